@@ -1,0 +1,60 @@
+"""The suite's own options: what they promise is checked like any other promise."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REQUIRED_ROWS, expand_rows
+from tests.scale import SCALE_VARIABLE, count
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_expand_rows_keeps_order_and_single_rows() -> None:
+    assert expand_rows("A1-A3 B7") == ["A1", "A2", "A3", "B7"]
+
+
+def test_required_rows_are_distinct_and_leave_out_what_comes_later() -> None:
+    rows = expand_rows(REQUIRED_ROWS)
+    assert len(rows) == len(set(rows)) == 171
+    assert not {"A9", "B15", "C14", "C38", "D13", "P5", "R2"} & set(rows)
+
+
+def test_a_malformed_row_is_refused() -> None:
+    with pytest.raises(pytest.UsageError, match="'7A' is not a checklist row"):
+        expand_rows("7A")
+
+
+@pytest.mark.parametrize(("scale", "expected"), [("0.1", 200), ("1.0", 2000), ("0.0001", 5)])
+def test_count_scales_but_keeps_the_least(
+    monkeypatch: pytest.MonkeyPatch, scale: str, expected: int
+) -> None:
+    monkeypatch.setenv(SCALE_VARIABLE, scale)
+    assert count(2_000, least=5) == expected
+
+
+def test_global_random_is_seeded_per_test(request: pytest.FixtureRequest, seed: int) -> None:
+    assert random.random() == random.Random(f"{seed} {request.node.nodeid}").random()
+
+
+def test_rows_names_covering_tests_and_fails_while_some_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nmarkers =\n  row(*ids): rows\ntimeout = 60\n", encoding="utf-8"
+    )
+    (tmp_path / "test_one.py").write_text(
+        "import pytest\n@pytest.mark.row('A7', 'Z99')\ndef test_seven(): assert False\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "--rows", "-n", "2"]
+    command += ["--rootdir", str(tmp_path), "-c", str(tmp_path / "pytest.ini"), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "test_one.py::test_seven" in done.stdout
+    assert "Z99" in done.stdout
+    assert "1 of 171 required rows covered" in done.stdout
+    assert "A7 " not in done.stdout.rpartition("uncovered:")[2]
