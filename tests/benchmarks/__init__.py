@@ -1,0 +1,1 @@
+"""Speed, measured against loops written by hand: `python -m tests.benchmarks`."""

@@ -1,0 +1,40 @@
+"""Timing: interleaved trials, a collected heap before each, medians."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+__all__ = ["Trial", "interleaved", "timed"]
+
+#: Runs once, preparing whatever must not be measured, and returns the measured seconds.
+Trial = Callable[[], float]
+
+
+def timed(body: Callable[[], object]) -> Trial:
+    """Return a trial that measures the whole of `body`."""
+
+    def trial() -> float:
+        started = time.perf_counter()
+        body()
+        return time.perf_counter() - started
+
+    return trial
+
+
+def interleaved(trials: Mapping[str, Trial], repeats: int) -> dict[str, float]:
+    """Return `{name: median seconds}`.
+
+    Rounds take turns, so a machine that slows down slows every contender. Each trial runs once
+    unmeasured first: imports, schema creation and the compiled plan are paid once by design.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in trials}
+    for trial in trials.values():
+        trial()
+    for _ in range(repeats):
+        for name, trial in trials.items():
+            gc.collect()
+            seconds[name].append(trial())
+    return {name: median(taken) for name, taken in seconds.items()}

@@ -1,0 +1,59 @@
+"""The yardstick itself: shapes are what they say, and the hand-written loops do all the work."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import by_hand
+from tests.benchmarks.measure import Trial
+from tests.benchmarks.shapes import SHAPES, Shape
+
+DURABLE = [by_hand.commit_per_node, by_hand.commit_per_ready_set, by_hand.batch_writer]
+
+
+@pytest.fixture(params=sorted(SHAPES))
+def shape(request: pytest.FixtureRequest) -> Shape:
+    return SHAPES[request.param](50)
+
+
+def test_nodes_come_after_what_they_depend_on(shape: Shape) -> None:
+    assert all(dep < i for i, deps in enumerate(shape.deps) for dep in deps)
+    assert len(shape.ids) == len(set(shape.ids)) == len(shape.deps)
+
+
+def test_layers_have_ten_levels_and_three_distinct_dependencies() -> None:
+    shape = SHAPES["layers"](50)
+    sorter = TopologicalSorter(dict(enumerate(shape.deps)))
+    sorter.prepare()
+    levels = 0
+    while sorter.is_active():
+        sorter.done(*sorter.get_ready())
+        levels += 1
+    assert levels == 10
+    assert all(len(set(deps)) == 3 for deps in shape.deps[5:])
+
+
+def test_loops_in_memory_take_time(shape: Shape) -> None:
+    assert by_hand.graphlib_loop(shape)() > 0
+    assert by_hand.graphlib_pool(shape)() > 0
+    assert by_hand.asyncio_tasks(shape)() > 0
+    assert by_hand.asyncio_tasks(shape, sync_functions=True)() > 0
+
+
+@pytest.mark.parametrize("loop", DURABLE, ids=lambda loop: loop.__name__)
+def test_durable_loops_store_every_node_of_every_run(
+    tmp_path: Path, shape: Shape, loop: Callable[[Shape, Path, str], Trial]
+) -> None:
+    trial = loop(shape, tmp_path, "NORMAL")
+    trial()
+    trial()
+    (file,) = tmp_path.glob("*.db")
+    connection = sqlite3.connect(file)
+    ((rows, runs),) = connection.execute("SELECT COUNT(*), COUNT(DISTINCT run) FROM results")
+    connection.close()
+    assert (rows, runs) == (2 * len(shape.ids), 2)
