@@ -1,0 +1,201 @@
+"""Scalars of a plain document: each function checks one value and names its key in the error.
+
+They raise `ConfigurationError`; `dagger_dsl.model._reading` adds the place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.graph import id_problem, split_reference
+from dagger_dsl.model.policies import (
+    DEFAULT_RETRY,
+    CacheStrategy,
+    Effects,
+    OnFailure,
+    RetryPolicy,
+    RetryStrategy,
+    Trigger,
+    as_enum,
+    seconds,
+)
+
+#: The fields of a retry policy that are data, in the order they are written.
+RETRY_FIELDS: Final = (
+    "max_attempts",
+    "base_delay",
+    "max_delay",
+    "multiplier",
+    "backoff",
+    "jitter",
+    "retry_on",
+)
+RETRY_KEYS: Final = (*RETRY_FIELDS, "max_retries")
+
+#: What ``onfailure`` may say beside the enum's words: booleans of YAML 1.1 and 1.2.
+FAILURE_WORDS: Final[dict[Any, OnFailure]] = {
+    **dict.fromkeys((False, "false", "no", "off", "n"), OnFailure.STOP),
+    **dict.fromkeys((True, "true", "yes", "on", "y"), OnFailure.CONTINUE),
+}
+
+
+def short(value: Any) -> str:
+    """Return *value* for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"
+
+
+def kind(value: Any) -> str:
+    """Return what *value* is, in the words of a document's author."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return f"the boolean {str(value).lower()}"
+    if isinstance(value, (int, float)):
+        return f"the number {short(value)}"
+    if isinstance(value, str):
+        return f"the text {short(value)}"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list" if isinstance(value, list) else f"a {type(value).__name__}"
+
+
+def found(value: Any) -> str:
+    """Return what *value* is, with advice where a parser took it for no text."""
+    unquoted = isinstance(value, (bool, int, float))
+    return kind(value) + ("; put it in quotes" if unquoted else "")
+
+
+def text(value: Any, key: str) -> str:
+    """Return a text."""
+    if isinstance(value, str):
+        return value
+    raise ConfigurationError(f"{key} must be text, not {found(value)}")
+
+
+def word(value: Any, key: str) -> str:
+    """Return a text that is not empty."""
+    if value == "":
+        raise ConfigurationError(f"{key} must not be empty")
+    return text(value, key)
+
+
+def name(value: Any, key: str) -> str:
+    """Return a workflow's name."""
+    text = word(value, key)
+    if len(text) > 200 or "\0" in text:
+        raise ConfigurationError(
+            f"a workflow's name has 1 to 200 characters and no NUL, not {short(text)}"
+        )
+    return text
+
+
+def node_id(value: Any, key: str) -> str:
+    """Return a node's id."""
+    fault = id_problem(value)
+    if fault is not None:
+        raise ConfigurationError(fault)
+    return text(value, key)
+
+
+def count(value: Any, key: str) -> int:
+    """Return a whole number of at least 1."""
+    if type(value) is int and value >= 1:
+        return value
+    raise ConfigurationError(f"{key} must be a whole number of at least 1, not {kind(value)}")
+
+
+def duration(value: Any, key: str) -> float:
+    """Return seconds above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationError(f"{key} must be seconds, a number, not {kind(value)}")
+    return seconds(value, key, zero=False)
+
+
+def flag(value: Any, key: str) -> bool:
+    """Return a boolean."""
+    if isinstance(value, bool):
+        return value
+    raise ConfigurationError(f"{key} must be true or false, not {kind(value)}")
+
+
+def on_failure(value: Any, key: str) -> OnFailure:
+    """Return a failure policy by its word."""
+    return as_enum(OnFailure, value, key)
+
+
+def trigger(value: Any, key: str) -> Trigger:
+    """Return a trigger rule."""
+    return as_enum(Trigger, value, key)
+
+
+def effects(value: Any, key: str) -> Effects:
+    """Return what recovery may do."""
+    return as_enum(Effects, value, key)
+
+
+def label(value: Any, key: str) -> str:
+    """Return a branch label."""
+    # A boolean label is the text that the engine makes of a boolean result.
+    return str(value).lower() if isinstance(value, bool) else word(value, key)
+
+
+def reference(value: Any, key: str) -> str:
+    """Return a well-formed reference."""
+    split_reference(value)
+    return text(value, key)
+
+
+def cache(value: Any, key: str) -> CacheStrategy:
+    """Return a cache strategy."""
+    if isinstance(value, str) and value.strip().lower() in ("always", "never"):
+        return CacheStrategy(value.strip().lower())
+    if isinstance(value, Mapping) and len(value) == 1:
+        ((kind, content),) = value.items()
+        if isinstance(kind, str) and kind.lower() == "ttl":
+            return CacheStrategy.ttl(duration(content, "ttl"))
+        if isinstance(kind, str) and kind.lower() == "custom":
+            return CacheStrategy.custom(word(content, "custom"))
+    raise ConfigurationError(
+        f"{key} must be 'always', 'never', {{ttl: seconds}} or {{custom: key}}, not {kind(value)}"
+    )
+
+
+def named_retry(value: str, key: str) -> RetryPolicy:
+    """Return the retry policy of a name."""
+    named = {"immediate": RetryStrategy.IMMEDIATE, "exponential": DEFAULT_RETRY}
+    policy = named.get(value.strip().lower())
+    if policy is None:
+        raise ConfigurationError(
+            f"{key} must be 'immediate', 'exponential', a number of retries or a mapping of "
+            f"{', '.join(RETRY_KEYS)}, not {kind(value)}"
+        )
+    return policy
+
+
+def retries(value: Any, key: str) -> RetryPolicy:
+    """Return the policy of so many extra calls."""
+    if type(value) is not int or value < 0:
+        raise ConfigurationError(
+            f"{key} must be a whole number of at least 0, or a mapping, not {kind(value)}"
+        )
+    return RetryPolicy(max_retries=value)
+
+
+def retry_field(value: Any, key: str) -> Any:
+    """Return one field of a retry policy, checked by the policy itself."""
+    if key == "retry_on":
+        value = [value] if isinstance(value, str) else value
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise ConfigurationError(f"{key} must be a list of category names, not {kind(value)}")
+    RetryPolicy(**{key: value})
+    return value
+
+
+def config_field(value: Any, key: str) -> Any:
+    """Return one field of a configuration, checked by the configuration itself."""
+    DagConfig(**{key: value})
+    return value
