@@ -1,0 +1,72 @@
+"""Small jobs of `.ci/run`, each a subcommand.
+
+README.md marks what has to be true by a comment on the line before a fence: `<!-- ci: test -->` and
+`<!-- ci: example -->` before its two commands, `<!-- runnable -->` before Python blocks, which run
+in order as one script.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# What the tests need beside pytest, and what conflicts with old versions of our dependencies.
+CHECKERS = ("ruff", "mypy", "import-linter")
+
+
+def marked_blocks(mark: str, text: str) -> list[str]:
+    """Return the contents of the fences that follow `<!-- mark -->`."""
+    fence = rf"^<!-- {re.escape(mark)} -->\n+^```[^\n]*\n(.*?)^```$"
+    return re.findall(fence, text, flags=re.MULTILINE | re.DOTALL)
+
+
+def readme(mark: str) -> str:
+    """Return README's blocks under a mark, joined; at least one is required."""
+    blocks = marked_blocks(mark, (ROOT / "README.md").read_text(encoding="utf-8"))
+    if not blocks:
+        raise SystemExit(f"README.md has no block after <!-- {mark} -->")
+    return "\n".join(blocks)
+
+
+def lower_bounds() -> str:
+    """Return requirements with each core dependency at its bound, and the test runners."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    core = [requirement.replace(">=", "==", 1) for requirement in project["dependencies"]]
+    if unbounded := [requirement for requirement in core if "==" not in requirement]:
+        raise SystemExit(f"no lower bound: {', '.join(unbounded)}")
+    tests = project["optional-dependencies"]["test"]
+    return "\n".join([*core, *(name for name in tests if not name.startswith(CHECKERS))])
+
+
+def notebook(path: str) -> str:
+    """Execute a notebook from its own folder; a cell that raises ends this with its traceback."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    content = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(Path(path).parent)}}
+    NotebookClient(content, timeout=300, kernel_name="python3", resources=resources).execute()
+    return f"{path}: {sum(cell.cell_type == 'code' for cell in content.cells)} cells executed"
+
+
+def totals(folder: str) -> str:
+    """Return the sum of all JUnit reports in a folder, in pytest's words."""
+    counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+    for report in Path(folder).glob("*.xml"):
+        for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+            for name in counts:
+                counts[name] += int(suite.get(name, 0))
+    failed = counts["failures"] + counts["errors"]
+    passed = counts["tests"] - failed - counts["skipped"]
+    return f"{passed} passed, {failed} failed, {counts['skipped']} skipped"
+
+
+COMMANDS = {"readme": readme, "notebook": notebook, "totals": totals}
+
+if __name__ == "__main__":
+    command, *arguments = sys.argv[1:]
+    print(lower_bounds() if command == "lower-bounds" else COMMANDS[command](*arguments))
