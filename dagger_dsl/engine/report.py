@@ -1,0 +1,252 @@
+"""`RunReport` and `NodeReport`: how a run and its nodes ended. Values; they are read, never written.
+
+A report keeps the lists that the run filled and makes a `NodeReport` when one is asked for, so
+that a run of 100,000 nodes does not pay for objects nobody looks at.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from dagger_dsl.errors import (
+    ExecutionTimeout,
+    NodeNotFound,
+    NotExecuted,
+    RunCancelled,
+    RunPaused,
+)
+from dagger_dsl.model.graph import Graph
+from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.values import MISSING
+
+__all__ = ["ErrorInfo", "NodeReport", "RunReport"]
+
+
+@attrs.frozen
+class ErrorInfo:
+    """An error as it is kept in the store and shown to people.
+
+    Attributes:
+        type: Qualified name of its class.
+        message: Its text.
+        traceback: The user's own frames, as text.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+@attrs.frozen
+class NodeReport:
+    """How one node ended.
+
+    Attributes:
+        node_id: The node.
+        state: A `NodeState`.
+        attempts: Calls that were made, earlier processes included; 0 when there was none.
+        started_at, finished_at: Times of day of the last attempt (UTC), for people.
+        duration: Seconds the last attempt took, by the monotonic clock.
+        error: What it failed with.
+        exception: The exception itself, where this process saw it.
+        reason: Why it was skipped or cancelled.
+        recovered: Its failure handler gave the value.
+        restored: The result was taken from the store, nothing was called.
+        metadata: What the node gave with its answer.
+    """
+
+    node_id: str
+    state: NodeState
+    attempts: int = 0
+    started_at: dt.datetime | None = None
+    finished_at: dt.datetime | None = None
+    duration: float | None = None
+    error: ErrorInfo | None = None
+    exception: BaseException | None = attrs.field(default=None, eq=False, repr=False)
+    reason: str = ""
+    recovered: bool = False
+    restored: bool = False
+    metadata: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+class _Lazy(Mapping[str, Any]):
+    """A read-only mapping over node ids that makes its values when they are asked for."""
+
+    def __init__(self, ids: Mapping[str, Any], make: Callable[[str], Any]) -> None:
+        self._ids = ids
+        self._make = make
+
+    def __getitem__(self, node_id: str) -> Any:
+        if node_id not in self._ids:
+            raise NodeNotFound(str(node_id), tuple(self._ids))
+        return self._make(node_id)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, node_id: object) -> bool:
+        return node_id in self._ids
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class RunReport:
+    """How a run ended.
+
+    Attributes:
+        run_id: The run.
+        dag_name: Its graph's name.
+        graph: The graph as it was at the end.
+        status: A `RunStatus`.
+        inputs: What the run was given.
+        started_at, finished_at: Times of day (UTC).
+        duration: Seconds, by the monotonic clock.
+        reason: Why it was cancelled or paused.
+        abandoned: Ids of nodes whose thread could not be stopped and was left behind.
+        database_url: Where it is recorded; None in memory.
+    """
+
+    run_id: str
+    dag_name: str
+    graph: Graph = attrs.field(repr=False)
+    status: RunStatus
+    inputs: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    started_at: dt.datetime | None = None
+    finished_at: dt.datetime | None = None
+    duration: float = 0.0
+    reason: str = ""
+    abandoned: tuple[str, ...] = ()
+    database_url: str | None = None
+    exception: BaseException | None = attrs.field(default=None, repr=False)
+    _limit: float | None = attrs.field(default=None, repr=False)
+    _states: Callable[[], Mapping[str, NodeState]] = attrs.field(repr=False)
+    _node: Callable[[str], NodeReport] = attrs.field(repr=False)
+    _value: Callable[[str], Any] = attrs.field(repr=False)
+
+    @property
+    def success(self) -> bool:
+        """Whether every node ended without an unrecovered failure, and the run came to its end."""
+        return self.status is RunStatus.COMPLETED
+
+    @property
+    def error(self) -> ErrorInfo | None:
+        """The first unhandled failure, or None."""
+        failed = self.nodes_in(NodeState.FAILED)
+        if self.exception is None and not failed:
+            return None
+        first = getattr(self.exception, "node_id", failed[0] if failed else None)
+        return self.node_reports[first].error if first in self.graph.nodes else None
+
+    def states(self) -> Mapping[str, NodeState]:
+        """Return the state of every node by id, in declaration order."""
+        return self._states()
+
+    def nodes_in(self, state: NodeState | str) -> list[str]:
+        """Return the ids of the nodes in one state, in declaration order."""
+        return [node_id for node_id, each in self._states().items() if each == state]
+
+    @property
+    def completed_nodes(self) -> int:
+        """How many nodes completed."""
+        return len(self.nodes_in(NodeState.COMPLETED))
+
+    @property
+    def failed_nodes(self) -> int:
+        """How many nodes failed."""
+        return len(self.nodes_in(NodeState.FAILED))
+
+    @property
+    def skipped_nodes(self) -> int:
+        """How many nodes were skipped."""
+        return len(self.nodes_in(NodeState.SKIPPED))
+
+    @property
+    def cancelled_nodes(self) -> int:
+        """How many nodes were cancelled."""
+        return len(self.nodes_in(NodeState.CANCELLED))
+
+    @property
+    def pending_nodes(self) -> int:
+        """How many nodes wait for the run to be resumed."""
+        return sum(
+            state in (NodeState.PENDING, NodeState.WAITING) for state in self._states().values()
+        )
+
+    @property
+    def node_reports(self) -> Mapping[str, NodeReport]:
+        """A `NodeReport` by node id, in declaration order."""
+        return _Lazy(self.graph.nodes, self._node)
+
+    @property
+    def node_times(self) -> dict[str, float]:
+        """Seconds by node id, for the nodes that were called."""
+        reports = self.node_reports
+        return {
+            node_id: each.duration
+            for node_id in reports
+            if (each := reports[node_id]).duration is not None
+        }
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The result of every completed node by id."""
+        done = dict.fromkeys(self.nodes_in(NodeState.COMPLETED))
+        return _Lazy(done, self._value)
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The results of the completed sinks by id, in declaration order."""
+        values = self.values
+        return {node_id: values[node_id] for node_id in self.graph.sinks() if node_id in values}
+
+    def value(self, node_id: str, default: Any = MISSING) -> Any:
+        """Return the result of one node.
+
+        Raises:
+            NotExecuted: It did not complete and no *default* was given.
+            NodeNotFound: The graph has no such node.
+        """
+        state = self._states().get(node_id)
+        if state is None:
+            raise NodeNotFound(node_id, tuple(self.graph.nodes))
+        if state is NodeState.COMPLETED:
+            return self._value(node_id)
+        if default is not MISSING:
+            return default
+        raise NotExecuted(f"node {node_id!r} has no result: it is {state} in run {self.run_id}")
+
+    def raise_for_failure(self) -> RunReport:
+        """Return this report when the run succeeded.
+
+        Raises:
+            NodeExecutionError: The first unhandled failure; its cause is the user's own error.
+            ExecutionTimeout, RunCancelled, RunPaused: What became of the run otherwise.
+        """
+        if self.status is RunStatus.COMPLETED:
+            return self
+        if self.status is RunStatus.TIMED_OUT:
+            raise ExecutionTimeout(self.run_id, self._limit or 0.0)
+        if self.status is RunStatus.CANCELLED:
+            raise RunCancelled(self.run_id, self.reason)
+        if self.status is RunStatus.PAUSED:
+            raise RunPaused(self.run_id, self.reason)
+        if self.exception is not None:
+            raise self.exception
+        raise self._failure()
+
+    def _failure(self) -> BaseException:
+        from dagger_dsl.errors import ExecutionError, NodeExecutionError
+
+        for node_id in self.nodes_in(NodeState.FAILED):
+            report = self.node_reports[node_id]
+            return NodeExecutionError(node_id, report.attempts, str(report.error or ""))
+        return ExecutionError(f"run {self.run_id} is {self.status}")

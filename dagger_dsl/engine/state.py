@@ -1,0 +1,337 @@
+"""`RunState`: what a run does next, as a pure state machine.
+
+It is told what happened (a node completed, failed, is to be tried again; the run is cancelled) and
+answers which invocations are enabled and which ended without a call. It does no I/O, has no clock
+and knows no threads; every runner, the resume path and the simulations in the tests drive this one
+class.
+
+The unit is an invocation, named by its slot in the compiled `Plan`. The states of all slots live
+in one bytearray, the counts of unsatisfied edges in one list of integers: per completed node the
+work is a decrement for each edge and an append for each invocation that it enables. Everything
+rarer (labels, trigger rules, failures, cancels) walks an explicit work list, never the stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final, NamedTuple
+
+from dagger_dsl.engine.plan import Join, Plan
+from dagger_dsl.model.policies import OnFailure, Trigger
+
+__all__ = [
+    "CANCELLED",
+    "COMPLETED",
+    "FAILED",
+    "NAMES",
+    "PENDING",
+    "SKIPPED",
+    "WAITING",
+    "Ended",
+    "RunState",
+]
+
+PENDING: Final = 0
+WAITING: Final = 1
+COMPLETED: Final = 2
+FAILED: Final = 3
+SKIPPED: Final = 4
+CANCELLED: Final = 5
+
+#: The states by code, as reports and tables spell them.
+NAMES: Final = ("pending", "waiting", "completed", "failed", "skipped", "cancelled")
+
+_NEVER: Final = 1 << 60
+
+
+class Ended(NamedTuple):
+    """An invocation that ended without a call."""
+
+    slot: int
+    state: int
+    reason: str
+
+
+class RunState:
+    """Which invocations are enabled, and which have ended.
+
+    Attributes:
+        ready: Enabled invocations that have not been taken, in the order they start.
+        ended: Invocations that ended without a call since the list was last taken.
+        left: How many invocations have not ended.
+        stopped: Nothing becomes enabled any more but what `fail` spared.
+        paused: Nothing is handed out by `take` for now.
+    """
+
+    __slots__ = (
+        "_joins",
+        "_plan",
+        "_spared",
+        "_status",
+        "_unmet",
+        "ended",
+        "left",
+        "paused",
+        "ready",
+        "reasons",
+        "stopped",
+    )
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._unmet = list(plan.unmet)
+        self._status = bytearray(len(plan.ids))
+        self._joins = {slot: join.fresh() for slot, join in plan.joins.items()}
+        self._spared: set[int] | None = None
+        self.ready: list[int] = []
+        self.ended: list[Ended] = []
+        self.reasons: dict[int, str] = {}
+        self.left = plan.count
+        self.stopped = False
+        self.paused = False
+
+    def begin(self) -> None:
+        """Enable the invocations that wait for nothing; disabled ones end at once."""
+        plan, status = self._plan, self._status
+        for slot in plan.disabled:
+            if status[slot] == PENDING:
+                self._end(slot, SKIPPED, "disabled")
+        self.ready.extend(slot for slot in plan.roots if status[slot] == PENDING)
+
+    def status(self, slot: int) -> int:
+        """Return the state code of one invocation."""
+        return self._status[slot]
+
+    def statuses(self) -> bytes:
+        """Return the state codes of all slots."""
+        return bytes(self._status)
+
+    def complete(self, slots: Iterable[int]) -> None:
+        """Record plain completions, in the order of arrival."""
+        unmet, status, ready = self._unmet, self._status, self.ready
+        successors, special = self._plan.successors, self._plan.special
+        count = 0
+        for slot in slots:
+            count += 1
+            status[slot] = COMPLETED
+            for target in successors[slot]:
+                rest = unmet[target] - 1
+                unmet[target] = rest
+                if not rest:
+                    ready.append(target)
+            if special and slot in special:
+                self._settle_special(slot, COMPLETED, None)
+        self.left -= count
+
+    def complete_with(self, slot: int, labels: Collection[str] | None) -> None:
+        """Record a completion that chose *labels* among the labelled edges."""
+        self._status[slot] = COMPLETED
+        self.left -= 1
+        self._pass_on(slot)
+        self._settle_special(slot, COMPLETED, labels)
+
+    def restore(self, slots: Collection[int], labels: dict[int, Collection[str] | None]) -> None:
+        """Take over completions that an earlier process recorded; called before `begin`.
+
+        Args:
+            slots: Completed invocations, each one's dependencies among them.
+            labels: What those with labelled edges had chosen.
+        """
+        for slot in slots:
+            self._status[slot] = COMPLETED
+        self.left -= len(slots)
+        for slot in slots:
+            self._pass_on(slot)
+            self._settle_special(slot, COMPLETED, labels.get(slot))
+        self.ready = [slot for slot in self.ready if self._status[slot] == PENDING]
+
+    def wait(self, slot: int) -> None:
+        """Note that an invocation waits for a timer or a person before it can start again."""
+        self._status[slot] = WAITING
+
+    def wake(self, slot: int) -> None:
+        """Enable an invocation that waited; one that was cancelled meanwhile stays so."""
+        if self._status[slot] == WAITING:
+            self._status[slot] = PENDING
+            self.ready.append(slot)
+
+    def fail(self, slot: int, policy: OnFailure, running: Collection[int] = ()) -> None:
+        """Record a final failure and do to the run what *policy* says.
+
+        Args:
+            slot: The invocation that failed.
+            policy: STOP cancels everything that has not started, but for the `failed` and `done`
+                dependents of the failed one and what depends on those.
+            running: Invocations that were launched; a stop leaves their end to the runner.
+        """
+        self._status[slot] = FAILED
+        self.left -= 1
+        if policy is OnFailure.STOP:
+            self._spare(slot)
+            self.stopped = True
+        elif policy is OnFailure.PAUSE:
+            self.paused = True
+        self._settle_dead(slot, FAILED)
+        if policy is OnFailure.STOP:
+            self._cancel_rest("a node failed and the run stops", running)
+
+    def skip(self, slot: int, reason: str) -> None:
+        """End an invocation that has not started, as skipped."""
+        if self._status[slot] in (PENDING, WAITING):
+            self._end(slot, SKIPPED, reason)
+
+    def cancel(self, reason: str, running: Collection[int] = ()) -> None:
+        """Cancel everything that has not started; *running* invocations end by their runner."""
+        self.stopped = True
+        self._spared = None
+        self._cancel_rest(reason, running)
+
+    def cancel_running(self, slot: int, reason: str) -> None:
+        """Record that a launched invocation was cancelled."""
+        self._end(slot, CANCELLED, reason)
+
+    def take(self) -> list[int]:
+        """Return what may be launched now, and forget it; nothing while paused."""
+        if self.paused or not self.ready:
+            return []
+        taken, self.ready = self.ready, []
+        return taken
+
+    def give_back(self, slots: Iterable[int]) -> None:
+        """Take back invocations that were handed out but not started; they come first again."""
+        self.ready[:0] = slots
+
+    # What follows walks edges; `_work` lists keep the stack flat on chains of any length.
+
+    def _pass_on(self, slot: int) -> None:
+        unmet, ready = self._unmet, self.ready
+        for target in self._plan.successors[slot]:
+            rest = unmet[target] - 1
+            unmet[target] = rest
+            if not rest:
+                ready.append(target)
+
+    def _settle_special(self, slot: int, state: int, labels: Collection[str] | None) -> None:
+        """Settle the labelled edges of *slot*, and its edges into joins."""
+        for target, label in self._plan.special.get(slot, ()):
+            satisfied = state == COMPLETED and (
+                label is None or (labels is not None and label in labels)
+            )
+            self._settle_edge(target, satisfied, state, slot)
+
+    def _settle_edge(self, target: int, satisfied: bool, state: int, source: int) -> None:
+        join = self._joins.get(target)
+        if join is None:  # a labelled edge into a node with the `success` rule
+            if not satisfied:
+                self._skip_after(target, state, source)
+                return
+            rest = self._unmet[target] - 1
+            self._unmet[target] = rest
+            if not rest:
+                self.ready.append(target)
+            return
+        verdict = join.settle(satisfied, state in (FAILED, CANCELLED), state == FAILED)
+        if verdict is None or self._status[target] != PENDING:
+            return
+        if verdict:
+            join.closed = True
+            self.ready.append(target)
+        else:
+            self._end(target, SKIPPED, join.reason())
+
+    def _skip_after(self, target: int, state: int, source: int) -> None:
+        if self._status[target] != PENDING:
+            return
+        name = self._plan.ids[source]
+        if state == COMPLETED:
+            reason = f"branch not taken at {name!r}"
+        elif state == FAILED:
+            reason = f"upstream_failed: {name!r} failed"
+        else:
+            reason = f"upstream_{NAMES[state]}: {name!r} was {NAMES[state]}"
+        self._end(target, SKIPPED, reason)
+
+    def _end(self, slot: int, state: int, reason: str) -> None:
+        """End *slot* without a call, and everything that can no longer run because of it."""
+        work = [(slot, state, reason)]
+        while work:
+            here, code, why = work.pop()
+            if self._status[here] not in (PENDING, WAITING):
+                continue
+            self._status[here] = code
+            self._unmet[here] = _NEVER
+            self.left -= 1
+            self.reasons[here] = why
+            self.ended.append(Ended(here, code, why))
+            work.extend(reversed(self._dead_edges(here, code)))
+
+    def _settle_dead(self, slot: int, state: int) -> None:
+        for target, code, reason in self._dead_edges(slot, state):
+            self._end(target, code, reason)
+
+    def _dead_edges(self, slot: int, state: int) -> list[tuple[int, int, str]]:
+        """Settle the edges of an invocation that did not complete; return whom that ends."""
+        name = self._plan.ids[slot]
+        why = (
+            f"upstream_failed: {name!r} failed"
+            if state == FAILED
+            else f"upstream_{NAMES[state]}: {name!r} was {NAMES[state]}"
+        )
+        ends = [
+            (target, SKIPPED, why)
+            for target in self._plan.successors[slot]
+            if self._status[target] == PENDING
+        ]
+        for target, _label in self._plan.special.get(slot, ()):
+            if self._status[target] != PENDING:
+                continue
+            join = self._joins.get(target)
+            if join is None:
+                ends.append((target, SKIPPED, why))
+                continue
+            verdict = join.settle(False, state in (FAILED, CANCELLED), state == FAILED)
+            if verdict:
+                join.closed = True
+                self.ready.append(target)
+            elif verdict is False:
+                ends.append((target, SKIPPED, join.reason()))
+        return ends
+
+    def _spare(self, slot: int) -> None:
+        """Note what a stop leaves alive: `failed` and `done` dependents and their descendants."""
+        plan = self._plan
+        spared = set() if self._spared is None else self._spared
+        work = [
+            target
+            for target, _ in plan.special.get(slot, ())
+            if target in plan.joins and plan.joins[target].rule in (Trigger.FAILED, Trigger.DONE)
+        ]
+        # A join further down may depend on the failed node only through nodes that are skipped.
+        while work:
+            here = work.pop()
+            if here not in spared:
+                spared.add(here)
+                work.extend(plan.successors[here])
+                work.extend(target for target, _ in plan.special.get(here, ()))
+        self._spared = spared
+
+    def _cancel_rest(self, reason: str, running: Collection[int]) -> None:
+        spared = self._spared or ()
+        victims = [
+            slot
+            for slot, name in enumerate(self._plan.ids)
+            if name is not None
+            and self._status[slot] in (PENDING, WAITING)
+            and slot not in spared
+            and slot not in running
+        ]
+        for slot in victims:
+            self._status[slot] = CANCELLED
+            self._unmet[slot] = _NEVER
+            self.reasons[slot] = reason
+            self.ended.append(Ended(slot, CANCELLED, reason))
+        self.left -= len(victims)
+        if spared:
+            for slot in victims:
+                self._settle_dead(slot, CANCELLED)
+        self.ready = [slot for slot in self.ready if self._status[slot] == PENDING]

@@ -1,0 +1,583 @@
+"""Every exception the package raises, under one `DaggerError`.
+
+```
+DaggerError
+├── ConfigurationError (ValueError)      an option or a policy has an impossible value
+├── RegistryError (ValueError)           a name is taken, or an object cannot be registered
+├── ValidationError (ValueError)         a graph or a file is wrong; `.problems` lists everything
+│   ├── CycleError                       `.path` is the cycle
+│   ├── DependencyNotFound (LookupError)
+│   ├── ActionNotFound (LookupError)
+│   ├── NodeAlreadyExists
+│   ├── AmbiguousConnection              `>>` has several meanings; the message lists them
+│   └── YamlError                        `.problems` carry file, line and column
+├── DagNotFound, NodeNotFound (LookupError)
+├── InputError (ValueError)              what enters a run or a node is missing or wrong
+│   ├── MissingInputError (LookupError)
+│   ├── UnknownInputError
+│   ├── InputValidationError
+│   ├── InputResolutionError (LookupError)
+│   └── TypeMismatch (TypeError)
+├── OutputError (ValueError)             what a node returned breaks its declaration
+├── ExecutionError                       a run or a node did not succeed
+│   ├── NodeExecutionError               `.node_id`, `.attempts`; `__cause__` is the user's error
+│   ├── NodeTimeout, ExecutionTimeout (TimeoutError)
+│   ├── NodeCrashed                      a node's body killed its process too often
+│   ├── NodeFailure                      a node answered `NodeOutput.failure(...)`
+│   ├── RunCancelled, RunPaused
+│   └── NotExecuted (LookupError)
+├── InvalidState                         the call does not fit what the object is doing
+├── CodecError (ValueError)
+│   ├── EncodingError (TypeError), DecodingError
+├── StoreError                           storage trouble; never a node's result
+│   ├── StoreFull, StoreBusy, StoreReadOnly, StoreDamaged, StoreVersionError
+│   ├── RunNotFound, ArtifactNotFound (LookupError)
+│   ├── RunExists, RunOwned, RunFenced, IdempotencyConflict
+├── VisualizationUnavailable
+└── MissingExtra (ImportError)           an optional dependency is not installed
+```
+
+Messages say what was found, what was expected and what to do. The data behind a message is in
+attributes; every class takes its data as constructor arguments and can be pickled.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+__all__ = [
+    "ActionNotFound",
+    "AmbiguousConnection",
+    "ArtifactNotFound",
+    "CodecError",
+    "ConfigurationError",
+    "CycleError",
+    "DagNotFound",
+    "DaggerError",
+    "DecodingError",
+    "DependencyNotFound",
+    "EncodingError",
+    "ExecutionError",
+    "ExecutionTimeout",
+    "IdempotencyConflict",
+    "InputError",
+    "InputResolutionError",
+    "InputValidationError",
+    "InvalidState",
+    "MissingExtra",
+    "MissingInputError",
+    "NodeAlreadyExists",
+    "NodeCrashed",
+    "NodeExecutionError",
+    "NodeFailure",
+    "NodeNotFound",
+    "NodeTimeout",
+    "NotExecuted",
+    "OutputError",
+    "Place",
+    "Problem",
+    "RegistryError",
+    "RunCancelled",
+    "RunExists",
+    "RunFenced",
+    "RunNotFound",
+    "RunOwned",
+    "RunPaused",
+    "StoreBusy",
+    "StoreDamaged",
+    "StoreError",
+    "StoreFull",
+    "StoreReadOnly",
+    "StoreVersionError",
+    "TypeMismatch",
+    "UnknownInputError",
+    "ValidationError",
+    "VisualizationUnavailable",
+    "YamlError",
+    "did_you_mean",
+]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` or ``"; known: 'a', 'b'"``, or nothing when there is none.
+
+    Args:
+        word: What was written.
+        known: What could have been meant; at most ten of them are listed.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    if not names:
+        return ""
+    shown = ", ".join(map(repr, names[:10]))
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"; known: {shown}{more}"
+
+
+class Place:
+    """Where a problem is: a file position, a path inside the document, or a node.
+
+    Args:
+        file: Path or name of the text, None when there is none.
+        line: Line, counted from 1.
+        column: Column, counted from 1.
+        path: Path inside the document, such as ``$.nodes[2].retry``.
+        node: Id of the node concerned.
+    """
+
+    __slots__ = ("column", "file", "line", "node", "path")
+
+    def __init__(
+        self,
+        file: str | None = None,
+        line: int | None = None,
+        column: int | None = None,
+        path: str | None = None,
+        node: str | None = None,
+    ) -> None:
+        self.file = file
+        self.line = line
+        self.column = column
+        self.path = path
+        self.node = node
+
+    def _key(self) -> tuple[Any, ...]:
+        return (self.file, self.line, self.column, self.path, self.node)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Place) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"Place({str(self)!r})"
+
+    def __str__(self) -> str:
+        if self.line is not None:
+            head = f"{self.file or '<text>'}:{self.line}"
+            return f"{head}:{self.column}" if self.column is not None else head
+        if self.node is not None:
+            return f"node {self.node!r}"
+        return self.path or self.file or "graph"
+
+
+class Problem:
+    """One thing that is wrong with a graph or a file.
+
+    Args:
+        message: What was found, what was expected, what to do.
+        place: Where.
+        code: A short stable name, such as ``unknown-action``.
+        severity: ``error`` refuses the graph; ``warning`` is reported only.
+    """
+
+    __slots__ = ("code", "message", "place", "severity")
+
+    def __init__(
+        self, message: str, place: Place | None = None, code: str = "invalid", severity: str = "error"
+    ) -> None:
+        self.message = message
+        self.place = place if place is not None else Place()
+        self.code = code
+        self.severity = severity
+
+    def _key(self) -> tuple[Any, ...]:
+        return (self.message, self.place, self.code, self.severity)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Problem) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"Problem({str(self)!r})"
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+class DaggerError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigurationError(DaggerError, ValueError):
+    """An option or a policy has a value that cannot work."""
+
+
+class RegistryError(DaggerError, ValueError):
+    """A name is taken, or an object cannot be registered."""
+
+
+class ValidationError(DaggerError, ValueError):
+    """A graph, or a file that describes one, is wrong; nothing has run.
+
+    Attributes:
+        problems: Everything that was found, in document order.
+    """
+
+    def __init__(self, problems: Sequence[Problem] | str) -> None:
+        if isinstance(problems, str):
+            problems = (Problem(problems),)
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        lines = [str(problem) for problem in self.problems]
+        if len(lines) == 1:
+            return lines[0]
+        return f"{len(lines)} problems:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+class CycleError(ValidationError):
+    """Nodes wait for each other in a circle.
+
+    Attributes:
+        path: The ids along the cycle; the first one is repeated at the end.
+    """
+
+    def __init__(self, path: Sequence[str], problems: Sequence[Problem] = ()) -> None:
+        self.path = tuple(path)
+        super().__init__(problems or (cycle_problem(self.path),))
+        self.args = (self.path, self.problems)
+
+
+def cycle_problem(path: Sequence[str], place: Place | None = None) -> Problem:
+    """Return the problem that describes the cycle *path* (first id repeated at the end)."""
+    shown = " -> ".join(path if len(path) <= 20 else [*path[:10], "...", *path[-9:]])
+    return Problem(
+        f"these nodes wait for each other: {shown}; remove one of these edges",
+        place or Place(node=path[0] if path else None),
+        "cycle",
+    )
+
+
+class DependencyNotFound(ValidationError, LookupError):
+    """A node names a dependency that the graph does not have."""
+
+
+class ActionNotFound(ValidationError, LookupError):
+    """A node names an action that no registry knows."""
+
+
+class NodeAlreadyExists(ValidationError):
+    """The graph has a different node of this id already.
+
+    Attributes:
+        node_id: The id in question.
+    """
+
+    def __init__(self, node_id: str, problems: Sequence[Problem] = ()) -> None:
+        self.node_id = node_id
+        super().__init__(
+            problems
+            or (
+                Problem(
+                    f"a node {node_id!r} exists already; give the new one another id",
+                    Place(node=node_id),
+                    "duplicate-node",
+                ),
+            )
+        )
+        self.args = (node_id, self.problems)
+
+
+class AmbiguousConnection(ValidationError):
+    """A connection could mean several things; the message lists the choices."""
+
+
+class YamlError(ValidationError):
+    """A YAML text cannot be read as a workflow; every problem carries its line and column."""
+
+
+class DagNotFound(DaggerError, LookupError):
+    """No graph of this name is loaded.
+
+    Attributes:
+        name: What was asked for.
+        known: The names that are loaded.
+    """
+
+    def __init__(self, name: str, known: Sequence[str] = ()) -> None:
+        self.name = name
+        self.known = tuple(known)
+        super().__init__(name, self.known)
+
+    def __str__(self) -> str:
+        return f"DAG not found: {self.name!r}{did_you_mean(self.name, self.known)}" + (
+            "" if self.known else "; load a file or create_dag() first"
+        )
+
+
+class NodeNotFound(DaggerError, LookupError):
+    """The graph has no node of this id.
+
+    Attributes:
+        node_id: What was asked for.
+        known: The ids the graph has.
+    """
+
+    def __init__(self, node_id: str, known: Sequence[str] = ()) -> None:
+        self.node_id = node_id
+        self.known = tuple(known)
+        super().__init__(node_id, self.known)
+
+    def __str__(self) -> str:
+        return f"node not found: {self.node_id!r}{did_you_mean(self.node_id, self.known)}"
+
+
+class InputError(DaggerError, ValueError):
+    """What enters a run or a node is missing or wrong."""
+
+
+class MissingInputError(InputError, LookupError):
+    """A run was started without a value that its graph needs."""
+
+
+class UnknownInputError(InputError):
+    """A run was given an input that its graph does not have."""
+
+
+class InputValidationError(InputError):
+    """A value does not fit the schema or annotation of the parameter it is meant for."""
+
+
+class InputResolutionError(InputError, LookupError):
+    """A reference points at nothing when the node is about to start."""
+
+
+class TypeMismatch(InputError, TypeError):
+    """A stored value is not of the type that was asked for."""
+
+
+class OutputError(DaggerError, ValueError):
+    """What a node returned does not fit its declared outputs or its output schema."""
+
+
+class ExecutionError(DaggerError):
+    """A run or a node did not succeed."""
+
+
+class NodeExecutionError(ExecutionError):
+    """A node failed for good; ``__cause__`` is the error its function raised.
+
+    Attributes:
+        node_id: The node.
+        attempts: How many times it was called.
+    """
+
+    def __init__(self, node_id: str, attempts: int = 1, reason: str = "") -> None:
+        self.node_id = node_id
+        self.attempts = attempts
+        self.reason = reason
+        super().__init__(node_id, attempts, reason)
+
+    def __str__(self) -> str:
+        calls = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        return f"node {self.node_id!r} failed after {calls}: {self.reason or 'no reason given'}"
+
+
+class NodeTimeout(ExecutionError, TimeoutError):
+    """One attempt of a node ran longer than its limit.
+
+    Attributes:
+        node_id: The node.
+        seconds: The limit.
+    """
+
+    def __init__(self, node_id: str, seconds: float) -> None:
+        self.node_id = node_id
+        self.seconds = seconds
+        super().__init__(node_id, seconds)
+
+    def __str__(self) -> str:
+        return (
+            f"node {self.node_id!r} ran longer than its timeout of {self.seconds:g} s; "
+            "raise timeout=, or make the work smaller"
+        )
+
+
+class ExecutionTimeout(ExecutionError, TimeoutError):
+    """A run took longer than ``timeout_seconds``.
+
+    Attributes:
+        run_id: The run.
+        seconds: The limit.
+    """
+
+    def __init__(self, run_id: str, seconds: float) -> None:
+        self.run_id = run_id
+        self.seconds = seconds
+        super().__init__(run_id, seconds)
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} passed its limit of {self.seconds:g} s; finished nodes are kept"
+
+
+class NodeCrashed(ExecutionError):
+    """The process died while this node's body ran, as often as ``max_crashes`` allows.
+
+    Attributes:
+        node_id: The node.
+        crashes: How many times.
+    """
+
+    def __init__(self, node_id: str, crashes: int) -> None:
+        self.node_id = node_id
+        self.crashes = crashes
+        super().__init__(node_id, crashes)
+
+    def __str__(self) -> str:
+        return (
+            f"the process died {self.crashes} times while node {self.node_id!r} ran; "
+            "it is not started again"
+        )
+
+
+class NodeFailure(ExecutionError):
+    """A node answered ``NodeOutput.failure(message)``: a failure it chose, never retried."""
+
+
+class RunCancelled(ExecutionError):
+    """A run was cancelled; finished nodes are kept.
+
+    Attributes:
+        run_id: The run.
+        reason: What the canceller said.
+    """
+
+    def __init__(self, run_id: str, reason: str = "") -> None:
+        self.run_id = run_id
+        self.reason = reason
+        super().__init__(run_id, reason)
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} was cancelled" + (f": {self.reason}" if self.reason else "")
+
+
+class RunPaused(ExecutionError):
+    """A run stands still and waits to be resumed.
+
+    Attributes:
+        run_id: The run.
+        reason: Why.
+    """
+
+    def __init__(self, run_id: str, reason: str = "") -> None:
+        self.run_id = run_id
+        self.reason = reason
+        super().__init__(run_id, reason)
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        return f"run {self.run_id} is paused{why}; resume it by its id"
+
+
+class NotExecuted(ExecutionError, LookupError):
+    """A result was asked for that no run has produced yet."""
+
+
+class InvalidState(DaggerError):
+    """The call does not fit what the object is doing now."""
+
+
+class CodecError(DaggerError, ValueError):
+    """A value cannot be turned into stored bytes, or back."""
+
+
+class EncodingError(CodecError, TypeError):
+    """A value has no stored form; the message names its place, its type and the way out."""
+
+
+class DecodingError(CodecError):
+    """Stored bytes are not a value this process knows how to rebuild."""
+
+
+class StoreError(DaggerError):
+    """Storage trouble. It is never a node's result; the run stays resumable."""
+
+
+class StoreFull(StoreError):
+    """The disk or the database is full."""
+
+
+class StoreBusy(StoreError):
+    """Another process held the database longer than the busy timeout."""
+
+
+class StoreReadOnly(StoreError):
+    """The database cannot be written."""
+
+
+class StoreDamaged(StoreError):
+    """The database or an artifact is not what was written."""
+
+
+class StoreVersionError(StoreError):
+    """The file is not a dagger_dsl database, or a newer version wrote it."""
+
+
+class RunNotFound(StoreError, LookupError):
+    """The store has no run of this id."""
+
+
+class ArtifactNotFound(StoreError, LookupError):
+    """The store has no artifact of this id."""
+
+
+class RunExists(StoreError):
+    """A run of this id is in the store already."""
+
+
+class RunOwned(StoreError):
+    """Another live process records into this run.
+
+    Attributes:
+        run_id: The run.
+        owner: Host and process that own it.
+    """
+
+    def __init__(self, run_id: str, owner: str) -> None:
+        self.run_id = run_id
+        self.owner = owner
+        super().__init__(run_id, owner)
+
+    def __str__(self) -> str:
+        return (
+            f"run {self.run_id} is being executed by {self.owner}; "
+            "wait until it ends, or stop that process first"
+        )
+
+
+class RunFenced(StoreError):
+    """This process lost its claim on the run: another one has taken it over."""
+
+
+class IdempotencyConflict(StoreError):
+    """An idempotency key was used again with another graph or other inputs."""
+
+
+class VisualizationUnavailable(DaggerError):
+    """A picture needs a program that is not installed."""
+
+
+class MissingExtra(DaggerError, ImportError):
+    """An optional dependency is not installed.
+
+    Attributes:
+        feature: What was asked for.
+        extra: The extra that brings it, as in ``pip install dagger-dsl[extra]``.
+    """
+
+    def __init__(self, feature: str, extra: str) -> None:
+        self.feature = feature
+        self.extra = extra
+        super().__init__(feature, extra)
+
+    def __str__(self) -> str:
+        return f"{self.feature} needs an optional package: pip install 'dagger-dsl[{self.extra}]'"

@@ -1,0 +1,364 @@
+"""`DagConfig`: how a graph wants to be run; `RunOptions`: how one run is made.
+
+The table of defaults is the class body of `DagConfig`; nothing else in the package repeats one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Literal, TypeAlias
+
+import attrs
+
+from dagger_dsl.errors import ConfigurationError, did_you_mean
+from dagger_dsl.model.policies import (
+    DEFAULT_RETRY,
+    HumanTimeoutAction,
+    OnFailure,
+    RetryPolicy,
+    RetryStrategy,
+    as_enum,
+    seconds,
+)
+from dagger_dsl.model.protocols import CancelSignal
+
+__all__ = ["DagConfig", "Durability", "RunOptions", "RunnerName"]
+
+Durability: TypeAlias = Literal["sync", "async", "exit"]
+RunnerName: TypeAlias = Literal["sequential", "threads", "asyncio", "processes"]
+
+
+@attrs.frozen(init=False, eq=False)
+class DagConfig:
+    """How a graph wants to be run. A graph's own configuration beats the executor's, field by field.
+
+    Every field may be given by keyword; the others keep the defaults below.
+
+    Attributes:
+        max_attempts: Calls of a node in all, the first included, where the node says nothing.
+        on_failure: What a failed node does to its run.
+        timeout_seconds: Limit of a whole run, None for none.
+        max_parallel_nodes: Nodes that run at the same time; None means the number of CPUs.
+        enable_parallel_execution: False runs one node at a time, in topological order.
+        retry_strategy: The waits between attempts.
+        human_wait_minutes: How long to wait for a person; None waits for ever.
+        human_timeout_action: What happens when nobody answers in time.
+        max_tokens: Token budget of one run.
+        max_iterations: Growth rounds of one run, and passes of one loop.
+        max_growth_depth: How deep nodes added by added nodes may go.
+        review_frequency: Pause for review after so many node completions.
+        enable_incremental_cache: Write changes of the cache, not the whole of it.
+        cache_snapshot_interval: Seconds between snapshots of the cache; 0 for none.
+        flush_interval: Seconds an outcome may wait for its commit before another node is
+            launched (level ``sync``); 0 commits every outcome by itself.
+        max_crashes: How often a node may take its process down before it counts as failed.
+        shutdown_grace: Seconds that running nodes get to end when a run is stopped.
+        keep_runs: Finished runs of a flow kept by retention; None keeps all.
+        keep_days: Days that finished runs are kept; None keeps all.
+        on_missing: ``error``, or ``null`` to give None for values that old files leave open.
+    """
+
+    max_attempts: int = 1
+    on_failure: OnFailure = OnFailure.STOP
+    timeout_seconds: float | None = None
+    max_parallel_nodes: int | None = 4
+    enable_parallel_execution: bool = True
+    retry_strategy: RetryPolicy = DEFAULT_RETRY
+    human_wait_minutes: float | None = None
+    human_timeout_action: HumanTimeoutAction = HumanTimeoutAction.PAUSE
+    max_tokens: int | None = None
+    max_iterations: int | None = None
+    max_growth_depth: int | None = None
+    review_frequency: int | None = None
+    enable_incremental_cache: bool = True
+    cache_snapshot_interval: float = 60.0
+    flush_interval: float = 0.005
+    max_crashes: int = 3
+    shutdown_grace: float = 10.0
+    keep_runs: int | None = None
+    keep_days: float | None = None
+    on_missing: Literal["error", "null"] = "error"
+    #: Names of the fields that were given; only these override in `merge`.
+    given: frozenset[str] = frozenset()
+
+    def __init__(self, **fields: Any) -> None:
+        unknown = [name for name in fields if name not in _CHECKS]
+        if unknown:
+            raise ConfigurationError(
+                f"DagConfig has no field {unknown[0]!r}{did_you_mean(unknown[0], _CHECKS)}"
+            )
+        values = {name: _CHECKS[name](value, name) for name, value in fields.items()}
+        self.__attrs_init__(  # type: ignore[attr-defined]  # made by attrs because init=False
+            **values, given=frozenset(fields)
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return attrs.astuple(self, recurse=False) == attrs.astuple(other, recurse=False) if isinstance(
+            other, DagConfig
+        ) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(attrs.astuple(self, recurse=False))
+
+    def changes(self) -> dict[str, Any]:
+        """Return the fields that were given, in the order of the table."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in attrs.fields(DagConfig)
+            if field.name in self.given
+        }
+
+    def replace(self, **fields: Any) -> DagConfig:
+        """Return this configuration with *fields* changed."""
+        return DagConfig(**{**self.changes(), **fields})
+
+    @staticmethod
+    def merge(base: DagConfig | None, override: DagConfig | None) -> DagConfig:
+        """Return *base* with the fields that *override* was given; the others keep *base*'s."""
+        fields = base.changes() if base is not None else {}
+        if override is not None:
+            fields.update(override.changes())
+        return DagConfig(**fields)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> DagConfig:
+        """Return the configuration that a mapping of field names describes.
+
+        Raises:
+            ConfigurationError: A name is unknown or a value is wrong.
+        """
+        if not isinstance(fields, Mapping):
+            raise ConfigurationError(f"a configuration is a mapping, not {type(fields).__name__}")
+        return cls(**{str(name): value for name, value in fields.items()})
+
+    @classmethod
+    def from_env(
+        cls, prefix: str = "DAGGER_DSL_", environ: Mapping[str, str] | None = None
+    ) -> DagConfig:
+        """Return the configuration that environment variables describe.
+
+        Args:
+            prefix: ``DAGGER_DSL_MAX_ATTEMPTS=3`` sets ``max_attempts``; other variables of this
+                prefix are left alone.
+            environ: The variables; `os.environ` by default.
+        """
+        source = os.environ if environ is None else environ
+        fields: dict[str, Any] = {}
+        for name in _CHECKS:
+            text = source.get(prefix + name.upper())
+            if text is not None:
+                fields[name] = _from_text(text)
+        return cls(**fields)
+
+    @classmethod
+    def production(cls) -> DagConfig:
+        """Return document 004's production settings: CPU count, 3 attempts, 1 h, 5/300/x2, Continue."""
+        return cls(
+            enable_parallel_execution=True,
+            max_parallel_nodes=os.cpu_count() or 1,
+            max_attempts=3,
+            timeout_seconds=3600,
+            retry_strategy=RetryStrategy.exponential(5, 300, 2.0),
+            on_failure=OnFailure.CONTINUE,
+        )
+
+    @classmethod
+    def for_io(cls, max_parallel_nodes: int = 50) -> DagConfig:
+        """Return a configuration for nodes that mostly wait."""
+        return cls(max_parallel_nodes=max_parallel_nodes)
+
+    @classmethod
+    def for_cpu(cls) -> DagConfig:
+        """Return a configuration for nodes that compute: twice the number of CPUs."""
+        return cls(max_parallel_nodes=2 * (os.cpu_count() or 1))
+
+
+def _from_text(text: str) -> Any:
+    lowered = text.strip().lower()
+    if lowered in ("none", "null", ""):
+        return None
+    if lowered in ("true", "false", "yes", "no", "on", "off"):
+        return lowered in ("true", "yes", "on")
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _count(least: int, optional: bool) -> Any:
+    def check(value: Any, name: str) -> int | None:
+        if value is None and optional:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            also = " or None" if optional else ""
+            raise ConfigurationError(
+                f"{name} must be a whole number of at least {least}{also}, not {value!r}"
+            )
+        return value
+
+    return check
+
+
+def _duration(optional: bool, zero: bool) -> Any:
+    def check(value: Any, name: str) -> float | None:
+        if value is None and optional:
+            return None
+        return seconds(value, name, zero=zero)
+
+    return check
+
+
+def _flag(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def _minutes(value: Any, name: str) -> float | None:
+    if isinstance(value, timedelta):
+        value = value.total_seconds() / 60
+    return None if value is None else seconds(value, name, zero=False)
+
+
+def _retry(value: Any, name: str) -> RetryPolicy:
+    if isinstance(value, RetryPolicy):
+        return value
+    if isinstance(value, str) and value.strip().lower() == "immediate":
+        return RetryStrategy.IMMEDIATE
+    raise ConfigurationError(
+        f"{name} must be a RetryPolicy, such as RetryStrategy.exponential(), not {value!r}"
+    )
+
+
+def _missing(value: Any, name: str) -> str:
+    if value not in ("error", "null"):
+        raise ConfigurationError(f"{name} must be 'error' or 'null', not {value!r}")
+    return str(value)
+
+
+def _failure(value: Any, name: str) -> OnFailure:
+    return as_enum(OnFailure, value, name)
+
+
+def _human(value: Any, name: str) -> HumanTimeoutAction:
+    return as_enum(HumanTimeoutAction, value, name)
+
+
+_CHECKS: dict[str, Any] = {
+    "max_attempts": _count(1, optional=False),
+    "on_failure": _failure,
+    "timeout_seconds": _duration(optional=True, zero=False),
+    "max_parallel_nodes": _count(1, optional=True),
+    "enable_parallel_execution": _flag,
+    "retry_strategy": _retry,
+    "human_wait_minutes": _minutes,
+    "human_timeout_action": _human,
+    "max_tokens": _count(1, optional=True),
+    "max_iterations": _count(1, optional=True),
+    "max_growth_depth": _count(1, optional=True),
+    "review_frequency": _count(1, optional=True),
+    "enable_incremental_cache": _flag,
+    "cache_snapshot_interval": _duration(optional=False, zero=True),
+    "flush_interval": _duration(optional=False, zero=True),
+    "max_crashes": _count(1, optional=False),
+    "shutdown_grace": _duration(optional=False, zero=True),
+    "keep_runs": _count(1, optional=True),
+    "keep_days": _duration(optional=True, zero=False),
+    "on_missing": _missing,
+}
+
+_RUNNERS: dict[str, str] = {
+    "sequential": "sequential",
+    "sync": "sequential",
+    "threads": "threads",
+    "thread": "threads",
+    "parallel": "threads",
+    "asyncio": "asyncio",
+    "async": "asyncio",
+    "processes": "processes",
+    "process": "processes",
+}
+
+
+def _runner(value: Any) -> str:
+    if isinstance(value, str) and value in _RUNNERS:
+        return _RUNNERS[value]
+    raise ConfigurationError(
+        f"runner must be one of 'sequential', 'threads', 'asyncio', 'processes', not {value!r}"
+    )
+
+
+def _durability(value: Any) -> str:
+    if value not in ("sync", "async", "exit"):
+        raise ConfigurationError(f"durability must be 'sync', 'async' or 'exit', not {value!r}")
+    return str(value)
+
+
+def _text_or_none(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (not isinstance(value, str) or not value or "\0" in value):
+        raise ConfigurationError(
+            f"{attribute.name} must be a text that is not empty, not {value!r}"
+        )
+
+
+def _workers(value: Any) -> int | None:
+    checked: int | None = _count(1, optional=True)(value, "max_workers")
+    return checked
+
+
+def _timeout(value: Any) -> float | None:
+    return None if value is None else seconds(value, "timeout", zero=False)
+
+
+@attrs.frozen(kw_only=True)
+class RunOptions:
+    """How one run is made.
+
+    Attributes:
+        runner: ``sequential``, ``threads``, ``asyncio`` or ``processes``; document 002's spellings
+            (``sync``, ``parallel``, ``async``) are read as these.
+        max_workers: Nodes that run at the same time; None takes the configuration's number.
+        timeout: Limit of the whole run in seconds; None takes the configuration's.
+        database_url: Where the run is recorded; None keeps it in memory and loads no store.
+        durability: ``sync``, ``async`` or ``exit``; see the package's README.
+        run_id: Name of the run; a new one is made when None.
+        idempotency_key: A second start with this key returns the first run.
+        hooks: Observers, called in this order.
+        app_data: Any object; actions and hooks get it as ``ctx.app_data``.
+        cancel: A token that ends the run when it is cancelled.
+        progress: ``fn(node_id, status, fraction)``, called after each node that ended.
+        config: Overrides the graph's configuration field by field.
+    """
+
+    runner: str = attrs.field(default="sequential", converter=_runner)
+    max_workers: int | None = attrs.field(default=None, converter=_workers)
+    timeout: float | None = attrs.field(default=None, converter=_timeout)
+    database_url: str | None = None
+    durability: str = attrs.field(default="sync", converter=_durability)
+    run_id: str | None = attrs.field(default=None, validator=_text_or_none)
+    idempotency_key: str | None = attrs.field(default=None, validator=_text_or_none)
+    hooks: Sequence[Any] = attrs.field(default=(), converter=tuple)
+    app_data: Any = None
+    cancel: CancelSignal | None = None
+    progress: Any = None
+    config: DagConfig | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> RunOptions:
+        """Return the options that keywords describe.
+
+        Raises:
+            ConfigurationError: A name is unknown (with a suggestion) or a value is wrong.
+        """
+        names = [field.name for field in attrs.fields(cls)]
+        for name in options:
+            if name not in names:
+                raise ConfigurationError(
+                    f"there is no run option {name!r}{did_you_mean(name, names)}; "
+                    "values for the graph go into inputs={...}"
+                )
+        return cls(**options)

@@ -1,0 +1,235 @@
+"""What a node's function and a hook get to see, and what a node's function may answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, final, overload
+
+import attrs
+
+from dagger_dsl.model.protocols import CacheReader, CancelSignal
+
+if TYPE_CHECKING:
+    from dagger_dsl.model.graph import Graph
+
+__all__ = [
+    "Branch",
+    "EmptyCache",
+    "HookContext",
+    "NodeCtx",
+    "NodeOutcome",
+    "NodeOutput",
+    "NodeRef",
+    "labels_of",
+]
+
+DEFAULT_KEY = "default"
+
+
+class EmptyCache:
+    """A cache in which nothing was ever written."""
+
+    def get(self, namespace: str, key: str, default: Any = None) -> Any:
+        """Return *default*."""
+        return default
+
+
+@attrs.frozen
+class NodeRef:
+    """Which invocation of which node of which run."""
+
+    run_id: str
+    dag_name: str
+    node_id: str
+    invocation_key: str = DEFAULT_KEY
+
+    def __str__(self) -> str:
+        key = "" if self.invocation_key == DEFAULT_KEY else f"[{self.invocation_key}]"
+        return f"{self.dag_name}/{self.node_id}{key} of run {self.run_id}"
+
+
+class _Success:
+    """`success` is the documents' constructor on the class and their flag on an answer."""
+
+    @overload
+    def __get__(self, answer: None, kind: type[NodeOutput]) -> Callable[..., NodeOutput]: ...
+    @overload
+    def __get__(self, answer: NodeOutput, kind: type[NodeOutput]) -> bool: ...
+    def __get__(
+        self, answer: NodeOutput | None, kind: type[NodeOutput]
+    ) -> Callable[..., NodeOutput] | bool:
+        return _succeed if answer is None else answer.succeeded
+
+
+def _succeed(outputs: Any = None, **more: Any) -> NodeOutput:
+    """Return a successful answer; a mapping is always split into outputs by name."""
+    return NodeOutput(outputs, True, **more)
+
+
+@final
+@attrs.frozen(init=False)
+class NodeOutput:
+    """What a node answers when a bare return value does not say enough.
+
+    Attributes:
+        outputs: The value, or a mapping of output names to values.
+        success: On an answer, False for a failure the node chose (it is not retried); on the
+            class, the constructor `NodeOutput.success(outputs)`.
+        metadata: Free data kept with the node's run and shown to hooks.
+        message: Why it failed.
+        commands: Changes of the graph that the coordinator applies with this outcome.
+    """
+
+    outputs: Any
+    succeeded: bool
+    metadata: Mapping[str, Any]
+    message: str
+    commands: tuple[Any, ...]
+    split: bool
+    success: ClassVar[_Success]
+
+    def __init__(
+        self,
+        outputs: Any = None,
+        success: bool = True,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        message: str = "",
+        commands: Sequence[Any] = (),
+        split: bool | None = None,
+    ) -> None:
+        self.__attrs_init__(  # type: ignore[attr-defined]  # made by attrs because init=False
+            outputs,
+            success,
+            MappingProxyType(dict(metadata or {})),
+            message,
+            tuple(commands),
+            isinstance(outputs, Mapping) if split is None else split,
+        )
+
+    @classmethod
+    def failure(cls, message: str = "", outputs: Any = None, **more: Any) -> NodeOutput:
+        """Return a chosen failure: the node fails with *message* and is not retried."""
+        return cls(outputs, False, message=message, **more)
+
+
+NodeOutput.success = _Success()
+
+
+@final
+@attrs.frozen
+class Branch:
+    """A label that chooses the way on, together with the value that flows along it.
+
+    Attributes:
+        label: A bool, a text, or a list of texts.
+        value: What dependents on the chosen edges receive.
+    """
+
+    label: bool | str | Sequence[str]
+    value: Any = None
+
+
+def labels_of(result: Any) -> frozenset[str] | None:
+    """Return the labels a source's result satisfies, or None when it is no label.
+
+    A bool gives ``true`` or ``false``, a text itself, a list of texts all of them.
+    """
+    if isinstance(result, Branch):
+        result = result.label
+    if isinstance(result, bool):
+        return frozenset(("true" if result else "false",))
+    if isinstance(result, str):
+        return frozenset((result,))
+    if isinstance(result, (list, tuple)) and all(isinstance(each, str) for each in result):
+        return frozenset(result)
+    return None
+
+
+@attrs.frozen
+class NodeOutcome:
+    """How a node ended, for hooks.
+
+    Attributes:
+        success: Whether it completed.
+        outputs: Its outputs by name.
+        skipped, cached: Whether it did not run, or its result was reused.
+        error: What it raised, or its own failure message as an exception.
+        metadata: What the node gave with its answer.
+    """
+
+    success: bool
+    outputs: Mapping[str, Any] = attrs.field(factory=dict)
+    skipped: bool = False
+    cached: bool = False
+    error: BaseException | None = None
+    metadata: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(eq=False)
+class NodeCtx:
+    """What a node's function may know. A parameter annotated `NodeCtx` (or named ``ctx``) gets it.
+
+    It has no handle on the graph, the executor or the run's state: functions compute, hooks and
+    commands steer.
+
+    Attributes:
+        dag_name, node_id, run_id: Where the call belongs.
+        attempt: Number of this call, from 1; it rises over resumes.
+        inputs: The bound inputs by name, read only.
+        cache: Values of the run by namespace and key, read only.
+        app_data: The object the run was given.
+        invocation_key: Which invocation of the node this is.
+        cancel: Tells a long body that it should end.
+    """
+
+    dag_name: str
+    node_id: str
+    run_id: str = ""
+    attempt: int = 1
+    inputs: Mapping[str, Any] = attrs.field(
+        factory=dict, converter=lambda given: MappingProxyType(dict(given))
+    )
+    cache: CacheReader = attrs.field(factory=EmptyCache)
+    app_data: Any = None
+    invocation_key: str = DEFAULT_KEY
+    cancel: CancelSignal | None = None
+
+    @property
+    def idempotency_key(self) -> str:
+        """A text that stays the same over retries, crashes and resumes of this invocation."""
+        return f"{self.run_id}/{self.node_id}/{self.invocation_key}"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run shall end; long bodies look at it now and then."""
+        return self.cancel is not None and self.cancel.cancelled
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records carry the run's and the node's id."""
+        return logging.LoggerAdapter(
+            logging.getLogger("dagger_dsl.node"),
+            {"run_id": self.run_id, "dag_name": self.dag_name, "node_id": self.node_id},
+        )
+
+
+@attrs.frozen(eq=False)
+class HookContext:
+    """What a hook may know of the run it watches.
+
+    Attributes:
+        run_id, dag_name: The run.
+        app_data: The object the run was given.
+        cache: Values of the run, read only.
+        graph: The graph as it is now.
+    """
+
+    run_id: str
+    dag_name: str
+    app_data: Any = None
+    cache: CacheReader = attrs.field(factory=EmptyCache)
+    graph: Graph | None = None
+

@@ -1,0 +1,119 @@
+"""Events: what happened in a run, as hooks are shown it. Values; the engine makes them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, TypeAlias
+
+import attrs
+
+from dagger_dsl.model.context import NodeOutcome, NodeRef
+
+__all__ = [
+    "CustomEvent",
+    "Event",
+    "NodeCancelled",
+    "NodeCompleted",
+    "NodeFailed",
+    "NodeRetrying",
+    "NodeSkipped",
+    "NodeStarted",
+    "RunFinished",
+    "RunStarted",
+]
+
+
+@attrs.frozen
+class RunStarted:
+    """A run is about to start its first node, or goes on after a resume."""
+
+    run_id: str
+    dag_name: str
+    resumed: bool = False
+
+
+@attrs.frozen
+class RunFinished:
+    """A run has ended, or stands still; `status` says which."""
+
+    run_id: str
+    dag_name: str
+    status: str
+    success: bool
+
+
+@attrs.frozen
+class NodeStarted:
+    """An attempt of a node was released to a runner; one per attempt."""
+
+    node: NodeRef
+    attempt: int = 1
+    at: dt.datetime | None = None
+
+
+@attrs.frozen
+class NodeCompleted:
+    """A node ended with an answer; ``outcome.success`` is False for a failure it chose."""
+
+    node: NodeRef
+    outcome: NodeOutcome
+
+
+@attrs.frozen
+class NodeRetrying:
+    """An attempt failed and another one follows after `delay` seconds."""
+
+    node: NodeRef
+    error: BaseException
+    attempt: int
+    delay: float
+
+
+@attrs.frozen
+class NodeFailed:
+    """A node failed for good; once per node."""
+
+    node: NodeRef
+    error: BaseException
+    attempts: int = 1
+    will_retry: bool = False
+
+
+@attrs.frozen
+class NodeSkipped:
+    """A node will not run; `reason` says why."""
+
+    node: NodeRef
+    reason: str
+
+
+@attrs.frozen
+class NodeCancelled:
+    """A node was cancelled before or while it ran."""
+
+    node: NodeRef
+    reason: str
+
+
+@attrs.frozen
+class CustomEvent:
+    """What an `EmitEvent` command said."""
+
+    run_id: str
+    name: str
+    payload: Any = None
+    sequence: int = 0
+    at: dt.datetime | None = None
+
+
+Event: TypeAlias = (
+    RunStarted
+    | RunFinished
+    | NodeStarted
+    | NodeCompleted
+    | NodeRetrying
+    | NodeFailed
+    | NodeSkipped
+    | NodeCancelled
+    | CustomEvent
+)

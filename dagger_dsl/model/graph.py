@@ -1,0 +1,658 @@
+"""The IR: what a workflow is, whichever door it came through.
+
+`Graph`, `Node`, `Edge`, `Input` and `Output` are frozen values, equal by content and hashable.
+They hold data only: names, numbers and literals of the codec; functions, classes and tenacity
+objects live on the registered action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from dagger_dsl.errors import (
+    ConfigurationError,
+    CycleError,
+    DependencyNotFound,
+    NodeAlreadyExists,
+    NodeNotFound,
+    Place,
+    Problem,
+    ValidationError,
+    did_you_mean,
+)
+from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.policies import (
+    CacheStrategy,
+    Effects,
+    OnFailure,
+    RetryPolicy,
+    Trigger,
+    as_enum,
+    seconds,
+)
+from dagger_dsl.model.values import MISSING, Literal
+
+if TYPE_CHECKING:
+    from dagger_dsl.model.validate import ValidationReport
+
+__all__ = [
+    "RESERVED_IDS",
+    "RESULT",
+    "Edge",
+    "Graph",
+    "GraphInput",
+    "Input",
+    "Node",
+    "Output",
+    "id_problem",
+    "split_reference",
+]
+
+#: The output of a node that declares none: its whole value.
+RESULT = "result"
+
+#: Namespaces of the cache; no node may be called like one of them.
+RESERVED_IDS = frozenset({"inputs", "global", "human_input"})
+
+
+def id_problem(name: Any) -> str | None:
+    """Return why *name* cannot be a node's id, or None when it can."""
+    if not isinstance(name, str):
+        return f"an id is a text, not {type(name).__name__} {name!r}; put it in quotes"
+    if not 0 < len(name) <= 200:
+        return f"an id has 1 to 200 characters, not {len(name)}"
+    if "." in name or "\0" in name:
+        return f"an id has no dot and no NUL: {name!r}; use '_' instead"
+    if name in RESERVED_IDS:
+        return f"{name!r} is reserved for the cache; choose another id"
+    return None
+
+
+def split_reference(reference: str) -> tuple[str, str]:
+    """Split ``node.output`` or ``inputs.param`` at its first dot.
+
+    Raises:
+        ConfigurationError: There is no dot, or nothing on one side of it.
+    """
+    if isinstance(reference, str):
+        source, dot, output = reference.partition(".")
+        if dot and source and output:
+            return source, output
+    raise ConfigurationError(
+        f"a reference is written 'inputs.<param>' or '<node_id>.<output>', not {reference!r}"
+    )
+
+
+@attrs.frozen(init=False)
+class Input:
+    """One named value that a node takes: a reference or a literal, never both.
+
+    Args:
+        name: The parameter it fills.
+        reference: ``inputs.<param>`` or ``<node_id>.<output>``.
+        value: A literal; it is frozen here, and each read of `value` gives an equal fresh one.
+        description: For people.
+
+    Raises:
+        ConfigurationError: Neither or both are given, or the reference is malformed.
+        EncodingError: The literal is no value of the codec.
+    """
+
+    name: str
+    reference: str | None
+    literal: Literal | None
+    description: str
+
+    def __init__(
+        self,
+        name: str,
+        reference: str | None = None,
+        value: Any = MISSING,
+        description: str | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"an input's name is a text that is not empty, not {name!r}")
+        if reference is None:
+            if value is MISSING:
+                raise ConfigurationError(f"input {name!r} needs a reference or a value")
+            literal = value if isinstance(value, Literal) else Literal(value)
+        else:
+            if value is not MISSING:
+                raise ConfigurationError(f"input {name!r} has a reference and a value; drop one")
+            split_reference(reference)
+            literal = None
+        self.__attrs_init__(name, reference, literal, description or "")  # type: ignore[attr-defined]
+
+    @property
+    def value(self) -> Any:
+        """A fresh copy of the literal, or `MISSING` where the input is a reference."""
+        return MISSING if self.literal is None else self.literal.value
+
+    @property
+    def source(self) -> tuple[str, str] | None:
+        """``(node id or 'inputs', output or parameter)`` of the reference, None for a literal."""
+        return None if self.reference is None else split_reference(self.reference)
+
+
+@attrs.frozen
+class Output:
+    """One named value that a node gives.
+
+    Attributes:
+        name: What references call it.
+        description: For people.
+    """
+
+    name: str
+    description: str = ""
+
+
+@attrs.frozen
+class Edge:
+    """*target* waits for *source*; with `when`, only that label of the source's result lets it run.
+
+    Attributes:
+        source: Id of the node that comes first.
+        target: Id of the node that waits.
+        when: A branch label (``true`` and ``false`` for booleans), or None.
+    """
+
+    source: str
+    target: str
+    when: str | None = None
+
+
+@attrs.frozen
+class GraphInput:
+    """One value that a run of the graph is given.
+
+    Attributes:
+        name: What ``inputs.<name>`` refers to.
+        schema: JSON Schema of the value, or None.
+        default: Used when the run is not given one; None together with ``required=True`` means
+            that there is no default.
+        required: Whether a run must be given it.
+        description: For people.
+    """
+
+    name: str
+    schema: Literal | None = attrs.field(
+        default=None,
+        converter=lambda given: given if given is None or isinstance(given, Literal) else Literal(given),
+    )
+    default: Literal | None = attrs.field(
+        default=None,
+        converter=lambda given: given if given is None or isinstance(given, Literal) else Literal(given),
+    )
+    required: bool = True
+    description: str = ""
+
+
+def _effective(node_id: str, names: Iterable[str], inputs: Iterable[Input]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise ConfigurationError(
+            f"node {node_id!r}: dependencies are a list of ids, not the text {names!r}"
+        )
+    found = dict.fromkeys(names)
+    for given in inputs:
+        if given.reference is not None:
+            source = given.reference.partition(".")[0]
+            if source != "inputs":
+                found[source] = None
+    return tuple(found)
+
+
+@attrs.frozen(init=False)
+class Node:
+    """One unit of work in a graph.
+
+    A field left at None takes what the action says, then the graph's and the executor's
+    configuration.
+
+    Attributes:
+        id: Unique in the graph; 1 to 200 characters, no dot.
+        action: Name of the action in the registry.
+        inputs: What the action is called with.
+        outputs: Declared outputs; none means the single output ``result``, the whole value.
+        dependencies: Every id the node waits for: those it was given, then those its inputs refer
+            to. Their order does not count when nodes are compared.
+        timeout: Seconds one attempt may take.
+        try_count: Calls in all, the first included.
+        on_failure: What a final failure does to the run.
+        failure: Name of the failure-handler action.
+        description, instructions: For people (and for agents).
+        retry: The waits between attempts; data only.
+        cache_strategy: Whether results of earlier runs may be reused.
+        trigger: When the node may start.
+        metadata: Free data of the user.
+        map_over: Name of the input whose items each get an invocation.
+        max_parallel: Invocations of this node at the same time.
+        effects: What recovery may do with a started node.
+        branch: Name of the branch the node belongs to.
+        keep: Whether the value is kept after its last consumer.
+        enabled: A disabled node is skipped.
+        fallback: Action that is called when the last attempt has failed.
+        subgraph: Name of a graph that is the node's body.
+    """
+
+    id: str
+    action: str
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    dependencies: tuple[str, ...] = attrs.field(eq=frozenset)
+    timeout: float | None
+    try_count: int | None
+    on_failure: OnFailure | None
+    failure: str | None
+    description: str
+    instructions: str
+    retry: RetryPolicy | None
+    cache_strategy: CacheStrategy | None
+    trigger: Trigger
+    metadata_literal: Literal | None
+    map_over: str | None
+    max_parallel: int | None
+    effects: Effects | None
+    branch: str | None
+    keep: bool | None
+    enabled: bool
+    fallback: str | None
+    subgraph: str | None
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - the documents' own name
+        action: str,
+        inputs: Iterable[Input] = (),
+        outputs: Iterable[Output | str] = (),
+        dependencies: Iterable[str] = (),
+        timeout: float | timedelta | None = None,
+        try_count: int | None = None,
+        on_failure: OnFailure | str | None = None,
+        failure: str | None = None,
+        description: str = "",
+        instructions: str = "",
+        retry: RetryPolicy | None = None,
+        cache_strategy: CacheStrategy | None = None,
+        trigger: Trigger | str = Trigger.SUCCESS,
+        metadata: Mapping[str, Any] | Literal | None = None,
+        map_over: str | None = None,
+        max_parallel: int | None = None,
+        effects: Effects | str | None = None,
+        branch: str | None = None,
+        keep: bool | None = None,
+        enabled: bool = True,
+        fallback: str | None = None,
+        subgraph: str | None = None,
+    ) -> None:
+        fault = id_problem(id)
+        if fault is not None:
+            raise ValidationError((Problem(fault, Place(node=str(id)), "bad-id"),))
+        if not isinstance(action, str) or not action:
+            raise ConfigurationError(f"node {id!r}: action is a name, not {action!r}")
+        if timeout is not None:
+            timeout = seconds(timeout, f"node {id!r}: timeout", zero=False)
+        if try_count is not None and (type(try_count) is not int or try_count < 1):
+            raise ConfigurationError(
+                f"node {id!r}: try_count counts calls, a whole number of at least 1, "
+                f"not {try_count!r}"
+            )
+        if on_failure is not None and type(on_failure) is not OnFailure:
+            on_failure = as_enum(OnFailure, on_failure, f"node {id!r}: on_failure")
+        if type(trigger) is not Trigger:
+            trigger = as_enum(Trigger, trigger, f"node {id!r}: trigger")
+        if effects is not None:
+            effects = as_enum(Effects, effects, f"node {id!r}: effects")
+        if retry is not None and not retry.is_data:
+            raise ConfigurationError(
+                f"node {id!r}: a graph holds data only; give classes, predicates and tenacity "
+                "objects to the action: @action(retry=...)"
+            )
+        if not isinstance(enabled, bool):
+            raise ConfigurationError(f"node {id!r}: enabled is True or False, not {enabled!r}")
+        takes = tuple(inputs)
+        self.__attrs_init__(  # type: ignore[attr-defined]  # made by attrs because init=False
+            id,
+            action,
+            takes,
+            tuple(out if isinstance(out, Output) else Output(out) for out in outputs)
+            if outputs
+            else (),
+            _effective(id, dependencies, takes) if takes or dependencies else (),
+            timeout,
+            try_count,
+            on_failure,
+            failure,
+            description,
+            instructions,
+            retry,
+            cache_strategy,
+            trigger,
+            Literal(dict(metadata)) if isinstance(metadata, Mapping) and metadata else (
+                metadata if isinstance(metadata, Literal) else None
+            ),
+            map_over,
+            max_parallel,
+            effects,
+            branch,
+            keep,
+            enabled,
+            fallback,
+            subgraph,
+        )
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """A fresh copy of the user's data."""
+        return {} if self.metadata_literal is None else dict(self.metadata_literal.value)
+
+    def replace(self, **fields: Any) -> Node:
+        """Return this node with *fields* (arguments of `Node`) changed."""
+        known = {field.name: getattr(self, field.name) for field in attrs.fields(Node)}
+        known["metadata"] = known.pop("metadata_literal")
+        return Node(**{**known, **fields})
+
+
+@attrs.frozen(init=False, eq=False)
+class Graph:
+    """A workflow: nodes, the edges between them, and how it wants to be run.
+
+    Args:
+        name: What it is called in an executor.
+        nodes: The nodes, in declaration order: an iterable, or a mapping by id.
+        edges: Edges beside the nodes' dependencies and references; an edge without `when` becomes
+            a dependency of its target.
+        description, author, version, signature, instructions: For people.
+        config: Settings that override the executor's, field by field.
+        tags: Words to find the graph by.
+        inputs: What a run is given.
+
+    Raises:
+        NodeAlreadyExists: Two nodes have one id.
+        DependencyNotFound: An edge names a node that is not there.
+    """
+
+    name: str
+    nodes: Mapping[str, Node]
+    labelled: tuple[Edge, ...]
+    config: DagConfig | None
+    tags: frozenset[str]
+    author: str
+    version: str
+    signature: str
+    instructions: str
+    description: str
+    inputs: Mapping[str, GraphInput]
+    _edges: tuple[Edge, ...] | None = attrs.field(default=None, init=False, repr=False)
+    _hash: int | None = attrs.field(default=None, init=False, repr=False)
+
+    def __init__(
+        self,
+        name: str,
+        nodes: Iterable[Node] | Mapping[str, Node] = (),
+        edges: Iterable[Edge] = (),
+        *,
+        description: str = "",
+        config: DagConfig | None = None,
+        tags: Iterable[str] = (),
+        author: str = "",
+        version: str = "",
+        signature: str = "",
+        instructions: str = "",
+        inputs: Iterable[GraphInput] | Mapping[str, GraphInput] = (),
+    ) -> None:
+        if not isinstance(name, str) or not name or len(name) > 200 or "\0" in name:
+            raise ConfigurationError(f"a graph's name is a text of 1 to 200 characters, not {name!r}")
+        if isinstance(tags, str):
+            raise ConfigurationError(f"tags are a list of words, not the text {tags!r}")
+        declared = nodes.values() if isinstance(nodes, Mapping) else nodes
+        table: dict[str, Node] = {}
+        for node in declared:
+            if node.id in table:
+                raise NodeAlreadyExists(node.id)
+            table[node.id] = node
+        labelled = _fold_edges(table, edges)
+        given = inputs.values() if isinstance(inputs, Mapping) else inputs
+        self.__attrs_init__(  # type: ignore[attr-defined]  # made by attrs because init=False
+            name,
+            MappingProxyType(table),
+            labelled,
+            config,
+            frozenset(tags),
+            author,
+            version,
+            signature,
+            instructions,
+            description,
+            MappingProxyType({each.name: each for each in given}),
+        )
+
+    def _content(self) -> tuple[Any, ...]:
+        return (
+            self.name,
+            tuple(self.nodes.values()),
+            self.labelled,
+            self.config,
+            self.tags,
+            self.author,
+            self.version,
+            self.signature,
+            self.instructions,
+            self.description,
+            tuple(self.inputs.values()),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return self._content() == other._content() if isinstance(other, Graph) else NotImplemented
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            object.__setattr__(self, "_hash", hash(self._content()))
+        assert self._hash is not None
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.name!r}: {len(self.nodes)} nodes>"
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        """Every edge once: dependencies, references and labels; by target, in declaration order."""
+        if self._edges is None:
+            object.__setattr__(self, "_edges", tuple(self._merged_edges()))
+        assert self._edges is not None
+        return self._edges
+
+    def _merged_edges(self) -> Iterator[Edge]:
+        labelled: dict[str, list[Edge]] = {}
+        for edge in self.labelled:
+            labelled.setdefault(edge.target, []).append(edge)
+        for node in self.nodes.values():
+            special = labelled.get(node.id, ())
+            conditional = {edge.source for edge in special}
+            for source in node.dependencies:
+                if source not in conditional:
+                    yield Edge(source, node.id)
+            yield from special
+
+    def replace(self, **fields: Any) -> Graph:
+        """Return this graph with *fields* (arguments of `Graph`) changed."""
+        known: dict[str, Any] = {
+            "name": self.name,
+            "nodes": self.nodes,
+            "edges": self.labelled,
+            "description": self.description,
+            "config": self.config,
+            "tags": self.tags,
+            "author": self.author,
+            "version": self.version,
+            "signature": self.signature,
+            "instructions": self.instructions,
+            "inputs": self.inputs,
+        }
+        return Graph(**{**known, **fields})
+
+    def node(self, node_id: str) -> Node:
+        """Return one node.
+
+        Raises:
+            NodeNotFound: There is none of this id; the message suggests one.
+        """
+        try:
+            return self.nodes[node_id]
+        except KeyError:
+            raise NodeNotFound(node_id, tuple(self.nodes)) from None
+
+    def dependencies_of(self, node_id: str) -> tuple[str, ...]:
+        """Return the ids that a node waits for: dependencies, references and labelled edges."""
+        labelled = (edge.source for edge in self.labelled if edge.target == node_id)
+        return tuple(dict.fromkeys((*self.node(node_id).dependencies, *labelled)))
+
+    def sinks(self) -> tuple[str, ...]:
+        """Return the ids of the nodes that no other node waits for, in declaration order."""
+        waited_for = {edge.source for edge in self.edges}
+        return tuple(name for name in self.nodes if name not in waited_for)
+
+    def topological_order(self) -> list[str]:
+        """Return the ids in the order a sequential run starts them.
+
+        First in, first out among the nodes that become ready; ties by declaration.
+
+        Raises:
+            CycleError: Nodes wait for each other; the message prints the cycle.
+            DependencyNotFound: A node waits for one that is not there.
+        """
+        return [name for level in self._generations() for name in level]
+
+    def levels(self) -> list[list[str]]:
+        """Return the ids by the length of the longest way to them; one list can run together.
+
+        Raises:
+            CycleError: Nodes wait for each other.
+            DependencyNotFound: A node waits for one that is not there.
+        """
+        depth: dict[str, int] = {}
+        table: list[list[str]] = []
+        before = self._sources()
+        for name in self.topological_order():
+            level = 1 + max((depth[source] for source in before[name]), default=-1)
+            depth[name] = level
+            if level == len(table):
+                table.append([])
+            table[level].append(name)
+        declared = {name: i for i, name in enumerate(self.nodes)}
+        return [sorted(level, key=declared.__getitem__) for level in table]
+
+    def critical_path(self, weights: Mapping[str, float] | None = None) -> list[str]:
+        """Return the chain of nodes that bounds the duration of a run from below.
+
+        Args:
+            weights: Seconds by id; every node counts 1 when left out.
+        """
+        before = self._sources()
+        cost: dict[str, float] = {}
+        via: dict[str, str | None] = {}
+        for name in self.topological_order():
+            slowest = max(before[name], key=cost.__getitem__, default=None)
+            own = 1.0 if weights is None else weights.get(name, 0.0)
+            cost[name] = own + (cost[slowest] if slowest is not None else 0.0)
+            via[name] = slowest
+        path: list[str] = []
+        here = max(cost, key=cost.__getitem__, default=None)
+        while here is not None:
+            path.append(here)
+            here = via[here]
+        return path[::-1]
+
+    def _sources(self) -> dict[str, list[str]]:
+        """Return what each node waits for, without repeats.
+
+        Raises:
+            DependencyNotFound: A node waits for one that is not there.
+        """
+        table: dict[str, list[str]] = {name: [] for name in self.nodes}
+        missing = []
+        for edge in self.edges:
+            if edge.source in table:
+                if edge.source not in table[edge.target]:
+                    table[edge.target].append(edge.source)
+            else:
+                missing.append(missing_dependency(edge.target, edge.source, table))
+        if missing:
+            raise DependencyNotFound(missing)
+        return table
+
+    def _generations(self) -> Iterator[tuple[str, ...]]:
+        import graphlib  # only graphs that are ordered or searched for cycles pay for it
+
+        sorter: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
+        before = self._sources()
+        for name in before:
+            sorter.add(name)  # first, so that roots come in declaration order
+        for name, sources in before.items():
+            sorter.add(name, *sources)
+        try:
+            sorter.prepare()
+        except graphlib.CycleError as error:
+            raise CycleError(error.args[1]) from None
+        while sorter.is_active():
+            ready = sorter.get_ready()
+            yield ready
+            sorter.done(*ready)
+
+    def validate(self, registry: Any = None, *, types: bool = True) -> ValidationReport:
+        """Look for everything that is wrong before anything runs.
+
+        Args:
+            registry: Where action names are looked up; None checks the structure only.
+            types: Whether annotations on both ends of an edge are compared.
+
+        Returns:
+            The report, which holds warnings too.
+
+        Raises:
+            ValidationError: There are problems; all are listed. A lone kind of problem raises its
+                own class: `CycleError`, `DependencyNotFound`, `ActionNotFound`.
+        """
+        from dagger_dsl.model.validate import validate
+
+        return validate(self, registry, types=types)
+
+    def lint(self) -> list[Problem]:
+        """Return remarks on edges that are implied by others, as warnings."""
+        from dagger_dsl.model.validate import lint
+
+        return lint(self)
+
+
+def missing_dependency(node_id: str, source: str, known: Iterable[str]) -> Problem:
+    """Return the problem of a node that waits for one that is not there."""
+    return Problem(
+        f"node {node_id!r} depends on {source!r}, which is not in the graph"
+        f"{did_you_mean(source, known)}",
+        Place(node=node_id),
+        "unknown-dependency",
+    )
+
+
+def _fold_edges(table: dict[str, Node], edges: Iterable[Edge]) -> tuple[Edge, ...]:
+    """Turn plain edges into dependencies of their targets; return the labelled ones."""
+    extra: dict[str, list[str]] = {}
+    labelled: dict[Edge, None] = {}
+    for edge in edges:
+        for end in (edge.source, edge.target):
+            if end not in table:
+                raise DependencyNotFound((missing_dependency(edge.target, end, table),))
+        if edge.when is not None:
+            labelled[edge] = None
+        elif edge.source not in table[edge.target].dependencies:
+            extra.setdefault(edge.target, []).append(edge.source)
+    for target, sources in extra.items():
+        node = table[target]
+        table[target] = node.replace(dependencies=(*node.dependencies, *sources))
+    return tuple(labelled)
+

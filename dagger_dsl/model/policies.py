@@ -1,0 +1,352 @@
+"""Policies: values that say what happens when, and nothing that makes it happen.
+
+A policy never sleeps, never reads a clock and knows no library: `dagger_dsl.retry` turns a
+`RetryPolicy` into decisions with tenacity, the engine acts on the rest.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+import attrs
+
+from dagger_dsl.errors import ConfigurationError, did_you_mean
+
+__all__ = [
+    "DEFAULT_RETRY",
+    "Backoff",
+    "CacheStrategy",
+    "Effects",
+    "HumanTimeoutAction",
+    "OnFailure",
+    "RetryOn",
+    "RetryPolicy",
+    "RetryStrategy",
+    "Trigger",
+    "as_enum",
+    "seconds",
+]
+
+
+def seconds(value: float | timedelta, what: str = "duration", *, zero: bool = True) -> float:
+    """Return a duration as float seconds.
+
+    Args:
+        value: Seconds, or a timedelta.
+        what: The option's name, for the error.
+        zero: Whether 0 is allowed.
+
+    Raises:
+        ConfigurationError: It is no number, not finite, or negative (or 0 where that is refused).
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationError(
+            f"{what} must be seconds (a number) or a timedelta, not {type(value).__name__} {value!r}"
+        )
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        least = "0 or more" if zero else "more than 0"
+        raise ConfigurationError(f"{what} must be {least} finite seconds, not {value!r}")
+    return number
+
+
+class OnFailure(enum.StrEnum):
+    """What a run does when a node has failed for good.
+
+    STOP (the default) cancels everything else but still runs the `failed` and `done` dependents
+    of the failed node; CONTINUE skips its dependents and goes on; PAUSE lets running nodes end
+    and leaves the run paused, to be resumed.
+    """
+
+    STOP = "stop"
+    CONTINUE = "continue"
+    PAUSE = "pause"
+
+
+class Trigger(enum.StrEnum):
+    """When a node may start, judged by the recorded ends of its dependencies.
+
+    SUCCESS needs every edge satisfied; ANY the first satisfied one; NONE_FAILED waits for all and
+    needs no failed source and one satisfied edge; FAILED waits for all and needs a failed source;
+    DONE waits for all and always runs.
+    """
+
+    SUCCESS = "success"
+    ANY = "any"
+    NONE_FAILED = "none_failed"
+    FAILED = "failed"
+    DONE = "done"
+
+
+class Effects(enum.StrEnum):
+    """What recovery may do with a node that had started when its process died."""
+
+    AT_LEAST_ONCE = "at_least_once"
+    AT_MOST_ONCE = "at_most_once"
+
+
+class HumanTimeoutAction(enum.StrEnum):
+    """What happens when nobody answers in time: PAUSE (the default) or go on by AUTOPILOT."""
+
+    AUTOPILOT = "autopilot"
+    PAUSE = "pause"
+
+
+class Backoff(enum.StrEnum):
+    """How the wait between attempts grows.
+
+    With base delay b, multiplier m and n the number of the attempt that failed, the waits are
+    IMMEDIATE 0; FIXED b; LINEAR b*n; EXPONENTIAL b*m**(n-1); EXPONENTIAL_JITTER the same plus a
+    random part of up to b seconds. All are cut at the maximum delay.
+    """
+
+    IMMEDIATE = "immediate"
+    FIXED = "fixed"
+    LINEAR = "linear"
+    EXPONENTIAL = "exponential"
+    EXPONENTIAL_JITTER = "exponential_jitter"
+
+
+# Spellings of the source documents, and Python's own, beside the enums' values.
+_SPELLINGS: dict[type[enum.StrEnum], dict[str, str]] = {
+    OnFailure: {"halt": "stop", "continue_on_error": "continue", "continueonerror": "continue"},
+    Trigger: {"always": "done"},
+    Backoff: {"none": "immediate"},
+}
+
+
+_E = TypeVar("_E", bound=enum.StrEnum)
+
+
+def as_enum(kind: type[_E], value: Any, what: str) -> _E:
+    """Return *value* as a member of *kind*; text is matched without regard to case.
+
+    Raises:
+        ConfigurationError: There is no such member; the message lists them.
+    """
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, str):
+        text = value.strip().lower()
+        text = _SPELLINGS.get(kind, {}).get(text, text)
+        for member in kind:
+            if member.value == text:
+                return member
+    names = ", ".join(repr(member.value) for member in kind)
+    raise ConfigurationError(f"{what} must be one of {names}, not {value!r}")
+
+
+RetryOn: TypeAlias = str | type[BaseException] | Callable[[BaseException], bool]
+
+#: Names a policy may use in ``retry_on`` instead of exception classes; `dagger_dsl.retry` maps
+#: them to classes.
+CATEGORIES = ("timeout", "resource", "network", "io", "value", "any")
+
+
+def _positive_int(value: Any, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{what} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
+@attrs.frozen(init=False)
+class RetryPolicy:
+    """How often, and how soon, a failing call is made again.
+
+    Args:
+        max_attempts: Calls allowed in all, the first included; None leaves the number to the
+            node's ``try_count`` and the configuration's ``max_attempts``.
+        max_retries: Extra calls after the first (``max_attempts - 1``); give one of the two.
+        base_delay: Seconds (or timedelta) before the second call.
+        max_delay: Ceiling of one wait, in seconds.
+        multiplier: Growth of each further exponential wait.
+        backoff: A `Backoff` or its name.
+        jitter: Seconds; a random part of up to this much is added to each wait.
+        retry_on: Which errors are worth another call: exception classes, predicates, or category
+            names (``timeout``, ``resource``, ``network``, ``io``, ``value``, ``any``); empty
+            means every `Exception`. Validation, schema and output errors are never retried.
+        stop, wait, retry: tenacity's own objects; each one given takes the place of the fields
+            above that decide the same thing. A policy that holds them, or classes or predicates,
+            belongs to an action; a `Node` holds data only.
+
+    Raises:
+        ConfigurationError: A number is out of range, or both counts are given.
+    """
+
+    max_attempts: int | None
+    base_delay: float
+    max_delay: float
+    multiplier: float
+    backoff: Backoff
+    jitter: float
+    retry_on: tuple[RetryOn, ...]
+    stop: Any  # tenacity's types are not imported here: model knows no library
+    wait: Any
+    retry: Any
+
+    def __init__(
+        self,
+        max_attempts: int | None = None,
+        *,
+        max_retries: int | None = None,
+        base_delay: float | timedelta = 2.0,
+        max_delay: float | timedelta = 60.0,
+        multiplier: float = 2.0,
+        backoff: Backoff | str = Backoff.EXPONENTIAL,
+        jitter: float | timedelta = 0.0,
+        retry_on: RetryOn | Iterable[RetryOn] = (),
+        stop: Any = None,
+        wait: Any = None,
+        retry: Any = None,
+    ) -> None:
+        if max_retries is not None:
+            if max_attempts is not None:
+                raise ConfigurationError(
+                    "give max_attempts (calls in all) or max_retries (extra calls), not both"
+                )
+            max_attempts = attempts_from_retries(max_retries, "max_retries")
+        elif max_attempts is not None:
+            _positive_int(max_attempts, "max_attempts")
+        if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
+            raise ConfigurationError(f"multiplier must be a number, not {multiplier!r}")
+        if not 1 <= multiplier < math.inf:
+            raise ConfigurationError(f"multiplier must be 1 or more, not {multiplier!r}")
+        if isinstance(retry_on, (str, type)) or callable(retry_on):
+            retry_on = (retry_on,)
+        kinds = tuple(retry_on)
+        for kind in kinds:
+            _check_retry_on(kind)
+        self.__attrs_init__(  # type: ignore[attr-defined]  # made by attrs because init=False
+            max_attempts,
+            seconds(base_delay, "base_delay"),
+            seconds(max_delay, "max_delay"),
+            float(multiplier),
+            as_enum(Backoff, backoff, "backoff"),
+            seconds(jitter, "jitter"),
+            kinds,
+            stop,
+            wait,
+            retry,
+        )
+
+    @property
+    def is_data(self) -> bool:
+        """Whether the policy holds nothing but numbers and names, so that a graph may carry it."""
+        return (
+            self.stop is None
+            and self.wait is None
+            and self.retry is None
+            and all(isinstance(kind, str) for kind in self.retry_on)
+        )
+
+    def with_attempts(self, max_attempts: int) -> RetryPolicy:
+        """Return the same policy for *max_attempts* calls in all."""
+        return attrs.evolve(self, max_attempts=max_attempts)
+
+
+def attempts_from_retries(retries: Any, what: str) -> int:
+    """Return the number of calls that *retries* extra calls make.
+
+    Raises:
+        ConfigurationError: It is not a whole number of at least 0.
+    """
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise ConfigurationError(f"{what} must be a whole number of at least 0, not {retries!r}")
+    return retries + 1
+
+
+def _check_retry_on(kind: Any) -> None:
+    if isinstance(kind, str):
+        if kind not in CATEGORIES:
+            raise ConfigurationError(
+                f"retry_on knows no category {kind!r}{did_you_mean(kind, CATEGORIES)}"
+            )
+    elif isinstance(kind, type):
+        if not issubclass(kind, BaseException):
+            raise ConfigurationError(f"retry_on takes exception classes, not {kind.__name__}")
+    elif not callable(kind):
+        raise ConfigurationError(
+            f"retry_on takes exception classes, category names and predicates, not {kind!r}"
+        )
+
+
+class RetryStrategy:
+    """The documents' names for three kinds of `RetryPolicy`; every one returns a policy."""
+
+    IMMEDIATE: ClassVar[RetryPolicy] = RetryPolicy(
+        base_delay=0.0, max_delay=0.0, multiplier=1.0, backoff=Backoff.IMMEDIATE
+    )
+
+    @staticmethod
+    def immediate() -> RetryPolicy:
+        """Return the policy that calls again at once."""
+        return RetryStrategy.IMMEDIATE
+
+    @staticmethod
+    def linear(delay_secs: float | timedelta) -> RetryPolicy:
+        """Return the policy that waits the same *delay_secs* each time (the documents' Linear)."""
+        delay = seconds(delay_secs, "delay_secs")
+        return RetryPolicy(
+            base_delay=delay, max_delay=max(delay, 60.0), multiplier=1.0, backoff=Backoff.FIXED
+        )
+
+    fixed = linear
+
+    @staticmethod
+    def exponential(
+        initial_delay_secs: float | timedelta = 2.0,
+        max_delay_secs: float | timedelta = 60.0,
+        multiplier: float = 2.0,
+        jitter: float | timedelta = 0.0,
+    ) -> RetryPolicy:
+        """Return the policy that multiplies its wait each time, up to a ceiling."""
+        return RetryPolicy(
+            base_delay=initial_delay_secs,
+            max_delay=max_delay_secs,
+            multiplier=multiplier,
+            jitter=jitter,
+        )
+
+
+#: The documents' default: exponential, 2 s first, 60 s at most, doubling.
+DEFAULT_RETRY = RetryStrategy.exponential()
+
+
+@attrs.frozen
+class CacheStrategy:
+    """Whether a node may reuse a result of an earlier run.
+
+    Use the constants `ALWAYS` and `NEVER` (the default) and the constructors `ttl` and `custom`.
+    """
+
+    kind: str
+    seconds: float | None = None
+    key: str | None = None
+
+    ALWAYS: ClassVar[CacheStrategy]
+    NEVER: ClassVar[CacheStrategy]
+
+    @staticmethod
+    def ttl(ttl_seconds: float | timedelta) -> CacheStrategy:
+        """Return the strategy that reuses results younger than *ttl_seconds*."""
+        return CacheStrategy("ttl", seconds=seconds(ttl_seconds, "ttl", zero=False))
+
+    @staticmethod
+    def custom(key: str) -> CacheStrategy:
+        """Return the strategy under which all nodes of one *key* share a record."""
+        if not isinstance(key, str) or not key:
+            raise ConfigurationError(f"a custom cache key is a text that is not empty, not {key!r}")
+        return CacheStrategy("custom", key=key)
+
+
+CacheStrategy.ALWAYS = CacheStrategy("always")
+CacheStrategy.NEVER = CacheStrategy("never")

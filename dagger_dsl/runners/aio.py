@@ -1,0 +1,256 @@
+"""Async calls as tasks of one event loop; plain functions beside it in worker threads.
+
+A task keeps making calls as long as it finds released ones, so a chain costs no new task per node.
+Time limits and halts cancel the call, never the task that makes it. Tasks and threads draw on the
+same tokens: together they never make more calls than the board has slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Collection
+from math import inf
+from typing import Any
+
+from dagger_dsl.runners.base import ASYNC, TIMED, Board, Overran
+from dagger_dsl.runners.threads import Crew
+
+__all__ = ["AsyncRunner", "run_blocking"]
+
+# A call that never suspends would starve the loop; after so long a task lets others run.
+_BREATH = 0.0005
+
+
+class AsyncRunner:
+    """Makes async calls on the running loop.
+
+    Args:
+        inline: Make plain calls on the loop's thread as well, one call at a time (the sequential
+            order); otherwise they go to worker threads.
+    """
+
+    def __init__(self, *, inline: bool = False) -> None:
+        self.inline = inline
+
+    async def run(self, board: Board) -> None:
+        """Return when the run is over; a cancelled caller ends the run's own tasks first."""
+        await _Loop(board, self.inline).run()
+
+
+class _Loop:
+    """The tasks of one run on one event loop."""
+
+    def __init__(self, board: Board, inline: bool) -> None:
+        self.board = board
+        self.inline = inline
+        self.loop = asyncio.get_running_loop()
+        self.changed = asyncio.Event()
+        self.crew = Crew(board, self._ring)
+        self.crew.hand_over = self._hand_over
+        self.idle: list[asyncio.Future[None]] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.current: dict[int, asyncio.Task[None]] = {}
+        self.halted: set[int] = set()
+        self.context = contextvars.copy_context()
+        board.ring = self._ring
+        board.halt = self._halt
+
+    def _ring(self) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self.changed.set)
+        except RuntimeError:  # the loop is closed: the run is over and nobody listens
+            self.crew.over = True
+
+    def _halt(self, slots: Collection[int]) -> None:
+        self.loop.call_soon_threadsafe(self._halt_here, tuple(slots))
+
+    def _halt_here(self, slots: tuple[int, ...]) -> None:
+        for slot in slots:
+            task = self.current.get(slot)
+            if task is not None and slot not in self.halted:
+                self.halted.add(slot)
+                task.cancel()
+
+    def _hand_over(self) -> None:
+        """Take a token for an async call, from whichever thread."""
+        self.loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        while self.idle:
+            waiting = self.idle.pop()
+            if not waiting.done():
+                waiting.set_result(None)
+                return
+        task = self.loop.create_task(self._hand(), context=self.context.copy())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def run(self) -> None:
+        board, crew, clock = self.board, self.crew, self.board.clock
+        try:
+            while True:
+                crew.alarm = inf
+                self.changed.clear()
+                nearest = crew.expire(clock())
+                if not crew.step(clock(), mine=0):
+                    if crew.over:
+                        break
+                crew.alarm = min(nearest, board.wake_at)
+                await self._sleep(crew.alarm - clock())
+        finally:
+            crew.finish()
+            await self._end_tasks()
+
+    async def _sleep(self, seconds: float) -> None:
+        if seconds == inf:
+            await self.changed.wait()
+            return
+        timer = self.loop.call_later(max(0.0, min(seconds, 3600.0)), self.changed.set)
+        try:
+            await self.changed.wait()
+        finally:
+            timer.cancel()
+
+    async def _end_tasks(self) -> None:
+        for waiting in self.idle:
+            if not waiting.done():
+                waiting.set_result(None)
+        left = [task for task in self.tasks if not task.done()]
+        for slot in list(self.current):
+            self.halted.add(slot)
+        for task in left:
+            if task in self.current.values():
+                task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=5.0)
+
+    async def _hand(self) -> None:
+        """Make calls with a token in hand; give it back and wait when there is none to make."""
+        board, crew, clock = self.board, self.crew, self.board.clock
+        go, kinds = board.go, board.kinds
+        while not crew.over:
+            breath = clock() + _BREATH
+            while go:
+                try:
+                    slot = go.popleft()
+                except IndexError:
+                    break
+                if kinds[slot] & ASYNC:
+                    now = await self._call(slot)
+                elif self.inline:
+                    now = self._call_plain(slot)
+                else:
+                    go.appendleft(slot)
+                    crew.wake()  # the token goes to a thread
+                    if not await self._rest(give_back=False):
+                        return
+                    continue
+                if now >= board.due or now >= breath or board.odd:
+                    break
+            if not crew.step(clock()):
+                return
+            if go:
+                if clock() >= breath:
+                    await asyncio.sleep(0)
+            elif not await self._rest(give_back=True):
+                return
+
+    async def _rest(self, *, give_back: bool) -> bool:
+        waiting = self.loop.create_future()
+        self.idle.append(waiting)
+        if give_back:
+            self.crew.tokens.append(None)
+            if self.board.go:  # released by another thread between our last look and now
+                self.crew.spread(len(self.board.go))
+        if self.crew.over:
+            return False
+        await waiting
+        return not self.crew.over
+
+    async def _call(self, slot: int) -> float:
+        """Await one call and deliver its outcome; return the clock."""
+        board = self.board
+        task = asyncio.current_task()
+        assert task is not None
+        self.current[slot] = task
+        board.started[slot] = board.clock()
+        answer: Any
+        try:
+            if board.kinds[slot] & TIMED:
+                answer = await self._limited(slot)
+            else:
+                answer = await board.calls[slot](*board.arguments(slot))
+        except asyncio.CancelledError as error:
+            if slot in self.halted:
+                task.uncancel()
+            now = board.ended[slot] = board.clock()
+            board.odd.append((slot, error))
+        except BaseException as error:
+            now = board.ended[slot] = board.clock()
+            board.odd.append((slot, error))
+        else:
+            now = board.ended[slot] = board.clock()
+            board.settle(slot, answer)
+        finally:
+            del self.current[slot]
+        return now
+
+    async def _limited(self, slot: int) -> Any:
+        limit = self.board.limits[slot]
+        deadline = asyncio.timeout(limit)
+        try:
+            async with deadline:
+                return await self.board.calls[slot](*self.board.arguments(slot))
+        except TimeoutError:
+            if deadline.expired():
+                raise Overran(limit) from None
+            raise
+
+    def _call_plain(self, slot: int) -> float:
+        board = self.board
+        board.started[slot] = board.clock()
+        try:
+            answer = board.calls[slot](*board.arguments(slot))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            now = board.ended[slot] = board.clock()
+            board.odd.append((slot, error))
+        else:
+            now = board.ended[slot] = board.clock()
+            board.settle(slot, answer)
+        return now
+
+
+def run_blocking(runner: AsyncRunner, board: Board) -> None:
+    """Run *board* on a loop of our own: in this thread, or in a helper where one runs already.
+
+    Jupyter is the case of a running loop; the helper thread is waited for, and Ctrl-C reaches the
+    waiting thread.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(runner.run(board))
+        return
+    import threading
+
+    failure: list[BaseException] = []
+
+    def helper() -> None:
+        try:
+            asyncio.run(runner.run(board))
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(
+        target=contextvars.copy_context().run,
+        args=(helper,),
+        name="dagger-dsl-loop",
+        daemon=True,
+    )
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]

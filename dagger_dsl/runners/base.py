@@ -1,0 +1,220 @@
+"""The board that a coordinator and its runner share, and the loop in which calls are made.
+
+A runner knows nothing of graphs. The coordinator puts released slots on `Board.go`; workers take
+them off, call, and put the outcome on `Board.done` (or `Board.odd`, for everything but a plain
+value). Whoever has nothing left to do steps the coordinator itself: a lone successor, a commit or a
+hook then needs no hand-over to another thread. Deques and lists are the only things that workers
+share; one append or one item assignment is atomic, so the hot loop takes no lock.
+
+`done` holds bare integers, and times and values lie in lists by slot, so that a node leaves next to
+nothing for the garbage collector to walk.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Collection
+from math import inf
+from types import CoroutineType, GeneratorType
+from typing import Any, Final, Protocol
+
+from dagger_dsl.model.context import Branch, NodeOutput
+
+__all__ = ["ANSWERS", "ASYNC", "TIMED", "Bell", "Board", "Overran", "Runner", "labour"]
+
+#: Bits of `Board.kinds`; 0 is a plain function without a time limit.
+ASYNC: Final = 1
+TIMED: Final = 2
+
+#: Results that the coordinator has to look at; everything else is a plain value.
+ANSWERS: Final = frozenset({NodeOutput, Branch, CoroutineType, GeneratorType})
+
+
+class Overran(Exception):  # noqa: N818 - an outcome between rooms, never shown to users
+    """An attempt passed its time limit; the coordinator turns it into a `NodeTimeout`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(seconds)
+
+
+class Bell:
+    """Wakes one waiting thread; a ring that nobody heard is kept."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def ring(self) -> None:
+        """Wake whoever waits, or whoever waits next."""
+        self._event.set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for a ring, at most *seconds* (infinity is for ever)."""
+        # An hour at a time: some platforms refuse longer waits, and signals stay prompt.
+        self._event.wait(None if seconds == inf else min(seconds, 3600.0))
+        self._event.clear()
+
+
+class Board:
+    """What a coordinator and its runner share.
+
+    Attributes:
+        go: Released slots, first in, first out.
+        done: Slots whose call returned a plain value, which is in `values`.
+        odd: ``(slot, answer or exception)`` of all other outcomes.
+        calls, bindings, kinds, limits: What to call, with which slots' values; see `engine.plan`.
+        values: Results and inputs by slot.
+        started, ended: Clock readings of the last attempt by slot, 0.0 before the first.
+        slots: How many calls may run at the same time.
+        clock: Monotonic seconds.
+        step: Lets the coordinator take outcomes and release calls; False when the run is over.
+        due: When a worker steps the coordinator although `go` is not empty.
+        wake_at: When the coordinator wants a step although nothing arrived.
+        ring: Asks the runner's driver for a step soon; safe from any thread.
+        halt: Cancels running calls that can be cancelled (async ones).
+    """
+
+    __slots__ = (
+        "bindings",
+        "calls",
+        "clock",
+        "done",
+        "due",
+        "ended",
+        "go",
+        "halt",
+        "kinds",
+        "limits",
+        "odd",
+        "ring",
+        "slots",
+        "started",
+        "step",
+        "values",
+        "wake_at",
+    )
+
+    def __init__(
+        self,
+        *,
+        calls: list[Callable[..., Any]],
+        bindings: list[None | int | tuple[int, ...]],
+        kinds: bytearray,
+        limits: dict[int, float],
+        values: list[Any],
+        slots: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.go: deque[int] = deque()
+        self.done: deque[int] = deque()
+        self.odd: deque[tuple[int, Any]] = deque()
+        self.calls = calls
+        self.bindings = bindings
+        self.kinds = kinds
+        self.limits = limits
+        self.values = values
+        self.started = [0.0] * len(kinds)
+        self.ended = [0.0] * len(kinds)
+        self.slots = slots
+        self.clock = clock
+        self.step: Callable[[float], bool] = lambda _now: False
+        self.due = inf
+        self.wake_at = inf
+        self.ring: Callable[[], None] = lambda: None
+        self.halt: Callable[[Collection[int]], None] = lambda _slots: None
+
+    def arguments(self, slot: int) -> tuple[Any, ...]:
+        """Return the positional arguments of one call, as they are bound now."""
+        where = self.bindings[slot]
+        if where is None:
+            return ()
+        if where.__class__ is int:
+            return (self.values[where],)
+        return tuple([self.values[each] for each in where])  # type: ignore[union-attr]
+
+    def settle(self, slot: int, value: Any) -> bool:
+        """Deliver what a call returned; False when it was no plain value."""
+        if value.__class__ in ANSWERS:
+            self.odd.append((slot, value))
+            return False
+        self.values[slot] = value
+        self.done.append(slot)
+        return True
+
+
+class Runner(Protocol):
+    """Runs the calls of one board until its coordinator says that the run is over."""
+
+    def run(self, board: Board) -> None:
+        """Block until the run is over.
+
+        Raises:
+            KeyboardInterrupt: The user interrupted the calling thread; nothing was swallowed.
+        """
+        ...
+
+
+def labour(
+    board: Board,
+    step: Callable[[float], bool],
+    idle: Callable[[], bool],
+    special: Callable[[int], bool],
+) -> None:
+    """Make released calls until the run is over.
+
+    Args:
+        board: Where calls and outcomes are.
+        step: Steps the coordinator, or leaves that to whoever is doing it; False ends the loop.
+        idle: Called when there is nothing to do; waits, and returns False to end the loop.
+        special: Makes a call whose kind is not 0; returns False to end the loop.
+    """
+    go, pop = board.go, board.go.popleft
+    calls, bindings, kinds, values = board.calls, board.bindings, board.kinds, board.values
+    started, ended, clock = board.started, board.ended, board.clock
+    done, odd, value_at = board.done.append, board.odd.append, board.values.__getitem__
+    now = clock()
+    while step(now):
+        if not go:
+            if not idle():
+                return
+            now = clock()
+            continue
+        due = board.due
+        while go:
+            try:
+                slot = pop()
+            except IndexError:  # another worker was faster
+                break
+            if kinds[slot]:
+                if not special(slot):
+                    return
+                now = clock()
+                if now >= due:
+                    break
+                continue
+            where = bindings[slot]
+            started[slot] = clock()
+            try:
+                if where is None:
+                    value = calls[slot]()
+                elif where.__class__ is int:
+                    value = calls[slot](values[where])  # type: ignore[index]
+                else:
+                    value = calls[slot](*map(value_at, where))  # type: ignore[arg-type]
+            except BaseException as error:
+                now = ended[slot] = clock()
+                odd((slot, error))
+                if error.__class__ is KeyboardInterrupt:
+                    raise
+                break
+            now = ended[slot] = clock()
+            if value.__class__ in ANSWERS:
+                odd((slot, value))
+                break
+            values[slot] = value
+            done(slot)
+            if now >= due:
+                break

@@ -1,0 +1,230 @@
+"""Calls in worker threads that step the coordinator themselves.
+
+A `Crew` holds the slots of a run as tokens: a worker needs one to make calls and gives it back when
+it finds nothing to do. Workers are started when there is work for them and parked on a lock of
+their own; waking one is the expensive part, so it happens only when more calls are released than
+the worker at hand can take.
+
+A thread cannot be stopped from outside. When a call overruns its limit its worker is abandoned:
+the outcome is ignored, its slot goes to a fresh worker, and a warning is logged. All threads are
+daemonic, so an abandoned one never keeps the process from ending.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+from dagger_dsl.runners.base import ASYNC, Bell, Board, Overran, labour
+
+__all__ = ["Crew", "ThreadRunner"]
+
+logger = logging.getLogger("dagger_dsl.runners")
+
+
+class _Worker:
+    """A parked thread waits for its own lock; whoever releases it hands over a token."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+
+class Crew:
+    """Worker threads and the tokens they need.
+
+    Attributes:
+        tokens: One entry for each slot that nobody uses.
+        over: The run has ended; workers leave.
+        alarm: When the driver wakes by itself, so that a nearer deadline has to ring.
+    """
+
+    def __init__(self, board: Board, ring: Callable[[], None]) -> None:
+        self.board = board
+        self.tokens: list[None] = [None] * board.slots
+        self.over = False
+        self.alarm = inf
+        self._ring = ring
+        self._stepping = threading.Lock()
+        self._parked: list[_Worker] = []
+        self._watch: dict[_Worker, tuple[float, int]] = {}
+        self._context = contextvars.copy_context()
+        #: Gives an async call to whoever runs an event loop, together with the worker's token.
+        self.hand_over: Callable[[], None] | None = None
+
+    def step(self, now: float, *, mine: int = 1, wait: bool = False) -> bool:
+        """Step the coordinator unless somebody else is at it; then spread what was released.
+
+        Args:
+            now: The clock.
+            mine: Released calls that the caller takes itself.
+            wait: Wait for whoever is stepping instead of leaving it to them.
+
+        Returns:
+            False when the run is over.
+        """
+        board, stepping = self.board, self._stepping
+        while not self.over:
+            if not stepping.acquire(wait):
+                break
+            try:
+                alive = board.step(now)
+            except BaseException:
+                self.finish()
+                raise
+            finally:
+                stepping.release()
+            if not alive:
+                self.finish()
+                break
+            if len(board.go) > mine:
+                self.spread(len(board.go) - mine)
+            if board.wake_at < self.alarm:
+                self._ring()
+            if board.go or not (board.done or board.odd):
+                break
+            now = board.clock()  # an outcome arrived while the others left the step to us
+        return not self.over
+
+    def finish(self) -> None:
+        """Send every worker home and wake the driver."""
+        self.over = True
+        self._ring()
+        while self._parked:
+            self._parked.pop().lock.release()
+
+    def spread(self, calls: int) -> None:
+        """Wake or start workers for *calls* released calls, as far as tokens go."""
+        while calls > 0:
+            try:
+                self.tokens.pop()
+            except IndexError:
+                return
+            calls -= 1
+            self.wake()
+
+    def wake(self) -> None:
+        """Give the token in hand to a parked worker, or to a new one."""
+        go, kinds = self.board.go, self.board.kinds
+        if self.hand_over is not None and go and kinds[go[0]] & ASYNC:
+            self.hand_over()
+            return
+        try:
+            worker = self._parked.pop()
+        except IndexError:
+            self._start()
+        else:
+            worker.lock.release()
+
+    def _start(self) -> None:
+        worker = _Worker()
+        threading.Thread(
+            target=self._context.copy().run,
+            args=(self._work, worker),
+            name="dagger-dsl-worker",
+            daemon=True,
+        ).start()
+
+    def _work(self, worker: _Worker) -> None:
+        def idle() -> bool:
+            return self._park(worker)
+
+        def special(slot: int) -> bool:
+            return self._special(worker, slot)
+
+        try:
+            labour(self.board, self.step, idle, special)
+        except BaseException as error:
+            # The coordinator's own errors are kept by the board's step; this is the thread's end.
+            logger.debug("a worker ends: %r", error)
+            self.finish()
+
+    def _park(self, worker: _Worker) -> bool:
+        """Give the token back and sleep until somebody hands one over."""
+        if self.over:
+            return False
+        self._parked.append(worker)
+        self.tokens.append(None)
+        if self.board.go or self.over:  # released between our last look and now
+            self.spread(len(self.board.go))
+            if self.over:
+                self.finish()
+        worker.lock.acquire()
+        return not self.over
+
+    def _special(self, worker: _Worker, slot: int) -> bool:
+        """Make a call that has a time limit, or hand an async one to the event loop."""
+        board = self.board
+        if board.kinds[slot] & ASYNC:
+            board.go.appendleft(slot)
+            self.tokens.append(None)
+            self.spread(1)
+            self._parked.append(worker)
+            worker.lock.acquire()
+            return not self.over
+        deadline = board.clock() + board.limits[slot]
+        self._watch[worker] = (deadline, slot)
+        if deadline < self.alarm:
+            self._ring()
+        answer: Any
+        board.started[slot] = board.clock()
+        try:
+            answer = board.calls[slot](*board.arguments(slot))
+            failed = False
+        except BaseException as error:
+            answer = error
+            failed = True
+        if self._watch.pop(worker, None) is None:
+            return False  # abandoned: somebody else has reported a timeout and has our token
+        board.ended[slot] = board.clock()
+        if failed:
+            board.odd.append((slot, answer))
+        else:
+            board.settle(slot, answer)
+        return True
+
+    def expire(self, now: float) -> float:
+        """Abandon the workers whose call has overrun; return the next deadline."""
+        nearest = inf
+        for worker, (deadline, slot) in list(self._watch.items()):
+            if deadline > now:
+                nearest = min(nearest, deadline)
+            elif self._watch.pop(worker, None) is not None:
+                limit = self.board.limits[slot]
+                logger.warning(
+                    "a call overran its limit of %g s; its thread cannot be stopped and is "
+                    "left behind, its result will be ignored",
+                    limit,
+                )
+                self.board.ended[slot] = now
+                self.board.odd.append((slot, Overran(limit)))
+                self.tokens.append(None)
+        return nearest
+
+
+class ThreadRunner:
+    """Makes calls in up to ``board.slots`` daemonic threads; the caller's thread keeps the timers."""
+
+    def run(self, board: Board) -> None:
+        """Block until the run is over."""
+        bell = Bell()
+        board.ring = bell.ring
+        crew = Crew(board, bell.ring)
+        clock = board.clock
+        try:
+            while True:
+                crew.alarm = inf  # while we look, whoever sets a deadline rings
+                now = clock()
+                nearest = crew.expire(now)
+                if not crew.step(now, mine=0, wait=True):
+                    return
+                crew.alarm = min(nearest, board.wake_at)
+                bell.wait(max(0.0, crew.alarm - clock()))
+        finally:
+            crew.finish()
