@@ -163,7 +163,8 @@ class ActionDef:
 
     Attributes:
         name: In the registry.
-        fn: What the engine calls, by keyword: `style` says with what. Awaitable when `is_async`.
+        fn: What the engine calls, by keyword or by position in the order of `params`: `style` says
+            with what. Awaitable when `is_async`.
         original: What was given to `define`.
         is_async: Whether a call has to be awaited.
         params: The parameters that a node's inputs can fill, in order, without the context's.
@@ -173,6 +174,8 @@ class ActionDef:
         takes_any_input: Whether inputs of other names are accepted.
         outputs: Declared output names; empty means the single output ``result``.
         output_docs, input_docs: Descriptions by name.
+        input_schema, output_schema: Explicit JSON Schemas, enforced on every call; None where none
+            was given.
         timeout: Seconds per attempt.
         try_count: Calls in all.
         retry: Waits, and which errors are worth another call.
@@ -181,6 +184,7 @@ class ActionDef:
         fallback: Name or definition of the action called when the last attempt has failed.
         store: Whether results are recorded.
         version, description, tags: For people, and to notice changes.
+        doc: First line of the function's docstring.
         module, qualname: Where the function was written; ``<locals>`` is left out.
     """
 
@@ -195,8 +199,8 @@ class ActionDef:
     outputs: tuple[str, ...] = ()
     output_docs: Mapping[str, str] = attrs.field(factory=dict)
     input_docs: Mapping[str, str] = attrs.field(factory=dict)
-    explicit_input_schema: Mapping[str, Any] | None = None
-    explicit_output_schema: Mapping[str, Any] | None = None
+    input_schema: Mapping[str, Any] | None = None
+    output_schema: Mapping[str, Any] | None = None
     timeout: float | None = None
     try_count: int | None = None
     retry: RetryPolicy | None = None
@@ -210,6 +214,7 @@ class ActionDef:
     keep: bool | None = None
     version: str = ""
     description: str = ""
+    doc: str = ""
     tags: tuple[str, ...] = ()
     module: str = ""
     qualname: str = ""
@@ -249,11 +254,13 @@ class ActionDef:
         whole = self.whole_mapping(inputs)
         return dict(inputs) if whole is None else {whole: dict(inputs)}
 
-    @property
-    def input_schema(self) -> Mapping[str, Any]:
-        """The explicit JSON Schema of the inputs, else one read off the annotations, for show."""
-        if self.explicit_input_schema is not None:
-            return self.explicit_input_schema
+    def shown_input_schema(self) -> Mapping[str, Any]:
+        """Return the explicit JSON Schema of the inputs, else one read off the annotations.
+
+        The latter is for show; nothing is checked against it.
+        """
+        if self.input_schema is not None:
+            return self.input_schema
         schema: dict[str, Any] = {
             "type": "object",
             "properties": {each.name: self._shown(each) for each in self.params},
@@ -271,22 +278,11 @@ class ActionDef:
             schema["description"] = self.input_docs[param.name]
         return schema
 
-    @property
-    def output_schema(self) -> Mapping[str, Any]:
-        """The explicit JSON Schema of the result, else one read off the annotation, for show."""
-        if self.explicit_output_schema is not None:
-            return self.explicit_output_schema
+    def shown_output_schema(self) -> Mapping[str, Any]:
+        """Return the explicit JSON Schema of the result, else one read off the annotation."""
+        if self.output_schema is not None:
+            return self.output_schema
         return schema_of(self.hints().get("return", Any))
-
-    @property
-    def checks_inputs(self) -> bool:
-        """Whether `check_inputs` has anything to check."""
-        return self.explicit_input_schema is not None
-
-    @property
-    def checks_output(self) -> bool:
-        """Whether `check_output` has anything to check."""
-        return self.explicit_output_schema is not None
 
     def compile_schemas(self) -> None:
         """Compile the explicit schemas; done by the first check otherwise.
@@ -298,7 +294,7 @@ class ActionDef:
             self._validator(kind)
 
     def _validator(self, kind: str) -> Any:
-        schema = self.explicit_input_schema if kind == "input" else self.explicit_output_schema
+        schema = self.input_schema if kind == "input" else self.output_schema
         if schema is None:
             return None
         if kind not in self._validators:
@@ -531,9 +527,6 @@ def _options(given: Mapping[str, Any], what: str) -> dict[str, Any]:
             raise ConfigurationError(f"{what}: {spelled!r} is given twice, once as {name!r}")
         found[name] = _CONVERT[name](value, f"{what}: {spelled}")
     _fold_retries(found, what)
-    for kind in ("input", "output"):
-        if f"{kind}_schema" in found:
-            found[f"explicit_{kind}_schema"] = found.pop(f"{kind}_schema")
     if "outputs" in found:
         described = found.pop("outputs")
         found["outputs"] = tuple(described)
@@ -589,7 +582,10 @@ def redefine(definition: ActionDef, name: str | None = None, **options: Any) -> 
         ConfigurationError: An option is unknown or has an impossible value.
     """
     fields = _options(options, f"action {definition.name!r}")
-    fields.pop("inputs", None)
+    if "inputs" in fields:
+        raise ConfigurationError(
+            f"action {definition.name!r}: inputs= goes where the function is first made an action"
+        )
     if name is not None:
         fields["name"] = _name(name)
     return attrs.evolve(definition, validators={}, **fields)
@@ -640,19 +636,21 @@ def _define_context(obj: Any, name: str | None, options: Mapping[str, Any]) -> A
             f"{type(obj).__name__} has no name: give it an attribute `name`, or name="
         )
     fields = _options(options, f"action {given!r}")
-    fields.pop("inputs", None)
+    docs = fields.pop("inputs", {})
     kind = type(obj)
-    described = fields.setdefault("description", _first_line(kind))
     return ActionDef(
         name=_name(given),
         fn=obj.execute,
         original=obj,
         is_async=_is_async(obj.execute),
         style="context",
+        params=tuple(Param(each) for each in docs),
         takes_any_input=True,
+        input_docs={each: text for each, text in docs.items() if text},
         module=kind.__module__,
         qualname=_qualname(kind),
-        **{**fields, "description": described},
+        doc=_first_line(kind),
+        **fields,
     )
 
 
@@ -663,7 +661,6 @@ def _define_function(obj: Any, name: str | None, options: Mapping[str, Any]) -> 
     docs = fields.pop("inputs", None)
     hints = _Hints(target)
     found = _read_parameters(obj, target, given, hints, docs, name is not None)
-    fields.setdefault("description", _first_line(target))
     definition = ActionDef(
         name=given,
         fn=found.fn,
@@ -676,6 +673,7 @@ def _define_function(obj: Any, name: str | None, options: Mapping[str, Any]) -> 
         input_docs={each: text for each, text in (docs or {}).items() if text},
         module=getattr(target, "__module__", None) or "",
         qualname=_qualname(target),
+        doc=_first_line(target),
         hints=hints,
         **fields,
     )
@@ -840,13 +838,13 @@ def _by_name(fn: Callable[..., Any], positional: tuple[str, ...]) -> Callable[..
 
     if _is_async(fn):
 
-        async def call_async(**named: Any) -> Any:
-            return await fn(*split(named), **named)
+        async def call_async(*args: Any, **named: Any) -> Any:
+            return await fn(*args, *split(named), **named)
 
         return call_async
 
-    def call(**named: Any) -> Any:
-        return fn(*split(named), **named)
+    def call(*args: Any, **named: Any) -> Any:
+        return fn(*args, *split(named), **named)
 
     return call
 
@@ -857,8 +855,8 @@ def _awaiting(fn: Any) -> Callable[..., Any]:
     if inner is fn or _is_async(fn) or not inspect.iscoroutinefunction(inner):
         return typing.cast(Callable[..., Any], fn)
 
-    async def call(**named: Any) -> Any:
-        answer = fn(**named)
+    async def call(*args: Any, **named: Any) -> Any:
+        answer = fn(*args, **named)
         return await answer if inspect.isawaitable(answer) else answer
 
     return call
@@ -901,7 +899,7 @@ def _takes_mapping(definition: ActionDef, target: Any) -> bool:
     if len(definition.params) != 1 or definition.takes_any_input:
         return False
     (only,) = definition.params
-    schema = definition.explicit_input_schema
+    schema = definition.input_schema
     if schema is not None:
         properties = schema.get("properties", {})
         if schema.get("type") == "object" or properties:
