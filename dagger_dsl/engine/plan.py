@@ -13,13 +13,15 @@ from typing import Any, Final, final
 
 import attrs
 
-from dagger_dsl.errors import ActionNotFound, CycleError, Place, Problem
+from dagger_dsl.errors import ActionNotFound, CycleError, OutputError, Place, Problem
 from dagger_dsl.model.graph import RESULT, Graph, Node
 from dagger_dsl.model.policies import Trigger
 from dagger_dsl.model.values import Literal
 from dagger_dsl.registry import ActionDef
+from dagger_dsl.runners.base import ASYNC, TIMED
+from dagger_dsl.engine.joins import Join
 
-__all__ = ["ASYNC", "TIMED", "UNSET", "Join", "Plan", "compile_plan"]
+__all__ = ["UNSET", "Plan", "compile_plan"]
 
 
 @final
@@ -33,71 +35,6 @@ class _Unset:
 
 
 UNSET: Final = _Unset()
-
-#: Bits of `Plan.kinds`; 0 is a plain function without a time limit.
-ASYNC: Final = 1
-TIMED: Final = 2
-
-
-class Join:
-    """The edges into a node whose trigger rule is not `success`.
-
-    Attributes:
-        rule: The trigger rule.
-        open: Edges that are neither satisfied nor dead.
-        closed: The verdict was given.
-    """
-
-    __slots__ = ("closed", "failed", "open", "rule", "satisfied", "unclean")
-
-    def __init__(self, rule: Trigger, edges: int) -> None:
-        self.rule = rule
-        self.open = edges
-        self.satisfied = 0
-        self.unclean = 0
-        self.failed = 0
-        self.closed = False
-
-    def fresh(self) -> Join:
-        """Return an unused join of the same rule and edges."""
-        return Join(self.rule, self.open)
-
-    def settle(self, satisfied: bool, unclean: bool, failed: bool) -> bool | None:
-        """Settle one edge; return True to run, False to skip, None while it is undecided.
-
-        Args:
-            satisfied: The source completed and its label matched.
-            unclean: The source failed or was cancelled.
-            failed: The source failed.
-        """
-        self.open -= 1
-        self.satisfied += satisfied
-        self.unclean += unclean
-        self.failed += failed
-        if self.closed:
-            return None
-        if self.rule is Trigger.ANY:
-            if satisfied:
-                return True
-            return False if self.open == 0 else None
-        if self.open:
-            return None
-        if self.rule is Trigger.DONE:
-            return True
-        if self.rule is Trigger.FAILED:
-            return self.failed > 0
-        return self.unclean == 0 and self.satisfied > 0  # none_failed
-
-    def reason(self) -> str:
-        """Return why the join does not run."""
-        if self.rule is Trigger.FAILED:
-            return "trigger 'failed': no dependency failed"
-        if self.rule is Trigger.ANY:
-            return "trigger 'any': no dependency was satisfied"
-        if self.unclean:
-            return "trigger 'none_failed': a dependency failed or was cancelled"
-        return "trigger 'none_failed': no dependency was satisfied"
-
 
 @attrs.define(eq=False)
 class Plan:
@@ -123,6 +60,11 @@ class Plan:
         constants: ``(slot, literal)`` of literals.
         inputs: Slot by name of graph inputs.
         parts: By slot, ``(output name, slot)`` of split outputs.
+        labelled: Slots with labelled edges going out.
+        handlers: By slot, the failure handler.
+        input_uses: By name of a graph input, the parameters it reaches.
+        looked_up: The actions that were found, by the name they were looked up under.
+        owners: By slot of a split output, the slot of its node.
         size: Number of slots.
     """
 
@@ -147,7 +89,46 @@ class Plan:
     inputs: dict[str, int]
     parts: dict[int, tuple[tuple[str, int], ...]]
     labelled: frozenset[int]
+    handlers: dict[int, ActionDef]
+    input_uses: dict[str, list[tuple[ActionDef, str]]]
+    looked_up: dict[str, ActionDef]
+    owners: dict[int, int]
     size: int
+
+    @property
+    def needs_loop(self) -> bool:
+        """Whether something in the graph has to be awaited."""
+        return any(kind & ASYNC for kind in self.kinds) or any(
+            handler.is_async for handler in self.handlers.values()
+        )
+
+    def handler_kind(self, slot: int) -> int:
+        """Return the kind of the call of a node's failure handler."""
+        return ASYNC if self.handlers[slot].is_async else 0
+
+    def source_of(self, slot: int) -> int | None:
+        """Return the node whose value lies in *slot*, or None for inputs and literals."""
+        return slot if slot < self.count else self.owners.get(slot)
+
+    def split(self, slot: int, value: Any) -> list[tuple[int, Any]]:
+        """Return the declared outputs of a node's value, each with its slot.
+
+        Raises:
+            OutputError: The value does not hold them all.
+        """
+        parts = self.parts.get(slot)
+        if parts is None:
+            return []
+        if isinstance(value, Mapping) and all(name in value for name, _ in parts):
+            return [(where, value[name]) for name, where in parts]
+        if len(parts) == 1:
+            return [(parts[0][1], value)]
+        names = [name for name, _ in parts]
+        found = list(value) if isinstance(value, Mapping) else type(value).__name__
+        raise OutputError(
+            f"node {self.ids[slot]!r} declares the outputs {names} and returned {found}; "
+            "return a mapping that holds all of them"
+        )
 
     def outputs_of(self, slot: int, value: Any) -> dict[str, Any]:
         """Return a node's value by output name, as it was split when the node completed."""
@@ -215,6 +196,8 @@ class _Compiler:
         self.inputs: dict[str, int] = {name: self.new_slot() for name in graph.inputs}
         self.constants: list[tuple[int, Literal]] = []
         self.parts: dict[int, tuple[tuple[str, int], ...]] = {}
+        self.known: dict[str, ActionDef] = {}
+        self.input_uses: dict[str, dict[tuple[ActionDef, str], None]] = {}
         self.forms: dict[tuple[int, tuple[str, ...]], _Form] = {}
 
     def new_slot(self) -> int:
@@ -239,7 +222,7 @@ class _Compiler:
             action = actions[slot]
             given = tuple([each.name for each in node.inputs])
             form = self.form(action, given)
-            slots = [self.source_slot(node, k) for k in form.order]
+            slots = [self.source_slot(action, node, k) for k in form.order]
             bindings.append(None if not slots else slots[0] if len(slots) == 1 else tuple(slots))
             names.append(tuple([given[k] for k in form.order]))
             calls.append(form.call)
@@ -273,18 +256,21 @@ class _Compiler:
             constants=self.constants,
             inputs=self.inputs,
             parts=self.parts,
+            handlers=self.resolve_handlers(actions),
+            input_uses={name: list(uses) for name, uses in self.input_uses.items()},
+            looked_up=self.known,
+            owners={
+                where: slot for slot, parts in self.parts.items() for _, where in parts
+            },
             labelled=frozenset(self.index[edge.source] for edge in self.graph.labelled),
             size=self.size,
         )
 
     def resolve_actions(self) -> list[ActionDef]:
-        known: dict[str, ActionDef | None] = {}
         found: list[ActionDef] = []
         problems: list[Problem] = []
         for node in self.nodes:
-            if node.action not in known:
-                known[node.action] = self.lookup(node.action)
-            action = known[node.action]
+            action = self.find(node.action)
             if action is None:
                 problems.append(
                     Problem(
@@ -296,6 +282,36 @@ class _Compiler:
                 )
             else:
                 found.append(action)
+        if problems:
+            raise ActionNotFound(problems)
+        return found
+
+    def find(self, name: str) -> ActionDef | None:
+        action = self.known.get(name)
+        if action is None:
+            action = self.lookup(name)
+            if action is not None:
+                self.known[name] = action
+        return action
+
+    def resolve_handlers(self, actions: list[ActionDef]) -> dict[int, ActionDef]:
+        found: dict[int, ActionDef] = {}
+        problems: list[Problem] = []
+        for slot, node in enumerate(self.nodes):
+            named = node.failure if node.failure is not None else actions[slot].failure
+            if named is None:
+                continue
+            handler = self.find(named) if isinstance(named, str) else named
+            if handler is None:
+                problems.append(
+                    Problem(
+                        f"no action {named!r} is registered to handle its failure",
+                        Place(node=node.id),
+                        "unknown-action",
+                    )
+                )
+            else:
+                found[slot] = handler
         if problems:
             raise ActionNotFound(problems)
         return found
@@ -385,7 +401,7 @@ class _Compiler:
             form = self.forms[key] = _Form(action, names)
         return form
 
-    def source_slot(self, node: Node, k: int) -> int:
+    def source_slot(self, action: ActionDef, node: Node, k: int) -> int:
         given = node.inputs[k]
         if given.reference is None:
             assert given.literal is not None
@@ -397,6 +413,7 @@ class _Compiler:
             known = self.inputs.get(output)
             if known is None:
                 known = self.inputs[output] = self.new_slot()
+            self.input_uses.setdefault(output, {})[action, given.name] = None
             return known
         slot = self.index[source]
         parts = self.parts.get(slot)

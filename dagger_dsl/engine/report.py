@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl._doors import through
 from dagger_dsl.errors import (
     ExecutionTimeout,
     NodeNotFound,
@@ -22,6 +23,12 @@ from dagger_dsl.errors import (
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import MISSING
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+    from rich.table import Table
 
 __all__ = ["ErrorInfo", "NodeReport", "RunReport"]
 
@@ -112,6 +119,7 @@ class RunReport:
         duration: Seconds, by the monotonic clock.
         reason: Why it was cancelled or paused.
         abandoned: Ids of nodes whose thread could not be stopped and was left behind.
+        hook_errors: What hooks raised; it never ends a run.
         database_url: Where it is recorded; None in memory.
     """
 
@@ -125,6 +133,7 @@ class RunReport:
     duration: float = 0.0
     reason: str = ""
     abandoned: tuple[str, ...] = ()
+    hook_errors: tuple[Exception, ...] = ()
     database_url: str | None = None
     exception: BaseException | None = attrs.field(default=None, repr=False)
     _limit: float | None = attrs.field(default=None, repr=False)
@@ -144,7 +153,8 @@ class RunReport:
         if self.exception is None and not failed:
             return None
         first = getattr(self.exception, "node_id", failed[0] if failed else None)
-        return self.node_reports[first].error if first in self.graph.nodes else None
+        known = isinstance(first, str) and first in self.graph.nodes
+        return self.node_reports[str(first)].error if known else None
 
     def states(self) -> Mapping[str, NodeState]:
         """Return the state of every node by id, in declaration order."""
@@ -223,6 +233,33 @@ class RunReport:
         if default is not MISSING:
             return default
         raise NotExecuted(f"node {node_id!r} has no result: it is {state} in run {self.run_id}")
+
+    def to_dot(self) -> str:
+        """Return the run as DOT: states, attempts, times and the first line of each error."""
+        text: str = through("report_to_dot")(self)
+        return text
+
+    def save_dot(self, path: str | os.PathLike[str]) -> Path:
+        """Write `to_dot` to a file and return its path."""
+        written: Path = through("save_dot")(self.to_dot(), path)
+        return written
+
+    def render(self, path: str | os.PathLike[str], format: str | None = None) -> Path:
+        """Draw the run with Graphviz and return the picture's path; see `Graph.render`."""
+        drawn: Path = through("render")(self.to_dot(), path, format)
+        return drawn
+
+    def to_table(self, limit: int | None = None) -> Table:
+        """Return the nodes as a rich table: state, attempts, duration and what there is to say.
+
+        Args:
+            limit: Rows at most; what went wrong is shown first.
+        """
+        table: Table = through("report_table")(self, limit)
+        return table
+
+    def __rich__(self) -> Table:
+        return self.to_table(limit=100)
 
     def raise_for_failure(self) -> RunReport:
         """Return this report when the run succeeded.

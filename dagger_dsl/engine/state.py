@@ -16,7 +16,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
-from dagger_dsl.engine.plan import Join, Plan
+from dagger_dsl.engine.joins import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    NAMES,
+    PENDING,
+    SKIPPED,
+    WAITING,
+)
+from dagger_dsl.engine.plan import Plan
 from dagger_dsl.model.policies import OnFailure, Trigger
 
 __all__ = [
@@ -30,16 +39,6 @@ __all__ = [
     "Ended",
     "RunState",
 ]
-
-PENDING: Final = 0
-WAITING: Final = 1
-COMPLETED: Final = 2
-FAILED: Final = 3
-SKIPPED: Final = 4
-CANCELLED: Final = 5
-
-#: The states by code, as reports and tables spell them.
-NAMES: Final = ("pending", "waiting", "completed", "failed", "skipped", "cancelled")
 
 _NEVER: Final = 1 << 60
 
@@ -59,6 +58,7 @@ class RunState:
         ready: Enabled invocations that have not been taken, in the order they start.
         ended: Invocations that ended without a call since the list was last taken.
         left: How many invocations have not ended.
+        waiting: How many wait for a timer.
         stopped: Nothing becomes enabled any more but what `fail` spared.
         paused: Nothing is handed out by `take` for now.
     """
@@ -75,6 +75,7 @@ class RunState:
         "ready",
         "reasons",
         "stopped",
+        "waiting",
     )
 
     def __init__(self, plan: Plan) -> None:
@@ -82,11 +83,12 @@ class RunState:
         self._unmet = list(plan.unmet)
         self._status = bytearray(len(plan.ids))
         self._joins = {slot: join.fresh() for slot, join in plan.joins.items()}
-        self._spared: set[int] | None = None
+        self._spared: set[int] = set()
         self.ready: list[int] = []
         self.ended: list[Ended] = []
         self.reasons: dict[int, str] = {}
         self.left = plan.count
+        self.waiting = 0
         self.stopped = False
         self.paused = False
 
@@ -94,8 +96,12 @@ class RunState:
         """Enable the invocations that wait for nothing; disabled ones end at once."""
         plan, status = self._plan, self._status
         for slot in plan.disabled:
-            if status[slot] == PENDING:
-                self._end(slot, SKIPPED, "disabled")
+            self.skip(slot, "disabled")
+        for slot, join in self._joins.items():
+            if not join.open and status[slot] == PENDING and not join.closed:
+                if join.rule is Trigger.FAILED:
+                    self._end(slot, SKIPPED, join.reason())
+                join.closed = True
         self.ready.extend(slot for slot in plan.roots if status[slot] == PENDING)
 
     def status(self, slot: int) -> int:
@@ -148,21 +154,26 @@ class RunState:
     def wait(self, slot: int) -> None:
         """Note that an invocation waits for a timer or a person before it can start again."""
         self._status[slot] = WAITING
+        self.waiting += 1
 
     def wake(self, slot: int) -> None:
         """Enable an invocation that waited; one that was cancelled meanwhile stays so."""
         if self._status[slot] == WAITING:
             self._status[slot] = PENDING
+            self.waiting -= 1
             self.ready.append(slot)
 
-    def fail(self, slot: int, policy: OnFailure, running: Collection[int] = ()) -> None:
+    def again(self, slot: int) -> None:
+        """Enable an invocation once more, ahead of what waits: its failure handler is due."""
+        self.ready.insert(0, slot)
+
+    def fail(self, slot: int, policy: OnFailure) -> None:
         """Record a final failure and do to the run what *policy* says.
 
         Args:
             slot: The invocation that failed.
             policy: STOP cancels everything that has not started, but for the `failed` and `done`
                 dependents of the failed one and what depends on those.
-            running: Invocations that were launched; a stop leaves their end to the runner.
         """
         self._status[slot] = FAILED
         self.left -= 1
@@ -173,28 +184,53 @@ class RunState:
             self.paused = True
         self._settle_dead(slot, FAILED)
         if policy is OnFailure.STOP:
-            self._cancel_rest("a node failed and the run stops", running)
+            self._cancel_rest("a node failed and the run stops")
 
     def skip(self, slot: int, reason: str) -> None:
         """End an invocation that has not started, as skipped."""
         if self._status[slot] in (PENDING, WAITING):
             self._end(slot, SKIPPED, reason)
 
-    def cancel(self, reason: str, running: Collection[int] = ()) -> None:
-        """Cancel everything that has not started; *running* invocations end by their runner."""
+    def cancel(self, reason: str) -> None:
+        """Cancel everything that has not been taken; taken invocations end by their runner."""
         self.stopped = True
-        self._spared = None
-        self._cancel_rest(reason, running)
+        self._spared = set()
+        self._cancel_rest(reason)
+
+    @property
+    def spared(self) -> frozenset[int]:
+        """What a stop leaves alive."""
+        return frozenset(self._spared)
+
+    def taken(self) -> set[int]:
+        """Return the invocations that were handed out by `take` and have not ended."""
+        waiting = set(self.ready)
+        return {
+            slot
+            for slot, rest in enumerate(self._unmet)
+            if self._status[slot] == PENDING
+            and (not rest or (slot in self._joins and self._joins[slot].closed))
+            and slot not in waiting
+        }
+
+    def winner(self, slot: int) -> int | None:
+        """Return the source whose edge let an `any` join run."""
+        return self._joins[slot].winner
 
     def cancel_running(self, slot: int, reason: str) -> None:
         """Record that a launched invocation was cancelled."""
         self._end(slot, CANCELLED, reason)
 
-    def take(self) -> list[int]:
-        """Return what may be launched now, and forget it; nothing while paused."""
-        if self.paused or not self.ready:
+    def take(self, most: int | None = None) -> list[int]:
+        """Return what may be launched now, at most *most*, and forget it; nothing while paused."""
+        ready = self.ready
+        if self.paused or not ready:
             return []
-        taken, self.ready = self.ready, []
+        if most is None or most >= len(ready):
+            self.ready = []
+            return ready
+        taken = ready[: max(0, most)]
+        del ready[: len(taken)]
         return taken
 
     def give_back(self, slots: Iterable[int]) -> None:
@@ -230,7 +266,7 @@ class RunState:
             if not rest:
                 self.ready.append(target)
             return
-        verdict = join.settle(satisfied, state in (FAILED, CANCELLED), state == FAILED)
+        verdict = join.settle(satisfied, state, source)
         if verdict is None or self._status[target] != PENDING:
             return
         if verdict:
@@ -258,6 +294,7 @@ class RunState:
             here, code, why = work.pop()
             if self._status[here] not in (PENDING, WAITING):
                 continue
+            self.waiting -= self._status[here] == WAITING
             self._status[here] = code
             self._unmet[here] = _NEVER
             self.left -= 1
@@ -289,7 +326,7 @@ class RunState:
             if join is None:
                 ends.append((target, SKIPPED, why))
                 continue
-            verdict = join.settle(False, state in (FAILED, CANCELLED), state == FAILED)
+            verdict = join.settle(False, state, slot)
             if verdict:
                 join.closed = True
                 self.ready.append(target)
@@ -300,7 +337,7 @@ class RunState:
     def _spare(self, slot: int) -> None:
         """Note what a stop leaves alive: `failed` and `done` dependents and their descendants."""
         plan = self._plan
-        spared = set() if self._spared is None else self._spared
+        spared = self._spared
         work = [
             target
             for target, _ in plan.special.get(slot, ())
@@ -315,8 +352,9 @@ class RunState:
                 work.extend(target for target, _ in plan.special.get(here, ()))
         self._spared = spared
 
-    def _cancel_rest(self, reason: str, running: Collection[int]) -> None:
-        spared = self._spared or ()
+    def _cancel_rest(self, reason: str) -> None:
+        spared = self._spared
+        running = self.taken()
         victims = [
             slot
             for slot, name in enumerate(self._plan.ids)
@@ -326,6 +364,7 @@ class RunState:
             and slot not in running
         ]
         for slot in victims:
+            self.waiting -= self._status[slot] == WAITING
             self._status[slot] = CANCELLED
             self._unmet[slot] = _NEVER
             self.reasons[slot] = reason

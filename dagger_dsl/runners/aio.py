@@ -88,19 +88,27 @@ class _Loop:
 
     async def run(self) -> None:
         board, crew, clock = self.board, self.crew, self.board.clock
+        interrupted: asyncio.CancelledError | None = None
         try:
             while True:
-                crew.alarm = inf
+                crew.alarm = inf  # while we look, whoever sets a deadline rings
                 self.changed.clear()
                 nearest = crew.expire(clock())
                 if not crew.step(clock(), mine=0):
-                    if crew.over:
-                        break
+                    break
                 crew.alarm = min(nearest, board.wake_at)
-                await self._sleep(crew.alarm - clock())
+                try:
+                    await self._sleep(crew.alarm - clock())
+                except asyncio.CancelledError as error:
+                    if interrupted is not None:
+                        raise
+                    interrupted = error
+                    board.interrupt()
         finally:
             crew.finish()
             await self._end_tasks()
+        if interrupted is not None:
+            raise interrupted
 
     async def _sleep(self, seconds: float) -> None:
         if seconds == inf:

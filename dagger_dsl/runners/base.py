@@ -74,6 +74,7 @@ class Board:
         due: When a worker steps the coordinator although `go` is not empty.
         wake_at: When the coordinator wants a step although nothing arrived.
         ring: Asks the runner's driver for a step soon; safe from any thread.
+        interrupt: Tells the coordinator that the waiting thread or task was interrupted.
         halt: Cancels running calls that can be cancelled (async ones).
     """
 
@@ -86,6 +87,7 @@ class Board:
         "ended",
         "go",
         "halt",
+        "interrupt",
         "kinds",
         "limits",
         "odd",
@@ -124,6 +126,7 @@ class Board:
         self.due = inf
         self.wake_at = inf
         self.ring: Callable[[], None] = lambda: None
+        self.interrupt: Callable[[], None] = lambda: None
         self.halt: Callable[[Collection[int]], None] = lambda _slots: None
 
     def arguments(self, slot: int) -> tuple[Any, ...]:

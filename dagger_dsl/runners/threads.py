@@ -217,14 +217,23 @@ class ThreadRunner:
         board.ring = bell.ring
         crew = Crew(board, bell.ring)
         clock = board.clock
+        interrupted: KeyboardInterrupt | None = None
         try:
             while True:
-                crew.alarm = inf  # while we look, whoever sets a deadline rings
-                now = clock()
-                nearest = crew.expire(now)
-                if not crew.step(now, mine=0, wait=True):
-                    return
-                crew.alarm = min(nearest, board.wake_at)
-                bell.wait(max(0.0, crew.alarm - clock()))
+                try:
+                    crew.alarm = inf  # while we look, whoever sets a deadline rings
+                    now = clock()
+                    nearest = crew.expire(now)
+                    if not crew.step(now, mine=0, wait=True):
+                        break
+                    crew.alarm = min(nearest, board.wake_at)
+                    bell.wait(max(0.0, crew.alarm - clock()))
+                except KeyboardInterrupt as error:
+                    if interrupted is not None:
+                        raise
+                    interrupted = error
+                    board.interrupt()
         finally:
             crew.finish()
+        if interrupted is not None:
+            raise interrupted

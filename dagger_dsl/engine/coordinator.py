@@ -1,0 +1,587 @@
+"""`Coordinator`: the only writer of a run.
+
+It owns a `RunState`, releases calls to a runner, takes outcomes back in order of arrival, commits
+them, shows events to hooks and releases what is enabled. It is written once, as a generator:
+`turns` yields the time until which it can wait and is sent the clock when something arrived. A
+blocking loop, an event loop and worker threads drive the same generator, so every line that decides
+anything is shared.
+
+One turn: take all arrived outcomes; commit them together with the starts they enable; show the
+events to hooks; launch. Two queues make the rule of level `sync`: `Board.go` holds released calls
+and the state's `ready` newly enabled ones, and only when `go` is empty is what happened committed
+and `ready` moved over.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import heapq
+import json
+import logging
+from collections.abc import Callable, Collection, Generator, Sequence
+from itertools import count
+from math import inf
+from types import CoroutineType
+from typing import Any, Protocol
+
+from dagger_dsl.engine.invoke import bind_handler
+from dagger_dsl.engine.plan import UNSET
+from dagger_dsl.engine.run import Row, Run, error_info
+from dagger_dsl.engine.state import NAMES, SKIPPED
+from dagger_dsl.errors import (
+    DaggerError,
+    EncodingError,
+    NodeExecutionError,
+    NodeFailure,
+    NodeTimeout,
+    OutputError,
+)
+from dagger_dsl.model.context import (
+    DEFAULT_KEY,
+    Branch,
+    NodeOutcome,
+    NodeOutput,
+    NodeRef,
+    labels_of,
+)
+from dagger_dsl.model.events import (
+    Event,
+    NodeCancelled,
+    NodeCompleted,
+    NodeFailed,
+    NodeRetrying,
+    NodeSkipped,
+    NodeStarted,
+)
+from dagger_dsl.model.policies import OnFailure, Trigger
+from dagger_dsl.model.states import RunStatus
+from dagger_dsl.retry import decide, effective_policy
+from dagger_dsl.runners.base import Overran
+
+__all__ = ["Coordinator"]
+
+logger = logging.getLogger("dagger_dsl.engine")
+
+# While `go` is not empty, outcomes are looked at this often (seconds), so that they reach the
+# journal, hooks and progress bars; longer than a commit, shorter than a person notices.
+_GLANCE = 0.001
+
+
+class Watcher(Protocol):
+    """Who is shown the events of each turn, after their commit."""
+
+    @property
+    def wants_starts(self) -> bool:
+        """Whether `NodeStarted` is to be shown, just before each call."""
+        ...
+
+    def show(self, events: Sequence[Event]) -> None:
+        """Take the events of one turn; what goes wrong in an observer is not raised."""
+        ...
+
+
+class Coordinator:
+    """Decides what one run does.
+
+    Args:
+        run: What is run.
+        watcher: Who is shown events; None makes none.
+
+    Attributes:
+        error: What ended the run before its time, such as a `StoreError`.
+    """
+
+    def __init__(self, run: Run, watcher: Watcher | None = None) -> None:
+        self.run = run
+        self.watcher = watcher
+        self.error: BaseException | None = None
+        self._plan = run.plan
+        self._state = run.state
+        self._board = run.board
+        self._journal = run.journal
+        self._rows: list[Row] = []
+        self._oldest = inf
+        self._events: list[Event] = []
+        self._timers: list[tuple[float, int, Callable[[float], None]]] = []
+        self._order = count()
+        self._flying = 0
+        self._stop_asked = False
+        self._stopping = False
+        self._victims: set[int] = set()
+        self._left_behind: set[int] = set()
+        self._first_start: dict[int, float] = {}
+        self._turns = self.turns()
+        next(self._turns)
+
+    def step(self, now: float) -> bool:
+        """Take one turn; return False when the run is over. Called by one thread at a time."""
+        try:
+            self._board.wake_at = self._turns.send(now)
+        except StopIteration:
+            return False
+        except BaseException as error:
+            self.error = error
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Ask for the end of the run, as its token says; safe from any thread."""
+        self._stop_asked = True
+        self._board.due = 0.0
+        self._board.ring()
+
+    def close(self) -> None:
+        """End the run after the thread that drove it was interrupted; record what had ended.
+
+        Calls that never came back are written off, so this returns at once.
+        """
+        self.stop()
+        now = self._board.clock()
+        for moment in (now, now, now + self.run.config.shutdown_grace + 1.0):
+            if not self.step(moment):
+                break
+        if self.error is not None and self._journal is not None:
+            # The interrupt fell into a turn. Rows that it may have committed are ignored.
+            self._journal.commit(self._rows, replay=True)
+        self.run.status = RunStatus.CANCELLED
+        self.run.reason = self.run.reason or "interrupted"
+        self.run.finished = self._board.clock()
+
+    def turns(self) -> Generator[float, float, None]:
+        """Yield the time until which to wait; be sent the clock when outcomes may have arrived."""
+        state, board, journal, watcher = self._state, self._board, self._journal, self.watcher
+        done, odd, go, take = board.done, board.odd, board.go, board.done.popleft
+        timers, flush = self._timers, self.run.config.flush_interval
+        glance = None if journal is None and watcher is None else min(_GLANCE, flush)
+        # Plain completions need nothing but their edges when no one records, watches or splits.
+        plan = self._plan
+        plain = glance is None and not (plan.parts or plan.labelled or plan.handlers)
+        starts = watcher is not None and watcher.wants_starts
+        now = yield -inf
+        if self.run.deadline is not None:
+            self._at(self.run.deadline, self._time_out)
+        state.begin()
+        while True:
+            if done:
+                batch = [take() for _ in range(len(done))]
+                self._flying -= len(batch)
+                if plain and not self._left_behind:
+                    state.complete(batch)
+                else:
+                    self._completed(batch)
+            while odd:
+                slot, answer = odd.popleft()
+                self._flying -= 1
+                self._answered(slot, answer, now)
+            if timers and timers[0][0] <= now:
+                self._fire(now)
+            if self._stop_asked and not self._stopping:
+                self._cancel(now)
+            if state.ended:
+                self._record_ends()
+            if not go:
+                if glance is not None:
+                    self._settle(starts)
+                ready = state.take(board.slots - self._flying if starts else None)
+                if ready:
+                    self._flying += len(ready)
+                    go.extend(ready)
+                elif not self._flying and (not state.waiting or state.paused):
+                    break
+            elif self._rows and now - self._oldest >= flush:
+                self._commit(None)
+            if glance is not None:
+                board.due = 0.0 if self._stop_asked and not self._stopping else now + glance
+            now = yield timers[0][0] if timers else inf
+        self._conclude()
+
+    # --- outcomes --------------------------------------------------------------------------------
+
+    def _completed(self, slots: list[int]) -> None:
+        """Record calls that returned a plain value."""
+        plan, run, state = self._plan, self.run, self._state
+        easy: list[int] = []
+        for slot in slots:
+            if slot in self._left_behind:
+                self._left_behind.discard(slot)
+                self._flying += 1  # it was written off before
+            elif slot in run.handling:
+                self._handled(slot)
+            elif slot in plan.parts or slot in plan.labelled:
+                state.complete(easy)
+                easy = []
+                self._complete(slot, self._board.values[slot], None)
+            elif self._record(slot, self._board.values[slot]):
+                easy.append(slot)
+        state.complete(easy)
+
+    def _complete(self, slot: int, value: Any, label: Any) -> None:
+        """Record one completion with everything that can come with it: parts, labels, metadata."""
+        plan, run = self._plan, self.run
+        try:
+            parts = self._split(slot, value)
+            labels = None
+            if slot in plan.labelled:
+                labels = labels_of(value if label is None else label)
+                if labels is None:
+                    raise OutputError(
+                        f"node {plan.ids[slot]!r} has labelled edges, so it must return a bool, a "
+                        f"text, a list of texts or Branch(label, value), not {value!r:.200}"
+                    )
+                run.meta.setdefault(slot, {})["labels"] = sorted(labels)
+        except OutputError as error:
+            self._failed(slot, error)
+            return
+        self._board.values[slot] = value
+        if not self._record(slot, value):
+            return
+        for where, part in parts:
+            self._board.values[where] = part
+        self._state.complete_with(slot, labels)
+
+    def _split(self, slot: int, value: Any) -> list[tuple[int, Any]]:
+        """Return the declared outputs of *value* with their slots.
+
+        Raises:
+            OutputError: It does not hold them all.
+        """
+        return self._plan.split(slot, value)
+
+    def _record(self, slot: int, value: Any) -> bool:
+        """Put a completion into the next commit; False when its value has no stored form."""
+        run = self.run
+        if self._journal is not None:
+            meta = run.meta.get(slot)
+            inline = artifact = None
+            if self._plan.actions[slot].store:
+                try:
+                    inline, artifact = self._journal.encode(value)
+                except EncodingError as error:
+                    self._failed(slot, EncodingError(f"node {self._plan.ids[slot]!r}: {error}"))
+                    return False
+            else:
+                meta = {**(meta or {}), "stored": False}
+            start, end = self._board.started[slot], self._board.ended[slot]
+            if not self._rows:
+                self._oldest = end
+            self._rows.append(
+                (
+                    self._plan.ids[slot],  # type: ignore[arg-type]  # nodes' slots have an id
+                    DEFAULT_KEY,
+                    run.attempts.get(slot, 1),
+                    "completed",
+                    inline,
+                    artifact,
+                    run.wall + start,
+                    (end - start) * 1000.0,
+                    None,
+                    None if meta is None else _json(meta),
+                )
+            )
+        if self.watcher is not None:
+            outputs = self._plan.outputs_of(slot, value)
+            metadata = run.meta.get(slot, {}).get("metadata", {})
+            outcome = NodeOutcome(True, outputs, metadata=metadata)
+            self._events.append(NodeCompleted(self._ref(slot), outcome))
+        return True
+
+    def _answered(self, slot: int, answer: Any, now: float) -> None:
+        """Take an outcome that is not a plain value."""
+        if slot in self._left_behind:
+            self._left_behind.discard(slot)
+            self._flying += 1
+        elif isinstance(answer, BaseException):
+            self._raised(slot, answer, now)
+        elif isinstance(answer, CoroutineType):
+            answer.close()
+            self._raised(
+                slot,
+                OutputError(
+                    f"node {self._plan.ids[slot]!r} returned a coroutine; write its function as "
+                    "'async def', or give functools.wraps to the decorator around it"
+                ),
+                now,
+            )
+        elif isinstance(answer, Branch):
+            self._answer(slot, answer.value, answer.label)
+        elif not answer.succeeded:
+            self._note(slot, answer)
+            self._failed(slot, NodeFailure(answer.message or "the node answered failure"))
+        else:
+            self._note(slot, answer)
+            inner = answer.outputs
+            if isinstance(inner, Branch):
+                self._answer(slot, inner.value, inner.label)
+            else:
+                self._answer(slot, inner, None)
+
+    def _answer(self, slot: int, value: Any, label: Any) -> None:
+        self._board.values[slot] = value
+        if slot in self.run.handling:
+            self._handled(slot)
+        else:
+            self._complete(slot, value, label)
+
+    def _note(self, slot: int, answer: NodeOutput) -> None:
+        if answer.metadata:
+            self.run.meta.setdefault(slot, {})["metadata"] = dict(answer.metadata)
+
+    # --- failures --------------------------------------------------------------------------------
+
+    def _raised(self, slot: int, error: BaseException, now: float) -> None:
+        """Decide what becomes of an attempt that raised: another one, or a failure."""
+        run, plan = self.run, self._plan
+        node_id = str(plan.ids[slot])
+        if isinstance(error, Overran):
+            error = NodeTimeout(node_id, error.seconds)
+        if slot in run.handling:
+            logger.error("the failure handler of node %r failed: %r", node_id, error)
+            original = run.handling.pop(slot)
+            original.add_note(f"its failure handler failed too: {error!r}")
+            self._give_up(slot, original)
+            return
+        if isinstance(error, KeyboardInterrupt) or (
+            slot in self._victims and _is_cancellation(error)
+        ):
+            self._state.cancel_running(slot, run.reason or "the run was stopped")
+            return
+        run.errors[slot] = error
+        attempt = run.attempts.get(slot, 1)
+        first = self._first_start.setdefault(slot, self._board.started[slot])
+        policy = effective_policy(plan.graph.nodes[node_id], plan.actions[slot], run.config)
+        made = attempt - run.earlier.get(slot, 0)
+        delay = None
+        if not self._stopping and slot not in self._victims:
+            try:
+                delay = decide(policy, made, error, now - first)
+            except Exception as broken:  # a user's predicate or tenacity object
+                error.add_note(f"its retry policy failed: {broken!r}")
+        if delay is None:
+            self._failed(slot, error)
+            return
+        total = policy.max_attempts if policy.stop is None else "?"
+        logger.warning(
+            "node %r failed (%s), retrying in %.1f s (attempt %d/%s)",
+            node_id,
+            error_info(error),
+            delay,
+            made + 1,
+            total,
+            extra={"run_id": run.run_id, "node_id": node_id},
+        )
+        self._push(run.row(slot, "failed", error=_error_json(error)))
+        if self.watcher is not None:
+            self._events.append(NodeRetrying(self._ref(slot), error, attempt, delay))
+        run.attempts[slot] = attempt + 1
+        self._state.wait(slot)
+        self._at(now + delay, lambda _now: self._state.wake(slot))
+
+    def _failed(self, slot: int, error: BaseException) -> None:
+        """Call the failure handler where there is one; otherwise the failure is final."""
+        run = self.run
+        run.errors[slot] = error
+        handler = self._plan.handlers.get(slot)
+        if handler is None or slot in run.handling or self._stopping:
+            run.handling.pop(slot, None)
+            self._give_up(slot, error)
+            return
+        try:
+            call = bind_handler(run, slot, handler, error)
+        except DaggerError as broken:
+            error.add_note(f"its failure handler cannot be called: {broken}")
+            self._give_up(slot, error)
+            return
+        run.handling[slot] = error
+        self._board.calls[slot] = call
+        self._board.kinds[slot] = self._plan.handler_kind(slot)
+        self._state.again(slot)
+
+    def _handled(self, slot: int) -> None:
+        """Take the failure handler's answer: a value recovers the node, None changes nothing."""
+        error = self.run.handling.pop(slot)
+        value = self._board.values[slot]
+        if value is None:
+            self._board.values[slot] = UNSET
+            self._give_up(slot, error)
+            return
+        self.run.meta.setdefault(slot, {})["recovered"] = True
+        self._complete(slot, value, None)
+
+    def _give_up(self, slot: int, error: BaseException) -> None:
+        """Record a final failure and do what ``on_failure`` says."""
+        run, plan, state = self.run, self._plan, self._state
+        node_id = str(plan.ids[slot])
+        action = plan.actions[slot]
+        policy = (
+            plan.graph.nodes[node_id].on_failure or action.on_failure or run.config.on_failure
+        )
+        made = run.attempts_made(slot)
+        self._push(run.row(slot, "failed", error=_error_json(error)))
+        if self.watcher is not None:
+            self._events.append(
+                NodeCompleted(self._ref(slot), NodeOutcome(False, error=error))
+                if isinstance(error, NodeFailure)
+                else NodeFailed(self._ref(slot), error, made)
+            )
+        if run.exception is None:
+            run.exception = NodeExecutionError(node_id, made, str(error_info(error)))
+            run.exception.__cause__ = error
+        if policy is OnFailure.STOP:
+            state.give_back(self._recall())
+        state.fail(slot, policy)
+        if policy is OnFailure.STOP:
+            run.reason = run.reason or f"node {node_id!r} failed and the run stops"
+            self._halt(state.taken() - state.spared)
+            self._at(self._board.clock() + run.config.shutdown_grace, self._leave_behind)
+        elif policy is OnFailure.PAUSE:
+            state.give_back(self._recall())
+            run.reason = run.reason or f"node {node_id!r} failed"
+
+    # --- stopping --------------------------------------------------------------------------------
+
+    def _cancel(self, now: float) -> None:
+        reason = self.run.token.reason or ("cancelled" if self.run.token.cancelled else "interrupted")
+        self._end_early(RunStatus.CANCELLED, reason)
+        self._at(now + self.run.config.shutdown_grace, self._leave_behind)
+
+    def _time_out(self, now: float) -> None:
+        if not self._stopping:
+            self._end_early(RunStatus.TIMED_OUT, "the run passed its time limit")
+            self._leave_behind(now)
+
+    def _end_early(self, status: RunStatus, reason: str) -> None:
+        self._stopping = True
+        self.run.status, self.run.reason = status, reason
+        self._state.give_back(self._recall())
+        self._state.cancel(reason)
+        self._halt(self._state.taken())
+
+    def _recall(self) -> list[int]:
+        """Take back released calls that no worker has taken."""
+        go, taken = self._board.go, []
+        while go:
+            try:
+                taken.append(go.popleft())
+            except IndexError:  # a worker was faster
+                break
+        self._flying -= len(taken)
+        return taken
+
+    def _halt(self, slots: Collection[int]) -> None:
+        if slots:
+            self._victims |= set(slots)
+            self._board.halt(slots)
+
+    def _leave_behind(self, _now: float) -> None:
+        """Write off calls that did not end in time; their outcomes will be ignored."""
+        late = self._victims & self._state.taken()
+        for slot in sorted(late):
+            self._state.cancel_running(slot, self.run.reason)
+            self.run.abandoned.append(slot)
+        self._left_behind |= late
+        self._flying -= len(late)
+        if late:
+            names = ", ".join(repr(self._plan.ids[slot]) for slot in sorted(late)[:5])
+            logger.warning(
+                "%d calls did not end when the run did and are left behind, their results will "
+                "be ignored: %s",
+                len(late),
+                names,
+                extra={"run_id": self.run.run_id},
+            )
+
+    # --- commits and events ----------------------------------------------------------------------
+
+    def _push(self, row: Row) -> None:
+        if self._journal is not None:
+            if not self._rows:
+                self._oldest = self._board.clock()
+            self._rows.append(row)
+
+    def _record_ends(self) -> None:
+        """Record invocations that ended without a call."""
+        ended, self._state.ended = self._state.ended, []
+        for slot, code, reason in ended:
+            attempt = self.run.attempts.get(slot, 1) if slot in self._victims else 0
+            self._push(
+                self.run.row(slot, NAMES[code], attempt=attempt, meta=_json({"reason": reason}))
+            )
+            if self.watcher is not None:
+                kind = NodeSkipped if code == SKIPPED else NodeCancelled
+                self._events.append(kind(self._ref(slot), reason))
+
+    def _settle(self, starts: bool) -> None:
+        """Commit what happened, with the starts it enables, and show it."""
+        state = self._state
+        if self._journal is not None:
+            ready = [] if state.paused else state.ready
+            for slot in ready:
+                if slot in self._plan.joins:
+                    self._bind(slot)
+            if self._rows or ready:
+                self._commit(list(ready))
+        if starts and not state.paused:
+            for slot in state.ready[: max(0, self._board.slots - self._flying)]:
+                self._events.append(
+                    NodeStarted(self._ref(slot), self.run.attempts.get(slot, 1), _now())
+                )
+        if self._events and self.watcher is not None:
+            events, self._events = self._events, []
+            self.watcher.show(events)
+
+    def _bind(self, slot: int) -> None:
+        """Record which source an `any` join took, so that a resume binds the same inputs."""
+        if self._plan.joins[slot].rule is not Trigger.ANY or slot in self.run.bound:
+            return
+        source = self._state.winner(slot)
+        if source is not None:
+            self.run.bound[slot] = frozenset((source,))
+            meta = _json({"bound": [self._plan.ids[source]]})
+            self._push(self.run.row(slot, "pending", attempt=0, meta=meta))
+
+    def _commit(self, released: list[int] | None) -> None:
+        assert self._journal is not None
+        self._journal.commit(self._rows, released)
+        self._rows = []  # after the commit: an interrupt in between repeats it, it loses nothing
+        self._oldest = inf
+
+    def _ref(self, slot: int) -> NodeRef:
+        return NodeRef(self.run.run_id, self.run.dag_name, str(self._plan.ids[slot]))
+
+    def _at(self, when: float, act: Callable[[float], None]) -> None:
+        heapq.heappush(self._timers, (when, next(self._order), act))
+
+    def _fire(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2](now)
+
+    def _conclude(self) -> None:
+        """Settle the run's status and record what is left to record."""
+        run, state = self.run, self._state
+        if run.status is RunStatus.RUNNING:
+            if state.paused and state.left:
+                run.status = RunStatus.PAUSED
+            elif run.exception is not None:
+                run.status = RunStatus.FAILED
+            else:
+                run.status = RunStatus.COMPLETED
+        self._settle(False)
+        run.finished = self._board.clock()
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, default=repr)
+
+
+def _error_json(error: BaseException) -> str:
+    info = error_info(error)
+    return _json({"type": info.type, "message": info.message, "traceback": info.traceback})
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    # asyncio is loaded wherever one of its exceptions can occur; it is not imported for this.
+    return type(error).__name__ == "CancelledError"

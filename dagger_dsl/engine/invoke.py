@@ -1,0 +1,157 @@
+"""Calls that need to know their run: contexts, schemas, handlers, documents' function styles.
+
+Most nodes are called by their plan's own function and never come here. What this module returns is
+called by workers with the bound values in the order of `Plan.names`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from dagger_dsl.engine.plan import UNSET
+from dagger_dsl.errors import InputResolutionError
+from dagger_dsl.model.context import NodeCtx, NodeOutput
+from dagger_dsl.registry import ActionDef
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.run import Run
+
+__all__ = ["bind_call", "bind_handler"]
+
+
+def bind_call(run: Run, slot: int) -> Callable[..., Any]:
+    """Return the call of one wrapped node in *run*; awaitable when its action is async."""
+    action = run.plan.actions[slot]
+    names = run.plan.names[slot]
+
+    def prepare(values: tuple[Any, ...]) -> dict[str, Any]:
+        inputs = _inputs(run, slot, action, dict(zip(names, values, strict=True)))
+        action.check_inputs(inputs)
+        return inputs
+
+    return _calling(run, slot, action, prepare, action.check_output)
+
+
+def bind_handler(run: Run, slot: int, handler: ActionDef, error: BaseException) -> Callable[..., Any]:
+    """Return the call of a failure handler; it ignores the values it is given.
+
+    A handler gets, by the names of its parameters, any of ``error`` (the exception), ``node_id``,
+    ``attempts``, ``inputs`` and the inputs of the node that failed. A single parameter of another
+    name gets the exception.
+    """
+    plan = run.plan
+    given = {
+        name: value
+        for name, value in zip(plan.names[slot], run.board.arguments(slot), strict=True)
+        if value is not UNSET
+    }
+    offered: dict[str, Any] = {
+        **given,
+        "error": error,
+        "node_id": plan.ids[slot],
+        "attempts": run.attempts.get(slot, 1),
+        "inputs": MappingProxyType(given),
+    }
+    taken = {each.name: offered[each.name] for each in handler.params if each.name in offered}
+    open_ = [each.name for each in handler.params if each.required and each.name not in offered]
+    if len(open_) == 1 and "error" not in taken:
+        taken[open_[0]] = error
+    if handler.style != "function":
+        taken = offered
+
+    def prepare(_values: tuple[Any, ...]) -> dict[str, Any]:
+        return taken
+
+    return _calling(run, slot, handler, prepare, lambda _value: None)
+
+
+def _inputs(run: Run, slot: int, action: ActionDef, values: dict[str, Any]) -> dict[str, Any]:
+    """Drop what no edge delivered, where the parameter has a default or takes None."""
+    bound = run.bound.get(slot)
+    if bound is not None:
+        for name, where in zip(run.plan.names[slot], _places(run, slot), strict=True):
+            source = run.plan.source_of(where)
+            if source is not None and source not in bound:
+                values[name] = UNSET
+    if UNSET not in values.values():
+        return values
+    found = {}
+    for name, value in values.items():
+        if value is not UNSET:
+            found[name] = value
+            continue
+        param = action.param(name)
+        if param is not None and not param.required:
+            continue
+        if run.config.on_missing == "null" or (param is not None and param.accepts_none):
+            found[name] = None
+            continue
+        node = run.plan.graph.nodes[str(run.plan.ids[slot])]
+        reference = next((each.reference for each in node.inputs if each.name == name), None)
+        raise InputResolutionError(
+            f"node {node.id!r}: input {name!r} refers to {reference!r}, which has no value in this "
+            "run; give the parameter a default or annotate it as Optional"
+        )
+    return found
+
+
+def _places(run: Run, slot: int) -> tuple[int, ...]:
+    where = run.plan.bindings[slot]
+    if where is None:
+        return ()
+    return (where,) if isinstance(where, int) else where
+
+
+def _calling(
+    run: Run,
+    slot: int,
+    action: ActionDef,
+    prepare: Callable[[tuple[Any, ...]], dict[str, Any]],
+    check: Callable[[Any], None],
+) -> Callable[..., Any]:
+    """Return a function that prepares inputs, calls *action* in its style and checks the answer."""
+
+    def arguments(values: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        inputs = prepare(values)
+        if action.style == "context":
+            return (context(inputs),), {}
+        if action.style == "legacy":
+            return run.legacy_arguments(slot, inputs), {}
+        keywords = action.arguments(inputs)
+        if action.ctx_param is not None:
+            keywords[action.ctx_param] = context(inputs)
+        return (), keywords
+
+    def context(inputs: Mapping[str, Any]) -> NodeCtx:
+        return NodeCtx(
+            dag_name=run.dag_name,
+            node_id=str(run.plan.ids[slot]),
+            run_id=run.run_id,
+            attempt=run.attempts.get(slot, 1),
+            inputs=inputs,
+            cache=run.cache,
+            app_data=run.app_data,
+            cancel=run.token,
+        )
+
+    def answered(value: Any) -> Any:
+        if action.style == "legacy":
+            value = run.legacy_result(slot, value)
+        check(value.outputs if isinstance(value, NodeOutput) else value)
+        return value
+
+    if action.is_async:
+
+        async def call_async(*values: Any) -> Any:
+            positional, keywords = arguments(values)
+            return answered(await action.fn(*positional, **keywords))
+
+        return call_async
+
+    def call(*values: Any) -> Any:
+        positional, keywords = arguments(values)
+        return answered(action.fn(*positional, **keywords))
+
+    return call

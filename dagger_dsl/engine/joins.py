@@ -1,0 +1,84 @@
+"""The edges into a node whose trigger rule is not `success`, settled one by one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dagger_dsl.model.policies import Trigger
+
+__all__ = ["CANCELLED", "COMPLETED", "FAILED", "NAMES", "PENDING", "SKIPPED", "WAITING", "Join"]
+
+PENDING: Final = 0
+WAITING: Final = 1
+COMPLETED: Final = 2
+FAILED: Final = 3
+SKIPPED: Final = 4
+CANCELLED: Final = 5
+
+#: The states by code, as reports and tables spell them.
+NAMES: Final = ("pending", "waiting", "completed", "failed", "skipped", "cancelled")
+
+
+class Join:
+    """What is known of the edges into one node, and the verdict of its rule.
+
+    Attributes:
+        rule: The trigger rule.
+        open: Edges that are neither satisfied nor dead.
+        closed: The node was enabled.
+        winner: The source of the first satisfied edge.
+    """
+
+    __slots__ = ("closed", "failed", "open", "rule", "satisfied", "unclean", "winner")
+
+    def __init__(self, rule: Trigger, edges: int) -> None:
+        self.rule = rule
+        self.open = edges
+        self.satisfied = 0
+        self.unclean = 0
+        self.failed = 0
+        self.closed = False
+        self.winner: int | None = None
+
+    def fresh(self) -> Join:
+        """Return an unused join of the same rule and edges."""
+        return Join(self.rule, self.open)
+
+    def settle(self, satisfied: bool, state: int, source: int) -> bool | None:
+        """Settle one edge; return True to run, False to skip, None while it is undecided.
+
+        Args:
+            satisfied: The source completed and its label matched.
+            state: How the source ended.
+            source: Which one it was.
+        """
+        self.open -= 1
+        self.failed += state == FAILED
+        self.unclean += state in (FAILED, CANCELLED)
+        if satisfied:
+            self.satisfied += 1
+            if self.winner is None:
+                self.winner = source
+        if self.closed:
+            return None
+        if self.rule is Trigger.ANY and satisfied:
+            return True
+        if self.open:
+            return None
+        if self.rule is Trigger.ANY:
+            return False
+        if self.rule is Trigger.DONE:
+            return True
+        if self.rule is Trigger.FAILED:
+            return self.failed > 0
+        return self.unclean == 0 and self.satisfied > 0  # none_failed
+
+    def reason(self) -> str:
+        """Return why the node does not run."""
+        if self.rule is Trigger.FAILED:
+            return "trigger 'failed': no dependency failed"
+        if self.rule is Trigger.ANY:
+            return "trigger 'any': no dependency was satisfied"
+        if self.unclean:
+            return "trigger 'none_failed': a dependency failed or was cancelled"
+        return "trigger 'none_failed': no dependency was satisfied"

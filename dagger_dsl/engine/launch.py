@@ -1,0 +1,383 @@
+"""Starting runs: checks what enters, chooses a runner, and lets it drive the coordinator.
+
+`run`, `run_async` and `start` differ only in who waits: the calling thread, the caller's event loop
+or a background thread.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dagger_dsl.engine.control import CancelToken, RunHandle
+from dagger_dsl.engine.coordinator import Coordinator
+from dagger_dsl.engine.inputs import bind_inputs
+from dagger_dsl.engine.plan import Plan, compile_plan
+from dagger_dsl.engine.report import RunReport
+from dagger_dsl.engine.run import Run
+from dagger_dsl.engine.watch import Observers, check_hooks
+from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.model.config import DagConfig, RunOptions
+from dagger_dsl.model.graph import Graph
+from dagger_dsl.registry import ActionDef
+from dagger_dsl.runners.sequential import SequentialRunner
+from dagger_dsl.runners.threads import ThreadRunner
+
+if TYPE_CHECKING:
+    from dagger_dsl.runners.aio import AsyncRunner
+
+__all__ = ["Lookup", "resume", "resume_async", "run", "run_async", "start", "start_resume"]
+
+
+class Lookup(Protocol):
+    """Where action names are looked up; a `Registry` is one."""
+
+    def get(self, name: str, /) -> ActionDef | None:
+        """Return the action of this name, or None."""
+        ...
+
+
+def run(
+    graph: Graph,
+    registry: Lookup,
+    inputs: Mapping[str, Any] | None = None,
+    options: RunOptions | None = None,
+    base_config: DagConfig | None = None,
+) -> RunReport:
+    """Run *graph* and wait for its end in the calling thread.
+
+    Args:
+        graph: What to run; it is validated first.
+        registry: Where its actions are looked up.
+        inputs: Values of the graph's inputs by name.
+        options: How to run it.
+        base_config: The configuration that the graph's own overrides, field by field.
+
+    Returns:
+        The report, whatever became of the nodes.
+
+    Raises:
+        ValidationError, InputError, ConfigurationError: Nothing has run.
+        StoreError: The run cannot be recorded; it stays resumable.
+        KeyboardInterrupt: Raised again after what had ended was recorded.
+    """
+    return _prepare(graph, registry, inputs, options or RunOptions(), base_config).execute()
+
+
+async def run_async(
+    graph: Graph,
+    registry: Lookup,
+    inputs: Mapping[str, Any] | None = None,
+    options: RunOptions | None = None,
+    base_config: DagConfig | None = None,
+) -> RunReport:
+    """Run *graph* on the caller's event loop; see `run`.
+
+    Raises:
+        asyncio.CancelledError: The awaiting task was cancelled; the run was cancelled with it.
+    """
+    session = _prepare(graph, registry, inputs, options or RunOptions(), base_config)
+    return await session.execute_async()
+
+
+def start(
+    graph: Graph,
+    registry: Lookup,
+    inputs: Mapping[str, Any] | None = None,
+    options: RunOptions | None = None,
+    base_config: DagConfig | None = None,
+) -> RunHandle:
+    """Start *graph* in one background thread and return its handle at once; see `run`.
+
+    What is wrong with the graph, its inputs or the options is raised here; a `StoreError` later on
+    is raised by the handle's `result`.
+    """
+    return _prepare(graph, registry, inputs, options or RunOptions(), base_config).background()
+
+
+def resume(
+    run_id: str,
+    registry: Lookup,
+    options: RunOptions,
+    inputs: Mapping[str, Any] | None = None,
+) -> RunReport:
+    """Go on with a recorded run where it stands, with the graph that was stored with it.
+
+    Completed nodes are not called again; failed and cancelled ones, and those skipped because of
+    them, get another chance. A completed run is returned as it is.
+
+    Args:
+        run_id: The run, in the store that ``options.database_url`` names.
+        registry: Where its actions are looked up.
+        options: How to run it; `run_id` and `idempotency_key` are not used.
+        inputs: Secrets, which are never stored and have to be given again.
+
+    Raises:
+        RunNotFound: The store has no such run.
+        RunOwned: A live process records into it; the message names it.
+        ActionNotFound: An action of the stored graph is not in *registry*.
+    """
+    return _prepare_resume(run_id, registry, options, inputs).execute()
+
+
+async def resume_async(
+    run_id: str,
+    registry: Lookup,
+    options: RunOptions,
+    inputs: Mapping[str, Any] | None = None,
+) -> RunReport:
+    """Go on with a recorded run on the caller's event loop; see `resume`."""
+    return await _prepare_resume(run_id, registry, options, inputs).execute_async()
+
+
+def start_resume(
+    run_id: str,
+    registry: Lookup,
+    options: RunOptions,
+    inputs: Mapping[str, Any] | None = None,
+) -> RunHandle:
+    """Go on with a recorded run in a background thread; see `resume`."""
+    return _prepare_resume(run_id, registry, options, inputs).background()
+
+
+# --- plans ---------------------------------------------------------------------------------------
+
+_plans: dict[int, tuple[weakref.ref[Graph], Plan]] = {}
+
+
+def plan_for(graph: Graph, registry: Lookup) -> Plan:
+    """Return the plan of a valid graph; the same one as long as its actions stay the same.
+
+    Raises:
+        ValidationError: The graph cannot run.
+    """
+    key = id(graph)
+    known = _plans.get(key)
+    if known is not None and known[0]() is graph:
+        plan = known[1]
+        if all(registry.get(name) is action for name, action in plan.looked_up.items()):
+            return plan
+    graph.validate(registry)
+    plan = compile_plan(graph, registry.get)
+
+    def forget(_gone: weakref.ref[Graph]) -> None:
+        _plans.pop(key, None)
+
+    _plans[key] = (weakref.ref(graph, forget), plan)
+    return plan
+
+
+# --- one run -------------------------------------------------------------------------------------
+
+
+class _Session:
+    """A prepared run, and the three ways to drive it.
+
+    Args:
+        run: What is run.
+        recorder: Where it is recorded, None in memory.
+    """
+
+    def __init__(self, run: Run, recorder: Any = None) -> None:
+        options = run.options
+        self.run = run
+        self.recorder = recorder
+        self.observers: Observers | None = None
+        if options.hooks or options.progress is not None:
+            self.observers = Observers(run, options.hooks, options.progress)
+        self.coordinator = Coordinator(run, self.observers)
+        run.board.step = self.coordinator.step
+        run.board.interrupt = self.coordinator.stop
+
+    def runner(self) -> SequentialRunner | ThreadRunner | AsyncRunner:
+        """Return the runner for this run when a plain thread waits for it.
+
+        A sequential run with a time limit needs a second thread, and one with something to await
+        an event loop; both are the other runners with one slot.
+        """
+        run = self.run
+        sequential = run.options.runner == "sequential"
+        limited = bool(run.plan.limits) or run.deadline is not None
+        if run.plan.needs_loop or run.options.runner == "asyncio":
+            from dagger_dsl.runners.aio import AsyncRunner
+
+            return AsyncRunner(inline=sequential and not limited)
+        if sequential and not limited:
+            return SequentialRunner()
+        return ThreadRunner()
+
+    def execute(self) -> RunReport:
+        """Run in the calling thread."""
+        runner = self.runner()
+        with self:
+            if isinstance(runner, (SequentialRunner, ThreadRunner)):
+                runner.run(self.run.board)
+            else:
+                from dagger_dsl.runners.aio import run_blocking
+
+                run_blocking(runner, self.run.board)
+        return self.conclude()
+
+    async def execute_async(self) -> RunReport:
+        """Run on the caller's event loop."""
+        from dagger_dsl.runners.aio import AsyncRunner
+
+        run = self.run
+        limited = bool(run.plan.limits) or run.deadline is not None
+        inline = run.options.runner == "sequential" and not limited
+        with self:
+            await AsyncRunner(inline=inline).run(run.board)
+        return self.conclude()
+
+    def background(self) -> RunHandle:
+        """Run in a thread of its own."""
+        token = CancelToken()
+        handle = RunHandle(self.run.run_id, self.run.dag_name, token)
+        outer = self.run.token
+        if outer is not None:
+            outer.subscribe(lambda: token.cancel(outer.reason))
+        self.run.token = token
+
+        def work() -> None:
+            try:
+                report = self.execute()
+            except BaseException as error:
+                handle._finish(None, error)
+            else:
+                handle._finish(report, None)
+
+        threading.Thread(target=work, name=f"dagger-dsl-{self.run.run_id}", daemon=True).start()
+        return handle
+
+    def __enter__(self) -> _Session:
+        run = self.run
+        run.began = run.board.clock()
+        if run.config.timeout_seconds is not None:
+            run.deadline = run.began + run.config.timeout_seconds
+        self._unsubscribe = run.token.subscribe(self.coordinator.stop)
+        if self.observers is not None:
+            self.observers.begin()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._unsubscribe()
+        if error is not None:  # the waiting thread was interrupted: record what has ended
+            self.coordinator.close()
+            self._record_end()
+
+    def conclude(self) -> RunReport:
+        """Record how the run ended and return its report."""
+        error = self.coordinator.error
+        if error is not None:
+            if self.recorder is not None:
+                self.recorder.close()
+            raise error
+        self._record_end()
+        return self.run.report()
+
+    def _record_end(self) -> None:
+        run = self.run
+        if self.recorder is not None:
+            self.recorder.finish(run)
+        if self.observers is not None:
+            self.observers.finish(run.report().success)
+
+
+def _prepare(
+    graph: Graph,
+    registry: Lookup,
+    inputs: Mapping[str, Any] | None,
+    options: RunOptions,
+    base_config: DagConfig | None,
+) -> _Session:
+    check_hooks(options.hooks)
+    config = _configured(graph, options, base_config)
+    plan = plan_for(graph, registry)
+    values = bind_inputs(plan, inputs, config.on_missing)
+    recorder = None
+    run_id = options.run_id
+    if options.database_url is not None:
+        from dagger_dsl.engine.recorder import Recorder  # an in-memory run imports no store
+
+        recorder = Recorder.create(graph, values, config, options)
+        if recorder.existing is not None:
+            return _prepare_resume(recorder.existing, registry, options, inputs)
+        run_id = recorder.run_id
+    return _Session(
+        _run(plan, run_id or new_run_id(), registry, values, options, config, recorder), recorder
+    )
+
+
+def _prepare_resume(
+    run_id: str, registry: Lookup, options: RunOptions, inputs: Mapping[str, Any] | None
+) -> _Session:
+    if options.database_url is None:
+        raise ConfigurationError("resuming needs the database_url under which the run is recorded")
+    from dagger_dsl.engine.recorder import Recorder
+
+    check_hooks(options.hooks)
+    recorder = Recorder.claim(run_id, options, inputs)
+    try:
+        stored = recorder.stored
+        config = DagConfig.merge(stored.config, options.config)
+        plan = plan_for(stored.graph, registry)
+        run = _run(plan, run_id, registry, stored.inputs, options, config, recorder)
+        recorder.restore(run)
+    except BaseException:
+        recorder.close()
+        raise
+    return _Session(run, recorder)
+
+
+def _run(
+    plan: Plan,
+    run_id: str,
+    registry: Lookup,
+    values: Mapping[str, Any],
+    options: RunOptions,
+    config: DagConfig,
+    recorder: Any,
+) -> Run:
+    return Run(
+        plan=plan,
+        run_id=run_id,
+        options=options,
+        config=config,
+        inputs=values,
+        token=options.cancel if options.cancel is not None else CancelToken(),
+        lookup=registry.get,
+        slots=_slots(options, config),
+        journal=None if recorder is None else recorder.journal,
+    )
+
+
+def _configured(graph: Graph, options: RunOptions, base: DagConfig | None) -> DagConfig:
+    config = DagConfig.merge(DagConfig.merge(base, graph.config), options.config)
+    if options.timeout is not None:
+        config = config.replace(timeout_seconds=options.timeout)
+    return config
+
+
+def _slots(options: RunOptions, config: DagConfig) -> int:
+    if options.runner == "processes":
+        raise ConfigurationError(
+            "the runner 'processes' is not part of this version; use 'threads' or 'asyncio'"
+        )
+    if options.runner == "sequential" or not config.enable_parallel_execution:
+        return 1
+    if options.max_workers is not None:
+        return options.max_workers
+    return config.max_parallel_nodes or os.cpu_count() or 1
+
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def new_run_id(now: Callable[[], float] = time.time) -> str:
+    """Return a new ULID: 26 characters that sort by the time they were made."""
+    number = int(now() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

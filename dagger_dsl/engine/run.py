@@ -1,0 +1,305 @@
+"""`Run`: everything one run of a plan holds, and what others may read of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from dagger_dsl.engine.invoke import bind_call
+from dagger_dsl.engine.plan import UNSET, Plan
+from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
+from dagger_dsl.engine.state import COMPLETED, NAMES, PENDING, RunState
+from dagger_dsl.model.config import DagConfig, RunOptions
+from dagger_dsl.model.context import DEFAULT_KEY
+from dagger_dsl.model.protocols import CancelSignal
+from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.registry import ActionDef
+from dagger_dsl.runners.base import Board
+
+__all__ = ["Journal", "Row", "Run", "error_info"]
+
+#: node_id, key, attempt, state, inline value, artifact id, started_at (epoch seconds), duration
+#: (milliseconds), error (JSON), meta (JSON).
+Row = tuple[
+    str, str, int, str, bytes | None, str | None, float | None, float | None, str | None, str | None
+]
+
+
+class Journal(Protocol):
+    """Where a run's outcomes are recorded; `dagger_dsl.store.runs` has the one implementation."""
+
+    def encode(self, value: Any) -> tuple[bytes | None, str | None]:
+        """Return a value's stored form: inline bytes, or the id of an artifact already written.
+
+        Raises:
+            EncodingError: It has none.
+        """
+        ...
+
+    def commit(
+        self, rows: list[Row], released: list[int] | None = None, *, replay: bool = False
+    ) -> None:
+        """Record outcomes and starts in one transaction, as far as the level says so.
+
+        Args:
+            rows: Outcomes, in the order in which they arrived.
+            released: Slots that are about to start.
+            replay: Ignore rows that are recorded already.
+
+        Raises:
+            StoreError: Nothing was recorded.
+            RunFenced: Another process has taken the run over.
+        """
+        ...
+
+
+class RunCache:
+    """A run's values by namespace and key, read only."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def get(self, namespace: str, key: str, default: Any = None) -> Any:
+        """Return an input (namespace ``inputs``), or an output of a completed node."""
+        run = self._run
+        if namespace == "inputs":
+            return run.inputs.get(key, default)
+        slot = run.plan.index.get(namespace)
+        if slot is None:
+            return default
+        if key == "error" and slot in run.errors:
+            info = error_info(run.errors[slot])
+            return {"type": info.type, "message": info.message, "traceback": info.traceback}
+        if run.state.status(slot) != COMPLETED:
+            return default
+        value = run.value(slot)
+        return run.plan.outputs_of(slot, value).get(key, default)
+
+
+class Run:
+    """One run: its board, its state and what it remembers by slot.
+
+    Attributes:
+        attempts: Number of the current attempt by slot, where it is not 1.
+        earlier: Attempts that earlier processes made, by slot; they use up no retries.
+        errors: What a slot's last attempt raised.
+        stored_errors: Errors of nodes that an earlier process recorded.
+        meta: What nodes gave with their answer, and how they were recovered.
+        handling: By slot, the error whose failure handler is being called.
+        bound: By slot of an `any` join, the sources whose values it takes.
+        restored: Slots whose result came from the store.
+        loaders: By slot, how to read a stored value that nobody has needed so far.
+        abandoned: Slots whose call was left behind.
+        hook_errors: What hooks raised; it never ends a run.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        run_id: str,
+        options: RunOptions,
+        config: DagConfig,
+        inputs: Mapping[str, Any],
+        token: CancelSignal,
+        lookup: Callable[[str], ActionDef | None],
+        slots: int,
+        clock: Callable[[], float] = time.perf_counter,
+        journal: Journal | None = None,
+    ) -> None:
+        self.plan = plan
+        self.run_id = run_id
+        self.dag_name = plan.graph.name
+        self.options = options
+        self.config = config
+        self.inputs = inputs
+        self.token = token
+        self.lookup = lookup
+        self.app_data = options.app_data
+        self.journal = journal
+        self.state = RunState(plan)
+        self.cache = RunCache(self)
+        self.attempts: dict[int, int] = {}
+        self.earlier: dict[int, int] = {}
+        self.errors: dict[int, BaseException] = {}
+        self.stored_errors: dict[int, ErrorInfo] = {}
+        self.meta: dict[int, dict[str, Any]] = {}
+        self.handling: dict[int, BaseException] = {}
+        self.bound: dict[int, frozenset[int]] = {}
+        self.restored: set[int] = set()
+        self.loaders: dict[int, Callable[[], Any]] = {}
+        self.abandoned: list[int] = []
+        self.hook_errors: list[Exception] = []
+        self.status = RunStatus.RUNNING
+        self.reason = ""
+        self.exception: BaseException | None = None
+        self.wall = time.time() - clock()
+        self.began = clock()
+        self.finished: float | None = None
+        self.deadline: float | None = None
+        values: list[Any] = [UNSET] * plan.size
+        for slot, literal in plan.constants:
+            values[slot] = literal.value
+        for name, slot in plan.inputs.items():
+            values[slot] = inputs.get(name, UNSET)
+        self.board = Board(
+            calls=list(plan.calls),
+            bindings=plan.bindings,
+            kinds=bytearray(plan.kinds),  # a failure handler may be of another kind
+            limits=plan.limits,
+            values=values,
+            slots=slots,
+            clock=clock,
+        )
+        for slot in plan.wrapped:
+            self.board.calls[slot] = bind_call(self, slot)
+
+    def value(self, slot: int) -> Any:
+        """Return a completed node's value, reading it from the store when nobody did before."""
+        loader = self.loaders.pop(slot, None)
+        if loader is not None:
+            self.board.values[slot] = loader()
+        return self.board.values[slot]
+
+    def attempts_made(self, slot: int) -> int:
+        """Return how many calls of a node were made, earlier processes included."""
+        last = self.attempts.get(slot)
+        if last is None:
+            return 1 if self.board.started[slot] or slot in self.restored else 0
+        return last if self.board.started[slot] or slot in self.restored else last - 1
+
+    def states(self) -> dict[str, NodeState]:
+        """Return the state of every node by id."""
+        plan, codes = self.plan, self.state.statuses()
+        started, ended = self.board.started, self.board.ended
+        alive = self.status is RunStatus.RUNNING
+        found = {}
+        for node_id, slot in plan.index.items():
+            state = NodeState(NAMES[codes[slot]])
+            if alive and codes[slot] == PENDING and started[slot] > ended[slot]:
+                state = NodeState.RUNNING
+            found[node_id] = state
+        return found
+
+    def node_report(self, node_id: str) -> NodeReport:
+        """Return how one node stands."""
+        slot = self.plan.index[node_id]
+        start, end = self.board.started[slot], self.board.ended[slot]
+        called = start > 0.0
+        exception = self.errors.get(slot)
+        error = error_info(exception) if exception is not None else self.stored_errors.get(slot)
+        meta = self.meta.get(slot, {})
+        state = self.states_of(slot)
+        return NodeReport(
+            node_id=node_id,
+            state=state,
+            attempts=self.attempts_made(slot),
+            started_at=_moment(self.wall + start) if called else None,
+            finished_at=_moment(self.wall + end) if called and end >= start else None,
+            duration=max(0.0, end - start) if called and end >= start else None,
+            error=error if state is NodeState.FAILED or meta.get("recovered") else None,
+            exception=exception,
+            reason=self.state.reasons.get(slot, ""),
+            recovered=bool(meta.get("recovered")),
+            restored=slot in self.restored,
+            metadata=meta.get("metadata", {}),
+        )
+
+    def states_of(self, slot: int) -> NodeState:
+        """Return one node's state."""
+        code = self.state.status(slot)
+        running = (
+            self.status is RunStatus.RUNNING
+            and code == PENDING
+            and self.board.started[slot] > self.board.ended[slot]
+        )
+        return NodeState.RUNNING if running else NodeState(NAMES[code])
+
+    def report(self) -> RunReport:
+        """Return how the run stands."""
+        board = self.board
+        end = self.finished if self.finished is not None else board.clock()
+        return RunReport(
+            run_id=self.run_id,
+            dag_name=self.dag_name,
+            graph=self.plan.graph,
+            status=self.status,
+            inputs=dict(self.inputs),
+            started_at=_moment(self.wall + self.began),
+            finished_at=_moment(self.wall + end) if self.finished is not None else None,
+            duration=end - self.began,
+            reason=self.reason,
+            hook_errors=tuple(self.hook_errors),
+            abandoned=tuple(str(self.plan.ids[slot]) for slot in self.abandoned),
+            database_url=self.options.database_url,
+            exception=self.exception,
+            limit=self.config.timeout_seconds,
+            states=self.states,
+            node=self.node_report,
+            value=lambda node_id: self.value(self.plan.index[node_id]),
+        )
+
+    def row(self, slot: int, state: str, **more: Any) -> Row:
+        """Return the journal's row for one slot; attempt 0 is an end without a call."""
+        start, end = self.board.started[slot], self.board.ended[slot]
+        called = start > 0.0 and more.get("attempt") != 0
+        return (
+            str(self.plan.ids[slot]),
+            DEFAULT_KEY,
+            more.get("attempt", self.attempts.get(slot, 1)),
+            state,
+            more.get("inline"),
+            more.get("artifact"),
+            self.wall + start if called else None,
+            (end - start) * 1000.0 if called else None,
+            more.get("error"),
+            more.get("meta"),
+        )
+
+    def legacy_arguments(self, slot: int, inputs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+        """Return ``(executor view, node, cache)`` for a function of the documents' old form."""
+        raise NotImplementedError
+
+    def legacy_result(self, slot: int, value: Any) -> Any:
+        """Return the outputs of a legacy function: what it returned and what it inserted."""
+        raise NotImplementedError
+
+
+def _moment(epoch: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(epoch, tz=dt.UTC)
+
+
+def error_info(error: BaseException) -> ErrorInfo:
+    """Return what is kept of an exception: class, text and the user's own frames."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        message = str(error)
+    except Exception as broken:  # the user's own __str__ may fail
+        message = f"<its text cannot be made: {type(broken).__name__}>"
+    return ErrorInfo(name, message, user_traceback(error))
+
+
+def user_traceback(error: BaseException) -> str:
+    """Return the traceback of *error* without this package's own frames, as text."""
+    shown = traceback.TracebackException.from_exception(error, limit=None, compact=True)
+    todo: list[traceback.TracebackException | None] = [shown]
+    while todo:
+        here = todo.pop()
+        if here is None:
+            continue
+        here.stack = traceback.StackSummary.from_list(
+            [frame for frame in here.stack if not _ours(frame.filename)]
+        )
+        todo += [here.__cause__, here.__context__]
+    return "".join(shown.format())
+
+
+_ROOT = __file__.rpartition("engine")[0]
+
+
+def _ours(filename: str) -> bool:
+    return filename.startswith(_ROOT)
