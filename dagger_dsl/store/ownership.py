@@ -1,0 +1,183 @@
+"""Who owns a run: this process's name, what may be said of another owner, and the beat."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import logging
+import os
+import socket
+import threading
+import uuid
+import weakref
+from typing import Final
+
+import attrs
+import orjson
+import sqlalchemy as sa
+
+from dagger_dsl.errors import StoreError
+from dagger_dsl.store.database import Database, after_fork
+from dagger_dsl.store.schema import flow_runs
+
+__all__ = ["Heart", "Owner", "this_owner"]
+
+_logger = logging.getLogger("dagger_dsl.store")
+
+
+@attrs.frozen
+class Owner:
+    """A process, told apart from every other one there ever was.
+
+    Attributes:
+        host, pid: For people.
+        boot: The kernel's boot id: equal ones share locks, containers included.
+        machine: The machine's id, to know a host again after a reboot.
+        token: Drawn by the process.
+    """
+
+    host: str
+    pid: int
+    boot: str
+    machine: str
+    token: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on host {self.host}"
+
+    def shares_locks_with(self, other: Owner) -> bool:
+        """Whether a free lock here proves that *other* is dead."""
+        if self.boot and self.boot == other.boot:
+            return True
+        same_name = self.host == other.host
+        return same_name and (self.machine == other.machine if self.machine else not other.boot)
+
+    def to_text(self) -> str:
+        """Return what the database keeps."""
+        return orjson.dumps(attrs.asdict(self)).decode()
+
+    @classmethod
+    def of_text(cls, text: str) -> Owner:
+        """Return the owner that a row names; what cannot be read is somebody on another host."""
+        try:
+            return cls(**orjson.loads(text))
+        except (TypeError, ValueError):
+            return cls("unknown", 0, "", "", text[:100])
+
+
+def this_owner() -> Owner:
+    """Return the name of this process."""
+    return _owner(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _owner(pid: int) -> Owner:
+    return Owner(
+        host=socket.gethostname(),
+        pid=pid,
+        boot=_first_line("/proc/sys/kernel/random/boot_id"),
+        machine=_first_line("/etc/machine-id"),
+        token=uuid.uuid4().hex,
+    )
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.readline().strip()
+    except (OSError, ValueError):
+        return ""  # other systems have no such file; host and process id remain
+
+
+_hearts: weakref.WeakSet[Heart] = weakref.WeakSet()
+BEATS_PER_LEASE: Final = 3
+
+
+class Heart:
+    """Raises the beat of every run that this process owns in one database, from one thread.
+
+    The thread starts with the first run and lives until `stop`: it never touches an event loop,
+    and a beat is one statement between two commits. Runs shorter than a third of the lease are
+    never beaten for.
+
+    Args:
+        database: Where.
+        lease: Seconds without a beat after which another host may take a run over.
+    """
+
+    def __init__(self, database: Database, lease: float) -> None:
+        self._database = database
+        self.lease = lease
+        self._reset()
+        _hearts.add(self)
+
+    def _reset(self) -> None:
+        self._owned: set[str] = set()
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    def add(self, run_id: str) -> None:
+        """Beat for a run."""
+        if self._database.is_memory:
+            return  # no other process can ever ask
+        with self._wake:
+            self._owned.add(run_id)
+            if self._thread is None and not self._stopped:
+                self._thread = threading.Thread(
+                    target=self._beat_on, name="dagger-heart", daemon=True
+                )
+                self._thread.start()
+
+    def remove(self, run_id: str) -> None:
+        """Stop beating for a run."""
+        with self._wake:
+            self._owned.discard(run_id)
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._wake:
+            self._stopped = True
+            self._owned.clear()
+            self._wake.notify_all()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=self._database.busy_timeout + 1)
+
+    def expiry(self) -> dt.datetime:
+        """Return the time of day, for people, until which a beat of now is good."""
+        return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.lease)
+
+    def _beat_on(self) -> None:
+        while True:
+            with self._wake:
+                if not self._stopped:
+                    self._wake.wait(self.lease / BEATS_PER_LEASE)
+                if self._stopped:
+                    return
+                owned = sorted(self._owned)
+            if owned:
+                self.beat(owned)
+
+    def beat(self, owned: list[str]) -> None:
+        """Raise the beats once; trouble is logged, as the next commit will meet it too."""
+        try:
+            with self._database.writing() as connection:
+                connection.execute(
+                    sa.update(flow_runs)
+                    .where(flow_runs.c.run_id.in_(owned))
+                    .where(flow_runs.c.owner == this_owner().to_text())
+                    .values(beat=flow_runs.c.beat + 1, lease_expires_at=self.expiry())
+                )
+        except StoreError as error:
+            _logger.warning("could not renew the lease of %d runs: %s", len(owned), error)
+        except Exception:
+            _logger.exception("could not renew the lease of %d runs", len(owned))
+
+
+def _in_child() -> None:
+    for heart in list(_hearts):
+        heart._reset()
+
+
+after_fork(_in_child)

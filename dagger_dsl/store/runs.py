@@ -1,0 +1,586 @@
+"""Runs as the store keeps them: making, claiming, reading and finding them.
+
+Ownership is decided without wall clocks. On one host the owner of a run holds an operating system's
+lock that dies with it; from another host the run's beat is watched for one lease on the own
+monotonic clock. A takeover raises the run's epoch, and every write carries the epoch in its
+condition, so whoever lost a run learns it at the next write.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, final
+
+import attrs
+import orjson
+import sqlalchemy as sa
+
+from dagger_dsl.errors import IdempotencyConflict, RunExists, RunFenced, RunNotFound, RunOwned
+from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.document import graph_from_plain, graph_to_plain
+from dagger_dsl.model.graph import Graph
+from dagger_dsl.store.database import Database, Statement, Transaction, run_transaction
+from dagger_dsl.store.journal import INSERT_ARTIFACT, RunJournal
+from dagger_dsl.store.locks import FILES, run_offset
+from dagger_dsl.store.ownership import Heart, Owner, this_owner
+from dagger_dsl.store.payloads import Payloads
+from dagger_dsl.store.schema import flow_runs, node_runs, run_log
+
+__all__ = ["KeyTaken", "RunSummary", "Runs", "StoredCommand", "StoredNode", "StoredRun"]
+
+
+# --- what was stored ------------------------------------------------------------------------------
+
+
+@final
+class StoredNode:
+    """One recorded attempt.
+
+    Attributes:
+        node_id, key, attempt: Which one.
+        seq: Its place in the run's history.
+        state: The node's state.
+        started_at: Seconds since 1970, for people; None when it never started.
+        duration: Seconds by the monotonic clock, or None.
+        inline, artifact: The encoded value: JSON text, or the id of an artifact.
+    """
+
+    __slots__ = (
+        "_error",
+        "_meta",
+        "_payloads",
+        "artifact",
+        "attempt",
+        "duration",
+        "inline",
+        "key",
+        "node_id",
+        "seq",
+        "started_at",
+        "state",
+    )
+
+    def __init__(self, payloads: Payloads, row: Sequence[Any]) -> None:
+        self._payloads = payloads
+        self.node_id: str = row[0]
+        self.key: str = row[1]
+        self.attempt: int = row[2]
+        self.seq: int = row[3]
+        self.state: str = row[4]
+        self.inline: str | None = row[5]
+        self.artifact: str | None = row[6]
+        self.started_at: float | None = row[7]
+        self.duration: float | None = None if row[8] is None else row[8] / 1000
+        self._error: str | None = row[9]
+        self._meta: str | None = row[10]
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """What went wrong, as it was recorded."""
+        return None if self._error is None else orjson.loads(self._error)
+
+    @property
+    def meta(self) -> dict[str, Any] | None:
+        """What was recorded beside the value."""
+        return None if self._meta is None else orjson.loads(self._meta)
+
+    @property
+    def has_value(self) -> bool:
+        """Whether a value was recorded; None is one too."""
+        return self.inline is not None or self.artifact is not None
+
+    def value(self) -> Any:
+        """Return a fresh copy of the recorded value, None when there is none.
+
+        Raises:
+            DecodingError: This process does not know a stored type.
+            StoreDamaged: The artifact is not what was written.
+        """
+        return self._payloads.decode(self.inline, self.artifact, f"the value of {self.node_id!r}")
+
+    def __repr__(self) -> str:
+        return f"StoredNode({self.node_id!r}, {self.key!r}, {self.attempt}, {self.state!r})"
+
+
+@attrs.frozen
+class StoredCommand:
+    """What a replay needs beside outcomes.
+
+    Attributes:
+        seq: Its place in the run's history, counted together with the nodes' rows.
+        key: The key it was stored under, if any.
+        body: JSON text.
+    """
+
+    seq: int
+    key: str | None
+    body: str
+
+
+@final
+class StoredRun:
+    """A run at one moment.
+
+    Attributes:
+        run_id, flow_name, status, version, parent_run_id, idempotency_key: As recorded.
+        created_at, updated_at: Times of day in UTC, for people.
+        owner: Who records into it, None when nobody does.
+        epoch: The number of the latest ownership.
+        attempts: Every recorded attempt, in order.
+        nodes: The latest attempt by ``(node_id, key)``.
+        commands: What a replay needs beside outcomes, in order.
+        released: The lists of slots that commits started, in order.
+        crashes: How often the process died while a node ran, by what the engine calls it.
+    """
+
+    def __init__(self, payloads: Payloads, row: Any, nodes: Any, log: Any) -> None:
+        self._payloads = payloads
+        self._graph: str = row.graph
+        self._inputs: tuple[str | None, str | None] = (row.inputs, row.inputs_artifact_id)
+        self._config: str | None = row.config
+        self._error: str | None = row.error
+        self.run_id: str = row.run_id
+        self.flow_name: str = row.flow_name
+        self.status: str = row.status
+        self.version: str = row.version
+        self.parent_run_id: str | None = row.parent_run_id
+        self.idempotency_key: str | None = row.idempotency_key
+        self.created_at: dt.datetime = row.created_at
+        self.updated_at: dt.datetime = row.updated_at
+        self.owner: Owner | None = None if row.owner is None else Owner.of_text(row.owner)
+        self.epoch: int = row.epoch
+        self.crashes: dict[str, int] = {} if row.crashes is None else orjson.loads(row.crashes)
+        self.attempts: list[StoredNode] = []
+        self.nodes: dict[tuple[str, str], StoredNode] = {}
+        self.commands: list[StoredCommand] = []
+        self.last_seq = 0
+        releases: list[tuple[int, str]] = []
+        for each in nodes:
+            node = StoredNode(payloads, each)
+            self.attempts.append(node)
+            known = self.nodes.get((node.node_id, node.key))
+            if known is None or known.attempt < node.attempt:
+                self.nodes[node.node_id, node.key] = node
+            if each[11] is not None:
+                releases.append((node.seq, each[11]))
+            self.last_seq = max(self.last_seq, node.seq)
+        for entry in log:
+            if entry.kind == "released":
+                releases.append((entry.seq, entry.body))
+            else:
+                self.commands.append(StoredCommand(entry.seq, entry.entry_key, entry.body))
+            self.last_seq = max(self.last_seq, entry.seq)
+        releases.sort()
+        self.released: list[list[int]] = [orjson.loads(text) for _, text in releases]
+
+    @property
+    def graph(self) -> Graph:
+        """The graph it was started with, made anew at each read."""
+        return graph_from_plain(orjson.loads(self._graph))
+
+    @property
+    def inputs(self) -> Any:
+        """A fresh copy of what it was started with."""
+        return self._payloads.decode(*self._inputs, f"the inputs of run {self.run_id}")
+
+    @property
+    def config(self) -> DagConfig | None:
+        """The configuration it was started with."""
+        return None if self._config is None else _config_from_text(self._config)
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """Why it failed, as it was recorded."""
+        return None if self._error is None else orjson.loads(self._error)
+
+    def __repr__(self) -> str:
+        return f"StoredRun({self.run_id!r}, {self.flow_name!r}, {self.status!r})"
+
+
+@attrs.frozen
+class RunSummary:
+    """A run in a list.
+
+    Attributes:
+        run_id, flow_name, status, parent_run_id: As recorded.
+        owner: Who records into it, None when nobody does.
+        created_at, updated_at: Times of day in UTC, for people.
+        error: Why it failed, as JSON text.
+    """
+
+    run_id: str
+    flow_name: str
+    status: str
+    parent_run_id: str | None
+    owner: Owner | None
+    created_at: dt.datetime
+    updated_at: dt.datetime
+    error: str | None
+
+
+class KeyTaken(RunExists):
+    """An idempotency key has a run already, of the same graph and inputs.
+
+    Attributes:
+        run_id: That run.
+        key: The key.
+    """
+
+    def __init__(self, run_id: str, key: str) -> None:
+        self.run_id = run_id
+        self.key = key
+        super().__init__(run_id, key)
+
+    def __str__(self) -> str:
+        return f"idempotency key {self.key!r} belongs to run {self.run_id}, which is the same run"
+
+
+def _config_to_text(config: DagConfig) -> str:
+    plain = graph_to_plain(Graph("config", config=config))
+    return orjson.dumps(plain.get("config", {})).decode()
+
+
+def _config_from_text(text: str) -> DagConfig:
+    plain = {"name": "config", "config": orjson.loads(text), "nodes": []}
+    return graph_from_plain(plain).config or DagConfig()
+
+
+# --- statements -----------------------------------------------------------------------------------
+
+_RUN_COLUMNS: Final = (
+    "run_id",
+    "flow_name",
+    "status",
+    "epoch",
+    "owner",
+    "lease_expires_at",
+    "created_at",
+    "updated_at",
+    "parent_run_id",
+    "idempotency_key",
+    "fingerprint",
+    "version",
+    "config",
+    "inputs",
+    "inputs_artifact_id",
+    "graph",
+)
+_INSERT_RUN: Final = Statement(
+    sa.insert(flow_runs).values(
+        {name: sa.bindparam(name, type_=flow_runs.c[name].type) for name in _RUN_COLUMNS}
+    )
+)
+_RUN_STATUS: Final = Statement(
+    sa.select(flow_runs.c.status).where(flow_runs.c.run_id == sa.bindparam("the_run"))
+)
+_RUN_OF_KEY: Final = Statement(
+    sa.select(flow_runs.c.run_id).where(flow_runs.c.idempotency_key == sa.bindparam("the_key"))
+)
+_FINGERPRINT_OF_KEY: Final = Statement(
+    sa.select(flow_runs.c.fingerprint).where(flow_runs.c.idempotency_key == sa.bindparam("the_key"))
+)
+_TAKE: Final = (
+    sa.update(flow_runs)
+    .where(flow_runs.c.run_id == sa.bindparam("the_run"))
+    .where(flow_runs.c.epoch == sa.bindparam("the_epoch"))
+    .values(
+        epoch=flow_runs.c.epoch + 1,
+        beat=flow_runs.c.beat + 1,
+        owner=sa.bindparam("new_owner"),
+        lease_expires_at=sa.bindparam("new_expiry"),
+        updated_at=sa.func.current_timestamp(),
+    )
+)
+_NODES: Final = sa.select(
+    node_runs.c.node_id,
+    node_runs.c.invocation_key,
+    node_runs.c.attempt,
+    node_runs.c.seq,
+    node_runs.c.state,
+    node_runs.c.output,
+    node_runs.c.output_artifact_id,
+    node_runs.c.started_at,
+    node_runs.c.duration_ms,
+    node_runs.c.error,
+    node_runs.c.meta,
+    node_runs.c.released,
+)
+
+
+# --- the runs of a database -----------------------------------------------------------------------
+
+
+class Runs:
+    """The runs of one database, for `Store`.
+
+    Args:
+        database, payloads, heart: What the store is made of.
+    """
+
+    def __init__(self, database: Database, payloads: Payloads, heart: Heart) -> None:
+        self._database = database
+        self._payloads = payloads
+        self._heart = heart
+
+    # -- making
+
+    def create(
+        self,
+        *,
+        run_id: str,
+        graph: Graph,
+        inputs: Mapping[str, Any],
+        config: DagConfig | None,
+        idempotency_key: str | None,
+        parent_run_id: str | None,
+        durability: str,
+    ) -> RunJournal:
+        """See `Store.create_run`."""
+        graph_text = _graph_text(graph)
+        text, artifact_id, size = self._payloads.encode(dict(inputs), "inputs")
+        fingerprint = _fingerprint(graph_text, text or artifact_id or "")
+        now = dt.datetime.now(dt.UTC)
+        row = (
+            run_id,
+            graph.name,
+            "running",
+            1,
+            this_owner().to_text(),
+            self._heart.expiry(),
+            now,
+            now,
+            parent_run_id,
+            idempotency_key,
+            fingerprint,
+            graph.version,
+            None if config is None else _config_to_text(config),
+            text,
+            artifact_id,
+            graph_text,
+        )
+        named = dict(zip(_RUN_COLUMNS, row, strict=True))
+        values = [named[name] for name in _INSERT_RUN.names]
+
+        def insert(tx: Transaction) -> None:
+            if tx.scalar(_RUN_STATUS, (run_id,)) is not None:
+                raise RunExists(
+                    f"there is a run {run_id!r} already; resume it, or start one of another id"
+                )
+            if idempotency_key is not None:
+                self._refuse_key(tx, idempotency_key, fingerprint)
+            if artifact_id is not None:
+                path = f"{artifact_id[:2]}/{artifact_id}"
+                statement = INSERT_ARTIFACT(self._dialect)
+                tx.execute(statement, (artifact_id, "json", size, "file", None, path))
+            tx.execute(_INSERT_RUN, values)
+
+        release = self._take_lock(run_id, lambda: RunOwned(run_id, str(this_owner())))
+        try:
+            run_transaction(self._database, insert)
+            return self._journal(run_id, 1, durability, 0, release)
+        except BaseException:
+            release()
+            raise
+
+    @property
+    def _dialect(self) -> str:
+        return "sqlite" if self._database.is_sqlite else "postgresql"
+
+    def _refuse_key(self, tx: Transaction, key: str, fingerprint: str) -> None:
+        known = tx.scalar(_RUN_OF_KEY, (key,))
+        if known is None:
+            return
+        if tx.scalar(_FINGERPRINT_OF_KEY, (key,)) != fingerprint:
+            raise _conflict(key, known)
+        raise KeyTaken(known, key)
+
+    def find_by_key(self, key: str, graph: Graph, inputs: Mapping[str, Any]) -> str | None:
+        """See `Store.find_by_key`."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                sa.select(flow_runs.c.run_id, flow_runs.c.fingerprint).where(
+                    flow_runs.c.idempotency_key == key
+                )
+            ).one_or_none()
+        if row is None:
+            return None
+        text, artifact_id, _ = self._payloads.encode(dict(inputs), "inputs")
+        if row.fingerprint != _fingerprint(_graph_text(graph), text or artifact_id or ""):
+            raise _conflict(key, row.run_id)
+        return str(row.run_id)
+
+    # -- claiming
+
+    def claim(self, run_id: str, durability: str) -> tuple[StoredRun, RunJournal]:
+        """See `Store.claim_run`."""
+        owner = self._owner_of(run_id)
+        release = self._take_lock(
+            run_id, lambda: RunOwned(run_id, str(self._owner_of(run_id) or "another process"))
+        )
+        try:
+            self._wait_for_death(run_id, owner)
+            run = self._take(run_id)
+            return run, self._journal(run_id, run.epoch, durability, run.last_seq, release)
+        except BaseException:
+            release()
+            raise
+
+    def _owner_of(self, run_id: str) -> Owner | None:
+        found = self._state_of(run_id).owner
+        return None if found is None else Owner.of_text(found)
+
+    def _state_of(self, run_id: str) -> Any:
+        with self._database.reading() as connection:
+            row = connection.execute(
+                sa.select(flow_runs.c.owner, flow_runs.c.beat, flow_runs.c.epoch).where(
+                    flow_runs.c.run_id == run_id
+                )
+            ).one_or_none()
+        if row is None:
+            raise self._unknown(run_id)
+        return row
+
+    def _unknown(self, run_id: str) -> RunNotFound:
+        return RunNotFound(
+            f"{self._database.where} has no run {run_id!r}; list_runs() shows what there is"
+        )
+
+    def _wait_for_death(self, run_id: str, seen: Owner | None) -> None:
+        """Return when the recorded owner, if any, is dead; we hold the lock of this host."""
+        state = self._state_of(run_id)
+        if state.owner is None:
+            return
+        owner = Owner.of_text(state.owner)
+        here = this_owner()
+        if owner == here or (self._database.path is not None and here.shares_locks_with(owner)):
+            return  # it held the lock that we hold now, so it is gone
+        if self._database.is_memory:
+            return
+        deadline = time.monotonic() + self._heart.lease
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, self._heart.lease / 10))
+            now = self._state_of(run_id)
+            if now.owner is None:
+                return
+            if (now.owner, now.beat, now.epoch) != (state.owner, state.beat, state.epoch):
+                raise RunOwned(run_id, str(Owner.of_text(now.owner)))
+
+    def _take(self, run_id: str) -> StoredRun:
+        with self._database.writing() as connection:
+            run = self._load(connection, run_id)
+            taken = connection.execute(
+                _TAKE,
+                {
+                    "the_run": run_id,
+                    "the_epoch": run.epoch,
+                    "new_owner": this_owner().to_text(),
+                    "new_expiry": self._heart.expiry(),
+                },
+            ).rowcount
+            if taken != 1:
+                raise RunFenced(f"run {run_id} was taken over by another process just now")
+        run.epoch += 1
+        run.owner = this_owner()
+        return run
+
+    def _take_lock(self, run_id: str, refused: Callable[[], RunOwned]) -> Callable[[], None]:
+        """Lock the run on this host; return what gives it back."""
+        database = self._database
+        locks = database.locking()
+        offset = run_offset(run_id)
+        if not locks.try_lock(offset):
+            raise refused()
+        try:
+            # While a run is owned, files may be written that no row names yet.
+            locks.lock(FILES, database.busy_timeout, shared=True)
+        except BaseException:
+            locks.unlock(offset)
+            raise
+        done = False
+
+        def release() -> None:
+            nonlocal done
+            if not done:
+                done = True
+                self._heart.remove(run_id)
+                locks.unlock(FILES)
+                locks.unlock(offset)
+
+        return release
+
+    def _journal(
+        self, run_id: str, epoch: int, durability: str, seq: int, release: Callable[[], None]
+    ) -> RunJournal:
+        return RunJournal(
+            self._database,
+            self._payloads,
+            self._heart,
+            run_id,
+            epoch,
+            durability=durability,
+            seq=seq,
+            on_release=release,
+        )
+
+    # -- reading
+
+    def load(self, run_id: str) -> StoredRun:
+        """See `Store.load_run`."""
+        with self._database.reading() as connection:
+            return self._load(connection, run_id)
+
+    def _load(self, connection: sa.Connection, run_id: str) -> StoredRun:
+        row = connection.execute(
+            sa.select(flow_runs).where(flow_runs.c.run_id == run_id)
+        ).one_or_none()
+        if row is None:
+            raise self._unknown(run_id)
+        nodes = connection.execute(
+            _NODES.where(node_runs.c.run_id == run_id).order_by(node_runs.c.seq)
+        ).all()
+        log = connection.execute(
+            sa.select(run_log).where(run_log.c.run_id == run_id).order_by(run_log.c.seq)
+        ).all()
+        return StoredRun(self._payloads, row, nodes, log)
+
+    def list(
+        self, flow_name: str | None, status: str | Sequence[str] | None, limit: int | None
+    ) -> list[RunSummary]:
+        """See `Store.list_runs`."""
+        columns = [flow_runs.c[field.name] for field in attrs.fields(RunSummary)]
+        query = sa.select(*columns).order_by(flow_runs.c.created_at.desc(), flow_runs.c.run_id)
+        if flow_name is not None:
+            query = query.where(flow_runs.c.flow_name == flow_name)
+        if status is not None:
+            wanted = [status] if isinstance(status, str) else list(status)
+            query = query.where(flow_runs.c.status.in_([str(each) for each in wanted]))
+        if limit is not None:
+            query = query.limit(limit)
+        with self._database.reading() as connection:
+            return [
+                RunSummary(
+                    **{
+                        **row,
+                        "owner": None if row["owner"] is None else Owner.of_text(row["owner"]),
+                    }
+                )
+                for row in connection.execute(query).mappings()
+            ]
+
+
+def _graph_text(graph: Graph) -> str:
+    return orjson.dumps(graph_to_plain(graph)).decode()
+
+
+def _fingerprint(graph: str, inputs: str) -> str:
+    return hashlib.sha256(f"{len(graph)} {graph}{inputs}".encode()).hexdigest()
+
+
+def _conflict(key: str, run_id: str) -> IdempotencyConflict:
+    return IdempotencyConflict(
+        f"idempotency key {key!r} belongs to run {run_id}, which has another graph or other "
+        "inputs; use another key, or the same graph and inputs"
+    )

@@ -1,0 +1,325 @@
+"""Every table, index and view of a database, in one `MetaData`, and what its rows mean.
+
+Nothing here is special to SQLite but two hints (`sqlite_with_rowid`, and views written through the
+dialect), so the same definitions make a PostgreSQL schema. Texts called JSON hold what the codec
+wrote: plain JSON in which tagged objects stand for other types. Times of day are UTC and for
+people; no decision is taken by them.
+
+How runs are kept:
+
+* `flow_runs` has a row a run. `owner`, `epoch` and `beat` say who may write into it: every write
+  carries the epoch in its condition, a takeover raises it, and a living owner raises the beat.
+* `node_runs` has a row an attempt, written when the attempt has ended. `seq` rises by one with
+  each row and each `run_log` entry of a run, so it gives their order. `released` on the first row
+  of a commit lists the slots that were started by it.
+* `run_log` holds what is not an outcome: releases without rows, and commands.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+__all__ = [
+    "APPLICATION_ID",
+    "FINISHED",
+    "LOCATIONS",
+    "METADATA",
+    "NODE_STATES",
+    "READS",
+    "RUN_STATES",
+    "SCHEMA_VERSION",
+    "UtcDateTime",
+    "artifact_links",
+    "artifacts",
+    "cache_entries",
+    "create_view",
+    "flow_runs",
+    "memo",
+    "messages",
+    "meta",
+    "node_runs",
+    "run_log",
+    "snapshots",
+    "tasks",
+    "views",
+]
+
+#: The four bytes that mark a file as ours: "dgds".
+APPLICATION_ID: Final = 0x64676473
+
+#: The schema that this code reads and writes.
+SCHEMA_VERSION: Final = 1
+
+#: The oldest release that reads each schema version; a newer file names its own in `meta`.
+READS: Final = {1: "0.1.0"}
+
+RUN_STATES: Final = ("running", "paused", "completed", "failed", "cancelled", "timed_out")
+FINISHED: Final = ("completed", "failed", "cancelled", "timed_out")
+NODE_STATES: Final = (
+    "pending",
+    "running",
+    "waiting",
+    "completed",
+    "failed",
+    "skipped",
+    "cancelled",
+)
+LOCATIONS: Final = ("inline", "file")
+
+METADATA = sa.MetaData()
+
+
+class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
+    """A moment in UTC; aware in Python, whatever the database keeps."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> Any:
+        """Turn any aware moment into UTC."""
+        return None if value is None else value.astimezone(dt.UTC)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> dt.datetime | None:
+        """Say of naive moments that they are UTC."""
+        if value is None:
+            return None
+        known: dt.datetime = value
+        return known.replace(tzinfo=dt.UTC) if known.tzinfo is None else known.astimezone(dt.UTC)
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> sa.CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return sa.CheckConstraint(f"{column} IN ({listed})", name=f"ck_{column}")
+
+
+def _now(name: str = "created_at") -> sa.Column[dt.datetime]:
+    return sa.Column(name, UtcDateTime, nullable=False, server_default=sa.func.current_timestamp())
+
+
+meta = sa.Table(
+    "meta",
+    METADATA,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+flow_runs = sa.Table(
+    "flow_runs",
+    METADATA,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("flow_name", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("beat", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("owner", sa.Text),
+    sa.Column("lease_expires_at", UtcDateTime),
+    _now(),
+    _now("updated_at"),
+    sa.Column("parent_run_id", sa.Text),
+    sa.Column("idempotency_key", sa.Text, unique=True),
+    sa.Column("fingerprint", sa.Text, nullable=False, server_default=""),
+    sa.Column("version", sa.Text, nullable=False, server_default=""),
+    sa.Column("error", sa.Text),
+    sa.Column("crashes", sa.Text),
+    sa.Column("config", sa.Text),
+    sa.Column("inputs", sa.Text),
+    sa.Column("inputs_artifact_id", sa.Text),
+    sa.Column("graph", sa.Text, nullable=False),
+    _one_of("status", RUN_STATES),
+    sa.Index("ix_flow_runs_flow_name_status", "flow_name", "status"),
+    sa.Index("ix_flow_runs_created_at", "created_at"),
+)
+
+node_runs = sa.Table(
+    "node_runs",
+    METADATA,
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("node_id", sa.Text, nullable=False),
+    sa.Column("invocation_key", sa.Text, nullable=False, server_default="default"),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("output", sa.Text),
+    sa.Column("output_artifact_id", sa.Text),
+    sa.Column("input_hash", sa.Text),
+    sa.Column("started_at", sa.Double),  # seconds since 1970: made and read on the hot path
+    sa.Column("duration_ms", sa.Double),
+    sa.Column("error", sa.Text),
+    sa.Column("meta", sa.Text),
+    sa.Column("released", sa.Text),
+    sa.PrimaryKeyConstraint("run_id", "node_id", "invocation_key", "attempt"),
+    _one_of("state", NODE_STATES),
+    sa.CheckConstraint("attempt >= 1", name="ck_attempt"),
+    sa.Index("ix_node_runs_run_id_state", "run_id", "state"),
+    # One B-tree instead of two: a commit then writes one page less.
+    sqlite_with_rowid=False,
+)
+
+run_log = sa.Table(
+    "run_log",
+    METADATA,
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("entry_key", sa.Text),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.PrimaryKeyConstraint("run_id", "seq"),
+    sa.UniqueConstraint("run_id", "entry_key", name="uq_run_log_entry_key"),
+    _one_of("kind", ("released", "command")),
+    sqlite_with_rowid=False,
+)
+
+artifacts = sa.Table(
+    "artifacts",
+    METADATA,
+    sa.Column("artifact_id", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("storage_location", sa.Text, nullable=False),
+    sa.Column("inline_data", sa.LargeBinary),
+    sa.Column("file_path", sa.Text),  # relative to the artifact folder: ab/ab12...
+    _now(),
+    _one_of("storage_location", LOCATIONS),
+    sa.CheckConstraint(
+        "(storage_location = 'inline') = (inline_data IS NOT NULL)", name="ck_inline_data"
+    ),
+    sa.CheckConstraint("length(artifact_id) = 64", name="ck_artifact_id"),
+)
+
+artifact_links = sa.Table(
+    "artifact_links",
+    METADATA,
+    sa.Column("artifact_id", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("node_id", sa.Text, nullable=False, server_default=""),
+    sa.PrimaryKeyConstraint("run_id", "node_id", "artifact_id"),
+    sqlite_with_rowid=False,
+)
+
+cache_entries = sa.Table(
+    "cache_entries",
+    METADATA,
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("namespace", sa.Text, nullable=False),
+    sa.Column("entry_key", sa.Text, nullable=False),
+    sa.Column("value", sa.Text),
+    sa.Column("artifact_id", sa.Text),
+    _now("updated_at"),
+    sa.PrimaryKeyConstraint("run_id", "namespace", "entry_key"),
+    sqlite_with_rowid=False,
+)
+
+memo = sa.Table(
+    "memo",
+    METADATA,
+    sa.Column("memo_key", sa.Text, primary_key=True),
+    sa.Column("action", sa.Text, nullable=False, server_default=""),
+    sa.Column("value", sa.Text),
+    sa.Column("artifact_id", sa.Text),
+    _now(),
+    sa.Column("expires_at", UtcDateTime),
+)
+
+snapshots = sa.Table(
+    "snapshots",
+    METADATA,
+    sa.Column("snapshot_id", sa.Text, primary_key=True),
+    sa.Column("flow_name", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text),
+    sa.Column("value", sa.Text),
+    sa.Column("artifact_id", sa.Text),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    _now(),
+    sa.Index("ix_snapshots_flow_name", "flow_name", "created_at"),
+)
+
+tasks = sa.Table(
+    "tasks",
+    METADATA,
+    # INTEGER, not BIGINT: SQLite numbers only a column of exactly this type by itself.
+    sa.Column("task_id", sa.Integer, primary_key=True),
+    sa.Column("public_id", sa.Text, unique=True),
+    sa.Column("job_id", sa.Text),
+    sa.Column("parent_id", sa.Text),
+    sa.Column("run_id", sa.Text),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("agent_type", sa.Text, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("payload", sa.LargeBinary),
+    sa.Column("result", sa.LargeBinary),
+    sa.Column("error", sa.Text),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("owner", sa.Text),
+    sa.Column("beat", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("lease_expires_at", UtcDateTime),
+    sa.Column("version", sa.Integer, nullable=False, server_default="0"),
+    _now(),
+    _now("updated_at"),
+    sa.Index("ix_tasks_status_priority", "status", "priority"),
+    sa.Index("ix_tasks_job_id", "job_id"),
+)
+
+messages = sa.Table(
+    "messages",
+    METADATA,
+    sa.Column("message_id", sa.Integer, primary_key=True),
+    sa.Column("channel", sa.Text, nullable=False),
+    sa.Column("message_key", sa.Text, nullable=False, server_default=""),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("publisher", sa.Text),
+    sa.Column("run_id", sa.Text),
+    _now(),
+    sa.Index("ix_messages_channel", "channel", "message_id"),
+)
+
+
+def views() -> dict[str, sa.Select[Any]]:
+    """Return the views by name: document 001's tables that are questions here.
+
+    `execution_trees` has a row for each node of each run, its latest attempt; `execution_state` has
+    the runs that are not over, ``active`` while a process owns them and ``pending`` otherwise.
+    """
+    latest = node_runs.alias("later")
+    tree = (
+        sa.select(
+            flow_runs.c.flow_name,
+            node_runs.c.run_id,
+            node_runs.c.seq,
+            node_runs.c.node_id,
+            node_runs.c.invocation_key,
+            node_runs.c.attempt,
+            node_runs.c.state,
+            node_runs.c.started_at,
+            node_runs.c.duration_ms,
+            node_runs.c.error,
+        )
+        .select_from(node_runs.join(flow_runs, flow_runs.c.run_id == node_runs.c.run_id))
+        .where(
+            ~sa.exists().where(
+                latest.c.run_id == node_runs.c.run_id,
+                latest.c.node_id == node_runs.c.node_id,
+                latest.c.invocation_key == node_runs.c.invocation_key,
+                latest.c.attempt > node_runs.c.attempt,
+            )
+        )
+    )
+    state = sa.select(
+        flow_runs.c.flow_name,
+        flow_runs.c.run_id,
+        sa.case((flow_runs.c.owner.is_not(None), "active"), else_="pending").label("state"),
+        flow_runs.c.status,
+        flow_runs.c.epoch,
+        flow_runs.c.owner,
+        flow_runs.c.created_at,
+        flow_runs.c.updated_at,
+    ).where(flow_runs.c.status.not_in(FINISHED))
+    return {"execution_trees": tree, "execution_state": state}
+
+
+def create_view(name: str, dialect: sa.Dialect) -> str:
+    """Return the statement that makes a view; on one line, as a check compares it."""
+    body = views()[name].compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    return f"CREATE VIEW {name} AS {' '.join(str(body).split())}"

@@ -1,0 +1,200 @@
+"""`Store`: one database with its artifact files, as the rest of the package uses it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+import sqlalchemy as sa
+
+from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.graph import Graph
+from dagger_dsl.store.artifacts import INLINE_BELOW, ArtifactFiles
+from dagger_dsl.store.database import Database
+from dagger_dsl.store.journal import RunJournal
+from dagger_dsl.store.ownership import Heart
+from dagger_dsl.store.payloads import Payloads
+from dagger_dsl.store.runs import Runs, RunSummary, StoredRun
+from dagger_dsl.store.urls import SYNCHRONOUS, normalize_url
+
+__all__ = ["Store", "normalize_url"]
+
+
+class Store:
+    """A database of runs, with the artifact folder beside it. Threads may share one.
+
+    Nothing is opened before the first use, or `init_database`, or `with`.
+
+    Args:
+        url: Any spelling that `normalize_url` takes.
+        artifact_threshold: Bytes from which a value goes to a file.
+        artifact_dir: The artifact folder; ``<database file>-artifacts`` by default. A database
+            in memory keeps everything inline unless it is given one.
+        pool_size: Connections that read.
+        busy_timeout: Seconds to wait for another process; the URL's option wins.
+        synchronous: SQLite's level, ``FULL`` or ``NORMAL``; the URL's option wins.
+        lease: Seconds without a sign of life after which another host may take a run over.
+
+    Raises:
+        ConfigurationError: An argument cannot work.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str] | sa.URL,
+        *,
+        artifact_threshold: int = INLINE_BELOW,
+        artifact_dir: str | os.PathLike[str] | None = None,
+        pool_size: int = 5,
+        busy_timeout: float = 5.0,
+        synchronous: str = "FULL",
+        lease: float = 15.0,
+    ) -> None:
+        if type(pool_size) is not int or pool_size < 1:
+            raise ConfigurationError(
+                f"pool_size is a number of connections of at least 1, not {pool_size!r}"
+            )
+        for name, number in (("busy_timeout", busy_timeout), ("lease", lease)):
+            if isinstance(number, bool) or not isinstance(number, int | float) or not number >= 0:
+                raise ConfigurationError(f"{name} is a number of seconds, not {number!r}")
+        if lease == 0:
+            raise ConfigurationError("lease must be above 0 seconds")
+        if not isinstance(synchronous, str) or synchronous.upper() not in SYNCHRONOUS:
+            raise ConfigurationError(
+                f"synchronous must be one of {', '.join(SYNCHRONOUS)}, not {synchronous!r}"
+            )
+        self.url = normalize_url(url)
+        self.artifact_threshold = artifact_threshold
+        self.pool_size = pool_size
+        self.database = Database(
+            self.url, pool_size=pool_size, busy_timeout=busy_timeout, synchronous=synchronous
+        )
+        folder = artifact_dir
+        if folder is None and self.database.path is not None:
+            folder = f"{self.database.path}-artifacts"
+        self.files = None if folder is None else ArtifactFiles(folder, artifact_threshold)
+        self._payloads = Payloads(self.files)
+        self._heart = Heart(self.database, lease)
+        self._runs = Runs(self.database, self._payloads, self._heart)
+
+    # -- opening and closing
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The SQLAlchemy engine for reading; writers use `writing`."""
+        self.database.open()
+        return self.database.engine
+
+    def init_database(self) -> None:
+        """Create what is missing; a second call does nothing.
+
+        Raises:
+            StoreVersionError: The file is another program's, or of a newer version.
+            StoreError: It cannot be opened.
+        """
+        self.database.open()
+
+    def close(self) -> None:
+        """Close every connection. Runs that are still owned stay resumable."""
+        self._heart.stop()
+        self.database.close()
+
+    def __enter__(self) -> Store:
+        self.init_database()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        """Give a connection in one read transaction."""
+        return self.database.reading()
+
+    def writing(self) -> AbstractContextManager[sa.Connection]:
+        """Give the connection that writes, in a transaction; see `Database.writing`."""
+        return self.database.writing()
+
+    # -- runs
+
+    def create_run(
+        self,
+        *,
+        run_id: str,
+        graph: Graph,
+        inputs: Mapping[str, Any],
+        config: DagConfig | None = None,
+        idempotency_key: str | None = None,
+        parent_run_id: str | None = None,
+        durability: str = "sync",
+    ) -> RunJournal:
+        """Record a new run, own it, and return its journal.
+
+        Raises:
+            RunExists: The id is taken.
+            KeyTaken: The key has a run of the same graph and inputs; `.run_id` says which.
+            IdempotencyConflict: The key has a run of another graph or other inputs.
+            EncodingError: An input has no stored form.
+            StoreError: It cannot be stored now.
+        """
+        return self._runs.create(
+            run_id=run_id,
+            graph=graph,
+            inputs=inputs,
+            config=config,
+            idempotency_key=idempotency_key,
+            parent_run_id=parent_run_id,
+            durability=durability,
+        )
+
+    def find_by_key(self, key: str, graph: Graph, inputs: Mapping[str, Any]) -> str | None:
+        """Return the id of the run that was started with an idempotency key, or None.
+
+        Raises:
+            IdempotencyConflict: It was started with another graph or other inputs.
+        """
+        return self._runs.find_by_key(key, graph, inputs)
+
+    def claim_run(self, run_id: str, *, durability: str = "sync") -> tuple[StoredRun, RunJournal]:
+        """Become the owner of a run, and return what was recorded and its journal.
+
+        When its owner died on this host, this is immediate; an owner on another host is watched for
+        one lease.
+
+        Raises:
+            RunNotFound: There is no such run.
+            RunOwned: Its owner lives.
+            StoreError: It cannot be stored now.
+        """
+        return self._runs.claim(run_id, durability)
+
+    def load_run(self, run_id: str) -> StoredRun:
+        """Return what is recorded of a run, whoever owns it.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        return self._runs.load(run_id)
+
+    def list_runs(
+        self,
+        flow_name: str | None = None,
+        status: str | Sequence[str] | None = None,
+        limit: int | None = 100,
+    ) -> list[RunSummary]:
+        """Return runs, the newest first.
+
+        Args:
+            flow_name: Only runs of this graph.
+            status: Only runs of this status, or of one of these.
+            limit: At most so many; None gives all.
+        """
+        return self._runs.list(flow_name, status, limit)

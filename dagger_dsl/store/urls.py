@@ -1,0 +1,150 @@
+"""`normalize_url`: every spelling of a database that the documents use, as one SQLAlchemy URL."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from dagger_dsl.errors import ConfigurationError, did_you_mean
+
+__all__ = ["MEMORY", "SYNCHRONOUS", "is_memory", "normalize_url"]
+
+MEMORY = ":memory:"
+SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
+
+_DRIVER = "sqlite+pysqlite"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]+)://", re.ASCII)
+_HELP = "write for example 'sqlite:state.db', 'sqlite::memory:' or 'postgresql+psycopg://...'"
+
+
+def normalize_url(text: str | os.PathLike[str] | sa.URL) -> sa.URL:
+    """Return the URL that *text* means.
+
+    ``sqlite::memory:``, ``sqlite:file.db?mode=wal&busy_timeout=5000``, ``sqlite:///file.db``,
+    a bare path such as ``pipeline.db`` and `pathlib.Path` objects mean SQLite; URLs of other
+    schemes pass through. Options: ``busy_timeout`` (milliseconds), ``synchronous`` (``NORMAL``,
+    ``FULL``) and ``mode`` (``ro`` opens read only; ``wal``, ``rw``, ``rwc`` say what is so anyway).
+
+    Raises:
+        ConfigurationError: It is no URL and no path, or an option is unknown.
+    """
+    if isinstance(text, sa.URL):
+        if text.get_backend_name() != "sqlite":
+            return text
+        return _sqlite(text.database or MEMORY, _single(text.query), text)
+    if isinstance(text, os.PathLike):
+        return _sqlite(os.fspath(text), {}, text)
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise ConfigurationError(f"{text!r} is no database URL; {_HELP}")
+    text = text.strip()
+    scheme = _SCHEME.match(text)
+    if scheme is not None and scheme[1].partition("+")[0] not in ("sqlite", "file"):
+        return _foreign(text)
+    if scheme is not None and "+" in scheme[1] and scheme[1] != _DRIVER:
+        raise ConfigurationError(f"{text!r}: the SQLite driver is {_DRIVER}, not {scheme[1]}")
+    body, _, options = text.partition("?")
+    return _sqlite(_path(body), _options(options, text), text)
+
+
+def is_memory(url: sa.URL) -> bool:
+    """Whether a normalised URL names a database that lives in memory."""
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", MEMORY)
+
+
+def _foreign(text: str) -> sa.URL:
+    try:
+        url = sa.make_url(text)
+        url.get_dialect()
+    except NoSuchModuleError:
+        name = text.partition(":")[0]
+        hint = "; write 'postgresql+psycopg://'" if name == "postgres" else f"; {_HELP}"
+        raise ConfigurationError(f"SQLAlchemy knows no database {name!r}{hint}") from None
+    except ArgumentError as error:
+        raise ConfigurationError(f"this is no database URL ({error}); {_HELP}") from None
+    return url
+
+
+def _path(body: str) -> str:
+    """Strip the scheme; as in SQLAlchemy three slashes are relative and four absolute."""
+    for head in (f"{_DRIVER}:", "sqlite:", "file:"):
+        if body.lower().startswith(head):
+            rest = body[len(head) :]
+            if rest.startswith("///"):
+                return rest[3:] or MEMORY
+            if rest.startswith("//"):
+                return rest[2:] or MEMORY
+            return rest
+    return body
+
+
+def _options(query: str, text: str) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in options:
+            raise ConfigurationError(f"{text!r} gives {name} twice; keep one of them")
+        options[name] = value
+    return options
+
+
+def _single(query: Mapping[str, str | tuple[str, ...]]) -> dict[str, str]:
+    return {name: each if isinstance(each, str) else each[-1] for name, each in query.items()}
+
+
+def _sqlite(path: str, options: dict[str, str], text: object) -> sa.URL:
+    if not path or "\0" in path:
+        raise ConfigurationError(f"{text!r} names no database file; {_HELP}")
+    kept: dict[str, str] = {}
+    for name, value in options.items():
+        check = _CHECKS.get(name.lower())
+        if check is None:
+            raise ConfigurationError(
+                f"{text!r}: there is no option {name!r}{did_you_mean(name, _CHECKS)}"
+            )
+        kept |= check(value)
+    if kept.pop("memory", None):
+        path = MEMORY
+    return sa.URL.create(_DRIVER, database=path, query=kept)
+
+
+def _mode(value: str) -> dict[str, str]:
+    lowered = value.lower()
+    if lowered in ("wal", "rw", "rwc"):
+        return {}  # a file database is always in WAL mode and created when missing
+    if lowered in ("ro", "memory"):
+        return {"mode": "ro"} if lowered == "ro" else {"memory": "1"}
+    raise ConfigurationError(f"mode must be wal, rw, rwc, ro or memory, not {value!r}")
+
+
+def _journal(value: str) -> dict[str, str]:
+    if value.lower() != "wal":
+        raise ConfigurationError(
+            f"journal_mode must be wal, not {value!r}: other modes lose results in a power cut"
+        )
+    return {}
+
+
+def _busy_timeout(value: str) -> dict[str, str]:
+    if not re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
+        raise ConfigurationError(f"busy_timeout is a whole number of milliseconds, not {value!r}")
+    return {"busy_timeout": str(int(value))}
+
+
+def _synchronous(value: str) -> dict[str, str]:
+    if value.upper() not in SYNCHRONOUS:
+        raise ConfigurationError(
+            f"synchronous must be one of {', '.join(SYNCHRONOUS)}, not {value!r}"
+        )
+    return {"synchronous": value.upper()}
+
+
+_CHECKS = {
+    "mode": _mode,
+    "journal_mode": _journal,
+    "busy_timeout": _busy_timeout,
+    "synchronous": _synchronous,
+}
