@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from dagger_dsl._doors import through
 from dagger_dsl.errors import (
     ConfigurationError,
     CycleError,
@@ -38,6 +39,9 @@ from dagger_dsl.model.policies import (
 from dagger_dsl.model.values import MISSING, Literal
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     from dagger_dsl.model.validate import ValidationReport
 
 __all__ = [
@@ -358,6 +362,14 @@ class Node:
         return Node(**{**known, **fields})
 
 
+class HasStates(Protocol):
+    """What a picture of a graph takes its colours from; every `RunReport` is one."""
+
+    def states(self) -> Mapping[str, str]:
+        """Return the state of every node by id."""
+        ...
+
+
 @attrs.frozen(init=False, eq=False)
 class Graph:
     """A workflow: nodes, the edges between them, and how it wants to be run.
@@ -627,6 +639,57 @@ class Graph:
         from dagger_dsl.model.validate import lint
 
         return lint(self)
+
+    def to_dot(self, run: HasStates | Mapping[str, str] | None = None) -> str:
+        """Return the graph as DOT, the text that Graphviz draws.
+
+        Args:
+            run: A report, or states by node id, that give the nodes their colours.
+        """
+        text: str = through("graph_to_dot")(self, run)
+        return text
+
+    def save_dot(
+        self, path: str | os.PathLike[str], run: HasStates | Mapping[str, str] | None = None
+    ) -> Path:
+        """Write `to_dot` to a file and return its path."""
+        written: Path = through("save_dot")(self.to_dot(run), path)
+        return written
+
+    def render(
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        run: HasStates | Mapping[str, str] | None = None,
+    ) -> Path:
+        """Draw the graph with Graphviz and return the picture's path.
+
+        Args:
+            path: The file to write.
+            format: ``svg``, ``png``, ``pdf``...; by default the path's ending.
+            run: As in `to_dot`.
+
+        Raises:
+            VisualizationUnavailable: Graphviz is not installed.
+            ConfigurationError: There is no such format.
+        """
+        drawn: Path = through("render")(self.to_dot(run), path, format)
+        return drawn
+
+    def to_yaml(self) -> str:
+        """Return the graph as YAML; `from_yaml` gives an equal graph back."""
+        text: str = through("dump_yaml")(self)
+        return text
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Graph:
+        """Return the graph that a YAML text describes.
+
+        Raises:
+            YamlError: Something is wrong; every problem has its line and column.
+        """
+        graph: Graph = through("load_yaml")(text)
+        return graph
 
 
 def missing_dependency(node_id: str, source: str, known: Iterable[str]) -> Problem:

@@ -1,0 +1,34 @@
+"""Doors: the closed table of functions that lower rooms reach in higher ones.
+
+``graph.to_dot()`` is a method of the IR, but pictures are made two rooms above it. Such a method
+calls `through` with the name of its door; the room behind it is imported on first use. Nothing but
+this table names a higher room, and a test opens every door.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any, Final
+
+__all__ = ["DOORS", "through"]
+
+#: Where each door leads: ``module:function``.
+DOORS: Final = {
+    "graph_to_dot": "dagger_dsl.views.dot:graph_to_dot",
+    "report_to_dot": "dagger_dsl.views.dot:report_to_dot",
+    "save_dot": "dagger_dsl.views.graphviz:save_dot",
+    "render": "dagger_dsl.views.graphviz:render",
+    "report_table": "dagger_dsl.views.tables:report_table",
+    "dump_yaml": "dagger_dsl.yamlio:dump_yaml",
+    "load_yaml": "dagger_dsl.yamlio:load_yaml",
+}
+
+
+@functools.cache
+def through(door: str) -> Callable[..., Any]:
+    """Return the function behind a door of `DOORS`."""
+    module, _, name = DOORS[door].partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function

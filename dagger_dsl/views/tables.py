@@ -1,0 +1,148 @@
+"""Reports, runs and problems as rich tables. Cells are `Text`, so nothing in them is markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.views.clean import first_line, printable
+from dagger_dsl.views.dot import duration
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.report import NodeReport, RunReport
+    from dagger_dsl.errors import Problem
+
+__all__ = ["STYLES", "note_of", "plain_table", "problems_table", "report_table", "runs_table"]
+
+#: The style of a state's name.
+STYLES: Final[Mapping[str, str]] = {
+    NodeState.COMPLETED: "green",
+    NodeState.FAILED: "bold red",
+    NodeState.SKIPPED: "dim",
+    NodeState.CANCELLED: "magenta",
+    NodeState.RUNNING: "yellow",
+    NodeState.WAITING: "cyan",
+    NodeState.PENDING: "",
+    RunStatus.PAUSED: "cyan",
+    RunStatus.TIMED_OUT: "bold red",
+}
+
+
+def note_of(report: NodeReport) -> str:
+    """Return what there is to say of a node beside its state: its error, its reason, or nothing."""
+    notes = []
+    if report.recovered:
+        notes.append("recovered")
+    if report.restored:
+        notes.append("restored")
+    if report.error is not None:
+        notes.append(first_line(report.error))
+    elif report.reason:
+        notes.append(first_line(report.reason))
+    return "; ".join(notes)
+
+
+def report_table(report: RunReport, limit: int | None = None) -> Table:
+    """Return a run's nodes as a table.
+
+    Args:
+        report: The run.
+        limit: Rows at most; what did not complete is shown first when not all fit.
+    """
+    title = Text.assemble(
+        f"{printable(report.dag_name)}: run {printable(report.run_id)} ",
+        (str(report.status), STYLES.get(report.status, "")),
+        f" in {duration(report.duration)}",
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("node", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("attempts", justify="right")
+    table.add_column("duration", justify="right", no_wrap=True)
+    table.add_column("note", overflow="fold")
+    shown = _shown(report.states(), limit)
+    for node_id in shown:
+        each = report.node_reports[node_id]
+        table.add_row(
+            Text(printable(node_id)),
+            _state(each.state),
+            Text(str(each.attempts)),
+            Text("" if each.duration is None else duration(each.duration)),
+            Text(note_of(each)),
+        )
+    left = len(report.states()) - len(shown)
+    if left:
+        table.caption = f"and {left} more that completed or wait"
+    return table
+
+
+def _shown(states: Mapping[str, NodeState], limit: int | None) -> Sequence[str]:
+    if limit is None or len(states) <= limit:
+        return list(states)
+    first = [each for each, state in states.items() if state is NodeState.FAILED][:limit]
+    for quiet in (
+        (NodeState.CANCELLED, NodeState.SKIPPED, NodeState.RUNNING, NodeState.WAITING),
+        (NodeState.COMPLETED, NodeState.PENDING),
+    ):
+        more = [each for each, state in states.items() if state in quiet]
+        first += more[: limit - len(first)]
+    chosen = set(first)
+    return [each for each in states if each in chosen]
+
+
+def _state(state: str) -> Text:
+    return Text(str(state), style=STYLES.get(state, ""))
+
+
+def runs_table(runs: Iterable[Mapping[str, Any]]) -> Table:
+    """Return runs as a table.
+
+    Args:
+        runs: Mappings with ``run_id``, ``dag``, ``status``, ``created`` and ``nodes``; what is
+            None or missing stays empty.
+    """
+    table = Table()
+    table.add_column("run", overflow="fold")
+    table.add_column("dag", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    table.add_column("created", no_wrap=True)
+    table.add_column("note", overflow="fold")
+    for run in runs:
+        table.add_row(
+            Text(printable(run["run_id"])),
+            Text(printable(run["dag"])),
+            _state(run["status"]),
+            Text(printable(run.get("created") or "")),
+            Text(first_line(run.get("note") or "")),
+        )
+    return table
+
+
+def problems_table(problems: Iterable[Problem]) -> Table:
+    """Return problems as a table: where, how bad, what."""
+    table = Table()
+    table.add_column("place", overflow="fold")
+    table.add_column("", no_wrap=True)
+    table.add_column("problem", overflow="fold")
+    for problem in problems:
+        style = "bold red" if problem.severity == "error" else "yellow"
+        table.add_row(
+            Text(printable(problem.place)),
+            Text(problem.severity, style=style),
+            Text(printable(problem.message, lines=True)),
+        )
+    return table
+
+
+def plain_table(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as lines with aligned columns, for output that is no terminal."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )

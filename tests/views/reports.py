@@ -1,0 +1,33 @@
+"""Reports made by hand, so that what is shown of a run can be tested without running one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dagger_dsl.engine.report import NodeReport, RunReport
+from dagger_dsl.errors import NotExecuted
+from dagger_dsl.model.graph import Graph
+from dagger_dsl.model.states import NodeState, RunStatus
+
+
+def make_report(graph: Graph, *nodes: NodeReport, **fields: Any) -> RunReport:
+    """Return a report in which *nodes* ended as they say and the others are pending."""
+    reports = {node_id: NodeReport(node_id, NodeState.PENDING) for node_id in graph.nodes}
+    reports |= {each.node_id: each for each in nodes}
+
+    def states() -> Mapping[str, NodeState]:
+        return {node_id: each.state for node_id, each in reports.items()}
+
+    def value(node_id: str) -> Any:
+        raise NotExecuted(node_id)
+
+    given: dict[str, Any] = {
+        "run_id": "run_001",
+        "dag_name": graph.name,
+        "graph": graph,
+        "status": RunStatus.COMPLETED,
+        "duration": 2.5,
+        **fields,
+    }
+    return RunReport(**given, states=states, node=reports.__getitem__, value=value)

@@ -1,0 +1,148 @@
+"""Tables show a run to a person, and never let its data speak to the terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from dagger_dsl.engine.report import ErrorInfo, NodeReport
+from dagger_dsl.errors import Place, Problem
+from dagger_dsl.model.graph import Graph, Node
+from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.views.clean import first_line, printable
+from dagger_dsl.views.tables import plain_table, problems_table, runs_table
+from tests.views.reports import make_report
+
+
+def shown(what: RenderableType, *, colours: bool = False) -> str:
+    """Return what a terminal of 120 columns is sent."""
+    stream = io.StringIO()
+    Console(file=stream, width=120, force_terminal=colours).print(what)
+    return stream.getvalue()
+
+
+def test_a_report_shows_state_attempts_duration_and_a_note() -> None:
+    graph = Graph("flow", [Node("good", "f"), Node("bad", "f"), Node("after", "f")])
+    report = make_report(
+        graph,
+        NodeReport("good", NodeState.COMPLETED, 1, duration=0.25),
+        NodeReport(
+            "bad", NodeState.FAILED, 3, duration=2.0, error=ErrorInfo("ValueError", "no\nx")
+        ),
+        NodeReport("after", NodeState.SKIPPED, reason="upstream failed: bad"),
+        status=RunStatus.FAILED,
+    )
+    text = shown(report)
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("│")
+    ]
+    assert rows == [
+        ["good", "completed", "1", "250.0 ms", ""],
+        ["bad", "failed", "3", "2.00 s", "ValueError: no"],
+        ["after", "skipped", "0", "", "upstream failed: bad"],
+    ]
+    assert "flow: run run_001 failed in 2.50 s" in text
+    assert shown(report.to_table()) == text
+
+
+def test_a_long_report_shows_what_went_wrong_first() -> None:
+    graph = Graph("flow", [Node(f"n{i}", "f") for i in range(500)])
+    reports = [NodeReport(f"n{i}", NodeState.COMPLETED, 1) for i in range(500)]
+    reports[499] = NodeReport("n499", NodeState.FAILED, 1)
+    reports[498] = NodeReport("n498", NodeState.SKIPPED)
+    table = make_report(graph, *reports).to_table(limit=10)
+    text = shown(table)
+    assert table.row_count == 10
+    assert "n499" in text
+    assert "n498" in text
+    assert "n7 " in text
+    assert "n8 " not in text
+    assert "and 490 more" in text
+
+
+def test_runs_and_problems_have_tables() -> None:
+    runs = runs_table(
+        [
+            {
+                "run_id": "r1",
+                "dag": "flow",
+                "status": "paused",
+                "created": "2024-05-01",
+                "note": "x",
+            },
+            {"run_id": "r2", "dag": "flow", "status": "completed"},
+        ]
+    )
+    assert "r1" in shown(runs)
+    assert "paused" in shown(runs)
+    problems = [
+        Problem("unknown action", Place("a.yaml", 3, 5)),
+        Problem("unused", severity="warning"),
+    ]
+    text = shown(problems_table(problems))
+    assert "a.yaml:3:5" in text
+    assert "warning" in text
+
+
+ATTACKS = [
+    "\x1b[31mred\x1b[0m",
+    "\x1b]0;title\x07x",
+    "\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\",
+    "\x1bPq#0;2;0;0;0\x1b\\sixel",
+    "\x9b31mred",
+    "\x1b(0lines",
+    "a\x08b\x7f\x07",
+    "line\rover",
+    "[red]markup[/red]",
+    "[link=http://evil]x[/link]",
+    "\u202egnp·exe",
+    "cut off \x1b",
+    "cut off \x1b[",
+    "\x1b\x1b[[31m31m",
+    "surrogate \ud800",
+]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_nothing_from_data_reaches_the_terminal_as_a_command(attack: str) -> None:
+    graph = Graph(attack, [Node(attack, "f")])
+    report = make_report(
+        graph,
+        NodeReport(attack, NodeState.FAILED, 1, error=ErrorInfo(attack, attack), reason=attack),
+        run_id=attack,
+    )
+    for view in (
+        report.to_table(),
+        runs_table([{"run_id": attack, "dag": attack, "status": "failed", "note": attack}]),
+        problems_table([Problem(attack, Place(attack, 1))]),
+    ):
+        text = shown(view)
+        assert text.replace("\n", "").isprintable()
+        text.encode()
+
+
+def test_markup_is_shown_as_text() -> None:
+    graph = Graph("g", [Node("[red]markup[/red]", "f")])
+    assert "[red]markup[/red]" in shown(make_report(graph), colours=True)
+
+
+def test_printable_keeps_text_and_lines_where_asked() -> None:
+    assert printable("naïve ☃\n\ttext") == "naïve ☃  text"
+    assert printable("two\r\nlines\tand", lines=True) == "two\nlines\tand"
+    assert printable(3.5) == "3.5"
+    assert printable("\x1b[1;31mred\x1b[0m!") == "red!"
+    assert printable("\x1b]0;window title\x07!") == "!"
+
+
+def test_the_first_line_is_the_first_that_says_something() -> None:
+    assert first_line("\n  \n KeyError: 'x'\nmore") == "KeyError: 'x'"
+    assert first_line("") == ""
+    assert first_line("x" * 300, 10) == "x" * 9 + "…"
+
+
+def test_plain_tables_align_their_columns() -> None:
+    assert plain_table([("a", 1, "x"), ("long", 22, "")]) == "a     1   x\nlong  22"
