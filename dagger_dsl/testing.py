@@ -1,0 +1,304 @@
+"""Helpers for tests of workflows: a clock to turn by hand, contexts, fresh registries, one call.
+
+Nothing here needs a test framework, an executor or a database: an action is called as a run would
+call it, and gives back what it returned.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+
+from dagger_dsl.model.context import NodeCtx, NodeOutput
+from dagger_dsl.model.graph import Input, Node
+from dagger_dsl.model.protocols import CacheReader, CancelSignal
+from dagger_dsl.model.values import to_shown
+from dagger_dsl.registry import ActionDef, Registry, as_registry, define
+
+__all__ = [
+    "FakeClock",
+    "fresh_registry",
+    "make_ctx",
+    "mutation_checked",
+    "run_action",
+    "unchanged",
+]
+
+
+class FakeClock:
+    """A monotonic clock that stands still until it is told to go on. Threads may share it.
+
+    Call it for the time, in seconds; `sleep` does not wait, it moves the clock.
+
+    Args:
+        start: The first reading.
+
+    Attributes:
+        sleeps: What `sleep` was called with, in order.
+    """
+
+    def __init__(self, start: float = 1_000.0) -> None:
+        self._now = float(start)
+        self._lock = threading.Lock()
+        self.sleeps: list[float] = []
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self._now
+
+    def advance(self, seconds: float) -> float:
+        """Move the clock on and return the new time.
+
+        Raises:
+            ValueError: *seconds* is negative; a monotonic clock never goes back.
+        """
+        if not seconds >= 0:
+            raise ValueError(f"a monotonic clock goes forward only, not by {seconds!r} s")
+        with self._lock:
+            self._now += seconds
+            return self._now
+
+    def sleep(self, seconds: float) -> None:
+        """Move the clock on instead of waiting."""
+        self.sleeps.append(seconds)
+        self.advance(seconds)
+
+    async def sleep_async(self, seconds: float) -> None:
+        """Move the clock on instead of waiting, for code that awaits its sleep."""
+        self.sleep(seconds)
+
+    def __repr__(self) -> str:
+        return f"<FakeClock {self._now:g}>"
+
+
+class _Values:
+    """Values by namespace and key, read only."""
+
+    def __init__(self, values: Mapping[str, Mapping[str, Any]]) -> None:
+        self._values = values
+
+    def get(self, namespace: str, key: str, default: Any = None) -> Any:
+        """Return one value, or *default*."""
+        return self._values.get(namespace, {}).get(key, default)
+
+
+def make_ctx(
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    node_id: str = "node",
+    dag_name: str = "dag",
+    run_id: str = "run_test",
+    attempt: int = 1,
+    cache: CacheReader | Mapping[str, Mapping[str, Any]] | None = None,
+    app_data: Any = None,
+    cancel: CancelSignal | None = None,
+) -> NodeCtx:
+    """Return the context that an action gets in a run.
+
+    Args:
+        inputs: The bound inputs by name.
+        node_id, dag_name, run_id, attempt: Where the call belongs.
+        cache: Values by namespace and key, as a mapping of mappings or anything with ``get``.
+        app_data: The object the run was given.
+        cancel: A `CancelToken`, to test what a body does when its run is cancelled.
+    """
+    values = {} if cache is None else cache
+    return NodeCtx(
+        dag_name=dag_name,
+        node_id=node_id,
+        run_id=run_id,
+        attempt=attempt,
+        inputs=inputs or {},
+        cache=_Values(values) if isinstance(values, Mapping) else values,
+        app_data=app_data,
+        cancel=cancel,
+    )
+
+
+@contextmanager
+def fresh_registry(*actions: Any) -> Iterator[Registry]:
+    """Give the block a registry of its own, in force inside it, with *actions* in it.
+
+    What is registered inside is forgotten afterwards; nothing registered outside is visible.
+    """
+    with Registry() as registry:
+        for each in actions:
+            registry.register(each)
+        yield registry
+
+
+def run_action(
+    action: Any,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    ctx: NodeCtx | None = None,
+    check_mutation: bool = True,
+) -> Any:
+    """Call an action once, as a run would, and return what it returned.
+
+    Its explicit schemas and the annotations of its parameters are checked, an async action is
+    awaited, and a function of the documents' old form ``fn(executor, node, cache)`` gets a node and
+    a cache and gives back what it inserted. There are no retries and no timeouts: what it raises
+    is raised.
+
+    Args:
+        action: A decorated or plain function, an object with ``execute``, or a definition.
+        inputs: Values by parameter.
+        ctx: What it gets where it asks for a `NodeCtx`; by default one with *inputs*.
+        check_mutation: Whether changing an input is a fault.
+
+    Raises:
+        InputValidationError, OutputError: A value does not fit.
+        AssertionError: The action changed one of its inputs.
+    """
+    definition = define(action)
+    given = dict(ctx.inputs if inputs is None and ctx is not None else inputs or {})
+    definition.check_inputs(given)
+    for name, value in given.items():
+        definition.check_value(name, value)
+    context = ctx if ctx is not None else make_ctx(given, node_id=definition.name)
+    with unchanged(given, f"action {definition.name!r}") if check_mutation else _nothing():
+        result = _called(definition, given, context)
+    definition.check_output(result.outputs if isinstance(result, NodeOutput) else result)
+    return result
+
+
+def _called(definition: ActionDef, given: dict[str, Any], ctx: NodeCtx) -> Any:
+    if definition.style == "legacy":
+        return _called_legacy(definition, given, ctx)
+    if definition.style == "context":
+        return _result(definition.fn(attrs.evolve(ctx, inputs=given)))
+    keywords = definition.arguments(given)
+    if definition.ctx_param is not None:
+        keywords[definition.ctx_param] = attrs.evolve(ctx, inputs=given)
+    return _result(definition.fn(**keywords))
+
+
+def _called_legacy(definition: ActionDef, given: dict[str, Any], ctx: NodeCtx) -> Any:
+    from dagger_dsl.store.cache import Cache  # the documents' cache, with all of its functions
+
+    node = Node(ctx.node_id, definition.name, [Input(n, value=v) for n, v in given.items()])
+    cache = Cache({"inputs": given})
+    result = _result(definition.fn(None, node, cache))
+    inserted = dict(cache[node.id])
+    return inserted if inserted and result is None else result
+
+
+def _result(answer: Any) -> Any:
+    if not inspect.isawaitable(answer):
+        return answer
+    import asyncio
+
+    async def wait() -> Any:
+        return await answer
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(wait())
+    results: list[Callable[[], Any]] = []
+
+    def work() -> None:
+        try:
+            value = asyncio.run(wait())
+        except BaseException as error:
+            failed = error
+
+            def fail() -> Any:
+                raise failed
+
+            results.append(fail)
+        else:
+            results.append(lambda: value)
+
+    thread = threading.Thread(target=work, name="dagger-dsl-run-action")
+    thread.start()
+    thread.join()
+    return results[0]()
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def unchanged(values: Mapping[str, Any], who: str = "the block") -> Iterator[None]:
+    """Check that nothing inside *values* is changed by the block.
+
+    Values are compared by their stored form; of objects that have none, by their ``repr``.
+
+    Args:
+        values: The values by name.
+        who: What to call the block in the message.
+
+    Raises:
+        AssertionError: Something was changed; the message names it.
+    """
+    before = {name: _picture(value) for name, value in values.items()}
+    yield
+    for name, picture in before.items():
+        if _picture(values[name]) != picture:
+            raise AssertionError(
+                f"{who} changed its input {name!r}; other nodes see the same object, and a "
+                "resumed run the unchanged one: work on a copy"
+            )
+
+
+def _picture(value: Any) -> str:
+    return json.dumps(to_shown(value), sort_keys=True)
+
+
+def mutation_checked(registry: Any = None) -> Registry:
+    """Return a registry whose actions fail when they change an input; for the run of a whole graph.
+
+    Args:
+        registry: A registry, mapping or module; the registry in force by default.
+    """
+    source = as_registry(registry)
+    made = Registry()
+    for name in source.list_actions():
+        definition = source[name]
+        made.register(attrs.evolve(definition, fn=_watched(definition)), name)
+    return made
+
+
+def _watched(definition: ActionDef) -> Callable[..., Any]:
+    fn = definition.fn
+    who = f"action {definition.name!r}"
+
+    def seen(args: tuple[Any, ...], keywords: dict[str, Any]) -> dict[str, Any]:
+        names = (each.name for each in definition.params)
+        values = dict(zip(names, args, strict=False)) | keywords
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            if isinstance(value, NodeCtx):
+                found.update(value.inputs)
+            else:
+                found[name] = value
+        return found
+
+    if definition.style == "legacy":
+        return fn  # it gets the cache in order to change it
+    if definition.is_async:
+
+        @functools.wraps(fn)
+        async def call_async(*args: Any, **keywords: Any) -> Any:
+            with unchanged(seen(args, keywords), who):
+                return await fn(*args, **keywords)
+
+        return call_async
+
+    @functools.wraps(fn)
+    def call(*args: Any, **keywords: Any) -> Any:
+        with unchanged(seen(args, keywords), who):
+            return fn(*args, **keywords)
+
+    return call
