@@ -28,7 +28,7 @@ PlainPath: TypeAlias = tuple[str | int, ...]
 #: ``locate(path, key)`` says where the value at *path* is, or its key where *key* is true.
 Locate: TypeAlias = Callable[[PlainPath, bool], Place]
 
-#: How many problems of one document are listed; the rest is counted.
+#: How many errors, and how many warnings, of one document are listed; the rest is counted.
 MAX_PROBLEMS = 100
 
 # Suggestions compare with every known name; a hostile file must not make that the bulk of the work.
@@ -51,7 +51,7 @@ class Reader:
         self._problems: list[Problem] = []
         self._suggestions = _SUGGESTIONS
         self.errors = 0
-        self._left_out = 0
+        self._warnings = 0
 
     # Reports.
 
@@ -68,8 +68,9 @@ class Reader:
         """Note one problem at *path*."""
         if severity == "error":
             self.errors += 1
-        if len(self._problems) >= MAX_PROBLEMS:
-            self._left_out += 1
+        else:
+            self._warnings += 1
+        if (self.errors if severity == "error" else self._warnings) > MAX_PROBLEMS:
             return
         if len(message) > _LONGEST_MESSAGE:
             half = _LONGEST_MESSAGE // 2
@@ -87,14 +88,10 @@ class Reader:
 
     def finish(self) -> list[Problem]:
         """Return the problems; what was only counted becomes one more."""
-        if self._left_out:
-            self._problems.append(
-                Problem(
-                    f"and {self._left_out} more problems; mend the first ones and try again",
-                    self.place(()),
-                    "more",
-                )
-            )
+        for count, severity in ((self.errors, "error"), (self._warnings, "warning")):
+            if count > MAX_PROBLEMS:
+                message = f"and {count - MAX_PROBLEMS} more of its kind; mend the first ones"
+                self._problems.append(Problem(message, self.place(()), "more", severity))
         return self._problems
 
     def suggest(self, word: str, known: Iterable[str]) -> str:
