@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,11 +57,15 @@ DIALECT: Final = SQLiteDialect_pysqlite(paramstyle="qmark")
 #: Up to this size a file that was not closed properly is checked before the first write.
 QUICK_CHECK_LIMIT = 50 * 1024 * 1024
 
-#: A checkpoint is due after about so many pages; SQLite's own default is 1,000.
-CHECKPOINT_PAGES = 1000
-
 #: Smaller pages make a commit cheaper: each changed page is copied and summed as a whole.
 PAGE_SIZE = 2048
+
+#: A checkpoint is due after about so many pages: 4 MB, as is SQLite's own default.
+CHECKPOINT_PAGES = 2000
+
+#: After so many pages, some 16 commits, the WAL is worth growing to this size at once.
+GROW_AFTER = 48
+GROWN_WAL = 4 * 1024 * 1024
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -234,6 +238,7 @@ class Database:
         self._closed = False
         self._writer: sqlite3.Connection | None = None
         self._pages = 0
+        self._due = GROW_AFTER
         self._wal_left = False
         self.through_core = False  # tests make SQLite take the way of every other database
         self._damage: StoreDamaged | None = None
@@ -307,7 +312,7 @@ class Database:
             self._create_file(path)
 
     def _create_file(self, path: str) -> None:
-        locks = self.locking()
+        locks = self._locking(path)
         with locks.mutex:
             locks.enter_writing(self.busy_timeout)
             try:
@@ -473,7 +478,7 @@ class Database:
             connection = self._connect(False)
             self._settings(connection, writer=True)
             return connection
-        locks = self.locking()
+        locks = self._locking(self.path)
         self._arrive(locks, self.path)
         try:
             connection = self._connect(False)
@@ -487,10 +492,14 @@ class Database:
             raise
         return connection
 
-    def locking(self) -> LockFile:
+    def locking(self) -> Locks:
+        """Return the locks that decide who owns a run: the lock file's where there is a file."""
+        return self.locks if self.path is None else self._locking(self.path)
+
+    def _locking(self, path: str) -> LockFile:
         with self._opening:
             if self._lock_file is None:
-                self._lock_file = _borrow_lock_file(f"{self.path}-lock")
+                self._lock_file = _borrow_lock_file(f"{path}-lock")
                 self._mutex = self._lock_file.mutex
                 self.locks = self._lock_file
             return self._lock_file
@@ -616,8 +625,8 @@ class Database:
                 try:
                     count = execute(sql, values).rowcount
                     self._pages += 3
-                    if self._pages >= CHECKPOINT_PAGES:
-                        self.checkpoint("PASSIVE")
+                    if self._pages >= self._due:
+                        self.wrote(0)
                     return count
                 finally:
                     leave()
@@ -627,8 +636,36 @@ class Database:
     def wrote(self, pages: int) -> None:
         """Count the pages of a commit, and checkpoint when it is time; called while excluding."""
         self._pages += pages
-        if self._pages >= CHECKPOINT_PAGES and self._writer is not None:
-            self.checkpoint("PASSIVE")
+        if self._pages < self._due or self._writer is None or self.path is None:
+            return
+        try:
+            if self._due == GROW_AFTER:
+                self._due = CHECKPOINT_PAGES
+                self._grow_wal(self._writer, self.path)
+            else:
+                self.checkpoint("PASSIVE")
+        except sqlite3.Error as error:
+            # The commit before it stands; the next one meets the same trouble and reports it.
+            self._pages = 0
+            _logger.warning("%s: upkeep of the WAL failed: %s", self.where, error)
+
+    def _grow_wal(self, writer: sqlite3.Connection, path: str) -> None:
+        """Let the WAL have its size at once: a commit that makes a file longer syncs it twice.
+
+        A transaction larger than the cache spills into the WAL, and its rollback leaves the file
+        as long as it became.
+        """
+        if self.synchronous in ("OFF", "NORMAL") or _size(f"{path}-wal") > GROWN_WAL // 2:
+            return
+        cache = writer.execute("PRAGMA cache_size").fetchone()[0]
+        writer.execute("PRAGMA cache_size=10")
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+            writer.execute("INSERT INTO meta (name, value) VALUES ('', zeroblob(?))", (GROWN_WAL,))
+        finally:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+            writer.execute(f"PRAGMA cache_size={cache}")
 
     def checkpoint(self, mode: str) -> None:
         """Move the WAL into the file; called while excluding."""
@@ -852,6 +889,10 @@ class Statement:
             stored[index] = convert(stored[index])
         return stored
 
+    def all_for_driver(self, rows: Sequence[Sequence[Any]]) -> Iterable[Sequence[Any]]:
+        """Return *rows* as SQLite's driver stores them."""
+        return map(self.for_driver, rows) if self._convert else rows
+
 
 class Transaction:
     """A write transaction as journals see it; statements take their values in `names` order."""
@@ -879,7 +920,7 @@ class _DriverTransaction(Transaction):
         return self._cursor.execute(statement.sql, statement.for_driver(values)).rowcount
 
     def execute_many(self, statement: Statement, values: Sequence[Sequence[Any]]) -> None:
-        self._cursor.executemany(statement.sql, map(statement.for_driver, values))
+        self._cursor.executemany(statement.sql, statement.all_for_driver(values))
 
     def scalar(self, statement: Statement, values: Sequence[Any]) -> Any:
         rows = self._cursor.execute(statement.sql, statement.for_driver(values)).fetchall()

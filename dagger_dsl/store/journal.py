@@ -85,12 +85,11 @@ def _binds(table: sa.Table, columns: Sequence[str]) -> dict[str, sa.BindParamete
     return {name: sa.bindparam(name, type_=table.c[name].type) for name in columns}
 
 
-def _fenced_insert() -> Statement:
+def _fenced_insert(values: Mapping[str, Any]) -> Statement:
     owned = sa.exists().where(
         flow_runs.c.run_id == sa.bindparam("the_run", type_=sa.Text()),
         flow_runs.c.epoch == sa.bindparam("the_epoch", type_=sa.Integer()),
     )
-    values = _binds(node_runs, _COLUMNS)
     return Statement(
         sa.insert(node_runs).from_select(list(values), sa.select(*values.values()).where(owned))
     )
@@ -122,9 +121,37 @@ class Upsert:
         return self._made[dialect]
 
 
-INSERT_FENCED: Final = _fenced_insert()
+#: Most rows: a first attempt that completed with a value that is stored inline. Each value that a
+#: statement does not have to bind saves some 0.1 us.
+_PLAIN: Final = {"invocation_key": "default", "attempt": 1, "state": "completed"}
+_PLAIN_COLUMNS: Final = ("run_id", "seq", "node_id", "output", "started_at", "duration_ms")
+
+
+def _plain_values(*more: str) -> dict[str, Any]:
+    fixed: dict[str, Any] = {name: sa.literal_column(repr(value)) for name, value in _PLAIN.items()}
+    return {**_binds(node_runs, (*_PLAIN_COLUMNS, *more)), **fixed}
+
+
+def _is_plain(row: Row) -> bool:
+    _, key, attempt, state, _, artifact_id, _, _, error, meta = row
+    return (
+        attempt == 1
+        and key == "default"
+        and state == "completed"
+        and artifact_id is None
+        and error is None
+        and meta is None
+    )
+
+
+INSERT_PLAIN: Final = Statement(sa.insert(node_runs).values(_plain_values()).inline())
+INSERT_PLAIN_FENCED: Final = _fenced_insert(_plain_values("released"))
+INSERT_FENCED: Final = _fenced_insert(_binds(node_runs, _COLUMNS))
 INSERT_ROW: Final = _insert(node_runs, _COLUMNS)
 INSERT_ROW_AGAIN: Final = Upsert(node_runs, _COLUMNS)
+REPLACE_ROW: Final = Upsert(
+    node_runs, _COLUMNS, tuple(set(_COLUMNS) - set(node_runs.primary_key.columns.keys()))
+)
 _LOG_COLUMNS: Final = ("run_id", "seq", "kind", "entry_key", "body")
 INSERT_LOG: Final = _insert(schema.run_log, _LOG_COLUMNS)
 INSERT_LOG_AGAIN: Final = Upsert(schema.run_log, _LOG_COLUMNS)
@@ -221,6 +248,7 @@ class RunJournal:
         self._seq = seq
         self._on_release = on_release
         self._refusal: StoreError | InvalidState | None = None
+        self._process = os.getpid()
         self._tail = (run_id, epoch)
         self._new_artifacts: dict[str, int] = {}
         self._cache: dict[tuple[str, str], tuple[str | None, str | None]] = {}
@@ -281,18 +309,24 @@ class RunJournal:
         if (
             single is not None
             and len(rows) == 1
+            and rows[0][2]
             and not commands
             and status is None
             and not replay
             and not self._cache
             and not self._new_artifacts
         ):
+            row = rows[0]
             seq = self._seq = self._seq + 1
             text = None if not released else orjson.dumps(released).decode()
             try:
-                written = single(INSERT_FENCED.sql, (self.run_id, seq, *rows[0], text, *self._tail))
+                if _is_plain(row):
+                    values = (self.run_id, seq, row[0], row[4], row[6], row[7], text, *self._tail)
+                    written = single(INSERT_PLAIN_FENCED.sql, values)
+                else:
+                    written = single(INSERT_FENCED.sql, (self.run_id, seq, *row, text, *self._tail))
             except Exception as error:
-                self._again_or_raise(error, rows[0], text)
+                self._again_or_raise(error, row, text)
                 return
             if written != 1:
                 raise self._fence()
@@ -452,12 +486,8 @@ class RunJournal:
             self._write_artifacts(tx, batch.artifacts)
         released = None if batch.released is None else orjson.dumps(list(batch.released)).decode()
         if batch.rows:
-            statement = INSERT_ROW_AGAIN(self._dialect) if batch.again else INSERT_ROW
-            values = [(run_id, n, *row, None) for n, row in enumerate(batch.rows, seq)]
-            if released is not None:
-                values[0] = (run_id, seq, *batch.rows[0], released)  # type: ignore[assignment]
-            tx.execute_many(statement, values)
-            seq += len(values)
+            self._write_rows(tx, batch, released)
+            seq += len(batch.rows)
         entries = [("command", key, body) for key, body in batch.commands]
         if released is not None and not batch.rows:
             entries.append(("released", None, released))
@@ -475,6 +505,24 @@ class RunJournal:
             tx.execute(SET_STATUS, (batch.status, *self._tail))
         if batch.ending is not None:
             tx.execute(batch.ending, batch.ending_values)
+
+    def _write_rows(self, tx: Transaction, batch: _Batch, released: str | None) -> None:
+        run_id, again = self.run_id, batch.again
+        plain: list[tuple[Any, ...]] = []
+        others: list[tuple[Any, ...]] = []
+        ends: list[tuple[Any, ...]] = []  # without a call; these replace an earlier one
+        for seq, row in enumerate(batch.rows, batch.seq):
+            if released is None and not again and _is_plain(row):
+                plain.append((run_id, seq, row[0], row[4], row[6], row[7]))
+            else:
+                (others if row[2] else ends).append((run_id, seq, *row, released))
+                released = None
+        if plain:
+            tx.execute_many(INSERT_PLAIN, plain)
+        if others:
+            tx.execute_many(INSERT_ROW_AGAIN(self._dialect) if again else INSERT_ROW, others)
+        if ends:
+            tx.execute_many(REPLACE_ROW(self._dialect), ends)
 
     def _write_artifacts(self, tx: Transaction, sizes: Mapping[str, int]) -> None:
         tx.execute_many(
@@ -517,17 +565,11 @@ class RunJournal:
 
     def _after_fork(self) -> None:
         if self._refusal is None:
-            self._refusal = RunOwned(self.run_id, f"{self._owner_name}, the parent of this process")
+            self._refusal = RunOwned(
+                self.run_id, f"process {self._process}, of which this process is a copy"
+            )
         self._on_release = _nothing
         self._queue = None
-
-    @property
-    def _owner_name(self) -> str:
-        return f"process {_parent()}"
-
-
-def _parent() -> int:
-    return os.getppid()
 
 
 def _nothing() -> None:

@@ -130,7 +130,7 @@ class StoredRun:
         owner: Who records into it, None when nobody does.
         epoch: The number of the latest ownership.
         attempts: Every recorded attempt, in order.
-        nodes: The latest attempt by ``(node_id, key)``.
+        nodes: What was recorded last by ``(node_id, key)``.
         commands: What a replay needs beside outcomes, in order.
         released: The lists of slots that commits started, in order.
         crashes: How often the process died while a node ran, by what the engine calls it.
@@ -161,9 +161,7 @@ class StoredRun:
         for each in nodes:
             node = StoredNode(payloads, each)
             self.attempts.append(node)
-            known = self.nodes.get((node.node_id, node.key))
-            if known is None or known.attempt < node.attempt:
-                self.nodes[node.node_id, node.key] = node
+            self.nodes[node.node_id, node.key] = node
             if each[11] is not None:
                 releases.append((node.seq, each[11]))
             self.last_seq = max(self.last_seq, node.seq)
