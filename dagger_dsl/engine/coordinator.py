@@ -31,6 +31,7 @@ from dagger_dsl.engine.state import NAMES, SKIPPED
 from dagger_dsl.errors import (
     DaggerError,
     EncodingError,
+    NodeCrashed,
     NodeExecutionError,
     NodeFailure,
     NodeTimeout,
@@ -161,6 +162,8 @@ class Coordinator:
         if self.run.deadline is not None:
             self._at(self.run.deadline, self._time_out)
         state.begin()
+        if self.run.crashes:
+            self._refuse_crashed()
         while True:
             if done:
                 batch = [take() for _ in range(len(done))]
@@ -184,6 +187,8 @@ class Coordinator:
                     self._settle(starts)
                 ready = state.take(board.slots - self._flying if starts else None)
                 if ready:
+                    if plan.joins:
+                        self._bind(ready)
                     self._flying += len(ready)
                     go.extend(ready)
                 elif not self._flying and (not state.waiting or state.paused):
@@ -437,6 +442,16 @@ class Coordinator:
             state.give_back(self._recall())
             run.reason = run.reason or f"node {node_id!r} failed"
 
+    def _refuse_crashed(self) -> None:
+        """Fail what has taken its process down too often; it had been enabled before."""
+        state = self._state
+        crashed = [slot for slot in state.ready if slot in self.run.crashes]
+        state.ready = [slot for slot in state.ready if slot not in self.run.crashes]
+        for slot in crashed:
+            error = NodeCrashed(str(self._plan.ids[slot]), self.run.crashes[slot])
+            self.run.errors[slot] = error
+            self._give_up(slot, error)
+
     # --- stopping --------------------------------------------------------------------------------
 
     def _cancel(self, now: float) -> None:
@@ -502,10 +517,9 @@ class Coordinator:
         """Record invocations that ended without a call."""
         ended, self._state.ended = self._state.ended, []
         for slot, code, reason in ended:
-            attempt = self.run.attempts.get(slot, 1) if slot in self._victims else 0
-            self._push(
-                self.run.row(slot, NAMES[code], attempt=attempt, meta=_json({"reason": reason}))
-            )
+            called = slot in self._victims
+            meta = _json({"reason": reason})
+            self._push(self.run.row(slot, NAMES[code], called=called, meta=meta))
             if self.watcher is not None:
                 kind = NodeSkipped if code == SKIPPED else NodeCancelled
                 self._events.append(kind(self._ref(slot), reason))
@@ -515,9 +529,6 @@ class Coordinator:
         state = self._state
         if self._journal is not None:
             ready = [] if state.paused else state.ready
-            for slot in ready:
-                if slot in self._plan.joins:
-                    self._bind(slot)
             if self._rows or ready:
                 self._commit(list(ready))
         if starts and not state.paused:
@@ -529,15 +540,16 @@ class Coordinator:
             events, self._events = self._events, []
             self.watcher.show(events)
 
-    def _bind(self, slot: int) -> None:
-        """Record which source an `any` join took, so that a resume binds the same inputs."""
-        if self._plan.joins[slot].rule is not Trigger.ANY or slot in self.run.bound:
-            return
-        source = self._state.winner(slot)
-        if source is not None:
-            self.run.bound[slot] = frozenset((source,))
-            meta = _json({"bound": [self._plan.ids[source]]})
-            self._push(self.run.row(slot, "pending", attempt=0, meta=meta))
+    def _bind(self, slots: Sequence[int]) -> None:
+        """Note which source each `any` join takes.
+
+        A resume settles recorded outcomes in the order of their record, so it finds the same one.
+        """
+        for slot in slots:
+            join = self._plan.joins.get(slot)
+            if join is not None and join.rule is Trigger.ANY:
+                source = self._state.winner(slot)
+                self.run.bound[slot] = frozenset(() if source is None else (source,))
 
     def _commit(self, released: list[int] | None) -> None:
         assert self._journal is not None

@@ -10,7 +10,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dagger_dsl.engine.control import CancelToken, RunHandle
@@ -28,7 +29,9 @@ from dagger_dsl.runners.sequential import SequentialRunner
 from dagger_dsl.runners.threads import ThreadRunner
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.recorder import Recorder
     from dagger_dsl.runners.aio import AsyncRunner
+    from dagger_dsl.store.storage import Store
 
 __all__ = ["Lookup", "resume", "resume_async", "run", "run_async", "start", "start_resume"]
 
@@ -47,6 +50,7 @@ def run(
     inputs: Mapping[str, Any] | None = None,
     options: RunOptions | None = None,
     base_config: DagConfig | None = None,
+    store: Store | None = None,
 ) -> RunReport:
     """Run *graph* and wait for its end in the calling thread.
 
@@ -56,6 +60,7 @@ def run(
         inputs: Values of the graph's inputs by name.
         options: How to run it.
         base_config: The configuration that the graph's own overrides, field by field.
+        store: An open store to record in, instead of one for ``options.database_url``.
 
     Returns:
         The report, whatever became of the nodes.
@@ -65,7 +70,7 @@ def run(
         StoreError: The run cannot be recorded; it stays resumable.
         KeyboardInterrupt: Raised again after what had ended was recorded.
     """
-    return _prepare(graph, registry, inputs, options or RunOptions(), base_config).execute()
+    return _prepare(graph, registry, inputs, options or RunOptions(), base_config, store).execute()
 
 
 async def run_async(
@@ -74,13 +79,14 @@ async def run_async(
     inputs: Mapping[str, Any] | None = None,
     options: RunOptions | None = None,
     base_config: DagConfig | None = None,
+    store: Store | None = None,
 ) -> RunReport:
     """Run *graph* on the caller's event loop; see `run`.
 
     Raises:
         asyncio.CancelledError: The awaiting task was cancelled; the run was cancelled with it.
     """
-    session = _prepare(graph, registry, inputs, options or RunOptions(), base_config)
+    session = _prepare(graph, registry, inputs, options or RunOptions(), base_config, store)
     return await session.execute_async()
 
 
@@ -90,13 +96,14 @@ def start(
     inputs: Mapping[str, Any] | None = None,
     options: RunOptions | None = None,
     base_config: DagConfig | None = None,
+    store: Store | None = None,
 ) -> RunHandle:
     """Start *graph* in one background thread and return its handle at once; see `run`.
 
     What is wrong with the graph, its inputs or the options is raised here; a `StoreError` later on
     is raised by the handle's `result`.
     """
-    return _prepare(graph, registry, inputs, options or RunOptions(), base_config).background()
+    return _prepare(graph, registry, inputs, options or RunOptions(), base_config, store).background()
 
 
 def resume(
@@ -104,6 +111,7 @@ def resume(
     registry: Lookup,
     options: RunOptions,
     inputs: Mapping[str, Any] | None = None,
+    store: Store | None = None,
 ) -> RunReport:
     """Go on with a recorded run where it stands, with the graph that was stored with it.
 
@@ -115,13 +123,14 @@ def resume(
         registry: Where its actions are looked up.
         options: How to run it; `run_id` and `idempotency_key` are not used.
         inputs: Secrets, which are never stored and have to be given again.
+        store: An open store that has the run.
 
     Raises:
         RunNotFound: The store has no such run.
         RunOwned: A live process records into it; the message names it.
         ActionNotFound: An action of the stored graph is not in *registry*.
     """
-    return _prepare_resume(run_id, registry, options, inputs).execute()
+    return _prepare_resume(run_id, registry, options, inputs, store).execute()
 
 
 async def resume_async(
@@ -129,9 +138,10 @@ async def resume_async(
     registry: Lookup,
     options: RunOptions,
     inputs: Mapping[str, Any] | None = None,
+    store: Store | None = None,
 ) -> RunReport:
     """Go on with a recorded run on the caller's event loop; see `resume`."""
-    return await _prepare_resume(run_id, registry, options, inputs).execute_async()
+    return await _prepare_resume(run_id, registry, options, inputs, store).execute_async()
 
 
 def start_resume(
@@ -139,9 +149,10 @@ def start_resume(
     registry: Lookup,
     options: RunOptions,
     inputs: Mapping[str, Any] | None = None,
+    store: Store | None = None,
 ) -> RunHandle:
     """Go on with a recorded run in a background thread; see `resume`."""
-    return _prepare_resume(run_id, registry, options, inputs).background()
+    return _prepare_resume(run_id, registry, options, inputs, store).background()
 
 
 # --- plans ---------------------------------------------------------------------------------------
@@ -180,12 +191,16 @@ class _Session:
     Args:
         run: What is run.
         recorder: Where it is recorded, None in memory.
+        ended: The report of a run that has nothing left to do.
     """
 
-    def __init__(self, run: Run, recorder: Any = None) -> None:
+    def __init__(
+        self, run: Run, recorder: Recorder | None = None, *, ended: RunReport | None = None
+    ) -> None:
         options = run.options
         self.run = run
         self.recorder = recorder
+        self.ended = ended
         self.observers: Observers | None = None
         if options.hooks or options.progress is not None:
             self.observers = Observers(run, options.hooks, options.progress)
@@ -212,6 +227,8 @@ class _Session:
 
     def execute(self) -> RunReport:
         """Run in the calling thread."""
+        if self.ended is not None:
+            return self.ended
         runner = self.runner()
         with self:
             if isinstance(runner, (SequentialRunner, ThreadRunner)):
@@ -224,6 +241,8 @@ class _Session:
 
     async def execute_async(self) -> RunReport:
         """Run on the caller's event loop."""
+        if self.ended is not None:
+            return self.ended
         from dagger_dsl.runners.aio import AsyncRunner
 
         run = self.run
@@ -293,44 +312,75 @@ def _prepare(
     inputs: Mapping[str, Any] | None,
     options: RunOptions,
     base_config: DagConfig | None,
+    store: Store | None,
 ) -> _Session:
     check_hooks(options.hooks)
     config = _configured(graph, options, base_config)
     plan = plan_for(graph, registry)
     values = bind_inputs(plan, inputs, config.on_missing)
-    recorder = None
-    run_id = options.run_id
-    if options.database_url is not None:
-        from dagger_dsl.engine.recorder import Recorder  # an in-memory run imports no store
+    run_id = options.run_id or new_run_id()
+    if options.database_url is None and store is None:
+        return _Session(_run(plan, run_id, registry, values, options, config, None))
+    from dagger_dsl.engine.recorder import Recorder  # an in-memory run imports no store
 
-        recorder = Recorder.create(graph, values, config, options)
-        if recorder.existing is not None:
-            return _prepare_resume(recorder.existing, registry, options, inputs)
-        run_id = recorder.run_id
-    return _Session(
-        _run(plan, run_id or new_run_id(), registry, values, options, config, recorder), recorder
-    )
+    recorder = Recorder.for_options(options, store, run_id)
+    with _released_on_error(recorder):
+        existing = recorder.create(graph, values, config, options)
+        if existing is None:
+            run = _run(plan, run_id, registry, values, options, config, recorder)
+            recorder.seats(run)
+            return _Session(run, recorder)
+        recorder.close()
+    return _prepare_resume(existing, registry, options, inputs, store, as_recorded=True)
 
 
 def _prepare_resume(
-    run_id: str, registry: Lookup, options: RunOptions, inputs: Mapping[str, Any] | None
+    run_id: str,
+    registry: Lookup,
+    options: RunOptions,
+    inputs: Mapping[str, Any] | None,
+    store: Store | None,
+    *,
+    as_recorded: bool = False,
 ) -> _Session:
-    if options.database_url is None:
+    """Claim a recorded run.
+
+    Args:
+        as_recorded: Whether a run that has ended in failure is returned as it is, too.
+    """
+    if options.database_url is None and store is None:
         raise ConfigurationError("resuming needs the database_url under which the run is recorded")
     from dagger_dsl.engine.recorder import Recorder
 
     check_hooks(options.hooks)
-    recorder = Recorder.claim(run_id, options, inputs)
-    try:
-        stored = recorder.stored
+    recorder = Recorder.for_options(options, store, run_id)
+    with _released_on_error(recorder):
+        stored = recorder.load()
+        ended = stored.status == "completed" or (as_recorded and stored.status in _FINAL)
+        if not ended:
+            stored = recorder.claim(options.durability)
         config = DagConfig.merge(stored.config, options.config)
         plan = plan_for(stored.graph, registry)
-        run = _run(plan, run_id, registry, stored.inputs, options, config, recorder)
+        given = {**(inputs or {}), **stored.inputs}
+        values = given if ended else bind_inputs(plan, given, config.on_missing)
+        run = _run(plan, run_id, registry, values, options, config, recorder)
+        if ended:
+            return _Session(run, recorder, ended=recorder.show(run))
         recorder.restore(run)
+        recorder.seats(run)
+        return _Session(run, recorder)
+
+
+_FINAL = ("completed", "failed", "cancelled", "timed_out")
+
+
+@contextmanager
+def _released_on_error(recorder: Recorder) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
         recorder.close()
         raise
-    return _Session(run, recorder)
 
 
 def _run(
@@ -340,7 +390,7 @@ def _run(
     values: Mapping[str, Any],
     options: RunOptions,
     config: DagConfig,
-    recorder: Any,
+    recorder: Recorder | None,
 ) -> Run:
     return Run(
         plan=plan,

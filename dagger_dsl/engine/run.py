@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from dagger_dsl.engine.invoke import bind_call
@@ -24,15 +24,15 @@ __all__ = ["Journal", "Row", "Run", "error_info"]
 #: node_id, key, attempt, state, inline value, artifact id, started_at (epoch seconds), duration
 #: (milliseconds), error (JSON), meta (JSON).
 Row = tuple[
-    str, str, int, str, bytes | None, str | None, float | None, float | None, str | None, str | None
+    str, str, int, str, str | None, str | None, float | None, float | None, str | None, str | None
 ]
 
 
 class Journal(Protocol):
     """Where a run's outcomes are recorded; `dagger_dsl.store.runs` has the one implementation."""
 
-    def encode(self, value: Any) -> tuple[bytes | None, str | None]:
-        """Return a value's stored form: inline bytes, or the id of an artifact already written.
+    def encode(self, value: Any) -> tuple[str | None, str | None]:
+        """Return a value's stored form: inline text, or the id of an artifact already written.
 
         Raises:
             EncodingError: It has none.
@@ -40,7 +40,11 @@ class Journal(Protocol):
         ...
 
     def commit(
-        self, rows: list[Row], released: list[int] | None = None, *, replay: bool = False
+        self,
+        rows: Sequence[Row],
+        released: Sequence[int] | None = None,
+        *,
+        replay: bool = False,
     ) -> None:
         """Record outcomes and starts in one transaction, as far as the level says so.
 
@@ -92,6 +96,7 @@ class Run:
         bound: By slot of an `any` join, the sources whose values it takes.
         restored: Slots whose result came from the store.
         loaders: By slot, how to read a stored value that nobody has needed so far.
+        crashes: How often the process died in a call, by slot, where that is too often.
         abandoned: Slots whose call was left behind.
         hook_errors: What hooks raised; it never ends a run.
     """
@@ -131,6 +136,7 @@ class Run:
         self.bound: dict[int, frozenset[int]] = {}
         self.restored: set[int] = set()
         self.loaders: dict[int, Callable[[], Any]] = {}
+        self.crashes: dict[int, int] = {}
         self.abandoned: list[int] = []
         self.hook_errors: list[Exception] = []
         self.status = RunStatus.RUNNING
@@ -166,10 +172,11 @@ class Run:
 
     def attempts_made(self, slot: int) -> int:
         """Return how many calls of a node were made, earlier processes included."""
-        last = self.attempts.get(slot)
-        if last is None:
-            return 1 if self.board.started[slot] or slot in self.restored else 0
-        return last if self.board.started[slot] or slot in self.restored else last - 1
+        last = self.attempts.get(slot, 1)
+        if slot in self.restored:
+            return last
+        # Times that an earlier process recorded lie before this one's beginning.
+        return last if self.board.started[slot] >= self.began else last - 1
 
     def states(self) -> dict[str, NodeState]:
         """Return the state of every node by id."""
@@ -188,7 +195,7 @@ class Run:
         """Return how one node stands."""
         slot = self.plan.index[node_id]
         start, end = self.board.started[slot], self.board.ended[slot]
-        called = start > 0.0
+        called = start != 0.0
         exception = self.errors.get(slot)
         error = error_info(exception) if exception is not None else self.stored_errors.get(slot)
         meta = self.meta.get(slot, {})
@@ -243,13 +250,13 @@ class Run:
         )
 
     def row(self, slot: int, state: str, **more: Any) -> Row:
-        """Return the journal's row for one slot; attempt 0 is an end without a call."""
+        """Return the journal's row for one slot; *called* is False for an end without a call."""
         start, end = self.board.started[slot], self.board.ended[slot]
-        called = start > 0.0 and more.get("attempt") != 0
+        called = start != 0.0 and more.get("called", True)
         return (
             str(self.plan.ids[slot]),
             DEFAULT_KEY,
-            more.get("attempt", self.attempts.get(slot, 1)),
+            self.attempts.get(slot, 1),
             state,
             more.get("inline"),
             more.get("artifact"),

@@ -13,7 +13,7 @@ rarer (labels, trigger rules, failures, cancels) walks an explicit work list, ne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from dagger_dsl.engine.joins import (
@@ -102,7 +102,7 @@ class RunState:
                 if join.rule is Trigger.FAILED:
                     self._end(slot, SKIPPED, join.reason())
                 join.closed = True
-        self.ready.extend(slot for slot in plan.roots if status[slot] == PENDING)
+        self.ready[:0] = [slot for slot in plan.roots if status[slot] == PENDING]
 
     def status(self, slot: int) -> int:
         """Return the state code of one invocation."""
@@ -136,7 +136,7 @@ class RunState:
         self._pass_on(slot)
         self._settle_special(slot, COMPLETED, labels)
 
-    def restore(self, slots: Collection[int], labels: dict[int, Collection[str] | None]) -> None:
+    def restore(self, slots: Collection[int], labels: Mapping[int, Collection[str] | None]) -> None:
         """Take over completions that an earlier process recorded; called before `begin`.
 
         Args:
@@ -145,11 +145,17 @@ class RunState:
         """
         for slot in slots:
             self._status[slot] = COMPLETED
+            self._unmet[slot] = _NEVER  # whatever its sources do again, it stays as it is
         self.left -= len(slots)
         for slot in slots:
             self._pass_on(slot)
             self._settle_special(slot, COMPLETED, labels.get(slot))
-        self.ready = [slot for slot in self.ready if self._status[slot] == PENDING]
+
+    def show(self, states: Mapping[int, str]) -> None:
+        """Take over the recorded states of a run that is only looked at."""
+        for slot, name in states.items():
+            self._status[slot] = NAMES.index(name)
+        self.left -= len(states)
 
     def wait(self, slot: int) -> None:
         """Note that an invocation waits for a timer or a person before it can start again."""

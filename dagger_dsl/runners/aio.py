@@ -49,6 +49,7 @@ class _Loop:
         self.crew = Crew(board, self._ring)
         self.crew.hand_over = self._hand_over
         self.idle: list[asyncio.Future[None]] = []
+        self.hands = 0
         self.tasks: set[asyncio.Task[None]] = set()
         self.current: dict[int, asyncio.Task[None]] = {}
         self.halted: set[int] = set()
@@ -82,7 +83,9 @@ class _Loop:
             if not waiting.done():
                 waiting.set_result(None)
                 return
-        task = self.loop.create_task(self._hand(), context=self.context.copy())
+        self.hands += 1
+        seat = self.board.slots + self.hands - 1
+        task = self.loop.create_task(self._hand(seat), context=self.context.copy())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -133,7 +136,7 @@ class _Loop:
         if left:
             await asyncio.wait(left, timeout=5.0)
 
-    async def _hand(self) -> None:
+    async def _hand(self, seat: int) -> None:
         """Make calls with a token in hand; give it back and wait when there is none to make."""
         board, crew, clock = self.board, self.crew, self.board.clock
         go, kinds = board.go, board.kinds
@@ -144,6 +147,7 @@ class _Loop:
                     slot = go.popleft()
                 except IndexError:
                     break
+                board.flight[seat] = slot
                 if kinds[slot] & ASYNC:
                     now = await self._call(slot)
                 elif self.inline:

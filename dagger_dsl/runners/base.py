@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, MutableSequence
 from math import inf
 from types import CoroutineType, GeneratorType
 from typing import Any, Final, Protocol
@@ -69,6 +69,8 @@ class Board:
         values: Results and inputs by slot.
         started, ended: Clock readings of the last attempt by slot, 0.0 before the first.
         slots: How many calls may run at the same time.
+        flight: The slot that each worker called last, by its seat; a recorded run keeps it in a
+            file that outlives the process.
         clock: Monotonic seconds.
         step: Lets the coordinator take outcomes and release calls; False when the run is over.
         due: When a worker steps the coordinator although `go` is not empty.
@@ -85,6 +87,7 @@ class Board:
         "done",
         "due",
         "ended",
+        "flight",
         "go",
         "halt",
         "interrupt",
@@ -121,6 +124,7 @@ class Board:
         self.started = [0.0] * len(kinds)
         self.ended = [0.0] * len(kinds)
         self.slots = slots
+        self.flight: MutableSequence[int] = [-1] * (2 * slots)  # as many threads, as many tasks
         self.clock = clock
         self.step: Callable[[float], bool] = lambda _now: False
         self.due = inf
@@ -165,6 +169,7 @@ def labour(
     step: Callable[[float], bool],
     idle: Callable[[], bool],
     special: Callable[[int], bool],
+    seat: int = 0,
 ) -> None:
     """Make released calls until the run is over.
 
@@ -173,10 +178,12 @@ def labour(
         step: Steps the coordinator, or leaves that to whoever is doing it; False ends the loop.
         idle: Called when there is nothing to do; waits, and returns False to end the loop.
         special: Makes a call whose kind is not 0; returns False to end the loop.
+        seat: Where the worker notes what it calls.
     """
     go, pop = board.go, board.go.popleft
     calls, bindings, kinds, values = board.calls, board.bindings, board.kinds, board.values
     started, ended, clock = board.started, board.ended, board.clock
+    flight = board.flight
     done, odd, value_at = board.done.append, board.odd.append, board.values.__getitem__
     now = clock()
     while step(now):
@@ -199,6 +206,7 @@ def labour(
                     break
                 continue
             where = bindings[slot]
+            flight[seat] = slot
             started[slot] = clock()
             try:
                 if where is None:

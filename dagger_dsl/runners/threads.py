@@ -29,9 +29,10 @@ logger = logging.getLogger("dagger_dsl.runners")
 class _Worker:
     """A parked thread waits for its own lock; whoever releases it hands over a token."""
 
-    __slots__ = ("lock",)
+    __slots__ = ("lock", "seat")
 
-    def __init__(self) -> None:
+    def __init__(self, seat: int) -> None:
+        self.seat = seat
         self.lock = threading.Lock()
         self.lock.acquire()
 
@@ -55,6 +56,8 @@ class Crew:
         self._parked: list[_Worker] = []
         self._watch: dict[_Worker, tuple[float, int]] = {}
         self._context = contextvars.copy_context()
+        self._seats = iter(range(board.slots))
+        self._free_seats: list[int] = []
         #: Gives an async call to whoever runs an event loop, together with the worker's token.
         self.hand_over: Callable[[], None] | None = None
 
@@ -123,13 +126,17 @@ class Crew:
             worker.lock.release()
 
     def _start(self) -> None:
-        worker = _Worker()
+        worker = _Worker(self._take_seat())
         threading.Thread(
             target=self._context.copy().run,
             args=(self._work, worker),
             name="dagger-dsl-worker",
             daemon=True,
         ).start()
+
+    def _take_seat(self) -> int:
+        # An abandoned worker's seat goes to the one that takes its place.
+        return self._free_seats.pop() if self._free_seats else next(self._seats)
 
     def _work(self, worker: _Worker) -> None:
         def idle() -> bool:
@@ -139,7 +146,7 @@ class Crew:
             return self._special(worker, slot)
 
         try:
-            labour(self.board, self.step, idle, special)
+            labour(self.board, self.step, idle, special, worker.seat)
         except BaseException as error:
             # The coordinator's own errors are kept by the board's step; this is the thread's end.
             logger.debug("a worker ends: %r", error)
@@ -168,6 +175,7 @@ class Crew:
             self._parked.append(worker)
             worker.lock.acquire()
             return not self.over
+        board.flight[worker.seat] = slot
         deadline = board.clock() + board.limits[slot]
         self._watch[worker] = (deadline, slot)
         if deadline < self.alarm:
@@ -202,6 +210,7 @@ class Crew:
                     "left behind, its result will be ignored",
                     limit,
                 )
+                self._free_seats.append(worker.seat)
                 self.board.ended[slot] = now
                 self.board.odd.append((slot, Overran(limit)))
                 self.tokens.append(None)

@@ -1,0 +1,243 @@
+"""`Recorder`: a run's tie to the store: made new or claimed, restored, and finished.
+
+The only module of the engine that imports the store; runs in memory never load it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dagger_dsl.engine.report import ErrorInfo, RunReport
+from dagger_dsl.engine.run import Run, error_info
+from dagger_dsl.errors import InvalidState
+from dagger_dsl.model.config import DagConfig, RunOptions
+from dagger_dsl.model.graph import Graph
+from dagger_dsl.model.states import RunStatus
+from dagger_dsl.model.values import Secret
+from dagger_dsl.store.journal import RunJournal
+from dagger_dsl.store.recovery import Flight, forget_uncalled
+from dagger_dsl.store.runs import KeyTaken, StoredNode, StoredRun
+from dagger_dsl.store.storage import Store
+
+__all__ = ["Recorder"]
+
+_ENDED = ("completed", "failed", "skipped", "cancelled")
+
+
+class Recorder:
+    """Keeps one run in a store.
+
+    Args:
+        store: Where.
+        run_id: The run.
+        own: Whether the store is closed with the recorder.
+
+    Attributes:
+        journal: What the coordinator writes to, once the run is owned.
+        stored: What was recorded before, None for a new run.
+    """
+
+    def __init__(self, store: Store, run_id: str, *, own: bool) -> None:
+        self.store = store
+        self.run_id = run_id
+        self.journal: RunJournal | None = None
+        self.stored: StoredRun | None = None
+        self._own = own
+        path = store.database.path
+        self._flight = None if path is None else Flight(path, run_id)
+
+    @classmethod
+    def for_options(cls, options: RunOptions, store: Store | None, run_id: str) -> Recorder:
+        """Return a recorder on *store*, or on a store of its own for ``options.database_url``."""
+        if store is not None:
+            return cls(store, run_id, own=False)
+        assert options.database_url is not None
+        return cls(Store(options.database_url), run_id, own=True)
+
+    def create(
+        self, graph: Graph, inputs: Mapping[str, Any], config: DagConfig, options: RunOptions
+    ) -> str | None:
+        """Record a new run and own it; return the run's id that the idempotency key has already.
+
+        Secrets among the inputs are not stored.
+
+        Raises:
+            RunExists: The id is taken.
+            IdempotencyConflict: The key belongs to a run of another graph or other inputs.
+        """
+        kept = {name: value for name, value in inputs.items() if not isinstance(value, Secret)}
+        if not config.retry_strategy.is_data:  # its objects live in the code, not in the database
+            changes = config.changes()
+            del changes["retry_strategy"]
+            config = DagConfig(**changes)
+        try:
+            self.journal = self.store.create_run(
+                run_id=self.run_id,
+                graph=graph,
+                inputs=kept,
+                config=config,
+                idempotency_key=options.idempotency_key,
+                durability=options.durability,
+            )
+        except KeyTaken as taken:
+            return taken.run_id
+        return None
+
+    def claim(self, durability: str) -> StoredRun:
+        """Become the run's owner and return what was recorded."""
+        self.stored, self.journal = self.store.claim_run(self.run_id, durability=durability)
+        return self.stored
+
+    def load(self) -> StoredRun:
+        """Return what was recorded, without owning the run."""
+        self.stored = self.store.load_run(self.run_id)
+        return self.stored
+
+    def seats(self, run: Run) -> None:
+        """Give the run's workers their seats in the flight file."""
+        if self._flight is not None:
+            run.board.flight = self._flight.open(len(run.board.flight))
+
+    def restore(self, run: Run) -> None:
+        """Give *run* what earlier processes recorded: results, attempts, crashes.
+
+        Raises:
+            InvalidState: The record does not fit the graph.
+            DecodingError: A value is of a type that this process does not know.
+        """
+        assert self.stored is not None
+        assert self.journal is not None
+        forget_uncalled(self.store, self.run_id, self.journal.epoch)
+        done = self._place(run)
+        plan = run.plan
+        open_slots = [slot for slot in range(plan.count) if slot not in done]
+        for slot in [slot for slot, node in done.items() if not _is_stored(node)]:
+            # Not recorded by wish: the producer is called again where somebody still needs it.
+            if any(slot in _sources(run, each) for each in open_slots):
+                del done[slot]
+        self._count_crashes(run, done)
+        labels = {}
+        for slot, node in done.items():
+            meta = node.meta or {}
+            run.restored.add(slot)
+            run.loaders[slot] = node.value
+            if meta:
+                run.meta[slot] = meta
+            if "labels" in meta:
+                labels[slot] = frozenset(meta["labels"])
+        run.state.restore(list(done), labels)
+        needed = {source for slot in open_slots for source in _sources(run, slot)}
+        for slot in sorted(needed & done.keys()):
+            value = run.value(slot)
+            for where, part in plan.split(slot, value):
+                run.board.values[where] = part
+
+    def _place(self, run: Run) -> dict[int, StoredNode]:
+        """Note attempts, times and errors by slot; return what completed, in recorded order."""
+        assert self.stored is not None
+        done: dict[int, StoredNode] = {}
+        for (node_id, _key), node in sorted(
+            self.stored.nodes.items(), key=lambda item: item[1].seq
+        ):
+            slot = run.plan.index.get(node_id)
+            if slot is None:
+                raise InvalidState(
+                    f"run {self.run_id} has a record of node {node_id!r}, which its graph has not; "
+                    "the database was changed from outside"
+                )
+            if node.started_at is not None:
+                run.board.started[slot] = node.started_at - run.wall
+                run.board.ended[slot] = run.board.started[slot] + (node.duration or 0.0)
+            if node.state == "completed":
+                run.attempts[slot] = node.attempt
+                done[slot] = node
+            elif node.started_at is not None:
+                run.earlier[slot] = node.attempt
+                run.attempts[slot] = node.attempt + 1
+                if node.error:
+                    run.stored_errors[slot] = ErrorInfo(**node.error)
+        return done
+
+    def _count_crashes(self, run: Run, done: Mapping[int, StoredNode]) -> None:
+        assert self.stored is not None
+        assert self.journal is not None
+        under_way = [] if self._flight is None else self._flight.read()
+        crashes = dict(self.stored.crashes)
+        for slot in {slot for slot in under_way if slot < run.plan.count and slot not in done}:
+            node_id = str(run.plan.ids[slot])
+            crashes[node_id] = crashes.get(node_id, 0) + 1
+        if crashes != self.stored.crashes:
+            self.journal.record_crashes(crashes)
+        run.crashes = {
+            run.plan.index[node_id]: times
+            for node_id, times in crashes.items()
+            if times >= run.config.max_crashes and node_id in run.plan.index
+        }
+
+    def show(self, run: Run) -> RunReport:
+        """Return the report of a run that is only looked at; nothing is claimed or changed."""
+        assert self.stored is not None
+        stored = self.stored
+        run.wall = 0.0  # every time comes from the record
+        done = self._place(run)
+        states = {}
+        for (node_id, _key), node in stored.nodes.items():
+            slot = run.plan.index[node_id]
+            meta = node.meta or {}
+            if meta:
+                run.meta[slot] = meta
+            if node.state in _ENDED:
+                states[slot] = node.state
+            if "reason" in meta:
+                run.state.reasons[slot] = str(meta["reason"])
+            if slot in done:
+                run.restored.add(slot)
+                run.loaders[slot] = node.value
+        run.state.show(states)
+        run.status = RunStatus(stored.status)
+        run.reason = str((stored.error or {}).get("reason", ""))
+        run.began = stored.created_at.timestamp()
+        run.finished = stored.updated_at.timestamp()
+        report = run.report()
+        self.close()
+        return report
+
+    def finish(self, run: Run) -> None:
+        """Record how the run ended and give it free."""
+        assert self.journal is not None
+        error: dict[str, Any] = {}
+        if run.exception is not None:
+            info = error_info(run.exception)
+            error = {"type": info.type, "message": info.message}
+        if run.reason:
+            error["reason"] = run.reason
+        try:
+            self.journal.finish(str(run.status), json.dumps(error) if error else None)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give the run free as it stands."""
+        try:
+            if self.journal is not None:
+                journal, self.journal = self.journal, None
+                journal.close()
+                if self._flight is not None:
+                    self._flight.close()
+        finally:
+            if self._own:
+                self.store.close()
+
+
+def _is_stored(node: StoredNode) -> bool:
+    return (node.meta or {}).get("stored", True) is not False
+
+
+def _sources(run: Run, slot: int) -> set[int]:
+    """Return the nodes whose values one node is called with."""
+    where = run.plan.bindings[slot]
+    slots = () if where is None else (where,) if isinstance(where, int) else where
+    found = (run.plan.source_of(each) for each in slots)
+    return {each for each in found if each is not None}
