@@ -179,7 +179,11 @@ class Problem:
     __slots__ = ("code", "message", "place", "severity")
 
     def __init__(
-        self, message: str, place: Place | None = None, code: str = "invalid", severity: str = "error"
+        self,
+        message: str,
+        place: Place | None = None,
+        code: str = "invalid",
+        severity: str = "error",
     ) -> None:
         self.message = message
         self.place = place if place is not None else Place()

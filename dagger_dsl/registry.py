@@ -65,12 +65,16 @@ __all__ = [
     "Registry",
     "Style",
     "as_registry",
+    "bound_to",
+    "check_options",
+    "convert_options",
     "current_registry",
     "define",
     "definition_of",
     "is_method",
     "redefine",
     "registry",
+    "schema_fault",
 ]
 
 Style: TypeAlias = Literal["function", "context", "legacy", "mapping"]
@@ -363,6 +367,11 @@ def _compile_schema(schema: Mapping[str, Any], what: str) -> Any:
         raise ConfigurationError(f"{what} is no JSON Schema: {error}") from error
 
 
+def schema_fault(schema: Mapping[str, Any], value: Any, what: str) -> str | None:
+    """Return why *value* does not fit a JSON Schema, with the path of each fault, or None."""
+    return _schema_faults(_compile_schema(schema, what), value, what) or None
+
+
 def _schema_faults(validator: Any, value: Any, what: str) -> str:
     try:
         faults = [
@@ -508,30 +517,58 @@ _CONVERT: dict[str, Callable[[Any, str], Any]] = {
     "description": _text,
 }
 
-#: Every option `define` knows, aliases included, for suggestions.
-OPTION_NAMES = (*_CONVERT, *_ALIASES)
 
+def convert_options(
+    given: Mapping[str, Any],
+    what: str,
+    allowed: Collection[str] | None = None,
+    extra: Mapping[str, Callable[[Any, str], Any]] | None = None,
+) -> dict[str, Any]:
+    """Return what options mean, by the names of `ActionDef`'s fields; None says nothing.
 
-def _options(given: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return the fields of `ActionDef` that *given* options mean; None says nothing."""
+    Args:
+        given: As they were written, aliases included.
+        what: Who takes them, for errors.
+        allowed: The options that make sense there; all of an action's by default.
+        extra: Further options and what checks their values.
+
+    Raises:
+        ConfigurationError: One is unknown, has an impossible value or is given twice.
+    """
+    known = {**_CONVERT, **(extra or {})}
+    if allowed is not None:
+        known = {name: known[name] for name in allowed}
     found: dict[str, Any] = {}
     for spelled, value in given.items():
         name = _ALIASES.get(spelled, spelled)
-        if name not in _CONVERT:
-            raise ConfigurationError(
-                f"{what}: there is no option {spelled!r}{did_you_mean(spelled, OPTION_NAMES)}"
-            )
+        if name not in known:
+            aliases = (alias for alias, field in _ALIASES.items() if field in known)
+            hint = did_you_mean(spelled, (*known, *aliases))
+            raise ConfigurationError(f"{what}: there is no option {spelled!r}{hint}")
         if value is None:
             continue
         if name in found:
             raise ConfigurationError(f"{what}: {spelled!r} is given twice, once as {name!r}")
-        found[name] = _CONVERT[name](value, f"{what}: {spelled}")
+        found[name] = known[name](value, f"{what}: {spelled}")
     _fold_retries(found, what)
     if "outputs" in found:
-        described = found.pop("outputs")
+        described = found["outputs"]
         found["outputs"] = tuple(described)
         found["output_docs"] = {name: text for name, text in described.items() if text}
     return found
+
+
+def check_options(given: Mapping[str, Any]) -> None:
+    """Check the options of ``@action`` before there is a function.
+
+    Raises:
+        ConfigurationError: As `convert_options`.
+    """
+    convert_options(given, "@action", extra={"name": _keep, "registry": _keep})
+
+
+def _keep(value: Any, what: str) -> Any:
+    return value
 
 
 def _fold_retries(found: dict[str, Any], what: str) -> None:
@@ -581,7 +618,7 @@ def redefine(definition: ActionDef, name: str | None = None, **options: Any) -> 
     Raises:
         ConfigurationError: An option is unknown or has an impossible value.
     """
-    fields = _options(options, f"action {definition.name!r}")
+    fields = convert_options(options, f"action {definition.name!r}")
     if "inputs" in fields:
         raise ConfigurationError(
             f"action {definition.name!r}: inputs= goes where the function is first made an action"
@@ -589,6 +626,14 @@ def redefine(definition: ActionDef, name: str | None = None, **options: Any) -> 
     if name is not None:
         fields["name"] = _name(name)
     return attrs.evolve(definition, validators={}, **fields)
+
+
+def bound_to(definition: ActionDef, instance: Any) -> ActionDef:
+    """Return the definition of a method for one instance; the options stay."""
+    bound = define(definition.original.__get__(instance), definition.name)
+    return attrs.evolve(
+        definition, fn=bound.fn, original=bound.original, params=bound.params, hints=bound._hints
+    )
 
 
 def _name(name: Any) -> str:
@@ -635,7 +680,7 @@ def _define_context(obj: Any, name: str | None, options: Mapping[str, Any]) -> A
         raise RegistryError(
             f"{type(obj).__name__} has no name: give it an attribute `name`, or name="
         )
-    fields = _options(options, f"action {given!r}")
+    fields = convert_options(options, f"action {given!r}")
     docs = fields.pop("inputs", {})
     kind = type(obj)
     return ActionDef(
@@ -657,7 +702,7 @@ def _define_context(obj: Any, name: str | None, options: Mapping[str, Any]) -> A
 def _define_function(obj: Any, name: str | None, options: Mapping[str, Any]) -> ActionDef:
     target = _target(obj)
     given = _name(name if name is not None else _own_name(obj, target))
-    fields = _options(options, f"action {given!r}")
+    fields = convert_options(options, f"action {given!r}")
     docs = fields.pop("inputs", None)
     hints = _Hints(target)
     found = _read_parameters(obj, target, given, hints, docs, name is not None)
@@ -971,6 +1016,10 @@ class Registry:
             RegistryError: As `register`.
         """
         return self.register(fn, name, replace)
+
+    def own(self, name: str) -> ActionDef | None:
+        """Return the action of this name if it was registered here and not in a parent."""
+        return self._actions.get(name)
 
     def get(self, name: str) -> ActionDef | None:
         """Return the action of this name, or None."""

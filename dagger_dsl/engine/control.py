@@ -1,4 +1,4 @@
-"""Steering a run from outside: the token that cancels it and the handle of one in the background."""
+"""Steering a run from outside: a token that cancels it, a handle of one in the background."""
 
 from __future__ import annotations
 

@@ -417,9 +417,7 @@ class Coordinator:
         run, plan, state = self.run, self._plan, self._state
         node_id = str(plan.ids[slot])
         action = plan.actions[slot]
-        policy = (
-            plan.graph.nodes[node_id].on_failure or action.on_failure or run.config.on_failure
-        )
+        policy = plan.graph.nodes[node_id].on_failure or action.on_failure or run.config.on_failure
         made = run.attempts_made(slot)
         self._push(run.row(slot, "failed", error=_error_json(error)))
         if self.watcher is not None:
@@ -455,7 +453,8 @@ class Coordinator:
     # --- stopping --------------------------------------------------------------------------------
 
     def _cancel(self, now: float) -> None:
-        reason = self.run.token.reason or ("cancelled" if self.run.token.cancelled else "interrupted")
+        token = self.run.token
+        reason = token.reason or ("cancelled" if token.cancelled else "interrupted")
         self._end_early(RunStatus.CANCELLED, reason)
         self._at(now + self.run.config.shutdown_grace, self._leave_behind)
 

@@ -34,7 +34,9 @@ def bind_call(run: Run, slot: int) -> Callable[..., Any]:
     return _calling(run, slot, action, prepare, action.check_output)
 
 
-def bind_handler(run: Run, slot: int, handler: ActionDef, error: BaseException) -> Callable[..., Any]:
+def bind_handler(
+    run: Run, slot: int, handler: ActionDef, error: BaseException
+) -> Callable[..., Any]:
     """Return the call of a failure handler; it ignores the values it is given.
 
     A handler gets, by the names of its parameters, any of ``error`` (the exception), ``node_id``,

@@ -103,7 +103,9 @@ def start(
     What is wrong with the graph, its inputs or the options is raised here; a `StoreError` later on
     is raised by the handle's `result`.
     """
-    return _prepare(graph, registry, inputs, options or RunOptions(), base_config, store).background()
+    return _prepare(
+        graph, registry, inputs, options or RunOptions(), base_config, store
+    ).background()
 
 
 def resume(

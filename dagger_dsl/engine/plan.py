@@ -13,13 +13,13 @@ from typing import Any, Final, final
 
 import attrs
 
+from dagger_dsl.engine.joins import Join
 from dagger_dsl.errors import ActionNotFound, CycleError, OutputError, Place, Problem
 from dagger_dsl.model.graph import RESULT, Graph, Node
 from dagger_dsl.model.policies import Trigger
 from dagger_dsl.model.values import Literal
 from dagger_dsl.registry import ActionDef
 from dagger_dsl.runners.base import ASYNC, TIMED
-from dagger_dsl.engine.joins import Join
 
 __all__ = ["UNSET", "Plan", "compile_plan"]
 
@@ -35,6 +35,7 @@ class _Unset:
 
 
 UNSET: Final = _Unset()
+
 
 @attrs.define(eq=False)
 class Plan:
@@ -80,7 +81,7 @@ class Plan:
     disabled: list[int]
     actions: list[ActionDef]
     calls: list[Callable[..., Any]]
-    bindings: list[None | int | tuple[int, ...]]
+    bindings: list[int | tuple[int, ...] | None]
     names: list[tuple[str, ...]]
     kinds: bytearray
     wrapped: list[int]
@@ -208,12 +209,15 @@ class _Compiler:
         actions = self.resolve_actions()
         self.declare_parts(actions)
         successors, special, unmet, joins = self.wire()
-        roots = [slot for slot in range(self.count) if not unmet[slot] or (
-            slot in joins and not joins[slot].open and joins[slot].rule is not Trigger.FAILED
-        )]
+        roots = [
+            slot
+            for slot in range(self.count)
+            if not unmet[slot]
+            or (slot in joins and not joins[slot].open and joins[slot].rule is not Trigger.FAILED)
+        ]
         self.refuse_cycles(successors, special)
         calls: list[Callable[..., Any]] = []
-        bindings: list[None | int | tuple[int, ...]] = []
+        bindings: list[int | tuple[int, ...] | None] = []
         names: list[tuple[str, ...]] = []
         kinds = bytearray(self.count)
         limits: dict[int, float] = {}
@@ -259,9 +263,7 @@ class _Compiler:
             handlers=self.resolve_handlers(actions),
             input_uses={name: list(uses) for name, uses in self.input_uses.items()},
             looked_up=self.known,
-            owners={
-                where: slot for slot, parts in self.parts.items() for _, where in parts
-            },
+            owners={where: slot for slot, parts in self.parts.items() for _, where in parts},
             labelled=frozenset(self.index[edge.source] for edge in self.graph.labelled),
             size=self.size,
         )
@@ -324,7 +326,9 @@ class _Compiler:
             if declared:
                 self.parts[slot] = tuple((name, self.new_slot()) for name in declared)
 
-    def wire(self) -> tuple[
+    def wire(
+        self,
+    ) -> tuple[
         list[tuple[int, ...]],
         dict[int, tuple[tuple[int, str | None], ...]],
         list[int],

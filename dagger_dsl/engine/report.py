@@ -1,4 +1,4 @@
-"""`RunReport` and `NodeReport`: how a run and its nodes ended. Values; they are read, never written.
+"""`RunReport` and `NodeReport`: how a run and its nodes ended. They are read, never written.
 
 A report keeps the lists that the run filled and makes a `NodeReport` when one is asked for, so
 that a run of 100,000 nodes does not pay for objects nobody looks at.

@@ -282,7 +282,9 @@ def _moment(epoch: float) -> dt.datetime:
 def error_info(error: BaseException) -> ErrorInfo:
     """Return what is kept of an exception: class, text and the user's own frames."""
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    name = kind.__qualname__
+    if kind.__module__ != "builtins":
+        name = f"{kind.__module__}.{name}"
     try:
         message = str(error)
     except Exception as broken:  # the user's own __str__ may fail

@@ -113,11 +113,11 @@ class Observers:
             return
         try:
             answer = function(*arguments)
-        except Exception as error:
+        except Exception as raised:
             logger.exception(
                 "hook %r failed; the run goes on", function, extra={"run_id": self._run.run_id}
             )
-            self._run.hook_errors.append(error)
+            self._run.hook_errors.append(raised)
             return
         if answer:
             error = ConfigurationError(

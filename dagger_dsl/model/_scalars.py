@@ -95,10 +95,11 @@ def name(value: Any, key: str) -> str:
 
 def node_id(value: Any, key: str) -> str:
     """Return a node's id."""
-    fault = id_problem(value)
+    checked = text(value, key)
+    fault = id_problem(checked)
     if fault is not None:
         raise ConfigurationError(fault)
-    return text(value, key)
+    return checked
 
 
 def count(value: Any, key: str) -> int:
@@ -154,10 +155,10 @@ def cache(value: Any, key: str) -> CacheStrategy:
     if isinstance(value, str) and value.strip().lower() in ("always", "never"):
         return CacheStrategy(value.strip().lower())
     if isinstance(value, Mapping) and len(value) == 1:
-        ((kind, content),) = value.items()
-        if isinstance(kind, str) and kind.lower() == "ttl":
+        ((name, content),) = value.items()
+        if isinstance(name, str) and name.lower() == "ttl":
             return CacheStrategy.ttl(duration(content, "ttl"))
-        if isinstance(kind, str) and kind.lower() == "custom":
+        if isinstance(name, str) and name.lower() == "custom":
             return CacheStrategy.custom(word(content, "custom"))
     raise ConfigurationError(
         f"{key} must be 'always', 'never', {{ttl: seconds}} or {{custom: key}}, not {kind(value)}"

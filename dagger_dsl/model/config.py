@@ -32,7 +32,7 @@ RunnerName: TypeAlias = Literal["sequential", "threads", "asyncio", "processes"]
 
 @attrs.frozen(init=False, eq=False)
 class DagConfig:
-    """How a graph wants to be run. A graph's own configuration beats the executor's, field by field.
+    """How a graph wants to be run. A graph's configuration beats the executor's, field by field.
 
     Every field may be given by keyword; the others keep the defaults below.
 
@@ -90,14 +90,12 @@ class DagConfig:
                 f"DagConfig has no field {unknown[0]!r}{did_you_mean(unknown[0], _CHECKS)}"
             )
         values = {name: _CHECKS[name](value, name) for name, value in fields.items()}
-        self.__attrs_init__(  # type: ignore[attr-defined]  # made by attrs because init=False
-            **values, given=frozenset(fields)
-        )
+        self.__attrs_init__(**values, given=frozenset(fields))
 
     def __eq__(self, other: object) -> bool:
-        return attrs.astuple(self, recurse=False) == attrs.astuple(other, recurse=False) if isinstance(
-            other, DagConfig
-        ) else NotImplemented
+        if not isinstance(other, DagConfig):
+            return NotImplemented
+        return attrs.astuple(self, recurse=False) == attrs.astuple(other, recurse=False)
 
     def __hash__(self) -> int:
         return hash(attrs.astuple(self, recurse=False))
@@ -154,7 +152,7 @@ class DagConfig:
 
     @classmethod
     def production(cls) -> DagConfig:
-        """Return document 004's production settings: CPU count, 3 attempts, 1 h, 5/300/x2, Continue."""
+        """Return document 004's settings: CPU count, 3 attempts, 1 h, 5/300/x2, Continue."""
         return cls(
             enable_parallel_execution=True,
             max_parallel_nodes=os.cpu_count() or 1,

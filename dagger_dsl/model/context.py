@@ -100,7 +100,7 @@ class NodeOutput:
         commands: Sequence[Any] = (),
         split: bool | None = None,
     ) -> None:
-        self.__attrs_init__(  # type: ignore[attr-defined]  # made by attrs because init=False
+        self.__attrs_init__(
             outputs,
             success,
             MappingProxyType(dict(metadata or {})),
@@ -168,6 +168,10 @@ class NodeOutcome:
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
 
 
+def _read_only(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(dict(given))
+
+
 @attrs.frozen(eq=False)
 class NodeCtx:
     """What a node's function may know. A parameter annotated `NodeCtx` (or named ``ctx``) gets it.
@@ -189,9 +193,7 @@ class NodeCtx:
     node_id: str
     run_id: str = ""
     attempt: int = 1
-    inputs: Mapping[str, Any] = attrs.field(
-        factory=dict, converter=lambda given: MappingProxyType(dict(given))
-    )
+    inputs: Mapping[str, Any] = attrs.field(factory=dict, converter=_read_only)
     cache: CacheReader = attrs.field(factory=EmptyCache)
     app_data: Any = None
     invocation_key: str = DEFAULT_KEY
@@ -232,4 +234,3 @@ class HookContext:
     app_data: Any = None
     cache: CacheReader = attrs.field(factory=EmptyCache)
     graph: Graph | None = None
-

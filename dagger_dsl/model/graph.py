@@ -130,7 +130,16 @@ class Input:
                 raise ConfigurationError(f"input {name!r} has a reference and a value; drop one")
             split_reference(reference)
             literal = None
-        self.__attrs_init__(name, reference, literal, description or "")  # type: ignore[attr-defined]
+        self.__attrs_init__(name, reference, literal, description or "")
+
+    @classmethod
+    def _checked(
+        cls, name: str, reference: str | None, literal: Literal | None, description: str
+    ) -> Input:
+        """Return an input from fields that its builder has checked already."""
+        made = object.__new__(cls)
+        made.__attrs_init__(name, reference, literal, description)
+        return made
 
     @property
     def value(self) -> Any:
@@ -171,6 +180,10 @@ class Edge:
     when: str | None = None
 
 
+def _literal(given: Any) -> Literal | None:
+    return given if given is None or isinstance(given, Literal) else Literal(given)
+
+
 @attrs.frozen
 class GraphInput:
     """One value that a run of the graph is given.
@@ -185,14 +198,8 @@ class GraphInput:
     """
 
     name: str
-    schema: Literal | None = attrs.field(
-        default=None,
-        converter=lambda given: given if given is None or isinstance(given, Literal) else Literal(given),
-    )
-    default: Literal | None = attrs.field(
-        default=None,
-        converter=lambda given: given if given is None or isinstance(given, Literal) else Literal(given),
-    )
+    schema: Literal | None = attrs.field(default=None, converter=_literal)
+    default: Literal | None = attrs.field(default=None, converter=_literal)
     required: bool = True
     description: str = ""
 
@@ -270,7 +277,7 @@ class Node:
 
     def __init__(
         self,
-        id: str,  # noqa: A002 - the documents' own name
+        id: str,  # the documents' own name
         action: str,
         inputs: Iterable[Input] = (),
         outputs: Iterable[Output | str] = (),
@@ -320,7 +327,7 @@ class Node:
         if not isinstance(enabled, bool):
             raise ConfigurationError(f"node {id!r}: enabled is True or False, not {enabled!r}")
         takes = tuple(inputs)
-        self.__attrs_init__(  # type: ignore[attr-defined]  # made by attrs because init=False
+        self.__attrs_init__(
             id,
             action,
             takes,
@@ -337,9 +344,9 @@ class Node:
             retry,
             cache_strategy,
             trigger,
-            Literal(dict(metadata)) if isinstance(metadata, Mapping) and metadata else (
-                metadata if isinstance(metadata, Literal) else None
-            ),
+            Literal(dict(metadata))
+            if isinstance(metadata, Mapping) and metadata
+            else (metadata if isinstance(metadata, Literal) else None),
             map_over,
             max_parallel,
             effects,
@@ -349,6 +356,31 @@ class Node:
             fallback,
             subgraph,
         )
+
+    @classmethod
+    def _checked(
+        cls,
+        node_id: str,
+        inputs: tuple[Input, ...],
+        dependencies: tuple[str, ...],
+        template: tuple[Any, ...],
+    ) -> Node:
+        """Return a node that differs from others of its action in what is given here only.
+
+        Args:
+            node_id, inputs, dependencies: Checked by the builder already; dependencies are the
+                effective ones, without repeats.
+            template: The other fields, as `_template` gives them.
+        """
+        action, outputs, rest = template
+        made = object.__new__(cls)
+        made.__attrs_init__(node_id, action, inputs, outputs, dependencies, *rest)
+        return made
+
+    def _template(self) -> tuple[Any, ...]:
+        """Return the fields that nodes of one action share, for `_checked`."""
+        fields = [getattr(self, field.name) for field in attrs.fields(Node)]
+        return (self.action, self.outputs, tuple(fields[5:]))
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -419,7 +451,9 @@ class Graph:
         inputs: Iterable[GraphInput] | Mapping[str, GraphInput] = (),
     ) -> None:
         if not isinstance(name, str) or not name or len(name) > 200 or "\0" in name:
-            raise ConfigurationError(f"a graph's name is a text of 1 to 200 characters, not {name!r}")
+            raise ConfigurationError(
+                f"a graph's name is a text of 1 to 200 characters, not {name!r}"
+            )
         if isinstance(tags, str):
             raise ConfigurationError(f"tags are a list of words, not the text {tags!r}")
         declared = nodes.values() if isinstance(nodes, Mapping) else nodes
@@ -430,7 +464,7 @@ class Graph:
             table[node.id] = node
         labelled = _fold_edges(table, edges)
         given = inputs.values() if isinstance(inputs, Mapping) else inputs
-        self.__attrs_init__(  # type: ignore[attr-defined]  # made by attrs because init=False
+        self.__attrs_init__(
             name,
             MappingProxyType(table),
             labelled,
@@ -718,4 +752,3 @@ def _fold_edges(table: dict[str, Node], edges: Iterable[Edge]) -> tuple[Edge, ..
         node = table[target]
         table[target] = node.replace(dependencies=(*node.dependencies, *sources))
     return tuple(labelled)
-

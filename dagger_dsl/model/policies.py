@@ -47,7 +47,7 @@ def seconds(value: float | timedelta, what: str = "duration", *, zero: bool = Tr
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(
-            f"{what} must be seconds (a number) or a timedelta, not {type(value).__name__} {value!r}"
+            f"{what} must be seconds or a timedelta, not {type(value).__name__} {value!r}"
         )
     try:
         number = float(value)
@@ -225,7 +225,7 @@ class RetryPolicy:
         kinds = tuple(retry_on)
         for kind in kinds:
             _check_retry_on(kind)
-        self.__attrs_init__(  # type: ignore[attr-defined]  # made by attrs because init=False
+        self.__attrs_init__(
             max_attempts,
             seconds(base_delay, "base_delay"),
             seconds(max_delay, "max_delay"),

@@ -31,7 +31,7 @@ TIMED: Final = 2
 ANSWERS: Final = frozenset({NodeOutput, Branch, CoroutineType, GeneratorType})
 
 
-class Overran(Exception):  # noqa: N818 - an outcome between rooms, never shown to users
+class Overran(Exception):  # an outcome between rooms, never shown to users
     """An attempt passed its time limit; the coordinator turns it into a `NodeTimeout`."""
 
     def __init__(self, seconds: float) -> None:
@@ -106,7 +106,7 @@ class Board:
         self,
         *,
         calls: list[Callable[..., Any]],
-        bindings: list[None | int | tuple[int, ...]],
+        bindings: list[int | tuple[int, ...] | None],
         kinds: bytearray,
         limits: dict[int, float],
         values: list[Any],

@@ -218,7 +218,7 @@ class Crew:
 
 
 class ThreadRunner:
-    """Makes calls in up to ``board.slots`` daemonic threads; the caller's thread keeps the timers."""
+    """Makes calls in up to ``board.slots`` daemonic threads; the caller keeps the timers."""
 
     def run(self, board: Board) -> None:
         """Block until the run is over."""
