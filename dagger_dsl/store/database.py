@@ -198,6 +198,7 @@ class Database:
 
     Attributes:
         url, pool_size, busy_timeout: As given.
+        dialect: The words to use for conflict clauses: ``sqlite`` or ``postgresql``.
         where: What messages call the database.
         path: Its file, None for databases without one.
         engine: The SQLAlchemy engine for reading; for SQLite files its connections refuse writes.
@@ -228,6 +229,7 @@ class Database:
             if self.is_memory or not self.is_sqlite
             else os.path.realpath(os.fspath(url.database or ""))
         )
+        self.dialect = "sqlite" if self.is_sqlite else "postgresql"
         self.where = self.path or url.render_as_string(hide_password=True)
         self.locks: Locks = MemoryLocks()
         self._lock_file: LockFile | None = None

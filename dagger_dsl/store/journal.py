@@ -252,7 +252,7 @@ class RunJournal:
         self._tail = (run_id, epoch)
         self._new_artifacts: dict[str, int] = {}
         self._cache: dict[tuple[str, str], tuple[str | None, str | None]] = {}
-        self._dialect = "sqlite" if database.is_sqlite else "postgresql"
+        self._dialect = database.dialect
         self._kept: list[_Batch] = []
         self._queue = _Queue(self._write) if durability == "async" else None
         self._single = (

@@ -322,6 +322,12 @@ class Runs:
         self._database = database
         self._payloads = payloads
         self._heart = heart
+        self._locked: set[Callable[[], None]] = set()
+
+    def let_go(self) -> None:
+        """Give back the locks of all runs that are still owned; they can be resumed at once."""
+        for release in list(self._locked):
+            release()
 
     # -- making
 
@@ -371,7 +377,7 @@ class Runs:
                 self._refuse_key(tx, idempotency_key, fingerprint)
             if artifact_id is not None:
                 path = f"{artifact_id[:2]}/{artifact_id}"
-                statement = INSERT_ARTIFACT(self._dialect)
+                statement = INSERT_ARTIFACT(self._database.dialect)
                 tx.execute(statement, (artifact_id, "json", size, "file", None, path))
             tx.execute(_INSERT_RUN, values)
 
@@ -382,10 +388,6 @@ class Runs:
         except BaseException:
             release()
             raise
-
-    @property
-    def _dialect(self) -> str:
-        return "sqlite" if self._database.is_sqlite else "postgresql"
 
     def _refuse_key(self, tx: Transaction, key: str, fingerprint: str) -> None:
         known = tx.scalar(_RUN_OF_KEY, (key,))
@@ -503,10 +505,12 @@ class Runs:
             nonlocal done
             if not done:
                 done = True
+                self._locked.discard(release)
                 self._heart.remove(run_id)
                 locks.unlock(FILES)
                 locks.unlock(offset)
 
+        self._locked.add(release)
         return release
 
     def _journal(

@@ -156,6 +156,12 @@ node_runs = sa.Table(
     _one_of("state", NODE_STATES),
     sa.CheckConstraint("attempt >= 0", name="ck_attempt"),
     sa.Index("ix_node_runs_run_id_state", "run_id", "state"),
+    sa.Index(
+        "ix_node_runs_output_artifact_id",
+        "output_artifact_id",
+        sqlite_where=sa.text("output_artifact_id IS NOT NULL"),
+        postgresql_where=sa.text("output_artifact_id IS NOT NULL"),
+    ),
     # One B-tree instead of two: a commit then writes one page less.
     sqlite_with_rowid=False,
 )
@@ -281,8 +287,9 @@ messages = sa.Table(
 def views() -> dict[str, sa.Select[Any]]:
     """Return the views by name: document 001's tables that are questions here.
 
-    `execution_trees` has a row for each node of each run, its latest attempt; `execution_state` has
-    the runs that are not over, ``active`` while a process owns them and ``pending`` otherwise.
+    `execution_trees` has a row for each node of each run that was called, its latest attempt;
+    `execution_state` has the runs that are not over, ``active`` while a process owns them and
+    ``pending`` otherwise.
     """
     latest = node_runs.alias("later")
     tree = (
@@ -300,12 +307,13 @@ def views() -> dict[str, sa.Select[Any]]:
         )
         .select_from(node_runs.join(flow_runs, flow_runs.c.run_id == node_runs.c.run_id))
         .where(
+            node_runs.c.attempt > 0,
             ~sa.exists().where(
                 latest.c.run_id == node_runs.c.run_id,
                 latest.c.node_id == node_runs.c.node_id,
                 latest.c.invocation_key == node_runs.c.invocation_key,
                 latest.c.attempt > node_runs.c.attempt,
-            )
+            ),
         )
     )
     state = sa.select(

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 import sqlalchemy as sa
 
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import Graph
+from dagger_dsl.store.artifact_rows import ArtifactRows
 from dagger_dsl.store.artifacts import INLINE_BELOW, ArtifactFiles
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.journal import RunJournal
+from dagger_dsl.store.maintenance import DatabaseStats, Maintenance, PruneReport
 from dagger_dsl.store.ownership import Heart
 from dagger_dsl.store.payloads import Payloads
+from dagger_dsl.store.queries import ExecutionState, ExecutionTree, Queries
 from dagger_dsl.store.runs import Runs, RunSummary, StoredRun
 from dagger_dsl.store.urls import SYNCHRONOUS, normalize_url
 
@@ -80,6 +86,9 @@ class Store:
         self._payloads = Payloads(self.files)
         self._heart = Heart(self.database, lease)
         self._runs = Runs(self.database, self._payloads, self._heart)
+        self._artifacts = ArtifactRows(self.database, self._payloads)
+        self._queries = Queries(self.database)
+        self._maintenance = Maintenance(self.database, self.files)
 
     # -- opening and closing
 
@@ -101,6 +110,7 @@ class Store:
     def close(self) -> None:
         """Close every connection. Runs that are still owned stay resumable."""
         self._heart.stop()
+        self._runs.let_go()
         self.database.close()
 
     def __enter__(self) -> Store:
@@ -198,3 +208,134 @@ class Store:
             limit: At most so many; None gives all.
         """
         return self._runs.list(flow_name, status, limit)
+
+    # -- artifacts
+
+    def store_artifact(
+        self, data: bytes, kind: str, run_id: str | None = None, node_id: str | None = None
+    ) -> str:
+        """Store bytes and return their id, the SHA-256 of the content.
+
+        The same bytes are stored once. Below `artifact_threshold` they are in the database, from
+        there on in a file. `prune` removes an artifact that belongs to no run.
+
+        Args:
+            data: The content.
+            kind: What it is, such as ``json``; for people and queries.
+            run_id: The run it belongs to: it is kept as long as that.
+            node_id: The node that made it.
+
+        Raises:
+            StoreError: It cannot be stored now.
+        """
+        return self._artifacts.store(data, kind, run_id, node_id)
+
+    def get_artifact(self, artifact_id: str) -> bytes:
+        """Return an artifact's bytes, compared with its id.
+
+        Raises:
+            ArtifactNotFound: There is none of this id.
+            StoreDamaged: It is not what was written.
+        """
+        return self._artifacts.get(artifact_id)
+
+    def open_artifact(self, artifact_id: str) -> BinaryIO:
+        """Return an artifact as a binary stream that the caller closes.
+
+        Raises:
+            ArtifactNotFound: There is none of this id.
+            StoreDamaged: It is not what was written; large ones say so at their last byte.
+        """
+        return self._artifacts.open(artifact_id)
+
+    def artifacts_by_node(self, run_id: str) -> dict[str, list[str]]:
+        """Return the artifacts of a run: ids by node, under ``""`` those of no node."""
+        return self._artifacts.by_node(run_id)
+
+    # -- questions
+
+    def load_execution_tree(self, name_or_run_id: str) -> ExecutionTree | None:
+        """Return what a run, or the newest run of a graph, has executed; None without one."""
+        return self._queries.execution_tree(name_or_run_id)
+
+    def load_execution_state(self, name: str, state: str = "active") -> ExecutionState | None:
+        """Return the newest unfinished run of a graph, or None.
+
+        Args:
+            name: The graph.
+            state: ``active`` for runs that a process owns or died owning, ``pending`` for the
+                others.
+        """
+        return self._queries.execution_state(name, state)
+
+    def query(
+        self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[dict[str, Any]]:
+        """Return the rows of one SELECT as dicts.
+
+        Args:
+            sql: In the words of the database; the tables are described in
+                `dagger_dsl.store.schema`.
+            params: Values for ``?`` or ``:name``.
+
+        Raises:
+            StoreReadOnly: It would change something.
+            StoreError: The database cannot make sense of it.
+        """
+        return self._queries.query(sql, params)
+
+    def debug_print(self, file: TextIO | None = None) -> None:
+        """Print where the database is, how large, and the number of rows of each table."""
+        stats = self.stats()
+        out = sys.stdout if file is None else file
+        print(f"{self.database.where}", file=out)
+        print(f"  {stats.total_bytes:,} bytes, {stats.artifact_files} artifact files", file=out)
+        for table, count in stats.rows.items():
+            print(f"  {table:<16} {count:>10,} rows", file=out)
+
+    # -- upkeep
+
+    def prune(
+        self,
+        older_than: float | dt.timedelta | dt.datetime | None = None,
+        keep_last: int | None = None,
+        dry_run: bool = False,
+    ) -> PruneReport:
+        """Remove finished runs, then artifacts that nothing refers to any more.
+
+        A run that is not finished, or owned, is never removed. Without limits only artifacts go.
+
+        Args:
+            older_than: Only runs that ended before this time, or this long ago (seconds).
+            keep_last: Keep the newest so many runs of each graph, however old.
+            dry_run: Remove nothing, only say what would go.
+        """
+        return self._maintenance.prune(older_than, keep_last, dry_run)
+
+    def retain(
+        self, flow_name: str, keep_runs: int | None = None, keep_days: float | None = None
+    ) -> None:
+        """Remove finished runs of a graph beyond *keep_runs*, and those older than *keep_days*."""
+        if keep_runs is not None:
+            self._maintenance.prune(None, keep_runs, False, flow_name)
+        if keep_days is not None:
+            self._maintenance.prune(dt.timedelta(days=keep_days), None, False, flow_name)
+
+    def stats(self) -> DatabaseStats:
+        """Return sizes in bytes and numbers of rows."""
+        return self._maintenance.stats()
+
+    def backup(self, path: str | os.PathLike[str]) -> Path:
+        """Copy the database, and its artifacts to ``<path>-artifacts``, while runs go on.
+
+        The copy is of one moment, whole or absent.
+
+        Raises:
+            ConfigurationError: *path* exists already, or its folder does not.
+            StoreError: It cannot be written, or something is damaged.
+        """
+        return self._maintenance.backup(path)
+
+    def vacuum(self) -> int:
+        """Give free pages back to the file system; return the number of bytes. Commits wait."""
+        return self._maintenance.vacuum()

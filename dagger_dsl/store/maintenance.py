@@ -1,0 +1,403 @@
+"""Looking after a database: removing old runs, copying it while it is used, knowing its size."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import secrets
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import attrs
+import sqlalchemy as sa
+
+from dagger_dsl.errors import ConfigurationError, StoreDamaged, StoreError
+from dagger_dsl.store.artifacts import ArtifactFiles
+from dagger_dsl.store.database import Database, translated
+from dagger_dsl.store.locks import FILES
+from dagger_dsl.store.queries import Queries
+from dagger_dsl.store.schema import (
+    FINISHED,
+    artifact_links,
+    artifacts,
+    cache_entries,
+    flow_runs,
+    memo,
+    node_runs,
+    run_log,
+    snapshots,
+)
+
+__all__ = ["DatabaseStats", "Maintenance", "PruneReport"]
+
+T = TypeVar("T")
+
+#: Runs, artifacts or files that are removed between two chances for others to write.
+_CHUNK: Final = 100
+
+#: While a run is active somewhere, files younger than this are left for a later `prune`.
+FILE_GRACE: Final = 24 * 3600.0
+
+
+@attrs.frozen
+class PruneReport:
+    """What `prune` removed, or would remove.
+
+    Attributes:
+        runs: Ids of the runs.
+        artifacts: Ids of artifacts that nothing refers to any more.
+        files: Number of artifact files removed; those that wait for active runs do not count.
+        bytes: Their size together.
+        dry_run: Nothing was removed.
+    """
+
+    runs: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    files: int = 0
+    bytes: int = 0
+    dry_run: bool = False
+
+
+@attrs.frozen
+class DatabaseStats:
+    """How large a database is.
+
+    Attributes:
+        database_bytes: The file, or the pages of a database in memory.
+        wal_bytes: The write-ahead log beside it.
+        artifact_bytes: The artifact files.
+        artifact_files: Their number.
+        free_bytes: What `vacuum` would give back.
+        rows: Number of rows by table.
+    """
+
+    database_bytes: int
+    wal_bytes: int
+    artifact_bytes: int
+    artifact_files: int
+    free_bytes: int
+    rows: dict[str, int]
+
+    @property
+    def total_bytes(self) -> int:
+        """Everything on the disk."""
+        return self.database_bytes + self.wal_bytes + self.artifact_bytes
+
+
+class Maintenance:
+    """The upkeep that `Store` offers.
+
+    Args:
+        database, files: What the store is made of.
+    """
+
+    def __init__(self, database: Database, files: ArtifactFiles | None) -> None:
+        self._database = database
+        self._files = files
+
+    # -- removing
+
+    def prune(
+        self,
+        older_than: float | dt.timedelta | dt.datetime | None,
+        keep_last: int | None,
+        dry_run: bool,
+        flow_name: str | None = None,
+    ) -> PruneReport:
+        """See `Store.prune`."""
+        runs = self._old_runs(_cutoff(older_than), keep_last, flow_name)
+        if dry_run:
+            unused = self._unused_artifacts(set(runs))
+            files, size = self._measure(unused)
+            return PruneReport(tuple(runs), tuple(unused), files, size, dry_run=True)
+        removed = [run for chunk in _chunks(runs) for run in self._remove_runs(chunk)]
+        unused = self._unused_artifacts(set())
+        gone = [each for chunk in _chunks(unused) for each in self._remove_artifacts(chunk)]
+        files, size = self._remove_files()
+        return PruneReport(tuple(removed), tuple(gone), files, size)
+
+    def _old_runs(
+        self, before: dt.datetime | None, keep_last: int | None, flow_name: str | None
+    ) -> list[str]:
+        if before is None and keep_last is None:
+            return []
+        parents = sa.select(flow_runs.c.parent_run_id).where(
+            flow_runs.c.status.not_in(FINISHED), flow_runs.c.parent_run_id.is_not(None)
+        )
+        query = (
+            sa.select(flow_runs.c.run_id, flow_runs.c.flow_name, flow_runs.c.updated_at)
+            .where(_removable(), flow_runs.c.run_id.not_in(parents))
+            .order_by(flow_runs.c.created_at.desc(), flow_runs.c.run_id)
+        )
+        if flow_name is not None:
+            query = query.where(flow_runs.c.flow_name == flow_name)
+        seen: defaultdict[str, int] = defaultdict(int)
+        old = []
+        with self._database.reading() as connection:
+            for run in connection.execute(query):
+                seen[run.flow_name] += 1
+                if keep_last is not None and seen[run.flow_name] <= keep_last:
+                    continue
+                if before is None or run.updated_at < before:
+                    old.append(run.run_id)
+        return old
+
+    def _remove_runs(self, chunk: Sequence[str]) -> list[str]:
+        with self._database.writing() as connection:
+            # Asked again: one of them may have been resumed meanwhile.
+            still = sa.select(flow_runs.c.run_id).where(flow_runs.c.run_id.in_(chunk), _removable())
+            runs = list(connection.scalars(still))
+            for table in (node_runs, run_log, cache_entries, artifact_links, flow_runs):
+                connection.execute(sa.delete(table).where(table.c.run_id.in_(runs)))
+        return runs
+
+    def _unused_artifacts(self, without: set[str]) -> list[str]:
+        """Return artifacts that nothing refers to, apart from the runs *without*."""
+        used: set[str] = set()
+        with self._database.reading() as connection:
+            for column, run in _REFERENCES:
+                query = sa.select(column, run).where(column.is_not(None)).distinct()
+                used |= {
+                    each for each, run_id in connection.execute(query) if run_id not in without
+                }
+            known = connection.scalars(
+                sa.select(artifacts.c.artifact_id).order_by(artifacts.c.artifact_id)
+            )
+            return [each for each in known if each not in used]
+
+    def _remove_artifacts(self, chunk: Sequence[str]) -> list[str]:
+        with self._database.writing() as connection:
+            used: set[str] = set()
+            for column, _ in _REFERENCES:
+                used |= set(connection.scalars(sa.select(column).where(column.in_(chunk))))
+            gone = [each for each in chunk if each not in used]
+            connection.execute(sa.delete(artifacts).where(artifacts.c.artifact_id.in_(gone)))
+        return gone
+
+    def _remove_files(self) -> tuple[int, int]:
+        """Remove the files that no row names; return their number and size."""
+        files = self._files
+        if files is None:
+            return 0, 0
+        count = size = 0
+        for chunk in _chunks(list(files.ids())):
+            with self._alone_with_files() as alone:
+                for each in self._unnamed(chunk):
+                    freed = _remove_file(files, each, 0.0 if alone else FILE_GRACE)
+                    count += freed is not None
+                    size += freed or 0
+        files.remove_leftovers()
+        return count, size
+
+    def _unnamed(self, chunk: Sequence[str]) -> list[str]:
+        with self._database.reading() as connection:
+            named = set(
+                connection.scalars(
+                    sa.select(artifacts.c.artifact_id).where(
+                        artifacts.c.artifact_id.in_(chunk),
+                        artifacts.c.storage_location == "file",
+                    )
+                )
+            )
+        return [each for each in chunk if each not in named]
+
+    @contextlib.contextmanager
+    def _alone_with_files(self) -> Iterator[bool]:
+        """Say whether no run is active, and let none begin for the moment."""
+        locks = self._database.locking()
+        alone = locks.try_lock(FILES)
+        try:
+            yield alone
+        finally:
+            if alone:
+                locks.unlock(FILES)
+
+    def _measure(self, ids: Iterable[str]) -> tuple[int, int]:
+        sizes = []
+        if self._files is not None:
+            for each in ids:
+                with contextlib.suppress(FileNotFoundError):
+                    sizes.append(self._files.path(each).stat().st_size)
+        return len(sizes), sum(sizes)
+
+    # -- knowing
+
+    def stats(self) -> DatabaseStats:
+        """See `Store.stats`."""
+        database = self._database
+        rows = Queries(database).counts()
+        pages = free = page_size = 0
+        if database.is_sqlite:
+            with database.reading() as connection:
+                page_size = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
+                pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+                free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+        elif database.engine.dialect.name == "postgresql":
+            with database.reading() as connection:
+                pages = connection.scalar(sa.func.pg_database_size(sa.func.current_database()))
+                page_size = 1
+        path = database.path
+        ids = [] if self._files is None else list(self._files.ids())
+        return DatabaseStats(
+            database_bytes=pages * page_size if path is None else _size(path),
+            wal_bytes=0 if path is None else _size(f"{path}-wal"),
+            artifact_bytes=0 if self._files is None else self._files.size(),
+            artifact_files=len(ids),
+            free_bytes=free * page_size,
+            rows=rows,
+        )
+
+    # -- copying and compacting
+
+    def backup(self, path: str | os.PathLike[str]) -> Path:
+        """See `Store.backup`."""
+        database = self._database
+        if not database.is_sqlite:
+            raise ConfigurationError("back up this database with its own tools, such as pg_dump")
+        target = Path(os.path.realpath(path))
+        if not target.parent.is_dir():
+            raise ConfigurationError(f"the folder {target.parent} does not exist; create it")
+        if target.exists():
+            raise ConfigurationError(f"{target} exists already; choose another name, or remove it")
+        temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            # A file that was pruned between the copy of its row and its own: copy once more.
+            for last in (False, False, True):
+                with translated(str(target)):
+                    wanted = self._copy_database(temporary)
+                if self._copy_files(wanted, Path(f"{target}-artifacts"), last):
+                    break
+            _sync(temporary)
+            temporary.replace(target)
+            _sync(target.parent)
+        finally:
+            for rest in (temporary, *(Path(f"{temporary}{end}") for end in ("-wal", "-shm"))):
+                rest.unlink(missing_ok=True)
+        return target
+
+    def _copy_database(self, path: Path) -> list[str]:
+        """Copy the database as it is now; return the artifacts that are files."""
+        path.unlink(missing_ok=True)
+        copy = sqlite3.connect(path, isolation_level=None)
+        try:
+            os.chmod(path, 0o600)
+            with self._database.engine.connect() as connection:
+                raw: Any = connection.connection.driver_connection
+                raw.backup(copy)
+            # Nobody runs anything in the copy; and a single file is easier to carry.
+            copy.execute("PRAGMA journal_mode=DELETE")
+            copy.execute("UPDATE flow_runs SET owner = NULL, lease_expires_at = NULL")
+            rows = copy.execute(
+                "SELECT artifact_id FROM artifacts WHERE storage_location = 'file'"
+            ).fetchall()
+            return [row[0] for row in rows]
+        finally:
+            copy.close()
+
+    def _copy_files(self, ids: Sequence[str], folder: Path, last: bool) -> bool:
+        if not ids:
+            return True
+        if self._files is None:
+            raise StoreError("the artifact folder is not known; open the store with artifact_dir=")
+        target = ArtifactFiles(folder, self._files.threshold, self._files.max_bytes)
+        for each in ids:
+            try:
+                target.write(self._files.read(each))
+            except LookupError as error:
+                if last:
+                    raise StoreDamaged(
+                        f"artifact {each} is missing from {self._files.root}; "
+                        "the backup was not made"
+                    ) from error
+                return False
+        return True
+
+    def vacuum(self) -> int:
+        """See `Store.vacuum`."""
+        database = self._database
+        database.open()
+        if not database.is_sqlite:
+            raise ConfigurationError("this database vacuums itself")
+        before = self.stats()
+        with translated(database.where), database.exclusive() as writer:
+            writer.execute("VACUUM")
+            database.checkpoint("TRUNCATE")
+        after = self.stats()
+        size = before.database_bytes + before.wal_bytes
+        return max(0, size - after.database_bytes - after.wal_bytes)
+
+
+_REFERENCES: Final[tuple[tuple[sa.Column[Any], sa.ColumnElement[Any]], ...]] = (
+    (node_runs.c.output_artifact_id, node_runs.c.run_id),
+    (flow_runs.c.inputs_artifact_id, flow_runs.c.run_id),
+    (artifact_links.c.artifact_id, artifact_links.c.run_id),
+    (cache_entries.c.artifact_id, cache_entries.c.run_id),
+    (memo.c.artifact_id, sa.null()),
+    (snapshots.c.artifact_id, sa.null()),
+)
+
+
+def _removable() -> sa.ColumnElement[bool]:
+    return sa.and_(flow_runs.c.status.in_(FINISHED), flow_runs.c.owner.is_(None))
+
+
+def _cutoff(older_than: float | dt.timedelta | dt.datetime | None) -> dt.datetime | None:
+    if older_than is None:
+        return None
+    if isinstance(older_than, dt.datetime):
+        if older_than.tzinfo is None:
+            raise ConfigurationError("older_than needs a time zone, such as datetime.now(UTC)")
+        return older_than
+    if isinstance(older_than, dt.timedelta):
+        older_than = older_than.total_seconds()
+    if isinstance(older_than, bool) or not isinstance(older_than, int | float) or older_than < 0:
+        raise ConfigurationError(
+            f"older_than is a time, a timedelta or a number of seconds, not {older_than!r}"
+        )
+    return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=older_than)
+
+
+def _remove_file(files: ArtifactFiles, artifact_id: str, grace: float) -> int | None:
+    """Remove a file unless somebody stored it again just now; return its size, or None.
+
+    It is moved aside first and looked at then: who stores the same content either renewed its time
+    before, and it is put back, or does not find it and writes it anew.
+    """
+    path = files.path(artifact_id)
+    aside = path.with_name(f"{artifact_id}.{secrets.token_hex(8)}.tmp")
+    try:
+        if time.time() - path.lstat().st_mtime < grace:
+            return None
+        path.replace(aside)
+    except FileNotFoundError:
+        return None
+    found = aside.lstat()
+    if time.time() - found.st_mtime < grace:
+        aside.replace(path)
+        return None
+    aside.unlink(missing_ok=True)
+    return found.st_size
+
+
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

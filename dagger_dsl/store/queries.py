@@ -1,0 +1,204 @@
+"""Questions to a database: execution trees, execution state, and SQL of the user's own."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+import orjson
+import sqlalchemy as sa
+
+from dagger_dsl.errors import ConfigurationError, StoreError, StoreReadOnly
+from dagger_dsl.store import schema
+from dagger_dsl.store.database import Database
+from dagger_dsl.store.ownership import Owner
+from dagger_dsl.store.schema import flow_runs
+
+__all__ = ["ExecutionState", "ExecutionTree", "Queries", "TreeNode"]
+
+
+@attrs.frozen
+class TreeNode:
+    """A node that was called, by its latest attempt.
+
+    Attributes:
+        node_id, key, attempt, state: As recorded.
+        dependencies: Ids of the nodes it waited for.
+        started_at: When the attempt began, UTC.
+        duration: Seconds it took.
+        error: What went wrong.
+    """
+
+    node_id: str
+    key: str
+    attempt: int
+    state: str
+    dependencies: tuple[str, ...] = ()
+    started_at: dt.datetime | None = None
+    duration: float | None = None
+    error: Mapping[str, Any] | None = None
+
+
+@attrs.frozen
+class ExecutionTree:
+    """What a run has executed.
+
+    Attributes:
+        run_id, flow_name, status: The run.
+        nodes: Every node that was called, in the order in which they ended.
+    """
+
+    run_id: str
+    flow_name: str
+    status: str
+    nodes: tuple[TreeNode, ...]
+
+
+@attrs.frozen
+class ExecutionState:
+    """A run that is not over.
+
+    Attributes:
+        run_id, flow_name, status, epoch: As recorded.
+        state: ``active`` while a process owns it, or died owning it; else ``pending``.
+        owner: That process.
+        created_at, updated_at: Times of day in UTC, for people.
+    """
+
+    run_id: str
+    flow_name: str
+    state: str
+    status: str
+    epoch: int
+    owner: Owner | None
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+class Queries:
+    """The questions that `Store` answers.
+
+    Args:
+        database: Where.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def execution_tree(self, name: str) -> ExecutionTree | None:
+        """See `Store.load_execution_tree`."""
+        view = _view("execution_trees")
+        with self._database.reading() as connection:
+            run = connection.execute(
+                sa.select(flow_runs)
+                .where(sa.or_(flow_runs.c.run_id == name, flow_runs.c.flow_name == name))
+                .order_by((flow_runs.c.run_id == name).desc(), flow_runs.c.created_at.desc())
+                .limit(1)
+            ).one_or_none()
+            if run is None:
+                return None
+            rows = connection.execute(
+                sa.select(view).where(view.c.run_id == run.run_id).order_by(view.c.seq)
+            ).all()
+        waits = _dependencies(run.graph)
+        nodes = tuple(
+            TreeNode(
+                node_id=row.node_id,
+                key=row.invocation_key,
+                attempt=row.attempt,
+                state=row.state,
+                dependencies=waits.get(row.node_id, ()),
+                started_at=_moment(row.started_at),
+                duration=None if row.duration_ms is None else row.duration_ms / 1000,
+                error=None if row.error is None else orjson.loads(row.error),
+            )
+            for row in rows
+        )
+        return ExecutionTree(run.run_id, run.flow_name, run.status, nodes)
+
+    def execution_state(self, name: str, state: str) -> ExecutionState | None:
+        """See `Store.load_execution_state`."""
+        if state not in ("active", "pending"):
+            raise ConfigurationError(f"state is 'active' or 'pending', not {state!r}")
+        view = _view("execution_state")
+        with self._database.reading() as connection:
+            row = connection.execute(
+                sa.select(view)
+                .where(view.c.flow_name == name, view.c.state == state)
+                .order_by(view.c.created_at.desc())
+                .limit(1)
+            ).one_or_none()
+        if row is None:
+            return None
+        return ExecutionState(
+            run_id=row.run_id,
+            flow_name=row.flow_name,
+            state=row.state,
+            status=row.status,
+            epoch=row.epoch,
+            owner=None if row.owner is None else Owner.of_text(row.owner),
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+
+    def query(
+        self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[dict[str, Any]]:
+        """See `Store.query`."""
+        values = dict(params) if isinstance(params, Mapping) else tuple(params)
+        with self._database.reading() as connection:
+            if not self._database.is_sqlite:
+                connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+                return [dict(row) for row in connection.exec_driver_sql(sql, values).mappings()]
+            raw: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+            raw.set_authorizer(_only_reading)
+            try:
+                cursor = raw.execute(sql, values)
+                names = [column[0] for column in cursor.description or ()]
+                return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            except (sqlite3.Error, sqlite3.Warning) as error:
+                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_AUTH:
+                    raise StoreReadOnly(
+                        "query() only reads: one SELECT over the tables of this database"
+                    ) from error
+                raise StoreError(f"the query failed: {error}") from error
+            finally:
+                raw.set_authorizer(None)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows by table."""
+        with self._database.reading() as connection:
+            return {
+                table.name: connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+                for table in schema.METADATA.sorted_tables
+            }
+
+
+_READING: Final = frozenset(
+    (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
+)
+
+
+def _only_reading(
+    action: int, first: str | None, second: str | None, database: str | None, inner: str | None
+) -> int:
+    # The only function among SQLite's own that does more than compute.
+    harmless = action in _READING and second != "load_extension"
+    return sqlite3.SQLITE_OK if harmless else sqlite3.SQLITE_DENY
+
+
+def _view(name: str) -> sa.TableClause:
+    columns = [sa.column(each.name, each.type) for each in schema.views()[name].selected_columns]
+    return sa.table(name, *columns)
+
+
+def _dependencies(graph: str) -> dict[str, tuple[str, ...]]:
+    nodes = orjson.loads(graph).get("nodes", [])
+    return {node["id"]: tuple(node.get("dependencies", ())) for node in nodes}
+
+
+def _moment(seconds: float | None) -> dt.datetime | None:
+    return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
