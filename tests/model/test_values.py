@@ -990,7 +990,7 @@ class TestHostileData:
 
     def test_imports_nothing(self) -> None:
         before = set(sys.modules)
-        for name in ("this", "antigravity:fly", "xmlrpc.client", "numpy.ndarray"):
+        for name in ("this", "antigravity:fly", "xmlrpc.client"):
             with pytest.raises(DecodingError, match="does not know the stored type"):
                 from_plain({"$type": name, "$value": {}})
         assert set(sys.modules) == before

@@ -171,7 +171,7 @@ class TestTypedReads:
     @pytest.mark.row("C4")
     def test_of_a_missing_value_name_what_is_there(self) -> None:
         cache = Cache({"inputs": {"age": 1, "name": 2}, "node1": {"result": 3}})
-        with pytest.raises(InputResolutionError, match="'inputs.agee'; did you mean 'age'"):
+        with pytest.raises(InputResolutionError, match=r"'inputs\.agee'; did you mean 'age'"):
             get_input(cache, "inputs", "agee")
         with pytest.raises(InputResolutionError, match="'node9' has no values yet; did you mean"):
             get_input(cache, "node9", "result")
