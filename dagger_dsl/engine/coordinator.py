@@ -14,10 +14,10 @@ and `ready` moved over.
 
 from __future__ import annotations
 
-import datetime as dt
 import heapq
 import json
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
 from itertools import count
 from math import inf
@@ -28,6 +28,7 @@ from dagger_dsl.engine.invoke import bind_handler
 from dagger_dsl.engine.plan import UNSET
 from dagger_dsl.engine.run import Row, Run, error_info
 from dagger_dsl.engine.state import NAMES, SKIPPED
+from dagger_dsl.engine.watch import completions, starts
 from dagger_dsl.errors import (
     DaggerError,
     EncodingError,
@@ -42,7 +43,6 @@ from dagger_dsl.model.context import (
     Branch,
     NodeOutcome,
     NodeOutput,
-    NodeRef,
     labels_of,
 )
 from dagger_dsl.model.events import (
@@ -52,7 +52,6 @@ from dagger_dsl.model.events import (
     NodeFailed,
     NodeRetrying,
     NodeSkipped,
-    NodeStarted,
 )
 from dagger_dsl.model.policies import OnFailure, Trigger
 from dagger_dsl.model.states import RunStatus
@@ -105,6 +104,7 @@ class Coordinator:
         self._events: list[Event] = []
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
+        self._held: deque[int] = deque()  # taken from the state, to be announced first
         self._flying = 0
         self._stop_asked = False
         self._stopping = False
@@ -156,8 +156,8 @@ class Coordinator:
         glance = None if journal is None and watcher is None else min(_GLANCE, flush)
         # Plain completions need nothing but their edges when no one records, watches or splits.
         plan = self._plan
-        plain = glance is None and not (plan.parts or plan.labelled or plan.handlers)
-        starts = watcher is not None and watcher.wants_starts
+        plain = journal is None and not (plan.parts or plan.labelled or plan.handlers)
+        announce = watcher is not None and watcher.wants_starts
         now = yield -inf
         if self.run.deadline is not None:
             self._at(self.run.deadline, self._time_out)
@@ -170,6 +170,8 @@ class Coordinator:
                 self._flying -= len(batch)
                 if plain and not self._left_behind:
                     state.complete(batch)
+                    if watcher is not None:
+                        self._events += completions(self.run, batch)
                 else:
                     self._completed(batch)
             while odd:
@@ -184,11 +186,13 @@ class Coordinator:
                 self._record_ends()
             if not go:
                 if glance is not None:
-                    self._settle(starts)
-                ready = state.take(board.slots - self._flying if starts else None)
+                    self._settle()
+                ready = state.take()
+                if ready and plan.joins:
+                    self._bind(ready)
+                if announce:
+                    ready = self._announce(ready, now)
                 if ready:
-                    if plan.joins:
-                        self._bind(ready)
                     self._flying += len(ready)
                     go.extend(ready)
                 elif not self._flying and (not state.waiting or state.paused):
@@ -284,10 +288,7 @@ class Coordinator:
                 )
             )
         if self.watcher is not None:
-            outputs = self._plan.outputs_of(slot, value)
-            metadata = run.meta.get(slot, {}).get("metadata", {})
-            outcome = NodeOutcome(True, outputs, metadata=metadata)
-            self._events.append(NodeCompleted(self._ref(slot), outcome))
+            self._events += completions(run, (slot,))
         return True
 
     def _answered(self, slot: int, answer: Any, now: float) -> None:
@@ -376,7 +377,7 @@ class Coordinator:
         )
         self._push(run.row(slot, "failed", error=_error_json(error)))
         if self.watcher is not None:
-            self._events.append(NodeRetrying(self._ref(slot), error, attempt, delay))
+            self._events.append(NodeRetrying(self.run.ref(slot), error, attempt, delay))
         run.attempts[slot] = attempt + 1
         self._state.wait(slot)
         self._at(now + delay, lambda _now: self._state.wake(slot))
@@ -422,9 +423,9 @@ class Coordinator:
         self._push(run.row(slot, "failed", error=_error_json(error)))
         if self.watcher is not None:
             self._events.append(
-                NodeCompleted(self._ref(slot), NodeOutcome(False, error=error))
+                NodeCompleted(self.run.ref(slot), NodeOutcome(False, error=error))
                 if isinstance(error, NodeFailure)
-                else NodeFailed(self._ref(slot), error, made)
+                else NodeFailed(self.run.ref(slot), error, made)
             )
         if run.exception is None:
             run.exception = NodeExecutionError(node_id, made, str(error_info(error)))
@@ -479,6 +480,8 @@ class Coordinator:
             except IndexError:  # a worker was faster
                 break
         self._flying -= len(taken)
+        taken += self._held
+        self._held.clear()
         return taken
 
     def _halt(self, slots: Collection[int]) -> None:
@@ -521,20 +524,27 @@ class Coordinator:
             self._push(self.run.row(slot, NAMES[code], called=called, meta=meta))
             if self.watcher is not None:
                 kind = NodeSkipped if code == SKIPPED else NodeCancelled
-                self._events.append(kind(self._ref(slot), reason))
+                self._events.append(kind(self.run.ref(slot), reason))
 
-    def _settle(self, starts: bool) -> None:
+    def _announce(self, ready: list[int], now: float) -> list[int]:
+        """Return what can start at once, after its `NodeStarted` was shown; hold back the rest."""
+        held = self._held
+        held.extend(ready)
+        free = min(self._board.slots - self._flying, len(held))
+        if free <= 0:
+            return []
+        assert self.watcher is not None
+        launched = [held.popleft() for _ in range(free)]
+        self.watcher.show(starts(self.run, launched, now))
+        return launched
+
+    def _settle(self) -> None:
         """Commit what happened, with the starts it enables, and show it."""
         state = self._state
         if self._journal is not None:
             ready = [] if state.paused else state.ready
             if self._rows or ready:
                 self._commit(list(ready))
-        if starts and not state.paused:
-            for slot in state.ready[: max(0, self._board.slots - self._flying)]:
-                self._events.append(
-                    NodeStarted(self._ref(slot), self.run.attempts.get(slot, 1), _now())
-                )
         if self._events and self.watcher is not None:
             events, self._events = self._events, []
             self.watcher.show(events)
@@ -556,9 +566,6 @@ class Coordinator:
         self._rows = []  # after the commit: an interrupt in between repeats it, it loses nothing
         self._oldest = inf
 
-    def _ref(self, slot: int) -> NodeRef:
-        return NodeRef(self.run.run_id, self.run.dag_name, str(self._plan.ids[slot]))
-
     def _at(self, when: float, act: Callable[[float], None]) -> None:
         heapq.heappush(self._timers, (when, next(self._order), act))
 
@@ -576,7 +583,7 @@ class Coordinator:
                 run.status = RunStatus.FAILED
             else:
                 run.status = RunStatus.COMPLETED
-        self._settle(False)
+        self._settle()
         run.finished = self._board.clock()
 
 
@@ -587,10 +594,6 @@ def _json(content: Any) -> str:
 def _error_json(error: BaseException) -> str:
     info = error_info(error)
     return _json({"type": info.type, "message": info.message, "traceback": info.traceback})
-
-
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
 
 
 def _is_cancellation(error: BaseException) -> bool:

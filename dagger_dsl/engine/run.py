@@ -13,7 +13,7 @@ from dagger_dsl.engine.plan import UNSET, Plan
 from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
 from dagger_dsl.engine.state import COMPLETED, NAMES, PENDING, RunState
 from dagger_dsl.model.config import DagConfig, RunOptions
-from dagger_dsl.model.context import DEFAULT_KEY
+from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
 from dagger_dsl.model.protocols import CancelSignal
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.registry import ActionDef
@@ -177,6 +177,10 @@ class Run:
             return last
         # Times that an earlier process recorded lie before this one's beginning.
         return last if self.board.started[slot] >= self.began else last - 1
+
+    def ref(self, slot: int) -> NodeRef:
+        """Return the name of one invocation."""
+        return NodeRef(self.run_id, self.dag_name, str(self.plan.ids[slot]))
 
     def states(self) -> dict[str, NodeState]:
         """Return the state of every node by id."""

@@ -227,16 +227,11 @@ class RunState:
         """Record that a launched invocation was cancelled."""
         self._end(slot, CANCELLED, reason)
 
-    def take(self, most: int | None = None) -> list[int]:
-        """Return what may be launched now, at most *most*, and forget it; nothing while paused."""
-        ready = self.ready
-        if self.paused or not ready:
+    def take(self) -> list[int]:
+        """Return what may be launched now, and forget it; nothing while paused."""
+        if self.paused or not self.ready:
             return []
-        if most is None or most >= len(ready):
-            self.ready = []
-            return ready
-        taken = ready[: max(0, most)]
-        del ready[: len(taken)]
+        taken, self.ready = self.ready, []
         return taken
 
     def give_back(self, slots: Iterable[int]) -> None:

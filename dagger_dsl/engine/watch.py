@@ -5,14 +5,15 @@ Whatever an observer raises is logged and kept in the run's record; it never los
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dagger_dsl.engine.run import Run
 from dagger_dsl.errors import ConfigurationError
-from dagger_dsl.model.context import HookContext
+from dagger_dsl.model.context import HookContext, NodeOutcome, NodeRef
 from dagger_dsl.model.events import (
     Event,
     NodeCancelled,
@@ -22,7 +23,7 @@ from dagger_dsl.model.events import (
     NodeStarted,
 )
 
-__all__ = ["Observers", "check_hooks"]
+__all__ = ["Observers", "check_hooks", "completions", "starts"]
 
 logger = logging.getLogger("dagger_dsl.hooks")
 
@@ -43,6 +44,84 @@ def check_hooks(hooks: Sequence[Any]) -> None:
             )
         if inspect.iscoroutinefunction(handle):
             raise ConfigurationError(f"async hooks are not supported yet: {hook!r}; use a function")
+
+
+class _Started(NodeStarted):
+    """A `NodeStarted` whose fields are made when a hook reads them; most hooks read few."""
+
+    __slots__ = ("_of",)
+    _of: tuple[Run, int, int, float]
+
+    @property
+    def node(self) -> NodeRef:
+        return self._of[0].ref(self._of[1])
+
+    @property
+    def attempt(self) -> int:
+        return self._of[2]
+
+    @property
+    def at(self) -> dt.datetime:
+        return dt.datetime.fromtimestamp(self._of[0].wall + self._of[3], dt.UTC)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NodeStarted):
+            return NotImplemented
+        return (self.node, self.attempt) == (other.node, other.attempt)
+
+    def __hash__(self) -> int:
+        return hash((self.node, self.attempt))
+
+
+class _Completed(NodeCompleted):
+    """A `NodeCompleted` whose fields are made when a hook reads them."""
+
+    __slots__ = ("_of",)
+    _of: tuple[Run, int]
+
+    @property
+    def node(self) -> NodeRef:
+        return self._of[0].ref(self._of[1])
+
+    @property
+    def outcome(self) -> NodeOutcome:
+        run, slot = self._of
+        outputs = run.plan.outputs_of(slot, run.value(slot))
+        return NodeOutcome(True, outputs, metadata=run.meta.get(slot, {}).get("metadata", {}))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NodeCompleted):
+            return NotImplemented
+        return (self.node, self.outcome) == (other.node, other.outcome)
+
+    def __hash__(self) -> int:
+        return hash(self.node)
+
+
+# Frozen classes refuse assignment; their slots' own setters are the quick way in.
+_set_started: Callable[[_Started, Any], None] = _Started._of.__set__  # type: ignore[attr-defined]
+_set_completed: Callable[[_Completed, Any], None] = _Completed._of.__set__  # type: ignore[attr-defined]
+
+
+def completions(run: Run, slots: Iterable[int]) -> list[Event]:
+    """Return the events of plain completions."""
+    events: list[Event] = []
+    for slot in slots:
+        event = object.__new__(_Completed)
+        _set_completed(event, (run, slot))
+        events.append(event)
+    return events
+
+
+def starts(run: Run, slots: Iterable[int], now: float) -> list[Event]:
+    """Return the events of attempts that are about to be made; *now* is the run's clock."""
+    events: list[Event] = []
+    attempts = run.attempts
+    for slot in slots:
+        event = object.__new__(_Started)
+        _set_started(event, (run, slot, attempts.get(slot, 1), now))
+        events.append(event)
+    return events
 
 
 class Observers:
@@ -84,10 +163,17 @@ class Observers:
 
     def show(self, events: Sequence[Event]) -> None:
         """Show the events of one turn."""
+        ctx, progress = self._ctx, self._progress
         for event in events:
             for handle in self._handles:
-                self._guarded(handle, self._ctx, event)
-            if self._progress is not None:
+                try:
+                    answer = handle(ctx, event)
+                except Exception as error:
+                    self._failed(handle, error)
+                else:
+                    if answer:
+                        self._refuse(handle, answer)
+            if progress is not None:
                 self._report(event)
 
     def _report(self, event: Event) -> None:
@@ -95,14 +181,12 @@ class Observers:
             status = "running"
         elif isinstance(event, _ENDINGS):
             self._ended += 1
-            status = {
-                NodeCompleted: "completed",
-                NodeFailed: "failed",
-                NodeSkipped: "skipped",
-                NodeCancelled: "cancelled",
-            }[type(event)]
-            if isinstance(event, NodeCompleted) and not event.outcome.success:
+            if isinstance(event, NodeCompleted):
+                status = "completed" if event.outcome.success else "failed"
+            elif isinstance(event, NodeFailed):
                 status = "failed"
+            else:
+                status = "skipped" if isinstance(event, NodeSkipped) else "cancelled"
         else:
             return
         fraction = self._ended / max(1, self._run.plan.count)
@@ -113,16 +197,26 @@ class Observers:
             return
         try:
             answer = function(*arguments)
-        except Exception as raised:
-            logger.exception(
-                "hook %r failed; the run goes on", function, extra={"run_id": self._run.run_id}
-            )
-            self._run.hook_errors.append(raised)
-            return
-        if answer:
-            error = ConfigurationError(
+        except Exception as error:
+            self._failed(function, error)
+        else:
+            if answer:
+                self._refuse(function, answer)
+
+    def _failed(self, function: Any, error: Exception) -> None:
+        logger.error(
+            "hook %r failed; the run goes on",
+            function,
+            exc_info=error,
+            extra={"run_id": self._run.run_id},
+        )
+        self._run.hook_errors.append(error)
+
+    def _refuse(self, function: Any, answer: Any) -> None:
+        self._failed(
+            function,
+            ConfigurationError(
                 f"hook {function!r} returned {type(answer).__name__}; commands are not supported "
                 "yet, a hook returns None"
-            )
-            logger.error("%s", error, extra={"run_id": self._run.run_id})
-            self._run.hook_errors.append(error)
+            ),
+        )
