@@ -1097,27 +1097,37 @@ def _constant(value: Any) -> Callable[[], Any]:
     return lambda: value
 
 
-def _fill(cls: type, fields: list[_Field], content: Any, depth: int, run: _Pass) -> Iterator[Any]:
-    """Yield the values of *fields* in order, from the plain forms by name in *content*."""
+def _fill(cls: type, fields: list[_Field], content: Any, depth: int, run: _Pass) -> list[Any]:
+    """Return the values of *fields* in order, from the plain forms by name in *content*."""
     if type(content) is not dict:
         raise ValueError(f"expected its fields by name, found {_type_name(type(content))}")
     if depth >= MAX_DEPTH:
         raise _Refused(_DEEP)
-    known = {name for name, _ in fields}
-    for name in content:
-        if name not in known:
-            raise ValueError(f"{_type_name(cls)} has no field {_cut(repr(name), 60)}")
-    for name, default in fields:
-        if name in content:
-            try:
-                yield _value(content[name], depth + 1, run)
-            except _Refused as refused:
-                refused.parts.append(f".{name}")
-                raise
-        elif default is not None:
-            yield default()
-        else:
-            raise ValueError(f"the field {name!r} of {_type_name(cls)} is missing")
+    run.left -= len(content)
+    if run.left < 0:
+        raise _Refused(_MANY)
+    depth += 1
+    found = []
+    defaults = 0
+    name = ""
+    try:
+        for name, default in fields:
+            if name in content:
+                each = content[name]
+                found.append(each if type(each) in _SCALARS else _value(each, depth, run))
+            elif default is not None:
+                found.append(default())
+                defaults += 1
+            else:
+                raise ValueError(f"the field {name!r} of {_type_name(cls)} is missing")
+    except _Refused as refused:
+        refused.parts.append(f".{name}")
+        raise
+    if len(content) + defaults != len(fields):
+        unknown = content.keys() - {name for name, _ in fields}
+        shown = _cut(", ".join(sorted(map(repr, unknown))), 100)
+        raise ValueError(f"{_type_name(cls)} has no field {shown}")
+    return found
 
 
 def _read_fields(value: Any, names: tuple[str, ...], depth: int, run: _Pass) -> dict[str, Any]:

@@ -880,11 +880,17 @@ class TestLimits:
                 value = wrap(value)
             with pytest.raises(EncodingError, match="made of more than"):
                 to_plain(value)
-        plain: Any = [0]
-        for _ in range(60):
-            plain = [plain, plain]
-        with pytest.raises(DecodingError, match="made of more than"):
-            from_plain(plain)
+        pair = f"{__name__}:Pair"
+        for again in (
+            lambda part: [part, part],
+            lambda part: {"a": part, "b": part},
+            lambda part: {"$type": pair, "$value": {"left": part, "right": part}},
+        ):
+            plain: Any = [0]
+            for _ in range(60):
+                plain = again(plain)
+            with pytest.raises(DecodingError, match="made of more than"):
+                from_plain(plain)
 
 
 def _PairOf(part: Any) -> Pair:  # noqa: N802 - stands for a class
