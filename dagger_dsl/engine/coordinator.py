@@ -136,17 +136,24 @@ class Coordinator:
 
         Calls that never came back are written off, so this returns at once.
         """
+        run, board = self.run, self._board
         self.stop()
-        now = self._board.clock()
-        for moment in (now, now, now + self.run.config.shutdown_grace + 1.0):
+        now = board.clock()
+        for moment in (now, now, now + run.config.shutdown_grace + 1.0):
             if not self.step(moment):
                 break
-        if self.error is not None and self._journal is not None:
-            # The interrupt fell into a turn. Rows that it may have committed are ignored.
+        if isinstance(self.error, KeyboardInterrupt) and self._journal is not None:
+            # The interrupt fell into a turn, which is broken off. What it may have committed
+            # already is passed over; outcomes it had not looked at are recorded if they are plain.
+            while board.done:
+                slot = board.done.popleft()
+                if slot not in run.handling and slot not in self._plan.parts:
+                    self._record(slot, board.values[slot])
             self._journal.commit(self._rows, replay=True)
-        self.run.status = RunStatus.CANCELLED
-        self.run.reason = self.run.reason or "interrupted"
-        self.run.finished = self._board.clock()
+        if run.finished is None:
+            run.status = RunStatus.CANCELLED
+            run.reason = run.reason or "interrupted"
+            run.finished = board.clock()
 
     def turns(self) -> Generator[float, float, None]:
         """Yield the time until which to wait; be sent the clock when outcomes may have arrived."""
@@ -544,7 +551,7 @@ class Coordinator:
         if self._journal is not None:
             ready = [] if state.paused else state.ready
             if self._rows or ready:
-                self._commit(list(ready))
+                self._commit(ready)
         if self._events and self.watcher is not None:
             events, self._events = self._events, []
             self.watcher.show(events)
@@ -562,7 +569,7 @@ class Coordinator:
 
     def _commit(self, released: list[int] | None) -> None:
         assert self._journal is not None
-        self._journal.commit(self._rows, released)
+        self._journal.commit(self._rows, released, commands=self.run.take_notes())
         self._rows = []  # after the commit: an interrupt in between repeats it, it loses nothing
         self._oldest = inf
 

@@ -24,6 +24,7 @@ from dagger_dsl.engine.watch import Observers, check_hooks
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph
+from dagger_dsl.model.states import RunStatus
 from dagger_dsl.registry import ActionDef
 from dagger_dsl.runners.sequential import SequentialRunner
 from dagger_dsl.runners.threads import ThreadRunner
@@ -293,6 +294,10 @@ class _Session:
     def conclude(self) -> RunReport:
         """Record how the run ended and return its report."""
         error = self.coordinator.error
+        if isinstance(error, KeyboardInterrupt):  # it fell into a turn
+            self.coordinator.close()
+            self._record_end()
+            raise error
         if error is not None:
             if self.recorder is not None:
                 self.recorder.close()
@@ -305,7 +310,7 @@ class _Session:
         if self.recorder is not None:
             self.recorder.finish(run)
         if self.observers is not None:
-            self.observers.finish(run.report().success)
+            self.observers.finish(run.status is RunStatus.COMPLETED)
 
 
 def _prepare(
@@ -330,7 +335,7 @@ def _prepare(
         existing = recorder.create(graph, values, config, options)
         if existing is None:
             run = _run(plan, run_id, registry, values, options, config, recorder)
-            recorder.seats(run)
+            recorder.begin(run)
             return _Session(run, recorder)
         recorder.close()
     return _prepare_resume(existing, registry, options, inputs, store, as_recorded=True)
@@ -368,7 +373,7 @@ def _prepare_resume(
         run = _run(plan, run_id, registry, values, options, config, recorder)
         if ended:
             return _Session(run, recorder, ended=recorder.show(run))
-        recorder.restore(run)
+        recorder.restore(run, options.on_change)
         recorder.seats(run)
         return _Session(run, recorder)
 

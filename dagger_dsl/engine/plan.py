@@ -9,14 +9,22 @@ Graphs that grow append slots.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, Final, final
 
 import attrs
 
 from dagger_dsl.engine.joins import Join
-from dagger_dsl.errors import ActionNotFound, CycleError, OutputError, Place, Problem
+from dagger_dsl.errors import (
+    ActionNotFound,
+    CycleError,
+    OutputError,
+    Place,
+    Problem,
+    ValidationError,
+)
 from dagger_dsl.model.graph import RESULT, Graph, Node
-from dagger_dsl.model.policies import Trigger
+from dagger_dsl.model.policies import CacheStrategy, Effects, Trigger
 from dagger_dsl.model.values import Literal
 from dagger_dsl.registry import ActionDef
 from dagger_dsl.runners.base import ASYNC, TIMED
@@ -141,6 +149,29 @@ class Plan:
         return {parts[0][0]: value}
 
 
+#: Fields that the IR has for later versions, and the values that ask for nothing.
+_LATER: Final[dict[str, tuple[Any, ...]]] = {
+    "map_over": (None,),
+    "max_parallel": (None,),
+    "subgraph": (None,),
+    "fallback": (None,),
+    "effects": (None, Effects.AT_LEAST_ONCE),
+    "keep": (None, True),
+    "cache_strategy": (None, CacheStrategy.NEVER),
+}
+
+
+_asked = attrgetter("fallback", "effects", "keep", "cache_strategy")
+_asked_of_nodes = attrgetter("map_over", "max_parallel", "subgraph")
+
+
+def _asks_nothing(source: Node | ActionDef) -> bool:
+    """Return whether every later field is unset; some values that are set are harmless too."""
+    if isinstance(source, Node) and _asked_of_nodes(source) != (None, None, None):
+        return False
+    return bool(_asked(source) == (None, None, None, None))
+
+
 class _Form:
     """How an action is called with inputs of certain names; shared by all nodes that do so."""
 
@@ -207,6 +238,7 @@ class _Compiler:
 
     def plan(self) -> Plan:
         actions = self.resolve_actions()
+        self.refuse_later(actions)
         self.declare_parts(actions)
         successors, special, unmet, joins = self.wire()
         roots = [
@@ -317,6 +349,29 @@ class _Compiler:
         if problems:
             raise ActionNotFound(problems)
         return found
+
+    def refuse_later(self, actions: list[ActionDef]) -> None:
+        """Refuse what the IR can say and this version does not act on, rather than ignore it."""
+        problems = []
+        plain: set[int] = set()  # actions that ask for nothing of this; most nodes neither
+        for node, action in zip(self.nodes, actions, strict=True):
+            if id(action) in plain and _asks_nothing(node):
+                continue
+            if _asks_nothing(action):
+                plain.add(id(action))
+            problems += [
+                Problem(
+                    f"node {node.id!r} asks for {name}, which this version does not act on; "
+                    "remove it",
+                    Place(node=node.id),
+                    "not-supported",
+                )
+                for source in (node, action)
+                for name, harmless in _LATER.items()
+                if getattr(source, name, None) not in harmless
+            ]
+        if problems:
+            raise ValidationError(problems)
 
     def declare_parts(self, actions: list[ActionDef]) -> None:
         for slot, node in enumerate(self.nodes):

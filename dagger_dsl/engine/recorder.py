@@ -6,16 +6,17 @@ The only module of the engine that imports the store; runs in memory never load 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from dagger_dsl.engine.report import ErrorInfo, RunReport
 from dagger_dsl.engine.run import Run, error_info
-from dagger_dsl.errors import InvalidState
+from dagger_dsl.errors import ConfigurationError, InvalidState
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.model.states import RunStatus
-from dagger_dsl.model.values import Secret
+from dagger_dsl.model.values import Secret, allow_hints
 from dagger_dsl.store.journal import RunJournal
 from dagger_dsl.store.recovery import Flight, forget_uncalled
 from dagger_dsl.store.runs import KeyTaken, StoredNode, StoredRun
@@ -23,6 +24,9 @@ from dagger_dsl.store.storage import Store
 
 __all__ = ["Recorder"]
 
+logger = logging.getLogger("dagger_dsl.engine")
+
+_VERSIONS = "action versions"
 _ENDED = ("completed", "failed", "skipped", "cancelled")
 
 
@@ -95,20 +99,35 @@ class Recorder:
         self.stored = self.store.load_run(self.run_id)
         return self.stored
 
+    def begin(self, run: Run) -> None:
+        """Prepare a new run: note its actions' versions, give its workers their seats."""
+        _know_classes(run)
+        versions = _versions(run)
+        if versions:
+            run.notes.append((_VERSIONS, json.dumps(versions)))
+        self.seats(run)
+
     def seats(self, run: Run) -> None:
         """Give the run's workers their seats in the flight file."""
         if self._flight is not None:
             run.board.flight = self._flight.open(len(run.board.flight))
 
-    def restore(self, run: Run) -> None:
+    def restore(self, run: Run, on_change: str) -> None:
         """Give *run* what earlier processes recorded: results, attempts, crashes.
 
+        Args:
+            run: Freshly made.
+            on_change: ``warn`` or ``fail``, for actions whose version has changed.
+
         Raises:
+            ConfigurationError: An action has changed and *on_change* says ``fail``.
             InvalidState: The record does not fit the graph.
             DecodingError: A value is of a type that this process does not know.
         """
         assert self.stored is not None
         assert self.journal is not None
+        _know_classes(run)
+        self._compare_versions(run, on_change)
         forget_uncalled(self.store, self.run_id, self.journal.epoch)
         done = self._place(run)
         plan = run.plan
@@ -133,6 +152,26 @@ class Recorder:
             value = run.value(slot)
             for where, part in plan.split(slot, value):
                 run.board.values[where] = part
+
+    def _compare_versions(self, run: Run, on_change: str) -> None:
+        assert self.stored is not None
+        noted = next((each.body for each in self.stored.commands if each.key == _VERSIONS), None)
+        before = json.loads(noted) if noted else {}
+        now = _versions(run)
+        changed = [
+            f"{name!r} ({before.get(name, 'none')} -> {now.get(name, 'none')})"
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name)
+        ]
+        if not changed:
+            return
+        text = (
+            f"run {self.run_id} was started with other versions of the actions "
+            f"{', '.join(changed)}; recorded results are kept, the rest runs as it is now"
+        )
+        if on_change == "fail":
+            raise ConfigurationError(f"{text}. Resume with on_change='warn' to accept that")
+        logger.warning("%s", text, extra={"run_id": self.run_id})
 
     def _place(self, run: Run) -> dict[int, StoredNode]:
         """Note attempts, times and errors by slot; return what completed, in recorded order."""
@@ -180,6 +219,7 @@ class Recorder:
         """Return the report of a run that is only looked at; nothing is claimed or changed."""
         assert self.stored is not None
         stored = self.stored
+        _know_classes(run)
         run.wall = 0.0  # every time comes from the record
         done = self._place(run)
         states = {}
@@ -229,6 +269,17 @@ class Recorder:
         finally:
             if self._own:
                 self.store.close()
+
+
+def _know_classes(run: Run) -> None:
+    """Let the codec read the classes that the actions' annotations name."""
+    for action in run.plan.looked_up.values():
+        allow_hints(action.hints())
+
+
+def _versions(run: Run) -> dict[str, str]:
+    """Return the declared versions of a run's actions by name."""
+    return {name: action.version for name, action in run.plan.looked_up.items() if action.version}
 
 
 def _is_stored(node: StoredNode) -> bool:

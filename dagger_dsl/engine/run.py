@@ -44,6 +44,7 @@ class Journal(Protocol):
         rows: Sequence[Row],
         released: Sequence[int] | None = None,
         *,
+        commands: Sequence[tuple[str | None, str]] | None = None,
         replay: bool = False,
     ) -> None:
         """Record outcomes and starts in one transaction, as far as the level says so.
@@ -51,6 +52,7 @@ class Journal(Protocol):
         Args:
             rows: Outcomes, in the order in which they arrived.
             released: Slots that are about to start.
+            commands: Keyed notes that a resume reads, as JSON.
             replay: Ignore rows that are recorded already.
 
         Raises:
@@ -97,6 +99,7 @@ class Run:
         restored: Slots whose result came from the store.
         loaders: By slot, how to read a stored value that nobody has needed so far.
         crashes: How often the process died in a call, by slot, where that is too often.
+        notes: Keyed notes for a resume, recorded with the next commit.
         abandoned: Slots whose call was left behind.
         hook_errors: What hooks raised; it never ends a run.
     """
@@ -137,6 +140,7 @@ class Run:
         self.restored: set[int] = set()
         self.loaders: dict[int, Callable[[], Any]] = {}
         self.crashes: dict[int, int] = {}
+        self.notes: list[tuple[str | None, str]] = []
         self.abandoned: list[int] = []
         self.hook_errors: list[Exception] = []
         self.status = RunStatus.RUNNING
@@ -177,6 +181,13 @@ class Run:
             return last
         # Times that an earlier process recorded lie before this one's beginning.
         return last if self.board.started[slot] >= self.began else last - 1
+
+    def take_notes(self) -> list[tuple[str | None, str]] | None:
+        """Return the notes that wait for a commit, and forget them."""
+        if not self.notes:
+            return None
+        notes, self.notes = self.notes, []
+        return notes
 
     def ref(self, slot: int) -> NodeRef:
         """Return the name of one invocation."""

@@ -296,6 +296,12 @@ def _durability(value: Any) -> str:
     return str(value)
 
 
+def _on_change(value: Any) -> str:
+    if value not in ("warn", "fail"):
+        raise ConfigurationError(f"on_change must be 'warn' or 'fail', not {value!r}")
+    return str(value)
+
+
 def _text_or_none(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and (not isinstance(value, str) or not value or "\0" in value):
         raise ConfigurationError(
@@ -330,6 +336,8 @@ class RunOptions:
         cancel: A token that ends the run when it is cancelled.
         progress: ``fn(node_id, status, fraction)``, called after each node that ended.
         config: Overrides the graph's configuration field by field.
+        on_change: What a resume does when an action has another version than when the run was
+            started: ``warn``, or ``fail`` to refuse.
     """
 
     runner: str = attrs.field(default="sequential", converter=_runner)
@@ -344,6 +352,7 @@ class RunOptions:
     cancel: CancelSignal | None = None
     progress: Any = None
     config: DagConfig | None = None
+    on_change: str = attrs.field(default="warn", converter=_on_change)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> RunOptions:
