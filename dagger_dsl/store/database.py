@@ -828,6 +828,12 @@ def _create(connection: sa.Connection) -> None:
         schema.METADATA.create_all(connection)
         for name in schema.views():
             connection.exec_driver_sql(schema.create_view(name, connection.dialect))
+        if sqlite:
+            connection.exec_driver_sql("ANALYZE")  # makes the table
+            connection.exec_driver_sql(
+                "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (?, ?, ?)",
+                list(schema.STATISTICS),
+            )
     else:
         for step in range(version + 1, schema.SCHEMA_VERSION + 1):
             MIGRATIONS[step](connection)
