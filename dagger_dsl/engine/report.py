@@ -95,6 +95,10 @@ class _Lazy(Mapping[str, Any]):
             raise NodeNotFound(str(node_id), tuple(self._ids))
         return self._make(node_id)
 
+    def get(self, node_id: str, default: Any = None) -> Any:
+        """Return one value, or *default* for an id that is not there."""
+        return self._make(node_id) if node_id in self._ids else default
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._ids)
 
