@@ -198,6 +198,6 @@ def write_report(
 
 
 @action
-def explain_failure(error: Any = None) -> None:
-    """Handle a failure of extract or transform: say what happened; None lets it stand."""
-    print(f"The weather data could not be read: {error}")
+def explain_failure(node_id: str, error: Exception) -> None:
+    """Handle the failure of a step: say what it means; returning None lets the failure stand."""
+    print(f"{node_id} failed, so there is no weather data to report on: {error}")
