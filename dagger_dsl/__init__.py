@@ -1,0 +1,132 @@
+"""Workflows as decorated functions or YAML, run durably.
+
+The names below are the package's front; each is loaded from its room on first use, so that
+importing `DAG` and `action` costs next to nothing. Everything else lives in the rooms:
+`dagger_dsl.errors`, `dagger_dsl.testing`, `dagger_dsl.legacy` (the documents' other spellings).
+"""
+
+from typing import TYPE_CHECKING
+
+__all__ = [
+    "DAG",
+    "Backoff",
+    "Branch",
+    "Cache",
+    "CacheStrategy",
+    "CancelToken",
+    "DagConfig",
+    "DagExecutor",
+    "DaggerError",
+    "ExecutionError",
+    "Graph",
+    "Input",
+    "Node",
+    "NodeCtx",
+    "NodeExecutionError",
+    "NodeOutput",
+    "NodeSpec",
+    "NodeState",
+    "OnFailure",
+    "Output",
+    "Registry",
+    "RetryPolicy",
+    "RetryStrategy",
+    "RunHandle",
+    "RunOptions",
+    "RunReport",
+    "RunStatus",
+    "Secret",
+    "Store",
+    "StoreError",
+    "Trigger",
+    "ValidationError",
+    "YamlError",
+    "action",
+    "dump_yaml",
+    "insert_value",
+    "load_yaml",
+    "load_yaml_dir",
+    "load_yaml_file",
+    "ref",
+    "register_type",
+]
+
+if TYPE_CHECKING:
+    from dagger_dsl.dsl import DAG, action
+    from dagger_dsl.engine.control import CancelToken, RunHandle
+    from dagger_dsl.engine.report import RunReport
+    from dagger_dsl.errors import (
+        DaggerError,
+        ExecutionError,
+        NodeExecutionError,
+        StoreError,
+        ValidationError,
+        YamlError,
+    )
+    from dagger_dsl.executor import DagExecutor
+    from dagger_dsl.model.commands import NodeSpec, ref
+    from dagger_dsl.model.config import DagConfig, RunOptions
+    from dagger_dsl.model.context import Branch, NodeCtx, NodeOutput
+    from dagger_dsl.model.graph import Graph, Input, Node, Output
+    from dagger_dsl.model.policies import (
+        Backoff,
+        CacheStrategy,
+        OnFailure,
+        RetryPolicy,
+        RetryStrategy,
+        Trigger,
+    )
+    from dagger_dsl.model.states import NodeState, RunStatus
+    from dagger_dsl.model.values import Secret, register_type
+    from dagger_dsl.registry import Registry
+    from dagger_dsl.store.cache import Cache, insert_value
+    from dagger_dsl.store.storage import Store
+    from dagger_dsl.yamlio import (
+        dump_yaml,
+        load_yaml,
+        load_yaml_dir,
+        load_yaml_file,
+    )
+
+    __version__: str
+else:  # hidden from type checkers, which would take any misspelt name for an attribute
+    _ROOMS = {
+        "dsl": "DAG action",
+        "engine.control": "CancelToken RunHandle",
+        "engine.report": "RunReport",
+        "errors": "DaggerError ExecutionError NodeExecutionError StoreError "
+        "ValidationError YamlError",
+        "executor": "DagExecutor",
+        "model.commands": "NodeSpec ref",
+        "model.config": "DagConfig RunOptions",
+        "model.context": "Branch NodeCtx NodeOutput",
+        "model.graph": "Graph Input Node Output",
+        "model.policies": "Backoff CacheStrategy OnFailure RetryPolicy RetryStrategy Trigger",
+        "model.states": "NodeState RunStatus",
+        "model.values": "Secret register_type",
+        "registry": "Registry",
+        "store.cache": "Cache insert_value",
+        "store.storage": "Store",
+        "yamlio": "dump_yaml load_yaml load_yaml_dir load_yaml_file",
+    }
+    _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
+
+    def __getattr__(name):
+        """Load a public name, or a room, on first use (PEP 562)."""
+        import importlib
+
+        if name in _ROOM_OF:
+            value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+        elif name == "__version__":
+            from importlib.metadata import version
+
+            value = version("dagger_dsl")
+        elif name in ("errors", "legacy", "testing"):
+            return importlib.import_module(f"{__name__}.{name}")
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__, "__version__"} - {"TYPE_CHECKING"})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.views.clean import first_line
+from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import NodeReport, RunReport
@@ -93,17 +94,6 @@ def report_to_dot(report: RunReport) -> str:
     )
     title = f"{report.dag_name}: run {report.run_id}\n{report.status}, {duration(report.duration)}"
     return _digraph(report.graph, labels, title=title)
-
-
-def duration(seconds: float) -> str:
-    """Return a time span as people read it."""
-    if seconds < 1:
-        return f"{seconds * 1000:.1f} ms"
-    if seconds < 100:
-        return f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 def _status(state: str) -> str:

@@ -10,13 +10,13 @@ from rich.text import Text
 
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.views.clean import first_line, printable
-from dagger_dsl.views.dot import duration
+from dagger_dsl.views.plain import duration, note_of
 
 if TYPE_CHECKING:
-    from dagger_dsl.engine.report import NodeReport, RunReport
+    from dagger_dsl.engine.report import RunReport
     from dagger_dsl.errors import Problem
 
-__all__ = ["STYLES", "note_of", "plain_table", "problems_table", "report_table", "runs_table"]
+__all__ = ["STYLES", "problems_table", "report_table", "runs_table"]
 
 #: The style of a state's name.
 STYLES: Final[Mapping[str, str]] = {
@@ -32,20 +32,6 @@ STYLES: Final[Mapping[str, str]] = {
 }
 
 
-def note_of(report: NodeReport) -> str:
-    """Return what there is to say of a node beside its state: its error, its reason, or nothing."""
-    notes = []
-    if report.recovered:
-        notes.append("recovered")
-    if report.restored:
-        notes.append("restored")
-    if report.error is not None:
-        notes.append(first_line(report.error))
-    elif report.reason:
-        notes.append(first_line(report.reason))
-    return "; ".join(notes)
-
-
 def report_table(report: RunReport, limit: int | None = None) -> Table:
     """Return a run's nodes as a table.
 
@@ -58,7 +44,8 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
         (str(report.status), STYLES.get(report.status, "")),
         f" in {duration(report.duration)}",
     )
-    table = Table(title=title, title_justify="left")
+    # As wide as its title, which would be wrapped to the width of the rows otherwise.
+    table = Table(title=title, title_justify="left", min_width=title.cell_len)
     table.add_column("node", overflow="fold")
     table.add_column("state", no_wrap=True)
     table.add_column("attempts", justify="right")
@@ -136,13 +123,3 @@ def problems_table(problems: Iterable[Problem]) -> Table:
             Text(printable(problem.message, lines=True)),
         )
     return table
-
-
-def plain_table(rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as lines with aligned columns, for output that is no terminal."""
-    cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    )

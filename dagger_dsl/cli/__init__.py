@@ -1,0 +1,29 @@
+"""The command ``dagger-dsl``.
+
+`parser` knows the arguments, `sources` loads files and actions, `commands` does the work, `screen`
+shows it. Each is loaded when it is needed, so that ``--help`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Args:
+        argv: Arguments; those of this process by default.
+
+    Raises:
+        SystemExit: The arguments are wrong (2), or help was asked for (0).
+    """
+    from dagger_dsl.cli.parser import parse
+
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    from dagger_dsl.cli.commands import call
+
+    return call(arguments)

@@ -1,0 +1,186 @@
+"""``validate``, ``dot``, ``runs`` and ``show``: what a workflow is, and what became of its runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dagger_dsl.cli.common import OK, existing_store, many
+from dagger_dsl.cli.screen import Screen
+from dagger_dsl.cli.sources import load_source
+from dagger_dsl.errors import ConfigurationError, DaggerError, NodeNotFound
+from dagger_dsl.views.plain import duration, node_to_plain, problem_to_plain, shown
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.report import RunReport
+
+__all__ = ["dot", "runs", "show", "validate"]
+
+
+def validate(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Say what is wrong with a workflow, or that nothing is."""
+    source = load_source(
+        arguments.file, arguments.actions, strict=arguments.strict, told=screen.say
+    )
+    graph = source.graph
+    report = graph.validate(source.registry)
+    warnings = [*report.problems, *graph.lint()]
+    if screen.as_json:
+        screen.json(
+            {
+                "valid": True,
+                "name": graph.name,
+                "version": graph.version,
+                "nodes": len(graph.nodes),
+                "edges": len(graph.edges),
+                "inputs": list(graph.inputs),
+                "warnings": [problem_to_plain(each) for each in warnings],
+            }
+        )
+        return OK
+    screen.problems(warnings)
+    levels = graph.levels()
+    widest = max(map(len, levels), default=0)
+    screen.result(
+        f"{arguments.file}: {graph.name} is valid: {many(len(graph.nodes), 'node')}, "
+        f"{many(len(graph.edges), 'edge')}, {many(len(levels), 'step')}, "
+        f"at most {widest} at the same time"
+    )
+    return OK
+
+
+def dot(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Print a workflow or a recorded run as DOT, or draw it."""
+    if _is_file(arguments.file):
+        text = load_source(arguments.file, None, import_beside=False).graph.to_dot()
+    else:
+        text = _stored(arguments.db, arguments.file).to_dot()
+    if arguments.output is None:
+        sys.stdout.write(text)
+        return OK
+    from dagger_dsl.views.graphviz import FORMATS, render, save_dot
+
+    ending = os.path.splitext(arguments.output)[1].removeprefix(".").lower()
+    try:
+        drawn = ending in FORMATS and ending != "dot"
+        path = (render if drawn else save_dot)(text, arguments.output)
+    except OSError as error:
+        raise ConfigurationError(f"{arguments.output} cannot be written: {error}") from error
+    screen.say(f"written: {path}")
+    return OK
+
+
+def _is_file(text: str) -> bool:
+    return os.path.exists(text) or text.endswith((".yaml", ".yml", ".py")) or ".py:" in text
+
+
+def _stored(url: str, run_id: str) -> RunReport:
+    from dagger_dsl.views.stored import stored_report
+
+    with existing_store(url) as store:
+        return stored_report(store.load_run(run_id), url)
+
+
+def runs(arguments: argparse.Namespace, screen: Screen) -> int:
+    """List recorded runs, the newest first."""
+    with existing_store(arguments.db) as store:
+        found = store.list_runs(arguments.dag, arguments.status, arguments.limit)
+    listed: list[Mapping[str, Any]] = [
+        {
+            "run_id": each.run_id,
+            "dag": each.flow_name,
+            "status": each.status,
+            "created": each.created_at.strftime("%Y-%m-%d %H:%M:%S"),
+            "note": _note(each),
+        }
+        for each in found
+    ]
+    if screen.as_json:
+        screen.json(
+            [
+                {
+                    "run_id": each.run_id,
+                    "dag": each.flow_name,
+                    "status": each.status,
+                    "created_at": each.created_at.isoformat(),
+                    "updated_at": each.updated_at.isoformat(),
+                    "owner": None if each.owner is None else str(each.owner),
+                    "parent_run_id": each.parent_run_id,
+                }
+                for each in found
+            ]
+        )
+        return OK
+    if not listed:
+        screen.result("no runs")
+        return OK
+    heads = ("run_id", "dag", "status", "created", "note")
+    rows: list[tuple[object, ...]] = [heads]
+    rows += [tuple(run[head] for head in heads) for run in listed]
+    rich = None
+    if screen.is_terminal:
+        from dagger_dsl.views.tables import runs_table
+
+        rich = runs_table(listed)
+    screen.table(rows, rich)
+    return OK
+
+
+def _note(run: Any) -> str:
+    import json
+
+    if run.status == "running" and run.owner is not None:
+        return f"owned by {run.owner}"
+    try:
+        error = json.loads(run.error) if run.error else {}
+    except ValueError:
+        return str(run.error)
+    return str(error.get("reason") or error.get("message") or "")
+
+
+def show(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Show one recorded run, or one node of it."""
+    from dagger_dsl.views.stored import stored_report
+
+    with existing_store(arguments.db) as store:
+        report = stored_report(store.load_run(arguments.run_id), arguments.db)
+        if arguments.node is None:
+            screen.report(report, every_node=True)
+            if not screen.as_json:
+                screen.failure(report)
+            return OK
+        return _show_node(report, arguments.node, screen)
+
+
+def _show_node(report: RunReport, node_id: str, screen: Screen) -> int:
+    if node_id not in report.graph.nodes:
+        raise NodeNotFound(node_id, tuple(report.graph.nodes))
+    node = report.node_reports[node_id]
+    values = report.values
+    fault = None
+    try:
+        value = values.get(node_id)
+    except DaggerError as error:  # a type that only the actions' module knows, a damaged artifact
+        value, fault = None, str(error)
+    if screen.as_json:
+        from dagger_dsl.model.values import to_shown
+
+        content = node_to_plain(node)
+        if node_id in values:
+            content["value"] = to_shown(value)
+            content["value_fault"] = fault
+        screen.json(content)
+        return OK
+    took = "" if node.duration is None else f", {duration(node.duration)}"
+    attempts = many(node.attempts, "attempt")
+    screen.result(f"{node_id}: {node.state}, {attempts}{took}")
+    if node.reason:
+        screen.result(f"reason: {node.reason}")
+    if node_id in values:
+        screen.result(f"value: {fault or shown(value)}")
+    if node.error is not None:
+        screen.result((node.error.traceback or str(node.error)).rstrip())
+    return OK

@@ -1,0 +1,263 @@
+"""What the command shows: a display on a terminal, plain lines elsewhere.
+
+Results go to standard output. With ``--json`` that is one JSON document and nothing else; whatever
+is meant for people goes to standard error then.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from dagger_dsl.views.clean import printable
+from dagger_dsl.views.plain import (
+    duration,
+    note_of,
+    outputs_of,
+    plain_table,
+    report_to_plain,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.console import Console, RenderableType
+
+    from dagger_dsl.engine.report import RunReport
+    from dagger_dsl.errors import Problem
+
+__all__ = ["Progress", "Screen"]
+
+#: Rows of a final table at most; ``show`` prints all of them.
+ROWS = 50
+
+
+class Screen:
+    """Where a command writes.
+
+    Args:
+        as_json: Whether standard output is for one JSON document.
+        quiet: Whether only errors and results asked for are shown.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a terminal's encoding must not end a run
+                stream.reconfigure(errors="backslashreplace")
+        self.people: TextIO = sys.stderr if as_json else sys.stdout
+        self._rich: Console | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether people look at it live."""
+        return self.people.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+
+    @property
+    def console(self) -> Console:
+        """Rich's console, loaded on first use."""
+        if self._rich is None:
+            from rich.console import Console
+
+            self._rich = Console(file=self.people, highlight=False, markup=False, emoji=False)
+        return self._rich
+
+    # --- text ------------------------------------------------------------------------------------
+
+    def say(self, text: str = "") -> None:
+        """Print a remark; not when quiet."""
+        if not self.quiet:
+            self._print(text, self.people)
+
+    def result(self, text: str) -> None:
+        """Print what was asked for."""
+        self._print(text, sys.stdout)
+
+    def error(self, text: str) -> None:
+        """Print what went wrong."""
+        self._print(text, sys.stderr)
+
+    def json(self, content: Any) -> None:
+        """Print a JSON document."""
+        sys.stdout.write(json.dumps(content, indent=2, default=shown) + "\n")
+        sys.stdout.flush()
+
+    def table(self, rows: Sequence[Sequence[object]], rich: RenderableType | None = None) -> None:
+        """Print rows, the first one of which are headings.
+
+        Args:
+            rows: For output that is no terminal.
+            rich: For a terminal.
+        """
+        if rich is not None and self.is_terminal:
+            self.console.print(rich)
+        else:
+            self._print(plain_table(rows), self.people)
+
+    def _print(self, text: str, stream: TextIO) -> None:
+        line = printable(text, lines=True)
+        if self._rich is not None and (stream is self.people or stream.isatty()):
+            self._rich.print(line, soft_wrap=True)  # above a live display
+        else:
+            stream.write(line + "\n")
+            stream.flush()
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    def report(self, report: RunReport, *, every_node: bool = False) -> None:
+        """Show how a run ended."""
+        if self.as_json:
+            self.json(report_to_plain(report))
+            return
+        if self.quiet:
+            return
+        limit = None if every_node else ROWS
+        if self.is_terminal:
+            self.console.print(report.to_table(limit))
+        else:
+            self._print(self._plain_report(report, limit), self.people)
+        for node_id, value, fault in outputs_of(report):
+            self._print(f"{node_id} = {fault or shown(value, 300)}", self.people)
+
+    def _plain_report(self, report: RunReport, limit: int | None) -> str:
+        states = report.states()
+        chosen = [each for each, state in states.items() if state != "completed"]
+        if limit is None or len(states) <= limit:
+            chosen = list(states)
+        rows: list[Sequence[object]] = [("node", "state", "attempts", "duration", "note")]
+        for node_id in chosen[:limit]:
+            each = report.node_reports[node_id]
+            took = "" if each.duration is None else duration(each.duration)
+            rows.append((node_id, each.state, each.attempts, took, note_of(each)))
+        left = len(states) - len(rows) + 1
+        text = "" if len(rows) == 1 else plain_table(rows) + "\n"
+        more = f"and {left} more nodes\n" if left else ""
+        return (
+            f"{text}{more}{report.dag_name}: run {report.run_id} {report.status} "
+            f"in {duration(report.duration)}"
+        )
+
+    def failure(self, report: RunReport) -> None:
+        """Show why a run failed: the user's own traceback of the first failure."""
+        error = report.error
+        if error is not None:
+            self.error((error.traceback or str(error)).rstrip())
+
+    def problems(self, problems: Iterable[Problem]) -> None:
+        """Show what is wrong with a file or a graph."""
+        for problem in problems:
+            severity = "" if problem.severity == "error" else f"{problem.severity}: "
+            self.error(f"{problem.place}: {severity}{problem.message}")
+
+
+class Progress:
+    """Shows a run while it goes on. Use it as a context manager around the run.
+
+    On a terminal: a bar and the nodes that run. Elsewhere: a line for each node that ended, or, of
+    large graphs, for each hundredth part and each failure.
+
+    Attributes:
+        wants_starts: Tells the engine whether starts are to be shown; see `handle`.
+    """
+
+    def __init__(self, screen: Screen, nodes: int) -> None:
+        self._screen = screen
+        self._nodes = nodes
+        self._lock = threading.Lock()
+        self._running: dict[str, None] = {}
+        self._percent = -1
+        self._live = screen.is_terminal and not screen.quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._log = _LogLines(screen)
+        self.wants_starts = self._live
+
+    def handle(self, ctx: Any, event: Any) -> None:
+        """Take an event: being a hook makes the engine announce starts, nothing more."""
+
+    def update(self, node_id: str, status: str, fraction: float) -> None:
+        """Take the engine's word on one node; called from any thread."""
+        with self._lock:
+            if self._live:
+                self._draw(node_id, status, fraction)
+            elif status != "running" and not self._screen.quiet:
+                self._line(node_id, status, fraction)
+
+    def _draw(self, node_id: str, status: str, fraction: float) -> None:
+        if status == "running":
+            self._running[node_id] = None
+        else:
+            self._running.pop(node_id, None)
+        names = ", ".join(printable(each) for each in list(self._running)[:4])
+        more = len(self._running) - 4
+        text = f"{names} and {more} more" if more > 0 else names
+        self._bar.update(self._task, completed=fraction * self._nodes, running=text)
+
+    def _line(self, node_id: str, status: str, fraction: float) -> None:
+        done = round(fraction * self._nodes)
+        if self._nodes > 200:
+            percent = int(fraction * 100)
+            if percent == self._percent and status != "failed":
+                return
+            self._percent = percent
+        self._screen.say(f"[{done}/{self._nodes}] {node_id}: {status}")
+
+    def __enter__(self) -> Progress:
+        self._log.install()
+        if self._live:
+            from rich import progress
+
+            self._bar = progress.Progress(
+                progress.SpinnerColumn(),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("{task.fields[running]}", markup=False),
+                console=self._screen.console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=self._nodes, running="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            if self._bar is not None:
+                self._bar.stop()
+            self._live = False
+        self._log.remove()
+
+
+class _LogLines(logging.Handler):
+    """Shows the package's warnings, such as retries, between the lines of progress."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(logging.ERROR if screen.quiet else logging.WARNING)
+        self._screen = screen
+
+    def install(self) -> None:
+        """Begin to listen."""
+        logging.getLogger("dagger_dsl").addHandler(self)
+
+    def remove(self) -> None:
+        """Stop listening."""
+        logging.getLogger("dagger_dsl").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        try:
+            self._screen.error(f"{record.levelname.lower()}: {record.getMessage()}")
+        except Exception:
+            self.handleError(record)

@@ -1,0 +1,258 @@
+"""What a command line names: workflows, actions, inputs.
+
+Python code is imported only where the user wrote its name on the command line, or put
+``actions.py`` beside a YAML file that is being run. Nothing is ever imported because a file or a
+row names it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dagger_dsl.errors import ConfigurationError, DaggerError, did_you_mean
+
+if TYPE_CHECKING:
+    from dagger_dsl.model.graph import Graph
+    from dagger_dsl.registry import Registry
+
+__all__ = ["BrokenCode", "Source", "load_actions", "load_source", "read_inputs"]
+
+#: The module beside a YAML file that is taken for its actions when none are named.
+BESIDE = "actions.py"
+
+
+class BrokenCode(DaggerError):
+    """Importing the user's code raised; ``__cause__`` is what it raised."""
+
+
+class Source(NamedTuple):
+    """A workflow that a command line names.
+
+    Attributes:
+        graph: The graph.
+        registry: Where its actions are looked up.
+        actions: What ``--actions`` has to say to find them again.
+    """
+
+    graph: Graph
+    registry: Registry
+    actions: str | None
+
+
+def load_source(
+    text: str,
+    actions: str | None,
+    *,
+    strict: bool = False,
+    import_beside: bool = True,
+    told: Callable[[str], None] = lambda _line: None,
+) -> Source:
+    """Return the workflow that FILE names.
+
+    Args:
+        text: A YAML file, ``pipeline.py:dag`` or ``pipeline.py``.
+        actions: What ``--actions`` says.
+        strict: Whether keys nobody knows are errors.
+        import_beside: Whether ``actions.py`` beside a YAML file is taken when *actions* is None.
+        told: Called with a line that says what was imported unasked.
+
+    Raises:
+        YamlError, ConfigurationError: There is no such workflow.
+        BrokenCode: The user's code cannot be imported.
+    """
+    path, name = _split(text)
+    if path is not None:
+        return _from_python(path, name, actions)
+    from dagger_dsl.yamlio import load_yaml_file
+
+    graph = load_yaml_file(text, strict=strict)
+    if actions is None and import_beside:
+        beside = Path(text).parent / BESIDE
+        if beside.is_file():
+            actions = str(beside)
+            told(f"actions: {beside}")
+    return Source(graph, load_actions(actions), actions)
+
+
+def load_actions(actions: str | None) -> Registry:
+    """Return the actions of a module or a .py file; without one, those that are registered."""
+    from dagger_dsl.registry import as_registry
+
+    return as_registry(None) if actions is None else _registry_of(load_module(actions))
+
+
+def _split(text: str) -> tuple[str | None, str | None]:
+    """Return the Python file and the name that FILE means, ``(None, None)`` for YAML."""
+    if text.endswith(".py"):
+        return text, None
+    path, colon, name = text.rpartition(":")
+    return (path, name) if colon and path.endswith(".py") else (None, None)
+
+
+def _from_python(path: str, name: str | None, actions: str | None) -> Source:
+    from dagger_dsl.registry import Registry
+
+    module = load_module(path)
+    found = _workflow(module, path, name)
+    graph = found if _is_graph(found) else found.compile()
+    registry = Registry(parent=load_actions(actions) if actions is not None else None)
+    _take(registry, _registry_of(module))
+    own = getattr(found, "registry", None)
+    if own is not None:  # what the DAG was built with beats what the module calls the same
+        _take(registry, own)
+    return Source(graph, registry, actions if actions is not None else path)
+
+
+def _workflow(module: ModuleType, path: str, name: str | None) -> Any:
+    known = {
+        each: thing
+        for each, thing in vars(module).items()
+        if not each.startswith("_") and not isinstance(thing, type) and _is_workflow(thing)
+    }
+    if name is None:
+        distinct = {id(thing): each for each, thing in known.items()}
+        if len(distinct) == 1:
+            return known[next(iter(distinct.values()))]
+        names = ", ".join(f"{path}:{each}" for each in known) or "none is there"
+        raise ConfigurationError(f"{path} does not say which DAG is meant; write one of: {names}")
+    thing = getattr(module, name, None)
+    if thing is None or not _is_workflow(thing):
+        found = "there is none" if thing is None else f"it is a {type(thing).__name__}"
+        raise ConfigurationError(
+            f"{path}: {name!r} has to be a DAG or a Graph, {found}{did_you_mean(name, known)}"
+        )
+    return thing
+
+
+def _is_graph(thing: Any) -> bool:
+    from dagger_dsl.model.graph import Graph
+
+    return isinstance(thing, Graph)
+
+
+def _is_workflow(thing: Any) -> bool:
+    from dagger_dsl.dsl import DAG
+
+    return isinstance(thing, DAG) or _is_graph(thing)
+
+
+def _registry_of(module: ModuleType) -> Registry:
+    """Return the actions of a module, and those that its DAGs were built with."""
+    from dagger_dsl.dsl import DAG
+    from dagger_dsl.registry import as_registry
+
+    registry = as_registry(module)
+    for thing in vars(module).values():
+        if isinstance(thing, DAG):
+            _take(registry, thing.registry)
+    return registry
+
+
+def _take(registry: Registry, other: Registry) -> None:
+    for name in other.list_actions():
+        registry.register(other[name], replace=True)
+
+
+def load_module(text: str) -> ModuleType:
+    """Import a .py file by its path, or a module by its name.
+
+    A file is imported under its stem, so that values of its classes are found again by the same
+    name; its folder is where its own imports are looked up first.
+
+    Raises:
+        ConfigurationError: There is no such file or module.
+        BrokenCode: It cannot be imported.
+    """
+    if text.endswith(".py") or os.sep in text:
+        path = Path(text).resolve()
+        if not path.is_file():
+            raise ConfigurationError(f"there is no file {text}; give a .py file or a module's name")
+        return _import_file(path)
+    _look_in(os.getcwd())
+    try:
+        return importlib.import_module(text)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and _is_missing(error, text):
+            hint = f"; did you mean {text}.py?" if Path(f"{text}.py").is_file() else ""
+            raise ConfigurationError(f"there is no module {text!r}{hint}") from None
+        raise BrokenCode(f"importing {text} failed") from error
+
+
+def _is_missing(error: ModuleNotFoundError, text: str) -> bool:
+    """Whether it is this module (or a package it is in) that is missing, not one it imports."""
+    return error.name is not None and (text == error.name or text.startswith(f"{error.name}."))
+
+
+def _import_file(path: Path) -> ModuleType:
+    _look_in(str(path.parent))
+    name = path.stem
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    if known is not None or name in sys.stdlib_module_names:
+        name = f"actions_{name}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigurationError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise BrokenCode(f"importing {path} failed") from error
+    return module
+
+
+def _look_in(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def read_inputs(given: Iterable[str]) -> dict[str, Any]:
+    """Return the inputs that ``NAME=VALUE`` texts mean.
+
+    A value is JSON where it is JSON, else the text itself; ``@file.json`` is read from a file.
+
+    Raises:
+        ConfigurationError: A text is malformed, a name is given twice, or a file cannot be read.
+    """
+    values: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigurationError(f"an input is written NAME=VALUE, not {text!r}")
+        if name in values:
+            raise ConfigurationError(f"input {name!r} is given twice")
+        values[name] = _from_file(name, value[1:]) if value.startswith("@") else _value(value)
+    return values
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _from_file(name: str, path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except OSError as error:
+        raise ConfigurationError(
+            f"input {name!r}: {path} cannot be read: {error.strerror or error}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"input {name!r}: {path} is not JSON: {error}") from error

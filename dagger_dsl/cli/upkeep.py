@@ -1,0 +1,99 @@
+"""``db`` and ``doctor``: looking after a database and an installation."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from dagger_dsl.cli.common import FAILED, OK, existing_store, many
+from dagger_dsl.cli.screen import Screen
+from dagger_dsl.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from dagger_dsl.store.storage import Store
+
+__all__ = ["db", "doctor", "version"]
+
+
+def db(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Do one piece of upkeep on a database."""
+    with existing_store(arguments.db) as store:
+        content, text = _UPKEEP[arguments.action](store, arguments)
+    if screen.as_json:
+        screen.json(content)
+    else:
+        screen.result(text)
+    return OK
+
+
+def _stats(store: Store, _arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    import attrs
+
+    stats = store.stats()
+    lines = [
+        store.database.where,
+        f"  database {stats.database_bytes:,} bytes ({stats.free_bytes:,} free)",
+        f"  write-ahead log {stats.wal_bytes:,} bytes",
+        f"  artifacts {stats.artifact_bytes:,} bytes in {many(stats.artifact_files, 'file')}",
+        *(f"  {table}: {many(count, 'row')}" for table, count in stats.rows.items()),
+    ]
+    return attrs.asdict(stats), "\n".join(lines)
+
+
+def _prune(store: Store, arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    import datetime as dt
+
+    import attrs
+
+    if arguments.older_than is None and arguments.keep_last is None:
+        raise ConfigurationError("say which runs may go: --older-than DAYS or --keep-last N")
+    age = None if arguments.older_than is None else dt.timedelta(days=arguments.older_than)
+    report = store.prune(age, arguments.keep_last, arguments.dry_run)
+    word = "would remove" if report.dry_run else "removed"
+    text = (
+        f"{word} {many(len(report.runs), 'run')}, {many(len(report.artifacts), 'artifact')}, "
+        f"{many(report.files, 'file')} of {report.bytes:,} bytes"
+    )
+    return attrs.asdict(report), text
+
+
+def _backup(store: Store, arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    path = store.backup(arguments.path)
+    return {"path": str(path)}, f"written: {path}"
+
+
+def _vacuum(store: Store, _arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    freed = store.vacuum()
+    return {"freed_bytes": freed}, f"gave {freed:,} bytes back to the disk"
+
+
+_UPKEEP: Final[Mapping[str, Callable[[Any, argparse.Namespace], tuple[dict[str, Any], str]]]] = {
+    "stats": _stats,
+    "prune": _prune,
+    "backup": _backup,
+    "vacuum": _vacuum,
+}
+
+
+def doctor(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Print what this installation is made of, and what is wrong with it."""
+    from dagger_dsl.cli.doctor import examine
+
+    facts, troubles = examine(arguments.db)
+    if screen.as_json:
+        screen.json({**facts, "troubles": troubles})
+    else:
+        for name, value in facts.items():
+            screen.result(f"{name}: {value}")
+        for trouble in troubles:
+            screen.error(f"trouble: {trouble}")
+    return FAILED if troubles else OK
+
+
+def version(_arguments: argparse.Namespace, screen: Screen) -> int:
+    """Print the version."""
+    import dagger_dsl
+
+    screen.result(f"dagger-dsl {dagger_dsl.__version__}")
+    return OK

@@ -1,0 +1,151 @@
+"""Reports and tables as plain text and plain data, for output that is no terminal."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dagger_dsl.errors import DaggerError
+from dagger_dsl.model.values import to_shown
+from dagger_dsl.views.clean import first_line, printable
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.report import NodeReport, RunReport
+    from dagger_dsl.errors import Problem
+
+__all__ = [
+    "duration",
+    "node_to_plain",
+    "note_of",
+    "outputs_of",
+    "plain_table",
+    "problem_to_plain",
+    "report_to_plain",
+    "shown",
+]
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as people read it."""
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 100:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def note_of(report: NodeReport) -> str:
+    """Return what there is to say of a node beside its state: its error, its reason, or nothing."""
+    notes = []
+    if report.recovered:
+        notes.append("recovered")
+    if report.restored:
+        notes.append("restored")
+    if report.error is not None:
+        notes.append(first_line(report.error))
+    elif report.reason:
+        notes.append(first_line(report.reason))
+    return "; ".join(notes)
+
+
+def plain_table(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as lines with aligned columns."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+
+
+def shown(value: Any, limit: int = 10_000) -> str:
+    """Return a value as one line for people, cut to *limit* characters."""
+    try:
+        text = repr(value)
+    except Exception as error:  # the user's own __repr__ may fail
+        text = f"<{type(value).__qualname__}, whose repr() raised {type(error).__name__}>"
+    text = printable(text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def report_to_plain(report: RunReport) -> dict[str, Any]:
+    """Return a report as JSON types: the run, its nodes in declaration order, its outputs."""
+    error = report.error
+    return {
+        "run_id": report.run_id,
+        "dag": report.dag_name,
+        "status": str(report.status),
+        "success": report.success,
+        "reason": report.reason,
+        "started_at": _moment(report.started_at),
+        "finished_at": _moment(report.finished_at),
+        "duration": report.duration,
+        "error": None if error is None else {"type": error.type, "message": error.message},
+        "counts": {
+            "completed": report.completed_nodes,
+            "failed": report.failed_nodes,
+            "skipped": report.skipped_nodes,
+            "cancelled": report.cancelled_nodes,
+            "pending": report.pending_nodes,
+        },
+        "nodes": [node_to_plain(each) for each in report.node_reports.values()],
+        "outputs": {
+            node_id: to_shown(value) if fault is None else {"$fault": fault}
+            for node_id, value, fault in outputs_of(report)
+        },
+    }
+
+
+def outputs_of(report: RunReport) -> Iterator[tuple[str, Any, str | None]]:
+    """Yield each completed sink with its value, or with why that cannot be read.
+
+    A recorded value may be of a type that only the module of its action makes known.
+    """
+    values = report.values
+    for node_id in report.graph.sinks():
+        if node_id in values:
+            try:
+                yield node_id, values[node_id], None
+            except DaggerError as error:
+                yield node_id, None, str(error)
+
+
+def node_to_plain(report: NodeReport) -> dict[str, Any]:
+    """Return how one node ended as JSON types."""
+    error = report.error
+    return {
+        "id": report.node_id,
+        "state": str(report.state),
+        "attempts": report.attempts,
+        "started_at": _moment(report.started_at),
+        "finished_at": _moment(report.finished_at),
+        "duration": report.duration,
+        "reason": report.reason,
+        "recovered": report.recovered,
+        "restored": report.restored,
+        "error": None
+        if error is None
+        else {"type": error.type, "message": error.message, "traceback": error.traceback},
+    }
+
+
+def problem_to_plain(problem: Problem) -> dict[str, Any]:
+    """Return a problem as JSON types."""
+    place = problem.place
+    return {
+        "message": problem.message,
+        "code": problem.code,
+        "severity": problem.severity,
+        "file": place.file,
+        "line": place.line,
+        "column": place.column,
+        "path": place.path,
+        "node": place.node,
+    }
+
+
+def _moment(moment: dt.datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,88 @@
+"""A run as the store has it, as the report that everything else shows.
+
+Reading needs no actions: whoever looks at a run need not have the code that made it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
+from dagger_dsl.errors import NotExecuted
+from dagger_dsl.model.states import NodeState, RunStatus
+
+if TYPE_CHECKING:
+    from dagger_dsl.store.runs import StoredNode, StoredRun
+
+__all__ = ["stored_report"]
+
+
+def stored_report(stored: StoredRun, database_url: str | None = None) -> RunReport:
+    """Return what is recorded of a run as a report.
+
+    Args:
+        stored: The run, as `Store.load_run` gives it.
+        database_url: Where it is recorded, for the report.
+    """
+    graph = stored.graph
+    latest = {node_id: node for (node_id, key), node in stored.nodes.items() if key == "default"}
+
+    def states() -> Mapping[str, NodeState]:
+        return {
+            node_id: NodeState(latest[node_id].state) if node_id in latest else NodeState.PENDING
+            for node_id in graph.nodes
+        }
+
+    def node(node_id: str) -> NodeReport:
+        known = latest.get(node_id)
+        return NodeReport(node_id, NodeState.PENDING) if known is None else _node_report(known)
+
+    def value(node_id: str) -> Any:
+        known = latest[node_id]
+        if not known.has_value:
+            raise NotExecuted(f"the value of node {node_id!r} was not stored: it said store=False")
+        return known.value()
+
+    error = stored.error or {}
+    return RunReport(
+        run_id=stored.run_id,
+        dag_name=stored.flow_name,
+        graph=graph,
+        status=RunStatus(stored.status),
+        inputs=stored.inputs,
+        started_at=stored.created_at,
+        finished_at=None if stored.status == RunStatus.RUNNING else stored.updated_at,
+        duration=(stored.updated_at - stored.created_at).total_seconds(),
+        reason=str(error.get("reason", "")),
+        database_url=database_url,
+        states=states,
+        node=node,
+        value=value,
+    )
+
+
+def _node_report(node: StoredNode) -> NodeReport:
+    meta = node.meta or {}
+    error = node.error
+    started = None if node.started_at is None else _moment(node.started_at)
+    ended = None
+    if started is not None and node.duration is not None:
+        ended = started + dt.timedelta(seconds=node.duration)
+    return NodeReport(
+        node_id=node.node_id,
+        state=NodeState(node.state),
+        attempts=node.attempt if started is not None else 0,
+        started_at=started,
+        finished_at=ended,
+        duration=node.duration,
+        error=None if error is None else ErrorInfo(**error),
+        reason=str(meta.get("reason", "")),
+        recovered=bool(meta.get("recovered")),
+        metadata=meta.get("metadata", {}),
+    )
+
+
+def _moment(epoch: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(epoch, tz=dt.UTC)
