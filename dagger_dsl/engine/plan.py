@@ -8,6 +8,7 @@ Graphs that grow append slots.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, Final, final
@@ -212,7 +213,14 @@ def compile_plan(graph: Graph, lookup: Callable[[str], ActionDef | None]) -> Pla
         CycleError: Nodes wait for each other.
         ValidationError: A reference points nowhere.
     """
-    return _Compiler(graph, lookup).plan()
+    # Nothing made here is garbage, and walking it again and again takes a third of the time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _Compiler(graph, lookup).plan()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class _Compiler:

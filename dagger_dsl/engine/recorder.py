@@ -255,6 +255,8 @@ class Recorder:
             error["reason"] = run.reason
         try:
             self.journal.finish(str(run.status), json.dumps(error) if error else None)
+            if run.config.keep_runs is not None or run.config.keep_days is not None:
+                self.store.retain(run.dag_name, run.config.keep_runs, run.config.keep_days)
         finally:
             self.close()
 

@@ -138,35 +138,74 @@ class _Loop:
 
     async def _hand(self, seat: int) -> None:
         """Make calls with a token in hand; give it back and wait when there is none to make."""
-        board, crew, clock = self.board, self.crew, self.board.clock
-        go, kinds = board.go, board.kinds
-        while not crew.over:
-            breath = clock() + _BREATH
-            while go:
-                try:
-                    slot = go.popleft()
-                except IndexError:
-                    break
-                board.flight[seat] = slot
-                if kinds[slot] & ASYNC:
-                    now = await self._call(slot)
-                elif self.inline:
-                    now = self._call_plain(slot)
+        crew, clock, go = self.crew, self.board.clock, self.board.go
+        now = clock()
+        breath = now + _BREATH
+        while crew.step(now):
+            if not go:
+                if not await self._rest(give_back=True):
+                    return
+                breath = clock() + _BREATH
+            elif now >= breath:
+                await asyncio.sleep(0)
+                breath = clock() + _BREATH
+            now = await self._make_calls(seat, breath)
+
+    async def _make_calls(self, seat: int, breath: float) -> float:
+        """Make released calls until none is left or somebody else is due; return the clock."""
+        board, kinds, calls, bindings = (
+            self.board,
+            self.board.kinds,
+            self.board.calls,
+            self.board.bindings,
+        )
+        go, flight, clock, values = board.go, board.flight, board.clock, board.values
+        started, ended, current = board.started, board.ended, self.current
+        task = asyncio.current_task()
+        assert task is not None
+        now = clock()
+        while go:
+            try:
+                slot = go.popleft()
+            except IndexError:  # a thread was faster
+                break
+            kind = kinds[slot]
+            if not kind & ASYNC and not self.inline:
+                go.appendleft(slot)
+                self.crew.wake()  # the token goes to a thread
+                await self._rest(give_back=False)
+                return clock()
+            flight[seat] = slot
+            current[slot] = task
+            started[slot] = clock()
+            answer: Any
+            try:
+                if not kind & ASYNC:
+                    answer = calls[slot](*board.arguments(slot))
+                elif kind & TIMED:
+                    answer = await self._limited(slot)
                 else:
-                    go.appendleft(slot)
-                    crew.wake()  # the token goes to a thread
-                    if not await self._rest(give_back=False):
-                        return
-                    continue
-                if now >= board.due or now >= breath or board.odd:
-                    break
-            if not crew.step(clock()):
-                return
-            if go:
-                if clock() >= breath:
-                    await asyncio.sleep(0)
-            elif not await self._rest(give_back=True):
-                return
+                    where = bindings[slot]
+                    if where is None:
+                        answer = await calls[slot]()
+                    elif where.__class__ is int:
+                        answer = await calls[slot](values[where])  # type: ignore[index]
+                    else:
+                        answer = await calls[slot](*board.arguments(slot))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                if slot in self.halted:
+                    task.uncancel()
+                now = ended[slot] = clock()
+                board.odd.append((slot, error))
+                return now
+            finally:
+                del current[slot]
+            now = ended[slot] = clock()
+            if not board.settle(slot, answer) or now >= board.due or now >= breath:
+                break
+        return now
 
     async def _rest(self, *, give_back: bool) -> bool:
         waiting = self.loop.create_future()
@@ -180,34 +219,6 @@ class _Loop:
         await waiting
         return not self.crew.over
 
-    async def _call(self, slot: int) -> float:
-        """Await one call and deliver its outcome; return the clock."""
-        board = self.board
-        task = asyncio.current_task()
-        assert task is not None
-        self.current[slot] = task
-        board.started[slot] = board.clock()
-        answer: Any
-        try:
-            if board.kinds[slot] & TIMED:
-                answer = await self._limited(slot)
-            else:
-                answer = await board.calls[slot](*board.arguments(slot))
-        except asyncio.CancelledError as error:
-            if slot in self.halted:
-                task.uncancel()
-            now = board.ended[slot] = board.clock()
-            board.odd.append((slot, error))
-        except BaseException as error:
-            now = board.ended[slot] = board.clock()
-            board.odd.append((slot, error))
-        else:
-            now = board.ended[slot] = board.clock()
-            board.settle(slot, answer)
-        finally:
-            del self.current[slot]
-        return now
-
     async def _limited(self, slot: int) -> Any:
         limit = self.board.limits[slot]
         deadline = asyncio.timeout(limit)
@@ -218,21 +229,6 @@ class _Loop:
             if deadline.expired():
                 raise Overran(limit) from None
             raise
-
-    def _call_plain(self, slot: int) -> float:
-        board = self.board
-        board.started[slot] = board.clock()
-        try:
-            answer = board.calls[slot](*board.arguments(slot))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            now = board.ended[slot] = board.clock()
-            board.odd.append((slot, error))
-        else:
-            now = board.ended[slot] = board.clock()
-            board.settle(slot, answer)
-        return now
 
 
 def run_blocking(runner: AsyncRunner, board: Board) -> None:
