@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -32,14 +33,18 @@ Locate: TypeAlias = Callable[[PlainPath, bool], Place]
 MAX_PROBLEMS = 100
 
 # Suggestions compare with every known name; a hostile file must not make that the bulk of the work.
-_SUGGESTIONS, _SUGGEST_FROM = 20, 2_000
+_SUGGESTIONS, _SUGGEST_FROM = 20, 1_000
 _LONGEST_MESSAGE = 1_000
+
+_BARE_KEY = re.compile(r"[\w-]+")
 
 
 def path_text(path: Iterable[str | int]) -> str:
     """Return *path* as text: ``$.nodes[2].retry``."""
-    parts = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    return "$" + "".join(parts)
+    return "$" + "".join(
+        f".{step}" if isinstance(step, str) and _BARE_KEY.fullmatch(step) else f"[{step!r}]"
+        for step in path
+    )
 
 
 class Reader:
@@ -441,8 +446,9 @@ class Reader:
         self, fields: dict[str, Any], value: Any, path: PlainPath, node: str | None
     ) -> None:
         found: dict[str, Input] = {}
+        short = isinstance(value, Mapping)  # {name: value}, without a mapping for each input
         for where, entry in self._input_entries(value, path, node):
-            given = self.input(entry, where, node)
+            given = self.input(entry, where, node, short)
             if given is not None and given.name in found:
                 self.report(
                     where,
@@ -463,8 +469,12 @@ class Reader:
         entries = self.items(plain, path, "inputs", node)
         return [((*path, index), each) for index, each in enumerate(entries)]
 
-    def input(self, plain: Any, path: PlainPath, node: str | None) -> Input | None:
+    def input(self, plain: Any, path: PlainPath, node: str | None, short: bool) -> Input | None:
         """Return one input of a node: ``{name, description, reference | value}``."""
+
+        def at(key: str) -> PlainPath:
+            return path if short or key not in plain else (*path, key)
+
         table = self.mapping(plain, path, "an input", node)
         if table is None:
             return None
@@ -475,7 +485,7 @@ class Reader:
         name = table.get("name")
         if not isinstance(name, str) or not name:
             self.report(
-                (*path, "name") if "name" in table else path,
+                at("name"),
                 f"an input needs a name, a text, not {scalars.found(name)}",
                 "missing-key" if name is None else "bad-value",
                 node=node,
@@ -491,7 +501,7 @@ class Reader:
                 (*path, "description"),
                 node,
             )
-        reference, where = table.get("reference"), (*path, "reference")
+        reference, where = table.get("reference"), at("reference")
         literal: Literal | None = None
         if "value" in table and reference is not None:
             self.report(
@@ -501,7 +511,7 @@ class Reader:
                 node=node,
             )
         elif "value" in table:
-            value, where = table["value"], (*path, "value")
+            value, where = table["value"], at("value")
             if isinstance(value, Mapping) and len(value) == 1 and "$ref" in value:
                 reference = value["$ref"]
             else:
@@ -652,7 +662,8 @@ class Reader:
 
 def _references(plain: Any, path: PlainPath) -> Iterable[tuple[PlainPath, str]]:
     """Yield the well-formed references of a node's inputs in either form."""
-    if isinstance(plain, Mapping):
+    short = isinstance(plain, Mapping)
+    if short:
         entries: Iterable[tuple[str | int, Any]] = [(k, {"value": v}) for k, v in plain.items()]
     elif isinstance(plain, list):
         entries = enumerate(plain)
@@ -668,7 +679,7 @@ def _references(plain: Any, path: PlainPath) -> Iterable[tuple[PlainPath, str]]:
         if isinstance(reference, str):
             source, dot, output = reference.partition(".")
             if source and dot and output:
-                yield (*path, step, key), reference
+                yield ((*path, step) if short else (*path, step, key)), reference
 
 
 _GRAPH_KEYS: Final = (

@@ -169,9 +169,12 @@ def compose(text: str, name: str, limits: Limits) -> Composed:
         )
     odd = _NOT_TEXT.search(text)
     if odd is not None:
+        code = ord(odd[0])
+        advice = f'write it as an escape between double quotes: "\\u{code:04x}"'
+        if code == 0:
+            advice = "is this a binary file, or UTF-16 without its mark? Save it as UTF-8"
         raise refusal(
-            f"the character U+{ord(odd[0]):04X} must not stand in YAML; "
-            'write it as an escape between double quotes, such as "\\u0007"',
+            f"the character U+{code:04X} must not stand in YAML; {advice}",
             place_in(text, odd.start(), name),
             "bad-character",
         )

@@ -245,7 +245,8 @@ class _Editor:
         starts = [self._chunk_start(part, index) for index in range(len(part.items))]
         ends = [self._next_line(self._content_end(item)) for item in part.items]
         gaps = [self._text[end:start] for end, start in zip(ends, starts[1:], strict=False)]
-        usual = self._newline if gaps and all(not gap.strip() and gap for gap in gaps[:1]) else ""
+        spaced = gaps and all(gap.startswith(("\n", "\r")) for gap in gaps)
+        usual = self._newline if spaced else ""
         index_of = {name: index for index, name in enumerate(names)}
         out: list[str] = []
         previous: int | None = None
