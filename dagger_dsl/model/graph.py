@@ -137,8 +137,11 @@ class Input:
         cls, name: str, reference: str | None, literal: Literal | None, description: str
     ) -> Input:
         """Return an input from fields that its builder has checked already."""
-        made = object.__new__(cls)
-        made.__attrs_init__(name, reference, literal, description)
+        made = _new(cls)
+        _set_name(made, name)
+        _set_reference(made, reference)
+        _set_literal(made, literal)
+        _set_description(made, description)
         return made
 
     @property
@@ -150,6 +153,14 @@ class Input:
     def source(self) -> tuple[str, str] | None:
         """``(node id or 'inputs', output or parameter)`` of the reference, None for a literal."""
         return None if self.reference is None else split_reference(self.reference)
+
+
+# What `__init__` of a frozen class does, without looking each slot up by its name every time:
+# large graphs have several inputs per node.
+_new = object.__new__
+_set_name, _set_reference, _set_literal, _set_description = (
+    vars(Input)[field].__set__ for field in ("name", "reference", "literal", "description")
+)
 
 
 @attrs.frozen

@@ -1,13 +1,34 @@
-"""Static analysis: everything that is wrong with a graph, found before anything runs."""
+"""Static analysis: everything that is wrong with a graph, found before anything runs.
+
+One pass over the nodes, and one over the edges where some edge points backwards; nothing recurses.
+What depends only on an action and the names of its inputs is looked at once per pair of those, so
+that 100,000 nodes of a few actions cost little more than looking up their references.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import attrs
 
-from dagger_dsl.errors import Problem
-from dagger_dsl.model.graph import Graph
+from dagger_dsl.errors import (
+    ActionNotFound,
+    ConfigurationError,
+    CycleError,
+    DependencyNotFound,
+    Place,
+    Problem,
+    ValidationError,
+    cycle_problem,
+    did_you_mean,
+)
+from dagger_dsl.model.graph import RESULT, Graph, Input, Node, missing_dependency
+from dagger_dsl.model.policies import Trigger
+from dagger_dsl.model.protocols import ActionInfo, ParamInfo
+from dagger_dsl.model.types import compatible, misfit, output_type, show_type
+
+__all__ = ["ValidationReport", "lint", "validate"]
 
 
 @attrs.frozen
@@ -20,10 +41,581 @@ class ValidationReport:
 
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """What refuses the graph."""
+        return tuple(each for each in self.problems if each.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What is reported only."""
+        return tuple(each for each in self.problems if each.severity != "error")
+
 
 def validate(graph: Graph, registry: Any = None, *, types: bool = True) -> ValidationReport:
-    raise NotImplementedError
+    """Look for everything that is wrong with *graph*; see `Graph.validate`.
+
+    Args:
+        graph: The graph.
+        registry: Anything with ``get(name)`` that gives an `ActionInfo` or None; None checks the
+            structure only.
+        types: Whether annotations and literals are compared.
+
+    Raises:
+        ValidationError: There are problems; all are listed.
+    """
+    report = ValidationReport(tuple(_Analysis(graph, registry, types).problems()))
+    errors = report.errors
+    if errors:
+        raise _error(errors)
+    return report
+
+
+#: How many problems an error lists; the rest is counted.
+MAX_PROBLEMS = 100
+
+
+def _error(errors: Sequence[Problem]) -> ValidationError:
+    codes = {each.code for each in errors}
+    listed = list(errors[:MAX_PROBLEMS])
+    if len(errors) > MAX_PROBLEMS:
+        listed.append(Problem(f"{len(errors) - MAX_PROBLEMS} more problems", code="more"))
+    if codes == {"cycle"}:
+        return CycleError(_path_of(errors[0]), listed)
+    if codes == {"unknown-dependency"}:
+        return DependencyNotFound(listed)
+    if codes == {"unknown-action"}:
+        return ActionNotFound(listed)
+    return ValidationError(listed)
+
+
+class _Cycle(Problem):
+    """A cycle's problem, which remembers the whole path."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: Sequence[str]) -> None:
+        told = cycle_problem(path)
+        super().__init__(told.message, told.place, told.code)
+        self.path = tuple(path)
+
+
+def _path_of(problem: Problem) -> tuple[str, ...]:
+    assert isinstance(problem, _Cycle)
+    return problem.path
+
+
+#: Triggers under which some edge is satisfied, so that an only edge is a satisfied one.
+_NEED_ONE = {Trigger.ANY, Trigger.NONE_FAILED}
+
+# Suggestions compare with every known name: a graph full of mistakes must not make that most of the
+# work.
+_SUGGESTIONS, _SUGGEST_FROM = 20, 5_000
+
+
+#: What is wrong with giving an action inputs of certain names, and which kinds were in order.
+_Shape: TypeAlias = tuple[tuple[tuple[str, str], ...], set[tuple[int, ...]]]
+
+
+class _Analysis:
+    """One analysis; problems are collected with their position, and come out in its order."""
+
+    def __init__(self, graph: Graph, registry: Any, types: bool) -> None:
+        self.graph = graph
+        self.registry = registry
+        self.types = types and registry is not None
+        self.table = dict(graph.nodes)
+        self.nodes = list(self.table.values())
+        self.edges = graph.labelled
+        self.index = {node.id: i for i, node in enumerate(self.nodes)}
+        self.found: list[tuple[int, Problem]] = []
+        self.suggestions = _SUGGESTIONS
+        self.actions: dict[str, ActionInfo | None] = {}
+        self.params: dict[str, Mapping[str, ParamInfo]] = {}
+        self.shapes: dict[str, dict[tuple[str, ...], _Shape]] = {}
+        self.kinds: dict[str | None, int] = {}
+        self.kind_numbers: dict[tuple[str, str, int, bool], int] = {}
+        self.plain: dict[str, int] = {}
+        self.wanted: dict[str, dict[tuple[str, str], tuple[int, Any]]] = {}
+        self.missing_is_none = graph.config is not None and graph.config.on_missing == "null"
+        self.labelled: dict[str, list[str]] = {}
+        for edge in graph.labelled:
+            self.labelled.setdefault(edge.target, []).append(edge.source)
+
+    def problems(self) -> Iterator[Problem]:
+        """Return everything that was found."""
+        ordered = self.nodes_in_order()
+        if not ordered:
+            self.cycles()
+        self.labels()
+        self.graph_inputs()
+        self.found.sort(key=lambda each: each[0])
+        return (problem for _, problem in self.found)
+
+    def report(self, position: int, message: str, code: str, severity: str = "error") -> None:
+        place = Place(node=self.nodes[position].id) if position < len(self.nodes) else Place()
+        self.found.append((position, Problem(message, place, code, severity)))
+
+    def suggest(self, word: str, known: Iterable[str]) -> str:
+        """Return a suggestion while there are few of them."""
+        names = list(known)
+        if self.suggestions == 0 or len(names) > _SUGGEST_FROM:
+            return ""
+        self.suggestions -= 1
+        return did_you_mean(word, names)
+
+    # Nodes.
+
+    def nodes_in_order(self) -> bool:
+        """Check every node; return whether each waits for earlier ones only."""
+        index, lookup, ordered = self.index, self.lookup, True
+        checked, plain = self.registry is not None, self.plain
+        for position, node in enumerate(self.nodes):
+            try:
+                for name in node.dependencies:
+                    if index[name] >= position:
+                        ordered = False
+            except KeyError:
+                self.lost_dependencies(position, node)
+                ordered = False
+            action = None
+            if checked:
+                if node.failure is not None or node.fallback is not None:
+                    self.check_handlers(position, node)
+                if node.subgraph is None:
+                    action = lookup(node.action)
+                    if action is None:
+                        self.unknown_action(position, f"action {node.action!r}", node.action)
+                    elif node.action in plain and not node.outputs and node.map_over is None:
+                        self.kinds[f"{node.id}.{RESULT}"] = plain[node.action]  # as `kind_of` would
+            if node.inputs or action is not None:
+                self.check_inputs(position, node, action)
+            if node.trigger is not Trigger.SUCCESS:
+                self.check_deliveries(position, node, action)
+            if node.map_over is not None:
+                self.check_map(position, node)
+        return ordered and all(index[each.source] < index[each.target] for each in self.edges)
+
+    def lost_dependencies(self, position: int, node: Node) -> None:
+        for name in node.dependencies:
+            if name not in self.index:
+                small = self.suggestions > 0 and len(self.nodes) <= _SUGGEST_FROM
+                self.suggestions = max(0, self.suggestions - 1)
+                problem = missing_dependency(node.id, name, self.table if small else ())
+                self.found.append((position, problem))
+
+    def check_inputs(self, position: int, node: Node, action: ActionInfo | None) -> None:
+        """Check a node's inputs. Most of what validation costs is here, so little is done.
+
+        What an input refers to is worked out once per reference and shrunk to a number, its kind.
+        Nodes whose action, input names and kinds are those of a node that was found in order are
+        in order too.
+        """
+        inputs, kinds = node.inputs, self.kinds
+        names = tuple([each.name for each in inputs])
+        try:
+            shape = self.shapes[node.action][names]
+        except KeyError:
+            faults = () if action is None else tuple(self.shape_faults(action, names))
+            shape = (faults, set())
+            self.shapes.setdefault(node.action, {})[names] = shape
+        faults, in_order = shape
+        if not faults and node.map_over is None:
+            try:
+                pattern = tuple([kinds[each.reference] for each in inputs])
+            except KeyError:  # something new, a literal, an input of the graph, or a fault
+                pattern = ()
+            if pattern in in_order:
+                return
+        for message, code in faults:
+            self.report(position, message, code)
+        fine = [self.check_input(position, node, each, action) for each in inputs]
+        if all(fine) and not faults and node.map_over is None:
+            in_order.add(tuple([kinds[each.reference] for each in inputs]))
+
+    def check_input(
+        self, position: int, node: Node, given: Input, action: ActionInfo | None
+    ) -> bool:
+        """Check one input; return whether others of its kind need no check."""
+        kind = self.kinds.get(given.reference)
+        if kind is None:
+            kind = self.kind_of(position, node, given, action)
+        return kind is not None and self.fits(position, node, given, action)
+
+    def kind_of(
+        self, position: int, node: Node, given: Input, action: ActionInfo | None
+    ) -> int | None:
+        """Return the kind of a reference to a node; None for what has been dealt with."""
+        if given.reference is None:
+            if action is not None and self.types:
+                self.check_literal(position, node, given)
+            return None
+        source_id, _, output = given.reference.partition(".")
+        source = self.table.get(source_id)
+        if source is None:
+            if source_id == "inputs":
+                self.check_graph_input(position, node, given.name, output, action)
+            return None  # a reference is a dependency too, so a lost one was reported
+        if not self.check_output(position, source, output):
+            return None
+        # All that the verdict on its type depends on; items and lists of them are not looked into.
+        known = source.map_over is not None or source.subgraph is not None
+        said = (source.action, output, len(source.outputs), known)
+        kind = self.kind_numbers.setdefault(said, len(self.kind_numbers))
+        self.kinds[given.reference] = kind
+        return kind
+
+    def fits(self, position: int, node: Node, given: Input, action: ActionInfo | None) -> bool:
+        """Check the type of one reference; return whether others like it need no check."""
+        assert given.reference is not None
+        if action is None or not self.types:
+            return True
+        if node.map_over is not None:
+            return False
+        source_id, _, output = given.reference.partition(".")
+        source = self.table[source_id]
+        if source.map_over is not None or source.subgraph is not None:
+            return True
+        return self.check_types(position, source, output, node, given)
+
+    def check_map(self, position: int, node: Node) -> None:
+        names = [each.name for each in node.inputs]
+        if node.map_over is not None and node.map_over not in names:
+            hint = self.suggest(node.map_over, names)
+            self.report(
+                position, f"map_over names an input, not {node.map_over!r}{hint}", "unknown-input"
+            )
+
+    def check_handlers(self, position: int, node: Node) -> None:
+        for role, name in (("failure", node.failure), ("fallback", node.fallback)):
+            if name is not None and self.lookup(name) is None:
+                self.unknown_action(position, f"the {role} action {name!r}", name)
+
+    def lookup(self, name: str) -> ActionInfo | None:
+        try:
+            return self.actions[name]
+        except KeyError:
+            found: ActionInfo | None = self.registry.get(name)
+            self.actions[name] = found
+            if found is not None:
+                self.params[name] = {param.name: param for param in found.params}
+                if not found.outputs:
+                    said = (name, RESULT, 0, False)
+                    self.plain[name] = self.kind_numbers.setdefault(said, len(self.kind_numbers))
+            return found
+
+    def unknown_action(self, position: int, what: str, name: str) -> None:
+        listing = getattr(self.registry, "list_actions", None)
+        known = listing() if callable(listing) else list(self.registry)
+        self.report(
+            position,
+            f"{what} is not registered{self.suggest(name, known)}"
+            + ("" if known else "; define it with @action, or register it first"),
+            "unknown-action",
+        )
+
+    def shape_faults(self, action: ActionInfo, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with giving *action* inputs of these names."""
+        params = {param.name: param for param in action.params}
+        compile_schemas = getattr(action, "compile_schemas", None)
+        if compile_schemas is not None:
+            try:
+                compile_schemas()
+            except ConfigurationError as error:
+                yield str(error), "bad-schema"
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            yield f"input {twice!r} is given twice", "duplicate-input"
+        if not action.takes_any_input:
+            for name in names:
+                if name not in params:
+                    hint = self.suggest(name, params)
+                    yield f"action {action.name!r} takes no input {name!r}{hint}", "unknown-input"
+        whole = getattr(action, "whole_mapping", None)
+        if self.missing_is_none or (whole is not None and whole(names) is not None):
+            return
+        for name, param in params.items():
+            if param.required and name not in names and not param.accepts_none:
+                message = (
+                    f"action {action.name!r} needs a value for {name!r}; bind it to an output or "
+                    "to inputs.<name>, give a value, or give the parameter a default"
+                )
+                yield message, "missing-input"
+
+    # Inputs.
+
+    def declared(self, source: Node) -> tuple[str, ...]:
+        if source.outputs:
+            return tuple(each.name for each in source.outputs)
+        action = self.lookup(source.action) if self.registry is not None else None
+        return () if action is None else tuple(action.outputs)
+
+    def check_output(self, position: int, source: Node, output: str) -> bool:
+        if output == RESULT:  # the whole value, whatever is declared
+            return True
+        known = self.declared(source)
+        if output in known:
+            return True
+        if not known and self.registry is None:
+            return True  # the action may declare it
+        if not known and (source.subgraph is not None or self.lookup(source.action) is None):
+            return True
+        hint = (
+            self.suggest(output, known)
+            if known
+            else "; it declares none, so its whole value is 'result': declare some with "
+            "@action(outputs=[...])"
+        )
+        self.report(position, f"{source.id!r} has no output {output!r}{hint}", "unknown-output")
+        return False
+
+    def check_types(
+        self, position: int, source: Node, output: str, node: Node, given: Input
+    ) -> bool:
+        giver, taker = self.lookup(source.action), self.lookup(node.action)
+        if giver is None or taker is None:
+            return True
+        wanted = taker.hints().get(given.name, Any)
+        returns = giver.hints().get("return", Any)
+        if wanted is Any or returns is Any:
+            return True
+        declared = self.declared(source)
+        if output == RESULT and RESULT not in declared:
+            offered = returns
+        else:
+            offered = output_type(returns, declared, output)
+        if compatible(offered, wanted):
+            return True
+        self.report(
+            position,
+            f"{given.name!r} is {show_type(wanted)}, but {given.reference} is "
+            f"{show_type(offered)}; no value is both",
+            "type-mismatch",
+        )
+        return False
+
+    def check_literal(self, position: int, node: Node, given: Input) -> None:
+        action = self.lookup(node.action)
+        assert action is not None
+        assert given.literal is not None
+        wanted = action.hints().get(given.name, Any)
+        if wanted is Any or node.map_over == given.name:
+            return
+        fault = misfit(given.literal.value, wanted, repr(given.name))
+        if fault is not None:
+            self.report(position, fault, "type-mismatch")
+
+    def check_deliveries(self, position: int, node: Node, action: ActionInfo | None) -> None:
+        """Report parameters whose edges may stay unsatisfied although the node runs."""
+        if action is None or self.missing_is_none:
+            return
+        edges = {*node.dependencies, *self.labelled.get(node.id, ())}
+        if len(edges) < 2 and node.trigger in _NEED_ONE:
+            return
+        for each in node.inputs:
+            if each.reference is None or each.reference.startswith("inputs."):
+                continue
+            param = self.params[node.action].get(each.name)
+            if param is None or not param.required or param.accepts_none:
+                continue
+            self.report(
+                position,
+                f"{each.name!r} takes {each.reference}, which may have no value when the node runs "
+                f"(trigger {node.trigger.value!r}); give the parameter a default, or annotate it "
+                "as `... | None`",
+                "may-be-missing",
+            )
+
+    def check_graph_input(
+        self, position: int, node: Node, name: str, wanted: str, action: ActionInfo | None
+    ) -> None:
+        known = self.graph.inputs
+        if known and wanted not in known:  # a file without declarations implies its inputs
+            self.report(
+                position,
+                f"{name!r} refers to inputs.{wanted}, which the graph does not declare"
+                f"{self.suggest(wanted, known)}",
+                "unknown-graph-input",
+            )
+        users = self.wanted.setdefault(wanted, {})
+        if self.types and action is not None and node.map_over != name:
+            pair = (node.action, name)
+            if pair not in users:
+                users[pair] = (position, action.hints().get(name, Any))
+
+    # The graph as a whole.
+
+    def graph_inputs(self) -> None:
+        """Compare what the users of each graph input want, with each other and its default."""
+        for name, users in self.wanted.items():
+            first: tuple[int, Any] | None = None
+            for position, annotation in users.values():
+                if annotation is Any:
+                    continue
+                declared = self.graph.inputs.get(name)
+                if declared is not None and declared.default is not None:
+                    fault = misfit(
+                        declared.default.value, annotation, f"the default of inputs.{name}"
+                    )
+                    if fault is not None:
+                        self.report(position, fault, "type-mismatch")
+                if first is None:
+                    first = (position, annotation)
+                elif not compatible(first[1], annotation):
+                    self.report(
+                        position,
+                        f"inputs.{name} is {show_type(annotation)} here and "
+                        f"{show_type(first[1])} for {self.nodes[first[0]].id!r}; no value is both",
+                        "type-mismatch",
+                    )
+        for name in self.graph.inputs:
+            if name not in self.wanted:
+                self.report(
+                    len(self.nodes), f"no node uses inputs.{name}", "unused-input", "warning"
+                )
+
+    def labels(self) -> None:
+        """Check labels against what their source is annotated to return."""
+        if not self.types:
+            return
+        for edge in self.graph.labelled:
+            source = self.graph.nodes[edge.source]
+            action = self.lookup(source.action)
+            if action is None or source.subgraph is not None or edge.when is None:
+                continue
+            known = _labels_of(action.hints().get("return", Any))
+            if known is not None and edge.when not in known:
+                self.report(
+                    self.index[edge.target],
+                    f"{edge.source!r} never answers {edge.when!r}{self.suggest(edge.when, known)}",
+                    "unknown-label",
+                )
+
+    def cycles(self) -> None:
+        """Report each cycle once: whatever Kahn's algorithm leaves over leads into one."""
+        before: list[list[int]] = []
+        after: list[list[int]] = [[] for _ in self.nodes]
+        for position, node in enumerate(self.nodes):
+            sources = {*node.dependencies, *self.labelled.get(node.id, ())}
+            known = sorted(self.index[each] for each in sources if each in self.index)
+            before.append(known)
+            for each in known:
+                after[each].append(position)
+        unmet = [len(each) for each in before]
+        work = [position for position, count in enumerate(unmet) if not count]
+        for position in work:  # grows while it is walked
+            for target in after[position]:
+                unmet[target] -= 1
+                if not unmet[target]:
+                    work.append(target)
+        if len(work) < len(self.nodes):
+            self.walk_cycles(before, unmet)
+
+    def walk_cycles(self, before: Sequence[Sequence[int]], unmet: Sequence[int]) -> None:
+        """Go backwards from what is left over: every such walk ends in a cycle."""
+        seen = [0] * len(self.nodes)
+        for start in range(len(self.nodes)):
+            here, walk = start, start + 1
+            if not unmet[start]:
+                continue
+            while not seen[here]:
+                seen[here] = walk
+                here = next(each for each in before[here] if unmet[each])
+            if seen[here] != walk:
+                continue  # this walk ran into an earlier one
+            path = [here]
+            while (here := next(each for each in before[here] if unmet[each])) != path[0]:
+                path.append(here)
+            path.reverse()
+            first = path.index(min(path))
+            turned = [*path[first:], *path[:first], path[first]]
+            self.found.append((turned[0], _Cycle([self.nodes[each].id for each in turned])))
+
+
+def _labels_of(returns: Any) -> set[str] | None:
+    """Return the labels that a return annotation allows, None where it allows any."""
+    if returns is bool:
+        return {"true", "false"}
+    import typing
+
+    if typing.get_origin(returns) is typing.Literal:
+        args = typing.get_args(returns)
+        if all(isinstance(each, str) for each in args):
+            return set(args)
+    return None
+
+
+# --- lint ----------------------------------------------------------------------------------------
+
+#: Steps that a search for implied edges may take, per node and edge of the graph.
+_STEPS = 20
 
 
 def lint(graph: Graph) -> list[Problem]:
-    raise NotImplementedError
+    """Return remarks on edges that carry nothing, as warnings; see `Graph.lint`.
+
+    ``redundant-edge``: the node waits for the source anyway, through another of its dependencies.
+    ``order-only``: no value flows along the edge.
+    """
+    search = _Ancestors(graph)
+    remarks = []
+    for node in graph.nodes.values():
+        used = {each.source[0] for each in node.inputs if each.source is not None}
+        idle = [each for each in node.dependencies if each not in used and each in graph.nodes]
+        implied = search.implied(node, idle)
+        for source in idle:
+            through = implied.get(source)
+            if through is not None:
+                message = f"waits for {source!r} anyway, through {through!r}; drop the dependency"
+                code = "redundant-edge"
+            else:
+                message = f"waits for {source!r} and takes nothing from it; is the order needed?"
+                code = "order-only"
+            remarks.append(Problem(message, Place(node=node.id), code, "warning"))
+    if search.steps < 0:
+        remarks.append(
+            Problem(
+                "the graph is too dense to look at every edge; some redundant ones may be missing",
+                Place(),
+                "lint-limited",
+                "warning",
+            )
+        )
+    return remarks
+
+
+class _Ancestors:
+    """Looks for ways around an edge, backwards and only as deep as the edge reaches."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.before = graph._sources()
+        self.level: dict[str, int] = {}
+        edges = 0
+        for name in graph.topological_order():
+            sources = self.before[name]
+            edges += len(sources)
+            self.level[name] = 1 + max((self.level[each] for each in sources), default=-1)
+        self.steps = _STEPS * (len(self.before) + edges) + 10_000
+
+    def implied(self, node: Node, idle: Sequence[str]) -> dict[str, str]:
+        """Return for each of *idle* that another dependency implies, that dependency."""
+        if not idle or len(self.before[node.id]) < 2:
+            return {}
+        wanted = set(idle)
+        found: dict[str, str] = {}
+        lowest = min(self.level[each] for each in idle)
+        for start in sorted(self.before[node.id], key=self.level.__getitem__):
+            if self.level[start] <= lowest or len(found) == len(wanted):
+                continue
+            todo, seen = [start], {start}
+            while todo and self.steps >= 0:
+                here = todo.pop()
+                self.steps -= 1
+                for source in self.before[here]:
+                    if source in seen or self.level[source] < lowest:
+                        continue
+                    seen.add(source)
+                    todo.append(source)
+                    if source in wanted:
+                        found.setdefault(source, start)
+        return found

@@ -1,0 +1,814 @@
+"""`DAG`: graphs built by calling actions, by arrows, or node by node.
+
+A DAG is a draft; `DAG.compile` turns it into the `Graph` that everything else works on. It is
+built from one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from dagger_dsl.dsl.operators import (
+    Ends,
+    Expression,
+    Nodes,
+    Operand,
+    Port,
+    Source,
+    active,
+    refuse_loop,
+    refuse_truth,
+)
+from dagger_dsl.errors import (
+    AmbiguousConnection,
+    ConfigurationError,
+    NodeAlreadyExists,
+    NodeNotFound,
+    NotExecuted,
+    Place,
+    Problem,
+    RegistryError,
+)
+
+if TYPE_CHECKING:
+    from dagger_dsl.dsl.binding import Recipe
+    from dagger_dsl.model.config import DagConfig
+    from dagger_dsl.model.graph import Graph, GraphInput
+    from dagger_dsl.model.validate import ValidationReport
+
+__all__ = ["DAG", "InputHandle", "NodeBuilder", "NodeFunction"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class NodeBuilder(Ends):
+    """A node of a DAG that is being built: its handle.
+
+    Attributes:
+        dag: The DAG it belongs to.
+        id: Unique in the DAG.
+        inputs: What its parameters are given: handles, references and literals by name.
+    """
+
+    __slots__ = ("_after", "_labels", "_recipe", "dag", "id", "inputs", "reference")
+
+    def __init__(self, dag: DAG, node_id: str, recipe: Recipe, inputs: dict[str, Any]) -> None:
+        self.dag = dag
+        self.id = node_id
+        self.inputs = inputs
+        self.reference = node_id + recipe.suffix
+        self._recipe = recipe
+        self._after: list[NodeBuilder] | None = None
+        self._labels: list[tuple[NodeBuilder, str]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The node's id."""
+        return self.id
+
+    @property
+    def action(self) -> str:
+        """The name of its action."""
+        return self._recipe.definition.name
+
+    @property
+    def result(self) -> Any:
+        """The node's value in the last run of its DAG.
+
+        Raises:
+            NotExecuted: There is none.
+        """
+        return self.dag.get_result(self.id)
+
+    def after(self, *others: Operand) -> NodeBuilder:
+        """Wait for *others* and take no value from them; return this handle."""
+        for each in others:
+            for source in each._sources(self.dag):
+                if not isinstance(source, NodeBuilder):
+                    raise ConfigurationError(f"{self.id!r} can wait for nodes only, not {source!r}")
+                self._wait_for(source)
+        return self
+
+    def _wait_for(self, source: NodeBuilder) -> None:
+        if self._after is None:
+            self._after = []
+        self._after.append(source)
+        self.dag._changed()
+
+    def _choose(self, source: NodeBuilder, label: str) -> None:
+        if self._labels is None:
+            self._labels = []
+        if (source, label) not in self._labels:
+            self._labels.append((source, label))
+        self.dag._changed()
+
+    def __getitem__(self, name: str) -> Port:
+        """Return one output: ``split["left"]``, the same as ``split.out.left``."""
+        return self.out[name]
+
+    def _home(self) -> DAG:
+        return self.dag
+
+    def _sources(self, dag: DAG) -> Sequence[Source]:
+        return (self,)
+
+    def _targets(self, dag: DAG) -> Sequence[NodeBuilder]:
+        return (self,)
+
+    def _node(self, dag: DAG) -> NodeBuilder:
+        return self
+
+    def _check_output(self, name: str) -> None:
+        self._recipe.check_output(name, self.id)
+
+    def __bool__(self) -> bool:
+        return refuse_truth(repr(self))
+
+    def __iter__(self) -> Iterator[Any]:
+        return refuse_loop(repr(self))
+
+    def __repr__(self) -> str:
+        return f"<node {self.id!r} of DAG {self.dag.name!r}>"
+
+
+class InputHandle(Operand):
+    """A value that a run is given, as an argument or as the start of an arrow.
+
+    Attributes:
+        dag: The DAG it belongs to.
+        name: What ``run(inputs={name: ...})`` calls it.
+        annotation: Its type, `Any` where none was given.
+        declared: What the graph will say about it.
+    """
+
+    __slots__ = ("annotation", "dag", "declared", "name")
+
+    def __init__(self, dag: DAG, declared: GraphInput, annotation: Any) -> None:
+        self.dag = dag
+        self.declared = declared
+        self.name = declared.name
+        self.annotation = annotation
+
+    @property
+    def reference(self) -> str:
+        """How a node's input refers to the value."""
+        return f"inputs.{self.name}"
+
+    def _home(self) -> DAG:
+        return self.dag
+
+    def _sources(self, dag: DAG) -> Sequence[Source]:
+        return (self,)
+
+    def _targets(self, dag: DAG) -> Sequence[NodeBuilder]:
+        raise ConfigurationError(f"{self!r} is where an arrow starts; an arrow ends at a node")
+
+    def __bool__(self) -> bool:
+        return refuse_truth(repr(self))
+
+    def __iter__(self) -> Iterator[Any]:
+        return refuse_loop(repr(self))
+
+    def __repr__(self) -> str:
+        return f"<input {self.name!r} of DAG {self.dag.name!r}>"
+
+
+class NodeFunction(Ends, Generic[P, R]):
+    """A function that ``@dag.node`` made a node: calling it calls the function, anywhere.
+
+    Attributes:
+        node: Its handle; arrows on the function are arrows on it.
+    """
+
+    def __init__(self, function: Callable[P, R], node: NodeBuilder) -> None:
+        from functools import update_wrapper
+
+        self.node = node
+        self._function = function
+        update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function."""
+        return self._function(*args, **kwargs)
+
+    @property
+    def name(self) -> str:
+        """The node's id."""
+        return self.node.id
+
+    def _home(self) -> DAG:
+        return self.node.dag
+
+    def _sources(self, dag: DAG) -> Sequence[Source]:
+        return (self.node,)
+
+    def _targets(self, dag: DAG) -> Sequence[NodeBuilder]:
+        return (self.node,)
+
+    def _node(self, dag: DAG) -> NodeBuilder:
+        return self.node
+
+    def _check_output(self, name: str) -> None:
+        self.node._check_output(name)
+
+    def __repr__(self) -> str:
+        return f"<node function {self.node.id!r} of DAG {self.node.dag.name!r}>"
+
+
+class _NodeTable(Mapping[str, NodeBuilder]):
+    """The handles of a DAG by id; an unknown id gives `NodeNotFound`, which lists the known."""
+
+    __slots__ = ("_nodes",)
+
+    def __init__(self, nodes: dict[str, NodeBuilder]) -> None:
+        self._nodes = nodes
+
+    def __getitem__(self, node_id: str) -> NodeBuilder:
+        try:
+            return self._nodes[node_id]
+        except KeyError:
+            raise NodeNotFound(node_id, tuple(self._nodes)) from None
+
+    def get(self, node_id: str, default: Any = None) -> Any:
+        """Return one handle, or *default*."""
+        return self._nodes.get(node_id, default)
+
+    def __contains__(self, node_id: object) -> bool:
+        return node_id in self._nodes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __repr__(self) -> str:
+        return f"<nodes {', '.join(self._nodes)}>"
+
+
+class _Placed:
+    """The nodes that one recipe has placed in a DAG."""
+
+    __slots__ = ("count", "first")
+
+    def __init__(self) -> None:
+        self.first: NodeBuilder | None = None
+        self.count = 0
+
+
+class DAG:
+    """A graph that is being built, and the way to run it.
+
+    Args:
+        source: Its name, or an expression such as ``extract >> transform >> load``.
+        name: Its name where *source* is an expression; ``dag`` by default.
+        description, author, version, signature, instructions: For people; the version is a hash of
+            the content by default.
+        tags: Words to find it by.
+        config: How it wants to be run: a `DagConfig` or a mapping of its fields.
+        registry: Where names of actions are looked up (a registry, a mapping, a module); the one in
+            force by default. What the DAG itself places is known to it anyway.
+        inputs: What a run is given: names, or names with types or `GraphInput`s.
+
+    Raises:
+        ConfigurationError: One of these cannot work.
+    """
+
+    def __init__(
+        self,
+        source: str | Operand = "dag",
+        *,
+        name: str | None = None,
+        description: str = "",
+        tags: Iterable[str] = (),
+        author: str = "",
+        version: str = "",
+        signature: str = "",
+        instructions: str = "",
+        config: DagConfig | Mapping[str, Any] | None = None,
+        registry: Any = None,
+        inputs: Iterable[str | GraphInput] | Mapping[str, Any] = (),
+    ) -> None:
+        from dagger_dsl.dsl.binding import graph_config, graph_name, graph_tags
+        from dagger_dsl.registry import Registry, as_registry
+
+        expression = source if isinstance(source, Operand) else None
+        if expression is None and name is not None:
+            raise ConfigurationError("a DAG has one name: write DAG('name') or DAG(a >> b, name=)")
+        self.name = graph_name(source if expression is None else name or "dag")
+        self.description = description
+        self.author = author
+        self.version = version
+        self.signature = signature
+        self.instructions = instructions
+        self.tags = graph_tags(tags)
+        self.config = graph_config(config)
+        #: Where the actions of this DAG are looked up: its own first, then the registry it was
+        #: given.
+        self.registry = Registry(parent=as_registry(registry))
+        #: The report of the last run, None before.
+        self.report: Any = None
+        self._nodes: dict[str, NodeBuilder] = {}
+        self._inputs: dict[str, InputHandle] = {}
+        self._placed: dict[Recipe, _Placed] = {}
+        self._by_action: dict[str, list[Recipe]] = {}
+        self._serials: dict[str, int] = {}
+        self._drawn: list[Expression] = []
+        self._graph: Graph | None = None
+        self._validated: ValidationReport | None = None
+        if isinstance(inputs, Mapping):
+            for each, kind in inputs.items():
+                self._declare(each, kind)
+        else:
+            for each in inputs:
+                self._declare(each, None)
+        if expression is not None:
+            expression._sources(self)
+
+    # --- building --------------------------------------------------------------------------------
+
+    def __enter__(self) -> DAG:
+        """Make calls of actions place nodes here until the block ends."""
+        active.set((self, active.get()))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        top = active.get()
+        assert top is not None
+        active.set(top[1])
+
+    @property
+    def nodes(self) -> Mapping[str, NodeBuilder]:
+        """The handles by id, in declaration order; an unknown id lists the known ones."""
+        return _NodeTable(self._nodes)
+
+    @property
+    def inputs(self) -> Mapping[str, InputHandle]:
+        """The declared inputs by name."""
+        return dict(self._inputs)
+
+    @overload
+    def input(self, name: str, type: type[T], *, default: T = ..., description: str = ...) -> T: ...
+    @overload
+    def input(
+        self, name: str, type: Any = ..., *, default: Any = ..., description: str = ...
+    ) -> Any: ...
+    def input(
+        self,
+        name: str,
+        type: Any = None,
+        *,
+        default: Any = ...,
+        description: str = "",
+    ) -> Any:
+        """Declare a value that a run is given, and return its handle.
+
+        Args:
+            name: What ``run(inputs={name: ...})`` calls it.
+            type: Its type; type checkers take the handle for such a value.
+            default: Used when a run is not given one.
+            description: For people.
+
+        Raises:
+            ConfigurationError: The name is declared already with other details, or the default
+                is not of the type.
+        """
+        from dagger_dsl.dsl.binding import declared_input
+
+        declared, annotation = declared_input(name, type, default, description)
+        known = self._inputs.get(name)
+        if known is not None:
+            if known.declared != declared:
+                raise ConfigurationError(f"input {name!r} is declared already with other details")
+            return known
+        handle = self._inputs[name] = InputHandle(self, declared, annotation)
+        self._changed()
+        return handle
+
+    def _declare(self, name: Any, kind: Any) -> None:
+        from dagger_dsl.model.graph import GraphInput
+
+        given = name if isinstance(name, GraphInput) else kind
+        if isinstance(given, GraphInput):
+            self._inputs[given.name] = InputHandle(self, given, Any)
+        else:
+            self.input(name, kind)
+
+    def add(self, action: Any, /, *args: Any, id: str | None = None, **inputs: Any) -> Any:
+        """Place a node, or all of an expression, and return the handle.
+
+        Args:
+            action: An action, an expression, or a function (registered as ``<dag>.<function>``).
+            *args, **inputs: What its parameters are given.
+            id: The node's id; the action's name by default.
+
+        Raises:
+            ValidationError: The id is taken or impossible, or an input has no parameter.
+        """
+        from dagger_dsl.dsl.binding import recipe_of
+
+        if isinstance(action, (Expression, Nodes)):
+            if args or inputs or id is not None:
+                raise ConfigurationError("an expression is added as it is, without inputs or id")
+            leaving = action._sources(self)
+            return leaving[0] if len(leaving) == 1 else Nodes(leaving)
+        return self._place(recipe_of(action, self), args, inputs, id)
+
+    def connect(
+        self,
+        source: str | Operand,
+        target: str | Operand,
+        *,
+        output: str | None = None,
+        input: str | None = None,
+    ) -> NodeBuilder:
+        """Draw one arrow and return its target.
+
+        Args:
+            source: An id, a handle, an action or an input of the DAG.
+            target: An id, a handle or an action.
+            output: Which output flows; its only one by default.
+            input: Which parameter takes it; found as for ``>>`` by default.
+
+        Raises:
+            NodeNotFound: An id is unknown.
+            ValidationError: The target has no such parameter, or the source no such output.
+            AmbiguousConnection: The value could go to several parameters.
+        """
+        from dagger_dsl.dsl.binding import bind, flow
+
+        start = self.nodes[source] if isinstance(source, str) else source
+        end = self.nodes[target] if isinstance(target, str) else target
+        (leaving,) = start._sources(self)
+        (node,) = end._targets(self)
+        if output is not None:
+            if not isinstance(leaving, NodeBuilder):
+                raise ConfigurationError(f"{leaving!r} has no outputs to choose from")
+            leaving = leaving.out[output]
+        if input is None:
+            flow([leaving], node)
+        else:
+            bind(leaving, node, input)
+        return node
+
+    def node(self, fn: Any = None, /, *, id: str | None = None, **options: Any) -> Any:
+        """Make a function a node: ``@dag.node``, ``@dag.node(timeout=3)``.
+
+        The action is registered as ``<dag>.<function>``, the node's id is the function's name. The
+        function stays callable as itself; arrows on it are arrows on the node. Running the
+        definition again, as in a notebook, replaces the function and keeps the arrows.
+
+        Args:
+            fn: The function.
+            id: The node's id.
+            **options: Those of ``@action``.
+
+        Raises:
+            ConfigurationError: An option is unknown or has an impossible value.
+            NodeAlreadyExists: Another function has this id.
+        """
+        from dagger_dsl.registry import check_options
+
+        check_options(options)
+        if fn is None:
+            return lambda fn: self._node_function(fn, id, options)
+        return self._node_function(fn, id, options)
+
+    def condition(self, fn: Any = None, /, **options: Any) -> Any:
+        """Make a function that answers True or False a node.
+
+        Go on with ``.on_true`` and ``.on_false``. Takes the options of `node`.
+        """
+        return self.node(fn, **options)
+
+    def select(self, fn: Any = None, /, **options: Any) -> Any:
+        """Make a function that answers a label a node.
+
+        Go on with ``.branches["label"]``. Takes the options of `node`.
+        """
+        return self.node(fn, **options)
+
+    def any(self, fn: Any = None, /, **options: Any) -> Any:
+        """Make a function a node that starts with the first of its sources: ``@dag.any()``.
+
+        Takes the options of `node`.
+        """
+        return self.node(fn, **{"trigger": "any", **options})
+
+    def all(self, fn: Any = None, /, **options: Any) -> Any:
+        """Make a function a node that waits for all of its sources: ``@dag.all()``.
+
+        Takes the options of `node`.
+        """
+        return self.node(fn, **{"trigger": "success", **options})
+
+    def cached_node(self, fn: Any = None, /, *, ttl: Any = None, **options: Any) -> Any:
+        """Make a function a node whose results may be reused by later runs.
+
+        Args:
+            fn: The function.
+            ttl: Seconds (or timedelta) that a result stays fresh; for ever by default.
+            **options: Those of `node`.
+        """
+        return self.node(fn, **{"cache": True if ttl is None else ttl, **options})
+
+    def _node_function(
+        self, fn: Any, node_id: str | None, options: Mapping[str, Any]
+    ) -> NodeFunction[Any, Any]:
+        from dagger_dsl.dsl.binding import local_recipe
+
+        recipe = local_recipe(fn, self, options, node_id)
+        self.registry.register(recipe.definition)
+        known = self._nodes.get(recipe.base)
+        if known is None:
+            return NodeFunction(fn, self._place(recipe, (), {}, recipe.base))
+        if known.action != recipe.definition.name:
+            raise NodeAlreadyExists(recipe.base)
+        self._replace(known, recipe)
+        return NodeFunction(fn, known)
+
+    def _replace(self, node: NodeBuilder, recipe: Recipe) -> None:
+        """Give a node a new version of its function; inputs it no longer takes are dropped."""
+        before = node._recipe
+        self._by_action[recipe.definition.name] = [recipe]
+        self._placed[recipe] = self._placed.pop(before)
+        node._recipe = recipe
+        node.reference = node.id + recipe.suffix
+        if not recipe.open:
+            node.inputs = {
+                name: value for name, value in node.inputs.items() if name in recipe.names
+            }
+        self._changed()
+
+    # --- what actions and arrows call ------------------------------------------------------------
+
+    def _changed(self) -> None:
+        self._graph = self._validated = None
+
+    def _place(
+        self,
+        recipe: Recipe,
+        args: tuple[Any, ...],
+        inputs: dict[str, Any],
+        node_id: str | None = None,
+    ) -> NodeBuilder:
+        """Place a node; *inputs* is taken over. This is the path that 100,000 nodes take."""
+        if args:
+            inputs = recipe.by_name(args, inputs)
+        if inputs:
+            if not recipe.open and not inputs.keys() <= recipe.names:
+                recipe.refuse_inputs(inputs)
+            for name, value in inputs.items():
+                if type(value) is not NodeBuilder or value.dag is not self:
+                    inputs[name] = recipe.argument(self, name, value)
+        placed = self._placed.get(recipe)
+        if placed is None:
+            placed = self._adopt(recipe)
+        if node_id is None:
+            node_id = recipe.node_id
+        if node_id is None:
+            base = recipe.base
+            serial = self._serials.get(base, 0) + 1
+            node_id = base if serial == 1 else f"{base}_{serial}"
+            while node_id in self._nodes:
+                serial += 1
+                node_id = f"{base}_{serial}"
+            self._serials[base] = serial
+        else:
+            recipe.check_id(node_id)
+            if node_id in self._nodes:
+                raise NodeAlreadyExists(node_id)
+        node = self._nodes[node_id] = NodeBuilder(self, node_id, recipe, inputs)
+        if not placed.count:
+            placed.first = node
+        placed.count += 1
+        self._graph = self._validated = None
+        return node
+
+    def _adopt(self, recipe: Recipe) -> _Placed:
+        """Learn an action on its first use here."""
+        definition = recipe.definition
+        siblings = self._by_action.setdefault(definition.name, [])
+        if siblings and not siblings[0].same_function(recipe):
+            other = siblings[0].definition
+            raise RegistryError(
+                f"DAG {self.name!r} has another action {definition.name!r} already "
+                f"({other.qualname} of {other.module}); give one of them a name of its own: "
+                "@action(name=...)"
+            )
+        if self.registry.own(definition.name) is not definition:
+            self.registry.register(definition, replace=True)
+        for handler in recipe.handlers:
+            self.registry.register(handler)
+        siblings.append(recipe)
+        placed = self._placed[recipe] = _Placed()
+        return placed
+
+    def _node_of(self, recipe: Recipe) -> NodeBuilder:
+        """Return the one node that an action means here; it is placed when there is none."""
+        if recipe.node_id is not None:
+            known = self._nodes.get(recipe.node_id)
+            if known is None:
+                return self._place(recipe, (), {})
+            if known.action != recipe.definition.name:
+                raise NodeAlreadyExists(recipe.node_id)
+            return known
+        placed = self._placed.get(recipe)
+        if placed is None and not recipe.options:
+            siblings = self._by_action.get(recipe.definition.name, ())
+            if len(siblings) > 1:
+                self._refuse_several(recipe)
+            placed = self._placed[siblings[0]] if siblings else None
+        if placed is None or placed.first is None:
+            return self._place(recipe, (), {})
+        if placed.count > 1:
+            self._refuse_several(recipe)
+        return placed.first
+
+    def _refuse_several(self, recipe: Recipe) -> None:
+        name = recipe.definition.name
+        ids = [each.id for each in self._nodes.values() if each.action == name][:10]
+        raise AmbiguousConnection(
+            (
+                Problem(
+                    f"action {name!r} has several nodes in this DAG: {', '.join(map(repr, ids))}; "
+                    f"write the one you mean: dag.nodes[{ids[-1]!r}], or the handle that the call "
+                    "returned",
+                    Place(node=ids[0]),
+                    "ambiguous-action",
+                ),
+            )
+        )
+
+    def _connect(self, sources: Sequence[Source], targets: Sequence[NodeBuilder]) -> None:
+        from dagger_dsl.dsl.binding import flow
+
+        for target in targets:
+            flow(sources, target)
+
+    def _has_drawn(self, expression: Expression) -> bool:
+        """Return whether an expression was placed here before; it counts as placed from now on."""
+        if any(each is expression for each in self._drawn):
+            return True
+        self._drawn.append(expression)
+        return False
+
+    # --- compiling and running -------------------------------------------------------------------
+
+    def compile(self) -> Graph:
+        """Return the graph as it is built so far.
+
+        A parameter that has neither a value nor a default becomes the graph's input
+        ``inputs.<parameter>``. The result is kept until something changes.
+
+        Raises:
+            ValidationError: Something that no graph can hold was built.
+        """
+        if self._graph is None:
+            from dagger_dsl.dsl.binding import to_graph
+
+            self._graph = to_graph(self)
+        return self._graph
+
+    @property
+    def graph(self) -> Graph:
+        """The compiled graph."""
+        return self.compile()
+
+    def validate(self, *, types: bool = True) -> ValidationReport:
+        """Look for everything that is wrong before anything runs.
+
+        Args:
+            types: Whether annotations on both ends of an edge are compared.
+
+        Raises:
+            ValidationError: There are problems; all are listed.
+        """
+        if not types:
+            return self.compile().validate(self.registry, types=False)
+        if self._validated is None:
+            self._validated = self.compile().validate(self.registry)
+        return self._validated
+
+    def run(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Run the graph and return the value of its last node.
+
+        Args:
+            inputs: What the graph's inputs are given, by name.
+            **options: Those of `RunOptions`: runner (``sequential`` by default; ``mode`` is
+                document 002's word for it), max_workers, timeout, database_url, durability,
+                run_id, idempotency_key, hooks, app_data, cancel, progress, config.
+
+        Returns:
+            The value of the one node that no other waits for; of several, a mapping by id in
+            declaration order. `report` holds the rest.
+
+        Raises:
+            ValidationError: The graph is wrong; nothing has run.
+            InputError: An input is missing, unknown or of the wrong type; nothing has run.
+            NodeExecutionError: A node failed and nothing handled it.
+            RunPaused, RunCancelled, ExecutionTimeout: The run did not end by itself.
+            ConfigurationError: An option is unknown or has an impossible value.
+        """
+        from dagger_dsl import engine
+
+        settings = self._run_options(options)
+        graph = self._ready()
+        self.report = _outside(engine.run, graph, self.registry, inputs, settings)
+        return self._answer()
+
+    async def run_async(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Run the graph on the running event loop; see `run`."""
+        from dagger_dsl import engine
+
+        settings = self._run_options({"runner": "asyncio", **options})
+        graph = self._ready()
+        before = active.get()
+        active.set(None)  # bodies call actions as functions
+        try:
+            self.report = await engine.run_async(graph, self.registry, inputs, settings)
+        finally:
+            active.set(before)
+        return self._answer()
+
+    def start(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Start a run in the background and return its `RunHandle`; see `run`."""
+        from dagger_dsl import engine
+
+        settings = self._run_options(options)
+        graph = self._ready()
+        return _outside(engine.start, graph, self.registry, inputs, settings)
+
+    def _run_options(self, options: Mapping[str, Any]) -> Any:
+        from dagger_dsl.model.config import RunOptions
+
+        given = dict(options)
+        if "mode" in given:
+            if "runner" in options:
+                raise ConfigurationError("mode= and runner= are one option; give one of them")
+            given["runner"] = given.pop("mode")
+        return RunOptions.of(given)
+
+    def _ready(self) -> Graph:
+        self.validate()
+        return self.compile()
+
+    def _answer(self) -> Any:
+        self.report.raise_for_failure()
+        outputs = self.report.outputs
+        sinks = self.compile().sinks()
+        if len(sinks) == 1 and outputs.keys() <= set(sinks):
+            return outputs.get(sinks[0])
+        return dict(outputs)
+
+    def get_result(self, node_id: str, default: Any = ...) -> Any:
+        """Return a node's value in the last run.
+
+        Args:
+            node_id: The node.
+            default: Returned when the node has no value; without it that is an error.
+
+        Raises:
+            NotExecuted: No run has given the node a value.
+            NodeNotFound: There is no such node.
+        """
+        values = {} if self.report is None else self.report.values
+        if node_id in values:
+            return values[node_id]
+        if default is not ...:
+            return default
+        node = self.nodes[node_id]
+        why = "run the DAG first" if self.report is None else "it did not complete in the last run"
+        raise NotExecuted(f"node {node.id!r} has no result: {why}")
+
+    def __getitem__(self, node_id: str) -> Any:
+        """Return a node's value in the last run: ``dag["load"]``."""
+        return self.get_result(node_id)
+
+    def __contains__(self, node_id: object) -> bool:
+        return node_id in self._nodes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __bool__(self) -> bool:
+        return True  # an empty DAG is a DAG
+
+    def __repr__(self) -> str:
+        return f"<DAG {self.name!r}: {len(self._nodes)} nodes>"
+
+
+def _outside(call: Callable[..., T], *args: Any) -> T:
+    """Call something outside of all ``with DAG`` blocks: bodies call actions as functions."""
+    before = active.get()
+    active.set(None)
+    try:
+        return call(*args)
+    finally:
+        active.set(before)

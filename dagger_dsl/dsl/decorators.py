@@ -1,0 +1,248 @@
+"""`action`: a function becomes something a graph can call, and stays a function."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    TypeVar,
+    cast,
+    overload,
+)
+
+from dagger_dsl.dsl.operators import Ends, Source, active
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+    from typing import Literal, TypedDict, Unpack
+
+    from dagger_dsl.dsl.binding import Recipe
+    from dagger_dsl.dsl.builder import DAG, NodeBuilder
+    from dagger_dsl.model.graph import Output
+    from dagger_dsl.model.policies import (
+        CacheStrategy,
+        Effects,
+        OnFailure,
+        RetryPolicy,
+        Trigger,
+    )
+    from dagger_dsl.registry import ActionDef, Registry
+
+    class ActionOptions(TypedDict, total=False):
+        """The options of ``@action``; each one left out is decided by the configuration."""
+
+        name: str | None
+        inputs: Sequence[str] | Mapping[str, str] | None
+        outputs: Sequence[str | Output] | Mapping[str, str] | None
+        input_schema: Mapping[str, Any] | str | None
+        output_schema: Mapping[str, Any] | str | None
+        timeout: float | timedelta | None
+        attempts: int | None
+        try_count: int | None
+        retry: Any  # a count, a RetryPolicy, or any tenacity object
+        max_retries: int | None
+        retry_delay: float | timedelta | None
+        retry_backoff: float | None
+        on_failure: OnFailure | Literal["stop", "continue", "pause"] | None
+        failure: Any  # a name, or anything that is an action
+        on_error: Any
+        fallback: Any
+        cache: CacheStrategy | bool | float | timedelta | None
+        trigger: Trigger | Literal["success", "any", "none_failed", "failed", "done"] | None
+        store: bool | None
+        keep: bool | None
+        effects: Effects | Literal["at_least_once", "at_most_once"] | None
+        version: str | None
+        tags: Sequence[str] | None
+        description: str | None
+        registry: Registry | None
+
+    class NodeOptions(TypedDict, total=False):
+        """The options of one node, which win over those of its action."""
+
+        id: str | None
+        outputs: Sequence[str | Output] | Mapping[str, str] | None
+        timeout: float | timedelta | None
+        attempts: int | None
+        try_count: int | None
+        retry: int | RetryPolicy | None
+        max_retries: int | None
+        retry_delay: float | timedelta | None
+        retry_backoff: float | None
+        on_failure: OnFailure | Literal["stop", "continue", "pause"] | None
+        failure: Any
+        on_error: Any
+        fallback: Any
+        cache: CacheStrategy | bool | float | timedelta | None
+        trigger: Trigger | Literal["success", "any", "none_failed", "failed", "done"] | None
+        effects: Effects | Literal["at_least_once", "at_most_once"] | None
+        keep: bool | None
+        description: str | None
+        instructions: str | None
+        metadata: Mapping[str, Any] | None
+        map_over: str | None
+        max_parallel: int | None
+        branch: str | None
+        enabled: bool | None
+
+
+__all__ = ["Action", "action"]
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class Action(Ends, Generic[P, R]):
+    """A function that graphs can call.
+
+    Outside a ``with DAG`` block, calling it calls the function. Inside one, calling it places a
+    node and returns the node's handle; arguments may be handles (their values flow), outputs
+    (``split.out.left``), inputs of the DAG, or plain values. Parameters left out become inputs of
+    the graph unless they have a default.
+
+    Type checkers see the function's own signature, inside a block too.
+
+    Attributes:
+        definition: What the registry knows of it.
+    """
+
+    definition: ActionDef
+
+    def __init__(
+        self, definition: ActionDef, options: Mapping[str, Any] | None = None, method: bool = False
+    ) -> None:
+        self.definition = definition
+        self._options = options or {}
+        self._method = method
+        self._function: Callable[P, R] = definition.original
+        self._made: Recipe | None = None
+        functools.update_wrapper(self, self._function)
+
+    @property
+    def name(self) -> str:
+        """The action's name in the registry."""
+        return self.definition.name
+
+    @property
+    def input_schema(self) -> Mapping[str, Any]:
+        """JSON Schema of the inputs: the explicit one, else one read off the annotations."""
+        return self.definition.shown_input_schema()
+
+    @property
+    def output_schema(self) -> Mapping[str, Any]:
+        """JSON Schema of the result: the explicit one, else one read off the annotation."""
+        return self.definition.shown_output_schema()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function, or inside a ``with DAG`` block place a node and return its handle."""
+        top = active.get()
+        if top is None:
+            return self._function(*args, **kwargs)
+        return cast(R, top[0]._place(self._made or self._recipe(), args, kwargs))
+
+    @overload
+    def __get__(self, instance: None, owner: Any = None) -> Action[P, R]: ...
+    @overload
+    def __get__(
+        self: Action[Concatenate[S, Q], R], instance: S, owner: Any = None
+    ) -> Action[Q, R]: ...
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Return the action of one instance, for a method; the node's name is the method's."""
+        if instance is None or not self._method:
+            return self
+        from dagger_dsl.registry import bound_to
+
+        return Action(bound_to(self.definition, instance), self._options)
+
+    def with_options(self, **options: Unpack[NodeOptions]) -> Action[P, R]:
+        """Return this action with options for the nodes that it places.
+
+        Args:
+            **options: ``id`` of the one node it stands for then; timeout, attempts, retry,
+                on_failure, failure, fallback, cache, trigger, effects, keep, outputs, description,
+                instructions, metadata, map_over, max_parallel, branch, enabled.
+
+        Raises:
+            ConfigurationError: An option is unknown or has an impossible value.
+        """
+        from dagger_dsl.dsl.binding import node_options
+
+        fields = node_options(self.definition, options)
+        return Action(self.definition, {**self._options, **fields}, self._method)
+
+    def _recipe(self) -> Recipe:
+        if self._made is None:
+            from dagger_dsl.dsl.binding import Recipe
+
+            self._made = Recipe(self.definition, self._options)
+        return self._made
+
+    def _sources(self, dag: DAG) -> Sequence[Source]:
+        return (self._node(dag),)
+
+    def _targets(self, dag: DAG) -> Sequence[NodeBuilder]:
+        return (self._node(dag),)
+
+    def _node(self, dag: DAG) -> NodeBuilder:
+        return dag._node_of(self._recipe())
+
+    def _check_output(self, name: str) -> None:
+        self._recipe().check_output(name)
+
+    def __repr__(self) -> str:
+        return f"<Action {self.definition.name!r}>"
+
+
+@overload
+def action(fn: Callable[P, R], /, **options: Unpack[ActionOptions]) -> Action[P, R]: ...
+@overload
+def action(
+    fn: None = None, /, **options: Unpack[ActionOptions]
+) -> Callable[[Callable[P, R]], Action[P, R]]: ...
+def action(fn: Any = None, /, **options: Any) -> Any:
+    """Make a function an action, and register it.
+
+    Works with and without parentheses, on functions, async functions and methods (a method is not
+    registered: it needs its instance first), on top of other decorators that use
+    `functools.wraps`, and as a plain call on partials, builtins and callable objects.
+
+    Args:
+        fn: The function.
+        **options: ``name`` in the registry (the function's own); ``inputs`` and ``outputs`` (names,
+            or names with descriptions); ``input_schema`` and ``output_schema`` (JSON Schemas,
+            enforced on every call); ``timeout`` (seconds or timedelta, per attempt); ``attempts``
+            or ``try_count`` (calls in all); ``retry`` (extra calls, a RetryPolicy or a tenacity
+            object), ``max_retries``, ``retry_delay``, ``retry_backoff``; ``on_failure``;
+            ``failure`` or ``on_error`` (the handler); ``fallback``; ``cache``; ``trigger``;
+            ``store``; ``keep``; ``effects``; ``version``; ``tags``; ``description``; ``registry``
+            (where to register; the one in force by default).
+
+    Raises:
+        ConfigurationError: An option is unknown or has an impossible value.
+        RegistryError: The name is taken, or the signature cannot be read.
+    """
+    if fn is None:
+        # Bad options are reported on the line of the decorator, before there is a function.
+        from dagger_dsl.registry import check_options
+
+        check_options(options)
+        return lambda fn: _make(fn, options)
+    return _make(fn, options)
+
+
+def _make(fn: Any, options: Mapping[str, Any]) -> Action[Any, Any]:
+    from dagger_dsl.registry import as_registry, define, is_method
+
+    fields = {key: value for key, value in options.items() if key not in ("name", "registry")}
+    definition = define(fn, options.get("name"), **fields)
+    if is_method(fn):
+        return Action(definition, method=True)
+    as_registry(options.get("registry")).register(definition)
+    return Action(definition)

@@ -1,0 +1,378 @@
+"""Arrows: what ``a >> b`` means on actions, handles, lists of them, and what is built from them.
+
+This module knows which ends an arrow has and in which DAG it is drawn; `dagger_dsl.dsl.binding`
+knows what flows along it. Where no DAG is at hand the arrow builds an `Expression`, an immutable
+value that ``DAG(expression)`` or a ``with DAG`` block places.
+
+``[a, b] >> [c, d]`` cannot work: Python asks neither side of two lists. Write
+``nodes(a, b) >> [c, d]`` or two lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from dagger_dsl.errors import ConfigurationError, InvalidState
+
+if TYPE_CHECKING:
+    from dagger_dsl.dsl.builder import DAG, NodeBuilder
+
+__all__ = [
+    "Branches",
+    "Ends",
+    "Expression",
+    "Nodes",
+    "Operand",
+    "Outputs",
+    "Port",
+    "Side",
+    "Source",
+    "active_dag",
+    "nodes",
+]
+
+#: The DAGs of the ``with`` blocks around the running code, innermost first. A linked stack is an
+#: immutable value: it needs no token, so blocks may nest in any task or thread.
+Stack: TypeAlias = "tuple[DAG, Stack] | None"
+active: ContextVar[Stack] = ContextVar("dagger_dsl_dag", default=None)
+
+
+def active_dag() -> DAG | None:
+    """Return the DAG of the innermost ``with`` block, or None."""
+    top = active.get()
+    return None if top is None else top[0]
+
+
+class Operand:
+    """Whatever may stand on one side of an arrow."""
+
+    __slots__ = ()
+
+    def _home(self) -> DAG | None:
+        """Return the DAG this belongs to, None for what belongs to none yet."""
+        return None
+
+    def _sources(self, dag: DAG) -> Sequence[Source]:
+        """Return where arrows leave from, placed in *dag* if need be."""
+        raise NotImplementedError
+
+    def _targets(self, dag: DAG) -> Sequence[NodeBuilder]:
+        """Return where arrows end, placed in *dag* if need be."""
+        raise NotImplementedError
+
+    def __rshift__(self, other: Side) -> Any:
+        """Return the right side, after connecting both: ``a >> b``, ``a >> [b, c]``."""
+        return join(self, other)
+
+    def __rrshift__(self, other: Side) -> Any:
+        """Connect the items of a list with this: ``[a, b] >> c``."""
+        return join(other, self)
+
+    def __lshift__(self, other: Side) -> Any:
+        """Return the right side, after connecting both backwards: ``b << a``."""
+        return join(other, self, result=other)
+
+    def __rlshift__(self, other: Side) -> Any:
+        """Connect this with the items of a list: ``[b, c] << a``."""
+        return join(self, other, result=self)
+
+    def __and__(self, other: Side) -> Nodes:
+        """Return both as one side: ``a >> (b & c)``."""
+        both = _operands(other)
+        return NotImplemented if both is None else Nodes([*_items(self), *both])
+
+
+Side: TypeAlias = Operand | Sequence[Operand]
+
+
+class Source(Protocol):
+    """What an arrow leaves from once it is placed: a node, one output or branch of it, an input."""
+
+    @property
+    def reference(self) -> str:
+        """How a node's input refers to the value."""
+        ...
+
+
+class Nodes(list[Any], Operand):
+    """Several operands as one side of an arrow."""
+
+    __slots__ = ()
+
+    def _sources(self, dag: DAG) -> Sequence[Source]:
+        return [source for each in self for source in each._sources(dag)]
+
+    def _targets(self, dag: DAG) -> Sequence[NodeBuilder]:
+        return [target for each in self for target in each._targets(dag)]
+
+    def _home(self) -> DAG | None:
+        return _home_of(self)
+
+
+def nodes(*operands: Operand) -> Nodes:
+    """Return operands as one side of an arrow, for where both sides would be plain lists."""
+    return Nodes(operands)
+
+
+def _items(side: Operand) -> Iterable[Operand]:
+    return side if isinstance(side, Nodes) else (side,)
+
+
+def _operands(side: Any) -> list[Operand] | None:
+    """Return the operands on one side of an arrow, None when it holds anything else."""
+    if isinstance(side, (list, tuple)):
+        return list(side) if all(isinstance(each, Operand) for each in side) else None
+    return [side] if isinstance(side, Operand) else None
+
+
+def _home_of(operands: Iterable[Operand]) -> DAG | None:
+    found: DAG | None = None
+    for each in operands:
+        home = each._home()
+        if home is not None and home is not found:
+            if found is not None:
+                raise ConfigurationError(
+                    f"an arrow cannot go from DAG {found.name!r} to DAG {home.name!r}: "
+                    "both ends belong to one"
+                )
+            found = home
+    return found
+
+
+def join(left: Any, right: Any, result: Any = None) -> Any:
+    """Connect two sides and return *result*, or the right one, as it stands in the DAG."""
+    sources, targets = _operands(left), _operands(right)
+    if sources is None or targets is None:
+        return NotImplemented
+    dag = _home_of((*sources, *targets)) or active_dag()
+    landing = right if result is None else result
+    if dag is None:
+        return Expression.joined(sources, targets)
+    leaving = [each for operand in sources for each in operand._sources(dag)]
+    dag._connect(leaving, [each for operand in targets for each in operand._targets(dag)])
+    if landing is left:
+        return _one(leaving)
+    return _one([each for operand in targets for each in operand._sources(dag)])
+
+
+def _one(placed: Sequence[Any]) -> Any:
+    return placed[0] if len(placed) == 1 else Nodes(placed)
+
+
+class Expression(Operand):
+    """Arrows between actions that no DAG has placed yet; an immutable value.
+
+    Attributes:
+        heads: Where arrows into it end.
+        joins: The arrows, in the order they were written: pairs of sources and targets.
+        tails: Where arrows out of it leave.
+    """
+
+    __slots__ = ("heads", "joins", "tails")
+
+    heads: tuple[Operand, ...]
+    joins: tuple[tuple[tuple[Operand, ...], tuple[Operand, ...]], ...]
+    tails: tuple[Operand, ...]
+
+    def __init__(
+        self,
+        heads: Iterable[Operand],
+        joins: Iterable[tuple[tuple[Operand, ...], tuple[Operand, ...]]],
+        tails: Iterable[Operand],
+    ) -> None:
+        object.__setattr__(self, "heads", tuple(heads))
+        object.__setattr__(self, "joins", tuple(joins))
+        object.__setattr__(self, "tails", tuple(tails))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"an expression does not change: {name}")
+
+    @classmethod
+    def joined(cls, left: Iterable[Operand], right: Iterable[Operand]) -> Expression:
+        """Return the expression that has one more arrow, from *left* to *right*."""
+        before, after = list(left), list(right)
+        sources = tuple(each for operand in before for each in _tails(operand))
+        targets = tuple(each for operand in after for each in _heads(operand))
+        inner = [join for operand in (*before, *after) for join in _joins(operand)]
+        heads = tuple(each for operand in before for each in _heads(operand))
+        tails = tuple(each for operand in after for each in _tails(operand))
+        return cls(heads, [*inner, (sources, targets)], tails)
+
+    def _sources(self, dag: DAG) -> Sequence[Source]:
+        self.place(dag)
+        return [source for each in self.tails for source in each._sources(dag)]
+
+    def _targets(self, dag: DAG) -> Sequence[NodeBuilder]:
+        self.place(dag)
+        return [target for each in self.heads for target in each._targets(dag)]
+
+    def place(self, dag: DAG) -> None:
+        """Draw the arrows in *dag*; drawing them again changes nothing."""
+        if dag._has_drawn(self):
+            return
+        for sources, targets in self.joins:
+            leaving = [each for operand in sources for each in operand._sources(dag)]
+            dag._connect(leaving, [each for operand in targets for each in operand._targets(dag)])
+
+    def __repr__(self) -> str:
+        arrows = "; ".join(
+            f"{', '.join(map(_shown, sources))} >> {', '.join(map(_shown, targets))}"
+            for sources, targets in self.joins
+        )
+        return f"<Expression {arrows}>"
+
+
+def _shown(operand: Operand) -> str:
+    return str(getattr(operand, "name", operand))
+
+
+def _tails(operand: Operand) -> tuple[Operand, ...]:
+    return operand.tails if isinstance(operand, Expression) else (operand,)
+
+
+def _heads(operand: Operand) -> tuple[Operand, ...]:
+    return operand.heads if isinstance(operand, Expression) else (operand,)
+
+
+def _joins(operand: Operand) -> Iterator[Any]:
+    if isinstance(operand, Expression):
+        yield from operand.joins
+
+
+class Ends(Operand):
+    """An operand that stands for one node, so that it has outputs and branches."""
+
+    __slots__ = ()
+
+    @property
+    def out(self) -> Outputs:
+        """The outputs by name: ``split.out.left``, ``split.out["left"]``."""
+        return Outputs(self)
+
+    @property
+    def branches(self) -> Branches:
+        """The branches by label: ``route.branches["eu"] >> ship``."""
+        return Branches(self)
+
+    @property
+    def on_true(self) -> Port:
+        """Where the way goes on when the result is True: ``check.on_true >> accept``."""
+        return Port(self, label="true")
+
+    @property
+    def on_false(self) -> Port:
+        """Where the way goes on when the result is False: ``check.on_false >> reject``."""
+        return Port(self, label="false")
+
+    def _node(self, dag: DAG) -> NodeBuilder:
+        """Return the one node this means in *dag*, placed if need be."""
+        raise NotImplementedError
+
+    def _check_output(self, name: str) -> None:
+        """Refuse an output that the action does not have."""
+        raise NotImplementedError
+
+
+class Port(Operand):
+    """One output or one branch of a node, as the start of an arrow or as an argument."""
+
+    __slots__ = ("label", "output", "owner")
+
+    def __init__(self, owner: Ends, *, output: str | None = None, label: str | None = None) -> None:
+        self.owner = owner
+        self.output = output
+        self.label = label
+
+    @property
+    def node(self) -> NodeBuilder:
+        """The node, for a port that stands in a DAG."""
+        dag = self.owner._home()
+        assert dag is not None
+        return self.owner._node(dag)
+
+    @property
+    def reference(self) -> str:
+        """How a node's input refers to the value."""
+        node = self.node
+        return node.reference if self.output is None else f"{node.id}.{self.output}"
+
+    def _home(self) -> DAG | None:
+        return self.owner._home()
+
+    def _sources(self, dag: DAG) -> Sequence[Source]:
+        return (Port(self.owner._node(dag), output=self.output, label=self.label),)
+
+    def _targets(self, dag: DAG) -> Sequence[NodeBuilder]:
+        raise ConfigurationError(
+            f"{self!r} is where an arrow starts; an arrow ends at a node: {_shown(self.owner)}"
+        )
+
+    def __bool__(self) -> bool:
+        return refuse_truth(repr(self))
+
+    def __repr__(self) -> str:
+        if self.label is not None:
+            return f"{_shown(self.owner)}.branches[{self.label!r}]"
+        return f"{_shown(self.owner)}.out.{self.output}"
+
+
+class Outputs:
+    """The outputs of a node, by attribute or by key."""
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, owner: Ends) -> None:
+        self._owner = owner
+
+    def __getitem__(self, name: str) -> Port:
+        self._owner._check_output(name)
+        return Port(self._owner, output=name)
+
+    def __getattr__(self, name: str) -> Port:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self[name]
+
+
+class Branches:
+    """The branches of a node, by label."""
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, owner: Ends) -> None:
+        self._owner = owner
+
+    def __getitem__(self, label: str | bool) -> Port:
+        if isinstance(label, bool):
+            label = "true" if label else "false"
+        if not isinstance(label, str) or not label:
+            raise ConfigurationError(f"a branch is named by a text, not {label!r}")
+        return Port(self._owner, label=label)
+
+
+def refuse_truth(what: str) -> bool:
+    """Raise what explains that a value is not there yet.
+
+    Raises:
+        InvalidState: Always.
+    """
+    raise InvalidState(
+        f"{what} stands for a value that a run will compute, so `if`, `and`, `or` and `not` cannot "
+        "look at it while the graph is built; decide in an action, and branch with "
+        "check.on_true >> x or route.branches['label'] >> x"
+    )
+
+
+def refuse_loop(what: str) -> Iterator[Any]:
+    """Raise what explains that there is nothing to iterate over yet.
+
+    Raises:
+        InvalidState: Always.
+    """
+    raise InvalidState(
+        f"{what} stands for a value that a run will compute, so it cannot be iterated or unpacked "
+        "while the graph is built; declare @action(outputs=[...]) and take .out.<name>, or loop "
+        "inside an action"
+    )
