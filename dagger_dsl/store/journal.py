@@ -24,17 +24,13 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from dagger_dsl.errors import InvalidState, RunFenced, RunOwned, StoreBusy, StoreError
 from dagger_dsl.store import schema
-from dagger_dsl.store.database import (
-    Database,
-    Statement,
-    Transaction,
-    after_fork,
-    run_transaction,
-    store_error,
-)
+from dagger_dsl.store.database import Database
+from dagger_dsl.store.faults import store_error
+from dagger_dsl.store.forks import after_fork
 from dagger_dsl.store.ownership import Heart
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.schema import artifact_links, artifacts, cache_entries, flow_runs, node_runs
+from dagger_dsl.store.transactions import Statement, Transaction, run_transaction
 
 __all__ = ["Command", "Row", "RunJournal"]
 

@@ -20,7 +20,17 @@ from typing import Protocol
 
 from dagger_dsl.errors import StoreBusy, StoreReadOnly
 
-__all__ = ["FILES", "PRESENCE", "WRITING", "LockFile", "Locks", "MemoryLocks", "run_offset"]
+__all__ = [
+    "FILES",
+    "PRESENCE",
+    "WRITING",
+    "LockFile",
+    "Locks",
+    "MemoryLocks",
+    "borrow",
+    "give_back",
+    "run_offset",
+]
 
 #: Held for the length of one write transaction or checkpoint.
 WRITING = 0
@@ -122,6 +132,7 @@ class LockFile:
                 "make the file and its folder writable, or move the database"
             ) from error
         self._table = _Table()
+        self._process = os.getpid()
         self.users = 0
         #: Excludes the threads of this process from each other while one holds `WRITING`.
         self.mutex = threading.Lock()
@@ -188,15 +199,41 @@ class LockFile:
         _free(self._file, WRITING)
 
     def forget(self) -> None:
-        """After a fork, in the child: nothing is held here."""
-        self._table = _Table()
-        self.mutex = threading.Lock()
+        """After a fork, in the child: nothing is held here. Several users may each say so."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._table = _Table()
+            self.mutex = threading.Lock()
 
     def close(self) -> None:
         """Close the file; the kernel frees whatever is still held."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+_files: dict[str, LockFile] = {}
+_files_mutex = threading.Lock()
+
+
+def borrow(path: str) -> LockFile:
+    """Return the lock file of a path, the same one for all of this process; see `give_back`."""
+    with _files_mutex:
+        locks = _files.get(path)
+        if locks is None or not locks.is_current():
+            locks = _files[path] = LockFile(path)
+        locks.users += 1
+        return locks
+
+
+def give_back(locks: LockFile) -> None:
+    """Close a borrowed lock file when nobody uses it any more."""
+    with _files_mutex:
+        locks.users -= 1
+        if not locks.users:
+            locks.close()
+            if _files.get(locks.path) is locks:
+                del _files[locks.path]
 
 
 def _wait(locks: Locks, offset: int, seconds: float, shared: bool) -> None:

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 
 from dagger_dsl.errors import ConfigurationError, StoreDamaged, StoreError
 from dagger_dsl.store.artifacts import ArtifactFiles
-from dagger_dsl.store.database import Database, translated
+from dagger_dsl.store.database import Database
+from dagger_dsl.store.faults import translated
 from dagger_dsl.store.locks import FILES
 from dagger_dsl.store.queries import Queries
 from dagger_dsl.store.schema import (

@@ -17,7 +17,8 @@ import orjson
 import sqlalchemy as sa
 
 from dagger_dsl.errors import StoreError
-from dagger_dsl.store.database import Database, after_fork
+from dagger_dsl.store.database import Database
+from dagger_dsl.store.forks import after_fork
 from dagger_dsl.store.schema import flow_runs
 
 __all__ = ["Heart", "Owner", "this_owner"]

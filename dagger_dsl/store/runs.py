@@ -22,12 +22,13 @@ from dagger_dsl.errors import IdempotencyConflict, RunExists, RunFenced, RunNotF
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.document import graph_from_plain, graph_to_plain
 from dagger_dsl.model.graph import Graph
-from dagger_dsl.store.database import Database, Statement, Transaction, run_transaction
+from dagger_dsl.store.database import Database
 from dagger_dsl.store.journal import INSERT_ARTIFACT, RunJournal
 from dagger_dsl.store.locks import FILES, run_offset
 from dagger_dsl.store.ownership import Heart, Owner, this_owner
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.schema import flow_runs, node_runs, run_log
+from dagger_dsl.store.transactions import Statement, Transaction, run_transaction
 
 __all__ = ["KeyTaken", "RunSummary", "Runs", "StoredCommand", "StoredNode", "StoredRun"]
 

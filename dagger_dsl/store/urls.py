@@ -64,7 +64,7 @@ def _foreign(text: str) -> sa.URL:
         name = text.partition(":")[0]
         hint = "; write 'postgresql+psycopg://'" if name == "postgres" else f"; {_HELP}"
         raise ConfigurationError(f"SQLAlchemy knows no database {name!r}{hint}") from None
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise ConfigurationError(f"this is no database URL ({error}); {_HELP}") from None
     return url
 

@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.store import journal, schema
-from dagger_dsl.store.database import Statement
 from dagger_dsl.store.storage import Store
+from dagger_dsl.store.transactions import Statement
 from tests.store.helpers import row, start
 
 

@@ -1,0 +1,137 @@
+"""What a file is before anything is done to it, and how its schema is made and brought up to date.
+
+A file of another program, of a newer version, or with triggers and views of somebody else is
+refused, untouched. Making and migrating happen inside one transaction: whole or absent.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
+from dagger_dsl.errors import StoreDamaged, StoreVersionError
+from dagger_dsl.store import schema
+
+__all__ = ["DIALECT", "MIGRATIONS", "create", "identify", "quick_check"]
+
+DIALECT: Final = SQLiteDialect_pysqlite(paramstyle="qmark")
+
+
+def identify(connection: sqlite3.Connection, path: str) -> str:
+    """Return ``new``, ``old`` or ``current``, without changing anything.
+
+    Raises:
+        StoreVersionError: Somebody else's file, or one of a newer version.
+        StoreDamaged: It has triggers or views that we did not make.
+    """
+    mark = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    names = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if mark == 0 and version == 0 and names == 0:
+        return "new"
+    if mark != schema.APPLICATION_ID:
+        raise StoreVersionError(
+            f"{path} belongs to another program (application_id {mark:#x}, {names} tables and "
+            "indexes); it was not touched. Choose another file"
+        )
+    if version > schema.SCHEMA_VERSION:
+        raise StoreVersionError(_too_new(connection, path, version))
+    _refuse_foreign(connection, path)
+    return "current" if version == schema.SCHEMA_VERSION else "old"
+
+
+def _too_new(connection: sqlite3.Connection, path: str, version: int) -> str:
+    try:
+        row = connection.execute("SELECT value FROM meta WHERE name = 'needs'").fetchone()
+    except sqlite3.Error:
+        row = None
+    needs = f">={row[0]}" if row is not None else " of a newer release"
+    return (
+        f"{path} has schema {version}, and this dagger_dsl reads up to {schema.SCHEMA_VERSION}; "
+        f"install dagger_dsl{needs}. The file was not touched"
+    )
+
+
+def _refuse_foreign(connection: sqlite3.Connection, path: str) -> None:
+    """Refuse triggers and views that would run somebody else's SQL under our statements."""
+    ours = {name: schema.create_view(name, DIALECT) for name in schema.views()}
+    rows = connection.execute(
+        "SELECT type, name, sql FROM sqlite_master WHERE type IN ('trigger', 'view')"
+    )
+    for kind, name, sql in rows.fetchall():
+        if kind == "view" and ours.get(name) == sql:
+            continue
+        raise StoreDamaged(
+            f"{path} has a {kind} {str(name)!r} that dagger_dsl did not make; "
+            f"check where the file comes from, then DROP {kind.upper()} it"
+        )
+
+
+def quick_check(connection: sqlite3.Connection, path: str) -> StoreDamaged | None:
+    rows = [row[0] for row in connection.execute("PRAGMA quick_check(3)").fetchall()]
+    if rows == ["ok"]:
+        return None
+    return StoreDamaged(
+        f"{path} is damaged ({'; '.join(map(str, rows))}); restore a backup, or recover it with "
+        "the sqlite3 shell's .recover into a new file"
+    )
+
+
+#: `{version: step}`: what brings a schema to *version* from the one before it.
+MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {}
+
+
+def create(connection: sa.Connection) -> None:
+    """Create or migrate the schema inside the transaction that is open."""
+    sqlite = connection.dialect.name == "sqlite"
+    version = _version(connection, sqlite)
+    if version == schema.SCHEMA_VERSION:
+        return
+    if version > schema.SCHEMA_VERSION:
+        raise StoreVersionError(
+            f"the database has schema {version}, and this dagger_dsl reads up to "
+            f"{schema.SCHEMA_VERSION}; install a newer release"
+        )
+    if version == 0:
+        schema.METADATA.create_all(connection)
+        for name in schema.views():
+            connection.exec_driver_sql(schema.create_view(name, connection.dialect))
+        if sqlite:
+            connection.exec_driver_sql("ANALYZE")  # makes the table
+            connection.exec_driver_sql(
+                "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (?, ?, ?)",
+                list(schema.STATISTICS),
+            )
+    else:
+        for step in range(version + 1, schema.SCHEMA_VERSION + 1):
+            MIGRATIONS[step](connection)
+    _write_version(connection, sqlite)
+
+
+def _version(connection: sa.Connection, sqlite: bool) -> int:
+    if sqlite:
+        return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+    if not sa.inspect(connection).has_table(schema.meta.name):
+        return 0
+    value = connection.scalar(
+        sa.select(schema.meta.c.value).where(schema.meta.c.name == "schema_version")
+    )
+    return int(value or 0)
+
+
+def _write_version(connection: sa.Connection, sqlite: bool) -> None:
+    facts = {
+        "schema_version": str(schema.SCHEMA_VERSION),
+        "needs": schema.READS[schema.SCHEMA_VERSION],
+    }
+    connection.execute(sa.delete(schema.meta).where(schema.meta.c.name.in_(facts)))
+    connection.execute(
+        sa.insert(schema.meta), [{"name": name, "value": value} for name, value in facts.items()]
+    )
+    if sqlite:
+        connection.exec_driver_sql(f"PRAGMA application_id={schema.APPLICATION_ID}")
+        connection.exec_driver_sql(f"PRAGMA user_version={schema.SCHEMA_VERSION}")

@@ -1,0 +1,146 @@
+"""Statements that Core compiles once, and transactions in which they are executed.
+
+On SQLite they run on the driver's own cursor, without SQLAlchemy between; on every other database
+through SQLAlchemy. Who writes a statement does not see the difference.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from dagger_dsl.errors import StoreBusy
+from dagger_dsl.store.database import Database
+from dagger_dsl.store.faults import translated
+from dagger_dsl.store.migrations import DIALECT
+
+__all__ = ["Statement", "Transaction", "run_transaction"]
+
+
+class Statement:
+    """A Core statement compiled once: SQLite's text for the driver, the names for everybody else.
+
+    Attributes:
+        core: The statement.
+        sql: Its text with question marks.
+        names: Its parameters, in the order of the question marks; a name may come twice.
+    """
+
+    __slots__ = ("_convert", "core", "names", "sql")
+
+    def __init__(self, core: sa.sql.expression.ClauseElement) -> None:
+        self.core: Any = core
+        compiled: Any = core.compile(dialect=DIALECT)
+        self.sql = str(compiled)
+        self.names: tuple[str, ...] = tuple(compiled.positiontup or ())
+        kinds = [compiled.binds[name].type.dialect_impl(DIALECT) for name in self.names]
+        processors = [kind.bind_processor(DIALECT) for kind in kinds]
+        self._convert = [(i, each) for i, each in enumerate(processors) if each is not None]
+
+    def for_driver(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Return *values* as SQLite's driver stores them."""
+        if not self._convert:
+            return values
+        stored = list(values)
+        for index, convert in self._convert:
+            stored[index] = convert(stored[index])
+        return stored
+
+    def all_for_driver(self, rows: Sequence[Sequence[Any]]) -> Iterable[Sequence[Any]]:
+        """Return *rows* as SQLite's driver stores them."""
+        return map(self.for_driver, rows) if self._convert else rows
+
+
+class Transaction:
+    """A write transaction as journals see it; statements take their values in `names` order."""
+
+    def execute(self, statement: Statement, values: Sequence[Any]) -> int:
+        """Execute once; return the number of rows that were written."""
+        raise NotImplementedError
+
+    def execute_many(self, statement: Statement, values: Sequence[Sequence[Any]]) -> None:
+        """Execute for each row."""
+        raise NotImplementedError
+
+    def scalar(self, statement: Statement, values: Sequence[Any]) -> Any:
+        """Return the first value of the first row, or None."""
+        raise NotImplementedError
+
+
+class _DriverTransaction(Transaction):
+    """On the driver's cursor, without SQLAlchemy between."""
+
+    def __init__(self, cursor: sqlite3.Cursor) -> None:
+        self._cursor = cursor
+
+    def execute(self, statement: Statement, values: Sequence[Any]) -> int:
+        return self._cursor.execute(statement.sql, statement.for_driver(values)).rowcount
+
+    def execute_many(self, statement: Statement, values: Sequence[Sequence[Any]]) -> None:
+        self._cursor.executemany(statement.sql, statement.all_for_driver(values))
+
+    def scalar(self, statement: Statement, values: Sequence[Any]) -> Any:
+        rows = self._cursor.execute(statement.sql, statement.for_driver(values)).fetchall()
+        return rows[0][0] if rows else None
+
+
+class _CoreTransaction(Transaction):
+    """Through SQLAlchemy, for every other database."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, statement: Statement, values: Sequence[Any]) -> int:
+        named = dict(zip(statement.names, values, strict=True))
+        return self._connection.execute(statement.core, named).rowcount
+
+    def execute_many(self, statement: Statement, values: Sequence[Sequence[Any]]) -> None:
+        named = [dict(zip(statement.names, each, strict=True)) for each in values]
+        self._connection.execute(statement.core, named)
+
+    def scalar(self, statement: Statement, values: Sequence[Any]) -> Any:
+        named = dict(zip(statement.names, values, strict=True))
+        return self._connection.execute(statement.core, named).scalar()
+
+
+def run_transaction(
+    database: Database, work: Callable[[Transaction], None], *, pages: int = 8
+) -> None:
+    """Do *work* in one write transaction, again while the database is busy, up to its timeout.
+
+    *work* may be called more than once, each time on a clean transaction.
+
+    Raises:
+        StoreError: It could not be committed; nothing of it is in the database.
+    """
+    database.open()
+    deadline = time.monotonic() + database.busy_timeout
+    while True:
+        try:
+            _run_once(database, work, pages)
+            return
+        except StoreBusy:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.002)
+
+
+def _run_once(database: Database, work: Callable[[Transaction], None], pages: int) -> None:
+    if not database.is_sqlite or database.through_core:
+        with database.writing() as connection:
+            work(_CoreTransaction(connection))
+        return
+    with translated(database.where), database.exclusive() as writer:
+        cursor = writer.cursor()
+        cursor.execute("BEGIN IMMEDIATE")
+        try:
+            work(_DriverTransaction(cursor))
+            cursor.execute("COMMIT")
+        finally:
+            if writer.in_transaction:
+                cursor.execute("ROLLBACK")
+        database.wrote(pages)
