@@ -1,8 +1,9 @@
 """The loops a good programmer would write without a library, doing what an engine has to do.
 
-Each binds arguments by name, keeps every result in a dict and reads the clock twice a node. The
-sqlite3 loops store one row a node with the encoded result and both times. Each function takes a
-`Shape` and returns a `Trial`.
+Each binds arguments by name, keeps every result in a dict and reads the clock twice a node; the
+functions that are called are those that `ours` calls. The sqlite3 loops store one row a node with
+the encoded result and both times, in a database that is open before the clock starts. Each function
+takes a `Shape` and returns a `Trial`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from graphlib import TopologicalSorter
 from itertools import count
 from pathlib import Path
@@ -20,7 +22,8 @@ from time import perf_counter
 
 import orjson
 
-from tests.benchmarks.measure import Trial, timed
+from tests.benchmarks.bodies import ASYNC, SYNC
+from tests.benchmarks.measure import Trial, timed, timed_inside
 from tests.benchmarks.shapes import Shape
 
 __all__ = [
@@ -35,16 +38,6 @@ __all__ = [
 Row = tuple[int, str, bytes, float, float]
 Function = Callable[..., int]
 Binding = tuple[tuple[str, str], ...]
-
-
-def no_op(**_: int) -> int:
-    """Stand for a node's body."""
-    return 1
-
-
-async def async_no_op(**_: int) -> int:
-    """Stand for a node's async body."""
-    return 1
 
 
 def graphlib_loop(shape: Shape) -> Trial:
@@ -129,9 +122,9 @@ def asyncio_tasks(shape: Shape, *, sync_functions: bool = False) -> Trial:
 
         for node, binding, deps in nodes:
             tasks[node] = asyncio.create_task(
-                call_sync(node, no_op, binding, deps)
+                call_sync(node, SYNC[len(binding)], binding, deps)
                 if sync_functions
-                else call_async(node, async_no_op, binding, deps)
+                else call_async(node, ASYNC[len(binding)], binding, deps)
             )
         for task in tasks.values():
             await task
@@ -142,25 +135,32 @@ def asyncio_tasks(shape: Shape, *, sync_functions: bool = False) -> Trial:
 def commit_per_node(shape: Shape, folder: Path, synchronous: str) -> Trial:
     """Call in `graphlib` order and commit after every node."""
     graph, calls = _graph(shape), _calls(shape)
-    path = folder / f"node-{shape.name}-{len(shape.ids)}-{synchronous}.db"
 
-    def body() -> None:
-        connection, run = _connect(path, synchronous), next(_RUNS)
+    def body(connection: sqlite3.Connection) -> None:
+        run = next(_RUNS)
         results: dict[str, int] = {}
         for node in TopologicalSorter(graph).static_order():
             connection.execute(_INSERT, _call(run, node, calls, results))
-        connection.close()
 
-    return timed(body)
+    return timed_inside(_database(folder, f"node-{shape.name}", shape, synchronous), body)
 
 
-def commit_per_ready_set(shape: Shape, folder: Path, synchronous: str) -> Trial:
-    """Call all that is ready and commit it together, before anything it enables."""
+def commit_per_ready_set(
+    shape: Shape, folder: Path, synchronous: str, *, open_too: bool = False
+) -> Trial:
+    """Call all that is ready and commit it together, before anything it enables.
+
+    Args:
+        shape: The graph.
+        folder: Where the database is.
+        synchronous: SQLite's level.
+        open_too: Whether opening and closing the database counts.
+    """
     graph, calls = _graph(shape), _calls(shape)
-    path = folder / f"ready-{shape.name}-{len(shape.ids)}-{synchronous}.db"
+    database = _database(folder, f"ready-{shape.name}", shape, synchronous)
 
-    def body() -> None:
-        connection, run = _connect(path, synchronous), next(_RUNS)
+    def body(connection: sqlite3.Connection) -> None:
+        run = next(_RUNS)
         results: dict[str, int] = {}
         sorter = TopologicalSorter(graph)
         sorter.prepare()
@@ -168,19 +168,21 @@ def commit_per_ready_set(shape: Shape, folder: Path, synchronous: str) -> Trial:
             ready = sorter.get_ready()
             _commit(connection, [_call(run, node, calls, results) for node in ready])
             sorter.done(*ready)
-        connection.close()
 
-    return timed(body)
+    def whole() -> None:
+        with database() as connection:
+            body(connection)
+
+    return timed(whole) if open_too else timed_inside(database, body)
 
 
 def batch_writer(shape: Shape, folder: Path, synchronous: str) -> Trial:
     """Call in `graphlib` order; a thread commits whatever has queued, and nothing waits for it."""
     graph, calls = _graph(shape), _calls(shape)
-    path = folder / f"batch-{shape.name}-{len(shape.ids)}-{synchronous}.db"
 
-    def body() -> None:
+    def body(connection: sqlite3.Connection) -> None:
         rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
-        writer = threading.Thread(target=_write_batches, args=(path, synchronous, rows))
+        writer = threading.Thread(target=_write_batches, args=(connection, rows))
         writer.start()
         run = next(_RUNS)
         results: dict[str, int] = {}
@@ -189,11 +191,10 @@ def batch_writer(shape: Shape, folder: Path, synchronous: str) -> Trial:
         rows.put(None)
         writer.join()
 
-    return timed(body)
+    return timed_inside(_database(folder, f"batch-{shape.name}", shape, synchronous), body)
 
 
-def _write_batches(path: Path, synchronous: str, rows: queue.SimpleQueue[Row | None]) -> None:
-    connection = _connect(path, synchronous)
+def _write_batches(connection: sqlite3.Connection, rows: queue.SimpleQueue[Row | None]) -> None:
     row = rows.get()
     while row is not None:
         batch = [row]
@@ -202,7 +203,6 @@ def _write_batches(path: Path, synchronous: str, rows: queue.SimpleQueue[Row | N
         _commit(connection, batch)
         if row is not None:
             row = rows.get()
-    connection.close()
 
 
 def _graph(shape: Shape) -> dict[str, list[str]]:
@@ -212,7 +212,8 @@ def _graph(shape: Shape) -> dict[str, list[str]]:
 
 def _calls(shape: Shape) -> dict[str, tuple[Function, Binding]]:
     return {
-        node: (no_op, binding) for node, binding in zip(shape.ids, shape.bindings(), strict=True)
+        node: (SYNC[len(binding)], binding)
+        for node, binding in zip(shape.ids, shape.bindings(), strict=True)
     }
 
 
@@ -226,21 +227,33 @@ def _call(
     return run, node, orjson.dumps(value), started, perf_counter()
 
 
-# One for the process: trials of several rows share a file.
+# Numbers of runs: the trials of a row share a file.
 _RUNS = count()
 _INSERT = "INSERT INTO results VALUES (?, ?, ?, ?, ?)"
 
 
-def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
-    # isolation_level=None: statements commit by themselves unless BEGIN says otherwise.
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute(f"PRAGMA synchronous={synchronous}")
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS results (run INTEGER, node TEXT, value BLOB,"
-        " started REAL, ended REAL, PRIMARY KEY (run, node)) WITHOUT ROWID"
-    )
-    return connection
+def _database(
+    folder: Path, name: str, shape: Shape, synchronous: str
+) -> Callable[[], AbstractContextManager[sqlite3.Connection]]:
+    """Return what opens the database of a row of the table; its trials share the file."""
+    path = folder / f"{name}-{len(shape.ids)}-{synchronous}.db"
+
+    @contextmanager
+    def opened() -> Iterator[sqlite3.Connection]:
+        # isolation_level=None: statements commit by themselves unless BEGIN says otherwise.
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA synchronous={synchronous}")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS results (run INTEGER, node TEXT, value BLOB,"
+            " started REAL, ended REAL, PRIMARY KEY (run, node)) WITHOUT ROWID"
+        )
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    return opened
 
 
 def _commit(connection: sqlite3.Connection, rows: list[Row]) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from statistics import median
+from typing import TypeVar
 
-__all__ = ["Trial", "interleaved", "timed"]
+__all__ = ["Trial", "interleaved", "timed", "timed_inside"]
+
+T = TypeVar("T")
 
 #: Runs once, preparing whatever must not be measured, and returns the measured seconds.
 Trial = Callable[[], float]
@@ -20,6 +24,20 @@ def timed(body: Callable[[], object]) -> Trial:
         started = time.perf_counter()
         body()
         return time.perf_counter() - started
+
+    return trial
+
+
+def timed_inside(
+    opened: Callable[[], AbstractContextManager[T]], body: Callable[[T], object]
+) -> Trial:
+    """Return a trial that measures `body`, but neither opening nor closing what it is given."""
+
+    def trial() -> float:
+        with opened() as resource:
+            started = time.perf_counter()
+            body(resource)
+            return time.perf_counter() - started
 
     return trial
 

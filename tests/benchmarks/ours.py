@@ -1,34 +1,25 @@
-"""The same graphs through `dagger_dsl`, as its users write them.
-
-Needs of the package: `DAG`, `action`, handles as arguments, `>>`, `dag.run(...)`,
-`dag.compile()`, `dag.validate()`. While it cannot be imported, `problem` says why and the table
-shows the hand-written loops alone.
-"""
+"""The same graphs through `dagger_dsl`, as its users write them."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from tests.benchmarks.measure import Trial, timed
+from dagger_dsl import DAG, DagExecutor, Registry, action
+from tests.benchmarks.bodies import ASYNC, SYNC
+from tests.benchmarks.measure import Trial, timed, timed_inside
 from tests.benchmarks.shapes import PARAMETERS, Shape
-
-try:
-    from dagger_dsl import DAG, action
-except ImportError as error:
-    problem: str | None = f"dagger_dsl cannot be measured yet: {error}"
-else:
-    problem = None
 
 __all__ = [
     "bare_import",
     "build",
     "build_compile_validate",
     "forbidden_imports",
-    "problem",
     "run",
     "with_database",
 ]
@@ -46,51 +37,13 @@ class Quiet:
         return []
 
 
-def _sync_actions() -> list[Any]:
-    @action
-    def none() -> int:
-        return 1
-
-    @action
-    def one(a: int) -> int:
-        return 1
-
-    @action
-    def two(a: int, b: int) -> int:
-        return 1
-
-    @action
-    def three(a: int, b: int, c: int) -> int:
-        return 1
-
-    return [none, one, two, three]
-
-
-def _async_actions() -> list[Any]:
-    @action
-    async def none() -> int:
-        return 1
-
-    @action
-    async def one(a: int) -> int:
-        return 1
-
-    @action
-    async def two(a: int, b: int) -> int:
-        return 1
-
-    @action
-    async def three(a: int, b: int, c: int) -> int:
-        return 1
-
-    return [none, one, two, three]
-
-
-def build(shape: Shape, *, functions: str = "sync") -> Any:
+def build(shape: Shape, *, functions: str = "sync") -> DAG:
     """Return a DAG of this shape; `functions` is `sync` or `async`."""
-    actions = _async_actions() if functions == "async" else _sync_actions()
+    registry = Registry()
+    bodies = ASYNC if functions == "async" else SYNC
+    actions: list[Any] = [action(body, registry=registry) for body in bodies]
     handles: list[Any] = []
-    with DAG(f"bench_{shape.name}") as dag:
+    with DAG(f"bench_{shape.name}", registry=registry) as dag:
         for deps in shape.deps:
             bound, further = deps[: len(PARAMETERS)], deps[len(PARAMETERS) :]
             arguments = {name: handles[dep] for name, dep in zip(PARAMETERS, bound, strict=False)}
@@ -112,13 +65,48 @@ def run(
 
 
 def with_database(
-    shape: Shape, folder: Path, runner: str, durability: str, synchronous: str, **options: Any
+    shape: Shape,
+    folder: Path,
+    runner: str,
+    durability: str,
+    synchronous: str,
+    *,
+    open_too: bool = False,
+    **options: Any,
 ) -> Trial:
-    """Run the graph on a file database that exists already, one more run each time."""
+    """Run the graph on a file database, one more run each time.
+
+    Args:
+        shape: The graph.
+        folder: Where the database is.
+        runner: Which runner.
+        durability: The level.
+        synchronous: SQLite's level.
+        open_too: Whether opening and closing the database counts.
+        **options: Further options of the run.
+    """
     path = folder / f"ours-{shape.name}-{len(shape.ids)}-{runner}-{durability}-{synchronous}.db"
-    suffix = "" if synchronous == "FULL" else f"?synchronous={synchronous}"
-    url = f"sqlite:{path}{suffix}"
-    return run(shape, runner, database_url=url, durability=durability, **options)
+    url = f"sqlite:{path}" + ("" if synchronous == "FULL" else f"?synchronous={synchronous}")
+    dag = build(shape)
+    dag.compile()
+    options = {"runner": runner, "durability": durability, **options}
+    if open_too:
+        return timed(lambda: dag.run(database_url=url, **options))
+
+    def body(executor: DagExecutor) -> None:
+        executor.run(dag.name, **options).raise_for_failure()
+
+    return timed_inside(_executor(dag, url), body)
+
+
+def _executor(dag: DAG, url: str) -> Callable[[], AbstractContextManager[DagExecutor]]:
+    @contextmanager
+    def opened() -> Iterator[DagExecutor]:
+        with DagExecutor(registry=dag.registry, database_url=url) as executor:
+            executor.load(dag)
+            yield executor
+
+    return opened
 
 
 def build_compile_validate(shape: Shape, part: str) -> Trial:
