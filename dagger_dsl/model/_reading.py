@@ -33,7 +33,7 @@ Locate: TypeAlias = Callable[[PlainPath, bool], Place]
 MAX_PROBLEMS = 100
 
 # Suggestions compare with every known name; a hostile file must not make that the bulk of the work.
-_SUGGESTIONS, _SUGGEST_FROM = 20, 1_000
+_SUGGESTIONS, _SUGGEST_FROM = 10, 1_000
 _LONGEST_MESSAGE = 1_000
 
 _BARE_KEY = re.compile(r"[\w-]+")

@@ -23,21 +23,21 @@ import json, resource, sys, time
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.yamlio import load_yaml
 text = sys.stdin.buffer.read()
-start = time.perf_counter()
+start = time.process_time()  # this process alone counts, not what runs beside it
 try:
     graph = load_yaml(text)
-    graph.topological_order()
+    graph.validate()
     answer = f"{len(graph.nodes)} nodes"
 except DaggerError as error:
     answer = f"{type(error).__name__}: {error}"[:300]
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps([answer, seconds, peak]))
 """
 
 
 def answered(text: str | bytes) -> tuple[str, float, float]:
-    """Return what a fresh process says to *text*, the seconds it took and its peak megabytes."""
+    """Return what a fresh process says to *text*, its CPU seconds and its peak megabytes."""
     data = text.encode() if isinstance(text, str) else text
     done = subprocess.run([sys.executable, "-c", CHILD], input=data, stdout=-1, check=True)
     answer, seconds, peak = json.loads(done.stdout)
