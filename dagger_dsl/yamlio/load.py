@@ -184,10 +184,16 @@ def read_text(
     problems += [each for each in found if each.place.line not in seen]
     if graph is not None:
         problems += _cycles(graph, locate)
-    problems.sort(key=lambda each: (each.place.line or 0, each.place.column or 0))
+    problems.sort(key=_order)
     if graph is None or any(each.severity == "error" for each in problems):
         raise YamlError(problems)
     return graph, problems, composed
+
+
+def _order(problem: Problem) -> tuple[bool, int, int]:
+    """Sort by place; how many more there are comes last."""
+    place = problem.place
+    return problem.code == "more", place.line or 0, place.column or 0
 
 
 def _ambiguous_ids(composed: Composed, name: str) -> Iterable[Problem]:
