@@ -10,8 +10,8 @@ How an action is called (`ActionDef.style`):
 * ``function``: with its inputs by name, plus the `NodeCtx` if it has a parameter for it.
 * ``mapping``: with the whole mapping of inputs as its one argument. That holds for a function
   whose only parameter (beside the context) either is called ``input`` or ``inputs`` and has no
-  annotation or that of a mapping, or is none of the properties of an explicit ``input_schema`` of
-  object type. A node that binds exactly this parameter's name calls it as a plain function.
+  annotation or that of a mapping, or is none of the ``properties`` of an explicit
+  ``input_schema``. A node that binds exactly this parameter's name calls it as a plain function.
 * ``context``: ``execute(ctx)`` of an object with a `name`; it reads ``ctx.inputs``.
 * ``legacy``: ``fn(executor, node, cache)``. A function is legacy when it has exactly three
   parameters and these are named ``executor``, ``node``, ``cache`` (leading underscores do not
@@ -946,9 +946,9 @@ def _takes_mapping(definition: ActionDef, target: Any) -> bool:
     (only,) = definition.params
     schema = definition.input_schema
     if schema is not None:
-        properties = schema.get("properties", {})
-        if schema.get("type") == "object" or properties:
-            return isinstance(properties, Mapping) and only.name not in properties
+        properties = schema.get("properties")
+        if isinstance(properties, Mapping) and properties:
+            return only.name not in properties
     if only.name not in ("input", "inputs"):
         return False
     raw = getattr(target, "__annotations__", {}).get(only.name)

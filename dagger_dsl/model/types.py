@@ -130,7 +130,13 @@ def _misfit(value: Any, annotation: Any, path: str, depth: int) -> str | None:
         return None
     if not fits:
         return _expected(value, annotation, path)
-    return _misfit_items(value, kind, get_args(plain), path, depth)
+    return _misfit_items(value, plain, kind, path, depth)
+
+
+def _is_fixed_tuple(annotation: Any) -> bool:
+    if get_origin(annotation) is not tuple or annotation is getattr(typing, "Tuple", None):
+        return False
+    return Ellipsis not in get_args(annotation)
 
 
 def _expected(value: Any, annotation: Any, path: str) -> str:
@@ -144,7 +150,7 @@ def _misfit_typed_dict(value: Any, annotation: Any, path: str, depth: int) -> st
         return _expected(value, annotation, path)
     kind = get_origin(annotation) or annotation
     fields = _fields(kind)
-    for name in sorted(kind.__required_keys__):
+    for name in sorted(_required(kind)):
         if name not in value:
             return f"{path} lacks the key {name!r} of {show_type(annotation)}"
     for name, each in value.items():
@@ -162,22 +168,32 @@ def _fields(kind: Any) -> dict[str, Any]:
         return dict.fromkeys(getattr(kind, "__annotations__", ()), Any)
 
 
-def _misfit_items(
-    value: Any, kind: type, args: tuple[Any, ...], path: str, depth: int
-) -> str | None:
-    if not args:
-        return None
-    if isinstance(value, tuple) and issubclass(kind, tuple):
-        if len(args) == 2 and args[1] is Ellipsis:
-            args = (args[0],) * len(value)
-        elif args == ((),):
-            args = ()
+def _required(kind: Any) -> set[str]:
+    """Return the keys that a TypedDict must have."""
+    required = set(kind.__required_keys__)  # misses NotRequired where annotations are kept as text
+    try:
+        hints = typing.get_type_hints(kind, include_extras=True)
+    except Exception:  # as in `_fields`
+        return required
+    for name, hint in hints.items():
+        if get_origin(hint) is typing.NotRequired:
+            required.discard(name)
+        elif get_origin(hint) is typing.Required:
+            required.add(name)
+    return required
+
+
+def _misfit_items(value: Any, annotation: Any, kind: type, path: str, depth: int) -> str | None:
+    args = get_args(annotation)
+    if isinstance(value, tuple) and issubclass(kind, tuple) and _is_fixed_tuple(annotation):
         if len(args) != len(value):
             return f"{path} must have {len(args)} items, not {len(value)}"
         faults = (
             _misfit(each, kind_, f"{path}[{i}]", depth + 1)
             for i, (each, kind_) in enumerate(zip(value, args, strict=True))
         )
+    elif not args:
+        return None
     elif isinstance(value, dict) and issubclass(kind, collections.abc.Mapping) and len(args) == 2:
         faults = (
             _misfit(
@@ -186,7 +202,9 @@ def _misfit_items(
             for key, each in value.items()
             for part, kind_ in ((key, args[0]), (each, args[1]))
         )
-    elif isinstance(value, (list, tuple, set, frozenset)) and len(args) == 1:
+    elif isinstance(value, (list, tuple, set, frozenset)) and (
+        len(args) == 1 or args[1:] == (Ellipsis,)
+    ):
         faults = (_misfit(each, args[0], f"{path}[{i}]", depth + 1) for i, each in enumerate(value))
     else:
         return None  # iterators must not be consumed, other generic classes say nothing we know
@@ -262,11 +280,9 @@ def _common_child(left: type, right: type) -> bool:
 
 def _fixed_tuples_meet(one: Any, other: Any, depth: int) -> bool:
     """Compare tuples of known length; other containers may be empty and so always meet."""
+    if not _is_fixed_tuple(one) or not _is_fixed_tuple(other):
+        return True
     left, right = get_args(one), get_args(other)
-    if get_origin(one) is not tuple or get_origin(other) is not tuple:
-        return True
-    if Ellipsis in left or Ellipsis in right:
-        return True
     return len(left) == len(right) and all(
         any(_meet(a, b, depth + 1) for a in _members(mine) for b in _members(yours))
         for mine, yours in zip(left, right, strict=True)
@@ -323,7 +339,7 @@ def _schema(annotation: Any, depth: int) -> dict[str, Any]:
         fields = _fields(get_origin(plain) or plain)
         return _object_schema(
             {name: _schema(each, depth + 1) for name, each in fields.items()},
-            [name for name in fields if name in plain.__required_keys__],
+            [name for name in fields if name in _required(get_origin(plain) or plain)],
         )
     kind = _class_of(plain)
     if kind is None or _is_opaque(kind):
