@@ -758,7 +758,6 @@ def test_what_would_not_come_back_is_refused(value: Any) -> None:
         (Pair(1, object()), "answer.right"),
         ([*range(40), object()], "answer[40]"),
     ],
-    ids=str,
 )
 def test_an_error_names_the_place_the_type_and_the_way_out(value: Any, path: str) -> None:
     with pytest.raises(EncodingError) as caught:
@@ -963,7 +962,7 @@ HOSTILE = [
 
 
 class TestHostileData:
-    @pytest.mark.parametrize("plain", HOSTILE, ids=repr)
+    @pytest.mark.parametrize("plain", HOSTILE)
     def test_is_refused_by_name(self, plain: Any) -> None:
         for wrapped in (plain, [plain], {"k": plain}, {"$type": "tuple", "$value": [plain]}):
             with pytest.raises(DecodingError):
