@@ -154,13 +154,14 @@ class Queries:
                 connection.exec_driver_sql("SET TRANSACTION READ ONLY")
                 return [dict(row) for row in connection.exec_driver_sql(sql, values).mappings()]
             raw: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
-            raw.set_authorizer(_only_reading)
+            guard = _Guard()
+            raw.set_authorizer(guard)
             try:
                 cursor = raw.execute(sql, values)
                 names = [column[0] for column in cursor.description or ()]
                 return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
             except (sqlite3.Error, sqlite3.Warning) as error:
-                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_AUTH:
+                if guard.refused:
                     raise StoreReadOnly(
                         "query() only reads: one SELECT over the tables of this database"
                     ) from error
@@ -182,12 +183,18 @@ _READING: Final = frozenset(
 )
 
 
-def _only_reading(
-    action: int, first: str | None, second: str | None, database: str | None, inner: str | None
-) -> int:
-    # The only function among SQLite's own that does more than compute.
-    harmless = action in _READING and second != "load_extension"
-    return sqlite3.SQLITE_OK if harmless else sqlite3.SQLITE_DENY
+class _Guard:
+    """Lets SQLite compile what reads; remembers whether something else was asked for."""
+
+    def __init__(self) -> None:
+        self.refused = False
+
+    def __call__(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
+        # load_extension is the only one of SQLite's own functions that does more than compute.
+        if action in _READING and second != "load_extension":
+            return sqlite3.SQLITE_OK
+        self.refused = True
+        return sqlite3.SQLITE_DENY
 
 
 def _view(name: str) -> sa.TableClause:

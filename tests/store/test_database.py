@@ -261,7 +261,8 @@ def test_a_text_file_is_left_alone(path: Path) -> None:
 
 @pytest.mark.row("P7")
 def test_a_newer_file_is_refused_with_the_version_it_needs(path: Path) -> None:
-    Store(path).init_database()
+    with Store(path):
+        pass
     raw(path, "PRAGMA user_version=9", "UPDATE meta SET value='7.1.0' WHERE name='needs'")
     for each in path.parent.iterdir():
         if each != path:
@@ -310,7 +311,8 @@ def test_an_old_file_is_migrated_whole_or_not_at_all(
     ],
 )
 def test_foreign_triggers_and_views_are_refused(path: Path, statement: str) -> None:
-    Store(path).init_database()
+    with Store(path):
+        pass
     raw(path, "DROP VIEW execution_trees", statement)
     with pytest.raises(StoreDamaged, match="that dagger_dsl did not make"), Store(path):
         pass
