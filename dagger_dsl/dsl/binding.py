@@ -22,8 +22,11 @@ from __future__ import annotations
 import gc
 import hashlib
 import inspect
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import attrs
 
 from dagger_dsl.dsl.builder import DAG, InputHandle, NodeBuilder, NodeFunction
 from dagger_dsl.dsl.decorators import Action
@@ -512,22 +515,35 @@ def _code_of(function: Any) -> tuple[Any, ...] | None:
 def recipe_of(action: Any, dag: DAG) -> Recipe:
     """Return the recipe of whatever ``dag.add`` takes.
 
+    An action, a definition, a name that the DAG's registry knows, or a function: one that is
+    registered under its own name means that action, any other belongs to the DAG alone.
+
     Raises:
         RegistryError: It is no action.
+        ActionNotFound: No action has that name.
     """
     if isinstance(action, Action):
         return action._recipe()
     if isinstance(action, NodeFunction):
         return action.node._recipe
-    definition = definition_of(action)
-    if definition is not None:
-        for known in dag._by_action.get(definition.name, ()):
-            if known.definition is definition and not known.options:
-                return known
-        return Recipe(definition, {})
     if isinstance(action, str):
-        return recipe_of(dag.registry[action], dag)
-    return local_recipe(action, dag, {}, None)
+        definition = dag.registry[action]
+    else:
+        definition = define(action)
+        if definition_of(action) is None:
+            registered = dag.registry.get(definition.name)
+            if registered is not None and registered.original == action:
+                definition = registered
+            else:
+                definition = _local(definition, dag)
+    for known in dag._by_action.get(definition.name, ()):
+        if known.definition.original == definition.original and not known.options:
+            return known
+    return Recipe(definition, {})
+
+
+def _local(definition: ActionDef, dag: DAG) -> ActionDef:
+    return define(definition, f"{dag.name}.{definition.name}")
 
 
 def local_recipe(fn: Any, dag: DAG, options: Mapping[str, Any], node_id: str | None) -> Recipe:
@@ -539,7 +555,7 @@ def local_recipe(fn: Any, dag: DAG, options: Mapping[str, Any], node_id: str | N
     fields = {name: value for name, value in options.items() if name not in ("name", "registry")}
     definition = define(fn, options.get("name"), **fields)
     base = node_id if node_id is not None else _base_id(definition.name)
-    return Recipe(define(definition, f"{dag.name}.{definition.name}"), {}, base)
+    return Recipe(_local(definition, dag), {}, base)
 
 
 # --- arguments -----------------------------------------------------------------------------------
@@ -828,7 +844,7 @@ class _Compiler:
     def _number(self, recipe: Recipe) -> str:
         """Return what stands for a recipe in the text that is hashed."""
         number = self._numbers[recipe] = str(len(self._numbers))
-        self._text.append(repr(recipe.template()))
+        self._text.append(_stable(recipe.template()))
         return number
 
     def _takes(self, recipe: Recipe, given: Mapping[str, Any]) -> tuple[list[Input], list[str]]:
@@ -875,7 +891,7 @@ class _Compiler:
                 if source != "inputs":
                     sources.append(source)
             else:
-                text.append(f"{name}={value!r}")
+                text.append(f"{name}={_stable(value)}")
                 inputs.append(input_of(name, None, value, docs.get(name, "")))
                 continue
             text.append(reference)
@@ -901,6 +917,19 @@ class _Compiler:
 
     def version(self) -> str:
         """Return a hash of the content; equal for equal drafts, in any process."""
-        rest = map(repr, (self._dag.config, self.edges, self.inputs))
+        rest = map(_stable, (self._dag.config, self.edges, list(self.inputs.values())))
         text = "\n".join((*self._text, *rest)).encode("utf-8", "surrogatepass")
         return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _stable(value: Any) -> str:
+    """Return a text that is the same for equal values of the IR, in every process."""
+    if isinstance(value, Literal):
+        return json.dumps(value.plain, sort_keys=True)
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_stable, value))}]"
+    if isinstance(value, (set, frozenset)):
+        return f"[{', '.join(sorted(map(_stable, value)))}]"
+    if attrs.has(type(value)):
+        return _stable([getattr(value, field.name) for field in attrs.fields(type(value))])
+    return repr(value)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from dagger_dsl.dsl.operators import (
+    Arrow,
     Ends,
     Expression,
     Nodes,
@@ -32,12 +33,16 @@ from dagger_dsl.errors import (
 )
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+    from typing import Unpack
+
     from dagger_dsl.dsl.binding import Recipe
+    from dagger_dsl.dsl.decorators import ActionOptions
     from dagger_dsl.model.config import DagConfig
     from dagger_dsl.model.graph import Graph, GraphInput
     from dagger_dsl.model.validate import ValidationReport
 
-__all__ = ["DAG", "InputHandle", "NodeBuilder", "NodeFunction"]
+__all__ = ["DAG", "InputHandle", "NodeBuilder", "NodeDecorator", "NodeFunction"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -218,6 +223,47 @@ class NodeFunction(Ends, Generic[P, R]):
         return f"<node function {self.node.id!r} of DAG {self.node.dag.name!r}>"
 
 
+class NodeDecorator:
+    """What ``dag.node`` and its kin are: decorators that make a function a node of their DAG.
+
+    The action is registered as ``<dag>.<function>``, the node's id is the function's name. The
+    function stays callable as itself; arrows on it are arrows on the node. Running the definition
+    again, as in a notebook, replaces the function and keeps the arrows.
+    """
+
+    __slots__ = ("_dag", "_defaults")
+
+    def __init__(self, dag: DAG, **defaults: Any) -> None:
+        self._dag = dag
+        self._defaults = defaults
+
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> NodeFunction[P, R]: ...
+    @overload
+    def __call__(
+        self, fn: None = None, /, *, id: str | None = None, **options: Unpack[ActionOptions]
+    ) -> Callable[[Callable[P, R]], NodeFunction[P, R]]: ...
+    def __call__(self, fn: Any = None, /, *, id: str | None = None, **options: Any) -> Any:
+        """Make *fn* a node, or return the decorator that will.
+
+        Args:
+            fn: The function.
+            id: The node's id.
+            **options: Those of ``@action``.
+
+        Raises:
+            ConfigurationError: An option is unknown or has an impossible value.
+            NodeAlreadyExists: Another function has this id.
+        """
+        from dagger_dsl.registry import check_options
+
+        fields = {**self._defaults, **options}
+        check_options(fields)
+        if fn is None:
+            return lambda fn: self._dag._node_function(fn, id, fields)
+        return self._dag._node_function(fn, id, fields)
+
+
 class _NodeTable(Mapping[str, NodeBuilder]):
     """The handles of a DAG by id; an unknown id gives `NodeNotFound`, which lists the known."""
 
@@ -316,7 +362,7 @@ class DAG:
         self._placed: dict[Recipe, _Placed] = {}
         self._by_action: dict[str, list[Recipe]] = {}
         self._serials: dict[str, int] = {}
-        self._drawn: list[Expression] = []
+        self._drawn: dict[int, Arrow] = {}
         self._graph: Graph | None = None
         self._validated: ValidationReport | None = None
         if isinstance(inputs, Mapping):
@@ -454,66 +500,48 @@ class DAG:
             bind(leaving, node, input)
         return node
 
-    def node(self, fn: Any = None, /, *, id: str | None = None, **options: Any) -> Any:
-        """Make a function a node: ``@dag.node``, ``@dag.node(timeout=3)``.
+    @property
+    def node(self) -> NodeDecorator:
+        """Make a function a node: ``@dag.node``, ``@dag.node(timeout=3)``; see `NodeDecorator`."""
+        return NodeDecorator(self)
 
-        The action is registered as ``<dag>.<function>``, the node's id is the function's name. The
-        function stays callable as itself; arrows on it are arrows on the node. Running the
-        definition again, as in a notebook, replaces the function and keeps the arrows.
-
-        Args:
-            fn: The function.
-            id: The node's id.
-            **options: Those of ``@action``.
-
-        Raises:
-            ConfigurationError: An option is unknown or has an impossible value.
-            NodeAlreadyExists: Another function has this id.
-        """
-        from dagger_dsl.registry import check_options
-
-        check_options(options)
-        if fn is None:
-            return lambda fn: self._node_function(fn, id, options)
-        return self._node_function(fn, id, options)
-
-    def condition(self, fn: Any = None, /, **options: Any) -> Any:
+    @property
+    def condition(self) -> NodeDecorator:
         """Make a function that answers True or False a node.
 
-        Go on with ``.on_true`` and ``.on_false``. Takes the options of `node`.
+        Go on with ``.on_true`` and ``.on_false``.
         """
-        return self.node(fn, **options)
+        return NodeDecorator(self)
 
-    def select(self, fn: Any = None, /, **options: Any) -> Any:
-        """Make a function that answers a label a node.
+    @property
+    def select(self) -> NodeDecorator:
+        """Make a function that answers a label a node; go on with ``.branches["label"]``."""
+        return NodeDecorator(self)
 
-        Go on with ``.branches["label"]``. Takes the options of `node`.
-        """
-        return self.node(fn, **options)
+    @property
+    def any(self) -> NodeDecorator:
+        """Make a function a node that starts with the first of its sources: ``@dag.any()``."""
+        return NodeDecorator(self, trigger="any")
 
-    def any(self, fn: Any = None, /, **options: Any) -> Any:
-        """Make a function a node that starts with the first of its sources: ``@dag.any()``.
+    @property
+    def all(self) -> NodeDecorator:
+        """Make a function a node that waits for all of its sources: ``@dag.all()``."""
+        return NodeDecorator(self, trigger="success")
 
-        Takes the options of `node`.
-        """
-        return self.node(fn, **{"trigger": "any", **options})
-
-    def all(self, fn: Any = None, /, **options: Any) -> Any:
-        """Make a function a node that waits for all of its sources: ``@dag.all()``.
-
-        Takes the options of `node`.
-        """
-        return self.node(fn, **{"trigger": "success", **options})
-
-    def cached_node(self, fn: Any = None, /, *, ttl: Any = None, **options: Any) -> Any:
-        """Make a function a node whose results may be reused by later runs.
+    def cached_node(
+        self,
+        *,
+        ttl: float | timedelta | None = None,
+        id: str | None = None,
+        **options: Unpack[ActionOptions],
+    ) -> Callable[[Callable[P, R]], NodeFunction[P, R]]:
+        """Make a function a node whose results later runs may reuse: ``@dag.cached_node(ttl=60)``.
 
         Args:
-            fn: The function.
             ttl: Seconds (or timedelta) that a result stays fresh; for ever by default.
-            **options: Those of `node`.
+            id, **options: As for `node`.
         """
-        return self.node(fn, **{"cache": True if ttl is None else ttl, **options})
+        return NodeDecorator(self, cache=True if ttl is None else ttl)(id=id, **options)
 
     def _node_function(
         self, fn: Any, node_id: str | None, options: Mapping[str, Any]
@@ -649,11 +677,11 @@ class DAG:
         for target in targets:
             flow(sources, target)
 
-    def _has_drawn(self, expression: Expression) -> bool:
-        """Return whether an expression was placed here before; it counts as placed from now on."""
-        if any(each is expression for each in self._drawn):
+    def _has_drawn(self, arrow: Arrow) -> bool:
+        """Return whether an arrow of an expression was drawn here; it counts as drawn from now."""
+        if id(arrow) in self._drawn:
             return True
-        self._drawn.append(expression)
+        self._drawn[id(arrow)] = arrow  # kept, so that no other arrow gets its identity
         return False
 
     # --- compiling and running -------------------------------------------------------------------

@@ -114,6 +114,7 @@ class Action(Ends, Generic[P, R]):
     """
 
     definition: ActionDef
+    __name__: str
 
     def __init__(
         self, definition: ActionDef, options: Mapping[str, Any] | None = None, method: bool = False
@@ -123,7 +124,7 @@ class Action(Ends, Generic[P, R]):
         self._method = method
         self._function: Callable[P, R] = definition.original
         self._made: Recipe | None = None
-        functools.update_wrapper(self, self._function)
+        functools.update_wrapper(self, self._function, updated=())
 
     @property
     def name(self) -> str:
@@ -195,6 +196,18 @@ class Action(Ends, Generic[P, R]):
 
     def _check_output(self, name: str) -> None:
         self._recipe().check_output(name)
+
+    def __reduce__(self) -> str:
+        """Pickle by name, as functions are."""
+        return str(getattr(self, "__qualname__", self.name))
+
+    if not TYPE_CHECKING:  # type checkers would take any misspelt name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Return what the function itself has, such as ``cache_clear`` of an `lru_cache`."""
+            if name == "_function" or (name.startswith("__") and name.endswith("__")):
+                raise AttributeError(name)
+            return getattr(self._function, name)
 
     def __repr__(self) -> str:
         return f"<Action {self.definition.name!r}>"

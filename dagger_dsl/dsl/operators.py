@@ -149,7 +149,7 @@ def join(left: Any, right: Any, result: Any = None) -> Any:
     dag = _home_of((*sources, *targets)) or active_dag()
     landing = right if result is None else result
     if dag is None:
-        return Expression.joined(sources, targets)
+        return Expression(sources, targets)
     leaving = [each for operand in sources for each in operand._sources(dag)]
     dag._connect(leaving, [each for operand in targets for each in operand._targets(dag)])
     if landing is left:
@@ -161,44 +161,49 @@ def _one(placed: Sequence[Any]) -> Any:
     return placed[0] if len(placed) == 1 else Nodes(placed)
 
 
+#: One arrow of an expression: where it leaves and where it ends.
+Arrow: TypeAlias = tuple[tuple[Operand, ...], tuple[Operand, ...]]
+
+
 class Expression(Operand):
     """Arrows between actions that no DAG has placed yet; an immutable value.
 
     Attributes:
         heads: Where arrows into it end.
-        joins: The arrows, in the order they were written: pairs of sources and targets.
         tails: Where arrows out of it leave.
     """
 
-    __slots__ = ("heads", "joins", "tails")
+    __slots__ = ("_arrow", "_parts", "heads", "tails")
 
     heads: tuple[Operand, ...]
-    joins: tuple[tuple[tuple[Operand, ...], tuple[Operand, ...]], ...]
     tails: tuple[Operand, ...]
+    _arrow: Arrow
+    _parts: tuple[Expression, ...]
 
-    def __init__(
-        self,
-        heads: Iterable[Operand],
-        joins: Iterable[tuple[tuple[Operand, ...], tuple[Operand, ...]]],
-        tails: Iterable[Operand],
-    ) -> None:
-        object.__setattr__(self, "heads", tuple(heads))
-        object.__setattr__(self, "joins", tuple(joins))
-        object.__setattr__(self, "tails", tuple(tails))
+    def __init__(self, left: Sequence[Operand], right: Sequence[Operand]) -> None:
+        set_field = object.__setattr__
+        leaving = tuple(each for operand in left for each in _tails(operand))
+        ending = tuple(each for operand in right for each in _heads(operand))
+        set_field(self, "heads", tuple(each for operand in left for each in _heads(operand)))
+        set_field(self, "tails", tuple(each for operand in right for each in _tails(operand)))
+        set_field(self, "_arrow", (leaving, ending))
+        # Sharing what came before keeps a chain of n arrows from copying n * n of them.
+        parts = tuple(each for each in (*left, *right) if isinstance(each, Expression))
+        set_field(self, "_parts", parts)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"an expression does not change: {name}")
 
-    @classmethod
-    def joined(cls, left: Iterable[Operand], right: Iterable[Operand]) -> Expression:
-        """Return the expression that has one more arrow, from *left* to *right*."""
-        before, after = list(left), list(right)
-        sources = tuple(each for operand in before for each in _tails(operand))
-        targets = tuple(each for operand in after for each in _heads(operand))
-        inner = [join for operand in (*before, *after) for join in _joins(operand)]
-        heads = tuple(each for operand in before for each in _heads(operand))
-        tails = tuple(each for operand in after for each in _tails(operand))
-        return cls(heads, [*inner, (sources, targets)], tails)
+    @property
+    def arrows(self) -> list[Arrow]:
+        """The arrows, in the order they were written."""
+        found: list[Arrow] = []
+        waiting = [self]
+        while waiting:
+            each = waiting.pop()
+            found.append(each._arrow)
+            waiting += each._parts
+        return found[::-1]
 
     def _sources(self, dag: DAG) -> Sequence[Source]:
         self.place(dag)
@@ -209,17 +214,18 @@ class Expression(Operand):
         return [target for each in self.heads for target in each._targets(dag)]
 
     def place(self, dag: DAG) -> None:
-        """Draw the arrows in *dag*; drawing them again changes nothing."""
-        if dag._has_drawn(self):
-            return
-        for sources, targets in self.joins:
-            leaving = [each for operand in sources for each in operand._sources(dag)]
-            dag._connect(leaving, [each for operand in targets for each in operand._targets(dag)])
+        """Draw the arrows in *dag*, each one once however often it is asked for."""
+        for arrow in self.arrows:
+            if not dag._has_drawn(arrow):
+                sources, targets = arrow
+                leaving = [each for operand in sources for each in operand._sources(dag)]
+                ending = [each for operand in targets for each in operand._targets(dag)]
+                dag._connect(leaving, ending)
 
     def __repr__(self) -> str:
         arrows = "; ".join(
             f"{', '.join(map(_shown, sources))} >> {', '.join(map(_shown, targets))}"
-            for sources, targets in self.joins
+            for sources, targets in self.arrows
         )
         return f"<Expression {arrows}>"
 
@@ -234,11 +240,6 @@ def _tails(operand: Operand) -> tuple[Operand, ...]:
 
 def _heads(operand: Operand) -> tuple[Operand, ...]:
     return operand.heads if isinstance(operand, Expression) else (operand,)
-
-
-def _joins(operand: Operand) -> Iterator[Any]:
-    if isinstance(operand, Expression):
-        yield from operand.joins
 
 
 class Ends(Operand):
