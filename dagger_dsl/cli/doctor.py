@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 from typing import Any, Final
 
+import dagger_dsl
 from dagger_dsl.errors import DaggerError
 
 __all__ = ["examine"]
@@ -46,7 +47,7 @@ def examine(url: str) -> tuple[dict[str, Any], list[str]]:
     """
     troubles: list[str] = []
     facts: dict[str, Any] = {
-        "dagger_dsl": _version("dagger_dsl"),
+        "dagger_dsl": dagger_dsl.__version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),
         "sqlite": _sqlite(),

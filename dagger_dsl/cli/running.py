@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +39,9 @@ CODES: Final = {
     "paused": PAUSED,
     "timed_out": TIMED_OUT,
 }
+
+#: A live display hides the cursor.
+_SHOW_CURSOR: Final = b"\x1b[?25h\n"
 
 #: Seconds beyond the run's own grace time after which a stopped process leaves anyway.
 BEYOND_GRACE: Final = 1.0
@@ -177,12 +179,12 @@ class _Signals:
         return bool(self._number) and time.monotonic() - self._since > seconds
 
     def leave(self) -> None:
-        """End the process; what is recorded is whole at any moment."""
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                pass
+        """End the process; what is recorded is whole at any moment.
+
+        Nothing is flushed: whoever holds the lock of a stream may never give it back.
+        """
+        if self._screen.is_terminal:
+            os.write(2, _SHOW_CURSOR)
         os._exit(self.code)
 
     def __enter__(self) -> _Signals:

@@ -12,7 +12,8 @@ from dagger_dsl.errors import Place, Problem
 from dagger_dsl.model.graph import Graph, Node
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.views.clean import first_line, printable
-from dagger_dsl.views.tables import plain_table, problems_table, runs_table
+from dagger_dsl.views.plain import plain_table
+from dagger_dsl.views.tables import problems_table, runs_table
 from tests.views.reports import make_report
 
 

@@ -1,0 +1,164 @@
+"""A live display on a terminal, plain lines elsewhere; data never commands the terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import ROOT, Cli, finish, spawn
+
+
+def on_terminal(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Run the command on a terminal; return its exit code and what the terminal was sent."""
+    code = "import sys; from dagger_dsl.cli import main; sys.exit(main())"
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(folder)
+        wanted = {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100"}
+        everything = {**os.environ, **wanted, **environment}
+        os.execve(sys.executable, [sys.executable, "-c", code, *arguments], everything)
+    sent = b""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([terminal], [], [], 1)[0]:
+            try:
+                data = os.read(terminal, 65536)
+            except OSError:  # Linux's way to say that the other side is closed
+                break
+            if not data:
+                break
+            sent += data
+    else:
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(status), sent.decode()
+
+
+STYLES = re.compile(r"\x1b\[([\d;]*)m")
+
+# pty.fork() in a process with threads is a warning from Python 3.12 on; the child only calls exec.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def test_a_terminal_shows_a_live_display_and_a_table(folder: Path) -> None:
+    code, sent = on_terminal(folder, "run", "pipeline.py:good")
+    assert code == 0
+    assert "2/2" in sent
+    assert "┃ node" in STYLES.sub("", sent)
+    assert "\x1b[32mcompleted" in sent
+    assert "[1/2] one" not in sent, "no plain lines"
+    assert sent.rindex("\x1b[?25h") > sent.rindex("\x1b[?25l"), "the cursor is back"
+
+
+def test_no_color_is_respected(folder: Path) -> None:
+    _, sent = on_terminal(folder, "run", "pipeline.py:good", NO_COLOR="1")
+    assert "┃ node" in STYLES.sub("", sent)
+    assert all(int(code or 0) < 30 for style in STYLES.findall(sent) for code in style.split(";"))
+
+
+def test_a_dumb_terminal_gets_plain_lines(folder: Path) -> None:
+    _, sent = on_terminal(folder, "run", "pipeline.py:good", TERM="dumb")
+    assert "\x1b" not in sent
+    assert "[2/2] double: completed" in sent
+
+
+def test_elsewhere_there_are_plain_lines_and_rich_is_not_loaded(folder: Path) -> None:
+    (folder / "spy.py").write_text(
+        "import sys\n"
+        "from dagger_dsl import DAG, action\n"
+        "@action\n"
+        "def loaded() -> list:\n"
+        "    return [name for name in ('rich', 'ruamel.yaml') if name in sys.modules]\n"
+        "dag = DAG('spy')\n"
+        "with dag:\n"
+        "    loaded()\n"
+    )
+    done = finish(spawn(folder, "run", "spy.py"))
+    assert done.code == 0, done.err
+    assert "\x1b" not in done.out + done.err
+    assert "[1/1] loaded: completed" in done.out
+    assert "loaded = []" in done.out
+
+
+HOSTILE = """\
+from dagger_dsl import DAG, Graph, Node, action
+from dagger_dsl.model.graph import Input
+
+ID = "\\x1b]0;owned\\x07\\x1b[2J[red]x[/red]\\u202e"
+
+@action(name="\\x1b[31mact")
+def act() -> str:
+    raise ValueError("\\x1b[31mmessage\\x1b[0m\\nsecond \\x9b31mline")
+
+dag = Graph("\\x1b[5mname", [Node(ID, "\\x1b[31mact")])
+"""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_nothing_from_data_commands_the_terminal(folder: Path, terminal: bool) -> None:
+    (folder / "hostile.py").write_text(HOSTILE)
+    commands = [
+        ["run", "hostile.py:dag", "--run-id", "\x1b[6nrun"],
+        ["runs"],
+        ["show", "\x1b[6nrun"],
+        ["validate", "hostile.py:dag"],
+        ["run", "\x1b[31mmissing.yaml"],
+    ]
+    for command in commands:
+        if terminal:
+            _, sent = on_terminal(folder, *command, NO_COLOR="1")
+        else:
+            done = finish(spawn(folder, *command))
+            sent = done.out + done.err
+            assert "\x1b" not in sent
+        for attack in ("\x1b]0;", "\x1b[2J", "\x1b[31m", "\x1b[5m", "\x1b[6n", "\x9b", "\u202e"):
+            assert attack not in sent, (command, attack)
+
+
+def test_a_large_graph_prints_a_line_per_hundredth(cli: Cli, folder: Path) -> None:
+    (folder / "large.py").write_text(
+        "from dagger_dsl import Graph, Node, action\n"
+        "@action\n"
+        "def nothing() -> None: ...\n"
+        "dag = Graph('large', [Node(f'n{i}', 'nothing') for i in range(1000)])\n"
+    )
+    done = cli("run", "large.py", "--durability", "exit")
+    assert done.code == 0
+    lines = [line for line in done.out.splitlines() if line.startswith("[")]
+    assert 90 <= len(lines) <= 110
+    assert lines[-1].startswith("[1000/1000]")
+    assert "and 1000 more nodes" in done.out
+
+
+def test_output_that_nobody_reads_is_no_disaster(folder: Path) -> None:
+    process = spawn(folder, "run", "pipeline.py:good")
+    assert process.stdout is not None
+    process.stdout.close()
+    process.wait(60)
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+
+
+def test_an_encoding_that_lacks_a_character_ends_no_run(folder: Path) -> None:
+    (folder / "snow.py").write_text(
+        "from dagger_dsl import DAG, action\n"
+        "@action\n"
+        "def snow() -> str:\n"
+        "    return 'snow \\u2603'\n"
+        "dag = DAG('snow')\n"
+        "with dag:\n"
+        "    snow()\n"
+    )
+    done = finish(spawn(folder, "run", "snow.py", PYTHONIOENCODING="ascii", PYTHONUTF8="0"))
+    assert done.code == 0, done.err
+    assert "snow \\u2603" in done.out
