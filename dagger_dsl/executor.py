@@ -10,16 +10,18 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import attrs
 
 from dagger_dsl import engine
+from dagger_dsl.engine.control import RunHandle
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.errors import (
     ConfigurationError,
+    DaggerError,
     DagNotFound,
     DependencyNotFound,
     NodeAlreadyExists,
@@ -34,7 +36,6 @@ from dagger_dsl.registry import ActionDef, Registry, as_registry
 from dagger_dsl.store.storage import Store
 
 if TYPE_CHECKING:
-    from dagger_dsl.engine.control import RunHandle
     from dagger_dsl.model.protocols import CancelSignal
     from dagger_dsl.store.cache import Cache
     from dagger_dsl.yamlio import GraphList
@@ -121,7 +122,7 @@ class DagExecutor:
         self._lock = threading.RLock()
         self._entries: dict[str, dict[str, _Entry]] = {}
         self._serial = itertools.count(1)
-        self._last: RunReport | None = None
+        self._last: RunReport | RunHandle | None = None
 
     def __enter__(self) -> DagExecutor:
         self._store.init_database()
@@ -159,8 +160,14 @@ class DagExecutor:
 
     @property
     def execution_context(self) -> RunReport | None:
-        """The report of the last run that ended here, None before."""
-        return self._last
+        """The report of the last run that was made here, None before one has ended."""
+        last = self._last
+        if not isinstance(last, RunHandle):
+            return last
+        try:
+            return last.result(0)
+        except (TimeoutError, DaggerError):  # it goes on, or could not be made at all
+            return None
 
     # --- the catalogue ---------------------------------------------------------------------------
 
@@ -344,10 +351,7 @@ class DagExecutor:
         if own is None or own is self._registry:
             return _Entry(graph, self._registry)
         registry = Registry(parent=self._registry)
-        for name in _names_used(graph):
-            action = own.get(name)
-            if action is not None:
-                registry.register(action, replace=True)
+        _bring(registry, graph, own)
         return _Entry(graph, registry)
 
     # --- changing graphs -------------------------------------------------------------------------
@@ -556,9 +560,10 @@ class DagExecutor:
         """Start a graph in the background and return its handle at once; see `run`."""
         entry = self._entry(dag) if isinstance(dag, str) else self._opened(dag)
         settings = self._options(runner, cancel, options)
-        return engine.start(
+        self._last = engine.start(
             entry.graph, entry.registry, inputs, settings, self._config, self._store
         )
+        return self._last
 
     def resume(
         self,
@@ -587,14 +592,15 @@ class DagExecutor:
         return self._ended(report, registry, cache)
 
     def is_paused(self, run_id: str | None = None) -> bool:
-        """Return whether a run stands still; without an id, the last one that ended here.
+        """Return whether a run stands still; without an id, the last one that was made here.
 
         Raises:
             RunNotFound: The store has no such run.
         """
         if run_id is not None:
             return self._store.load_run(run_id).status == RunStatus.PAUSED
-        return self._last is not None and self._last.status is RunStatus.PAUSED
+        last = self.execution_context
+        return last is not None and last.status is RunStatus.PAUSED
 
     def execute_dag(
         self, spec: WorkflowSpec, cache: Cache | None = None, cancel: CancelSignal | None = None
@@ -678,10 +684,7 @@ class DagExecutor:
             for versions in self._entries.values():
                 for entry in versions.values():
                     if entry.registry is not self._registry:
-                        for name in _names_used(entry.graph):
-                            action = entry.registry.get(name)
-                            if action is not None:
-                                found.register(action, replace=True)
+                        _bring(found, entry.graph, entry.registry)
         return found
 
     def _dry_run(
@@ -708,15 +711,24 @@ def _newest(versions: dict[str, _Entry]) -> _Entry:
     return versions[next(reversed(versions))]
 
 
-def _names_used(graph: Graph) -> Iterator[str]:
-    """Yield the names of a graph's actions, handlers and fallbacks, each once."""
+def _bring(registry: Registry, graph: Graph, source: Registry) -> None:
+    """Register what *source* has of the actions, handlers and fallbacks that a graph uses."""
     names = {
         name: None
         for node in graph.nodes.values()
         for name in (node.action, node.failure, node.fallback)
         if name is not None
     }
-    return iter(names)
+    for name in list(names):
+        action = source.get(name)
+        if action is not None:
+            for other in (action.failure_name, action.fallback_name):
+                if other is not None:
+                    names[other] = None
+    for name in names:
+        action = source.get(name)
+        if action is not None:
+            registry.register(action, replace=True)
 
 
 def _free_id(action: str, taken: set[str]) -> str:

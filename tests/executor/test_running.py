@@ -253,6 +253,24 @@ def test_a_loaded_dag_keeps_the_actions_it_was_built_with(executor: DagExecutor)
     assert executor.run(Graph("g", [Node("n", "greet")])).outputs == {"n": "from the executor"}
 
 
+def test_a_loaded_dag_brings_its_handlers_too(executor: DagExecutor) -> None:
+    with Registry() as apart:
+
+        @action(on_error="patch")
+        def fail() -> int:
+            raise OSError("no")
+
+        @action
+        def patch() -> int:
+            return 5
+
+        apart.register(patch, replace=True)
+        with DAG("handled", registry=apart) as dag:
+            fail()
+    executor.load(dag)
+    assert executor.run("handled").outputs == {"fail": 5}
+
+
 @pytest.mark.row("D27")
 def test_a_graphs_configuration_beats_the_executors_field_by_field() -> None:
     calls: list[int] = []
@@ -470,6 +488,11 @@ def test_a_cancelled_run_keeps_what_ended(executor: DagExecutor, runner: str) ->
 def test_a_run_in_the_background_is_cancelled_by_its_handle(executor: DagExecutor) -> None:
     begun = threading.Event()
 
+    def last() -> Any:
+        return executor.execution_context
+
+    assert last() is None
+
     def long(ctx: NodeCtx) -> None:
         begun.set()
         while not ctx.cancelled:
@@ -479,9 +502,12 @@ def test_a_run_in_the_background_is_cancelled_by_its_handle(executor: DagExecuto
     handle = executor.start(Graph("g", [Node("n", "long"), Node("m", "long", dependencies=["n"])]))
     assert begun.wait(10)
     assert not handle.done
+    assert last() is None
+    assert not executor.is_paused()
     handle.cancel("enough")
     report = handle.result(10)
     assert report.status is RunStatus.CANCELLED
+    assert last() is report
     assert executor.storage.load_run(handle.run_id).status == "cancelled"
 
 
