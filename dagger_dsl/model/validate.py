@@ -111,6 +111,8 @@ _NEED_ONE = {Trigger.ANY, Trigger.NONE_FAILED}
 # Suggestions compare with every known name: a graph full of mistakes must not make that most of the
 # work.
 _SUGGESTIONS, _SUGGEST_FROM = 20, 5_000
+#: How many cycles are looked for.
+_CYCLES = 10
 
 
 #: What is wrong with giving an action inputs of certain names, and which kinds were in order.
@@ -492,7 +494,7 @@ class _Analysis:
                 )
 
     def cycles(self) -> None:
-        """Report each cycle once: whatever Kahn's algorithm leaves over leads into one."""
+        """Report cycles that share no node; what Kahn's algorithm leaves over leads into one."""
         before: list[list[int]] = []
         after: list[list[int]] = [[] for _ in self.nodes]
         for position, node in enumerate(self.nodes):
@@ -503,33 +505,34 @@ class _Analysis:
                 after[each].append(position)
         unmet = [len(each) for each in before]
         work = [position for position, count in enumerate(unmet) if not count]
-        for position in work:  # grows while it is walked
-            for target in after[position]:
-                unmet[target] -= 1
-                if not unmet[target]:
-                    work.append(target)
-        if len(work) < len(self.nodes):
-            self.walk_cycles(before, unmet)
+        for _ in range(_CYCLES):
+            for position in work:  # grows while it is walked
+                for target in after[position]:
+                    unmet[target] -= 1
+                    if unmet[target] == 0:
+                        work.append(target)
+            start = next((position for position, count in enumerate(unmet) if count > 0), None)
+            if start is None:
+                return
+            path = self.cycle_behind(start, before, unmet)
+            self.found.append((path[0], _Cycle([self.nodes[each].id for each in path])))
+            work = path[1:]  # as if these had run, what is left has the other cycles
+            for position in work:
+                unmet[position] = 0
 
-    def walk_cycles(self, before: Sequence[Sequence[int]], unmet: Sequence[int]) -> None:
-        """Go backwards from what is left over: every such walk ends in a cycle."""
-        seen = [0] * len(self.nodes)
-        for start in range(len(self.nodes)):
-            here, walk = start, start + 1
-            if not unmet[start]:
-                continue
-            while not seen[here]:
-                seen[here] = walk
-                here = next(each for each in before[here] if unmet[each])
-            if seen[here] != walk:
-                continue  # this walk ran into an earlier one
-            path = [here]
-            while (here := next(each for each in before[here] if unmet[each])) != path[0]:
-                path.append(here)
-            path.reverse()
-            first = path.index(min(path))
-            turned = [*path[first:], *path[:first], path[first]]
-            self.found.append((turned[0], _Cycle([self.nodes[each].id for each in turned])))
+    def cycle_behind(
+        self, start: int, before: Sequence[Sequence[int]], unmet: Sequence[int]
+    ) -> list[int]:
+        """Walk backwards among what is left over until a node comes again; return the cycle."""
+        walked: dict[int, None] = {}
+        here = start
+        while here not in walked:
+            walked[here] = None
+            here = next(each for each in before[here] if unmet[each] > 0)
+        path = list(walked)
+        path = path[path.index(here) :][::-1]
+        first = path.index(min(path))
+        return [*path[first:], *path[:first], path[first]]
 
 
 def _labels_of(returns: Any) -> set[str] | None:
