@@ -123,7 +123,10 @@ class Screen:
             self.console.print(report.to_table(limit))
         else:
             self._print(self._plain_report(report, limit), self.people)
-        for node_id, value, fault in outputs_of(report):
+        for number, (node_id, value, fault) in enumerate(outputs_of(report)):
+            if number == limit:
+                self._print("and more outputs", self.people)
+                break
             self._print(f"{node_id} = {fault or shown(value, 300)}", self.people)
 
     def _plain_report(self, report: RunReport, limit: int | None) -> str:
