@@ -280,14 +280,14 @@ def test_a_graphs_configuration_beats_the_executors_field_by_field() -> None:
         raise OSError("no")
 
     config = DagConfig(max_attempts=3, on_failure="continue", retry_strategy="immediate")
-    executor = DagExecutor(config, {"fail": fail, "start": start})
     nodes = [Node("bad", "fail"), Node("good", "start", dependencies=[])]
-    report = executor.run(Graph("g", nodes, config=DagConfig(max_attempts=2)))
-    assert len(calls) == 2
-    assert report.states()["good"] is NodeState.COMPLETED, "on_failure is still the executor's"
-    calls.clear()
-    executor.run(Graph("g", nodes), config=DagConfig(max_attempts=1))
-    assert len(calls) == 1
+    with DagExecutor(config, {"fail": fail, "start": start}) as executor:
+        report = executor.run(Graph("g", nodes, config=DagConfig(max_attempts=2)))
+        assert len(calls) == 2
+        assert report.states()["good"] is NodeState.COMPLETED, "on_failure is still the executor's"
+        calls.clear()
+        executor.run(Graph("g", nodes), config=DagConfig(max_attempts=1))
+        assert len(calls) == 1
 
 
 @pytest.mark.row("B7")
