@@ -834,7 +834,7 @@ class _Compiler:
                 before = [each.id for each in draft._after]
                 text += before
                 sources[:0] = before
-            if len(sources) > 1:
+            if len(sources) > 1 and len(set(sources)) < len(sources):
                 sources = list(dict.fromkeys(sources))
             if draft._labels is not None:
                 self.edges += [Edge(each.id, draft.id, label) for each, label in draft._labels]
@@ -863,7 +863,7 @@ class _Compiler:
                 reference = value.reference
                 text.append(reference)
                 sources.append(value.id)
-                inputs.append(input_of(name, reference, None, ""))
+                inputs.append(input_of(name, reference))
             else:
                 return inputs, sources
             text.append("...")

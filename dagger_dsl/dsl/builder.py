@@ -744,7 +744,7 @@ class DAG:
         from dagger_dsl import engine
 
         settings = self._run_options(options)
-        graph = self._ready()
+        graph = self.compile()
         self.report = _outside(engine.run, graph, self.registry, inputs, settings)
         return self._answer()
 
@@ -753,7 +753,7 @@ class DAG:
         from dagger_dsl import engine
 
         settings = self._run_options({"runner": "asyncio", **options})
-        graph = self._ready()
+        graph = self.compile()
         before = active.get()
         active.set(None)  # bodies call actions as functions
         try:
@@ -767,7 +767,7 @@ class DAG:
         from dagger_dsl import engine
 
         settings = self._run_options(options)
-        graph = self._ready()
+        graph = self.compile()
         return _outside(engine.start, graph, self.registry, inputs, settings)
 
     def _run_options(self, options: Mapping[str, Any]) -> Any:
@@ -779,10 +779,6 @@ class DAG:
                 raise ConfigurationError("mode= and runner= are one option; give one of them")
             given["runner"] = given.pop("mode")
         return RunOptions.of(given)
-
-    def _ready(self) -> Graph:
-        self.validate()
-        return self.compile()
 
     def _answer(self) -> Any:
         self.report.raise_for_failure()

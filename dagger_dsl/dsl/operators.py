@@ -84,7 +84,8 @@ class Operand:
         return NotImplemented if both is None else Nodes([*_items(self), *both])
 
 
-Side: TypeAlias = Operand | Sequence[Operand]
+#: A list of actions of different signatures is, to a type checker, a list of anything.
+Side: TypeAlias = Operand | list[Any] | tuple[Any, ...]
 
 
 class Source(Protocol):

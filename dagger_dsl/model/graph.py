@@ -134,7 +134,11 @@ class Input:
 
     @classmethod
     def _checked(
-        cls, name: str, reference: str | None, literal: Literal | None, description: str
+        cls,
+        name: str,
+        reference: str | None,
+        literal: Literal | None = None,
+        description: str = "",
     ) -> Input:
         """Return an input from fields that its builder has checked already."""
         made = _new(cls)
