@@ -145,7 +145,7 @@ class Database:
 
     def _open(self) -> None:
         with self._opening, translated(self.where):
-            self._check_usable()
+            self.check_usable()
             if self._ready:
                 return
             if not self.is_sqlite:
@@ -158,7 +158,8 @@ class Database:
                 self._open_file(self.path)
             self._ready = True
 
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
+        """Raise InvalidState when this process can use the database no more."""
         if self._closed:
             raise InvalidState(f"the store of {self.where} is closed; open a new one")
         if self._forked is not None:
@@ -314,7 +315,7 @@ class Database:
     def _reader_connection(self) -> sqlite3.Connection:
         self.open()
         with self._opening, translated(self.where):
-            self._check_usable()
+            self.check_usable()
             connection = self._connect()
             try:
                 self._set(connection, writer=False)
@@ -329,7 +330,7 @@ class Database:
         if writer is not None:
             return writer
         with self._opening:
-            self._check_usable()
+            self.check_usable()
             if self._writer is None:
                 if self.read_only:
                     raise StoreReadOnly(f"{self.where} was opened with mode=ro")
@@ -362,7 +363,7 @@ class Database:
 
     def _locking(self, path: str) -> LockFile:
         with self._opening:
-            self._check_usable()
+            self.check_usable()
             if self._lock_file is None:
                 self._lock_file = borrow(f"{path}-lock")
                 self._mutex = self._lock_file.mutex
@@ -376,7 +377,7 @@ class Database:
             locks.lock(PRESENCE, self.busy_timeout, shared=True)
             return
         try:
-            if locks.marked or self._wal_left:
+            if locks.is_marked() or self._wal_left:
                 self._check_after_crash(path)
             locks.mark(True)
         except BaseException:

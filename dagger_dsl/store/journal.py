@@ -310,7 +310,7 @@ class RunJournal:
             and status is None
             and not replay
             and not self._cache
-            and not self._new_artifacts
+            and (rows[0][5] is None or not self._new_artifacts)
         ):
             row = rows[0]
             seq = self._seq = self._seq + 1
@@ -462,13 +462,8 @@ class RunJournal:
         except RunFenced as error:
             self._refusal = error
             raise
-        except sa.exc.IntegrityError as error:
+        except (sqlite3.IntegrityError, sa.exc.IntegrityError) as error:
             raise self._duplicate(error) from error
-        except Exception as error:
-            known = _integrity(error)
-            if known:
-                raise self._duplicate(error) from error
-            raise
 
     def _write_all(self, tx: Transaction, batches: Sequence[_Batch]) -> None:
         if tx.scalar(EPOCH, (self.run_id,)) != self.epoch:
@@ -541,8 +536,9 @@ class RunJournal:
             return
         if known is not None:
             raise known from error
-        if _integrity(error):
+        if isinstance(error, sqlite3.IntegrityError):
             raise self._duplicate(error) from error
+        self._database.check_usable()  # a closed store shows as misuse of its driver
         raise error
 
     def _fence(self) -> RunFenced:
@@ -570,10 +566,6 @@ class RunJournal:
 
 def _nothing() -> None:
     return
-
-
-def _integrity(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.IntegrityError)
 
 
 class _Queue:

@@ -146,8 +146,7 @@ class LockFile:
         here = os.fstat(self._file)
         return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
-    @property
-    def marked(self) -> bool:
+    def is_marked(self) -> bool:
         """Whether a process came and did not leave in order; its length is the mark."""
         return os.fstat(self._file).st_size > 0
 

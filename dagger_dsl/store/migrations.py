@@ -6,6 +6,7 @@ refused, untouched. Making and migrating happen inside one transaction: whole or
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Callable
 from typing import Final
@@ -58,7 +59,7 @@ def _too_new(connection: sqlite3.Connection, path: str, version: int) -> str:
 
 def _refuse_foreign(connection: sqlite3.Connection, path: str) -> None:
     """Refuse triggers and views that would run somebody else's SQL under our statements."""
-    ours = {name: schema.create_view(name, DIALECT) for name in schema.views()}
+    ours = {name: schema.create_view(name) for name in schema.VIEWS}
     rows = connection.execute(
         "SELECT type, name, sql FROM sqlite_master WHERE type IN ('trigger', 'view')"
     )
@@ -97,9 +98,8 @@ def create(connection: sa.Connection) -> None:
             f"{schema.SCHEMA_VERSION}; install a newer release"
         )
     if version == 0:
-        schema.METADATA.create_all(connection)
-        for name in schema.views():
-            connection.exec_driver_sql(schema.create_view(name, connection.dialect))
+        for text in _definitions(connection.dialect.name):
+            connection.exec_driver_sql(text)
         if sqlite:
             connection.exec_driver_sql("ANALYZE")  # makes the table
             connection.exec_driver_sql(
@@ -110,6 +110,20 @@ def create(connection: sa.Connection) -> None:
         for step in range(version + 1, schema.SCHEMA_VERSION + 1):
             MIGRATIONS[step](connection)
     _write_version(connection, sqlite)
+
+
+@functools.cache
+def _definitions(dialect: str) -> list[str]:
+    """Return the statements that make the schema; compiling them takes longer than executing."""
+    kind: sa.Dialect = (
+        DIALECT if dialect == "sqlite" else sa.make_url(f"{dialect}://").get_dialect()()
+    )
+    made: list[sa.schema.ExecutableDDLElement] = []
+    for table in schema.METADATA.sorted_tables:
+        made.append(sa.schema.CreateTable(table))
+        made += [sa.schema.CreateIndex(index) for index in table.indexes]
+    views = [schema.create_view(name) for name in schema.VIEWS]
+    return [*(str(each.compile(dialect=kind)) for each in made), *views]
 
 
 def _version(connection: sa.Connection, sqlite: bool) -> int:

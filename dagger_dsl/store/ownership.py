@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import datetime as dt
 import functools
 import logging
@@ -16,7 +17,6 @@ import attrs
 import orjson
 import sqlalchemy as sa
 
-from dagger_dsl.errors import StoreError
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.forks import after_fork
 from dagger_dsl.store.schema import flow_runs
@@ -97,9 +97,9 @@ BEATS_PER_LEASE: Final = 3
 class Heart:
     """Raises the beat of every run that this process owns in one database, from one thread.
 
-    The thread starts with the first run and lives until `stop`: it never touches an event loop,
-    and a beat is one statement between two commits. Runs shorter than a third of the lease are
-    never beaten for.
+    The thread starts with the first run of the store and ends with the store: it never touches an
+    event loop, and a beat is one statement between two commits. Nobody waits for the thread to
+    begin or to end, so a short run pays some microseconds for it.
 
     Args:
         database: Where.
@@ -109,53 +109,45 @@ class Heart:
     def __init__(self, database: Database, lease: float) -> None:
         self._database = database
         self.lease = lease
-        self._reset()
+        self._start_over()
         _hearts.add(self)
 
-    def _reset(self) -> None:
+    def _start_over(self) -> None:
         self._owned: set[str] = set()
-        self._wake = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._stopped = False
+        self._lock = threading.Lock()
+        self._stop: threading.Lock | None = None  # held while a thread beats; releasing it ends it
 
     def add(self, run_id: str) -> None:
         """Beat for a run."""
         if self._database.is_memory:
             return  # no other process can ever ask
-        with self._wake:
+        with self._lock:
             self._owned.add(run_id)
-            if self._thread is None and not self._stopped:
-                self._thread = threading.Thread(
-                    target=self._beat_on, name="dagger-heart", daemon=True
-                )
-                self._thread.start()
+            if self._stop is None:
+                self._stop = threading.Lock()
+                self._stop.acquire()
+                _thread.start_new_thread(self._beat_on, (self._stop,))
 
     def remove(self, run_id: str) -> None:
         """Stop beating for a run."""
-        with self._wake:
+        with self._lock:
             self._owned.discard(run_id)
 
     def stop(self) -> None:
-        """End the thread."""
-        with self._wake:
-            self._stopped = True
+        """End the thread, if there is one; a beat that is under way may still be made."""
+        with self._lock:
             self._owned.clear()
-            self._wake.notify_all()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout=self._database.busy_timeout + 1)
+            stop, self._stop = self._stop, None
+        if stop is not None:
+            stop.release()
 
     def expiry(self) -> dt.datetime:
         """Return the time of day, for people, until which a beat of now is good."""
         return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.lease)
 
-    def _beat_on(self) -> None:
-        while True:
-            with self._wake:
-                if not self._stopped:
-                    self._wake.wait(self.lease / BEATS_PER_LEASE)
-                if self._stopped:
-                    return
+    def _beat_on(self, stop: threading.Lock) -> None:
+        while not stop.acquire(timeout=self.lease / BEATS_PER_LEASE):
+            with self._lock:
                 owned = sorted(self._owned)
             if owned:
                 self.beat(owned)
@@ -170,15 +162,14 @@ class Heart:
                     .where(flow_runs.c.owner == this_owner().to_text())
                     .values(beat=flow_runs.c.beat + 1, lease_expires_at=self.expiry())
                 )
-        except StoreError as error:
-            _logger.warning("could not renew the lease of %d runs: %s", len(owned), error)
-        except Exception:
-            _logger.exception("could not renew the lease of %d runs", len(owned))
+        except Exception as error:
+            if self._stop is not None:  # else the store was closed meanwhile
+                _logger.warning("could not renew the lease of %d runs: %s", len(owned), error)
 
 
 def _in_child() -> None:
     for heart in list(_hearts):
-        heart._reset()
+        heart._start_over()
 
 
 after_fork(_in_child)

@@ -15,6 +15,8 @@ from dagger_dsl.errors import ConfigurationError, StoreError, StoreReadOnly
 from dagger_dsl.store import schema
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.ownership import Owner
+from dagger_dsl.store.schema import execution_state as _state
+from dagger_dsl.store.schema import execution_trees as _tree
 from dagger_dsl.store.schema import flow_runs
 
 __all__ = ["ExecutionState", "ExecutionTree", "Queries", "TreeNode"]
@@ -90,7 +92,6 @@ class Queries:
 
     def execution_tree(self, name: str) -> ExecutionTree | None:
         """See `Store.load_execution_tree`."""
-        view = _view("execution_trees")
         with self._database.reading() as connection:
             run = connection.execute(
                 sa.select(flow_runs)
@@ -101,7 +102,7 @@ class Queries:
             if run is None:
                 return None
             rows = connection.execute(
-                sa.select(view).where(view.c.run_id == run.run_id).order_by(view.c.seq)
+                sa.select(_tree).where(_tree.c.run_id == run.run_id).order_by(_tree.c.seq)
             ).all()
         waits = _dependencies(run.graph)
         nodes = tuple(
@@ -123,12 +124,11 @@ class Queries:
         """See `Store.load_execution_state`."""
         if state not in ("active", "pending"):
             raise ConfigurationError(f"state is 'active' or 'pending', not {state!r}")
-        view = _view("execution_state")
         with self._database.reading() as connection:
             row = connection.execute(
-                sa.select(view)
-                .where(view.c.flow_name == name, view.c.state == state)
-                .order_by(view.c.created_at.desc())
+                sa.select(_state)
+                .where(_state.c.flow_name == name, _state.c.state == state)
+                .order_by(_state.c.created_at.desc())
                 .limit(1)
             ).one_or_none()
         if row is None:
@@ -195,11 +195,6 @@ class _Guard:
             return sqlite3.SQLITE_OK
         self.refused = True
         return sqlite3.SQLITE_DENY
-
-
-def _view(name: str) -> sa.TableClause:
-    columns = [sa.column(each.name, each.type) for each in schema.views()[name].selected_columns]
-    return sa.table(name, *columns)
 
 
 def _dependencies(graph: str) -> dict[str, tuple[str, ...]]:

@@ -12,212 +12,31 @@ import datetime as dt
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, final
+from typing import Any, Final
 
 import attrs
-import orjson
 import sqlalchemy as sa
 
 from dagger_dsl.errors import IdempotencyConflict, RunExists, RunFenced, RunNotFound, RunOwned
 from dagger_dsl.model.config import DagConfig
-from dagger_dsl.model.document import graph_from_plain, graph_to_plain
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.journal import INSERT_ARTIFACT, RunJournal
 from dagger_dsl.store.locks import FILES, run_offset
 from dagger_dsl.store.ownership import Heart, Owner, this_owner
 from dagger_dsl.store.payloads import Payloads
+from dagger_dsl.store.records import (
+    NODE_COLUMNS,
+    RunSummary,
+    StoredNode,
+    StoredRun,
+    config_to_text,
+    graph_to_text,
+)
 from dagger_dsl.store.schema import flow_runs, node_runs, run_log
-from dagger_dsl.store.transactions import Statement, Transaction, run_transaction
+from dagger_dsl.store.transactions import Statement, Transaction, fetch, run_transaction
 
-__all__ = ["KeyTaken", "RunSummary", "Runs", "StoredCommand", "StoredNode", "StoredRun"]
-
-
-# --- what was stored ------------------------------------------------------------------------------
-
-
-@final
-class StoredNode:
-    """One recorded attempt.
-
-    Attributes:
-        node_id, key, attempt: Which one.
-        seq: Its place in the run's history.
-        state: The node's state.
-        started_at: Seconds since 1970, for people; None when it never started.
-        duration: Seconds by the monotonic clock, or None.
-        inline, artifact: The encoded value: JSON text, or the id of an artifact.
-    """
-
-    __slots__ = (
-        "_error",
-        "_meta",
-        "_payloads",
-        "artifact",
-        "attempt",
-        "duration",
-        "inline",
-        "key",
-        "node_id",
-        "seq",
-        "started_at",
-        "state",
-    )
-
-    def __init__(self, payloads: Payloads, row: Sequence[Any]) -> None:
-        self._payloads = payloads
-        self.node_id: str = row[0]
-        self.key: str = row[1]
-        self.attempt: int = row[2]
-        self.seq: int = row[3]
-        self.state: str = row[4]
-        self.inline: str | None = row[5]
-        self.artifact: str | None = row[6]
-        self.started_at: float | None = row[7]
-        self.duration: float | None = None if row[8] is None else row[8] / 1000
-        self._error: str | None = row[9]
-        self._meta: str | None = row[10]
-
-    @property
-    def error(self) -> dict[str, Any] | None:
-        """What went wrong, as it was recorded."""
-        return None if self._error is None else orjson.loads(self._error)
-
-    @property
-    def meta(self) -> dict[str, Any] | None:
-        """What was recorded beside the value."""
-        return None if self._meta is None else orjson.loads(self._meta)
-
-    @property
-    def has_value(self) -> bool:
-        """Whether a value was recorded; None is one too."""
-        return self.inline is not None or self.artifact is not None
-
-    def value(self) -> Any:
-        """Return a fresh copy of the recorded value, None when there is none.
-
-        Raises:
-            DecodingError: This process does not know a stored type.
-            StoreDamaged: The artifact is not what was written.
-        """
-        return self._payloads.decode(self.inline, self.artifact, f"the value of {self.node_id!r}")
-
-    def __repr__(self) -> str:
-        return f"StoredNode({self.node_id!r}, {self.key!r}, {self.attempt}, {self.state!r})"
-
-
-@attrs.frozen
-class StoredCommand:
-    """What a replay needs beside outcomes.
-
-    Attributes:
-        seq: Its place in the run's history, counted together with the nodes' rows.
-        key: The key it was stored under, if any.
-        body: JSON text.
-    """
-
-    seq: int
-    key: str | None
-    body: str
-
-
-@final
-class StoredRun:
-    """A run at one moment.
-
-    Attributes:
-        run_id, flow_name, status, version, parent_run_id, idempotency_key: As recorded.
-        created_at, updated_at: Times of day in UTC, for people.
-        owner: Who records into it, None when nobody does.
-        epoch: The number of the latest ownership.
-        attempts: Every recorded attempt, in order.
-        nodes: What was recorded last by ``(node_id, key)``.
-        commands: What a replay needs beside outcomes, in order.
-        released: The lists of slots that commits started, in order.
-        crashes: How often the process died while a node ran, by what the engine calls it.
-    """
-
-    def __init__(self, payloads: Payloads, row: Any, nodes: Any, log: Any) -> None:
-        self._payloads = payloads
-        self._graph: str = row.graph
-        self._inputs: tuple[str | None, str | None] = (row.inputs, row.inputs_artifact_id)
-        self._config: str | None = row.config
-        self._error: str | None = row.error
-        self.run_id: str = row.run_id
-        self.flow_name: str = row.flow_name
-        self.status: str = row.status
-        self.version: str = row.version
-        self.parent_run_id: str | None = row.parent_run_id
-        self.idempotency_key: str | None = row.idempotency_key
-        self.created_at: dt.datetime = row.created_at
-        self.updated_at: dt.datetime = row.updated_at
-        self.owner: Owner | None = None if row.owner is None else Owner.of_text(row.owner)
-        self.epoch: int = row.epoch
-        self.crashes: dict[str, int] = {} if row.crashes is None else orjson.loads(row.crashes)
-        self.attempts: list[StoredNode] = []
-        self.nodes: dict[tuple[str, str], StoredNode] = {}
-        self.commands: list[StoredCommand] = []
-        self.last_seq = 0
-        releases: list[tuple[int, str]] = []
-        for each in nodes:
-            node = StoredNode(payloads, each)
-            self.attempts.append(node)
-            self.nodes[node.node_id, node.key] = node
-            if each[11] is not None:
-                releases.append((node.seq, each[11]))
-            self.last_seq = max(self.last_seq, node.seq)
-        for entry in log:
-            if entry.kind == "released":
-                releases.append((entry.seq, entry.body))
-            else:
-                self.commands.append(StoredCommand(entry.seq, entry.entry_key, entry.body))
-            self.last_seq = max(self.last_seq, entry.seq)
-        releases.sort()
-        self.released: list[list[int]] = [orjson.loads(text) for _, text in releases]
-
-    @property
-    def graph(self) -> Graph:
-        """The graph it was started with, made anew at each read."""
-        return graph_from_plain(orjson.loads(self._graph))
-
-    @property
-    def inputs(self) -> Any:
-        """A fresh copy of what it was started with."""
-        return self._payloads.decode(*self._inputs, f"the inputs of run {self.run_id}")
-
-    @property
-    def config(self) -> DagConfig | None:
-        """The configuration it was started with."""
-        return None if self._config is None else _config_from_text(self._config)
-
-    @property
-    def error(self) -> dict[str, Any] | None:
-        """Why it failed, as it was recorded."""
-        return None if self._error is None else orjson.loads(self._error)
-
-    def __repr__(self) -> str:
-        return f"StoredRun({self.run_id!r}, {self.flow_name!r}, {self.status!r})"
-
-
-@attrs.frozen
-class RunSummary:
-    """A run in a list.
-
-    Attributes:
-        run_id, flow_name, status, parent_run_id: As recorded.
-        owner: Who records into it, None when nobody does.
-        created_at, updated_at: Times of day in UTC, for people.
-        error: Why it failed, as JSON text.
-    """
-
-    run_id: str
-    flow_name: str
-    status: str
-    parent_run_id: str | None
-    owner: Owner | None
-    created_at: dt.datetime
-    updated_at: dt.datetime
-    error: str | None
+__all__ = ["KeyTaken", "RunSummary", "Runs", "StoredNode", "StoredRun"]
 
 
 class KeyTaken(RunExists):
@@ -235,16 +54,6 @@ class KeyTaken(RunExists):
 
     def __str__(self) -> str:
         return f"idempotency key {self.key!r} belongs to run {self.run_id}, which is the same run"
-
-
-def _config_to_text(config: DagConfig) -> str:
-    plain = graph_to_plain(Graph("config", config=config))
-    return orjson.dumps(plain.get("config", {})).decode()
-
-
-def _config_from_text(text: str) -> DagConfig:
-    plain = {"name": "config", "config": orjson.loads(text), "nodes": []}
-    return graph_from_plain(plain).config or DagConfig()
 
 
 # --- statements -----------------------------------------------------------------------------------
@@ -293,19 +102,10 @@ _TAKE: Final = (
         updated_at=sa.func.current_timestamp(),
     )
 )
-_NODES: Final = sa.select(
-    node_runs.c.node_id,
-    node_runs.c.invocation_key,
-    node_runs.c.attempt,
-    node_runs.c.seq,
-    node_runs.c.state,
-    node_runs.c.output,
-    node_runs.c.output_artifact_id,
-    node_runs.c.started_at,
-    node_runs.c.duration_ms,
-    node_runs.c.error,
-    node_runs.c.meta,
-    node_runs.c.released,
+_NODES: Final = Statement(
+    sa.select(*(node_runs.c[name] for name in NODE_COLUMNS))
+    .where(node_runs.c.run_id == sa.bindparam("the_run"))
+    .order_by(node_runs.c.seq)
 )
 
 
@@ -344,9 +144,11 @@ class Runs:
         durability: str,
     ) -> RunJournal:
         """See `Store.create_run`."""
-        graph_text = _graph_text(graph)
+        graph_text = graph_to_text(graph)
         text, artifact_id, size = self._payloads.encode(dict(inputs), "inputs")
-        fingerprint = _fingerprint(graph_text, text or artifact_id or "")
+        fingerprint = ""
+        if idempotency_key is not None:
+            fingerprint = _fingerprint(graph_text, text or artifact_id or "")
         now = dt.datetime.now(dt.UTC)
         row = (
             run_id,
@@ -361,7 +163,7 @@ class Runs:
             idempotency_key,
             fingerprint,
             graph.version,
-            None if config is None else _config_to_text(config),
+            None if config is None else config_to_text(config),
             text,
             artifact_id,
             graph_text,
@@ -409,7 +211,7 @@ class Runs:
         if row is None:
             return None
         text, artifact_id, _ = self._payloads.encode(dict(inputs), "inputs")
-        if row.fingerprint != _fingerprint(_graph_text(graph), text or artifact_id or ""):
+        if row.fingerprint != _fingerprint(graph_to_text(graph), text or artifact_id or ""):
             raise _conflict(key, row.run_id)
         return str(row.run_id)
 
@@ -541,9 +343,7 @@ class Runs:
         ).one_or_none()
         if row is None:
             raise self._unknown(run_id)
-        nodes = connection.execute(
-            _NODES.where(node_runs.c.run_id == run_id).order_by(node_runs.c.seq)
-        ).all()
+        nodes = fetch(connection, _NODES, (run_id,))
         log = connection.execute(
             sa.select(run_log).where(run_log.c.run_id == run_id).order_by(run_log.c.seq)
         ).all()
@@ -572,10 +372,6 @@ class Runs:
                 )
                 for row in connection.execute(query).mappings()
             ]
-
-
-def _graph_text(graph: Graph) -> str:
-    return orjson.dumps(graph_to_plain(graph)).decode()
 
 
 def _fingerprint(graph: str, inputs: str) -> str:

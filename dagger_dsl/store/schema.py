@@ -1,7 +1,7 @@
 """Every table, index and view of a database, in one `MetaData`, and what its rows mean.
 
-Nothing here is special to SQLite but two hints (`sqlite_with_rowid`, and views written through the
-dialect), so the same definitions make a PostgreSQL schema. Texts called JSON hold what the codec
+Nothing here is special to SQLite but hints that other databases pass over, so the same definitions
+make a PostgreSQL schema. Texts called JSON hold what the codec
 wrote: plain JSON in which tagged objects stand for other types. Times of day are UTC and for
 people; no decision is taken by them.
 
@@ -33,11 +33,14 @@ __all__ = [
     "RUN_STATES",
     "SCHEMA_VERSION",
     "STATISTICS",
+    "VIEWS",
     "UtcDateTime",
     "artifact_links",
     "artifacts",
     "cache_entries",
     "create_view",
+    "execution_state",
+    "execution_trees",
     "flow_runs",
     "memo",
     "messages",
@@ -46,7 +49,6 @@ __all__ = [
     "run_log",
     "snapshots",
     "tasks",
-    "views",
 ]
 
 #: The four bytes that mark a file as ours: "dgds".
@@ -304,52 +306,59 @@ messages = sa.Table(
 )
 
 
-def views() -> dict[str, sa.Select[Any]]:
-    """Return the views by name: document 001's tables that are questions here.
-
-    `execution_trees` has a row for each node of each run that was called, its latest attempt;
-    `execution_state` has the runs that are not over, ``active`` while a process owns them and
-    ``pending`` otherwise.
-    """
-    latest = node_runs.alias("later")
-    tree = (
-        sa.select(
-            flow_runs.c.flow_name,
-            node_runs.c.run_id,
-            node_runs.c.seq,
-            node_runs.c.node_id,
-            node_runs.c.invocation_key,
-            node_runs.c.attempt,
-            node_runs.c.state,
-            node_runs.c.started_at,
-            node_runs.c.duration_ms,
-            node_runs.c.error,
-        )
-        .select_from(node_runs.join(flow_runs, flow_runs.c.run_id == node_runs.c.run_id))
-        .where(
-            node_runs.c.attempt > 0,
-            ~sa.exists().where(
-                latest.c.run_id == node_runs.c.run_id,
-                latest.c.node_id == node_runs.c.node_id,
-                latest.c.invocation_key == node_runs.c.invocation_key,
-                latest.c.attempt > node_runs.c.attempt,
-            ),
-        )
-    )
-    state = sa.select(
-        flow_runs.c.flow_name,
-        flow_runs.c.run_id,
-        sa.case((flow_runs.c.owner.is_not(None), "active"), else_="pending").label("state"),
-        flow_runs.c.status,
-        flow_runs.c.epoch,
-        flow_runs.c.owner,
-        flow_runs.c.created_at,
-        flow_runs.c.updated_at,
-    ).where(flow_runs.c.status.not_in(FINISHED))
-    return {"execution_trees": tree, "execution_state": state}
+#: Document 001's tables that are questions here; SQL that every database understands.
+#: `execution_trees` has a row for each node of each run that was called, its latest attempt;
+#: `execution_state` has the runs that are not over, ``active`` while a process owns them (or died
+#: owning them) and ``pending`` otherwise.
+VIEWS: Final = {
+    "execution_trees": """
+        SELECT f.flow_name, n.run_id, n.seq, n.node_id, n.invocation_key, n.attempt, n.state,
+            n.started_at, n.duration_ms, n.error
+        FROM node_runs AS n JOIN flow_runs AS f ON f.run_id = n.run_id
+        WHERE n.attempt > 0 AND NOT EXISTS (
+            SELECT 1 FROM node_runs AS later
+            WHERE later.run_id = n.run_id AND later.node_id = n.node_id
+                AND later.invocation_key = n.invocation_key AND later.attempt > n.attempt)
+    """,
+    "execution_state": f"""
+        SELECT flow_name, run_id, CASE WHEN owner IS NULL THEN 'pending' ELSE 'active' END AS state,
+            status, epoch, owner, created_at, updated_at
+        FROM flow_runs
+        WHERE NOT ({_any_of("status", FINISHED)})
+    """,
+}
 
 
-def create_view(name: str, dialect: sa.Dialect) -> str:
+def _columns(table: sa.Table, *names: str) -> list[sa.ColumnClause[Any]]:
+    return [sa.column(name, table.c[name].type) for name in names]
+
+
+execution_trees = sa.table(
+    "execution_trees",
+    sa.column("flow_name", sa.Text),
+    *_columns(
+        node_runs,
+        "run_id",
+        "seq",
+        "node_id",
+        "invocation_key",
+        "attempt",
+        "state",
+        "started_at",
+        "duration_ms",
+        "error",
+    ),
+)
+
+execution_state = sa.table(
+    "execution_state",
+    sa.column("state", sa.Text),
+    *_columns(
+        flow_runs, "flow_name", "run_id", "status", "epoch", "owner", "created_at", "updated_at"
+    ),
+)
+
+
+def create_view(name: str) -> str:
     """Return the statement that makes a view; on one line, as a check compares it."""
-    body = views()[name].compile(dialect=dialect, compile_kwargs={"literal_binds": True})
-    return f"CREATE VIEW {name} AS {' '.join(str(body).split())}"
+    return f"CREATE VIEW {name} AS {' '.join(VIEWS[name].split())}"

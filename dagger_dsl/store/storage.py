@@ -79,7 +79,7 @@ class Store:
         self.database = Database(
             self.url, pool_size=pool_size, busy_timeout=busy_timeout, synchronous=synchronous
         )
-        folder = artifact_dir
+        folder = None if artifact_dir is None else os.path.abspath(artifact_dir)
         if folder is None and self.database.path is not None:
             folder = f"{self.database.path}-artifacts"
         self.files = None if folder is None else ArtifactFiles(folder, artifact_threshold)

@@ -18,7 +18,7 @@ from dagger_dsl.store.database import Database
 from dagger_dsl.store.faults import translated
 from dagger_dsl.store.migrations import DIALECT
 
-__all__ = ["Statement", "Transaction", "run_transaction"]
+__all__ = ["Statement", "Transaction", "fetch", "run_transaction"]
 
 
 class Statement:
@@ -105,6 +105,18 @@ class _CoreTransaction(Transaction):
     def scalar(self, statement: Statement, values: Sequence[Any]) -> Any:
         named = dict(zip(statement.names, values, strict=True))
         return self._connection.execute(statement.core, named).scalar()
+
+
+def fetch(
+    connection: sa.Connection, statement: Statement, values: Sequence[Any]
+) -> list[Sequence[Any]]:
+    """Return the rows of a SELECT as the driver gives them: many, and without conversions."""
+    if connection.dialect.name != "sqlite":
+        named = dict(zip(statement.names, values, strict=True))
+        return list(connection.execute(statement.core, named))
+    raw: Any = connection.connection.driver_connection
+    rows: list[Sequence[Any]] = raw.execute(statement.sql, values).fetchall()
+    return rows
 
 
 def run_transaction(
