@@ -21,13 +21,13 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
 from itertools import count
 from math import inf
-from types import CoroutineType
+from types import CoroutineType, GeneratorType
 from typing import Any, Protocol
 
 from dagger_dsl.engine.invoke import bind_handler
 from dagger_dsl.engine.plan import UNSET
 from dagger_dsl.engine.run import Row, Run, error_info
-from dagger_dsl.engine.state import NAMES, SKIPPED
+from dagger_dsl.engine.state import NAMES, PENDING, SKIPPED
 from dagger_dsl.engine.watch import completions, starts
 from dagger_dsl.errors import (
     DaggerError,
@@ -89,12 +89,14 @@ class Coordinator:
 
     Attributes:
         error: What ended the run before its time, such as a `StoreError`.
+        interrupt: The KeyboardInterrupt that a body let out; the run was stopped for it.
     """
 
     def __init__(self, run: Run, watcher: Watcher | None = None) -> None:
         self.run = run
         self.watcher = watcher
         self.error: BaseException | None = None
+        self.interrupt: KeyboardInterrupt | None = None
         self._plan = run.plan
         self._state = run.state
         self._board = run.board
@@ -105,6 +107,7 @@ class Coordinator:
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
         self._held: deque[int] = deque()  # taken from the state, to be announced first
+        self._withdrawn: deque[int] = deque()  # what `stop` took away from the workers
         self._flying = 0
         self._stop_asked = False
         self._stopping = False
@@ -122,6 +125,9 @@ class Coordinator:
             return False
         except BaseException as error:
             self.error = error
+            self._board.go.clear()  # nothing starts any more, whoever still looks there
+            if isinstance(error, KeyboardInterrupt):
+                raise
             return False
         return True
 
@@ -129,7 +135,12 @@ class Coordinator:
         """Ask for the end of the run, as its token says; safe from any thread."""
         self._stop_asked = True
         self._board.due = 0.0
-        self._board.ring()
+        go, withdraw = self._board.go, self._withdrawn.append
+        try:
+            while True:
+                withdraw(go.popleft())
+        except IndexError:
+            self._board.ring()
 
     def close(self) -> None:
         """End the run after the thread that drove it was interrupted; record what had ended.
@@ -142,18 +153,32 @@ class Coordinator:
         for moment in (now, now, now + run.config.shutdown_grace + 1.0):
             if not self.step(moment):
                 break
-        if isinstance(self.error, KeyboardInterrupt) and self._journal is not None:
-            # The interrupt fell into a turn, which is broken off. What it may have committed
-            # already is passed over; outcomes it had not looked at are recorded if they are plain.
-            while board.done:
-                slot = board.done.popleft()
-                if slot not in run.handling and slot not in self._plan.parts:
-                    self._record(slot, board.values[slot])
-            self._journal.commit(self._rows, replay=True)
+        if isinstance(self.error, KeyboardInterrupt):
+            self._salvage()
         if run.finished is None:
             run.status = RunStatus.CANCELLED
             run.reason = run.reason or "interrupted"
             run.finished = board.clock()
+
+    def _salvage(self) -> None:
+        """Record what had ended when an interrupt broke a turn off.
+
+        The board still has every value; what the turn may have committed already is passed over.
+        """
+        run, board = self.run, self._board
+        self._completed(
+            [
+                slot
+                for slot in range(self._plan.count)
+                if self._state.status(slot) == PENDING
+                and board.values[slot] is not UNSET
+                and 0.0 < board.started[slot] <= board.ended[slot]
+                and slot not in run.handling
+                and slot not in self._left_behind
+            ]
+        )
+        if self._journal is not None:
+            self._journal.commit(self._rows, replay=True)
 
     def turns(self) -> Generator[float, float, None]:
         """Yield the time until which to wait; be sent the clock when outcomes may have arrived."""
@@ -207,7 +232,12 @@ class Coordinator:
             elif self._rows and now - self._oldest >= flush:
                 self._commit(None)
             if glance is not None:
-                board.due = 0.0 if self._stop_asked and not self._stopping else now + glance
+                # Rows wait no longer than `flush`: from then on workers launch nothing before.
+                latest = (self._oldest if self._rows else now) + flush
+                board.latest = latest if journal is not None else inf
+                board.due = min(now + glance, board.latest)
+                if self._stop_asked and not self._stopping:
+                    board.due = 0.0
             now = yield timers[0][0] if timers else inf
         self._conclude()
 
@@ -305,16 +335,9 @@ class Coordinator:
             self._flying += 1
         elif isinstance(answer, BaseException):
             self._raised(slot, answer, now)
-        elif isinstance(answer, CoroutineType):
+        elif isinstance(answer, (CoroutineType, GeneratorType)):
             answer.close()
-            self._raised(
-                slot,
-                OutputError(
-                    f"node {self._plan.ids[slot]!r} returned a coroutine; write its function as "
-                    "'async def', or give functools.wraps to the decorator around it"
-                ),
-                now,
-            )
+            self._raised(slot, OutputError(self._unfinished(slot, answer)), now)
         elif isinstance(answer, Branch):
             self._answer(slot, answer.value, answer.label)
         elif not answer.succeeded:
@@ -327,6 +350,18 @@ class Coordinator:
                 self._answer(slot, inner.value, inner.label)
             else:
                 self._answer(slot, inner, None)
+
+    def _unfinished(
+        self, slot: int, answer: CoroutineType[Any, Any, Any] | GeneratorType[Any, Any, Any]
+    ) -> str:
+        if isinstance(answer, GeneratorType):
+            advice = "a generator, which can be read only once; return list(...) of it"
+        else:
+            advice = (
+                "a coroutine; write its function as 'async def', or give functools.wraps to the "
+                "decorator around it"
+            )
+        return f"node {self._plan.ids[slot]!r} returned {advice}"
 
     def _answer(self, slot: int, value: Any, label: Any) -> None:
         self._board.values[slot] = value
@@ -347,15 +382,19 @@ class Coordinator:
         node_id = str(plan.ids[slot])
         if isinstance(error, Overran):
             error = NodeTimeout(node_id, error.seconds)
+        if isinstance(error, KeyboardInterrupt):
+            self.interrupt = self.interrupt or error
+            self._stop_asked = True
+            if slot not in run.handling:
+                self._state.cancel_running(slot, run.reason or "interrupted")
+                return
         if slot in run.handling:
             logger.error("the failure handler of node %r failed: %r", node_id, error)
             original = run.handling.pop(slot)
             original.add_note(f"its failure handler failed too: {error!r}")
             self._give_up(slot, original)
             return
-        if isinstance(error, KeyboardInterrupt) or (
-            slot in self._victims and _is_cancellation(error)
-        ):
+        if slot in self._victims and _is_cancellation(error):
             self._state.cancel_running(slot, run.reason or "the run was stopped")
             return
         run.errors[slot] = error
@@ -426,6 +465,8 @@ class Coordinator:
         node_id = str(plan.ids[slot])
         action = plan.actions[slot]
         policy = plan.graph.nodes[node_id].on_failure or action.on_failure or run.config.on_failure
+        if policy is not OnFailure.CONTINUE:
+            state.give_back(self._recall())  # first of all: workers take calls meanwhile
         made = run.attempts_made(slot)
         self._push(run.row(slot, "failed", error=_error_json(error)))
         if self.watcher is not None:
@@ -437,15 +478,12 @@ class Coordinator:
         if run.exception is None:
             run.exception = NodeExecutionError(node_id, made, str(error_info(error)))
             run.exception.__cause__ = error
-        if policy is OnFailure.STOP:
-            state.give_back(self._recall())
         state.fail(slot, policy)
         if policy is OnFailure.STOP:
             run.reason = run.reason or f"node {node_id!r} failed and the run stops"
             self._halt(state.taken() - state.spared)
             self._at(self._board.clock() + run.config.shutdown_grace, self._leave_behind)
         elif policy is OnFailure.PAUSE:
-            state.give_back(self._recall())
             run.reason = run.reason or f"node {node_id!r} failed"
 
     def _refuse_crashed(self) -> None:
@@ -481,6 +519,8 @@ class Coordinator:
     def _recall(self) -> list[int]:
         """Take back released calls that no worker has taken."""
         go, taken = self._board.go, []
+        while self._withdrawn:
+            taken.append(self._withdrawn.popleft())
         while go:
             try:
                 taken.append(go.popleft())

@@ -6,6 +6,7 @@ or a background thread.
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
 import time
@@ -219,7 +220,7 @@ class _Session:
         """
         run = self.run
         sequential = run.options.runner == "sequential"
-        limited = bool(run.plan.limits) or run.deadline is not None
+        limited = bool(run.plan.limits) or run.config.timeout_seconds is not None
         if run.plan.needs_loop or run.options.runner == "asyncio":
             from dagger_dsl.runners.aio import AsyncRunner
 
@@ -249,7 +250,7 @@ class _Session:
         from dagger_dsl.runners.aio import AsyncRunner
 
         run = self.run
-        limited = bool(run.plan.limits) or run.deadline is not None
+        limited = bool(run.plan.limits) or run.config.timeout_seconds is not None
         inline = run.options.runner == "sequential" and not limited
         with self:
             await AsyncRunner(inline=inline).run(run.board)
@@ -260,8 +261,7 @@ class _Session:
         token = CancelToken()
         handle = RunHandle(self.run.run_id, self.run.dag_name, token)
         outer = self.run.token
-        if outer is not None:
-            outer.subscribe(lambda: token.cancel(outer.reason))
+        unsubscribe = outer.subscribe(lambda: token.cancel(outer.reason))
         self.run.token = token
 
         def work() -> None:
@@ -271,8 +271,15 @@ class _Session:
                 handle._finish(None, error)
             else:
                 handle._finish(report, None)
+            finally:
+                unsubscribe()
 
-        threading.Thread(target=work, name=f"dagger-dsl-{self.run.run_id}", daemon=True).start()
+        threading.Thread(
+            target=contextvars.copy_context().run,  # bodies see what the caller sees
+            args=(work,),
+            name=f"dagger-dsl-{self.run.run_id}",
+            daemon=True,
+        ).start()
         return handle
 
     def __enter__(self) -> _Session:
@@ -287,23 +294,33 @@ class _Session:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._unsubscribe()
-        if error is not None:  # the waiting thread was interrupted: record what has ended
-            self.coordinator.close()
-            self._record_end()
+        if error is not None:  # the waiting thread was interrupted
+            self._break_off(error)
 
     def conclude(self) -> RunReport:
         """Record how the run ended and return its report."""
         error = self.coordinator.error
-        if isinstance(error, KeyboardInterrupt):  # it fell into a turn
-            self.coordinator.close()
-            self._record_end()
+        if isinstance(error, KeyboardInterrupt):  # it fell into a turn that another thread took
+            self._break_off(error)
             raise error
         if error is not None:
             if self.recorder is not None:
-                self.recorder.close()
+                self.recorder.abandon(error)
             raise error
         self._record_end()
+        if self.coordinator.interrupt is not None:
+            raise self.coordinator.interrupt
         return self.run.report()
+
+    def _break_off(self, error: BaseException) -> None:
+        """Record what has ended; trouble with that must not hide the interrupt."""
+        try:
+            self.coordinator.close()
+            self._record_end()
+        except Exception as trouble:
+            error.add_note(f"not everything that had ended could be recorded: {trouble!r}")
+            if self.recorder is not None:
+                self.recorder.abandon(error)
 
     def _record_end(self) -> None:
         run = self.run

@@ -12,7 +12,7 @@ from typing import Any
 
 from dagger_dsl.engine.report import ErrorInfo, RunReport
 from dagger_dsl.engine.run import Run, error_info
-from dagger_dsl.errors import ConfigurationError, InvalidState
+from dagger_dsl.errors import ConfigurationError, InvalidState, StoreError
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.model.states import RunStatus
@@ -265,12 +265,22 @@ class Recorder:
         try:
             if self.journal is not None:
                 journal, self.journal = self.journal, None
-                journal.close()
-                if self._flight is not None:
-                    self._flight.close()
+                try:
+                    journal.close()
+                finally:
+                    # Whatever the database says: this process lives, so no call killed it.
+                    if self._flight is not None:
+                        self._flight.close()
         finally:
             if self._own:
                 self.store.close()
+
+    def abandon(self, error: BaseException) -> None:
+        """Give the run free after *error*, which is about to be raised; it stays resumable."""
+        try:
+            self.close()
+        except StoreError as trouble:
+            error.add_note(f"the run could not be given free in order: {trouble}")
 
 
 def _know_classes(run: Run) -> None:

@@ -48,6 +48,7 @@ class _Loop:
         self.changed = asyncio.Event()
         self.crew = Crew(board, self._ring)
         self.crew.hand_over = self._hand_over
+        self.crew.alone = inline
         self.idle: list[asyncio.Future[None]] = []
         self.hands = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -74,10 +75,12 @@ class _Loop:
                 task.cancel()
 
     def _hand_over(self) -> None:
-        """Take a token for an async call, from whichever thread."""
+        """Take a token, from whichever thread."""
         self.loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
+        if self.crew.over:
+            return
         while self.idle:
             waiting = self.idle.pop()
             if not waiting.done():
@@ -189,14 +192,13 @@ class _Loop:
                     if where is None:
                         answer = await calls[slot]()
                     elif where.__class__ is int:
-                        answer = await calls[slot](values[where])  # type: ignore[index]
+                        answer = await calls[slot](values[where])
                     else:
                         answer = await calls[slot](*board.arguments(slot))
-            except KeyboardInterrupt:
-                raise
             except BaseException as error:
                 if slot in self.halted:
                     task.uncancel()
+                flight[seat] = -1
                 now = ended[slot] = clock()
                 board.odd.append((slot, error))
                 return now
@@ -234,8 +236,8 @@ class _Loop:
 def run_blocking(runner: AsyncRunner, board: Board) -> None:
     """Run *board* on a loop of our own: in this thread, or in a helper where one runs already.
 
-    Jupyter is the case of a running loop; the helper thread is waited for, and Ctrl-C reaches the
-    waiting thread.
+    Jupyter is the case of a running loop; the helper thread is waited for. Ctrl-C reaches the
+    waiting thread: the first one asks the run to end, a second one leaves it behind.
     """
     try:
         asyncio.get_running_loop()
@@ -259,6 +261,11 @@ def run_blocking(runner: AsyncRunner, board: Board) -> None:
         daemon=True,
     )
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        board.interrupt()
+        thread.join()
+        raise
     if failure:
         raise failure[0]

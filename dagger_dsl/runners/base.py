@@ -74,6 +74,8 @@ class Board:
         clock: Monotonic seconds.
         step: Lets the coordinator take outcomes and release calls; False when the run is over.
         due: When a worker steps the coordinator although `go` is not empty.
+        latest: From when on a worker waits for its turn to step; before, it leaves the step to
+            whoever is at it, and goes on.
         wake_at: When the coordinator wants a step although nothing arrived.
         ring: Asks the runner's driver for a step soon; safe from any thread.
         interrupt: Tells the coordinator that the waiting thread or task was interrupted.
@@ -92,6 +94,7 @@ class Board:
         "halt",
         "interrupt",
         "kinds",
+        "latest",
         "limits",
         "odd",
         "ring",
@@ -128,6 +131,7 @@ class Board:
         self.clock = clock
         self.step: Callable[[float], bool] = lambda _now: False
         self.due = inf
+        self.latest = inf
         self.wake_at = inf
         self.ring: Callable[[], None] = lambda: None
         self.interrupt: Callable[[], None] = lambda: None
@@ -212,14 +216,13 @@ def labour(
                 if where is None:
                     value = calls[slot]()
                 elif where.__class__ is int:
-                    value = calls[slot](values[where])  # type: ignore[index]
+                    value = calls[slot](values[where])
                 else:
                     value = calls[slot](*map(value_at, where))  # type: ignore[arg-type]
             except BaseException as error:
+                flight[seat] = -1
                 now = ended[slot] = clock()
                 odd((slot, error))
-                if error.__class__ is KeyboardInterrupt:
-                    raise
                 break
             now = ended[slot] = clock()
             if value.__class__ in ANSWERS:

@@ -44,6 +44,8 @@ class Crew:
         tokens: One entry for each slot that nobody uses.
         over: The run has ended; workers leave.
         alarm: When the driver wakes by itself, so that a nearer deadline has to ring.
+        hand_over: Gives a token to whoever runs an event loop.
+        alone: There is such a loop and it makes all calls, plain ones too.
     """
 
     def __init__(self, board: Board, ring: Callable[[], None]) -> None:
@@ -58,8 +60,8 @@ class Crew:
         self._context = contextvars.copy_context()
         self._seats = iter(range(board.slots))
         self._free_seats: list[int] = []
-        #: Gives an async call to whoever runs an event loop, together with the worker's token.
         self.hand_over: Callable[[], None] | None = None
+        self.alone = False
 
     def step(self, now: float, *, mine: int = 1, wait: bool = False) -> bool:
         """Step the coordinator unless somebody else is at it; then spread what was released.
@@ -74,15 +76,20 @@ class Crew:
         """
         board, stepping = self.board, self._stepping
         while not self.over:
-            if not stepping.acquire(wait):
-                break
             try:
-                alive = board.step(now)
+                if wait or now >= board.latest:
+                    with stepping:  # an interrupt cannot fall between lock and block
+                        alive = board.step(now)
+                else:
+                    if not stepping.acquire(False):
+                        break
+                    try:
+                        alive = board.step(now)
+                    finally:
+                        stepping.release()
             except BaseException:
                 self.finish()
                 raise
-            finally:
-                stepping.release()
             if not alive:
                 self.finish()
                 break
@@ -90,7 +97,7 @@ class Crew:
                 self.spread(len(board.go) - mine)
             if board.wake_at < self.alarm:
                 self._ring()
-            if board.go or not (board.done or board.odd):
+            if not board.odd and (board.go or not board.done):
                 break
             now = board.clock()  # an outcome arrived while the others left the step to us
         return not self.over
@@ -99,8 +106,12 @@ class Crew:
         """Send every worker home and wake the driver."""
         self.over = True
         self._ring()
-        while self._parked:
-            self._parked.pop().lock.release()
+        while True:
+            try:
+                worker = self._parked.pop()
+            except IndexError:
+                return
+            worker.lock.release()
 
     def spread(self, calls: int) -> None:
         """Wake or start workers for *calls* released calls, as far as tokens go."""
@@ -113,17 +124,26 @@ class Crew:
             self.wake()
 
     def wake(self) -> None:
-        """Give the token in hand to a parked worker, or to a new one."""
-        go, kinds = self.board.go, self.board.kinds
-        if self.hand_over is not None and go and kinds[go[0]] & ASYNC:
+        """Give the token in hand to the event loop, to a parked worker, or to a new one."""
+        if self.hand_over is not None and (self.alone or self._next_is_async()):
             self.hand_over()
             return
         try:
             worker = self._parked.pop()
         except IndexError:
-            self._start()
+            if not self.over:  # the end of the run empties the list, too
+                self._start()
         else:
             worker.lock.release()
+
+    def _next_is_async(self) -> bool:
+        try:
+            return bool(self.board.kinds[self.board.go[0]] & ASYNC)
+        except IndexError:  # somebody was faster; whoever gets the token gives it back
+            return False
+
+    def _is_over(self) -> bool:
+        return self.over  # read anew: another thread may have set it between two looks
 
     def _start(self) -> None:
         worker = _Worker(self._take_seat())
@@ -158,10 +178,10 @@ class Crew:
             return False
         self._parked.append(worker)
         self.tokens.append(None)
-        if self.board.go or self.over:  # released between our last look and now
+        if self.board.go:  # released between our last look and now
             self.spread(len(self.board.go))
-            if self.over:
-                self.finish()
+        if self._is_over():
+            self.finish()
         worker.lock.acquire()
         return not self.over
 
@@ -170,11 +190,7 @@ class Crew:
         board = self.board
         if board.kinds[slot] & ASYNC:
             board.go.appendleft(slot)
-            self.tokens.append(None)
-            self.spread(1)
-            self._parked.append(worker)
-            worker.lock.acquire()
-            return not self.over
+            return self._park(worker)
         board.flight[worker.seat] = slot
         deadline = board.clock() + board.limits[slot]
         self._watch[worker] = (deadline, slot)
@@ -200,7 +216,7 @@ class Crew:
     def expire(self, now: float) -> float:
         """Abandon the workers whose call has overrun; return the next deadline."""
         nearest = inf
-        for worker, (deadline, slot) in list(self._watch.items()):
+        for worker, (deadline, slot) in self._watch.copy().items():  # others add and remove
             if deadline > now:
                 nearest = min(nearest, deadline)
             elif self._watch.pop(worker, None) is not None:

@@ -41,6 +41,7 @@ class Flight:
         self.path = f"{database_path}-flight-{name}"
         self._map: mmap.mmap | None = None
         self._view: memoryview | None = None
+        self._made: tuple[int, int, int] | None = None
 
     def read(self) -> list[int]:
         """Return the slots that were under way when the last owner died; none after a clean end."""
@@ -57,8 +58,12 @@ class Flight:
     def open(self, seats: int) -> MutableSequence[int]:
         """Create the file with empty seats and return them, to be written by index."""
         try:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            # A new file: an owner that was fenced may still write into the one it has mapped.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             try:
+                self._made = (os.getpid(), *_identity(os.fstat(file)))
                 # Written, not truncated to size: a full disk shows here and not as a signal later.
                 os.write(file, _SEAT.pack(-1) * seats)
                 self._map = mmap.mmap(file, seats * _SEAT.size)
@@ -70,11 +75,19 @@ class Flight:
         return self._view  # type: ignore[return-value]  # a cast view is a sequence of integers
 
     def close(self) -> None:
-        """Remove the file: the owner lets go of the run and nothing of it is under way."""
+        """Remove the file: the owner lets go of the run and nothing of it is under way.
+
+        The file of a later owner, or of the process that this one is a copy of, stays.
+        """
         # Workers that were left behind may still hold the view; the map then goes with them.
         self._view = self._map = None
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+            if self._made == (os.getpid(), *_identity(os.stat(self.path))):
+                os.unlink(self.path)
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def forget_uncalled(store: Store, run_id: str, epoch: int) -> None:

@@ -1,0 +1,1 @@
+"""One suite that every runner passes, and what shakes races out of them."""
