@@ -53,7 +53,7 @@ from dagger_dsl.model.events import (
     NodeRetrying,
     NodeSkipped,
 )
-from dagger_dsl.model.policies import OnFailure, Trigger
+from dagger_dsl.model.policies import OnFailure
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.retry import decide, effective_policy
 from dagger_dsl.runners.base import Overran
@@ -251,21 +251,19 @@ class Coordinator:
             if slot in self._left_behind:
                 self._left_behind.discard(slot)
                 self._flying += 1  # it was written off before
-            elif slot in run.handling:
-                self._handled(slot)
-            elif slot in plan.parts or slot in plan.labelled:
+            elif slot in run.handling or slot in plan.parts or slot in plan.labelled:
                 state.complete(easy)
                 easy = []
-                self._complete(slot, self._board.values[slot], None)
+                self._answer(slot, self._board.values[slot], None)
             elif self._record(slot, self._board.values[slot]):
                 easy.append(slot)
         state.complete(easy)
 
-    def _complete(self, slot: int, value: Any, label: Any) -> None:
+    def _complete(self, slot: int, value: Any, label: Any, split: bool) -> None:
         """Record one completion with everything that can come with it: parts, labels, metadata."""
         plan, run = self._plan, self.run
         try:
-            parts = self._split(slot, value)
+            parts = plan.split(slot, value, always=split)
             labels = None
             if slot in plan.labelled:
                 labels = labels_of(value if label is None else label)
@@ -284,14 +282,6 @@ class Coordinator:
         for where, part in parts:
             self._board.values[where] = part
         self._state.complete_with(slot, labels)
-
-    def _split(self, slot: int, value: Any) -> list[tuple[int, Any]]:
-        """Return the declared outputs of *value* with their slots.
-
-        Raises:
-            OutputError: It does not hold them all.
-        """
-        return self._plan.split(slot, value)
 
     def _record(self, slot: int, value: Any) -> bool:
         """Put a completion into the next commit; False when its value has no stored form."""
@@ -349,7 +339,7 @@ class Coordinator:
             if isinstance(inner, Branch):
                 self._answer(slot, inner.value, inner.label)
             else:
-                self._answer(slot, inner, None)
+                self._answer(slot, inner, None, split=answer.split)
 
     def _unfinished(
         self, slot: int, answer: CoroutineType[Any, Any, Any] | GeneratorType[Any, Any, Any]
@@ -363,12 +353,18 @@ class Coordinator:
             )
         return f"node {self._plan.ids[slot]!r} returned {advice}"
 
-    def _answer(self, slot: int, value: Any, label: Any) -> None:
-        self._board.values[slot] = value
-        if slot in self.run.handling:
-            self._handled(slot)
+    def _answer(self, slot: int, value: Any, label: Any, *, split: bool = False) -> None:
+        """Take a value, from the node itself or from its failure handler."""
+        handling = self.run.handling
+        if slot not in handling:
+            self._complete(slot, value, label, split)
+        elif value is None and label is None:  # the handler changes nothing
+            self._board.values[slot] = UNSET
+            self._give_up(slot, handling.pop(slot))
         else:
-            self._complete(slot, value, label)
+            self.run.meta.setdefault(slot, {})["recovered"] = True
+            self._complete(slot, value, label, split)
+            handling.pop(slot, None)
 
     def _note(self, slot: int, answer: NodeOutput) -> None:
         if answer.metadata:
@@ -389,10 +385,7 @@ class Coordinator:
                 self._state.cancel_running(slot, run.reason or "interrupted")
                 return
         if slot in run.handling:
-            logger.error("the failure handler of node %r failed: %r", node_id, error)
-            original = run.handling.pop(slot)
-            original.add_note(f"its failure handler failed too: {error!r}")
-            self._give_up(slot, original)
+            self._failed(slot, error)
             return
         if slot in self._victims and _is_cancellation(error):
             self._state.cancel_running(slot, run.reason or "the run was stopped")
@@ -424,17 +417,24 @@ class Coordinator:
         self._push(run.row(slot, "failed", error=_error_json(error)))
         if self.watcher is not None:
             self._events.append(NodeRetrying(self.run.ref(slot), error, attempt, delay))
-        run.attempts[slot] = attempt + 1
+        run.another(slot)
         self._state.wait(slot)
         self._at(now + delay, lambda _now: self._state.wake(slot))
 
     def _failed(self, slot: int, error: BaseException) -> None:
         """Call the failure handler where there is one; otherwise the failure is final."""
         run = self.run
+        self._board.values[slot] = UNSET
+        original = run.handling.pop(slot, None)
+        if original is not None:
+            logger.error("the failure handler of %s failed: %r", run.ref(slot), error)
+            original.add_note(f"its failure handler failed too: {error!r}")
+            run.meta.get(slot, {}).pop("recovered", None)
+            self._give_up(slot, original)
+            return
         run.errors[slot] = error
         handler = self._plan.handlers.get(slot)
-        if handler is None or slot in run.handling or self._stopping:
-            run.handling.pop(slot, None)
+        if handler is None or self._stopping:
             self._give_up(slot, error)
             return
         try:
@@ -446,18 +446,9 @@ class Coordinator:
         run.handling[slot] = error
         self._board.calls[slot] = call
         self._board.kinds[slot] = self._plan.handler_kind(slot)
-        self._state.again(slot)
-
-    def _handled(self, slot: int) -> None:
-        """Take the failure handler's answer: a value recovers the node, None changes nothing."""
-        error = self.run.handling.pop(slot)
-        value = self._board.values[slot]
-        if value is None:
-            self._board.values[slot] = UNSET
-            self._give_up(slot, error)
-            return
-        self.run.meta.setdefault(slot, {})["recovered"] = True
-        self._complete(slot, value, None)
+        # It belongs to a call that has begun: nothing goes before it, no pause or stop holds it.
+        self._flying += 1
+        self._board.go.appendleft(slot)
 
     def _give_up(self, slot: int, error: BaseException) -> None:
         """Record a final failure and do what ``on_failure`` says."""
@@ -513,12 +504,20 @@ class Coordinator:
         self._stopping = True
         self.run.status, self.run.reason = status, reason
         self._state.give_back(self._recall())
+        go, handling = self._board.go, self.run.handling
+        while go:  # failure handlers that are due
+            try:
+                slot = go.popleft()
+            except IndexError:
+                break
+            self._flying -= 1
+            self._give_up(slot, handling.pop(slot))
         self._state.cancel(reason)
         self._halt(self._state.taken())
 
     def _recall(self) -> list[int]:
-        """Take back released calls that no worker has taken."""
-        go, taken = self._board.go, []
+        """Take back released calls that no worker has taken, but for failure handlers."""
+        go, taken, handling = self._board.go, [], self.run.handling
         while self._withdrawn:
             taken.append(self._withdrawn.popleft())
         while go:
@@ -526,6 +525,9 @@ class Coordinator:
                 taken.append(go.popleft())
             except IndexError:  # a worker was faster
                 break
+        if handling:
+            go.extend(slot for slot in taken if slot in handling)
+            taken = [slot for slot in taken if slot not in handling]
         self._flying -= len(taken)
         taken += self._held
         self._held.clear()
@@ -538,7 +540,7 @@ class Coordinator:
 
     def _leave_behind(self, _now: float) -> None:
         """Write off calls that did not end in time; their outcomes will be ignored."""
-        late = self._victims & self._state.taken()
+        late = (self._victims & self._state.taken()).difference(self._board.go)
         for slot in sorted(late):
             self._state.cancel_running(slot, self.run.reason)
             self.run.abandoned.append(slot)
@@ -566,9 +568,7 @@ class Coordinator:
         """Record invocations that ended without a call."""
         ended, self._state.ended = self._state.ended, []
         for slot, code, reason in ended:
-            called = slot in self._victims
-            meta = _json({"reason": reason})
-            self._push(self.run.row(slot, NAMES[code], called=called, meta=meta))
+            self._push(self.run.row(slot, NAMES[code], meta=_json({"reason": reason})))
             if self.watcher is not None:
                 kind = NodeSkipped if code == SKIPPED else NodeCancelled
                 self._events.append(kind(self.run.ref(slot), reason))
@@ -597,15 +597,13 @@ class Coordinator:
             self.watcher.show(events)
 
     def _bind(self, slots: Sequence[int]) -> None:
-        """Note which source each `any` join takes.
+        """Note whose values each join takes.
 
-        A resume settles recorded outcomes in the order of their record, so it finds the same one.
+        A resume settles recorded outcomes in the order of their record, so it finds the same ones.
         """
         for slot in slots:
-            join = self._plan.joins.get(slot)
-            if join is not None and join.rule is Trigger.ANY:
-                source = self._state.winner(slot)
-                self.run.bound[slot] = frozenset(() if source is None else (source,))
+            if slot in self._plan.joins:
+                self.run.bound[slot] = self._state.bound(slot)
 
     def _commit(self, released: list[int] | None) -> None:
         assert self._journal is not None
@@ -624,7 +622,7 @@ class Coordinator:
         """Settle the run's status and record what is left to record."""
         run, state = self.run, self._state
         if run.status is RunStatus.RUNNING:
-            if state.paused and state.left:
+            if state.paused:
                 run.status = RunStatus.PAUSED
             elif run.exception is not None:
                 run.status = RunStatus.FAILED

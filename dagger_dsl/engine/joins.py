@@ -26,19 +26,18 @@ class Join:
         rule: The trigger rule.
         open: Edges that are neither satisfied nor dead.
         closed: The node was enabled.
-        winner: The source of the first satisfied edge.
+        chosen: The sources of satisfied edges, in the order in which these were satisfied.
     """
 
-    __slots__ = ("closed", "failed", "open", "rule", "satisfied", "unclean", "winner")
+    __slots__ = ("chosen", "closed", "failed", "open", "rule", "unclean")
 
     def __init__(self, rule: Trigger, edges: int) -> None:
         self.rule = rule
         self.open = edges
-        self.satisfied = 0
+        self.chosen: list[int] = []
         self.unclean = 0
         self.failed = 0
         self.closed = False
-        self.winner: int | None = None
 
     def fresh(self) -> Join:
         """Return an unused join of the same rule and edges."""
@@ -56,9 +55,7 @@ class Join:
         self.failed += state == FAILED
         self.unclean += state in (FAILED, CANCELLED)
         if satisfied:
-            self.satisfied += 1
-            if self.winner is None:
-                self.winner = source
+            self.chosen.append(source)
         if self.closed:
             return None
         if self.rule is Trigger.ANY and satisfied:
@@ -71,7 +68,7 @@ class Join:
             return True
         if self.rule is Trigger.FAILED:
             return self.failed > 0
-        return self.unclean == 0 and self.satisfied > 0  # none_failed
+        return self.unclean == 0 and bool(self.chosen)  # none_failed
 
     def reason(self) -> str:
         """Return why the node does not run."""

@@ -120,8 +120,14 @@ class Plan:
         """Return the node whose value lies in *slot*, or None for inputs and literals."""
         return slot if slot < self.count else self.owners.get(slot)
 
-    def split(self, slot: int, value: Any) -> list[tuple[int, Any]]:
+    def split(self, slot: int, value: Any, *, always: bool = False) -> list[tuple[int, Any]]:
         """Return the declared outputs of a node's value, each with its slot.
+
+        Args:
+            slot: The node.
+            value: What it gave.
+            always: Whether a mapping without the single declared name is an error, and not that
+                output.
 
         Raises:
             OutputError: The value does not hold them all.
@@ -131,7 +137,7 @@ class Plan:
             return []
         if isinstance(value, Mapping) and all(name in value for name, _ in parts):
             return [(where, value[name]) for name, where in parts]
-        if len(parts) == 1:
+        if len(parts) == 1 and not always:
             return [(parts[0][1], value)]
         names = [name for name, _ in parts]
         found = list(value) if isinstance(value, Mapping) else type(value).__name__

@@ -10,8 +10,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from dagger_dsl.engine.plan import Plan
 from dagger_dsl.engine.report import ErrorInfo, RunReport
 from dagger_dsl.engine.run import Run, error_info
+from dagger_dsl.engine.state import PENDING, RunState
 from dagger_dsl.errors import ConfigurationError, InvalidState, StoreError
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph
@@ -131,23 +133,16 @@ class Recorder:
         forget_uncalled(self.store, self.run_id, self.journal.epoch)
         done = self._place(run)
         plan = run.plan
-        open_slots = [slot for slot in range(plan.count) if slot not in done]
-        for slot in [slot for slot, node in done.items() if not _is_stored(node)]:
-            # Not recorded by wish: the producer is called again where somebody still needs it.
-            if any(slot in _sources(run, each) for each in open_slots):
-                del done[slot]
+        if not all(map(_is_stored, done.values())):
+            _reopen(run, done)
         self._count_crashes(run, done)
-        labels = {}
         for slot, node in done.items():
-            meta = node.meta or {}
             run.restored.add(slot)
             run.loaders[slot] = node.value
-            if meta:
-                run.meta[slot] = meta
-            if "labels" in meta:
-                labels[slot] = frozenset(meta["labels"])
-        run.state.restore(list(done), labels)
-        needed = {source for slot in open_slots for source in _sources(run, slot)}
+            if node.meta:
+                run.meta[slot] = node.meta
+        run.state.restore(list(done), _labels(done))
+        needed = {source for slot in _open(run.state, plan) for source in _sources(run, slot)}
         for slot in sorted(needed & done.keys()):
             value = run.value(slot)
             for where, part in plan.split(slot, value):
@@ -177,26 +172,24 @@ class Recorder:
         """Note attempts, times and errors by slot; return what completed, in recorded order."""
         assert self.stored is not None
         done: dict[int, StoredNode] = {}
-        for (node_id, _key), node in sorted(
-            self.stored.nodes.items(), key=lambda item: item[1].seq
-        ):
-            slot = run.plan.index.get(node_id)
+        for node in self.stored.attempts:
+            slot = run.plan.index.get(node.node_id)
             if slot is None:
                 raise InvalidState(
-                    f"run {self.run_id} has a record of node {node_id!r}, which its graph has not; "
-                    "the database was changed from outside"
+                    f"run {self.run_id} has a record of node {node.node_id!r}, which its graph has "
+                    "not; the database was changed from outside"
                 )
-            if node.started_at is not None:
-                run.board.started[slot] = node.started_at - run.wall
-                run.board.ended[slot] = run.board.started[slot] + (node.duration or 0.0)
+            if node.error:
+                run.stored_errors[slot] = ErrorInfo(**node.error)
+            if node.started_at is None:  # it ended without a call
+                continue
+            run.before[slot] = (node.started_at, node.started_at + (node.duration or 0.0))
+            done.pop(slot, None)
             if node.state == "completed":
                 run.attempts[slot] = node.attempt
                 done[slot] = node
-            elif node.started_at is not None:
-                run.earlier[slot] = node.attempt
-                run.attempts[slot] = node.attempt + 1
-                if node.error:
-                    run.stored_errors[slot] = ErrorInfo(**node.error)
+            else:
+                _one_more(run, slot, node.attempt)
         return done
 
     def _count_crashes(self, run: Run, done: Mapping[int, StoredNode]) -> None:
@@ -296,6 +289,38 @@ def _versions(run: Run) -> dict[str, str]:
 
 def _is_stored(node: StoredNode) -> bool:
     return (node.meta or {}).get("stored", True) is not False
+
+
+def _open(state: RunState, plan: Plan) -> list[int]:
+    """Return what may still run."""
+    return [slot for slot in range(plan.count) if state.status(slot) == PENDING]
+
+
+def _labels(done: Mapping[int, StoredNode]) -> dict[int, frozenset[str]]:
+    """Return what completed nodes had chosen."""
+    return {
+        slot: frozenset(node.meta["labels"])
+        for slot, node in done.items()
+        if node.meta and "labels" in node.meta
+    }
+
+
+def _one_more(run: Run, slot: int, attempts: int) -> None:
+    """Note that a node is called again, after so many attempts."""
+    run.earlier[slot] = attempts
+    run.attempts[slot] = attempts + 1
+
+
+def _reopen(run: Run, done: dict[int, StoredNode]) -> None:
+    """Take out results that were not stored by wish and that a node which may run still needs."""
+    outlook = RunState(run.plan)
+    outlook.restore(list(done), _labels(done))
+    todo = _open(outlook, run.plan)
+    while todo:
+        for source in _sources(run, todo.pop()):
+            if source in done and not _is_stored(done[source]):
+                _one_more(run, source, done.pop(source).attempt)
+                todo.append(source)
 
 
 def _sources(run: Run, slot: int) -> set[int]:

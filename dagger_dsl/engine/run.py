@@ -95,8 +95,9 @@ class Run:
         stored_errors: Errors of nodes that an earlier process recorded.
         meta: What nodes gave with their answer, and how they were recovered.
         handling: By slot, the error whose failure handler is being called.
-        bound: By slot of an `any` join, the sources whose values it takes.
+        bound: By slot of a join, the sources whose values it takes.
         restored: Slots whose result came from the store.
+        before: By slot, start and end of the attempt before the current one, in seconds since 1970.
         loaders: By slot, how to read a stored value that nobody has needed so far.
         crashes: How often the process died in a call, by slot, where that is too often.
         notes: Keyed notes for a resume, recorded with the next commit.
@@ -138,6 +139,7 @@ class Run:
         self.handling: dict[int, BaseException] = {}
         self.bound: dict[int, frozenset[int]] = {}
         self.restored: set[int] = set()
+        self.before: dict[int, tuple[float, float]] = {}
         self.loaders: dict[int, Callable[[], Any]] = {}
         self.crashes: dict[int, int] = {}
         self.notes: list[tuple[str | None, str]] = []
@@ -174,13 +176,18 @@ class Run:
             self.board.values[slot] = loader()
         return self.board.values[slot]
 
+    def another(self, slot: int) -> None:
+        """Note that a node will be called once more."""
+        board = self.board
+        self.before[slot] = (self.wall + board.started[slot], self.wall + board.ended[slot])
+        self.attempts[slot] = self.attempts.get(slot, 1) + 1
+        board.started[slot] = board.ended[slot] = 0.0
+
     def attempts_made(self, slot: int) -> int:
         """Return how many calls of a node were made, earlier processes included."""
         last = self.attempts.get(slot, 1)
-        if slot in self.restored:
-            return last
-        # Times that an earlier process recorded lie before this one's beginning.
-        return last if self.board.started[slot] >= self.began else last - 1
+        called = slot in self.restored or self.board.started[slot] != 0.0
+        return last if called else last - 1
 
     def take_notes(self) -> list[tuple[str | None, str]] | None:
         """Return the notes that wait for a commit, and forget them."""
@@ -209,8 +216,10 @@ class Run:
     def node_report(self, node_id: str) -> NodeReport:
         """Return how one node stands."""
         slot = self.plan.index[node_id]
-        start, end = self.board.started[slot], self.board.ended[slot]
-        called = start != 0.0
+        start, end = self.board.started[slot] + self.wall, self.board.ended[slot] + self.wall
+        called = self.board.started[slot] != 0.0
+        if not called and slot in self.before:
+            (start, end), called = self.before[slot], True
         exception = self.errors.get(slot)
         error = error_info(exception) if exception is not None else self.stored_errors.get(slot)
         meta = self.meta.get(slot, {})
@@ -219,8 +228,8 @@ class Run:
             node_id=node_id,
             state=state,
             attempts=self.attempts_made(slot),
-            started_at=_moment(self.wall + start) if called else None,
-            finished_at=_moment(self.wall + end) if called and end >= start else None,
+            started_at=_moment(start) if called else None,
+            finished_at=_moment(end) if called and end >= start else None,
             duration=max(0.0, end - start) if called and end >= start else None,
             error=error if state is NodeState.FAILED or meta.get("recovered") else None,
             exception=exception,
@@ -265,13 +274,13 @@ class Run:
         )
 
     def row(self, slot: int, state: str, **more: Any) -> Row:
-        """Return the journal's row for one slot; *called* is False for an end without a call."""
+        """Return the journal's row for one slot; the end of a node without a call is no attempt."""
         start, end = self.board.started[slot], self.board.ended[slot]
-        called = start != 0.0 and more.get("called", True)
+        called = start != 0.0
         return (
             str(self.plan.ids[slot]),
             DEFAULT_KEY,
-            self.attempts.get(slot, 1),
+            self.attempts.get(slot, 1) if called else 0,
             state,
             more.get("inline"),
             more.get("artifact"),

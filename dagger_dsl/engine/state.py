@@ -55,7 +55,8 @@ class RunState:
     """Which invocations are enabled, and which have ended.
 
     Attributes:
-        ready: Enabled invocations that have not been taken, in the order they start.
+        ready: Enabled invocations that have not been taken, in the order they start: what one event
+            enables is in declaration order, behind what earlier events enabled.
         ended: Invocations that ended without a call since the list was last taken.
         left: How many invocations have not ended.
         waiting: How many wait for a timer.
@@ -91,18 +92,25 @@ class RunState:
         self.waiting = 0
         self.stopped = False
         self.paused = False
+        self._end_the_hopeless()
 
-    def begin(self) -> None:
-        """Enable the invocations that wait for nothing; disabled ones end at once."""
-        plan, status = self._plan, self._status
-        for slot in plan.disabled:
-            self.skip(slot, "disabled")
+    def _end_the_hopeless(self) -> None:
+        """End what cannot run whatever happens: the disabled, and `failed` joins without edges."""
+        status = self._status
+        for slot in self._plan.disabled:
+            if status[slot] == PENDING:
+                self._end(slot, SKIPPED, "disabled")
         for slot, join in self._joins.items():
             if not join.open and status[slot] == PENDING and not join.closed:
                 if join.rule is Trigger.FAILED:
                     self._end(slot, SKIPPED, join.reason())
                 join.closed = True
-        self.ready[:0] = [slot for slot in plan.roots if status[slot] == PENDING]
+        self._order(0)
+
+    def begin(self) -> None:
+        """Enable the invocations that wait for nothing, ahead of what was enabled so far."""
+        enabled = [*self._plan.roots, *self.ready]
+        self.ready = [slot for slot in enabled if self._status[slot] == PENDING]
 
     def status(self, slot: int) -> int:
         """Return the state code of one invocation."""
@@ -120,21 +128,21 @@ class RunState:
         for slot in slots:
             count += 1
             status[slot] = COMPLETED
+            if special and slot in special:
+                self._pass_on(slot, None)
+                continue
             for target in successors[slot]:
                 rest = unmet[target] - 1
                 unmet[target] = rest
                 if not rest:
                     ready.append(target)
-            if special and slot in special:
-                self._settle_special(slot, COMPLETED, None)
         self.left -= count
 
     def complete_with(self, slot: int, labels: Collection[str] | None) -> None:
         """Record a completion that chose *labels* among the labelled edges."""
         self._status[slot] = COMPLETED
         self.left -= 1
-        self._pass_on(slot)
-        self._settle_special(slot, COMPLETED, labels)
+        self._pass_on(slot, labels)
 
     def restore(self, slots: Collection[int], labels: Mapping[int, Collection[str] | None]) -> None:
         """Take over completions that an earlier process recorded; called before `begin`.
@@ -148,8 +156,7 @@ class RunState:
             self._unmet[slot] = _NEVER  # whatever its sources do again, it stays as it is
         self.left -= len(slots)
         for slot in slots:
-            self._pass_on(slot)
-            self._settle_special(slot, COMPLETED, labels.get(slot))
+            self._pass_on(slot, labels.get(slot))
 
     def show(self, states: Mapping[int, str]) -> None:
         """Take over the recorded states of a run that is only looked at."""
@@ -169,33 +176,27 @@ class RunState:
             self.waiting -= 1
             self.ready.append(slot)
 
-    def again(self, slot: int) -> None:
-        """Enable an invocation once more, ahead of what waits: its failure handler is due."""
-        self.ready.insert(0, slot)
-
     def fail(self, slot: int, policy: OnFailure) -> None:
         """Record a final failure and do to the run what *policy* says.
 
         Args:
             slot: The invocation that failed.
             policy: STOP cancels everything that has not started, but for the `failed` and `done`
-                dependents of the failed one and what depends on those.
+                dependents of the failed one and what depends on those. PAUSE decides nothing about
+                dependents: a resume tries the failed one again.
         """
         self._status[slot] = FAILED
         self.left -= 1
+        if policy is OnFailure.PAUSE:
+            self.paused = True
+            return
+        before = len(self.ready)
+        self._settle_dead(slot, FAILED)
+        self._order(before)
         if policy is OnFailure.STOP:
             self._spare(slot)
             self.stopped = True
-        elif policy is OnFailure.PAUSE:
-            self.paused = True
-        self._settle_dead(slot, FAILED)
-        if policy is OnFailure.STOP:
             self._cancel_rest("a node failed and the run stops")
-
-    def skip(self, slot: int, reason: str) -> None:
-        """End an invocation that has not started, as skipped."""
-        if self._status[slot] in (PENDING, WAITING):
-            self._end(slot, SKIPPED, reason)
 
     def cancel(self, reason: str) -> None:
         """Cancel everything that has not been taken; taken invocations end by their runner."""
@@ -219,13 +220,16 @@ class RunState:
             and slot not in waiting
         }
 
-    def winner(self, slot: int) -> int | None:
-        """Return the source whose edge let an `any` join run."""
-        return self._joins[slot].winner
+    def bound(self, slot: int) -> frozenset[int]:
+        """Return the sources whose values an enabled join takes; of an `any` join, the first."""
+        join = self._joins[slot]
+        return frozenset(join.chosen[:1] if join.rule is Trigger.ANY else join.chosen)
 
     def cancel_running(self, slot: int, reason: str) -> None:
         """Record that a launched invocation was cancelled."""
+        before = len(self.ready)
         self._end(slot, CANCELLED, reason)
+        self._order(before)
 
     def take(self) -> list[int]:
         """Return what may be launched now, and forget it; nothing while paused."""
@@ -240,53 +244,44 @@ class RunState:
 
     # What follows walks edges; `_work` lists keep the stack flat on chains of any length.
 
-    def _pass_on(self, slot: int) -> None:
+    def _order(self, before: int) -> None:
+        """Put what one event enabled into declaration order."""
+        if len(self.ready) - before > 1:
+            self.ready[before:] = sorted(self.ready[before:])
+
+    def _pass_on(self, slot: int, labels: Collection[str] | None) -> None:
+        """Settle every edge of an invocation that completed and chose *labels*."""
         unmet, ready = self._unmet, self.ready
+        before = len(ready)
         for target in self._plan.successors[slot]:
             rest = unmet[target] - 1
             unmet[target] = rest
             if not rest:
                 ready.append(target)
-
-    def _settle_special(self, slot: int, state: int, labels: Collection[str] | None) -> None:
-        """Settle the labelled edges of *slot*, and its edges into joins."""
         for target, label in self._plan.special.get(slot, ()):
-            satisfied = state == COMPLETED and (
-                label is None or (labels is not None and label in labels)
-            )
-            self._settle_edge(target, satisfied, state, slot)
+            satisfied = label is None or (labels is not None and label in labels)
+            self._settle_edge(target, satisfied, slot)
+        self._order(before)
 
-    def _settle_edge(self, target: int, satisfied: bool, state: int, source: int) -> None:
+    def _settle_edge(self, target: int, satisfied: bool, source: int) -> None:
+        """Settle one edge of a completed invocation that is labelled or leads into a join."""
+        if self._status[target] != PENDING:
+            return
         join = self._joins.get(target)
-        if join is None:  # a labelled edge into a node with the `success` rule
-            if not satisfied:
-                self._skip_after(target, state, source)
-                return
+        if join is not None:
+            verdict = join.settle(satisfied, COMPLETED, source)
+            if verdict:
+                join.closed = True
+                self.ready.append(target)
+            elif verdict is False:
+                self._end(target, SKIPPED, join.reason())
+        elif not satisfied:
+            self._end(target, SKIPPED, f"branch not taken at {self._plan.ids[source]!r}")
+        else:
             rest = self._unmet[target] - 1
             self._unmet[target] = rest
             if not rest:
                 self.ready.append(target)
-            return
-        verdict = join.settle(satisfied, state, source)
-        if verdict is None or self._status[target] != PENDING:
-            return
-        if verdict:
-            join.closed = True
-            self.ready.append(target)
-        else:
-            self._end(target, SKIPPED, join.reason())
-
-    def _skip_after(self, target: int, state: int, source: int) -> None:
-        if self._status[target] != PENDING:
-            return
-        name = self._plan.ids[source]
-        if state == COMPLETED:
-            reason = f"branch not taken at {name!r}"
-        elif state == FAILED:
-            reason = f"upstream_failed: {name!r} failed"
-        else:
-            reason = f"upstream_{NAMES[state]}: {name!r} was {NAMES[state]}"
-        self._end(target, SKIPPED, reason)
 
     def _end(self, slot: int, state: int, reason: str) -> None:
         """End *slot* without a call, and everything that can no longer run because of it."""
@@ -344,7 +339,6 @@ class RunState:
             for target, _ in plan.special.get(slot, ())
             if target in plan.joins and plan.joins[target].rule in (Trigger.FAILED, Trigger.DONE)
         ]
-        # A join further down may depend on the failed node only through nodes that are skipped.
         while work:
             here = work.pop()
             if here not in spared:
@@ -371,7 +365,9 @@ class RunState:
             self.reasons[slot] = reason
             self.ended.append(Ended(slot, CANCELLED, reason))
         self.left -= len(victims)
+        self.ready = [slot for slot in self.ready if self._status[slot] == PENDING]
         if spared:
+            before = len(self.ready)
             for slot in victims:
                 self._settle_dead(slot, CANCELLED)
-        self.ready = [slot for slot in self.ready if self._status[slot] == PENDING]
+            self._order(before)

@@ -1,0 +1,1 @@
+"""Tests of how runs happen: the laws of the state machine, and every ruling on runs."""
