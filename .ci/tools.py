@@ -2,7 +2,8 @@
 
 README.md marks what has to be true by a comment on the line before a fence: `<!-- ci: test -->` and
 `<!-- ci: example -->` before its two commands, `<!-- runnable -->` before Python blocks, which run
-in order as one script.
+in order as one script, `<!-- file: NAME -->` before files that it shows, and `<!-- ci: tour -->`
+before shell blocks, which run in order beside these files.
 """
 
 from __future__ import annotations
@@ -30,6 +31,19 @@ def readme(mark: str) -> str:
     if not blocks:
         raise SystemExit(f"README.md has no block after <!-- {mark} -->")
     return "\n".join(blocks)
+
+
+def tour(folder: str) -> str:
+    """Write README's files and its scripts, `tour.py` and `tour.sh`, to a folder."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    files = {
+        name: marked_blocks(f"file: {name}", text)[0]
+        for name in re.findall(r"^<!-- file: ([\w.]+) -->$", text, flags=re.MULTILINE)
+    }
+    files |= {"tour.py": readme("runnable"), "tour.sh": f"set -euo pipefail\n{readme('ci: tour')}"}
+    for name, content in files.items():
+        (Path(folder) / name).write_text(content, encoding="utf-8")
+    return f"{folder}: {', '.join(files)}"
 
 
 def lower_bounds() -> str:
@@ -65,7 +79,7 @@ def totals(folder: str) -> str:
     return f"{passed} passed, {failed} failed, {counts['skipped']} skipped"
 
 
-COMMANDS = {"readme": readme, "notebook": notebook, "totals": totals}
+COMMANDS = {"readme": readme, "tour": tour, "notebook": notebook, "totals": totals}
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]

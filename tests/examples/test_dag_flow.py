@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -156,6 +157,19 @@ def test_a_missing_file_fails_the_run_and_the_handler_says_what_it_means(
     assert "FileNotFoundError" in str(report.error)
     assert "extract failed, so there is no weather data" in capsys.readouterr().out
     assert not Path(given["report_path"]).exists()
+
+
+def test_the_picture_shows_this_graph(graph: Graph) -> None:
+    svg = (EXAMPLE / "pipeline.svg").read_text(encoding="utf-8")
+    titles = set(re.findall(r"<title>(.*?)</title>", svg))
+    edges = {f"{edge.source}&#45;&gt;{edge.target}" for edge in graph.edges}
+    assert titles == {"execution_tree", *graph.nodes, *edges}
+
+
+def test_readme_quotes_the_pipeline() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    arrows = (EXAMPLE / "pipeline.py").read_text(encoding="utf-8").split(") as dag:\n")[1]
+    assert f'with DAG("weather_report") as dag:\n{arrows}```' in readme
 
 
 def test_run_sh_leaves_results_in_sqlite_and_a_readable_report(tmp_path: Path) -> None:
