@@ -604,7 +604,7 @@ def definition_of(obj: Any) -> ActionDef | None:
     """Return the definition that *obj* is or carries (as ``definition``), None when it has none."""
     if isinstance(obj, ActionDef):
         return obj
-    carried = getattr(obj, "definition", None)
+    carried = inspect.getattr_static(obj, "definition", None)  # runs no code of a stranger's
     return carried if isinstance(carried, ActionDef) else None
 
 
@@ -1160,9 +1160,9 @@ def as_registry(source: Any) -> Registry:
 
     Args:
         source: A `Registry`; None for the one in force; a mapping of names to actions; or a
-            module, of which count its registries, its actions and objects with `execute`, and
-            the public functions written in it. Names that a mapping or a module does not have
-            are looked up in the registry in force.
+            module, of which count its registries and those of its DAGs, its actions and objects
+            with `execute`, and the public functions written in it. Names that a mapping or a
+            module does not have are looked up in the registry in force.
 
     Raises:
         RegistryError: It is none of these, or something in a mapping is no action.
@@ -1187,9 +1187,13 @@ def _from_module(module: types.ModuleType) -> Registry:
     parent = current_registry()
     made = Registry(parent=parent)
     for name, thing in vars(module).items():
-        if isinstance(thing, Registry):
-            for each in thing.list_actions():
-                made.register(thing[each], replace=True)
+        if isinstance(thing, types.ModuleType):
+            continue
+        held = thing if isinstance(thing, Registry) else _held_registry(thing)
+        if isinstance(held, Registry):  # of a DAG, too: it knows the actions of its own nodes
+            if held is not parent:
+                for each in list(held._actions.values()):
+                    made.register(each, replace=True)
         elif definition_of(thing) is not None and not isinstance(thing, type):
             made.register(thing, replace=True)
         elif not name.startswith("_") and _belongs(thing, module):
@@ -1198,6 +1202,10 @@ def _from_module(module: types.ModuleType) -> Registry:
             except RegistryError:
                 continue  # a helper that cannot be an action is not asked for by any node
     return made
+
+
+def _held_registry(thing: Any) -> Any:
+    return inspect.getattr_static(thing, "registry", None)
 
 
 def _belongs(thing: Any, module: types.ModuleType) -> bool:

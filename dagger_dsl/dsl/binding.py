@@ -400,6 +400,11 @@ class Recipe:
             )
         )
 
+    def wants_all(self, name: str) -> bool:
+        """Return whether a value called *name* is the whole mapping rather than a part of it."""
+        schema = self.definition.input_schema or {}
+        return self.definition.style == "mapping" and name not in schema.get("properties", {})
+
     def argument(self, dag: DAG, name: str, value: Any) -> Any:
         """Return what one argument of a call binds: a handle, a reference or a literal.
 
@@ -676,8 +681,8 @@ def _bind_by_name(source: Source, target: NodeBuilder) -> bool:
     for name, reference in _names_of(source):
         if name in target.inputs or (name not in recipe.names and not recipe.open):
             continue
-        if name not in recipe.names and recipe.order and recipe.definition.style == "mapping":
-            continue  # the whole mapping is offered first, in `_bind_free`
+        if name not in recipe.names and not target.inputs and recipe.wants_all(name):
+            continue  # the parameter that takes the whole mapping comes first, in `_bind_free`
         target.inputs[name] = reference
         bound = True
         if not several:

@@ -304,6 +304,22 @@ def test_actions_that_take_any_input_get_it_under_the_sources_name(dag: DAG) -> 
     assert bound(dag, "transform") == {"input": "e.result"}
 
 
+def test_an_action_that_takes_the_whole_mapping_gets_it_or_the_parts_its_schema_names(
+    dag: DAG,
+) -> None:
+    schema = {"type": "object", "properties": {"text": {"type": "string"}}}
+    with dag:
+        upper = make("upper", "input: dict[str, Any]", input_schema=schema)
+        make("load")() >> upper.with_options(id="whole")()
+        make("read", outputs=["text"])() >> upper.with_options(id="part")()
+        [make("text"), make("more")] >> upper.with_options(id="parts")()
+        upper.with_options(id="given")(text=make("last"))
+    assert bound(dag, "whole") == {"input": "load.result"}
+    assert bound(dag, "part") == {"text": "read.text"}
+    assert bound(dag, "parts") == {"text": "text.result", "more": "more.result"}
+    assert bound(dag, "given") == {"text": "last.result"}
+
+
 # Labels.
 
 

@@ -264,6 +264,13 @@ def test_a_module_passes_for_a_registry(registry: Registry) -> None:
     assert found["simple_action"].style == "legacy"
 
 
+def test_a_module_brings_the_actions_of_its_dags(registry: Registry) -> None:
+    module = types.ModuleType("flow")
+    source = "from dagger_dsl import DAG\ndag = DAG('flow')\n@dag.node\ndef load(): ...\n"
+    exec(source, module.__dict__)
+    assert as_registry(module).list_actions() == ["flow.load"]
+
+
 def test_reference_names_of_a_module_that_is_run_twice_are_replaced(registry: Registry) -> None:
     source = "def load(path):\n    return 1\n"
     for _ in range(2):
