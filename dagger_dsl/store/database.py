@@ -176,30 +176,33 @@ class Database:
         if self.read_only and not os.path.exists(path):
             raise ConfigurationError(f"{path} does not exist, and mode=ro creates nothing")
         self._wal_left = _size(f"{path}-wal") > 0
-        state = "new"
+        state, journal = "new", ""
         if _size(path):
             with contextlib.closing(self._connect()) as probe:
                 state = identify(probe, path)
-        if state == "current":
+                journal = probe.execute("PRAGMA journal_mode").fetchone()[0]
+        if state == "current" and (journal == "wal" or self.read_only):
             return
         if self.read_only:
             raise StoreVersionError(
                 f"{path} has to be migrated first; open it once without mode=ro"
             )
-        self._create_file(path)
+        self._prepare_file(path)
 
-    def _create_file(self, path: str) -> None:
+    def _prepare_file(self, path: str) -> None:
+        """Create what is missing, migrate what is old, and turn the WAL on in a copied file."""
         locks = self._locking(path)
         with locks.mutex:
-            locks.enter_writing(self.busy_timeout)
             try:
+                locks.enter_writing(self.busy_timeout)
                 with contextlib.closing(self._connect()) as connection:
-                    if identify(connection, path) == "current":
-                        return  # another process was faster
-                    connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
+                    state = identify(connection, path)
+                    if state == "new":
+                        connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
                     self._set(connection, writer=True)
-                    with _engine_of(connection).begin() as core:
-                        create(core)
+                    if state != "current":
+                        with _engine_of(connection).begin() as core:
+                            create(core)
             finally:
                 locks.leave_writing()
 
@@ -222,9 +225,9 @@ class Database:
             return
         with locks.mutex:
             # The last connection of all checkpoints and removes the WAL when it is closed.
-            with contextlib.suppress(StoreBusy):
-                locks.enter_writing(self.busy_timeout)
             try:
+                with contextlib.suppress(StoreBusy):
+                    locks.enter_writing(self.busy_timeout)
                 writer.close()
             finally:
                 locks.leave_writing()
@@ -419,7 +422,7 @@ class Database:
     def reading(self) -> Iterator[sa.Connection]:
         """Give a connection in one read transaction: all that it reads is of one moment."""
         self.open()
-        with self.engine.begin() as connection:
+        with translated(self.where), self.engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -429,12 +432,9 @@ class Database:
         No user code, hook, network access or hashing belongs inside. It is not reentrant.
         """
         self.open()
-        if self.is_sqlite:
-            with self._writing() as connection:
-                yield connection
-        else:
-            with self.engine.begin() as connection:
-                yield connection
+        begin = self._writing if self.is_sqlite else self.engine.begin
+        with translated(self.where), begin() as connection:
+            yield connection
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
@@ -457,8 +457,8 @@ class Database:
             if locks is None:
                 yield writer
                 return
-            locks.enter_writing(self.busy_timeout)
-            try:
+            try:  # around the taking too: an interrupt may come right after it
+                locks.enter_writing(self.busy_timeout)
                 yield writer
             finally:
                 locks.leave_writing()
@@ -485,8 +485,8 @@ class Database:
             if self._damage is not None:
                 raise self._damage
             with mutex:
-                enter(timeout)
                 try:
+                    enter(timeout)
                     count = execute(sql, values).rowcount
                     self._pages += 3
                     if self._pages >= self._due:

@@ -108,19 +108,37 @@ class Maintenance:
         older_than: float | dt.timedelta | dt.datetime | None,
         keep_last: int | None,
         dry_run: bool,
-        flow_name: str | None = None,
     ) -> PruneReport:
         """See `Store.prune`."""
-        runs = self._old_runs(_cutoff(older_than), keep_last, flow_name)
+        runs = self._old_runs(_cutoff(older_than), keep_last, None)
         if dry_run:
             unused = self._unused_artifacts(set(runs))
             files, size = self._measure(unused)
             return PruneReport(tuple(runs), tuple(unused), files, size, dry_run=True)
-        removed = [run for chunk in _chunks(runs) for run in self._remove_runs(chunk)]
+        removed, _ = self._remove_all(runs)
         unused = self._unused_artifacts(set())
         gone = [each for chunk in _chunks(unused) for each in self._remove_artifacts(chunk)]
         files, size = self._remove_files()
         return PruneReport(tuple(removed), tuple(gone), files, size)
+
+    def retain(self, flow_name: str, keep_runs: int | None, keep_days: float | None) -> None:
+        """See `Store.retain`: like `prune`, but it looks only at what the removed runs leave."""
+        days = None if keep_days is None else _cutoff(dt.timedelta(days=keep_days))
+        runs = [] if keep_runs is None else self._old_runs(None, keep_runs, flow_name)
+        runs += [] if days is None else self._old_runs(days, None, flow_name)
+        _, left = self._remove_all(list(dict.fromkeys(runs)))
+        for chunk in _chunks(left):
+            self._remove_unnamed(self._remove_artifacts(chunk))
+
+    def _remove_all(self, runs: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Remove runs; return those that went, and the artifacts that they referred to."""
+        removed: list[str] = []
+        left: dict[str, None] = {}
+        for chunk in _chunks(runs):
+            gone, artifact_ids = self._remove_runs(chunk)
+            removed += gone
+            left.update(dict.fromkeys(artifact_ids))
+        return removed, list(left)
 
     def _old_runs(
         self, before: dt.datetime | None, keep_last: int | None, flow_name: str | None
@@ -148,14 +166,22 @@ class Maintenance:
                     old.append(run.run_id)
         return old
 
-    def _remove_runs(self, chunk: Sequence[str]) -> list[str]:
+    def _remove_runs(self, chunk: Sequence[str]) -> tuple[list[str], list[str]]:
         with self._database.writing() as connection:
             # Asked again: one of them may have been resumed meanwhile.
             still = sa.select(flow_runs.c.run_id).where(flow_runs.c.run_id.in_(chunk), _removable())
             runs = list(connection.scalars(still))
+            left = [
+                each
+                for column, run in _REFERENCES
+                if isinstance(run, sa.Column)
+                for each in connection.scalars(
+                    sa.select(column).where(run.in_(runs), column.is_not(None))
+                )
+            ]
             for table in (node_runs, run_log, cache_entries, artifact_links, flow_runs):
                 connection.execute(sa.delete(table).where(table.c.run_id.in_(runs)))
-        return runs
+        return runs, left
 
     def _unused_artifacts(self, without: set[str]) -> list[str]:
         """Return artifacts that nothing refers to, apart from the runs *without*."""
@@ -185,15 +211,21 @@ class Maintenance:
         files = self._files
         if files is None:
             return 0, 0
-        count = size = 0
-        for chunk in _chunks(list(files.ids())):
-            with self._alone_with_files() as alone:
-                for each in self._unnamed(chunk):
-                    freed = _remove_file(files, each, 0.0 if alone else FILE_GRACE)
-                    count += freed is not None
-                    size += freed or 0
+        freed = [
+            each for chunk in _chunks(list(files.ids())) for each in self._remove_unnamed(chunk)
+        ]
         files.remove_leftovers()
-        return count, size
+        return len(freed), sum(freed)
+
+    def _remove_unnamed(self, chunk: Sequence[str]) -> list[int]:
+        """Remove those of some files that no row names; return their sizes."""
+        files = self._files
+        if files is None:
+            return []
+        with self._alone_with_files() as alone:
+            grace = 0.0 if alone else FILE_GRACE
+            sizes = [_remove_file(files, each, grace) for each in self._unnamed(chunk)]
+        return [each for each in sizes if each is not None]
 
     def _unnamed(self, chunk: Sequence[str]) -> list[str]:
         with self._database.reading() as connection:
@@ -211,7 +243,9 @@ class Maintenance:
     def _alone_with_files(self) -> Iterator[bool]:
         """Say whether no run is active, and let none begin for the moment."""
         locks = self._database.locking()
-        alone = locks.try_lock(FILES)
+        # Without a lock file nobody knows of the runs of other processes.
+        known = self._database.is_sqlite
+        alone = known and locks.try_lock(FILES)
         try:
             yield alone
         finally:

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.forks import after_fork
 from dagger_dsl.store.schema import flow_runs
+from dagger_dsl.store.transactions import Statement, run_transaction
 
 __all__ = ["Heart", "Owner", "this_owner"]
 
@@ -90,6 +91,16 @@ def _first_line(path: str) -> str:
         return ""  # other systems have no such file; host and process id remain
 
 
+_BEAT: Final = Statement(
+    sa.update(flow_runs)
+    .where(flow_runs.c.run_id == sa.bindparam("the_run", type_=sa.Text()))
+    .where(flow_runs.c.owner == sa.bindparam("the_owner", type_=sa.Text()))
+    .values(
+        beat=flow_runs.c.beat + sa.literal_column("1"),
+        lease_expires_at=sa.bindparam("new_expiry", type_=flow_runs.c.lease_expires_at.type),
+    )
+)
+
 _hearts: weakref.WeakSet[Heart] = weakref.WeakSet()
 BEATS_PER_LEASE: Final = 3
 
@@ -155,13 +166,11 @@ class Heart:
     def beat(self, owned: list[str]) -> None:
         """Raise the beats once; trouble is logged, as the next commit will meet it too."""
         try:
-            with self._database.writing() as connection:
-                connection.execute(
-                    sa.update(flow_runs)
-                    .where(flow_runs.c.run_id.in_(owned))
-                    .where(flow_runs.c.owner == this_owner().to_text())
-                    .values(beat=flow_runs.c.beat + 1, lease_expires_at=self.expiry())
-                )
+            owner, expiry = this_owner().to_text(), self.expiry()
+            run_transaction(
+                self._database,
+                lambda tx: tx.execute_many(_BEAT, [(expiry, each, owner) for each in owned]),
+            )
         except Exception as error:
             if self._stop is not None:  # else the store was closed meanwhile
                 _logger.warning("could not renew the lease of %d runs: %s", len(owned), error)

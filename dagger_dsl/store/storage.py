@@ -316,10 +316,7 @@ class Store:
         self, flow_name: str, keep_runs: int | None = None, keep_days: float | None = None
     ) -> None:
         """Remove finished runs of a graph beyond *keep_runs*, and those older than *keep_days*."""
-        if keep_runs is not None:
-            self._maintenance.prune(None, keep_runs, False, flow_name)
-        if keep_days is not None:
-            self._maintenance.prune(dt.timedelta(days=keep_days), None, False, flow_name)
+        self._maintenance.retain(flow_name, keep_runs, keep_days)
 
     def stats(self) -> DatabaseStats:
         """Return sizes in bytes and numbers of rows."""

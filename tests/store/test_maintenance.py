@@ -160,6 +160,14 @@ def test_a_copied_folder_is_a_whole_database(store: Store, path: Path, tmp_path:
         again.finish("completed")
 
 
+def test_a_copy_out_of_wal_mode_is_brought_back_to_it(store: Store, tmp_path: Path) -> None:
+    finished(store, "r", "v")
+    with Store(store.backup(tmp_path / "copy.db")) as copy:
+        with copy.reading() as connection:
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+        assert copy.load_run("r").status == "completed"
+
+
 # --- pruning --------------------------------------------------------------------------------------
 
 
@@ -231,6 +239,23 @@ def test_the_newest_runs_of_each_graph_can_be_kept(store: Store) -> None:
     assert ids(store) == {"a4", "b2", "b3", "b4"}
     store.retain("b", keep_days=6.5)
     assert ids(store) == {"a4", "b4"}
+
+
+def test_retention_removes_the_artifacts_of_its_runs_only(store: Store) -> None:
+    assert store.files is not None
+    old = finished(store, "old", "value of the old run")
+    shared = finished(store, "older", "value of both runs")
+    assert finished(store, "new", "value of both runs") == shared
+    loose = store.store_artifact(b"belongs to no run", "raw")
+    for run_id in ("old", "older"):
+        age(store, run_id, 10)
+    store.retain("flow", keep_runs=3)
+    assert ids(store) == {"old", "older", "new"}
+    store.retain("other", keep_runs=0)
+    store.retain("flow", keep_runs=1, keep_days=5)
+    assert ids(store) == {"new"}
+    assert set(store.files.ids()) == {shared, loose}
+    assert old not in {each["artifact_id"] for each in store.query("SELECT * FROM artifacts")}
 
 
 def test_a_run_that_is_active_keeps_its_uncommitted_files(
