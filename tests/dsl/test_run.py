@@ -59,6 +59,22 @@ def test_several_sinks_give_a_mapping_in_declaration_order(dag: DAG) -> None:
     assert list(result) == ["second", "third"]
 
 
+@pytest.mark.xfail(strict=False, raises=KeyError, reason="the engine splits, and forgets the whole")
+def test_the_whole_value_of_a_node_with_several_outputs_can_be_an_argument() -> None:
+    @action(outputs=["a", "b"])
+    def split() -> dict[str, int]:
+        return {"a": 1, "b": 2}
+
+    @action
+    def total(parts: dict[str, int]) -> int:
+        return sum(parts.values())
+
+    with DAG("flow") as dag:
+        total(split())
+    assert dag.compile().nodes["total"].inputs[0].reference == "split.result"
+    assert dag.run() == 3
+
+
 @pytest.mark.row("K20", "K21")
 def test_values_of_the_last_run_are_read_by_id(dag: DAG) -> None:
     with pytest.raises(NotExecuted, match="run the DAG first"):
