@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import by_hand
+from tests.benchmarks import by_hand, ours
+from tests.benchmarks.bodies import SYNC
 from tests.benchmarks.measure import Trial
 from tests.benchmarks.shapes import SHAPES, Shape
 
@@ -57,3 +58,29 @@ def test_durable_loops_store_every_node_of_every_run(
     ((rows, runs),) = connection.execute("SELECT COUNT(*), COUNT(DISTINCT run) FROM results")
     connection.close()
     assert (rows, runs) == (2 * len(shape.ids), 2)
+
+
+@pytest.mark.parametrize("runner", ["sequential", "threads"])
+@pytest.mark.parametrize("durability", ["sync", "async"])
+def test_our_runs_store_every_node_too(
+    tmp_path: Path, shape: Shape, runner: str, durability: str
+) -> None:
+    trial = ours.with_database(shape, tmp_path, runner, durability, "NORMAL")
+    trial()
+    trial()
+    (file,) = tmp_path.glob("*.db")
+    connection = sqlite3.connect(file)
+    ((rows, runs),) = connection.execute(
+        "SELECT COUNT(*), COUNT(DISTINCT run_id) FROM node_runs WHERE state = 'completed'"
+    )
+    connection.close()
+    assert (rows, runs) == (2 * len(shape.ids), 2)
+
+
+def test_both_sides_call_the_same_functions(shape: Shape) -> None:
+    dag = ours.build(shape)
+    graph = dag.compile()
+    assert {dag.registry[node.action].original for node in graph.nodes.values()} <= set(SYNC)
+    place = {node_id: i for i, node_id in enumerate(graph.nodes)}
+    arrows = [(place[edge.source], place[edge.target]) for edge in graph.edges]
+    assert sorted(arrows) == sorted((dep, i) for i, deps in enumerate(shape.deps) for dep in deps)
