@@ -24,10 +24,9 @@ __all__ = ["bind_call", "bind_handler"]
 def bind_call(run: Run, slot: int) -> Callable[..., Any]:
     """Return the call of one wrapped node in *run*; awaitable when its action is async."""
     action = run.plan.actions[slot]
-    names = run.plan.names[slot]
 
     def prepare(values: tuple[Any, ...]) -> dict[str, Any]:
-        inputs = _inputs(run, slot, action, dict(zip(names, values, strict=True)))
+        inputs = _inputs(run, slot, action, _delivered(run, slot, values))
         action.check_inputs(inputs)
         return inputs
 
@@ -43,16 +42,12 @@ def bind_handler(
     ``attempts``, ``inputs`` and the inputs of the node that failed. A single parameter of another
     name gets the exception.
     """
-    plan = run.plan
-    given = {
-        name: value
-        for name, value in zip(plan.names[slot], run.board.arguments(slot), strict=True)
-        if value is not UNSET
-    }
+    given = _delivered(run, slot, run.board.arguments(slot))
+    given = {name: value for name, value in given.items() if value is not UNSET}
     offered: dict[str, Any] = {
         **given,
         "error": error,
-        "node_id": plan.ids[slot],
+        "node_id": run.plan.ids[slot],
         "attempts": run.attempts.get(slot, 1),
         "inputs": MappingProxyType(given),
     }
@@ -60,24 +55,32 @@ def bind_handler(
     open_ = [each.name for each in handler.params if each.required and each.name not in offered]
     if len(open_) == 1 and "error" not in taken:
         taken[open_[0]] = error
-    if handler.style != "function":
+    if handler.style == "legacy":
+        taken = given  # it reads the error from the cache
+    elif handler.style != "function":
         taken = offered
 
     def prepare(_values: tuple[Any, ...]) -> dict[str, Any]:
         return taken
 
-    return _calling(run, slot, handler, prepare, lambda _value: None)
+    return _calling(run, slot, handler, prepare, None)
+
+
+def _delivered(run: Run, slot: int, values: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the values by name, `UNSET` where the edge that would bring one is not satisfied."""
+    found = dict(zip(run.plan.names[slot], values, strict=True))
+    bound = run.bound.get(slot)
+    if bound is not None:
+        for name, where in zip(found, _places(run, slot), strict=True):
+            source = run.plan.source_of(where)
+            if source is not None and source not in bound:
+                found[name] = UNSET
+    return found
 
 
 def _inputs(run: Run, slot: int, action: ActionDef, values: dict[str, Any]) -> dict[str, Any]:
     """Drop what no edge delivered, where the parameter has a default or takes None."""
-    bound = run.bound.get(slot)
-    if bound is not None:
-        for name, where in zip(run.plan.names[slot], _places(run, slot), strict=True):
-            source = run.plan.source_of(where)
-            if source is not None and source not in bound:
-                values[name] = UNSET
-    if UNSET not in values.values():
+    if all(value is not UNSET for value in values.values()):
         return values
     found = {}
     for name, value in values.items():
@@ -111,20 +114,30 @@ def _calling(
     slot: int,
     action: ActionDef,
     prepare: Callable[[tuple[Any, ...]], dict[str, Any]],
-    check: Callable[[Any], None],
+    check: Callable[[Any], None] | None,
 ) -> Callable[..., Any]:
-    """Return a function that prepares inputs, calls *action* in its style and checks the answer."""
+    """Return a function that prepares inputs, calls *action* in its style and checks the answer.
 
-    def arguments(values: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    Args:
+        run, slot: Where the call belongs.
+        action: What is called.
+        prepare: Makes the inputs by name of the bound values.
+        check: Refuses an answer that does not fit; None for a failure handler.
+    """
+
+    def arguments(values: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any], _Reading]:
         inputs = prepare(values)
         if action.style == "context":
-            return (context(inputs),), {}
+            return (context(inputs),), {}, _as_it_is
         if action.style == "legacy":
-            return run.legacy_arguments(slot, inputs), {}
+            from dagger_dsl.engine.legacy import LegacyCall  # only such functions load the store
+
+            call = LegacyCall(run, slot, inputs, handler=check is None)
+            return call.arguments, {}, call.result
         keywords = action.arguments(inputs)
         if action.ctx_param is not None:
             keywords[action.ctx_param] = context(inputs)
-        return (), keywords
+        return (), keywords, _as_it_is
 
     def context(inputs: Mapping[str, Any]) -> NodeCtx:
         return NodeCtx(
@@ -138,22 +151,28 @@ def _calling(
             cancel=run.token,
         )
 
-    def answered(value: Any) -> Any:
-        if action.style == "legacy":
-            value = run.legacy_result(slot, value)
-        check(value.outputs if isinstance(value, NodeOutput) else value)
+    def checked(value: Any) -> Any:
+        if check is not None:
+            check(value.outputs if isinstance(value, NodeOutput) else value)
         return value
 
     if action.is_async:
 
         async def call_async(*values: Any) -> Any:
-            positional, keywords = arguments(values)
-            return answered(await action.fn(*positional, **keywords))
+            positional, keywords, read = arguments(values)
+            return checked(read(await action.fn(*positional, **keywords)))
 
         return call_async
 
     def call(*values: Any) -> Any:
-        positional, keywords = arguments(values)
-        return answered(action.fn(*positional, **keywords))
+        positional, keywords, read = arguments(values)
+        return checked(read(action.fn(*positional, **keywords)))
 
     return call
+
+
+_Reading = Callable[[Any], Any]
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

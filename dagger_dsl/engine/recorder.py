@@ -141,6 +141,10 @@ class Recorder:
             run.loaders[slot] = node.value
             if node.meta:
                 run.meta[slot] = node.meta
+                if "inserted" in node.meta:
+                    from dagger_dsl.engine.legacy import restore_inserted
+
+                    restore_inserted(run, node.meta)
         run.state.restore(list(done), _labels(done))
         needed = {source for slot in _open(run.state, plan) for source in _sources(run, slot)}
         for slot in sorted(needed & done.keys()):

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from dagger_dsl.engine.invoke import bind_call
 from dagger_dsl.engine.plan import UNSET, Plan
 from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
-from dagger_dsl.engine.state import COMPLETED, NAMES, PENDING, RunState
+from dagger_dsl.engine.state import COMPLETED, FAILED, NAMES, PENDING, RunState
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
+from dagger_dsl.model.graph import RESULT
 from dagger_dsl.model.protocols import CancelSignal
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.registry import ActionDef
@@ -69,20 +70,47 @@ class RunCache:
         self._run = run
 
     def get(self, namespace: str, key: str, default: Any = None) -> Any:
-        """Return an input (namespace ``inputs``), or an output of a completed node."""
+        """Return an input (namespace ``inputs``), or an output of a completed node.
+
+        A node that failed has an ``error``: its ``type``, ``message`` and ``traceback``. A node
+        that declares no outputs has its whole value as ``result``.
+        """
         run = self._run
+        if (namespace, key) in run.inserted:
+            return run.inserted[namespace, key]
         if namespace == "inputs":
             return run.inputs.get(key, default)
-        slot = run.plan.index.get(namespace)
+        return self._values(namespace).get(key, default)
+
+    def _values(self, node_id: str) -> Mapping[str, Any]:
+        run = self._run
+        slot = run.plan.index.get(node_id)
         if slot is None:
-            return default
-        if key == "error" and slot in run.errors:
+            return {}
+        status = run.state.status(slot)
+        if status == COMPLETED:
+            value = run.value(slot)
+            found = run.plan.outputs_of(slot, value)
+            return found if slot in run.plan.parts else {RESULT: value, **found}
+        if slot in run.errors and (status == FAILED or slot in run.handling):
             info = error_info(run.errors[slot])
-            return {"type": info.type, "message": info.message, "traceback": info.traceback}
-        if run.state.status(slot) != COMPLETED:
-            return default
-        value = run.value(slot)
-        return run.plan.outputs_of(slot, value).get(key, default)
+            return {
+                "error": {
+                    "type": info.type,
+                    "message": info.message,
+                    "traceback": info.traceback,
+                }
+            }
+        return {}
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Return every value by namespace and key."""
+        run = self._run
+        found = {"inputs": dict(run.inputs)}
+        found |= {node_id: dict(self._values(node_id)) for node_id in run.plan.index}
+        for (namespace, key), value in list(run.inserted.items()):
+            found.setdefault(namespace, {})[key] = value
+        return {namespace: values for namespace, values in found.items() if values}
 
 
 class Run:
@@ -100,6 +128,8 @@ class Run:
         before: By slot, start and end of the attempt before the current one, in seconds since 1970.
         loaders: By slot, how to read a stored value that nobody has needed so far.
         crashes: How often the process died in a call, by slot, where that is too often.
+        inserted: What functions of the old form wrote, by namespace and key, elsewhere than among
+            their own outputs.
         notes: Keyed notes for a resume, recorded with the next commit.
         abandoned: Slots whose call was left behind.
         hook_errors: What hooks raised; it never ends a run.
@@ -136,6 +166,7 @@ class Run:
         self.errors: dict[int, BaseException] = {}
         self.stored_errors: dict[int, ErrorInfo] = {}
         self.meta: dict[int, dict[str, Any]] = {}
+        self.inserted: dict[tuple[str, str], Any] = {}
         self.handling: dict[int, BaseException] = {}
         self.bound: dict[int, frozenset[int]] = {}
         self.restored: set[int] = set()
@@ -171,9 +202,10 @@ class Run:
 
     def value(self, slot: int) -> Any:
         """Return a completed node's value, reading it from the store when nobody did before."""
-        loader = self.loaders.pop(slot, None)
+        loader = self.loaders.get(slot)
         if loader is not None:
             self.board.values[slot] = loader()
+            self.loaders.pop(slot, None)  # last: two threads may ask at the same time
         return self.board.values[slot]
 
     def another(self, slot: int) -> None:
@@ -289,14 +321,6 @@ class Run:
             more.get("error"),
             more.get("meta"),
         )
-
-    def legacy_arguments(self, slot: int, inputs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-        """Return ``(executor view, node, cache)`` for a function of the documents' old form."""
-        raise NotImplementedError
-
-    def legacy_result(self, slot: int, value: Any) -> Any:
-        """Return the outputs of a legacy function: what it returned and what it inserted."""
-        raise NotImplementedError
 
 
 def _moment(epoch: float) -> dt.datetime:
