@@ -185,9 +185,14 @@ def _called_legacy(definition: ActionDef, given: dict[str, Any], ctx: NodeCtx) -
     from dagger_dsl.store.cache import Cache  # the documents' cache, with all of its functions
 
     node = Node(ctx.node_id, definition.name, [Input(n, value=v) for n, v in given.items()])
-    cache = Cache({"inputs": given})
+    inserted: dict[str, Any] = {}
+
+    def note(namespace: str, key: str, value: Any) -> None:
+        if namespace == node.id:
+            inserted[key] = value
+
+    cache = Cache({"inputs": given, node.id: given}, on_write=note)
     result = _result(definition.fn(None, node, cache))
-    inserted = dict(cache[node.id])
     return inserted if inserted and result is None else result
 
 

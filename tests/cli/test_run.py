@@ -250,7 +250,6 @@ def test_a_failed_run_shows_the_users_traceback_and_the_way_on(cli: Cli, folder:
     assert len(calls(folder)) == 3
 
 
-@pytest.mark.xfail(strict=False, reason="the engine does not pause yet")
 def test_a_paused_run_exits_3(cli: Cli, folder: Path) -> None:
     done = cli("run", "pipeline.py:paused")
     assert done.code == 3

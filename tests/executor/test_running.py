@@ -545,7 +545,6 @@ class Fickle:
         return 7
 
 
-@pytest.mark.xfail(strict=False, reason="the engine does not pause yet")
 @pytest.mark.row("E9", "E10")
 def test_a_paused_run_is_resumed_by_its_id(executor: DagExecutor) -> None:
     fickle, calls = Fickle(), []

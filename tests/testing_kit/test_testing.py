@@ -14,7 +14,7 @@ from dagger_dsl.engine.control import CancelToken
 from dagger_dsl.errors import InputValidationError, OutputError
 from dagger_dsl.model.context import NodeCtx, NodeOutput
 from dagger_dsl.registry import Registry, current_registry, define, registry
-from dagger_dsl.store.cache import Cache, insert_value, parse_input_from_name
+from dagger_dsl.store.cache import Cache, get_input, insert_value, parse_input_from_name
 from dagger_dsl.testing import (
     FakeClock,
     fresh_registry,
@@ -188,6 +188,7 @@ def test_an_object_with_execute_is_called_with_the_context() -> None:
 
 def simple_action(executor: Any, node: Any, cache: Cache) -> None:
     text = parse_input_from_name(cache, "text", node.inputs, str)
+    assert get_input(cache, node.id, "text") == text
     insert_value(cache, node.id, "output", text.upper())
 
 
