@@ -30,7 +30,8 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.commands import NodeSpec, input_from
 from dagger_dsl.model.config import DagConfig, RunOptions
-from dagger_dsl.model.graph import Graph, Node, missing_dependency
+from dagger_dsl.model.context import HookContext
+from dagger_dsl.model.graph import RESULT, Graph, Node, missing_dependency
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.registry import ActionDef, Registry, as_registry
 from dagger_dsl.store.storage import Store
@@ -519,11 +520,12 @@ class DagExecutor:
         """
         entry = self._entry(dag) if isinstance(dag, str) else self._opened(dag)
         given = self._inputs(entry, inputs, cache)
-        settings = self._options(runner, cancel, options)
+        values = _Values(cache)
+        settings = self._options(runner, cancel, options, values)
         if dry_run:
             return self._dry_run(entry, given, settings)
         report = engine.run(entry.graph, entry.registry, given, settings, self._config, self._store)
-        return self._ended(report, entry.registry, cache)
+        return self._ended(report, entry.registry, values)
 
     def dry_run(
         self, dag: str | Graph | Compilable, inputs: Mapping[str, Any] | None = None, **options: Any
@@ -543,11 +545,12 @@ class DagExecutor:
         """Run a graph on the running event loop; see `run`."""
         entry = self._entry(dag) if isinstance(dag, str) else self._opened(dag)
         given = self._inputs(entry, inputs, cache)
-        settings = self._options(runner, cancel, options)
+        values = _Values(cache)
+        settings = self._options(runner, cancel, options, values)
         report = await engine.run_async(
             entry.graph, entry.registry, given, settings, self._config, self._store
         )
-        return self._ended(report, entry.registry, cache)
+        return self._ended(report, entry.registry, values)
 
     def start(
         self,
@@ -559,7 +562,7 @@ class DagExecutor:
     ) -> RunHandle:
         """Start a graph in the background and return its handle at once; see `run`."""
         entry = self._entry(dag) if isinstance(dag, str) else self._opened(dag)
-        settings = self._options(runner, cancel, options)
+        settings = self._options(runner, cancel, options, _Values(None))
         self._last = engine.start(
             entry.graph, entry.registry, inputs, settings, self._config, self._store
         )
@@ -587,9 +590,10 @@ class DagExecutor:
             ActionNotFound: An action of the recorded graph is registered nowhere here.
         """
         registry = self._everything()
-        settings = self._options(runner, cancel, options)
+        values = _Values(cache)
+        settings = self._options(runner, cancel, options, values)
         report = engine.resume(run_id, registry, settings, inputs, self._store)
-        return self._ended(report, registry, cache)
+        return self._ended(report, registry, values)
 
     def is_paused(self, run_id: str | None = None) -> bool:
         """Return whether a run stands still; without an id, the last one that was made here.
@@ -648,13 +652,19 @@ class DagExecutor:
     # --- what running needs ----------------------------------------------------------------------
 
     def _options(
-        self, runner: str, cancel: CancelSignal | None, options: Mapping[str, Any]
+        self,
+        runner: str,
+        cancel: CancelSignal | None,
+        options: Mapping[str, Any],
+        values: _Values,
     ) -> RunOptions:
-        given = {"runner": runner, "cancel": cancel, **options}
+        given: dict[str, Any] = {"runner": runner, "cancel": cancel, **options}
         if "database_url" in given:
             raise ConfigurationError(
                 "an executor records all of its runs in one database: DagExecutor(database_url=...)"
             )
+        if values.cache is not None:
+            given["hooks"] = [*given.get("hooks", ()), values]
         return RunOptions.of({**given, "database_url": self._url})
 
     def _inputs(
@@ -671,10 +681,9 @@ class DagExecutor:
         values = cache["inputs"]
         return {name: values[name] for name in wanted if name in values} | dict(inputs or {})
 
-    def _ended(self, report: RunReport, registry: Registry, cache: Cache | None) -> RunReport:
+    def _ended(self, report: RunReport, registry: Registry, values: _Values) -> RunReport:
         self._last = report
-        if cache is not None:
-            _fill(cache, report, registry)
+        values.fill(report, registry)
         return report
 
     def _everything(self) -> Registry:
@@ -741,20 +750,46 @@ def _stored_states(stored: Any) -> dict[str, str]:
     return {node.node_id: node.state for node in stored.nodes.values()}
 
 
-def _fill(cache: Cache, report: RunReport, registry: Registry) -> None:
-    """Write what a run was given and what its nodes gave into a cache, as the documents read it."""
+class _Values:
+    """Fills the cache that a run was given with the run's values, as the documents read them.
+
+    A hook is shown a run's own cache, in which also is what functions of the old form inserted.
+    """
+
+    wants_starts = False
+
+    def __init__(self, cache: Cache | None) -> None:
+        self.cache = cache
+        self._reader: Any = None
+
+    def on_start(self, ctx: HookContext) -> None:
+        """Keep the run's cache."""
+        self._reader = ctx.cache
+
+    def handle(self, ctx: HookContext, event: Any) -> None:
+        """Nothing is done with events."""
+
+    def fill(self, report: RunReport, registry: Registry) -> None:
+        """Write inputs, outputs, errors and whatever was inserted into the cache."""
+        if self.cache is None:
+            return
+        found = _recorded(report, registry) if self._reader is None else self._reader.to_dict()
+        for namespace, values in found.items():
+            for key, value in values.items():
+                self.cache.insert(namespace, key, value)
+
+
+def _recorded(report: RunReport, registry: Registry) -> dict[str, dict[str, Any]]:
+    """Return the values of a run that had nothing left to do."""
     from dagger_dsl.engine.launch import plan_for
 
     plan = plan_for(report.graph, registry)
-    for name, value in report.inputs.items():
-        cache.insert("inputs", name, value)
+    found = {"inputs": dict(report.inputs)}
     for node_id, value in report.values.items():
-        for name, part in plan.outputs_of(plan.index[node_id], value).items():
-            cache.insert(node_id, name, part)
-    for node_id in report.nodes_in(NodeState.FAILED):
-        error = report.node_reports[node_id].error
-        if error is not None:
-            cache.insert(node_id, "error", attrs.asdict(error))
+        slot = plan.index[node_id]
+        whole = {} if slot in plan.parts else {RESULT: value}
+        found[node_id] = {**whole, **plan.outputs_of(slot, value)}
+    return found
 
 
 def _untouched(graph: Graph, inputs: Mapping[str, Any]) -> RunReport:

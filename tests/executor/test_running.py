@@ -373,7 +373,6 @@ nodes:
     assert report.outputs == {"add": 30.0}
 
 
-@pytest.mark.xfail(strict=False, reason="the engine cannot call legacy functions yet")
 @pytest.mark.row("R8", "A54", "C8")
 def test_the_quick_start_in_the_documents_own_form(executor: DagExecutor) -> None:
     def add_numbers(_executor: Any, node: Node, cache: Cache) -> None:
@@ -398,6 +397,22 @@ def test_the_quick_start_in_the_documents_own_form(executor: DagExecutor) -> Non
     cache = Cache({"inputs": {"num1": 10.0, "num2": 20.0}})
     executor.execute_static_dag("my_workflow", cache).raise_for_failure()
     assert cache["add"]["sum"] == 30.0
+
+
+@pytest.mark.row("C8", "C10")
+def test_what_a_function_of_the_old_form_inserts_is_in_the_cache(executor: DagExecutor) -> None:
+    def count(_executor: Any, node: Node, cache: Cache) -> None:
+        insert_value(cache, node.id, "rows", 3)
+        insert_value(cache, "global", "seen", True)
+
+    executor.register_action("count", count)
+    cache = Cache()
+    report = executor.run(Graph("g", [Node("n", "count")]), cache=cache).raise_for_failure()
+    assert cache.get("n", "rows") == 3
+    assert cache.get("global", "seen") is True
+    again = Cache()
+    assert executor.resume(report.run_id, cache=again).outputs == {"n": {"rows": 3}}
+    assert dict(again["n"]) == {"result": {"rows": 3}, "rows": 3} == dict(cache["n"])
 
 
 def test_a_cache_gives_only_the_inputs_that_the_graph_has(diamond: DagExecutor) -> None:
