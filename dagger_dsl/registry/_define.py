@@ -1,0 +1,436 @@
+"""From callables to definitions: signatures, and the style an action is called in."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from dagger_dsl.errors import (
+    ConfigurationError,
+    RegistryError,
+    did_you_mean,
+)
+from dagger_dsl.model.values import MISSING
+from dagger_dsl.registry._definition import ActionDef, Hints, Param
+from dagger_dsl.registry._options import read_options
+
+__all__ = [
+    "bound_to",
+    "check_options",
+    "convert_options",
+    "define",
+    "definition_of",
+    "is_method",
+    "is_node_action",
+    "redefine",
+]
+
+
+def convert_options(
+    given: Mapping[str, Any],
+    what: str,
+    allowed: Collection[str] | None = None,
+    extra: Mapping[str, Callable[[Any, str], Any]] | None = None,
+) -> dict[str, Any]:
+    """Return what options mean, as `read_options` does, handlers made definitions.
+
+    Raises:
+        ConfigurationError: One is unknown, has an impossible value or is given twice.
+    """
+    found = read_options(given, what, allowed, extra)
+    for role in ("failure", "fallback"):
+        if role in found:
+            found[role] = _handler(found[role], f"{what}: {role}")
+    return found
+
+
+_BESIDE: Mapping[str, Callable[[Any, str], Any]] = dict.fromkeys(
+    ("name", "registry"), lambda value, what: value
+)
+
+
+def check_options(given: Mapping[str, Any]) -> None:
+    """Check the options of ``@action`` before there is a function.
+
+    Raises:
+        ConfigurationError: As `convert_options`.
+    """
+    convert_options(given, "@action", extra=_BESIDE)
+
+
+def _handler(value: Any, what: str) -> str | ActionDef:
+    if isinstance(value, str):
+        if not value:
+            raise ConfigurationError(f"{what} is the name of an action, or an action, not ''")
+        return value
+    found = definition_of(value)
+    if found is not None:
+        return found
+    if callable(value) or is_node_action(value):
+        return define(value)
+    raise ConfigurationError(f"{what} is the name of an action, or an action, not {value!r}")
+
+
+def definition_of(obj: Any) -> ActionDef | None:
+    """Return the definition that *obj* is or carries (as ``definition``), None when it has none."""
+    if isinstance(obj, ActionDef):
+        return obj
+    carried = inspect.getattr_static(obj, "definition", None)  # runs no code of a stranger's
+    return carried if isinstance(carried, ActionDef) else None
+
+
+def is_node_action(obj: Any) -> bool:
+    """Return whether *obj* is an object with `execute`, as the documents write actions."""
+    return callable(getattr(obj, "execute", None)) and not isinstance(obj, type)
+
+
+def redefine(definition: ActionDef, name: str | None = None, **options: Any) -> ActionDef:
+    """Return *definition* with a new name or other options.
+
+    Raises:
+        ConfigurationError: An option is unknown or has an impossible value.
+    """
+    fields = convert_options(options, f"action {definition.name!r}")
+    if "inputs" in fields:
+        raise ConfigurationError(
+            f"action {definition.name!r}: inputs= goes where the function is first made an action"
+        )
+    if name is not None:
+        fields["name"] = _name(name)
+    return attrs.evolve(definition, validators={}, **fields)
+
+
+def bound_to(definition: ActionDef, instance: Any) -> ActionDef:
+    """Return the definition of a method for one instance; the options stay."""
+    bound = define(definition.original.__get__(instance), definition.name)
+    return attrs.evolve(
+        definition, fn=bound.fn, original=bound.original, params=bound.params, hints=bound._hints
+    )
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str) or not name or len(name) > 200 or "\0" in name:
+        raise RegistryError(f"an action's name is a text of 1 to 200 characters, not {name!r}")
+    return name
+
+
+def define(obj: Any, name: str | None = None, **options: Any) -> ActionDef:
+    """Return the definition of *obj* as an action.
+
+    Args:
+        obj: A function (sync or async), method, partial, callable instance, builtin, class, an
+            object with `name` and ``execute(ctx)``, or something that carries a definition.
+        name: By default the function's own.
+        **options: Those of ``@action``: inputs, outputs, input_schema, output_schema, timeout,
+            attempts or try_count, retry, max_retries, retry_delay, retry_backoff, on_failure,
+            failure or on_error, fallback, cache, trigger, store, keep, effects, version, tags,
+            description.
+
+    Raises:
+        RegistryError: It cannot be called as an action, or has no usable name.
+        ConfigurationError: An option is unknown or has an impossible value.
+    """
+    known = definition_of(obj)
+    if known is not None:
+        return redefine(known, name, **options) if name is not None or options else known
+    if is_node_action(obj):
+        return _define_context(obj, name, options)
+    if not callable(obj):
+        raise RegistryError(
+            f"{obj!r} is no action: give a function, or an object with a name and execute(ctx)"
+        )
+    if isinstance(obj, type) and callable(getattr(obj, "execute", None)):
+        raise RegistryError(f"{obj.__name__} is a class; register an instance: {obj.__name__}(...)")
+    return _define_function(obj, name, options)
+
+
+def _define_context(obj: Any, name: str | None, options: Mapping[str, Any]) -> ActionDef:
+    given = getattr(obj, "name", None) if name is None else name
+    if name is None and callable(given):
+        given = given()
+    if not isinstance(given, str):
+        raise RegistryError(
+            f"{type(obj).__name__} has no name: give it an attribute `name`, or name="
+        )
+    fields = convert_options(options, f"action {given!r}")
+    docs = fields.pop("inputs", {})
+    kind = type(obj)
+    return ActionDef(
+        name=_name(given),
+        fn=obj.execute,
+        original=obj,
+        is_async=_is_async(obj.execute),
+        style="context",
+        params=tuple(Param(each) for each in docs),
+        takes_any_input=True,
+        input_docs={each: text for each, text in docs.items() if text},
+        module=kind.__module__,
+        qualname=_qualname(kind),
+        doc=_first_line(kind),
+        **fields,
+    )
+
+
+def _define_function(obj: Any, name: str | None, options: Mapping[str, Any]) -> ActionDef:
+    target = _target(obj)
+    given = _name(name if name is not None else _own_name(obj, target))
+    fields = convert_options(options, f"action {given!r}")
+    docs = fields.pop("inputs", None)
+    hints = Hints(target)
+    found = _read_parameters(obj, target, given, hints, docs, name is not None)
+    definition = ActionDef(
+        name=given,
+        fn=found.fn,
+        original=obj,
+        is_async=_is_async(found.fn),
+        params=found.params,
+        ctx_param=found.ctx_param,
+        style="legacy" if found.legacy else "function",
+        takes_any_input=found.open or found.legacy,
+        input_docs={each: text for each, text in (docs or {}).items() if text},
+        module=getattr(target, "__module__", None) or "",
+        qualname=_qualname(target),
+        doc=_first_line(target),
+        hints=hints,
+        **fields,
+    )
+    if not found.legacy and _takes_mapping(definition, target):
+        return attrs.evolve(definition, style="mapping", takes_any_input=True)
+    return definition
+
+
+def _target(obj: Any) -> Any:
+    """Return the function that was written, below partials, bindings and wrappers."""
+    for _ in range(100):
+        if isinstance(obj, (functools.partial, functools.partialmethod)):
+            obj = obj.func
+        elif inspect.ismethod(obj):
+            obj = obj.__func__
+        elif hasattr(obj, "__wrapped__") and not isinstance(obj, type):
+            obj = obj.__wrapped__
+        else:
+            break
+    if isinstance(obj, type):
+        return vars(obj).get("__init__", obj)
+    if not hasattr(obj, "__code__") and not inspect.isbuiltin(obj):
+        return inspect.getattr_static(type(obj), "__call__", obj)
+    return obj
+
+
+def _own_name(obj: Any, target: Any) -> str:
+    for each in (obj, getattr(obj, "func", None), target):
+        found = getattr(each, "__name__", None)
+        if isinstance(found, str) and found not in ("<lambda>", "__call__", "__init__"):
+            return found
+    raise RegistryError(f"{obj!r} has no name of its own: give name=")
+
+
+def _qualname(target: Any) -> str:
+    return str(getattr(target, "__qualname__", "")).replace("<locals>.", "")
+
+
+def _first_line(target: Any) -> str:
+    text = getattr(target, "__doc__", None)
+    return text.strip().partition("\n")[0].strip() if isinstance(text, str) else ""
+
+
+def _is_async(fn: Any) -> bool:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
+        inspect.getattr_static(type(fn), "__call__", None)
+    )
+
+
+def is_method(obj: Any) -> bool:
+    """Return whether *obj* is a function of a class body that still lacks its instance."""
+    if not inspect.isfunction(obj):
+        return False
+    outer, _, _ = obj.__qualname__.rpartition(".")
+    names = obj.__code__.co_varnames[: obj.__code__.co_argcount]
+    return bool(outer) and not outer.endswith("<locals>") and names[:1] == ("self",)
+
+
+@attrs.frozen
+class _Parameters:
+    fn: Callable[..., Any]
+    params: tuple[Param, ...] = ()
+    ctx_param: str | None = None
+    open: bool = False
+    legacy: bool = False
+
+
+def _read_parameters(
+    obj: Any,
+    target: Any,
+    name: str,
+    hints: Hints,
+    declared: Mapping[str, str] | None,
+    named: bool,
+) -> _Parameters:
+    try:
+        signature = inspect.signature(obj)
+    except (ValueError, TypeError):
+        if declared is None:
+            raise RegistryError(
+                f"the signature of {name!r} cannot be read: say what it takes with inputs=[...]"
+            ) from None
+        return _Parameters(obj, tuple(Param(each) for each in declared))
+    listed = list(signature.parameters.values())
+    kinds = {each.kind for each in listed}
+    if kinds == {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} or kinds == {
+        inspect.Parameter.VAR_POSITIONAL
+    }:
+        return _bare_wrapper(obj, name, declared, named)
+    if _is_legacy(listed):
+        return _Parameters(obj, legacy=True)
+    if is_method(target) and target is obj:
+        listed = listed[1:]
+    return _ordinary(obj, listed, name, hints, declared)
+
+
+def _bare_wrapper(
+    obj: Any, name: str, declared: Mapping[str, str] | None, named: bool
+) -> _Parameters:
+    if declared is None or not named:
+        raise RegistryError(
+            f"{name!r} takes (*args, **kwargs), so its parameters cannot be seen: a decorator "
+            "under @action should use functools.wraps; if you cannot change it, give name= and "
+            "inputs=[...]"
+        )
+    return _Parameters(obj, tuple(Param(each) for each in declared))
+
+
+def _ordinary(
+    obj: Any,
+    listed: Sequence[inspect.Parameter],
+    name: str,
+    hints: Hints,
+    declared: Mapping[str, str] | None,
+) -> _Parameters:
+    params = []
+    ctx_param = None
+    positional = []
+    open_ = False
+    for each in listed:
+        if each.kind is each.VAR_KEYWORD:
+            open_ = True
+        elif each.kind is each.VAR_POSITIONAL:
+            continue
+        elif ctx_param is None and _is_ctx(each):
+            ctx_param = each.name
+            if each.kind is each.POSITIONAL_ONLY:
+                positional.append(each.name)
+        else:
+            if each.kind is each.POSITIONAL_ONLY:
+                positional.append(each.name)
+            required = each.default is each.empty
+            params.append(
+                Param(
+                    each.name,
+                    required,
+                    MISSING if required else each.default,
+                    each.kind is each.KEYWORD_ONLY,
+                    hints,
+                )
+            )
+    names = {each.name for each in params}
+    for each_name in declared or ():
+        if each_name not in names:
+            if not open_:
+                raise ConfigurationError(
+                    f"action {name!r} has no parameter {each_name!r}"
+                    f"{did_you_mean(each_name, names)}"
+                )
+            params.append(Param(each_name, hints=hints))
+    fn = _by_name(obj, tuple(positional)) if positional else _awaiting(obj)
+    return _Parameters(fn, tuple(params), ctx_param, open_)
+
+
+def _by_name(fn: Callable[..., Any], positional: tuple[str, ...]) -> Callable[..., Any]:
+    """Wrap a function with positional-only parameters so that it can be called by name."""
+
+    def split(named: dict[str, Any]) -> list[Any]:
+        return [named.pop(each) for each in positional if each in named]
+
+    if _is_async(fn):
+
+        async def call_async(*args: Any, **named: Any) -> Any:
+            return await fn(*args, *split(named), **named)
+
+        return call_async
+
+    def call(*args: Any, **named: Any) -> Any:
+        return fn(*args, *split(named), **named)
+
+    return call
+
+
+def _awaiting(fn: Any) -> Callable[..., Any]:
+    """Make a plain wrapper around an async function awaitable without asking the engine to look."""
+    inner = _target(fn)
+    if inner is fn or _is_async(fn) or not inspect.iscoroutinefunction(inner):
+        return typing.cast(Callable[..., Any], fn)
+
+    async def call(*args: Any, **named: Any) -> Any:
+        answer = fn(*args, **named)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    return call
+
+
+def _bare_name(annotation: Any) -> str:
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return str(text).strip("'\" &").rpartition(".")[2]
+
+
+def _is_ctx(parameter: inspect.Parameter) -> bool:
+    if parameter.annotation is parameter.empty:
+        return parameter.name == "ctx"
+    annotation = parameter.annotation
+    parts = annotation.split("|") if isinstance(annotation, str) else typing.get_args(annotation)
+    return any(
+        _bare_name(part.strip() if isinstance(part, str) else part) == "NodeCtx"
+        for part in (parts or (annotation,))
+    )
+
+
+_LEGACY_NAMES = ("executor", "node", "cache")
+_LEGACY_TYPES = ({"DagExecutor", "ExecutorView"}, {"Node"}, {"Cache"})
+
+
+def _is_legacy(listed: Sequence[inspect.Parameter]) -> bool:
+    if len(listed) != 3 or any(each.default is not each.empty for each in listed):
+        return False
+    if any(each.kind is not each.POSITIONAL_OR_KEYWORD for each in listed):
+        return False
+    if tuple(each.name.lstrip("_") for each in listed) == _LEGACY_NAMES:
+        return True
+    return all(
+        _bare_name(each.annotation) in kinds
+        for each, kinds in zip(listed, _LEGACY_TYPES, strict=True)
+    )
+
+
+def _takes_mapping(definition: ActionDef, target: Any) -> bool:
+    if len(definition.params) != 1 or definition.takes_any_input:
+        return False
+    (only,) = definition.params
+    schema = definition.input_schema
+    if schema is not None:
+        properties = schema.get("properties")
+        if isinstance(properties, Mapping) and properties:
+            return only.name not in properties
+    if only.name not in ("input", "inputs"):
+        return False
+    raw = getattr(target, "__annotations__", {}).get(only.name)
+    text = (raw if isinstance(raw, str) else getattr(raw, "__name__", str(raw))).partition("[")[0]
+    return raw is None or text.strip("'\" ").rpartition(".")[2] in _MAPPINGS
+
+
+_MAPPINGS = {"dict", "Dict", "Mapping", "MutableMapping", "Any", "JSON", "Value"}

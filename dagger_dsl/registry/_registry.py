@@ -1,0 +1,277 @@
+"""Registries: definitions under their names, the default one, and what else passes for one."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import types
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from dagger_dsl.errors import (
+    ActionNotFound,
+    Place,
+    Problem,
+    RegistryError,
+    did_you_mean,
+)
+from dagger_dsl.registry._define import define, definition_of, is_node_action
+from dagger_dsl.registry._definition import ActionDef
+
+__all__ = ["ActionRegistry", "Registry", "as_registry", "current_registry", "registry"]
+
+
+class Registry:
+    """Actions by name, and plain tables for hooks and agents. May be used from any thread.
+
+    Args:
+        parent: Where names are looked up that this registry does not have; it is never written.
+
+    ``with Registry() as r:`` makes it the default of this context until the block ends.
+    """
+
+    def __init__(self, parent: Registry | None = None) -> None:
+        self.parent = parent
+        self._lock = threading.RLock()
+        self._actions: dict[str, ActionDef] = {}
+        self._tables: dict[str, dict[str, Any]] = {
+            "hook": {},
+            "task agent": {},
+            "pub/sub agent": {},
+        }
+
+    def register(
+        self, action: Any, name: str | None = None, replace: bool = False, **options: Any
+    ) -> ActionDef:
+        """Add an action and return its definition.
+
+        Args:
+            action: What `define` takes.
+            name: By default its own.
+            replace: Whether it may take the place of a different action of this name.
+            **options: Those of ``@action``.
+
+        Raises:
+            RegistryError: The name is taken by an action that was written elsewhere (one of the
+                same module and qualified name is replaced, as running a notebook cell again
+                needs), or the object is no action. Nothing is changed then.
+            ConfigurationError: An option is unknown or has an impossible value.
+        """
+        definition = define(action, name, **options)
+        with self._lock:
+            before = self._actions.get(definition.name)
+            if before is not None and not replace and not _same_place(before, definition):
+                raise RegistryError(
+                    f"an action {definition.name!r} is registered already, from "
+                    f"{before.module}.{before.qualname}; give another name=, or replace=True"
+                )
+            self._actions[definition.name] = definition
+        return definition
+
+    def register_fn(self, name: str, fn: Any, replace: bool = False) -> ActionDef:
+        """Add a function under a name; the module says when its signature counts as legacy.
+
+        Raises:
+            RegistryError: As `register`.
+        """
+        return self.register(fn, name, replace)
+
+    def own(self, name: str) -> ActionDef | None:
+        """Return the action of this name if it was registered here and not in a parent."""
+        return self._actions.get(name)
+
+    def get(self, name: str) -> ActionDef | None:
+        """Return the action of this name, or None."""
+        found = self._actions.get(name)
+        if found is None and self.parent is not None:
+            return self.parent.get(name)
+        return found
+
+    def __getitem__(self, name: str) -> ActionDef:
+        """Return the action of this name.
+
+        Raises:
+            ActionNotFound: There is none; the message suggests one.
+        """
+        found = self.get(name)
+        if found is None:
+            raise ActionNotFound(
+                (
+                    Problem(
+                        f"no action {name!r} is registered"
+                        f"{did_you_mean(str(name), self.list_actions())}",
+                        Place(path="registry"),
+                        "unknown-action",
+                    ),
+                )
+            )
+        return found
+
+    def contains(self, name: str) -> bool:
+        """Return whether there is an action of this name."""
+        return self.get(name) is not None
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.contains(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.list_actions())
+
+    def __len__(self) -> int:
+        return len(self.list_actions())
+
+    def __bool__(self) -> bool:
+        return True  # an empty registry is a registry
+
+    def list_actions(self) -> list[str]:
+        """Return all names, the parent's included, sorted."""
+        with self._lock:
+            names = set(self._actions)
+        if self.parent is not None:
+            names.update(self.parent.list_actions())
+        return sorted(names)
+
+    def unregister(self, name: str) -> None:
+        """Take an action out; nothing happens when there is none."""
+        with self._lock:
+            self._actions.pop(name, None)
+
+    def reset(self) -> None:
+        """Forget everything that was registered here; the parent keeps its own."""
+        with self._lock:
+            self._actions.clear()
+            for table in self._tables.values():
+                table.clear()
+
+    def __enter__(self) -> Registry:
+        _current.set((self, _current.get()))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        top = _current.get()
+        assert top is not None
+        _current.set(top[1])
+
+    def __repr__(self) -> str:
+        return f"<Registry: {len(self._actions)} actions>"
+
+    def _add(self, table: str, name: str, thing: Any, replace: bool) -> None:
+        if not isinstance(name, str) or not name:
+            raise RegistryError(f"a {table}'s name is a text that is not empty, not {name!r}")
+        with self._lock:
+            if name in self._tables[table] and not replace:
+                raise RegistryError(f"a {table} {name!r} is registered already; use replace=True")
+            self._tables[table][name] = thing
+
+    def register_hook(self, name: str, hook: Any, replace: bool = False) -> None:
+        """Keep a hook under a name."""
+        self._add("hook", name, hook, replace)
+
+    def register_task_agent(self, name: str, agent: Any, replace: bool = False) -> None:
+        """Keep a task agent under a name."""
+        self._add("task agent", name, agent, replace)
+
+    def register_pubsub_agent(self, name: str, agent: Any, replace: bool = False) -> None:
+        """Keep a pub/sub agent under a name."""
+        self._add("pub/sub agent", name, agent, replace)
+
+    @property
+    def hooks(self) -> Mapping[str, Any]:
+        """Hooks by name."""
+        return MappingProxyType(self._tables["hook"])
+
+    @property
+    def task_agents(self) -> Mapping[str, Any]:
+        """Task agents by name."""
+        return MappingProxyType(self._tables["task agent"])
+
+    @property
+    def pubsub_agents(self) -> Mapping[str, Any]:
+        """Pub/sub agents by name."""
+        return MappingProxyType(self._tables["pub/sub agent"])
+
+
+def _same_place(one: ActionDef, other: ActionDef) -> bool:
+    if one is other:
+        return True
+    return bool(one.qualname) and (one.module, one.qualname) == (other.module, other.qualname)
+
+
+#: The documents' name.
+ActionRegistry = Registry
+
+#: The default instance.
+registry = Registry()
+
+# A linked stack: an immutable value needs no token, so blocks may nest in any task or thread.
+_Stack: TypeAlias = "tuple[Registry, _Stack] | None"
+_current: ContextVar[_Stack] = ContextVar("dagger_dsl_registry", default=None)
+
+
+def current_registry() -> Registry:
+    """Return the registry in force: that of the innermost ``with``, else the default instance."""
+    top = _current.get()
+    return registry if top is None else top[0]
+
+
+def as_registry(source: Any) -> Registry:
+    """Return the registry that *source* means.
+
+    Args:
+        source: A `Registry`; None for the one in force; a mapping of names to actions; or a
+            module, of which count its registries and those of its DAGs, its actions and objects
+            with `execute`, and the public functions written in it. Names that a mapping or a
+            module does not have are looked up in the registry in force.
+
+    Raises:
+        RegistryError: It is none of these, or something in a mapping is no action.
+    """
+    if source is None:
+        return current_registry()
+    if isinstance(source, Registry):
+        return source
+    if isinstance(source, Mapping):
+        made = Registry(parent=current_registry())
+        for name, action in source.items():
+            made.register(action, name)
+        return made
+    if isinstance(source, types.ModuleType):
+        return _from_module(source)
+    raise RegistryError(
+        f"a registry is a Registry, a mapping of names to actions, a module or None, not {source!r}"
+    )
+
+
+def _from_module(module: types.ModuleType) -> Registry:
+    parent = current_registry()
+    made = Registry(parent=parent)
+    for name, thing in vars(module).items():
+        if isinstance(thing, types.ModuleType):
+            continue
+        held = thing if isinstance(thing, Registry) else _held_registry(thing)
+        if isinstance(held, Registry):  # of a DAG, too: it knows the actions of its own nodes
+            if held is not parent:
+                for each in list(held._actions.values()):
+                    made.register(each, replace=True)
+        elif definition_of(thing) is not None and not isinstance(thing, type):
+            made.register(thing, replace=True)
+        elif not name.startswith("_") and _belongs(thing, module):
+            try:
+                made.register(thing, replace=True)
+            except RegistryError:
+                continue  # a helper that cannot be an action is not asked for by any node
+    return made
+
+
+def _held_registry(thing: Any) -> Any:
+    return inspect.getattr_static(thing, "registry", None)
+
+
+def _belongs(thing: Any, module: types.ModuleType) -> bool:
+    if isinstance(thing, type):
+        return False
+    if is_node_action(thing):
+        return isinstance(getattr(thing, "name", None), str)
+    return inspect.isfunction(thing) and thing.__module__ == module.__name__
