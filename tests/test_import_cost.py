@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import time
@@ -92,5 +91,7 @@ def test_the_front_door_costs_at_most_50_ms() -> None:
         subprocess.run([sys.executable, "-c", code], check=True)
         return time.perf_counter() - start
 
-    pairs = [(seconds("pass"), seconds(FRONT)) for _ in range(11)]
-    assert statistics.median(after - before for before, after in pairs) <= 0.050
+    # The fastest of many: other programs can only add to it.
+    bare = min(seconds("pass") for _ in range(15))
+    front = min(seconds(FRONT) for _ in range(15))
+    assert front - bare <= 0.050
