@@ -1,7 +1,8 @@
 """The Python front door: decorated functions, `DAG`, and arrows between them."""
 
-from dagger_dsl.dsl.builder import DAG, InputHandle, NodeBuilder, NodeFunction
+from dagger_dsl.dsl.builder import DAG
 from dagger_dsl.dsl.decorators import Action, action
+from dagger_dsl.dsl.handles import InputHandle, NodeBuilder, NodeFunction
 from dagger_dsl.dsl.operators import Expression, Nodes, active_dag, nodes
 
 __all__ = [

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Literal, TypedDict, Unpack
 
-    from dagger_dsl.dsl.binding import Recipe
-    from dagger_dsl.dsl.builder import DAG, NodeBuilder
+    from dagger_dsl.dsl.builder import DAG
+    from dagger_dsl.dsl.handles import NodeBuilder
+    from dagger_dsl.dsl.recipes import Recipe
     from dagger_dsl.model.graph import Output
     from dagger_dsl.model.policies import (
         CacheStrategy,
@@ -173,14 +174,14 @@ class Action(Ends, Generic[P, R]):
         Raises:
             ConfigurationError: An option is unknown or has an impossible value.
         """
-        from dagger_dsl.dsl.binding import node_options
+        from dagger_dsl.dsl.settings import node_options
 
         fields = node_options(self.definition, options)
         return Action(self.definition, {**self._options, **fields}, self._method)
 
     def _recipe(self) -> Recipe:
         if self._made is None:
-            from dagger_dsl.dsl.binding import Recipe
+            from dagger_dsl.dsl.recipes import Recipe
 
             self._made = Recipe(self.definition, self._options)
         return self._made

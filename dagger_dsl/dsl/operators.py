@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from dagger_dsl.errors import ConfigurationError, InvalidState
 
 if TYPE_CHECKING:
-    from dagger_dsl.dsl.builder import DAG, NodeBuilder
+    from dagger_dsl.dsl.builder import DAG
+    from dagger_dsl.dsl.handles import NodeBuilder
 
 __all__ = [
     "Branches",

@@ -1,0 +1,190 @@
+"""What DAGs and nodes are given beside their inputs: names, tags, declarations, options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dagger_dsl.errors import (
+    CodecError,
+    ConfigurationError,
+    EncodingError,
+    did_you_mean,
+)
+from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.graph import (
+    GraphInput,
+)
+from dagger_dsl.model.types import misfit, schema_of
+from dagger_dsl.model.values import Literal
+from dagger_dsl.registry import ActionDef, convert_options
+
+__all__ = [
+    "NODE_OPTIONS",
+    "declared_input",
+    "graph_config",
+    "graph_name",
+    "graph_tags",
+    "literal_of",
+    "node_options",
+]
+
+_EXTRA = {
+    "id": lambda value, what: value,
+    "instructions": lambda value, what: _text(value, what),
+    "metadata": lambda value, what: _metadata(value, what),
+    "map_over": lambda value, what: _text(value, what),
+    "max_parallel": lambda value, what: _count(value, what),
+    "branch": lambda value, what: _text(value, what),
+    "enabled": lambda value, what: _flag(value, what),
+}
+
+NODE_OPTIONS = frozenset(
+    (
+        *_EXTRA,
+        "outputs",
+        "timeout",
+        "try_count",
+        "retry",
+        "max_retries",
+        "retry_delay",
+        "retry_backoff",
+        "on_failure",
+        "failure",
+        "fallback",
+        "cache_strategy",
+        "trigger",
+        "effects",
+        "keep",
+        "description",
+    )
+)
+
+
+def graph_name(name: Any) -> str:
+    """Return a DAG's name.
+
+    Raises:
+        ConfigurationError: It cannot be a graph's name.
+    """
+    if not isinstance(name, str) or not name or len(name) > 200 or "\0" in name:
+        raise ConfigurationError(f"a DAG's name is a text of 1 to 200 characters, not {name!r}")
+    return name
+
+
+def graph_tags(tags: Any) -> tuple[str, ...]:
+    """Return a DAG's tags.
+
+    Raises:
+        ConfigurationError: They are no list of words.
+    """
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise ConfigurationError(f"tags are a list of words, not {tags!r}")
+    return tuple(tags)
+
+
+def graph_config(config: Any) -> DagConfig | None:
+    """Return a DAG's configuration.
+
+    Raises:
+        ConfigurationError: It is neither a `DagConfig` nor a mapping of its fields.
+    """
+    if config is None or isinstance(config, DagConfig):
+        return config
+    if isinstance(config, Mapping):
+        return DagConfig.from_dict(config)
+    raise ConfigurationError(f"config is a DagConfig or a mapping of its fields, not {config!r}")
+
+
+def declared_input(name: Any, kind: Any, default: Any, description: str) -> tuple[GraphInput, Any]:
+    """Return what a graph says about a declared input, and its annotation.
+
+    Args:
+        name: The input's name.
+        kind: Its type, None for any.
+        default: Its default, ``...`` for none.
+        description: For people.
+
+    Raises:
+        ConfigurationError: The name is no text, or the default is not of the type.
+    """
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ConfigurationError(f"an input's name is a text that is not empty, not {name!r}")
+    annotation = Any if kind is None else kind
+    schema = schema_of(annotation)
+    literal = None
+    if default is not ...:
+        fault = misfit(default, annotation, f"the default of input {name!r}")
+        if fault is not None:
+            raise ConfigurationError(fault)
+        literal = literal_of(default, f"the default of input {name!r}")
+    return (
+        GraphInput(
+            name,
+            schema=Literal(schema) if schema else None,
+            default=literal,
+            required=literal is None,
+            description=description,
+        ),
+        annotation,
+    )
+
+
+def literal_of(value: Any, what: str) -> Literal:
+    """Return a literal.
+
+    Raises:
+        EncodingError: The value has no stored form; the message starts with *what*.
+    """
+    try:
+        return Literal(value)
+    except CodecError as error:
+        raise EncodingError(f"{what}: {error}") from None
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{what} is a text that is not empty, not {value!r}")
+    return value
+
+
+def _metadata(value: Any, what: str) -> Literal:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{what} is a mapping, not {value!r}")
+    return literal_of(dict(value), what)
+
+
+def _count(value: Any, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{what} is a whole number of at least 1, not {value!r}")
+    return value
+
+
+def _flag(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{what} is True or False, not {value!r}")
+    return value
+
+
+def node_options(definition: ActionDef, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what options of one node mean.
+
+    Raises:
+        ConfigurationError: One is unknown or has an impossible value.
+    """
+    what = f"action {definition.name!r}"
+    found = convert_options(given, what, NODE_OPTIONS, _EXTRA)
+    retry = found.get("retry")
+    if retry is not None and not retry.is_data:
+        raise ConfigurationError(
+            f"{what}: a node holds data only; give classes, predicates and tenacity objects to the "
+            "action itself: @action(retry=...)"
+        )
+    if found.get("map_over") is not None and not definition.takes_any_input:
+        name = found["map_over"]
+        known = [param.name for param in definition.params]
+        if name not in known:
+            raise ConfigurationError(
+                f"{what}: map_over names a parameter, not {name!r}{did_you_mean(name, known)}"
+            )
+    return found
