@@ -100,7 +100,6 @@ def test_every_block_loads_validates_and_runs(name: str, runner: str) -> None:
     assert report.completed_nodes == len(graph.nodes)
 
 
-@pytest.mark.xfail(strict=False, reason="the engine cannot call legacy functions yet")
 @pytest.mark.row("R8")
 def test_ten_and_twenty_make_thirty_through_the_documents_api(tmp_path: Path) -> None:
     def add_numbers(_executor: Any, node: Node, cache: Cache) -> None:
@@ -131,7 +130,6 @@ def test_ten_and_twenty_make_thirty_through_the_documents_api(tmp_path: Path) ->
     assert get_value_from_cache(cache, "add", "sum") == 30.0
 
 
-@pytest.mark.xfail(strict=False, reason="the engine cannot call legacy functions yet")
 @pytest.mark.row("A54", "C8")
 def test_the_pipeline_of_the_readme_in_its_own_functions(tmp_path: Path) -> None:
     def extract_customers(_executor: Any, node: Node, cache: Cache) -> None:

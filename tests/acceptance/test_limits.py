@@ -30,10 +30,10 @@ class Answer(NamedTuple):
 
 def answer_of(folder: Path, *arguments: str) -> Answer:
     """Run the command in a fresh process."""
-    log = folder / "log.txt"
+    log, peak = folder / "log.txt", folder / "peak.txt"
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            [*COMMAND, *arguments], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+            [*COMMAND, str(peak), *arguments], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
         )
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -41,7 +41,7 @@ def answer_of(folder: Path, *arguments: str) -> Answer:
         process.returncode,
         log.read_text(encoding="utf-8"),
         used.ru_utime + used.ru_stime,
-        used.ru_maxrss / 1024,
+        int(peak.read_text(encoding="ascii")) / 1024,
     )
 
 
