@@ -346,10 +346,10 @@ class Node:
             id,
             action,
             takes,
-            tuple(out if isinstance(out, Output) else Output(out) for out in outputs)
-            if outputs
-            else (),
-            _effective(id, dependencies, takes) if takes or dependencies else (),
+            ()
+            if outputs == ()
+            else tuple(out if isinstance(out, Output) else Output(out) for out in outputs),
+            _effective(id, dependencies, takes) if takes or dependencies != () else (),
             timeout,
             try_count,
             on_failure,
