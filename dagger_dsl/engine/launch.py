@@ -10,7 +10,6 @@ import contextvars
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -161,28 +160,19 @@ def start_resume(
 
 # --- plans ---------------------------------------------------------------------------------------
 
-_plans: dict[int, tuple[weakref.ref[Graph], Plan]] = {}
-
-
 def plan_for(graph: Graph, registry: Lookup) -> Plan:
     """Return the plan of a valid graph; the same one as long as its actions stay the same.
 
     Raises:
         ValidationError: The graph cannot run.
     """
-    key = id(graph)
-    known = _plans.get(key)
-    if known is not None and known[0]() is graph:
-        plan = known[1]
-        if all(registry.get(name) is action for name, action in plan.looked_up.items()):
-            return plan
-    graph.validate(registry)
-    plan = compile_plan(graph, registry.get)
-
-    def forget(_gone: weakref.ref[Graph]) -> None:
-        _plans.pop(key, None)
-
-    _plans[key] = (weakref.ref(graph, forget), plan)
+    plan: Plan | None = graph.compiled
+    if plan is None or any(
+        registry.get(name) is not action for name, action in plan.looked_up.items()
+    ):
+        graph.validate(registry)
+        plan = compile_plan(graph, registry.get)
+        object.__setattr__(graph, "compiled", plan)  # frozen: no part of the value changes
     return plan
 
 

@@ -449,6 +449,8 @@ class Graph:
     inputs: Mapping[str, GraphInput]
     _edges: tuple[Edge, ...] | None = attrs.field(default=None, init=False, repr=False)
     _hash: int | None = attrs.field(default=None, init=False, repr=False)
+    #: What the engine compiled of it. It stands here so that it lives as long as the graph.
+    compiled: Any = attrs.field(default=None, init=False, repr=False)
 
     def __init__(
         self,
