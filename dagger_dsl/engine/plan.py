@@ -492,4 +492,7 @@ class _Compiler:
         parts = self.parts.get(slot)
         if parts is None:
             return slot
-        return dict(parts)[output]
+        declared = dict(parts)
+        if output == RESULT and RESULT not in declared:
+            return slot  # the whole value
+        return declared[output]

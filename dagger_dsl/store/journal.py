@@ -19,7 +19,6 @@ from typing import Any, Final, TypeAlias
 import attrs
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from dagger_dsl.errors import InvalidState, RunFenced, RunOwned, StoreBusy, StoreError
@@ -101,20 +100,29 @@ class Upsert:
     def __init__(
         self, table: sa.Table, columns: Sequence[str], replace: Sequence[str] = ()
     ) -> None:
+        self._table, self._columns, self._replace = table, columns, replace
         self._made: dict[str, Statement] = {}
-        for name, insert in (("sqlite", sqlite_insert), ("postgresql", postgresql_insert)):
-            made: Any = insert(table).values(_binds(table, columns))
-            if replace:
-                made = made.on_conflict_do_update(
-                    index_elements=list(table.primary_key.columns),
-                    set_={each: made.excluded[each] for each in replace},
-                )
-            else:
-                made = made.on_conflict_do_nothing()
-            self._made[name] = Statement(made)
 
     def __call__(self, dialect: str) -> Statement:
-        return self._made[dialect]
+        made = self._made.get(dialect)
+        if made is None:
+            made = self._made[dialect] = self._make(dialect)
+        return made
+
+    def _make(self, dialect: str) -> Statement:
+        insert: Any = sqlite_insert
+        if dialect == "postgresql":
+            # Its dialect takes 20 ms to import, which every start on SQLite would wait for.
+            from sqlalchemy.dialects.postgresql import insert
+        made = insert(self._table).values(_binds(self._table, self._columns))
+        if not self._replace:
+            return Statement(made.on_conflict_do_nothing())
+        return Statement(
+            made.on_conflict_do_update(
+                index_elements=list(self._table.primary_key.columns),
+                set_={each: made.excluded[each] for each in self._replace},
+            )
+        )
 
 
 #: Most rows: a first attempt that completed with a value that is stored inline. Each value that a

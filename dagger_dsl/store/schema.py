@@ -176,13 +176,11 @@ node_runs = sa.Table(
         "run_id",
         "state",
         sqlite_where=sa.text(_any_of("state", NODE_STATES[1:])),
-        postgresql_where=sa.text(_any_of("state", NODE_STATES[1:])),
     ),
     sa.Index(
         "ix_node_runs_output_artifact_id",
         "output_artifact_id",
         sqlite_where=sa.text("output_artifact_id IS NOT NULL"),
-        postgresql_where=sa.text("output_artifact_id IS NOT NULL"),
     ),
     # One B-tree instead of two: a commit then writes one page less.
     sqlite_with_rowid=False,
