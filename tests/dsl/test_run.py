@@ -59,7 +59,6 @@ def test_several_sinks_give_a_mapping_in_declaration_order(dag: DAG) -> None:
     assert list(result) == ["second", "third"]
 
 
-@pytest.mark.xfail(strict=False, raises=KeyError, reason="the engine splits, and forgets the whole")
 def test_the_whole_value_of_a_node_with_several_outputs_can_be_an_argument() -> None:
     @action(outputs=["a", "b"])
     def split() -> dict[str, int]:
