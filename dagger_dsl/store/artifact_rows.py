@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, Final
 import sqlalchemy as sa
 
 from dagger_dsl.errors import ArtifactNotFound, ConfigurationError, StoreDamaged
+from dagger_dsl.store.batches import INSERT_ARTIFACT, INSERT_LINK
 from dagger_dsl.store.database import Database
-from dagger_dsl.store.journal import INSERT_ARTIFACT, INSERT_LINK
 from dagger_dsl.store.locks import FILES
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.schema import artifact_links, artifacts, node_runs

@@ -89,6 +89,8 @@ MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {}
 def create(connection: sa.Connection) -> None:
     """Create or migrate the schema inside the transaction that is open."""
     sqlite = connection.dialect.name == "sqlite"
+    if connection.dialect.name == "postgresql":  # two processes may come at once
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(schema.APPLICATION_ID)))
     version = _version(connection, sqlite)
     if version == schema.SCHEMA_VERSION:
         return

@@ -20,8 +20,9 @@ import sqlalchemy as sa
 from dagger_dsl.errors import IdempotencyConflict, RunExists, RunFenced, RunNotFound, RunOwned
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import Graph
+from dagger_dsl.store.batches import INSERT_ARTIFACT
 from dagger_dsl.store.database import Database
-from dagger_dsl.store.journal import INSERT_ARTIFACT, RunJournal
+from dagger_dsl.store.journal import RunJournal
 from dagger_dsl.store.locks import FILES, run_offset
 from dagger_dsl.store.ownership import Heart, Owner, this_owner
 from dagger_dsl.store.payloads import Payloads

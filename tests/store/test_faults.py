@@ -23,10 +23,9 @@ from dagger_dsl.errors import (
     StoreFull,
     StoreReadOnly,
 )
+from dagger_dsl.store import batches, ownership, transactions
 from dagger_dsl.store import database as database_module
-from dagger_dsl.store import journal as journal_module
 from dagger_dsl.store import locks as locks_module
-from dagger_dsl.store import ownership, transactions
 from dagger_dsl.store.ownership import Owner, this_owner
 from dagger_dsl.store.schema import flow_runs
 from tests.scale import count
@@ -151,7 +150,7 @@ def test_an_error_between_two_statements_leaves_nothing_of_them(
     with monkeypatch.context() as patch:
 
         def fail(self: Any, statement: Any, values: Any) -> None:
-            if statement is journal_module.INSERT_LOG:
+            if statement is batches.INSERT_LOG:
                 raise KeyboardInterrupt
             real(self, statement, values)
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from dagger_dsl.model.states import NodeState, RunStatus
-from dagger_dsl.store import journal, schema
+from dagger_dsl.store import batches, schema
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.transactions import Statement
 from tests.store.helpers import row, start
@@ -194,21 +194,21 @@ def test_postgresql_takes_the_same_schema_and_statements() -> None:
             str(sa.schema.CreateIndex(index).compile(dialect=dialect))
     for name in schema.VIEWS:
         assert schema.create_view(name).startswith(f"CREATE VIEW {name} AS SELECT")
-    for each in vars(journal).values():
-        statement = each("postgresql") if isinstance(each, journal.Upsert) else each
+    for each in vars(batches).values():
+        statement = each("postgresql") if isinstance(each, batches.Upsert) else each
         if isinstance(statement, Statement):
             assert "RETURNING" not in str(statement.core.compile(dialect=dialect))
-    replaced = str(journal.UPSERT_CACHE("postgresql").core.compile(dialect=dialect))
+    replaced = str(batches.UPSERT_CACHE("postgresql").core.compile(dialect=dialect))
     assert "ON CONFLICT (run_id, namespace, entry_key) DO UPDATE SET" in replaced
 
 
 @pytest.mark.row("P15")
 def test_statements_are_compiled_once_and_bind_their_values() -> None:
-    assert journal.INSERT_ROW.sql.count("?") == len(journal.INSERT_ROW.names) == 13
-    assert journal.INSERT_ROW.names[:3] == ("run_id", "seq", "node_id")
-    assert journal.INSERT_FENCED.names == (*journal.INSERT_ROW.names, "the_run", "the_epoch")
+    assert batches.INSERT_ROW.sql.count("?") == len(batches.INSERT_ROW.names) == 13
+    assert batches.INSERT_ROW.names[:3] == ("run_id", "seq", "node_id")
+    assert batches.INSERT_FENCED.names == (*batches.INSERT_ROW.names, "the_run", "the_epoch")
     plain = ("run_id", "seq", "node_id", "output", "started_at", "duration_ms")
-    assert journal.INSERT_PLAIN.names == plain
-    assert journal.INSERT_PLAIN_FENCED.names == (*plain, "released", "the_run", "the_epoch")
-    for statement in (journal.FINISH, journal.RELEASE, journal.SET_STATUS, journal.SET_CRASHES):
+    assert batches.INSERT_PLAIN.names == plain
+    assert batches.INSERT_PLAIN_FENCED.names == (*plain, "released", "the_run", "the_epoch")
+    for statement in (batches.FINISH, batches.RELEASE, batches.SET_STATUS, batches.SET_CRASHES):
         assert statement.names[-2:] == ("the_run", "the_epoch")
