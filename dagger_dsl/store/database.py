@@ -335,11 +335,14 @@ class Database:
         with self._opening:
             self.check_usable()
             if self._writer is None:
-                if self.read_only:
-                    raise StoreReadOnly(f"{self.where} was opened with mode=ro")
+                self._check_writable()
                 with translated(self.where):
                     self._writer = self._open_writer()
             return self._writer
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise StoreReadOnly(f"{self.where} was opened with mode=ro; open it without to write")
 
     def _open_writer(self) -> sqlite3.Connection:
         locks = None if self.path is None else self._locking(self.path)
@@ -362,6 +365,8 @@ class Database:
 
     def locking(self) -> Locks:
         """Return the locks that decide who owns a run: the lock file's where there is a file."""
+        self.open()  # nothing is put beside a file that is not ours
+        self._check_writable()
         return self._memory_locks if self.path is None else self._locking(self.path)
 
     def _locking(self, path: str) -> LockFile:

@@ -240,6 +240,8 @@ def refused(path: Path, kind: type[StoreError], says: str) -> None:
     before = path.read_bytes()
     with pytest.raises(kind, match=says), Store(path):
         pass
+    with pytest.raises(kind, match=says):
+        start(Store(path))
     assert path.read_bytes() == before
     assert {each.name for each in path.parent.iterdir()} == {path.name}
 
@@ -320,7 +322,7 @@ def test_foreign_triggers_and_views_are_refused(path: Path, statement: str) -> N
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="nowhere does not exist"):
-        Store(tmp_path / "nowhere" / "x.db").init_database()
+        start(Store(tmp_path / "nowhere" / "x.db"))
     with pytest.raises(ConfigurationError, match="is a folder"):
         Store(tmp_path).init_database()
 
@@ -333,8 +335,14 @@ def test_a_read_only_store_creates_and_changes_nothing(path: Path) -> None:
     before = path.read_bytes()
     with Store(f"{path}?mode=ro") as store:
         assert store.load_run("r").status == "completed"
-        with pytest.raises(StoreReadOnly, match="mode=ro"):
-            start(store, "other")
+        calls: list[Callable[[], object]] = [
+            lambda: start(store, "other"),
+            lambda: store.claim_run("r"),
+            lambda: store.prune(older_than=0),
+        ]
+        for write in calls:
+            with pytest.raises(StoreReadOnly, match="mode=ro"):
+                write()
     assert path.read_bytes() == before
 
 
