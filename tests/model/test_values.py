@@ -32,6 +32,7 @@ from dagger_dsl.model.values import (
     MISSING,
     Literal,
     Secret,
+    _core,
     allow_hints,
     from_plain,
     register_type,
@@ -867,7 +868,7 @@ class TestLimits:
             items = items.pop()
 
     def test_shared_parts_count_each_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(values._Pass, "left", 10_000)
+        monkeypatch.setattr(_core.Pass, "left", 10_000)
         for wrap in (
             lambda part: [part, part],
             lambda part: {"a": part, "b": part},
@@ -980,7 +981,7 @@ class TestHostileData:
                 st.lists(inner, max_size=3),
                 st.dictionaries(st.text(max_size=3), inner, max_size=3),
                 st.fixed_dictionaries(
-                    {"$type": st.sampled_from([*values._DECODERS]) | inner, "$value": inner}
+                    {"$type": st.sampled_from([*_core.DECODERS]) | inner, "$value": inner}
                 ),
             ),
             max_leaves=10,
@@ -1012,6 +1013,6 @@ def test_importing_the_module_loads_nothing_heavy() -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=pathlib.Path(values.__file__).parents[2],
+        cwd=pathlib.Path(values.__file__).parents[3],
     )
     assert shown.stdout.split() == []
