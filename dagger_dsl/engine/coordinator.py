@@ -63,7 +63,8 @@ __all__ = ["Coordinator"]
 logger = logging.getLogger("dagger_dsl.engine")
 
 # While `go` is not empty, outcomes are looked at this often (seconds), so that they reach the
-# journal, hooks and progress bars; longer than a commit, shorter than a person notices.
+# journal, hooks and progress bars, and values that fit no declaration stop their run; longer than a
+# commit, shorter than a person notices.
 _GLANCE = 0.001
 
 
@@ -185,10 +186,10 @@ class Coordinator:
         state, board, journal, watcher = self._state, self._board, self._journal, self.watcher
         done, odd, go, take = board.done, board.odd, board.go, board.done.popleft
         timers, flush = self._timers, self.run.config.flush_interval
-        glance = None if journal is None and watcher is None else min(_GLANCE, flush)
         # Plain completions need nothing but their edges when no one records, watches or splits.
         plan = self._plan
         plain = journal is None and not (plan.parts or plan.labelled or plan.handlers)
+        glance = None if plain and watcher is None else min(_GLANCE, flush)
         announce = watcher is not None and watcher.wants_starts
         now = yield -inf
         if self.run.deadline is not None:
@@ -197,6 +198,7 @@ class Coordinator:
         if self.run.crashes:
             self._refuse_crashed()
         while True:
+            quiet = not done and not odd
             if done:
                 batch = [take() for _ in range(len(done))]
                 self._flying -= len(batch)
@@ -227,18 +229,28 @@ class Coordinator:
                 if ready:
                     self._flying += len(ready)
                     go.extend(ready)
+                    quiet = False
                 elif not self._flying and (not state.waiting or state.paused):
                     break
-            elif self._rows and now - self._oldest >= flush:
-                self._commit(None)
+            else:
+                if self._rows and now >= self._oldest + flush:
+                    self._commit(None)
+                if self._events and not self._rows:
+                    self._show()
+            wake_at = timers[0][0] if timers else inf
             if glance is not None:
                 # Rows wait no longer than `flush`: from then on workers launch nothing before.
                 latest = (self._oldest if self._rows else now) + flush
                 board.latest = latest if journal is not None else inf
-                board.due = min(now + glance, board.latest)
+                # Until `due` a worker may end a call and begin the next one, a long one perhaps,
+                # without a step: somebody has to look then. When nothing happens any more, each
+                # end is a step.
+                board.due = now if quiet else min(now + glance, latest)
+                if go and glance and (self._rows or not quiet):
+                    wake_at = min(wake_at, latest)
                 if self._stop_asked and not self._stopping:
                     board.due = 0.0
-            now = yield timers[0][0] if timers else inf
+            now = yield wake_at
         self._conclude()
 
     # --- outcomes --------------------------------------------------------------------------------
@@ -592,9 +604,14 @@ class Coordinator:
             ready = [] if state.paused else state.ready
             if self._rows or ready:
                 self._commit(ready)
-        if self._events and self.watcher is not None:
-            events, self._events = self._events, []
-            self.watcher.show(events)
+        if self._events:
+            self._show()
+
+    def _show(self) -> None:
+        """Show what happened; it is recorded."""
+        assert self.watcher is not None
+        events, self._events = self._events, []
+        self.watcher.show(events)
 
     def _bind(self, slots: Sequence[int]) -> None:
         """Note whose values each join takes.

@@ -154,6 +154,8 @@ def _calling(
     def checked(value: Any) -> Any:
         if check is not None:
             check(value.outputs if isinstance(value, NodeOutput) else value)
+        elif value is None:  # the failure stands: no worker may take the next call before it counts
+            return NodeOutput()
         return value
 
     if action.is_async:

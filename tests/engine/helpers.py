@@ -37,7 +37,7 @@ __all__ = [
 IMMEDIATE: RetryPolicy = RetryStrategy.IMMEDIATE
 
 
-def boom(*_: Any) -> None:
+def boom() -> None:
     """Fail."""
     raise ValueError("boom")
 
@@ -67,6 +67,11 @@ class Workflow(Flow):
         super().__init__(name)
         self.edges: list[Edge] = []
         self.calls: list[str] = []
+
+    def add(self, node_id: str, body: Callable[..., Any], **more: Any) -> Workflow:
+        """Add a node; see `Flow.add`."""
+        super().add(node_id, body, **more)
+        return self
 
     def note(self, node_id: str, answer: Any = None, **fields: Any) -> Workflow:
         """Add a node that notes its call and then returns, or raises, *answer*.
