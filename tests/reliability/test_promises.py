@@ -134,7 +134,7 @@ def test_a_full_disk_ends_the_run_and_fails_no_node(tmp_path: Path) -> None:
     registry = actions(source=source, filling=filling, last=last)
     with store:
         with store.writing() as connection:
-            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
             connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 3}")
         config = DagConfig(flush_interval=0.0)
         with pytest.raises(StoreFull):
