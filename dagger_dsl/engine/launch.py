@@ -329,7 +329,7 @@ def _prepare(
     store: Store | None,
 ) -> _Session:
     check_hooks(options.hooks)
-    config = _configured(graph, options, base_config)
+    config = _configured(DagConfig.merge(base_config, graph.config), options)
     plan = plan_for(graph, registry)
     values = bind_inputs(plan, inputs, config.on_missing)
     run_id = options.run_id or new_run_id()
@@ -373,7 +373,7 @@ def _prepare_resume(
         ended = stored.status == "completed" or (as_recorded and stored.status in _FINAL)
         if not ended:
             stored = recorder.claim(options.durability)
-        config = DagConfig.merge(stored.config, options.config)
+        config = _configured(stored.config, options)
         plan = plan_for(stored.graph, registry)
         given = {**(inputs or {}), **stored.inputs}
         values = given if ended else bind_inputs(plan, given, config.on_missing)
@@ -419,8 +419,8 @@ def _run(
     )
 
 
-def _configured(graph: Graph, options: RunOptions, base: DagConfig | None) -> DagConfig:
-    config = DagConfig.merge(DagConfig.merge(base, graph.config), options.config)
+def _configured(config: DagConfig | None, options: RunOptions) -> DagConfig:
+    config = DagConfig.merge(config, options.config)
     if options.timeout is not None:
         config = config.replace(timeout_seconds=options.timeout)
     return config

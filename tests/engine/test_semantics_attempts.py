@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tenacity
 
+from dagger_dsl import engine
 from dagger_dsl.errors import (
     ConfigurationError,
     ExecutionTimeout,
@@ -19,7 +20,7 @@ from dagger_dsl.errors import (
     NodeTimeout,
     OutputError,
 )
-from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import NodeCtx, NodeOutput
 from dagger_dsl.model.policies import RetryPolicy, RetryStrategy
 from dagger_dsl.registry import define
@@ -387,14 +388,15 @@ def test_a_retry_that_would_come_after_the_limit_is_not_made() -> None:
     assert report.node_reports["bad"].attempts == 2
 
 
-def test_an_option_beats_the_configuration_and_the_graph_beats_the_executor() -> None:
-    from dagger_dsl.engine.launch import _configured
-    from dagger_dsl.model.config import RunOptions
-
-    graph = Workflow().note("a").graph(config=DagConfig(timeout_seconds=20))
+@pytest.mark.row("A8")
+def test_an_option_beats_the_graph_and_the_graph_the_executor() -> None:
+    flow = Workflow().note("a")
+    graph = flow.graph(config=DagConfig(timeout_seconds=20))
     base = DagConfig(timeout_seconds=10, max_attempts=5)
-    assert _configured(graph, RunOptions(), base).timeout_seconds == 20
-    assert _configured(graph, RunOptions(), base).max_attempts == 5
-    assert _configured(graph, RunOptions(timeout=3), base).timeout_seconds == 3
-    mine = RunOptions(config=DagConfig(timeout_seconds=4))
-    assert _configured(graph, mine, base).timeout_seconds == 4
+
+    def limit(**options: Any) -> float | None:
+        return engine.run(graph, flow.registry, None, RunOptions(**options), base)._limit
+
+    assert limit() == 20
+    assert limit(timeout=3) == 3
+    assert limit(config=DagConfig(timeout_seconds=4)) == 4
