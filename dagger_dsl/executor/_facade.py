@@ -1,38 +1,28 @@
-"""`DagExecutor`: the catalogue of loaded graphs, and the documents' façade over the one engine.
+"""`DagExecutor`: every spelling of the documents, over the catalogue, the engine and the store.
 
-It keeps graphs by name and version, a registry, a store and a configuration, and hands them to
-`dagger_dsl.engine`. Graphs are values: a method that changes one puts another in its place, and a
-run that has started keeps the one it has. An executor may be used from any thread.
+It decides nothing about a run: it finds the graph, puts the options together, and hands both to
+`dagger_dsl.engine`.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
 from dagger_dsl import engine
 from dagger_dsl.engine.control import RunHandle
 from dagger_dsl.engine.report import RunReport
-from dagger_dsl.errors import (
-    ConfigurationError,
-    DaggerError,
-    DagNotFound,
-    DependencyNotFound,
-    NodeAlreadyExists,
-    RegistryError,
-    RunNotFound,
-)
-from dagger_dsl.model.commands import NodeSpec, input_from
+from dagger_dsl.errors import ConfigurationError, DaggerError, RunNotFound
+from dagger_dsl.executor._caches import Values, inputs_of
+from dagger_dsl.executor._catalogue import Catalogue, Compilable, DagMetadata
+from dagger_dsl.executor._dry_run import rehearse
+from dagger_dsl.model.commands import NodeSpec
 from dagger_dsl.model.config import DagConfig, RunOptions
-from dagger_dsl.model.context import HookContext
-from dagger_dsl.model.graph import RESULT, Graph, Node, missing_dependency
-from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.graph import Graph, Node
+from dagger_dsl.model.states import RunStatus
 from dagger_dsl.registry import ActionDef, Registry, as_registry
 from dagger_dsl.store.storage import Store
 
@@ -41,23 +31,7 @@ if TYPE_CHECKING:
     from dagger_dsl.store.cache import Cache
     from dagger_dsl.yamlio import GraphList
 
-__all__ = ["DagExecutor", "DagMetadata", "WorkflowSpec"]
-
-
-@attrs.frozen
-class DagMetadata:
-    """What a graph says about itself.
-
-    Attributes:
-        name, version, author, description, tags, signature: Those of the graph.
-    """
-
-    name: str
-    version: str
-    author: str
-    description: str
-    tags: frozenset[str]
-    signature: str
+__all__ = ["DagExecutor", "WorkflowSpec"]
 
 
 @attrs.frozen
@@ -74,21 +48,6 @@ class WorkflowSpec:
     def static(cls, name: str) -> WorkflowSpec:
         """Return the spec of a loaded graph."""
         return cls(name)
-
-
-class Compilable(Protocol):
-    """A draft of a graph, such as a `DAG`."""
-
-    def compile(self) -> Graph:
-        """Return the graph."""
-        ...
-
-
-class _Entry(NamedTuple):
-    """A loaded graph with where its actions are looked up."""
-
-    graph: Graph
-    registry: Registry
 
 
 class DagExecutor:
@@ -120,9 +79,7 @@ class DagExecutor:
         self._registry = Registry(parent=known) if registry is None else known
         self._store = Store(database_url)
         self._url = os.fspath(database_url)
-        self._lock = threading.RLock()
-        self._entries: dict[str, dict[str, _Entry]] = {}
-        self._serial = itertools.count(1)
+        self._catalogue = Catalogue(self._registry)
         self._last: RunReport | RunHandle | None = None
 
     def __enter__(self) -> DagExecutor:
@@ -137,7 +94,7 @@ class DagExecutor:
         self._store.close()
 
     def __repr__(self) -> str:
-        return f"<DagExecutor: {len(self._entries)} graphs, {self._store.database.where}>"
+        return f"<DagExecutor: {len(self._catalogue)} graphs, {self._store.database.where}>"
 
     @property
     def registry(self) -> Registry:
@@ -175,10 +132,7 @@ class DagExecutor:
     @property
     def graphs(self) -> Mapping[str, Graph]:
         """The newest version of each loaded graph by name."""
-        with self._lock:
-            return MappingProxyType(
-                {name: _newest(versions).graph for name, versions in self._entries.items()}
-            )
+        return self._catalogue.graphs()
 
     @property
     def dags(self) -> Mapping[str, Graph]:
@@ -191,12 +145,7 @@ class DagExecutor:
         A graph of the same name and version is replaced. A `DAG` brings the actions it was built
         with.
         """
-        graph, registry = self._opened(dag)
-        with self._lock:
-            versions = self._entries.setdefault(graph.name, {})
-            versions.pop(graph.version, None)  # so that it becomes the newest
-            versions[graph.version] = _Entry(graph, registry)
-        return graph
+        return self._catalogue.load(dag)
 
     add = load
 
@@ -248,21 +197,15 @@ class DagExecutor:
         Raises:
             RegistryError: A graph of this name is loaded.
         """
-        with self._lock:
-            if name in self._entries:
-                raise RegistryError(
-                    f"a graph {name!r} is loaded already; add nodes to it, or take another name"
-                )
-            return self.load(Graph(name, **fields))
+        return self._catalogue.create(name, fields)
 
     def has_dag(self, name: str) -> bool:
         """Return whether a graph is loaded, by its name or by ``name@version``."""
-        return self._find(name) is not None
+        return self._catalogue.find(name) is not None
 
     def list_dags(self) -> list[str]:
         """Return the names of the loaded graphs, sorted."""
-        with self._lock:
-            return sorted(self._entries)
+        return self._catalogue.names()
 
     def list_versions(self, name: str) -> list[str]:
         """Return the versions of a loaded graph, the newest last.
@@ -270,10 +213,7 @@ class DagExecutor:
         Raises:
             DagNotFound: It is not loaded.
         """
-        with self._lock:
-            if name not in self._entries:
-                raise self._unknown(name)
-            return list(self._entries[name])
+        return self._catalogue.versions(name)
 
     def list_dags_by_tags(
         self, tags: Iterable[str], *, match: Literal["all", "any"] = "all"
@@ -287,14 +227,7 @@ class DagExecutor:
         Raises:
             ConfigurationError: *tags* is one text, or *match* is neither.
         """
-        if isinstance(tags, str):
-            raise ConfigurationError(f"tags are a list of words, not the text {tags!r}")
-        wanted = frozenset(tags)
-        if match == "all":
-            return sorted(name for name, graph in self.graphs.items() if wanted <= graph.tags)
-        if match == "any":
-            return sorted(name for name, graph in self.graphs.items() if wanted & graph.tags)
-        raise ConfigurationError(f"match is 'all' or 'any', not {match!r}")
+        return self._catalogue.tagged(tags, match)
 
     def get_dag(self, name: str) -> Graph:
         """Return a loaded graph: the newest by its name, or one version by ``name@version``.
@@ -302,7 +235,7 @@ class DagExecutor:
         Raises:
             DagNotFound: It is not loaded; the message lists what is.
         """
-        return self._entry(name).graph
+        return self._catalogue.entry(name).graph
 
     def get_dag_metadata(self, name: str) -> DagMetadata:
         """Return what a loaded graph says about itself.
@@ -319,41 +252,6 @@ class DagExecutor:
             tags=graph.tags,
             signature=graph.signature,
         )
-
-    def _find(self, name: str) -> _Entry | None:
-        with self._lock:
-            if name in self._entries:
-                return _newest(self._entries[name])
-            base, at, version = name.rpartition("@")
-            return self._entries.get(base, {}).get(version) if at else None
-
-    def _entry(self, name: str) -> _Entry:
-        found = self._find(name)
-        if found is None:
-            raise self._unknown(name)
-        return found
-
-    def _unknown(self, name: str) -> DagNotFound:
-        with self._lock:
-            known = list(self._entries)
-            base = name.rpartition("@")[0]
-            known += [f"{base}@{version}" for version in self._entries.get(base, ()) if version]
-        return DagNotFound(name, known)
-
-    def _opened(self, dag: Graph | Compilable) -> _Entry:
-        """Return a graph with the registry that knows its actions."""
-        if isinstance(dag, Graph):
-            return _Entry(dag, self._registry)
-        compiled = getattr(dag, "compile", None)
-        graph = compiled() if callable(compiled) else None
-        if not isinstance(graph, Graph):
-            raise ConfigurationError(f"a Graph or a DAG is loaded and run, not {dag!r}")
-        own = getattr(dag, "registry", None)
-        if own is None or own is self._registry:
-            return _Entry(graph, self._registry)
-        registry = Registry(parent=self._registry)
-        _bring(registry, graph, own)
-        return _Entry(graph, registry)
 
     # --- changing graphs -------------------------------------------------------------------------
 
@@ -381,10 +279,7 @@ class DagExecutor:
             DependencyNotFound: It has no node of a dependency's id.
         """
         node = Node(node_id, action, dependencies=dependencies, **fields)
-        with self._lock:
-            if create and not self.has_dag(dag_name):
-                self.create_dag(dag_name)
-            self._grow(dag_name, [node])
+        self._catalogue.add_node(dag_name, node, create)
         return node
 
     def add_nodes_atomic(
@@ -402,16 +297,7 @@ class DagExecutor:
             ValidationError: A spec cannot be added; nothing was.
         """
         del cache
-        with self._lock:
-            taken = set(self.get_dag(dag_name).nodes)
-            taken.update(spec.id for spec in specs if spec.id is not None)
-            nodes = []
-            for spec in specs:
-                node_id = spec.id if spec.id is not None else _free_id(spec.action, taken)
-                taken.add(node_id)
-                nodes.append(spec.to_node(node_id))
-            self._grow(dag_name, nodes)
-        return [node.id for node in nodes]
+        return self._catalogue.add_nodes(dag_name, specs)
 
     def set_node_inputs(
         self,
@@ -433,29 +319,13 @@ class DagExecutor:
             ValidationError: A reference leads nowhere, or back to the node.
         """
         del cache
-        with self._lock:
-            entry = self._entry(dag_name)
-            node = entry.graph.node(node_id)
-            fields = {each.name: each for each in node.inputs}
-            fields |= {name: input_from(name, value) for name, value in inputs.items()}
-            changed = node.replace(inputs=tuple(fields.values()))
-            nodes = {**entry.graph.nodes, node_id: changed}
-            self._put(entry, entry.graph.replace(nodes=nodes))
-        return changed
+        return self._catalogue.set_inputs(dag_name, node_id, inputs)
 
     set_node_inputs_json = set_node_inputs
 
     def gen_node_id(self, prefix: str) -> str:
         """Return an id that no node of a loaded graph has and that was not given out before."""
-        with self._lock:
-            while True:
-                node_id = f"{prefix}_{next(self._serial)}"
-                if not any(
-                    node_id in entry.graph.nodes
-                    for versions in self._entries.values()
-                    for entry in versions.values()
-                ):
-                    return node_id
+        return self._catalogue.free_id(prefix)
 
     def register_action(self, name: str, fn: Any, replace: bool = False) -> ActionDef:
         """Register an action in this executor's registry.
@@ -464,28 +334,6 @@ class DagExecutor:
             RegistryError: The name is taken.
         """
         return self._registry.register_fn(name, fn, replace)
-
-    def _grow(self, dag_name: str, nodes: Sequence[Node]) -> None:
-        entry = self._entry(dag_name)
-        table = dict(entry.graph.nodes)
-        for node in nodes:
-            if table.setdefault(node.id, node) != node:
-                raise NodeAlreadyExists(node.id)
-        self._put(entry, entry.graph.replace(nodes=table))
-
-    def _put(self, before: _Entry, graph: Graph) -> None:
-        """Put a changed graph in the place of one; refuse what can never run."""
-        missing = [
-            missing_dependency(node.id, source, graph.nodes)
-            for node in graph.nodes.values()
-            for source in node.dependencies
-            if source not in graph.nodes
-        ]
-        if missing:
-            raise DependencyNotFound(missing)
-        graph.topological_order()
-        versions = self._entries[graph.name]
-        versions[graph.version] = before._replace(graph=graph)
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -518,12 +366,14 @@ class DagExecutor:
             DagNotFound, ValidationError, InputError, ConfigurationError: Nothing has run.
             StoreError: The run cannot be recorded; it stays resumable.
         """
-        entry = self._entry(dag) if isinstance(dag, str) else self._opened(dag)
-        given = self._inputs(entry, inputs, cache)
-        values = _Values(cache)
+        entry = self._catalogue.entry(dag) if isinstance(dag, str) else self._catalogue.opened(dag)
+        given = inputs_of(entry.graph, inputs, cache)
+        values = Values(cache)
         settings = self._options(runner, cancel, options, values)
         if dry_run:
-            return self._dry_run(entry, given, settings)
+            config = DagConfig.merge(self._config, entry.graph.config)
+            config = DagConfig.merge(config, settings.config)
+            return rehearse(entry.graph, entry.registry, given, config)
         report = engine.run(entry.graph, entry.registry, given, settings, self._config, self._store)
         return self._ended(report, entry.registry, values)
 
@@ -543,9 +393,9 @@ class DagExecutor:
         **options: Any,
     ) -> RunReport:
         """Run a graph on the running event loop; see `run`."""
-        entry = self._entry(dag) if isinstance(dag, str) else self._opened(dag)
-        given = self._inputs(entry, inputs, cache)
-        values = _Values(cache)
+        entry = self._catalogue.entry(dag) if isinstance(dag, str) else self._catalogue.opened(dag)
+        given = inputs_of(entry.graph, inputs, cache)
+        values = Values(cache)
         settings = self._options(runner, cancel, options, values)
         report = await engine.run_async(
             entry.graph, entry.registry, given, settings, self._config, self._store
@@ -561,8 +411,8 @@ class DagExecutor:
         **options: Any,
     ) -> RunHandle:
         """Start a graph in the background and return its handle at once; see `run`."""
-        entry = self._entry(dag) if isinstance(dag, str) else self._opened(dag)
-        settings = self._options(runner, cancel, options, _Values(None))
+        entry = self._catalogue.entry(dag) if isinstance(dag, str) else self._catalogue.opened(dag)
+        settings = self._options(runner, cancel, options, Values(None))
         self._last = engine.start(
             entry.graph, entry.registry, inputs, settings, self._config, self._store
         )
@@ -589,8 +439,8 @@ class DagExecutor:
             RunOwned: Another process works on it.
             ActionNotFound: An action of the recorded graph is registered nowhere here.
         """
-        registry = self._everything()
-        values = _Values(cache)
+        registry = self._catalogue.everything()
+        values = Values(cache)
         settings = self._options(runner, cancel, options, values)
         report = engine.resume(run_id, registry, settings, inputs, self._store)
         return self._ended(report, registry, values)
@@ -633,7 +483,7 @@ class DagExecutor:
         Raises:
             DagNotFound: It is neither.
         """
-        entry = self._find(name)
+        entry = self._catalogue.find(name)
         if entry is None:
             return self._recorded_dot(name)
         runs = self._store.list_runs(flow_name=entry.graph.name, limit=1)
@@ -646,7 +496,7 @@ class DagExecutor:
         try:
             stored = self._store.load_run(run_id)
         except RunNotFound:
-            raise self._unknown(run_id) from None
+            raise self._catalogue.unknown(run_id) from None
         return stored.graph.to_dot(_stored_states(stored))
 
     # --- what running needs ----------------------------------------------------------------------
@@ -656,7 +506,7 @@ class DagExecutor:
         runner: str,
         cancel: CancelSignal | None,
         options: Mapping[str, Any],
-        values: _Values,
+        values: Values,
     ) -> RunOptions:
         given: dict[str, Any] = {"runner": runner, "cancel": cancel, **options}
         if "database_url" in given:
@@ -667,146 +517,11 @@ class DagExecutor:
             given["hooks"] = [*given.get("hooks", ()), values]
         return RunOptions.of({**given, "database_url": self._url})
 
-    def _inputs(
-        self, entry: _Entry, inputs: Mapping[str, Any] | None, cache: Cache | None
-    ) -> Mapping[str, Any] | None:
-        """Return the inputs of a run: those of the cache that the graph has, then those given."""
-        if cache is None:
-            return inputs
-        wanted = set(entry.graph.inputs)
-        for node in entry.graph.nodes.values():
-            for each in node.inputs:
-                if each.source is not None and each.source[0] == "inputs":
-                    wanted.add(each.source[1])
-        values = cache["inputs"]
-        return {name: values[name] for name in wanted if name in values} | dict(inputs or {})
-
-    def _ended(self, report: RunReport, registry: Registry, values: _Values) -> RunReport:
+    def _ended(self, report: RunReport, registry: Registry, values: Values) -> RunReport:
         self._last = report
         values.fill(report, registry)
         return report
 
-    def _everything(self) -> Registry:
-        """Return a registry of all actions that loaded DAGs brought, and of this executor's."""
-        found = Registry(parent=self._registry)
-        with self._lock:
-            for versions in self._entries.values():
-                for entry in versions.values():
-                    if entry.registry is not self._registry:
-                        _bring(found, entry.graph, entry.registry)
-        return found
-
-    def _dry_run(
-        self, entry: _Entry, inputs: Mapping[str, Any] | None, options: RunOptions
-    ) -> RunReport:
-        from dagger_dsl.engine.inputs import bind_inputs
-        from dagger_dsl.engine.launch import plan_for
-
-        graph = entry.graph
-        plan = plan_for(graph, entry.registry)
-        config = DagConfig.merge(DagConfig.merge(self._config, graph.config), options.config)
-        values = bind_inputs(plan, inputs, config.on_missing)
-        print(f"dry run of {graph.name!r}: {len(graph.nodes)} nodes, nothing is called")
-        for step, level in enumerate(graph.levels(), 1):
-            names = ", ".join(
-                each if each == graph.nodes[each].action else f"{each} ({graph.nodes[each].action})"
-                for each in level
-            )
-            print(f"  {step}. {names}")
-        return _untouched(graph, values)
-
-
-def _newest(versions: dict[str, _Entry]) -> _Entry:
-    return versions[next(reversed(versions))]
-
-
-def _bring(registry: Registry, graph: Graph, source: Registry) -> None:
-    """Register what *source* has of the actions, handlers and fallbacks that a graph uses."""
-    names = {
-        name: None
-        for node in graph.nodes.values()
-        for name in (node.action, node.failure, node.fallback)
-        if name is not None
-    }
-    for name in list(names):
-        action = source.get(name)
-        if action is not None:
-            for other in (action.failure_name, action.fallback_name):
-                if other is not None:
-                    names[other] = None
-    for name in names:
-        action = source.get(name)
-        if action is not None:
-            registry.register(action, replace=True)
-
-
-def _free_id(action: str, taken: set[str]) -> str:
-    if action not in taken:
-        return action
-    return next(each for n in itertools.count(2) if (each := f"{action}_{n}") not in taken)
-
 
 def _stored_states(stored: Any) -> dict[str, str]:
     return {node.node_id: node.state for node in stored.nodes.values()}
-
-
-class _Values:
-    """Fills the cache that a run was given with the run's values, as the documents read them.
-
-    A hook is shown a run's own cache, in which also is what functions of the old form inserted.
-    """
-
-    wants_starts = False
-
-    def __init__(self, cache: Cache | None) -> None:
-        self.cache = cache
-        self._reader: Any = None
-
-    def on_start(self, ctx: HookContext) -> None:
-        """Keep the run's cache."""
-        self._reader = ctx.cache
-
-    def handle(self, ctx: HookContext, event: Any) -> None:
-        """Nothing is done with events."""
-
-    def fill(self, report: RunReport, registry: Registry) -> None:
-        """Write inputs, outputs, errors and whatever was inserted into the cache."""
-        if self.cache is None:
-            return
-        found = _recorded(report, registry) if self._reader is None else self._reader.to_dict()
-        for namespace, values in found.items():
-            for key, value in values.items():
-                self.cache.insert(namespace, key, value)
-
-
-def _recorded(report: RunReport, registry: Registry) -> dict[str, dict[str, Any]]:
-    """Return the values of a run that had nothing left to do."""
-    from dagger_dsl.engine.launch import plan_for
-
-    plan = plan_for(report.graph, registry)
-    found = {"inputs": dict(report.inputs)}
-    for node_id, value in report.values.items():
-        slot = plan.index[node_id]
-        whole = {} if slot in plan.parts else {RESULT: value}
-        found[node_id] = {**whole, **plan.outputs_of(slot, value)}
-    return found
-
-
-def _untouched(graph: Graph, inputs: Mapping[str, Any]) -> RunReport:
-    """Return the report of a run in which nothing was called."""
-    from dagger_dsl.engine.report import NodeReport
-
-    def no_value(node_id: str) -> Any:
-        raise KeyError(node_id)
-
-    return RunReport(
-        run_id="dry-run",
-        dag_name=graph.name,
-        graph=graph,
-        status=RunStatus.PAUSED,
-        inputs=inputs,
-        reason="dry run: nothing was called",
-        states=lambda: dict.fromkeys(graph.nodes, NodeState.PENDING),
-        node=lambda node_id: NodeReport(node_id, NodeState.PENDING),
-        value=no_value,
-    )

@@ -1,0 +1,15 @@
+"""`DagExecutor`: the catalogue of loaded graphs, and the documents' façade over the one engine.
+
+Graphs are values: a method that changes one puts another in its place, and a run that has started
+keeps the one it has. An executor may be used from any thread.
+"""
+
+from dagger_dsl.executor._catalogue import DagMetadata
+from dagger_dsl.executor._facade import DagExecutor, WorkflowSpec
+
+__all__ = ["DagExecutor", "DagMetadata", "WorkflowSpec"]
+
+# Pickles and messages name this package, whichever of its modules a class is written in.
+for _class in (DagExecutor, DagMetadata, WorkflowSpec):
+    _class.__module__ = __name__
+del _class
