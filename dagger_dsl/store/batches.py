@@ -6,6 +6,7 @@ transaction, so that a thousand rows are a few calls of the driver.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -159,7 +160,8 @@ def _update_run(**values: Any) -> Statement:
         sa.update(flow_runs)
         .where(flow_runs.c.run_id == sa.bindparam("the_run", type_=sa.Text()))
         .where(flow_runs.c.epoch == sa.bindparam("the_epoch", type_=sa.Integer()))
-        .values(updated_at=sa.func.current_timestamp(), **values)
+        # Bound: the database's own CURRENT_TIMESTAMP has whole seconds, and runs are shorter.
+        .values(updated_at=sa.bindparam("now", type_=flow_runs.c.updated_at.type), **values)
     )
 
 
@@ -193,7 +195,7 @@ class Batch:
     artifacts: Mapping[str, int] = attrs.field(factory=dict)
     again: bool = False
     ending: Statement | None = None
-    ending_values: tuple[Any, ...] = ()
+    ending_values: Mapping[str, Any] = attrs.field(factory=dict)
     seq: int = 0
 
     def size(self) -> int:
@@ -241,11 +243,19 @@ def write_batches(
         tx.execute_many(UPSERT_CACHE(dialect), named)
     for batch in batches:
         if batch.crashes is not None:
-            tx.execute(SET_CRASHES, (batch.crashes, *tail))
+            _change_run(tx, SET_CRASHES, tail, {"new_crashes": batch.crashes})
         if batch.status is not None:
-            tx.execute(SET_STATUS, (batch.status, *tail))
+            _change_run(tx, SET_STATUS, tail, {"new_status": batch.status})
         if batch.ending is not None:
-            tx.execute(batch.ending, batch.ending_values)
+            _change_run(tx, batch.ending, tail, batch.ending_values)
+
+
+def _change_run(
+    tx: Transaction, statement: Statement, tail: tuple[str, int], values: Mapping[str, Any]
+) -> None:
+    run_id, epoch = tail
+    named = {"the_run": run_id, "the_epoch": epoch, "now": dt.datetime.now(dt.UTC), **values}
+    tx.execute(statement, statement.in_order(named))
 
 
 class _Rows:

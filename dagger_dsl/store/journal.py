@@ -221,7 +221,7 @@ class RunJournal:
                 rows=rows,
                 commands=commands,
                 ending=FINISH,
-                ending_values=(status, error_json, *self._tail),
+                ending_values={"new_status": status, "new_error": error_json},
             )
         )
 
@@ -233,7 +233,7 @@ class RunJournal:
         if self._refusal is not None:
             self._let_go()
             return
-        self._end(Batch(ending=RELEASE, ending_values=self._tail))
+        self._end(Batch(ending=RELEASE))
 
     # -- inside
 

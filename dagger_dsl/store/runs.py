@@ -100,7 +100,7 @@ _TAKE: Final = (
         beat=flow_runs.c.beat + 1,
         owner=sa.bindparam("new_owner"),
         lease_expires_at=sa.bindparam("new_expiry"),
-        updated_at=sa.func.current_timestamp(),
+        updated_at=sa.bindparam("now", type_=flow_runs.c.updated_at.type),
     )
 )
 _NODES: Final = Statement(
@@ -170,7 +170,7 @@ class Runs:
             graph_text,
         )
         named = dict(zip(_RUN_COLUMNS, row, strict=True))
-        values = [named[name] for name in _INSERT_RUN.names]
+        values = _INSERT_RUN.in_order(named)
 
         def insert(tx: Transaction) -> None:
             if tx.scalar(_RUN_STATUS, (run_id,)) is not None:
@@ -282,6 +282,7 @@ class Runs:
                     "the_epoch": run.epoch,
                     "new_owner": this_owner().to_text(),
                     "new_expiry": self._heart.expiry(),
+                    "now": dt.datetime.now(dt.UTC),
                 },
             ).rowcount
             if taken != 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,6 +40,10 @@ class Statement:
         kinds = [compiled.binds[name].type.dialect_impl(DIALECT) for name in self.names]
         processors = [kind.bind_processor(DIALECT) for kind in kinds]
         self._convert = [(i, each) for i, each in enumerate(processors) if each is not None]
+
+    def in_order(self, named: Mapping[str, Any]) -> list[Any]:
+        """Return what *named* has for the parameters, in the order of `names`."""
+        return [named[name] for name in self.names]
 
     def for_driver(self, values: Sequence[Any]) -> Sequence[Any]:
         """Return *values* as SQLite's driver stores them."""

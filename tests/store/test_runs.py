@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,28 @@ def test_a_claim_continues_the_history(store: Store) -> None:
     run = store.load_run("r")
     assert [each.seq for each in run.attempts] == [1, 2, 3]
     assert (run.status, run.error) == ("failed", {"message": "m"})
+
+
+@pytest.mark.parametrize("change", ["finish", "status", "crashes", "close", "claim"])
+def test_every_change_of_a_run_is_timed_more_finely_than_a_second(
+    store: Store, change: str
+) -> None:
+    before = dt.datetime.now(dt.UTC)
+    journal = start(store)
+    match change:
+        case "finish":
+            journal.finish("completed")
+        case "status":
+            journal.commit([], status="paused")
+        case "crashes":
+            journal.record_crashes({"a": 1})
+        case "close":
+            journal.close()
+        case "claim":
+            journal.close()
+            store.claim_run("r")
+    (run,) = store.list_runs()
+    assert before <= run.created_at < run.updated_at <= dt.datetime.now(dt.UTC)
 
 
 def test_a_run_has_one_owner(store: Store) -> None:
