@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Final
 import sqlalchemy as sa
 
 from dagger_dsl.errors import ArtifactNotFound, ConfigurationError, StoreDamaged
+from dagger_dsl.store.arguments import check_text
 from dagger_dsl.store.batches import INSERT_ARTIFACT, INSERT_LINK
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.locks import FILES
@@ -43,6 +44,10 @@ class ArtifactRows:
             raise ConfigurationError(f"an artifact is bytes, not {type(data).__name__}; encode it")
         if node_id is not None and run_id is None:
             raise ConfigurationError("an artifact of a node needs its run_id too")
+        check_text("an artifact's kind", kind)
+        for name, value in (("run_id", run_id), ("node_id", node_id)):
+            if value is not None:
+                check_text(name, value)
         data = bytes(data)
         database, files = self._database, self._payloads.files
         database.open()
@@ -99,6 +104,7 @@ class ArtifactRows:
 
     def by_node(self, run_id: str) -> dict[str, list[str]]:
         """See `Store.artifacts_by_node`."""
+        check_text("a run's id", run_id)
         outputs = sa.select(node_runs.c.node_id, node_runs.c.output_artifact_id).where(
             node_runs.c.run_id == run_id, node_runs.c.output_artifact_id.is_not(None)
         )

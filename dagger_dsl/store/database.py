@@ -42,7 +42,7 @@ from dagger_dsl.store.faults import store_error, translated
 from dagger_dsl.store.forks import Lock, watch_forks
 from dagger_dsl.store.locks import PRESENCE, LockFile, Locks, MemoryLocks, borrow, give_back
 from dagger_dsl.store.migrations import create, identify, quick_check
-from dagger_dsl.store.urls import MEMORY, is_memory, normalize_url
+from dagger_dsl.store.urls import MEMORY, is_memory, missing_driver, normalize_url
 
 __all__ = ["Database", "normalize_url"]
 
@@ -108,7 +108,9 @@ class Database:
         self.path: str | None = None
         if self.is_sqlite and not self.is_memory:
             self.path = os.path.realpath(url.database or "")
-        self.where = self.path or url.render_as_string(hide_password=True)
+        self.where = self.path or (
+            f"sqlite:{MEMORY}" if self.is_memory else url.render_as_string(hide_password=True)
+        )
         self.through_core = False  # tests make SQLite take the way of every other database
         self._ready = False
         self._closed = False
@@ -276,7 +278,10 @@ class Database:
 
     def _make_engine(self) -> sa.Engine:
         if not self.is_sqlite:
-            return sa.create_engine(self.url, pool_size=self.pool_size)
+            try:
+                return sa.create_engine(self.url, pool_size=self.pool_size)
+            except ModuleNotFoundError as error:
+                raise missing_driver(self.url) from error
         one = self.path is None
         engine = sa.create_engine(
             "sqlite+pysqlite://",

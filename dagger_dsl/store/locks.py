@@ -18,7 +18,7 @@ import threading
 import time
 from typing import Protocol
 
-from dagger_dsl.errors import StoreBusy, StoreReadOnly
+from dagger_dsl.errors import StoreBusy, StoreError, StoreReadOnly
 
 __all__ = [
     "FILES",
@@ -119,6 +119,7 @@ class LockFile:
 
     Raises:
         StoreReadOnly: The file cannot be created or opened for writing.
+        StoreError: Its folder does not exist.
     """
 
     def __init__(self, path: str) -> None:
@@ -126,6 +127,11 @@ class LockFile:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
         try:
             self._file = os.open(path, flags, 0o600)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"cannot open the lock file {path}: the folder {os.path.dirname(path)} does not "
+                "exist (any more); create it and open the database again"
+            ) from error
         except OSError as error:
             raise StoreReadOnly(
                 f"cannot open the lock file {path} ({error.strerror}); "

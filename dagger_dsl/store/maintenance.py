@@ -17,6 +17,7 @@ import attrs
 import sqlalchemy as sa
 
 from dagger_dsl.errors import ConfigurationError, StoreDamaged, StoreError
+from dagger_dsl.store.arguments import check_count, check_text, moment_before
 from dagger_dsl.store.artifacts import ArtifactFiles
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.faults import translated
@@ -110,7 +111,9 @@ class Maintenance:
         dry_run: bool,
     ) -> PruneReport:
         """See `Store.prune`."""
-        runs = self._old_runs(_cutoff(older_than), keep_last, None)
+        check_count("keep_last", keep_last)
+        before = None if older_than is None else moment_before("older_than", older_than)
+        runs = self._old_runs(before, keep_last, None)
         if dry_run:
             unused = self._unused_artifacts(set(runs))
             files, size = self._measure(unused)
@@ -123,7 +126,9 @@ class Maintenance:
 
     def retain(self, flow_name: str, keep_runs: int | None, keep_days: float | None) -> None:
         """See `Store.retain`: like `prune`, but it looks only at what the removed runs leave."""
-        days = None if keep_days is None else _cutoff(dt.timedelta(days=keep_days))
+        check_text("flow_name", flow_name)
+        check_count("keep_runs", keep_runs)
+        days = None if keep_days is None else _days_ago(keep_days)
         runs = [] if keep_runs is None else self._old_runs(None, keep_runs, flow_name)
         runs += [] if days is None else self._old_runs(days, None, flow_name)
         _, left = self._remove_all(list(dict.fromkeys(runs)))
@@ -377,24 +382,14 @@ _REFERENCES: Final[tuple[tuple[sa.Column[Any], sa.ColumnElement[Any]], ...]] = (
 )
 
 
+def _days_ago(days: float) -> dt.datetime:
+    if isinstance(days, bool) or not isinstance(days, int | float) or not days >= 0:
+        raise ConfigurationError(f"keep_days is a number of days of at least 0, not {days!r}")
+    return moment_before("keep_days", days * 86_400)
+
+
 def _removable() -> sa.ColumnElement[bool]:
     return sa.and_(flow_runs.c.status.in_(FINISHED), flow_runs.c.owner.is_(None))
-
-
-def _cutoff(older_than: float | dt.timedelta | dt.datetime | None) -> dt.datetime | None:
-    if older_than is None:
-        return None
-    if isinstance(older_than, dt.datetime):
-        if older_than.tzinfo is None:
-            raise ConfigurationError("older_than needs a time zone, such as datetime.now(UTC)")
-        return older_than
-    if isinstance(older_than, dt.timedelta):
-        older_than = older_than.total_seconds()
-    if isinstance(older_than, bool) or not isinstance(older_than, int | float) or older_than < 0:
-        raise ConfigurationError(
-            f"older_than is a time, a timedelta or a number of seconds, not {older_than!r}"
-        )
-    return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=older_than)
 
 
 def _remove_file(files: ArtifactFiles, artifact_id: str, grace: float) -> int | None:

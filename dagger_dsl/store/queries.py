@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from dagger_dsl.errors import ConfigurationError, StoreError, StoreReadOnly
 from dagger_dsl.store import schema
+from dagger_dsl.store.arguments import check_text
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.ownership import Owner
 from dagger_dsl.store.schema import execution_state as _state
@@ -92,6 +93,7 @@ class Queries:
 
     def execution_tree(self, name: str) -> ExecutionTree | None:
         """See `Store.load_execution_tree`."""
+        check_text("a run's id or a graph's name", name)
         with self._database.reading() as connection:
             run = connection.execute(
                 sa.select(flow_runs)
@@ -122,6 +124,7 @@ class Queries:
 
     def execution_state(self, name: str, state: str) -> ExecutionState | None:
         """See `Store.load_execution_state`."""
+        check_text("a graph's name", name)
         if state not in ("active", "pending"):
             raise ConfigurationError(f"state is 'active' or 'pending', not {state!r}")
         with self._database.reading() as connection:
@@ -148,7 +151,8 @@ class Queries:
         self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()
     ) -> list[dict[str, Any]]:
         """See `Store.query`."""
-        values = dict(params) if isinstance(params, Mapping) else tuple(params)
+        check_text("a query", sql)
+        values = _values(params)
         with self._database.reading() as connection:
             if not self._database.is_sqlite:
                 connection.exec_driver_sql("SET TRANSACTION READ ONLY")
@@ -166,6 +170,8 @@ class Queries:
                         "query() only reads: one SELECT over the tables of this database"
                     ) from error
                 raise StoreError(f"the query failed: {error}") from error
+            except (ValueError, OverflowError) as error:
+                raise ConfigurationError(f"a parameter cannot be bound: {error}") from error
             finally:
                 raw.set_authorizer(None)
 
@@ -195,6 +201,16 @@ class _Guard:
             return sqlite3.SQLITE_OK
         self.refused = True
         return sqlite3.SQLITE_DENY
+
+
+def _values(params: Any) -> dict[str, Any] | tuple[Any, ...]:
+    if isinstance(params, Mapping):
+        return dict(params)
+    if isinstance(params, str | bytes) or not isinstance(params, Iterable):
+        raise ConfigurationError(
+            f"params are a list of values or a mapping of names to them, not {params!r}"
+        )
+    return tuple(params)
 
 
 def _dependencies(graph: str) -> dict[str, tuple[str, ...]]:

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from dagger_dsl.errors import IdempotencyConflict, RunExists, RunFenced, RunNotFound, RunOwned
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import Graph
+from dagger_dsl.store.arguments import check_count, check_new_name, check_text, run_states
 from dagger_dsl.store.batches import INSERT_ARTIFACT
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.journal import RunJournal
@@ -145,6 +146,12 @@ class Runs:
         durability: str,
     ) -> RunJournal:
         """See `Store.create_run`."""
+        check_new_name("a run's id", run_id)
+        if idempotency_key is not None:
+            check_new_name("an idempotency key", idempotency_key)
+        if parent_run_id is not None:
+            check_text("parent_run_id", parent_run_id)
+        check_text("a graph's name", graph.name)
         graph_text = graph_to_text(graph)
         text, artifact_id, size = self._payloads.encode(dict(inputs), "inputs")
         fingerprint = ""
@@ -203,6 +210,7 @@ class Runs:
 
     def find_by_key(self, key: str, graph: Graph, inputs: Mapping[str, Any]) -> str | None:
         """See `Store.find_by_key`."""
+        check_new_name("an idempotency key", key)
         with self._database.reading() as connection:
             row = connection.execute(
                 sa.select(flow_runs.c.run_id, flow_runs.c.fingerprint).where(
@@ -220,6 +228,7 @@ class Runs:
 
     def claim(self, run_id: str, durability: str) -> tuple[StoredRun, RunJournal]:
         """See `Store.claim_run`."""
+        check_text("a run's id", run_id)
         owner = self._owner_of(run_id)
         release = self._take_lock(
             run_id, lambda: RunOwned(run_id, str(self._owner_of(run_id) or "another process"))
@@ -336,6 +345,7 @@ class Runs:
 
     def load(self, run_id: str) -> StoredRun:
         """See `Store.load_run`."""
+        check_text("a run's id", run_id)
         with self._database.reading() as connection:
             return self._load(connection, run_id)
 
@@ -357,11 +367,12 @@ class Runs:
         """See `Store.list_runs`."""
         columns = [flow_runs.c[field.name] for field in attrs.fields(RunSummary)]
         query = sa.select(*columns).order_by(flow_runs.c.created_at.desc(), flow_runs.c.run_id)
+        check_count("limit", limit)
         if flow_name is not None:
+            check_text("flow_name", flow_name)
             query = query.where(flow_runs.c.flow_name == flow_name)
         if status is not None:
-            wanted = [status] if isinstance(status, str) else list(status)
-            query = query.where(flow_runs.c.status.in_([str(each) for each in wanted]))
+            query = query.where(flow_runs.c.status.in_(run_states(status)))
         if limit is not None:
             query = query.limit(limit)
         with self._database.reading() as connection:

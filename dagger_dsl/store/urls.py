@@ -10,12 +10,14 @@ from urllib.parse import parse_qsl
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from dagger_dsl.errors import ConfigurationError, did_you_mean
+from dagger_dsl.errors import ConfigurationError, DaggerError, MissingExtra, did_you_mean
 
-__all__ = ["MEMORY", "SYNCHRONOUS", "is_memory", "normalize_url"]
+__all__ = ["MEMORY", "SYNCHRONOUS", "is_memory", "missing_driver", "normalize_url"]
 
 MEMORY = ":memory:"
 SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
+
+POSTGRESQL = "postgresql+psycopg"
 
 _DRIVER = "sqlite+pysqlite"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]+)://", re.ASCII)
@@ -26,16 +28,17 @@ def normalize_url(text: str | os.PathLike[str] | sa.URL) -> sa.URL:
     """Return the URL that *text* means.
 
     ``sqlite::memory:``, ``sqlite:file.db?mode=wal&busy_timeout=5000``, ``sqlite:///file.db``,
-    a bare path such as ``pipeline.db`` and `pathlib.Path` objects mean SQLite; URLs of other
-    schemes pass through. Options: ``busy_timeout`` (milliseconds), ``synchronous`` (``NORMAL``,
-    ``FULL``) and ``mode`` (``ro`` opens read only; ``wal``, ``rw``, ``rwc`` say what is so anyway).
+    a bare path such as ``pipeline.db`` and `pathlib.Path` objects mean SQLite. ``postgresql://``
+    means PostgreSQL with psycopg; another driver that is named is kept. SQLite's options:
+    ``busy_timeout`` (milliseconds), ``synchronous`` (``NORMAL``, ``FULL``) and ``mode`` (``ro``
+    opens read only; ``wal``, ``rw``, ``rwc`` say what is so anyway).
 
     Raises:
-        ConfigurationError: It is no URL and no path, or an option is unknown.
+        ConfigurationError: It is no URL and no path, or an option or the database is unknown.
     """
     if isinstance(text, sa.URL):
         if text.get_backend_name() != "sqlite":
-            return text
+            return _foreign(text)
         return _sqlite(text.database or MEMORY, _single(text.query), text)
     if isinstance(text, os.PathLike):
         return _sqlite(os.fspath(text), {}, text)
@@ -56,17 +59,34 @@ def is_memory(url: sa.URL) -> bool:
     return url.get_backend_name() == "sqlite" and url.database in (None, "", MEMORY)
 
 
-def _foreign(text: str) -> sa.URL:
+def _foreign(text: str | sa.URL) -> sa.URL:
+    """Return the URL of another database; only PostgreSQL is supported, by default with psycopg."""
     try:
         url = sa.make_url(text)
-        url.get_dialect()
+        if url.drivername == "postgresql":
+            url = url.set(drivername=POSTGRESQL)
+        dialect = url.get_dialect()
     except NoSuchModuleError:
-        name = text.partition(":")[0]
+        name = str(text).partition(":")[0]
         hint = "; write 'postgresql+psycopg://'" if name == "postgres" else f"; {_HELP}"
         raise ConfigurationError(f"SQLAlchemy knows no database {name!r}{hint}") from None
     except (ArgumentError, ValueError) as error:
         raise ConfigurationError(f"this is no database URL ({error}); {_HELP}") from None
+    if url.get_backend_name() != "postgresql":
+        raise ConfigurationError(f"{url.get_backend_name()} is not supported; {_HELP}")
+    if dialect.is_async:
+        raise ConfigurationError(f"the driver of {url.drivername} is asynchronous; {_HELP}")
     return url
+
+
+def missing_driver(url: sa.URL) -> DaggerError:
+    """Return the error that a database's driver is not installed."""
+    if url.drivername == POSTGRESQL:
+        return MissingExtra(f"a database at {POSTGRESQL}://", "postgres")
+    return ConfigurationError(
+        f"the driver of {url.drivername} is not installed; write {POSTGRESQL}:// and install "
+        "dagger-dsl[postgres], or install that driver"
+    )
 
 
 def _path(body: str) -> str:

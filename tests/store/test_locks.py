@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dagger_dsl.errors import StoreBusy
+from dagger_dsl.errors import StoreBusy, StoreError, StoreReadOnly
 from dagger_dsl.store.locks import FILES, LockFile, Locks, MemoryLocks, borrow, give_back
 from tests.store.helpers import child, line
 
@@ -130,3 +130,9 @@ def test_the_mark_is_kept_in_the_file(tmp_path: Path) -> None:
     assert not one.is_marked()
     one.close()
     one.close()
+
+
+def test_a_folder_that_went_away_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"gone does not exist .*; create it") as caught:
+        LockFile(str(tmp_path / "gone" / "x.db-lock"))
+    assert not isinstance(caught.value, StoreReadOnly)

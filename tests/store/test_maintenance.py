@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -27,6 +28,8 @@ from dagger_dsl.model.graph import Graph, Node
 from dagger_dsl.store import maintenance
 from dagger_dsl.store.schema import artifacts, flow_runs
 from tests.store.helpers import GRAPH, Store, child, row, start
+
+HALF = "a\ud800"
 
 
 @pytest.fixture
@@ -550,3 +553,37 @@ def test_a_backup_is_an_ordinary_sqlite_file(store: Store, tmp_path: Path) -> No
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert connection.execute("SELECT owner FROM flow_runs").fetchall() == [(None,)]
     connection.close()
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, True, "3"])
+def test_a_limit_that_is_none_removes_nothing(any_store: Store, number: Any) -> None:
+    finished(any_store, "r")
+    with pytest.raises(ConfigurationError, match="keep_last is a whole number"):
+        any_store.prune(keep_last=number)
+    with pytest.raises(ConfigurationError, match="keep_runs is a whole number"):
+        any_store.retain("flow", keep_runs=number)
+    assert len(any_store.list_runs()) == 1
+
+
+@pytest.mark.parametrize("age", [-1, float("nan"), True, "3", dt.timedelta(-1), []])
+def test_an_age_that_is_none_removes_nothing(any_store: Store, age: Any) -> None:
+    finished(any_store, "r")
+    with pytest.raises(ConfigurationError, match="older_than is a time, a timedelta or a number"):
+        any_store.prune(older_than=age)
+    with pytest.raises(ConfigurationError, match="keep_days is a number of days"):
+        any_store.retain("flow", keep_days=age)
+    assert len(any_store.list_runs()) == 1
+
+
+@pytest.mark.parametrize("age", [float("inf"), 1e15, 1e300, dt.timedelta.max])
+def test_longer_ago_than_the_calendar_reaches_is_never(any_store: Store, age: Any) -> None:
+    finished(any_store, "r")
+    assert any_store.prune(older_than=age).runs == ()
+
+
+def test_questions_take_texts_and_lists_of_values(any_store: Store) -> None:
+    for sql, params in ((5, ()), ("SELECT ?", 5), ("SELECT ?", "x"), ("SELECT ?", [HALF])):
+        with pytest.raises(ConfigurationError):
+            any_store.query(sql, params)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="cannot be bound"):
+        any_store.query("SELECT ?", [2**70])

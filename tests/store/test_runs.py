@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dagger_dsl.errors import (
+    ConfigurationError,
     IdempotencyConflict,
     InvalidState,
     RunExists,
@@ -17,6 +19,7 @@ from dagger_dsl.errors import (
     RunOwned,
 )
 from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.states import RunStatus
 from dagger_dsl.store.runs import KeyTaken
 from dagger_dsl.store.storage import Store
 from tests.store.helpers import GRAPH, row, start
@@ -60,6 +63,49 @@ def test_an_unknown_run_is_named(store: Store) -> None:
         store.load_run("nope")
     with pytest.raises(RunNotFound):
         store.claim_run("nope")
+
+
+HALF = "a\ud800"
+
+
+@pytest.mark.parametrize("name", [HALF, "", "a\0b", 5], ids=["half", "empty", "nul", "number"])
+def test_a_run_gets_only_names_that_can_be_stored(store: Store, name: Any) -> None:
+    for options in ({"run_id": name}, {"run_id": "r", "idempotency_key": name}):
+        with pytest.raises(ConfigurationError, match=r"is a text|lone surrogate"):
+            store.create_run(graph=GRAPH, inputs={}, **options)
+    assert store.list_runs() == []
+
+
+@pytest.mark.parametrize("name", [HALF, 5], ids=["half", "number"])
+def test_a_name_that_no_run_can_have_is_refused(store: Store, name: Any) -> None:
+    asks: list[Callable[[], object]] = [
+        lambda: store.load_run(name),
+        lambda: store.claim_run(name),
+        lambda: store.find_by_key(name, GRAPH, {}),
+        lambda: store.list_runs(name),
+        lambda: store.artifacts_by_node(name),
+        lambda: store.load_execution_tree(name),
+        lambda: store.load_execution_state(name),
+        lambda: store.store_artifact(b"x", "json", run_id=name),
+        lambda: store.retain(name, keep_runs=1),
+        lambda: store.query(name),
+    ]
+    for ask in asks:
+        with pytest.raises(ConfigurationError, match=r"is a text, not 5|lone surrogate"):
+            ask()
+
+
+def test_the_list_of_runs_is_asked_for_in_known_words(store: Store) -> None:
+    for limit in (-1, 1.5, True, "3", 2**70):
+        with pytest.raises(ConfigurationError, match="limit is a whole number of at least 0"):
+            store.list_runs(limit=limit)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="no status 'complete'; did you mean 'completed'"):
+        store.list_runs(status="complete")
+    with pytest.raises(ConfigurationError, match="no status 5; known: 'cancelled'"):
+        store.list_runs(status=["failed", 5])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="status is a run's status or a list"):
+        store.list_runs(status=5)  # type: ignore[arg-type]
+    assert store.list_runs(status=["failed", RunStatus.COMPLETED], limit=0) == []
 
 
 def test_a_taken_id_is_refused(store: Store) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import ConfigurationError, MissingExtra, RunNotFound
 from dagger_dsl.store.database import normalize_url
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.urls import is_memory
@@ -69,10 +70,33 @@ def test_options_are_kept_only_where_they_say_something() -> None:
     assert dict(normalize_url("x.db?journal_mode=WAL&mode=rw").query) == {}
 
 
-def test_other_databases_pass_through() -> None:
+def test_postgresql_means_the_driver_that_the_extra_brings() -> None:
     text = "postgresql+psycopg://user:secret@host:5432/db?sslmode=require"
     assert normalize_url(text) == sa.make_url(text)
     assert normalize_url(sa.make_url(text)) == sa.make_url(text)
+    assert normalize_url("postgresql://user:secret@host:5432/db?sslmode=require") == (
+        sa.make_url(text)
+    )
+    assert normalize_url("postgresql+pg8000://host/db").drivername == "postgresql+pg8000"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
+def test_a_missing_driver_names_the_extra(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'dagger-dsl\[postgres\]'") as caught:
+        Store(f"{scheme}://user:secret@host/db")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_missing_driver_of_somebody_elses_names_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pg8000", None)
+    with pytest.raises(ConfigurationError, match=r"postgresql\+pg8000 is not .*psycopg://"):
+        Store("postgresql+pg8000://host/db")
+
+
+def test_messages_call_a_database_in_memory_as_it_is_written() -> None:
+    with Store(":memory:") as store, pytest.raises(RunNotFound, match=r"^sqlite::memory: has no"):
+        store.load_run("r")
 
 
 @pytest.mark.row("C25")
@@ -96,6 +120,10 @@ def test_other_databases_pass_through() -> None:
         ("sqlite+aiosqlite:///x.db", "the SQLite driver is sqlite.pysqlite"),
         ("postgres://host/db", "write 'postgresql"),
         ("nosuch://host/db", "knows no database 'nosuch'"),
+        ("mysql://user:secret@host/db", "^mysql is not supported; write for example 'sqlite:"),
+        ("mysql+pymysql://host/db", "^mysql is not supported"),
+        (sa.make_url("oracle://host/db"), "^oracle is not supported"),
+        ("postgresql+asyncpg://host/db", "is asynchronous; write"),
         ("postgresql://host:port/db", "is no database URL"),
     ],
 )

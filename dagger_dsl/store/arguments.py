@@ -1,0 +1,80 @@
+"""Checks of what callers give the store: each says what is taken, before anything is read."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any, Final
+
+from dagger_dsl.errors import ConfigurationError, did_you_mean
+from dagger_dsl.store.schema import RUN_STATES
+
+__all__ = ["check_count", "check_new_name", "check_text", "moment_before", "run_states"]
+
+# SQLite's largest integer; a larger one would be its driver's error.
+_MOST: Final = 2**63 - 1
+
+
+def check_text(what: str, value: Any) -> None:
+    """Refuse what no row can have for a name: no text, or text with half a character.
+
+    A lone surrogate, as from ``os.fsdecode``, has no UTF-8 form.
+    """
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{what} is a text, not {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"{what} {value!r} has a lone surrogate, which is half a character and cannot be "
+            "stored; take it out"
+        ) from None
+
+
+def check_new_name(what: str, value: Any) -> None:
+    """Refuse a name that not every database can keep, or that nobody could ask for."""
+    check_text(what, value)
+    if not value or "\0" in value:
+        raise ConfigurationError(
+            f"{what} is a text that is not empty and has no NUL, not {value!r}"
+        )
+
+
+def check_count(what: str, value: Any) -> None:
+    """Refuse what is no whole number of at least 0; None stands for no limit."""
+    if value is not None and (type(value) is not int or not 0 <= value <= _MOST):
+        raise ConfigurationError(
+            f"{what} is a whole number of at least 0, or None for no limit, not {value!r}"
+        )
+
+
+def run_states(given: Any) -> list[str]:
+    """Return the statuses that *given* names: one, or several."""
+    words = [given] if isinstance(given, str) else given
+    if not isinstance(words, Iterable):
+        raise ConfigurationError(f"status is a run's status or a list of them, not {given!r}")
+    found = []
+    for word in words:
+        if word not in RUN_STATES:
+            raise ConfigurationError(
+                f"a run has no status {word!r}{did_you_mean(str(word), RUN_STATES)}"
+            )
+        found.append(str(word))
+    return found
+
+
+def moment_before(what: str, age: Any) -> dt.datetime:
+    """Return the moment that *age* means: itself, or so long ago."""
+    if isinstance(age, dt.datetime):
+        if age.tzinfo is None:
+            raise ConfigurationError(f"{what} needs a time zone, such as datetime.now(UTC)")
+        return age
+    seconds = age.total_seconds() if isinstance(age, dt.timedelta) else age
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+        raise ConfigurationError(
+            f"{what} is a time, a timedelta or a number of seconds of at least 0, not {age!r}"
+        )
+    try:
+        return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=seconds)
+    except OverflowError:  # longer ago than the calendar reaches
+        return dt.datetime.min.replace(tzinfo=dt.UTC)
