@@ -78,7 +78,7 @@ class ArtifactRows:
         row = self._row(artifact_id)
         if row.storage_location == "file":
             return self._payloads.read(artifact_id)
-        return _verified(artifact_id, row.inline_data)
+        return _verified(self._database.where, artifact_id, row.inline_data)
 
     def open(self, artifact_id: str) -> BinaryIO:
         """See `Store.open_artifact`."""
@@ -119,10 +119,10 @@ class ArtifactRows:
         return found
 
 
-def _verified(artifact_id: str, data: bytes) -> bytes:
+def _verified(where: str, artifact_id: str, data: bytes) -> bytes:
     if hashlib.sha256(data).hexdigest() != artifact_id:
         raise StoreDamaged(
-            f"artifact {artifact_id} is not what was written; restore a backup, or run the node "
-            "that made it again"
+            f"{where}: artifact {artifact_id} is not what was written; restore a backup of the "
+            "database, or start the graph as a new run in another one"
         )
     return data

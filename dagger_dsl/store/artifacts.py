@@ -31,10 +31,17 @@ from dagger_dsl.errors import (
     StoreReadOnly,
 )
 
-__all__ = ["INLINE_BELOW", "MAX_BYTES", "ArtifactFiles"]
+__all__ = ["HOW_TO_MEND", "INLINE_BELOW", "MAX_BYTES", "ArtifactFiles"]
 
 #: Values of this many bytes or more go to a file; smaller ones stay in the database.
 INLINE_BELOW: Final = 32 * 1024
+
+#: What helps against a file that is damaged or missing. A completed node is not called again by a
+#: resume; but a new run that stores the same content makes the file anew, unless one is there.
+HOW_TO_MEND: Final = (
+    "restore the file from a backup; without one remove what is left of it and start the graph as "
+    "a new run, as resume() does not call a completed node again"
+)
 
 #: Largest artifact that is written, or read into memory.
 MAX_BYTES: Final = 1024 * 1024 * 1024
@@ -134,7 +141,7 @@ class ArtifactFiles:
                 )
             data = file.read()
         if hashlib.sha256(data).hexdigest() != artifact_id:
-            raise _damaged(artifact_id)
+            raise _damaged(self.path(artifact_id))
         return data
 
     def open(self, artifact_id: str) -> BinaryIO:
@@ -147,7 +154,8 @@ class ArtifactFiles:
             ArtifactNotFound: There is none of this id.
             StoreDamaged: It is no file, or empty and should not be.
         """
-        return io.BufferedReader(_Verified(self._file(artifact_id), artifact_id), 128 * 1024)
+        file = _Verified(self._file(artifact_id), self.path(artifact_id))
+        return io.BufferedReader(file, 128 * 1024)
 
     def remove(self, artifact_id: str, *, unused_for: float = 0.0) -> bool:
         """Delete an artifact; return whether there was one and it went.
@@ -225,9 +233,9 @@ class ArtifactFiles:
 class _Verified(io.RawIOBase):
     """Reads a file once, from its start to its end, and withholds the end unless all is right."""
 
-    def __init__(self, file: BinaryIO, artifact_id: str) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file = file
-        self._id = artifact_id
+        self._path = path  # its name is the artifact's id
         self._hash = hashlib.sha256()
         self._left = os.fstat(file.fileno()).st_size
         if not self._left:
@@ -239,7 +247,7 @@ class _Verified(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         if not self._left:
             return 0
-        with _store_errors(f"cannot read artifact {self._id}"), memoryview(buffer) as whole:
+        with _store_errors(f"cannot read {self._path}"), memoryview(buffer) as whole:
             view = whole[: self._left]
             count: int = self._file.readinto(view)  # type: ignore[attr-defined]  # a FileIO
             self._hash.update(view[:count])
@@ -249,20 +257,17 @@ class _Verified(io.RawIOBase):
         return count
 
     def _check(self) -> None:
-        if self._hash.hexdigest() != self._id:
+        if self._hash.hexdigest() != self._path.name:
             self.close()
-            raise _damaged(self._id)
+            raise _damaged(self._path)
 
     def close(self) -> None:
         self._file.close()
         super().close()
 
 
-def _damaged(artifact_id: str) -> StoreDamaged:
-    return StoreDamaged(
-        f"artifact {artifact_id} is not what was written; restore it from a backup, or remove it "
-        "and run the node that made it again"
-    )
+def _damaged(path: Path) -> StoreDamaged:
+    return StoreDamaged(f"the artifact file {path} is not what was written; {HOW_TO_MEND}")
 
 
 def _is_folder(path: Path) -> bool:

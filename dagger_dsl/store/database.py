@@ -134,8 +134,12 @@ class Database:
 
     # -- opening and closing
 
-    def open(self) -> None:
+    def open(self, *, reading: bool = False) -> None:
         """Make the database usable: create what is missing, refuse what is not ours.
+
+        Args:
+            reading: The caller only looks: a file that is there and empty is refused then, as
+                nobody finds anything in it; who writes makes a database of it.
 
         Raises:
             StoreVersionError: The file belongs to another program, or a newer version wrote it.
@@ -143,9 +147,9 @@ class Database:
             InvalidState: It was closed.
         """
         if not self._ready:
-            self._open()
+            self._open(reading)
 
-    def _open(self) -> None:
+    def _open(self, reading: bool) -> None:
         with self._opening, translated(self.where):
             self.check_usable()
             if self._ready:
@@ -157,7 +161,7 @@ class Database:
                 with self._writing() as connection:
                     create(connection)
             else:
-                self._open_file(self.path)
+                self._open_file(self.path, reading)
             self._ready = True
 
     def check_usable(self) -> None:
@@ -167,7 +171,7 @@ class Database:
         if self._forked is not None:
             raise InvalidState(self._forked)
 
-    def _open_file(self, path: str) -> None:
+    def _open_file(self, path: str, reading: bool) -> None:
         folder = os.path.dirname(path)
         if not os.path.isdir(folder):
             raise ConfigurationError(
@@ -175,30 +179,42 @@ class Database:
             )
         if os.path.isdir(path):
             raise ConfigurationError(f"{path} is a folder; name a file in it")
-        if self.read_only and not os.path.exists(path):
+        there = os.path.exists(path)
+        if self.read_only and not there:
             raise ConfigurationError(f"{path} does not exist, and mode=ro creates nothing")
         self._wal_left = _size(f"{path}-wal") > 0
         state, journal = "new", ""
-        if _size(path):
+        if _size(path) or self._wal_left:
             with contextlib.closing(self._connect()) as probe:
                 state = identify(probe, path)
                 journal = probe.execute("PRAGMA journal_mode").fetchone()[0]
         if state == "current" and (journal == "wal" or self.read_only):
             return
+        # Who makes a database makes the lock file first; without one nobody is just doing that.
+        alone = self.read_only or not os.path.exists(f"{path}-lock")
+        if state == "new" and there and alone and (reading or self.read_only):
+            raise _empty(path)
         if self.read_only:
             raise StoreVersionError(
                 f"{path} has to be migrated first; open it once without mode=ro"
             )
-        self._prepare_file(path)
+        self._prepare_file(path, fill=not (there and reading))
 
-    def _prepare_file(self, path: str) -> None:
-        """Create what is missing, migrate what is old, and turn the WAL on in a copied file."""
+    def _prepare_file(self, path: str, fill: bool) -> None:
+        """Create what is missing, migrate what is old, and turn the WAL on in a copied file.
+
+        Args:
+            path: The file.
+            fill: Whether an empty file becomes a database.
+        """
         locks = self._locking(path)
         with locks.mutex:
             try:
                 locks.enter_writing(self.busy_timeout)
                 with contextlib.closing(self._connect()) as connection:
                     state = identify(connection, path)
+                    if state == "new" and not fill:
+                        raise _empty(path)
                     if state == "new":
                         connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
                     self._set(connection, writer=True)
@@ -321,7 +337,7 @@ class Database:
         self._in_use.discard(id(connection))
 
     def _reader_connection(self) -> sqlite3.Connection:
-        self.open()
+        self.open(reading=True)
         with self._opening, translated(self.where):
             self.check_usable()
             connection = self._connect()
@@ -431,7 +447,7 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """Give a connection in one read transaction: all that it reads is of one moment."""
-        self.open()
+        self.open(reading=True)
         with translated(self.where), self.engine.begin() as connection:
             yield connection
 
@@ -621,6 +637,13 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except FileNotFoundError:
         return 0
+
+
+def _empty(path: str) -> StoreVersionError:
+    return StoreVersionError(
+        f"{path} is empty, not a dagger_dsl database; check the path, or restore a backup. The "
+        "first run that is recorded there makes it one"
+    )
 
 
 def _begin_deferred(connection: sa.Connection) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dagger_dsl.errors import ArtifactNotFound, StoreDamaged, StoreError
-from dagger_dsl.store.artifacts import ArtifactFiles
+from dagger_dsl.store.artifacts import HOW_TO_MEND, ArtifactFiles
 from dagger_dsl.store.codec import decode, encode
 
 __all__ = ["Payloads"]
@@ -61,6 +61,6 @@ class Payloads:
             return self.files.read(artifact_id)
         except ArtifactNotFound as error:
             raise StoreDamaged(
-                f"the file of artifact {artifact_id} is missing; copy the artifact folder along "
-                "with the database, or restore it from a backup"
+                f"the artifact file {self.files.path(artifact_id)} is missing; copy the artifact "
+                f"folder along with the database, or {HOW_TO_MEND}"
             ) from error

@@ -211,6 +211,7 @@ class Runs:
     def find_by_key(self, key: str, graph: Graph, inputs: Mapping[str, Any]) -> str | None:
         """See `Store.find_by_key`."""
         check_new_name("an idempotency key", key)
+        self._database.open()  # who asks for a key is about to start a run
         with self._database.reading() as connection:
             row = connection.execute(
                 sa.select(flow_runs.c.run_id, flow_runs.c.fingerprint).where(

@@ -95,7 +95,7 @@ class Store:
     @property
     def engine(self) -> sa.Engine:
         """The SQLAlchemy engine for reading; writers use `writing`."""
-        self.database.open()
+        self.database.open(reading=True)
         return self.database.engine
 
     def init_database(self) -> None:

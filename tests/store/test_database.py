@@ -28,8 +28,9 @@ from dagger_dsl.errors import (
 from dagger_dsl.store import database as database_module
 from dagger_dsl.store import migrations, schema
 from dagger_dsl.store.faults import store_error
+from dagger_dsl.store.locks import borrow, give_back
 from dagger_dsl.store.storage import Store
-from tests.store.helpers import row, start
+from tests.store.helpers import GRAPH, row, start
 
 
 @pytest.fixture
@@ -344,6 +345,66 @@ def test_a_read_only_store_creates_and_changes_nothing(path: Path) -> None:
             with pytest.raises(StoreReadOnly, match="mode=ro"):
                 write()
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["nothing", "no table"])
+def test_who_only_reads_an_empty_file_is_told_so(path: Path, content: str) -> None:
+    path.touch()
+    if content == "no table":
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA journal_mode=wal")
+            connection.execute("VACUUM")
+        connection.close()
+    before = path.read_bytes()
+    asks: list[Callable[[Store], object]] = [
+        lambda store: store.list_runs(),
+        lambda store: store.load_run("r"),
+        lambda store: store.query("SELECT 1"),
+        lambda store: store.stats(),
+        lambda store: store.engine,
+    ]
+    for ask in asks:
+        store = Store(path)
+        with pytest.raises(StoreVersionError, match=r"state\.db is empty, not a dagger_dsl"):
+            ask(store)
+        store.close()
+    with pytest.raises(StoreVersionError, match="is empty"):
+        Store(f"{path}?mode=ro").init_database()
+    assert not path.with_name("state.db-lock").exists()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("first", ["create", "key", "init"])
+def test_who_writes_makes_a_database_of_an_empty_file(path: Path, first: str) -> None:
+    path.touch()
+    store = Store(path)
+    with pytest.raises(StoreVersionError, match="is empty"):
+        store.list_runs()
+    if first == "key":
+        assert store.find_by_key("k", GRAPH, {}) is None
+    elif first == "init":
+        store.init_database()
+    start(store).finish("completed")
+    assert len(store.list_runs()) == 1
+    store.close()
+
+
+def test_a_reader_waits_for_who_is_just_making_the_database(path: Path) -> None:
+    made = path.with_name("made.db")
+    with Store(made) as store:
+        start(store).finish("completed")
+    path.touch()
+    locks = borrow(f"{path}-lock")
+    found: list[object] = []
+    with locks.mutex:
+        reader = threading.Thread(target=lambda: found.extend(Store(path).list_runs()))
+        reader.start()
+        reader.join(0.2)
+        assert reader.is_alive()
+        path.write_bytes(made.read_bytes())
+    reader.join()
+    give_back(locks)
+    assert len(found) == 1
 
 
 def test_two_processes_that_open_a_new_file_both_succeed(path: Path) -> None:

@@ -587,3 +587,33 @@ def test_questions_take_texts_and_lists_of_values(any_store: Store) -> None:
             any_store.query(sql, params)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="cannot be bound"):
         any_store.query("SELECT ?", [2**70])
+
+
+@pytest.mark.parametrize("damage", ["torn", "gone"])
+def test_a_damaged_artifact_names_its_file_and_what_helps(store: Store, damage: str) -> None:
+    artifact = finished(store, "r", "a long value that goes to a file")
+    assert artifact is not None
+    assert store.files is not None
+    path = store.files.path(artifact)
+    if damage == "torn":
+        path.write_bytes(b"y" * path.stat().st_size)
+    else:
+        path.unlink()
+    with pytest.raises(StoreDamaged) as caught:
+        store.load_run("r").attempts[0].value()
+    said = str(caught.value)
+    assert str(path) in said
+    assert "restore the file from a backup; without one remove what is left of it" in said
+    assert "start the graph as a new run" in said
+    path.unlink(missing_ok=True)
+    finished(store, "another", "a long value that goes to a file")
+    assert store.load_run("r").attempts[0].value() == "a long value that goes to a file"
+
+
+def test_a_damaged_row_names_its_database(any_store: Store) -> None:
+    artifact = any_store.store_artifact(b"content", "json")
+    with any_store.writing() as connection:
+        connection.execute(sa.update(artifacts).values(inline_data=b"cXntent"))
+    with pytest.raises(StoreDamaged, match="restore a backup of the database") as caught:
+        any_store.get_artifact(artifact)
+    assert str(caught.value).startswith(any_store.database.where)
