@@ -221,6 +221,8 @@ class Coordinator:
             if not go:
                 if glance is not None:
                     self._settle()
+                    if self._stop_asked and not self._stopping:
+                        continue  # a hook cancelled the run: what it was shown enables nothing
                 ready = state.take()
                 if ready and plan.joins:
                     self._bind(ready)

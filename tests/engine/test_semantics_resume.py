@@ -620,11 +620,13 @@ def test_a_key_whose_run_died_goes_on_with_it(deaths: Deaths) -> None:
     assert flow.calls == ["a"]
 
 
-def test_a_key_whose_run_is_paused_goes_on_with_it(tmp_path: Path) -> None:
+def test_a_key_whose_run_is_paused_returns_it_as_it_stands(tmp_path: Path) -> None:
     flow = Workflow().note("bad", Answers([OSError(), 1]), on_failure="pause")
     options: dict[str, Any] = {"database_url": url_of(tmp_path), "idempotency_key": "k"}
-    assert flow.run(**options).status == "paused"
-    assert flow.run(**options).success
+    first = flow.run(**options)
+    assert first.status == "paused"
+    again = flow.run(**options)
+    assert (again.run_id, again.status) == (first.run_id, "paused"), "only resume goes on"
 
 
 def test_a_configuration_without_stored_form_does_not_keep_a_run_from_being_recorded(

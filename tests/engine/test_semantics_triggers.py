@@ -14,7 +14,6 @@ from tests.engine.helpers import RUNNERS, Workflow, boom, returns, states, url_o
 End = Literal["completed", "failed", "skipped", "cancelled", "label"]
 
 FREE = {"on_failure": "continue"}
-WRONG: Any = Branch(3, "eu")  # type: ignore[arg-type]
 
 
 def source(flow: Workflow, name: str, end: str) -> None:
@@ -284,7 +283,7 @@ def test_a_label_is_the_sources_result(answer: Any, taken: set[str]) -> None:
     assert {name for name, state in states(report).items() if state == "skipped"} == skipped
 
 
-@pytest.mark.parametrize("answer", [None, 1, 1.5, {"eu": True}, [1], WRONG])
+@pytest.mark.parametrize("answer", [None, 1, 1.5, {"eu": True}, [1]])
 def test_anything_else_fails_the_node(answer: Any) -> None:
     flow = Workflow().note("route", answer).note("eu").when("route", "eu", "eu")
     report = flow.run()
