@@ -15,16 +15,16 @@ and `ready` moved over.
 from __future__ import annotations
 
 import heapq
-import json
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
 from itertools import count
 from math import inf
-from types import CoroutineType, GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Protocol
 
 from dagger_dsl.engine.invoke import bind_handler
+from dagger_dsl.engine.notes import to_json
 from dagger_dsl.engine.plan import UNSET
 from dagger_dsl.engine.run import Row, Run, error_info
 from dagger_dsl.engine.state import NAMES, PENDING, SKIPPED
@@ -53,10 +53,11 @@ from dagger_dsl.model.events import (
     NodeRetrying,
     NodeSkipped,
 )
-from dagger_dsl.model.policies import OnFailure
+from dagger_dsl.model.policies import OnFailure, Trigger
 from dagger_dsl.model.states import RunStatus
+from dagger_dsl.model.values import to_plain
 from dagger_dsl.retry import decide, effective_policy
-from dagger_dsl.runners.base import Overran
+from dagger_dsl.runners.base import ASYNC, Overran
 
 __all__ = ["Coordinator"]
 
@@ -134,14 +135,14 @@ class Coordinator:
 
     def stop(self) -> None:
         """Ask for the end of the run, as its token says; safe from any thread."""
-        self._stop_asked = True
-        self._board.due = 0.0
         go, withdraw = self._board.go, self._withdrawn.append
         try:
             while True:
                 withdraw(go.popleft())
         except IndexError:
-            self._board.ring()
+            self._stop_asked = True  # only now: a turn in between would miss what is on its way
+        self._board.due = 0.0
+        self._board.ring()
 
     def close(self) -> None:
         """End the run after the thread that drove it was interrupted; record what had ended.
@@ -151,11 +152,14 @@ class Coordinator:
         run, board = self.run, self._board
         self.stop()
         now = board.clock()
-        for moment in (now, now, now + run.config.shutdown_grace + 1.0):
-            if not self.step(moment):
-                break
-        if isinstance(self.error, KeyboardInterrupt):
-            self._salvage()
+        with board.lock:  # a worker may be in the middle of a turn
+            for moment in (now, now, now + run.config.shutdown_grace + 1.0):
+                if not self.step(moment):
+                    break
+            if isinstance(self.error, KeyboardInterrupt):
+                self._salvage()
+        if self.error is not None and not isinstance(self.error, KeyboardInterrupt):
+            raise self.error
         if run.finished is None:
             run.status = RunStatus.CANCELLED
             run.reason = run.reason or "interrupted"
@@ -179,7 +183,7 @@ class Coordinator:
             ]
         )
         if self._journal is not None:
-            self._journal.commit(self._rows, replay=True)
+            self._journal.commit(self._rows, commands=run.notes or None, replay=True)
 
     def turns(self) -> Generator[float, float, None]:
         """Yield the time until which to wait; be sent the clock when outcomes may have arrived."""
@@ -195,8 +199,6 @@ class Coordinator:
         if self.run.deadline is not None:
             self._at(self.run.deadline, self._time_out)
         state.begin()
-        if self.run.crashes:
-            self._refuse_crashed()
         while True:
             quiet = not done and not odd
             if done:
@@ -219,13 +221,15 @@ class Coordinator:
             if state.ended:
                 self._record_ends()
             if not go:
+                if self.run.crashes:
+                    self._refuse_crashed()
+                if plan.joins:
+                    self._bind(state.ready)
                 if glance is not None:
                     self._settle()
                     if self._stop_asked and not self._stopping:
                         continue  # a hook cancelled the run: what it was shown enables nothing
                 ready = state.take()
-                if ready and plan.joins:
-                    self._bind(ready)
                 if announce:
                     ready = self._announce(ready, now)
                 if ready:
@@ -303,13 +307,16 @@ class Coordinator:
         if self._journal is not None:
             meta = run.meta.get(slot)
             inline = artifact = None
-            if self._plan.actions[slot].store:
-                try:
+            stored = self._plan.actions[slot].store
+            try:
+                if stored:
                     inline, artifact = self._journal.encode(value)
-                except EncodingError as error:
-                    self._failed(slot, EncodingError(f"node {self._plan.ids[slot]!r}: {error}"))
-                    return False
-            else:
+                if meta and "metadata" in meta:
+                    meta = {**meta, "metadata": to_plain(meta["metadata"], "metadata")}
+            except EncodingError as error:
+                self._failed(slot, EncodingError(f"node {self._plan.ids[slot]!r}: {error}"))
+                return False
+            if not stored:
                 meta = {**(meta or {}), "stored": False}
             start, end = self._board.started[slot], self._board.ended[slot]
             if not self._rows:
@@ -325,7 +332,7 @@ class Coordinator:
                     run.wall + start,
                     (end - start) * 1000.0,
                     None,
-                    None if meta is None else _json(meta),
+                    None if meta is None else to_json(meta),
                 )
             )
         if self.watcher is not None:
@@ -339,8 +346,9 @@ class Coordinator:
             self._flying += 1
         elif isinstance(answer, BaseException):
             self._raised(slot, answer, now)
-        elif isinstance(answer, (CoroutineType, GeneratorType)):
-            answer.close()
+        elif isinstance(answer, (CoroutineType, GeneratorType, AsyncGeneratorType)):
+            if not isinstance(answer, AsyncGeneratorType):
+                answer.close()
             self._raised(slot, OutputError(self._unfinished(slot, answer)), now)
         elif isinstance(answer, Branch):
             self._answer(slot, answer.value, answer.label)
@@ -355,10 +363,8 @@ class Coordinator:
             else:
                 self._answer(slot, inner, None, split=answer.split)
 
-    def _unfinished(
-        self, slot: int, answer: CoroutineType[Any, Any, Any] | GeneratorType[Any, Any, Any]
-    ) -> str:
-        if isinstance(answer, GeneratorType):
+    def _unfinished(self, slot: int, answer: object) -> str:
+        if isinstance(answer, (GeneratorType, AsyncGeneratorType)):
             advice = "a generator, which can be read only once; return list(...) of it"
         else:
             advice = (
@@ -392,6 +398,7 @@ class Coordinator:
         node_id = str(plan.ids[slot])
         if isinstance(error, Overran):
             error = NodeTimeout(node_id, error.seconds)
+        self._clear_seats(slot)
         if isinstance(error, KeyboardInterrupt):
             self.interrupt = self.interrupt or error
             self._stop_asked = True
@@ -428,16 +435,24 @@ class Coordinator:
             total,
             extra={"run_id": run.run_id, "node_id": node_id},
         )
-        self._push(run.row(slot, "failed", error=_error_json(error)))
+        self._push(run.row(slot, "failed", error=to_json(error_info(error).to_dict())))
         if self.watcher is not None:
             self._events.append(NodeRetrying(self.run.ref(slot), error, attempt, delay))
         run.another(slot)
         self._state.wait(slot)
         self._at(now + delay, lambda _now: self._state.wake(slot))
 
+    def _clear_seats(self, slot: int) -> None:
+        """Note that a call has come back: whatever kills the process now, it was not this call."""
+        flight = self._board.flight
+        for seat, each in enumerate(flight):
+            if each == slot:
+                flight[seat] = -1
+
     def _failed(self, slot: int, error: BaseException) -> None:
         """Call the failure handler where there is one; otherwise the failure is final."""
         run = self.run
+        self._clear_seats(slot)
         self._board.values[slot] = UNSET
         original = run.handling.pop(slot, None)
         if original is not None:
@@ -473,7 +488,7 @@ class Coordinator:
         if policy is not OnFailure.CONTINUE:
             state.give_back(self._recall())  # first of all: workers take calls meanwhile
         made = run.attempts_made(slot)
-        self._push(run.row(slot, "failed", error=_error_json(error)))
+        self._push(run.row(slot, "failed", error=to_json(error_info(error).to_dict())))
         if self.watcher is not None:
             self._events.append(
                 NodeCompleted(self.run.ref(slot), NodeOutcome(False, error=error))
@@ -483,8 +498,9 @@ class Coordinator:
         if run.exception is None:
             run.exception = NodeExecutionError(node_id, made, str(error_info(error)))
             run.exception.__cause__ = error
+        first = not state.stopped
         state.fail(slot, policy)
-        if policy is OnFailure.STOP:
+        if policy is OnFailure.STOP and first:
             run.reason = run.reason or f"node {node_id!r} failed and the run stops"
             self._halt(state.taken() - state.spared)
             self._at(self._board.clock() + run.config.shutdown_grace, self._leave_behind)
@@ -492,10 +508,11 @@ class Coordinator:
             run.reason = run.reason or f"node {node_id!r} failed"
 
     def _refuse_crashed(self) -> None:
-        """Fail what has taken its process down too often; it had been enabled before."""
+        """Fail what has taken its process down too often, instead of launching it."""
         state = self._state
         crashed = [slot for slot in state.ready if slot in self.run.crashes]
-        state.ready = [slot for slot in state.ready if slot not in self.run.crashes]
+        if crashed:
+            state.ready = [slot for slot in state.ready if slot not in self.run.crashes]
         for slot in crashed:
             error = NodeCrashed(str(self._plan.ids[slot]), self.run.crashes[slot])
             self.run.errors[slot] = error
@@ -557,16 +574,17 @@ class Coordinator:
         late = (self._victims & self._state.taken()).difference(self._board.go)
         for slot in sorted(late):
             self._state.cancel_running(slot, self.run.reason)
-            self.run.abandoned.append(slot)
         self._left_behind |= late
         self._flying -= len(late)
-        if late:
-            names = ", ".join(repr(self._plan.ids[slot]) for slot in sorted(late)[:5])
+        # Async calls were cancelled and end as soon as their loop turns; threads go on.
+        threads = [slot for slot in sorted(late) if not self._board.kinds[slot] & ASYNC]
+        self.run.abandoned += threads
+        if threads:
+            names = ", ".join(repr(self._plan.ids[slot]) for slot in threads[:5])
             logger.warning(
-                "%d calls did not end when the run did and are left behind, their results will "
-                "be ignored: %s",
-                len(late),
+                "left behind in threads that cannot be stopped, results will be ignored: %s%s",
                 names,
+                f" and {len(threads) - 5} more" if len(threads) > 5 else "",
                 extra={"run_id": self.run.run_id},
             )
 
@@ -582,7 +600,7 @@ class Coordinator:
         """Record invocations that ended without a call."""
         ended, self._state.ended = self._state.ended, []
         for slot, code, reason in ended:
-            self._push(self.run.row(slot, NAMES[code], meta=_json({"reason": reason})))
+            self._push(self.run.row(slot, NAMES[code], meta=to_json({"reason": reason})))
             if self.watcher is not None:
                 kind = NodeSkipped if code == SKIPPED else NodeCancelled
                 self._events.append(kind(self.run.ref(slot), reason))
@@ -616,18 +634,25 @@ class Coordinator:
         self.watcher.show(events)
 
     def _bind(self, slots: Sequence[int]) -> None:
-        """Note whose values each join takes.
+        """Note whose values each join takes; of an `any` join, in the journal too.
 
-        A resume settles recorded outcomes in the order of their record, so it finds the same ones.
+        The record's order says what came first, but a source whose value is not stored comes again
+        after a resume, and later.
         """
+        run, plan = self.run, self._plan
         for slot in slots:
-            if slot in self._plan.joins:
-                self.run.bound[slot] = self._state.bound(slot)
+            if slot not in plan.joins or slot in run.bound:
+                continue
+            bound = run.bound[slot] = self._state.bound(slot)
+            if self._journal is not None and plan.joins[slot].rule is Trigger.ANY:
+                run.notes += [(f"any:{plan.ids[slot]}", to_json(plan.ids[each])) for each in bound]
 
     def _commit(self, released: list[int] | None) -> None:
         assert self._journal is not None
-        self._journal.commit(self._rows, released, commands=self.run.take_notes())
-        self._rows = []  # after the commit: an interrupt in between repeats it, it loses nothing
+        self._journal.commit(self._rows, released, commands=self.run.notes or None)
+        # After the commit: an interrupt in between repeats it, it loses nothing.
+        self._rows = []
+        self.run.notes = []
         self._oldest = inf
 
     def _at(self, when: float, act: Callable[[float], None]) -> None:
@@ -649,15 +674,6 @@ class Coordinator:
                 run.status = RunStatus.COMPLETED
         self._settle()
         run.finished = self._board.clock()
-
-
-def _json(content: Any) -> str:
-    return json.dumps(content, default=repr)
-
-
-def _error_json(error: BaseException) -> str:
-    info = error_info(error)
-    return _json({"type": info.type, "message": info.message, "traceback": info.traceback})
 
 
 def _is_cancellation(error: BaseException) -> bool:

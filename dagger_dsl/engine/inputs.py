@@ -11,13 +11,19 @@ from dagger_dsl.errors import (
     MissingInputError,
     UnknownInputError,
     did_you_mean,
+    shown,
 )
+from dagger_dsl.model.types import asks_for_secret
+from dagger_dsl.model.values import Secret
 
 __all__ = ["bind_inputs"]
 
 
 def bind_inputs(plan: Plan, given: Mapping[str, Any] | None, on_missing: str) -> dict[str, Any]:
-    """Return the value of every graph input.
+    """Return the value of every graph input; what is declared secret comes as a `Secret`.
+
+    An input is secret where the graph says so (``format: secret``), or where a parameter it reaches
+    is annotated `Secret`: a plain value is wrapped then, so that it is neither shown nor stored.
 
     Args:
         plan: Whose inputs are meant.
@@ -27,15 +33,21 @@ def bind_inputs(plan: Plan, given: Mapping[str, Any] | None, on_missing: str) ->
     Raises:
         MissingInputError: Values are missing; all are named.
         UnknownInputError: The graph has no such input.
-        InputValidationError: A value fits neither its schema nor a parameter's annotation.
+        InputValidationError: A value fits neither its schema nor a parameter's annotation, or
+            *given* is no mapping.
     """
     graph = plan.graph
+    if given is not None and not isinstance(given, Mapping):
+        raise InputValidationError(
+            f"graph {graph.name!r}: inputs are a mapping of names to values, such as "
+            f"{{'x': 1}}, not {shown(given)}"
+        )
     values = dict(given or {})
     known = [*graph.inputs, *(name for name in plan.inputs if name not in graph.inputs)]
     for name in values:
         if name not in known:
             raise UnknownInputError(
-                f"graph {graph.name!r} has no input {name!r}{did_you_mean(str(name), known)}"
+                f"graph {graph.name!r} has no input {shown(name)}{did_you_mean(name, known)}"
             )
     missing = []
     for name in known:
@@ -54,8 +66,21 @@ def bind_inputs(plan: Plan, given: Mapping[str, Any] | None, on_missing: str) ->
             f"graph {graph.name!r} needs {'a value' if len(missing) == 1 else 'values'} for "
             f"{names}; give them with inputs={{...}}"
         )
+    for name, value in values.items():
+        if value is not None and not isinstance(value, Secret) and _is_secret(plan, name):
+            values[name] = Secret(value)
     _check(plan, values, given or {})
     return values
+
+
+def _is_secret(plan: Plan, name: str) -> bool:
+    declared = plan.graph.inputs.get(name)
+    if declared is not None and declared.secret:
+        return True
+    return any(
+        asks_for_secret(action.hints().get(parameter))
+        for action, parameter in plan.input_uses.get(name, ())
+    )
 
 
 def _check(plan: Plan, values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -65,8 +90,13 @@ def _check(plan: Plan, values: Mapping[str, Any], given: Mapping[str, Any]) -> N
         if declared is not None and declared.schema is not None:
             from dagger_dsl.registry import schema_fault
 
-            fault = schema_fault(declared.schema.value, values[name], f"inputs.{name}")
+            value = values[name]
+            hidden = isinstance(value, Secret)
+            schema = declared.schema.value
+            fault = schema_fault(schema, value.reveal() if hidden else value, f"inputs.{name}")
             if fault is not None:
+                if hidden:  # the fault would show what it is about
+                    fault = f"the secret inputs.{name} does not fit its schema"
                 raise InputValidationError(f"graph {plan.graph.name!r}: {fault}")
         for action, parameter in plan.input_uses.get(name, ()):
             action.check_value(parameter, values[name])

@@ -26,14 +26,16 @@ class Join:
         rule: The trigger rule.
         open: Edges that are neither satisfied nor dead.
         closed: The node was enabled.
+        only: The source that an earlier process had taken; no other one enables the node.
         chosen: The sources of satisfied edges, in the order in which these were satisfied.
     """
 
-    __slots__ = ("chosen", "closed", "failed", "open", "rule", "unclean")
+    __slots__ = ("chosen", "closed", "failed", "only", "open", "rule", "unclean")
 
     def __init__(self, rule: Trigger, edges: int) -> None:
         self.rule = rule
         self.open = edges
+        self.only: int | None = None
         self.chosen: list[int] = []
         self.unclean = 0
         self.failed = 0
@@ -54,6 +56,7 @@ class Join:
         self.open -= 1
         self.failed += state == FAILED
         self.unclean += state in (FAILED, CANCELLED)
+        satisfied = satisfied and self.only in (None, source)
         if satisfied:
             self.chosen.append(source)
         if self.closed:

@@ -7,6 +7,7 @@ or a background thread.
 from __future__ import annotations
 
 import contextvars
+import logging
 import os
 import threading
 import time
@@ -21,7 +22,7 @@ from dagger_dsl.engine.plan import Plan, compile_plan
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.engine.run import Run
 from dagger_dsl.engine.watch import Observers, check_hooks
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import ConfigurationError, InputError
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.model.states import RunStatus
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from dagger_dsl.store.storage import Store
 
 __all__ = ["Lookup", "resume", "resume_async", "run", "run_async", "start", "start_resume"]
+
+
+logger = logging.getLogger("dagger_dsl.engine")
 
 
 class Lookup(Protocol):
@@ -159,6 +163,7 @@ def start_resume(
 
 
 # --- plans ---------------------------------------------------------------------------------------
+
 
 def plan_for(graph: Graph, registry: Lookup) -> Plan:
     """Return the plan of a valid graph; the same one as long as its actions stay the same.
@@ -333,6 +338,8 @@ def _prepare(
     plan = plan_for(graph, registry)
     values = bind_inputs(plan, inputs, config.on_missing)
     run_id = options.run_id or new_run_id()
+    _slots(options, config)  # refused here, before anything is recorded
+    _warn_of_ignored(config, graph.name)
     if options.database_url is None and store is None:
         return _Session(_run(plan, run_id, registry, values, options, config, None))
     from dagger_dsl.engine.recorder import Recorder  # an in-memory run imports no store
@@ -360,7 +367,7 @@ def _prepare_resume(
     """Claim a recorded run.
 
     Args:
-        as_recorded: Whether a run that has ended in failure is returned as it is, too.
+        as_recorded: Whether a run that failed or stands still is returned as it is, too.
     """
     if options.database_url is None and store is None:
         raise ConfigurationError("resuming needs the database_url under which the run is recorded")
@@ -370,12 +377,12 @@ def _prepare_resume(
     recorder = Recorder.for_options(options, store, run_id)
     with _released_on_error(recorder):
         stored = recorder.load()
-        ended = stored.status == "completed" or (as_recorded and stored.status in _FINAL)
+        ended = stored.status == "completed" or (as_recorded and stored.status in _AT_REST)
         if not ended:
             stored = recorder.claim(options.durability)
         config = _configured(stored.config, options)
         plan = plan_for(stored.graph, registry)
-        given = {**(inputs or {}), **stored.inputs}
+        given = _with_secrets(stored.inputs, inputs if not as_recorded else None)
         values = given if ended else bind_inputs(plan, given, config.on_missing)
         run = _run(plan, run_id, registry, values, options, config, recorder)
         if ended:
@@ -385,7 +392,7 @@ def _prepare_resume(
         return _Session(run, recorder)
 
 
-_FINAL = ("completed", "failed", "cancelled", "timed_out")
+_AT_REST = ("completed", "failed", "cancelled", "timed_out", "paused")
 
 
 @contextmanager
@@ -414,9 +421,34 @@ def _run(
         inputs=values,
         token=options.cancel if options.cancel is not None else CancelToken(),
         lookup=registry.get,
-        slots=_slots(options, config),
+        slots=min(_slots(options, config), max(1, plan.count)),
         journal=None if recorder is None else recorder.journal,
     )
+
+
+def _with_secrets(stored: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the recorded inputs with what was not stored of them.
+
+    Raises:
+        InputError: A recorded input is given another value.
+    """
+    for name, value in (given or {}).items():
+        if name in stored and stored[name] != value:
+            raise InputError(
+                f"input {name!r} was recorded with the run and cannot change; only secrets, which "
+                "are never stored, are given to a resume. Start a new run for other inputs"
+            )
+    return {**(given or {}), **stored}
+
+
+def _warn_of_ignored(config: DagConfig, name: str) -> None:
+    ignored = config.not_acted_on()
+    if ignored:
+        logger.warning(
+            "the configuration of %r sets %s, which this version does not act on",
+            name,
+            ", ".join(ignored),
+        )
 
 
 def _configured(config: DagConfig | None, options: RunOptions) -> DagConfig:

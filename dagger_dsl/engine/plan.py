@@ -366,26 +366,20 @@ class _Compiler:
 
     def refuse_later(self, actions: list[ActionDef]) -> None:
         """Refuse what the IR can say and this version does not act on, rather than ignore it."""
-        problems = []
+        problems: dict[Problem, None] = {}  # an action's options stand on its nodes, too
         plain: set[int] = set()  # actions that ask for nothing of this; most nodes neither
         for node, action in zip(self.nodes, actions, strict=True):
             if id(action) in plain and _asks_nothing(node):
                 continue
             if _asks_nothing(action):
                 plain.add(id(action))
-            problems += [
-                Problem(
-                    f"node {node.id!r} asks for {name}, which this version does not act on; "
-                    "remove it",
-                    Place(node=node.id),
-                    "not-supported",
-                )
-                for source in (node, action)
-                for name, harmless in _LATER.items()
-                if getattr(source, name, None) not in harmless
-            ]
+            for source in (node, action):
+                for name, harmless in _LATER.items():
+                    if getattr(source, name, None) not in harmless:
+                        text = f"{name} is set, which this version does not act on; remove it"
+                        problems[Problem(text, Place(node=node.id), "not-supported")] = None
         if problems:
-            raise ValidationError(problems)
+            raise ValidationError(tuple(problems))
 
     def declare_parts(self, actions: list[ActionDef]) -> None:
         for slot, node in enumerate(self.nodes):

@@ -5,11 +5,11 @@ The only module of the engine that imports the store; runs in memory never load 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
+from dagger_dsl.engine.notes import of_json, to_json
 from dagger_dsl.engine.plan import Plan
 from dagger_dsl.engine.report import ErrorInfo, RunReport
 from dagger_dsl.engine.run import Run, error_info
@@ -18,7 +18,7 @@ from dagger_dsl.errors import ConfigurationError, InvalidState, StoreError
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.model.states import RunStatus
-from dagger_dsl.model.values import Secret, allow_hints
+from dagger_dsl.model.values import Secret, allow_hints, from_plain
 from dagger_dsl.store.journal import RunJournal
 from dagger_dsl.store.recovery import Flight, forget_uncalled
 from dagger_dsl.store.runs import KeyTaken, StoredNode, StoredRun
@@ -106,7 +106,7 @@ class Recorder:
         _know_classes(run)
         versions = _versions(run)
         if versions:
-            run.notes.append((_VERSIONS, json.dumps(versions)))
+            run.notes.append((_VERSIONS, to_json(versions)))
         self.seats(run)
 
     def seats(self, run: Run) -> None:
@@ -139,23 +139,38 @@ class Recorder:
         for slot, node in done.items():
             run.restored.add(slot)
             run.loaders[slot] = node.value
-            if node.meta:
-                run.meta[slot] = node.meta
-                if "inserted" in node.meta:
+            meta = _meta(node)
+            if meta:
+                run.meta[slot] = meta
+                if "inserted" in meta:
                     from dagger_dsl.engine.legacy import restore_inserted
 
-                    restore_inserted(run, node.meta)
-        run.state.restore(list(done), _labels(done))
+                    restore_inserted(run, meta)
+        winners = self._winners(run)
+        run.bound = {slot: frozenset((source,)) for slot, source in winners.items()}
+        run.state.restore(list(done), _labels(done), winners)
+        if self.stored.status != RunStatus.RUNNING:
+            self.journal.commit((), status=RunStatus.RUNNING)
         needed = {source for slot in _open(run.state, plan) for source in _sources(run, slot)}
         for slot in sorted(needed & done.keys()):
             value = run.value(slot)
             for where, part in plan.split(slot, value):
                 run.board.values[where] = part
 
+    def _winners(self, run: Run) -> dict[int, int]:
+        """Return the source that each `any` join had taken, as it was noted."""
+        assert self.stored is not None
+        index = run.plan.index
+        return {
+            index[each.key.removeprefix("any:")]: index[of_json(each.body)]
+            for each in self.stored.commands
+            if each.key is not None and each.key.startswith("any:")
+        }
+
     def _compare_versions(self, run: Run, on_change: str) -> None:
         assert self.stored is not None
         noted = next((each.body for each in self.stored.commands if each.key == _VERSIONS), None)
-        before = json.loads(noted) if noted else {}
+        before = of_json(noted) if noted else {}
         now = _versions(run)
         changed = [
             f"{name!r} ({before.get(name, 'none')} -> {now.get(name, 'none')})"
@@ -204,6 +219,9 @@ class Recorder:
         for slot in {slot for slot in under_way if slot < run.plan.count and slot not in done}:
             node_id = str(run.plan.ids[slot])
             crashes[node_id] = crashes.get(node_id, 0) + 1
+            # The call that died was an attempt too; where none was recorded, all that died were.
+            recorded = run.attempts.get(slot, 1) - 1
+            _one_more(run, slot, recorded + 1 if recorded else crashes[node_id])
         if crashes != self.stored.crashes:
             self.journal.record_crashes(crashes)
         run.crashes = {
@@ -222,7 +240,7 @@ class Recorder:
         states = {}
         for (node_id, _key), node in stored.nodes.items():
             slot = run.plan.index[node_id]
-            meta = node.meta or {}
+            meta = _meta(node)
             if meta:
                 run.meta[slot] = meta
             if node.state in _ENDED:
@@ -251,7 +269,7 @@ class Recorder:
         if run.reason:
             error["reason"] = run.reason
         try:
-            self.journal.finish(str(run.status), json.dumps(error) if error else None)
+            self.journal.finish(str(run.status), to_json(error) if error else None)
             if run.config.keep_runs is not None or run.config.keep_days is not None:
                 self.store.retain(run.dag_name, run.config.keep_runs, run.config.keep_days)
         finally:
@@ -293,6 +311,14 @@ def _versions(run: Run) -> dict[str, str]:
 
 def _is_stored(node: StoredNode) -> bool:
     return (node.meta or {}).get("stored", True) is not False
+
+
+def _meta(node: StoredNode) -> dict[str, Any]:
+    """Return what was recorded beside a value, the user's metadata as it was given."""
+    meta = node.meta or {}
+    if "metadata" in meta:
+        meta["metadata"] = from_plain(meta["metadata"], f"the metadata of {node.node_id!r}")
+    return meta
 
 
 def _open(state: RunState, plan: Plan) -> list[int]:

@@ -47,6 +47,10 @@ class ErrorInfo:
     message: str
     traceback: str = ""
 
+    def to_dict(self) -> dict[str, str]:
+        """Return what the store keeps."""
+        return {"type": self.type, "message": self.message, "traceback": self.traceback}
+
     def __str__(self) -> str:
         return f"{self.type}: {self.message}" if self.message else self.type
 

@@ -221,13 +221,6 @@ class Run:
         called = slot in self.restored or self.board.started[slot] != 0.0
         return last if called else last - 1
 
-    def take_notes(self) -> list[tuple[str | None, str]] | None:
-        """Return the notes that wait for a commit, and forget them."""
-        if not self.notes:
-            return None
-        notes, self.notes = self.notes, []
-        return notes
-
     def ref(self, slot: int) -> NodeRef:
         """Return the name of one invocation."""
         return NodeRef(self.run_id, self.dag_name, str(self.plan.ids[slot]))
@@ -252,6 +245,10 @@ class Run:
         called = self.board.started[slot] != 0.0
         if not called and slot in self.before:
             (start, end), called = self.before[slot], True
+        # A thread that was left behind may still come back; the report does not change any more.
+        known = called and end >= start
+        if self.finished is not None and slot not in self.before:
+            known = known and self.board.ended[slot] <= self.finished
         exception = self.errors.get(slot)
         error = error_info(exception) if exception is not None else self.stored_errors.get(slot)
         meta = self.meta.get(slot, {})
@@ -261,8 +258,8 @@ class Run:
             state=state,
             attempts=self.attempts_made(slot),
             started_at=_moment(start) if called else None,
-            finished_at=_moment(end) if called and end >= start else None,
-            duration=max(0.0, end - start) if called and end >= start else None,
+            finished_at=_moment(end) if known else None,
+            duration=end - start if known else None,
             error=error if state is NodeState.FAILED or meta.get("recovered") else None,
             exception=exception,
             reason=self.state.reasons.get(slot, ""),

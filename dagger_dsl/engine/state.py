@@ -144,13 +144,21 @@ class RunState:
         self.left -= 1
         self._pass_on(slot, labels)
 
-    def restore(self, slots: Collection[int], labels: Mapping[int, Collection[str] | None]) -> None:
+    def restore(
+        self,
+        slots: Collection[int],
+        labels: Mapping[int, Collection[str] | None],
+        winners: Mapping[int, int] | None = None,
+    ) -> None:
         """Take over completions that an earlier process recorded; called before `begin`.
 
         Args:
-            slots: Completed invocations, each one's dependencies among them.
+            slots: Completed invocations, in the order of their record.
             labels: What those with labelled edges had chosen.
+            winners: The source that each `any` join had taken.
         """
+        for slot, source in (winners or {}).items():
+            self._joins[slot].only = source
         for slot in slots:
             self._status[slot] = COMPLETED
             self._unmet[slot] = _NEVER  # whatever its sources do again, it stays as it is
@@ -181,9 +189,9 @@ class RunState:
 
         Args:
             slot: The invocation that failed.
-            policy: STOP cancels everything that has not started, but for the `failed` and `done`
-                dependents of the failed one and what depends on those. PAUSE decides nothing about
-                dependents: a resume tries the failed one again.
+            policy: The first STOP cancels everything that has not started, but for the `failed` and
+                `done` dependents of the failed one and what depends on those. PAUSE
+                decides nothing about dependents: a resume tries the failed one again.
         """
         self._status[slot] = FAILED
         self.left -= 1
@@ -193,7 +201,7 @@ class RunState:
         before = len(self.ready)
         self._settle_dead(slot, FAILED)
         self._order(before)
-        if policy is OnFailure.STOP:
+        if policy is OnFailure.STOP and not self.stopped:
             self._spare(slot)
             self.stopped = True
             self._cancel_rest("a node failed and the run stops")

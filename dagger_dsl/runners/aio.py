@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from math import inf
 from typing import Any
 
@@ -58,14 +58,18 @@ class _Loop:
         board.ring = self._ring
         board.halt = self._halt
 
-    def _ring(self) -> None:
+    def _post(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Have the loop make a call soon, from whichever thread."""
         try:
-            self.loop.call_soon_threadsafe(self.changed.set)
+            self.loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:  # the loop is closed: the run is over and nobody listens
             self.crew.over = True
 
+    def _ring(self) -> None:
+        self._post(self.changed.set)
+
     def _halt(self, slots: Collection[int]) -> None:
-        self.loop.call_soon_threadsafe(self._halt_here, tuple(slots))
+        self._post(self._halt_here, tuple(slots))
 
     def _halt_here(self, slots: tuple[int, ...]) -> None:
         for slot in slots:
@@ -76,7 +80,7 @@ class _Loop:
 
     def _hand_over(self) -> None:
         """Take a token, from whichever thread."""
-        self.loop.call_soon_threadsafe(self._wake)
+        self._post(self._wake)
 
     def _wake(self) -> None:
         if self.crew.over:
@@ -90,7 +94,14 @@ class _Loop:
         seat = self.board.slots + self.hands - 1
         task = self.loop.create_task(self._hand(seat), context=self.context.copy())
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            error = task.exception()
+            assert error is not None
+            self.crew.fail(error)
 
     async def run(self) -> None:
         board, crew, clock = self.board, self.crew, self.board.clock
@@ -115,6 +126,8 @@ class _Loop:
             await self._end_tasks()
         if interrupted is not None:
             raise interrupted
+        if crew.error is not None:
+            raise crew.error
 
     async def _sleep(self, seconds: float) -> None:
         if seconds == inf:
@@ -198,7 +211,6 @@ class _Loop:
             except BaseException as error:
                 if slot in self.halted:
                     task.uncancel()
-                flight[seat] = -1
                 now = ended[slot] = clock()
                 board.odd.append((slot, error))
                 return now

@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, MutableSequence
 from math import inf
-from types import CoroutineType, GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, Protocol
 
 from dagger_dsl.model.context import Branch, NodeOutput
@@ -28,7 +28,7 @@ ASYNC: Final = 1
 TIMED: Final = 2
 
 #: Results that the coordinator has to look at; everything else is a plain value.
-ANSWERS: Final = frozenset({NodeOutput, Branch, CoroutineType, GeneratorType})
+ANSWERS: Final = frozenset({NodeOutput, Branch, CoroutineType, GeneratorType, AsyncGeneratorType})
 
 
 class Overran(Exception):  # an outcome between rooms, never shown to users
@@ -72,6 +72,7 @@ class Board:
         flight: The slot that each worker called last, by its seat; a recorded run keeps it in a
             file that outlives the process.
         clock: Monotonic seconds.
+        lock: Held by the thread that steps, where several may.
         step: Lets the coordinator take outcomes and release calls; False when the run is over.
         due: When a worker steps the coordinator although `go` is not empty.
         latest: From when on a worker waits for its turn to step; before, it leaves the step to
@@ -96,6 +97,7 @@ class Board:
         "kinds",
         "latest",
         "limits",
+        "lock",
         "odd",
         "ring",
         "slots",
@@ -129,6 +131,7 @@ class Board:
         self.slots = slots
         self.flight: MutableSequence[int] = [-1] * (2 * slots)  # as many threads, as many tasks
         self.clock = clock
+        self.lock = threading.Lock()
         self.step: Callable[[float], bool] = lambda _now: False
         self.due = inf
         self.latest = inf
@@ -220,7 +223,6 @@ def labour(
                 else:
                     value = calls[slot](*map(value_at, where))  # type: ignore[arg-type]
             except BaseException as error:
-                flight[seat] = -1
                 now = ended[slot] = clock()
                 odd((slot, error))
                 break

@@ -43,6 +43,7 @@ class Crew:
     Attributes:
         tokens: One entry for each slot that nobody uses.
         over: The run has ended; workers leave.
+        error: What broke a worker, if anything did: a fault of ours, never a body's.
         alarm: When the driver wakes by itself, so that a nearer deadline has to ring.
         hand_over: Gives a token to whoever runs an event loop.
         alone: There is such a loop and it makes all calls, plain ones too.
@@ -52,9 +53,10 @@ class Crew:
         self.board = board
         self.tokens: list[None] = [None] * board.slots
         self.over = False
+        self.error: BaseException | None = None
         self.alarm = inf
         self._ring = ring
-        self._stepping = threading.Lock()
+        self._declined = False
         self._parked: list[_Worker] = []
         self._watch: dict[_Worker, tuple[float, int]] = {}
         self._context = contextvars.copy_context()
@@ -74,16 +76,20 @@ class Crew:
         Returns:
             False when the run is over.
         """
-        board, stepping = self.board, self._stepping
+        board, stepping = self.board, self.board.lock
         while not self.over:
             try:
                 if wait or now >= board.latest:
                     with stepping:  # an interrupt cannot fall between lock and block
+                        self._declined = False
                         alive = board.step(now)
                 else:
+                    # Noted first: whoever holds the lock looks again after giving it back.
+                    self._declined = True
                     if not stepping.acquire(False):
                         break
                     try:
+                        self._declined = False
                         alive = board.step(now)
                     finally:
                         stepping.release()
@@ -97,10 +103,16 @@ class Crew:
                 self.spread(len(board.go) - mine)
             if board.wake_at < self.alarm:
                 self._ring()
-            if not board.odd and (board.go or not board.done):
+            if not board.odd and not self._declined and (board.go or not board.done):
                 break
             now = board.clock()  # an outcome arrived while the others left the step to us
         return not self.over
+
+    def fail(self, error: BaseException) -> None:
+        """End the run for a fault in a worker; the driver raises it."""
+        logger.error("a worker broke down", exc_info=error)
+        self.error = self.error or error
+        self.finish()
 
     def finish(self) -> None:
         """Send every worker home and wake the driver."""
@@ -168,9 +180,7 @@ class Crew:
         try:
             labour(self.board, self.step, idle, special, worker.seat)
         except BaseException as error:
-            # The coordinator's own errors are kept by the board's step; this is the thread's end.
-            logger.debug("a worker ends: %r", error)
-            self.finish()
+            self.fail(error)
 
     def _park(self, worker: _Worker) -> bool:
         """Give the token back and sleep until somebody hands one over."""
@@ -262,3 +272,5 @@ class ThreadRunner:
             crew.finish()
         if interrupted is not None:
             raise interrupted
+        if crew.error is not None:
+            raise crew.error

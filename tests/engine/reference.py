@@ -77,6 +77,7 @@ class Model:
         labels: What completed nodes chose.
         values: What completed nodes gave.
         winner: By `any` node, the source that let it run.
+        only: By `any` node, the source that let it run in an earlier life.
         tries: Attempts made in this life.
         victims: Calls that were asked to end.
         spared: What a stop leaves alive.
@@ -96,6 +97,7 @@ class Model:
         self.labels: dict[str, frozenset[str]] = {}
         self.values: dict[str, object] = {}
         self.winner: dict[str, str] = {}
+        self.only: dict[str, str] = {}
         self.tries: dict[str, int] = {}
         self.victims: set[str] = set()
         self.spared: set[str] = set()
@@ -115,12 +117,18 @@ class Model:
             return "satisfied" if label is None or label in self.labels[source] else "dead"
         return "dead" if state in (FAILED, SKIPPED, CANCELLED) else "open"
 
+    def edge_into(self, node_id: str, source: str, label: str | None) -> str:
+        """Return what one edge is for its target: an `any` node keeps the source it had taken."""
+        if self.only.get(node_id, source) != source and self.edge(source, label) == "satisfied":
+            return "dead"
+        return self.edge(source, label)
+
     def verdict(self, node_id: str) -> str | None:
         """Return ``run``, ``skip``, or None while it is undecided."""
         recipe = self.recipes[node_id]
         if not recipe.enabled:
             return "skip"
-        edges = [self.edge(source, label) for source, label in recipe.edges]
+        edges = [self.edge_into(node_id, source, label) for source, label in recipe.edges]
         sources = [self.state[source] for source, _ in recipe.edges]
         if recipe.trigger == "success":
             if "dead" in edges:
@@ -169,7 +177,11 @@ class Model:
 
     def note_winner(self, node_id: str) -> None:
         edges = self.recipes[node_id].edges
-        satisfied = {source for source, label in edges if self.edge(source, label) == "satisfied"}
+        satisfied = {
+            source
+            for source, label in edges
+            if self.edge_into(node_id, source, label) == "satisfied"
+        }
         for source in self.completed:
             if source in satisfied:
                 self.winner[node_id] = source

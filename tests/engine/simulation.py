@@ -80,6 +80,7 @@ class MemoryStore:
         self.rows: dict[tuple[str, str, int], tuple[int, Row]] = {}
         self.seq = 0
         self.epoch = 1
+        self.commands: list[Any] = []
 
     def in_order(self) -> list[Row]:
         """Return the rows as they were recorded."""
@@ -95,8 +96,9 @@ class MemoryStore:
         stored = SimpleNamespace(
             attempts=attempts,
             nodes={(node.node_id, node.key): node for node in attempts},
+            status="running",
             crashes={},
-            commands=[],
+            commands=list(self.commands),
             config=None,
         )
         return stored, MemoryJournal(self)
@@ -139,6 +141,10 @@ class MemoryJournal:
     ) -> None:
         """Record, as the schema allows it: attempt 0 replaces, every other number is new."""
         assert rows or released
+        for note, body in commands or ():
+            known = [each.key for each in self.store.commands]
+            assert note not in known or replay, f"{note} is noted twice"
+            self.store.commands.append(SimpleNamespace(key=note, body=body))
         for row in rows:
             key = (row[0], row[1], row[2])
             assert row[2] == 0 or key not in self.store.rows, f"attempt {key} is recorded twice"
@@ -221,9 +227,6 @@ class Scenario:
             trigger = "success"
             if has.triggers and rng.random() < 0.5:
                 trigger = rng.choice(("any", "none_failed", "failed", "done"))
-            if trigger == "any":
-                # The first source of an `any` node is recomputed at another time.
-                unstored -= set(sources)
             found[node_id] = Recipe(
                 id=node_id,
                 edges=tuple(edges),
@@ -405,6 +408,8 @@ class Life:
             clock=self.clock,
             journal=journal,
         )
+        if store is not None:
+            self.model.only = self._taken_by_joins(store)
         recorded = self._recorded() if resumed else []
         if recorder is not None and resumed:
             recorder.restore(self.run, "warn")
@@ -436,6 +441,14 @@ class Life:
             found[row[0]] = max(found.get(row[0], 0), row[2])
         return found
 
+    def _taken_by_joins(self, store: MemoryStore) -> dict[str, str]:
+        """Return the source that each `any` join took in an earlier life."""
+        return {
+            each.key.removeprefix("any:"): json.loads(each.body)
+            for each in store.commands
+            if each.key.startswith("any:")
+        }
+
     def _recorded(self) -> list[tuple[str, frozenset[str], Any]]:
         """Return what a resume has to know, read off the rows; forget what was not stored."""
         assert self.store is not None
@@ -448,6 +461,7 @@ class Life:
                 done[row[0]] = (row[0], labels, value)
         recipes = self.scenario.recipes
         outlook = Model(recipes)
+        outlook.only = self.model.only
         outlook.begin(list(done.values()))
         todo = [each for each in recipes if outlook.state[each] == PENDING]
         while todo:  # whoever is called again needs its inputs, which may not be stored either
