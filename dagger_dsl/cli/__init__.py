@@ -6,6 +6,7 @@ shows it. Each is loaded when it is needed, so that ``--help`` costs nothing.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are wrong (2), or help was asked for (0).
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     from dagger_dsl.cli.parser import parse
 
     arguments = parse(sys.argv[1:] if argv is None else argv)

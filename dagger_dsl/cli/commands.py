@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import importlib
 import os
 import shlex
 import sys
 import traceback
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
-from dagger_dsl.cli.common import FAILED, STORE, USAGE, resume_line
+from dagger_dsl.cli.common import BROKEN, FAILED, STORE, USAGE, resume_line
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import BrokenCode
 from dagger_dsl.errors import (
@@ -42,24 +44,72 @@ _DONE_IN: Final = {
 #: Store errors that say that the request was wrong, not the store.
 _MISUSE: Final = (RunNotFound, RunExists, IdempotencyConflict)
 
+#: What a write to a stream raises; the store's own errors are `StoreError`.
+_OUTPUT: Final = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG)
+
 
 def call(arguments: argparse.Namespace) -> int:
     """Do what the arguments say and return the exit code."""
     screen = Screen(
         as_json=getattr(arguments, "json", False), quiet=getattr(arguments, "quiet", False)
     )
-    module = importlib.import_module(f"dagger_dsl.cli.{_DONE_IN[arguments.command]}")
     try:
+        module = importlib.import_module(f"dagger_dsl.cli.{_DONE_IN[arguments.command]}")
         code: int = getattr(module, arguments.command)(arguments, screen)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:  # before a run has begun
         return 130
     except BrokenPipeError:  # whoever read our output has gone, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget(sys.stdout)
         return FAILED
-    except DaggerError as error:
-        return _explain(error, arguments, screen)
+    except Exception as error:
+        return _tell(error, arguments, screen)
+
+
+def _tell(error: Exception, arguments: argparse.Namespace, screen: Screen) -> int:
+    """Say what went wrong, whatever it is, and return the exit code; nothing is raised."""
+    try:
+        if os.environ.get("DAGGER_DSL_DEBUG"):
+            screen.error("".join(traceback.format_exception(error)).rstrip())
+        if isinstance(error, DaggerError):
+            code = _explain(error, arguments, screen)
+            sys.stdout.flush()
+            return code
+        if isinstance(error, ImportError):  # a package of an extra, such as a database driver
+            line = f"{error}; install what it belongs to (dagger-dsl doctor lists the extras)"
+            return _one_line(line, USAGE, screen)
+        if isinstance(error, OSError):
+            return _one_line(_what_of(error), STORE, screen)
+        what = "".join(traceback.format_exception_only(error)).strip().replace("\n", " ")
+        line = f"{what} (a fault in dagger-dsl; DAGGER_DSL_DEBUG=1 shows where)"
+        return _one_line(line, BROKEN, screen)
+    except OSError as trouble:  # writing about it failed too
+        return _one_line(_what_of(trouble), STORE, screen)
+
+
+def _what_of(error: OSError) -> str:
+    if error.filename is None and error.errno in _OUTPUT:
+        return f"standard output cannot be written: {error.strerror}"
+    return str(error)
+
+
+def _one_line(line: str, code: int, screen: Screen) -> int:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _forget(sys.stdout)
+    try:
+        screen.error(f"error: {line}")
+    except OSError:
+        _forget(sys.stderr)
+    return code
+
+
+def _forget(stream: TextIO) -> None:
+    """Let what a broken stream still holds go nowhere: Python writes it once more at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _explain(error: DaggerError, arguments: argparse.Namespace, screen: Screen) -> int:

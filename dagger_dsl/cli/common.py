@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from dagger_dsl.cli.parser import DEFAULT_DB
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import ConfigurationError, RunNotFound, StoreVersionError
 
 if TYPE_CHECKING:
+    from dagger_dsl.store.runs import StoredRun
     from dagger_dsl.store.storage import Store
 
 __all__ = [
+    "BROKEN",
     "FAILED",
     "OK",
     "PAUSED",
@@ -22,7 +24,9 @@ __all__ = [
     "TIMED_OUT",
     "USAGE",
     "existing_store",
+    "load_run",
     "many",
+    "refuse_empty",
     "resume_line",
 ]
 
@@ -31,6 +35,7 @@ FAILED: Final = 1
 USAGE: Final = 2
 PAUSED: Final = 3
 STORE: Final = 4
+BROKEN: Final = 70
 TIMED_OUT: Final = 124
 
 
@@ -54,6 +59,7 @@ def existing_store(url: str) -> Iterator[Store]:
 
     Raises:
         ConfigurationError: There is no such file.
+        StoreVersionError: The file is empty.
     """
     from dagger_dsl.store.storage import Store
 
@@ -63,5 +69,37 @@ def existing_store(url: str) -> Iterator[Store]:
         raise ConfigurationError(
             f"there is no database at {path}; name the one that has the run by --db"
         )
+    refuse_empty(path)
     with store:
         yield store
+
+
+def refuse_empty(path: str | None) -> None:
+    """Refuse a file without content, which the store would take for a database to be made.
+
+    Raises:
+        StoreVersionError: It is empty, and so is its write-ahead log.
+    """
+    if path is not None and not os.path.getsize(path):
+        wal = f"{path}-wal"
+        if not (os.path.exists(wal) and os.path.getsize(wal)):
+            raise StoreVersionError(
+                f"{path} is an empty file, not a dagger_dsl database; restore a backup, or name "
+                "another one by --db"
+            )
+
+
+def load_run(store: Store, run_id: str, database: str) -> StoredRun:
+    """Return what is recorded of a run.
+
+    Raises:
+        RunNotFound: There is no such run; the message says which command lists them.
+    """
+    try:
+        return store.load_run(run_id)
+    except RunNotFound:
+        words = ["dagger-dsl", "runs", *([] if database == DEFAULT_DB else ["--db", database])]
+        raise RunNotFound(
+            f"{store.database.where} has no run {run_id!r}; this lists what there is:\n"
+            f"  {shlex.join(words)}"
+        ) from None

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.cli.common import OK, existing_store, many
+from dagger_dsl.cli.common import OK, STORE, existing_store, load_run, many
 from dagger_dsl.cli.screen import Screen
-from dagger_dsl.cli.sources import load_source
-from dagger_dsl.errors import ConfigurationError, DaggerError, NodeNotFound
+from dagger_dsl.cli.sources import input_names, load_source
+from dagger_dsl.errors import ConfigurationError, DaggerError, NodeNotFound, StoreError
 from dagger_dsl.views.plain import duration, node_to_plain, problem_to_plain, shown
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def validate(arguments: argparse.Namespace, screen: Screen) -> int:
     graph = source.graph
     known = source.actions is not None  # without actions only the structure can be checked
     report = graph.validate(source.registry if known else None)
-    warnings = [*report.problems, *graph.lint()]
+    warnings = [*source.problems, *report.problems, *graph.lint()]
     if screen.as_json:
         screen.json(
             {
@@ -37,7 +37,7 @@ def validate(arguments: argparse.Namespace, screen: Screen) -> int:
                 "version": graph.version,
                 "nodes": len(graph.nodes),
                 "edges": len(graph.edges),
-                "inputs": list(graph.inputs),
+                "inputs": input_names(graph),
                 "actions_checked": known,
                 "warnings": [problem_to_plain(each) for each in warnings],
             }
@@ -59,7 +59,9 @@ def validate(arguments: argparse.Namespace, screen: Screen) -> int:
 def dot(arguments: argparse.Namespace, screen: Screen) -> int:
     """Print a workflow or a recorded run as DOT, or draw it."""
     if _is_file(arguments.file):
-        text = load_source(arguments.file, None, import_beside=False).graph.to_dot()
+        source = load_source(arguments.file, None, import_beside=False)
+        screen.problems(source.problems)
+        text = source.graph.to_dot()
     else:
         text = _stored(arguments.db, arguments.file).to_dot()
     if arguments.output is None:
@@ -85,7 +87,7 @@ def _stored(url: str, run_id: str) -> RunReport:
     from dagger_dsl.views.stored import stored_report
 
     with existing_store(url) as store:
-        return stored_report(store.load_run(run_id), url)
+        return stored_report(load_run(store, run_id, url), url)
 
 
 def runs(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -150,12 +152,12 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
     from dagger_dsl.views.stored import stored_report
 
     with existing_store(arguments.db) as store:
-        report = stored_report(store.load_run(arguments.run_id), arguments.db)
+        report = stored_report(load_run(store, arguments.run_id, arguments.db), arguments.db)
         if arguments.node is None:
-            screen.report(report, every_node=True)
+            whole = screen.report(report, every_node=True)
             if not screen.as_json:
                 screen.failure(report)
-            return OK
+            return OK if whole else STORE
         return _show_node(report, arguments.node, screen)
 
 
@@ -164,27 +166,32 @@ def _show_node(report: RunReport, node_id: str, screen: Screen) -> int:
         raise NodeNotFound(node_id, tuple(report.graph.nodes))
     node = report.node_reports[node_id]
     values = report.values
-    fault = None
+    value = fault = None
     try:
         value = values.get(node_id)
     except DaggerError as error:  # a type that only the actions' module knows, a damaged artifact
-        value, fault = None, str(error)
+        fault = error
+    code = STORE if isinstance(fault, StoreError) else OK
     if screen.as_json:
         from dagger_dsl.model.values import to_shown
 
         content = node_to_plain(node)
         if node_id in values:
             content["value"] = to_shown(value)
-            content["value_fault"] = fault
+            content["value_fault"] = None if fault is None else str(fault)
         screen.json(content)
-        return OK
+        return code
     took = "" if node.duration is None else f", {duration(node.duration)}"
     attempts = many(node.attempts, "attempt")
     screen.result(f"{node_id}: {node.state}, {attempts}{took}")
     if node.reason:
         screen.result(f"reason: {node.reason}")
-    if node_id in values:
-        screen.result(f"value: {fault or shown(value)}")
+    if isinstance(fault, StoreError):
+        screen.error(f"error: {fault}")
+    elif fault is not None:
+        screen.result(f"value not shown: {fault}")
+    elif node_id in values:
+        screen.result(f"value: {shown(value)}")
     if node.error is not None:
         screen.result((node.error.traceback or str(node.error)).rstrip())
-    return OK
+    return code

@@ -13,17 +13,22 @@ DEFAULT_DB = "sqlite:dagger_dsl.db"
 _EPILOG = """\
 exit codes:
   0    the run completed, or the command did what it was asked
-  1    the run failed, or was cancelled by one of its own
+  1    the run failed, or was cancelled by one of its own; doctor found trouble
   2    a wrong argument, file, graph or input; nothing has run
   3    the run is paused and waits to be resumed
-  4    the database or its disk is in trouble; the run can be resumed
+  4    the database, its disk or the output is in trouble; the run can be resumed
+  70   a fault in dagger-dsl itself; DAGGER_DSL_DEBUG=1 shows where
   124  the run passed its time limit
   130, 143  stopped by SIGINT or SIGTERM: what had ended is recorded, the run can be resumed;
             a second signal leaves at once
 
 environment: DAGGER_DSL_MAX_ATTEMPTS=3 and the like set defaults of the configuration;
-NO_COLOR=1 turns colours off.
+NO_COLOR=1 turns colours off; DAGGER_DSL_DEBUG=1 shows the traceback of whatever went wrong.
 """
+
+#: What sizes of thread pools and ages of runs can be meant in earnest.
+_MOST_WORKERS = 10_000
+_MOST_DAYS = 365_000
 
 _FILE = "a YAML file, or pipeline.py:dag (a DAG or Graph in a Python file)"
 _ACTIONS = (
@@ -58,14 +63,29 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _show(commands.add_parser("show", help="show one recorded run"))
     _db(commands.add_parser("db", help="look after the database"))
     doctor = commands.add_parser("doctor", help="print what this installation is made of")
+    doctor.add_argument(
+        "--artifacts", action="store_true", help="read every artifact of the database and verify it"
+    )
     _database(doctor)
     _json(doctor)
+    for text in argv:
+        if not _is_text(text):
+            parser.error(f"an argument is text in UTF-8, not {text!a}")
     arguments = parser.parse_args(argv)
     if arguments.version:
         arguments.command = "version"
     elif arguments.command is None:
         parser.error("a command is needed: run, resume, validate, dot, runs, show, db, doctor")
     return arguments
+
+
+def _is_text(text: str) -> bool:
+    """Whether an argument can be stored and printed; bytes that are no UTF-8 are surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _database(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +101,7 @@ def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON on standard output")
 
 
-def _running(parser: argparse.ArgumentParser) -> None:
+def _running(parser: argparse.ArgumentParser, given: str) -> None:
     parser.add_argument("--actions", metavar="MODULE_OR_FILE", help=_ACTIONS)
     parser.add_argument(
         "--input",
@@ -90,10 +110,10 @@ def _running(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         dest="inputs",
-        help="a value of the graph's input: JSON, else a text; NAME=@file.json reads a file",
+        help=given,
     )
     parser.add_argument("--runner", choices=("threads", "sequential", "asyncio"), default="threads")
-    parser.add_argument("--workers", type=_count, metavar="N", help="nodes at the same time")
+    parser.add_argument("--workers", type=_workers, metavar="N", help="nodes at the same time")
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="limit of the run")
     parser.add_argument("--durability", choices=("sync", "async", "exit"), default="sync")
     _database(parser)
@@ -103,7 +123,9 @@ def _running(parser: argparse.ArgumentParser) -> None:
 
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help=_FILE)
-    _running(parser)
+    _running(
+        parser, "a value of the graph's input: JSON, else a text; NAME=@file.json reads a file"
+    )
     parser.add_argument("--run-id", metavar="ID", help="name of the run; a new one by default")
     parser.add_argument(
         "--idempotency-key", metavar="KEY", help="a second run with this key returns the first"
@@ -115,7 +137,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
 
 def _resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_id", metavar="RUN_ID")
-    _running(parser)
+    _running(parser, "a secret, which was not recorded and has to be given again")
 
 
 def _validate(parser: argparse.ArgumentParser) -> None:
@@ -180,6 +202,13 @@ def _count(text: str) -> int:
     return number
 
 
+def _workers(text: str) -> int:
+    number = _count(text)
+    if number > _MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"at most {_MOST_WORKERS}, not {text}")
+    return number
+
+
 def _whole(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise argparse.ArgumentTypeError(f"a whole number, not {text!r}")
@@ -194,7 +223,10 @@ def _seconds(text: str) -> float:
 
 
 def _days(text: str) -> float:
-    return _number(text)
+    number = _number(text)
+    if number > _MOST_DAYS:
+        raise argparse.ArgumentTypeError(f"at most {_MOST_DAYS} days, not {text}")
+    return number
 
 
 def _number(text: str) -> float:

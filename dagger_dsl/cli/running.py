@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,17 +20,34 @@ from dagger_dsl.cli.common import (
     PAUSED,
     TIMED_OUT,
     existing_store,
+    load_run,
     resume_line,
 )
 from dagger_dsl.cli.screen import Progress, Screen
-from dagger_dsl.cli.sources import load_actions, load_source, read_inputs
-from dagger_dsl.errors import StoreError
+from dagger_dsl.cli.sources import (
+    input_names,
+    load_actions,
+    load_source,
+    misread_inputs,
+    missing_inputs,
+    read_inputs,
+)
+from dagger_dsl.errors import (
+    ConfigurationError,
+    InputValidationError,
+    MissingInputError,
+    StoreError,
+    UnknownInputError,
+    did_you_mean,
+)
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.views.plain import report_to_plain
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import RunHandle
     from dagger_dsl.model.graph import Graph
+    from dagger_dsl.registry import Registry
+    from dagger_dsl.store.runs import StoredRun
 
 __all__ = ["resume", "run"]
 
@@ -51,13 +71,14 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run a workflow and wait for its end."""
     inputs = read_inputs(arguments.inputs)
     source = load_source(arguments.file, arguments.actions, told=screen.say)
+    if not screen.quiet:
+        screen.problems(source.problems)
     from dagger_dsl.executor import DagExecutor
 
     executor = DagExecutor(DagConfig.from_env(), source.registry, arguments.db)
     if arguments.dry_run:
-        from contextlib import redirect_stdout
-
-        with redirect_stdout(screen.people):
+        told = _inputs_told(source.graph, source.registry, arguments.inputs)
+        with redirect_stdout(screen.people), told:
             report = executor.dry_run(source.graph, inputs)
         if screen.as_json:
             screen.json(report_to_plain(report))
@@ -66,13 +87,14 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         progress = Progress(screen, len(source.graph.nodes))
 
         def start() -> RunHandle:
-            handle = executor.start(
-                source.graph,
-                inputs,
-                run_id=arguments.run_id,
-                idempotency_key=arguments.idempotency_key,
-                **_options(arguments, progress),
-            )
+            with _inputs_told(source.graph, source.registry, arguments.inputs):
+                handle = executor.start(
+                    source.graph,
+                    inputs,
+                    run_id=arguments.run_id,
+                    idempotency_key=arguments.idempotency_key,
+                    **_options(arguments, progress),
+                )
             where = executor.storage.database.where
             screen.say(f"run {handle.run_id} of {source.graph.name}, recorded in {where}")
             return handle
@@ -88,7 +110,8 @@ def resume(arguments: argparse.Namespace, screen: Screen) -> int:
     from dagger_dsl import engine
 
     with existing_store(arguments.db) as store:
-        stored = store.load_run(arguments.run_id)
+        stored = load_run(store, arguments.run_id, arguments.db)
+        _refuse_recorded(stored, inputs)
         if stored.status == "completed":
             from dagger_dsl.views.stored import stored_report
 
@@ -100,12 +123,58 @@ def resume(arguments: argparse.Namespace, screen: Screen) -> int:
         options = RunOptions.of({"database_url": arguments.db, **_options(arguments, progress)})
 
         def start() -> RunHandle:
-            handle = engine.start_resume(arguments.run_id, registry, options, inputs, store)
+            with _inputs_told(graph, registry, arguments.inputs, stored.inputs):
+                handle = engine.start_resume(arguments.run_id, registry, options, inputs, store)
             screen.say(f"run {handle.run_id} of {graph.name} goes on in {store.database.where}")
             return handle
 
         grace = _grace(DagConfig.from_env(), graph)
         return _watch(start, progress, grace, arguments, arguments.actions, screen)
+
+
+def _refuse_recorded(stored: StoredRun, given: Mapping[str, Any]) -> None:
+    """Refuse inputs that a run has, or that its graph does not know.
+
+    Raises:
+        ConfigurationError, UnknownInputError: One of them cannot be given.
+    """
+    known = input_names(stored.graph)
+    for name in given:
+        if name in stored.inputs:
+            raise ConfigurationError(
+                f"{name} was recorded with the run; only secrets can be given again"
+            )
+        if name not in known:
+            raise UnknownInputError(
+                f"graph {stored.flow_name!r} has no input {name!r}{did_you_mean(name, known)}"
+            )
+
+
+@contextmanager
+def _inputs_told(
+    graph: Graph, registry: Registry, given: Sequence[str], recorded: Iterable[str] = ()
+) -> Iterator[None]:
+    """Say in the words of the command line what is wrong with the inputs."""
+    try:
+        yield
+    except MissingInputError as error:
+        missing = missing_inputs(graph, {*read_inputs(given), *recorded})
+        if not missing:
+            raise
+        values = "a value" if len(missing) == 1 else "values"
+        options = " ".join(f"--input {name}=VALUE" for name in missing)
+        raise MissingInputError(
+            f"graph {graph.name!r} needs {values} for {', '.join(map(repr, missing))}; "
+            f"add {options}"
+        ) from error
+    except InputValidationError as error:
+        misread = [
+            f"-i {name}={shlex.quote(json.dumps(text, ensure_ascii=False))}"
+            for name, text in misread_inputs(graph, registry, given)
+        ]
+        if not misread:
+            raise
+        raise InputValidationError(f"{error}; write a text as {' '.join(misread)}") from error
 
 
 def _grace(base: DagConfig, graph: Graph) -> float:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from dagger_dsl.errors import StoreError
 from dagger_dsl.views.clean import printable
 from dagger_dsl.views.plain import (
     duration,
@@ -111,13 +112,15 @@ class Screen:
 
     # --- runs ------------------------------------------------------------------------------------
 
-    def report(self, report: RunReport, *, every_node: bool = False) -> None:
-        """Show how a run ended."""
+    def report(self, report: RunReport, *, every_node: bool = False) -> bool:
+        """Show how a run ended; return False when the store has lost an output."""
         if self.as_json:
-            self.json(report_to_plain(report))
-            return
+            outputs = list(outputs_of(report))
+            self.json(report_to_plain(report, outputs))
+            return not any(isinstance(fault, StoreError) for _, _, fault in outputs)
         if self.quiet:
-            return
+            return True
+        whole = True
         limit = None if every_node else ROWS
         if self.is_terminal:
             self.console.print(report.to_table(limit))
@@ -127,7 +130,13 @@ class Screen:
             if number == limit:
                 self._print("and more outputs", self.people)
                 break
-            self._print(f"{node_id} = {fault or shown(value, 300)}", self.people)
+            if isinstance(fault, StoreError):
+                self.error(f"error: {node_id}: {fault}")
+                whole = False
+            else:
+                text = shown(value, 300) if fault is None else f"(not shown: {fault})"
+                self._print(f"{node_id} = {text}", self.people)
+        return whole
 
     def _plain_report(self, report: RunReport, limit: int | None) -> str:
         states = report.states()
@@ -148,10 +157,16 @@ class Screen:
         )
 
     def failure(self, report: RunReport) -> None:
-        """Show why a run failed: the user's own traceback of the first failure."""
+        """Show why a run failed: the user's own traceback of the first failure.
+
+        When quiet, the run and its status too, as nothing else says them.
+        """
         error = report.error
         if error is not None:
             self.error((error.traceback or str(error)).rstrip())
+        if self.quiet:
+            why = f": {report.reason}" if report.reason else ""
+            self.error(f"{report.dag_name}: run {report.run_id} {report.status}{why}")
 
     def problems(self, problems: Iterable[Problem]) -> None:
         """Show what is wrong with a file or a graph."""

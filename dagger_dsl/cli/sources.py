@@ -12,18 +12,28 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dagger_dsl.errors import ConfigurationError, DaggerError, did_you_mean
+from dagger_dsl.errors import ConfigurationError, DaggerError, Problem, did_you_mean
 
 if TYPE_CHECKING:
-    from dagger_dsl.model.graph import Graph
+    from dagger_dsl.model.graph import Graph, Node
     from dagger_dsl.registry import Registry
 
-__all__ = ["BrokenCode", "Source", "load_actions", "load_source", "read_inputs"]
+__all__ = [
+    "BrokenCode",
+    "Source",
+    "input_names",
+    "load_actions",
+    "load_source",
+    "misread_inputs",
+    "missing_inputs",
+    "read_inputs",
+]
 
 #: The module beside a YAML file that is taken for its actions when none are named.
 BESIDE = "actions.py"
@@ -40,11 +50,13 @@ class Source(NamedTuple):
         graph: The graph.
         registry: Where its actions are looked up.
         actions: What ``--actions`` has to say to find them again.
+        problems: What is odd but harmless in its file: keys that nobody knows, old words.
     """
 
     graph: Graph
     registry: Registry
     actions: str | None
+    problems: tuple[Problem, ...] = ()
 
 
 def load_source(
@@ -71,15 +83,16 @@ def load_source(
     path, name = _split(text)
     if path is not None:
         return _from_python(path, name, actions)
-    from dagger_dsl.yamlio import load_yaml_file
+    from dagger_dsl.yamlio.load import decoded, read_bytes, read_text
 
-    graph = load_yaml_file(text, strict=strict)
+    # load_yaml_file would log the problems; whoever called shows them.
+    graph, problems, _ = read_text(decoded(read_bytes(text, None), text, None), text, None, strict)
     if actions is None and import_beside:
         beside = Path(text).parent / BESIDE
         if beside.is_file():
             actions = str(beside)
             told(f"actions: {beside}")
-    return Source(graph, load_actions(actions), actions)
+    return Source(graph, load_actions(actions), actions, tuple(problems))
 
 
 def load_actions(actions: str | None) -> Registry:
@@ -121,7 +134,12 @@ def _workflow(module: ModuleType, path: str, name: str | None) -> Any:
         distinct = {id(thing): each for each, thing in known.items()}
         if len(distinct) == 1:
             return known[next(iter(distinct.values()))]
-        names = ", ".join(f"{path}:{each}" for each in known) or "none is there"
+        if not known:
+            raise ConfigurationError(
+                f"{path} has no DAG and no Graph; make one there, or run a YAML file with "
+                f"--actions {path}"
+            )
+        names = ", ".join(f"{path}:{each}" for each in known)
         raise ConfigurationError(f"{path} does not say which DAG is meant; write one of: {names}")
     thing = getattr(module, name, None)
     if thing is None or not _is_workflow(thing):
@@ -176,6 +194,8 @@ def load_module(text: str) -> ModuleType:
         if not path.is_file():
             raise ConfigurationError(f"there is no file {text}; give a .py file or a module's name")
         return _import_file(path)
+    if not text or text.startswith("."):
+        raise ConfigurationError(f"{text!r} is no module's name; give one, or a .py file")
     _look_in(os.getcwd())
     try:
         return importlib.import_module(text)
@@ -234,6 +254,66 @@ def read_inputs(given: Iterable[str]) -> dict[str, Any]:
             raise ConfigurationError(f"input {name!r} is given twice")
         values[name] = _from_file(name, value[1:]) if value.startswith("@") else _value(value)
     return values
+
+
+def input_names(graph: Graph) -> list[str]:
+    """Return the inputs of a graph: those it declares, then those its nodes refer to."""
+    names = dict.fromkeys(graph.inputs)
+    for node in graph.nodes.values():
+        names |= dict.fromkeys(name for _, name in _taken(node))
+    return list(names)
+
+
+def _taken(node: Node) -> Iterator[tuple[str, str]]:
+    """Yield each parameter of a node that is a graph input, with the input's name."""
+    for each in node.inputs:
+        if each.source is not None and each.source[0] == "inputs":
+            yield each.name, each.source[1]
+
+
+def missing_inputs(graph: Graph, given: Iterable[str]) -> list[str]:
+    """Return the inputs that have no default and are not given."""
+    missing = []
+    for name in input_names(graph):
+        declared = graph.inputs.get(name)
+        optional = declared is not None and (declared.default is not None or not declared.required)
+        if name not in given and not optional:
+            missing.append(name)
+    return missing
+
+
+def misread_inputs(
+    graph: Graph, registry: Registry, given: Iterable[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield each input that was read as JSON and fits only as the text it was written as.
+
+    Args:
+        graph: Whose inputs they are.
+        registry: Where its actions are looked up.
+        given: What the command line gives, ``NAME=VALUE``.
+    """
+    for each in given:
+        name, _, text = each.partition("=")
+        value = _value(text)
+        if not text.startswith("@") and type(value) is not str:
+            faults = _faults(graph, registry, name)
+            if any(fault(value) and not fault(text) for fault in faults):
+                yield name, text
+
+
+def _faults(graph: Graph, registry: Registry, name: str) -> Iterator[Callable[[Any], str | None]]:
+    """Yield what checks the values of one input."""
+    from dagger_dsl.registry import schema_fault
+
+    declared = graph.inputs.get(name)
+    if declared is not None and declared.schema is not None:
+        schema = declared.schema.value
+        yield lambda value: schema_fault(schema, value, name)
+    for node in graph.nodes.values():
+        action = registry.get(node.action)
+        for parameter, source in _taken(node):
+            if action is not None and source == name:
+                yield partial(action.value_fault, parameter)
 
 
 def _value(text: str) -> Any:

@@ -80,7 +80,7 @@ def doctor(arguments: argparse.Namespace, screen: Screen) -> int:
     """Print what this installation is made of, and what is wrong with it."""
     from dagger_dsl.cli.doctor import examine
 
-    facts, troubles = examine(arguments.db)
+    facts, troubles = examine(arguments.db, artifacts=arguments.artifacts)
     if screen.as_json:
         screen.json({**facts, "troubles": troubles})
     else:

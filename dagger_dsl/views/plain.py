@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.model.values import to_shown
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dagger_dsl.errors import Problem
 
 __all__ = [
+    "Output",
     "duration",
     "node_to_plain",
     "note_of",
@@ -24,6 +25,9 @@ __all__ = [
     "report_to_plain",
     "shown",
 ]
+
+#: A sink, its value, and why that cannot be read.
+Output: TypeAlias = "tuple[str, Any, DaggerError | None]"
 
 
 def duration(seconds: float) -> str:
@@ -71,8 +75,13 @@ def shown(value: Any, limit: int = 10_000) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def report_to_plain(report: RunReport) -> dict[str, Any]:
-    """Return a report as JSON types: the run, its nodes in declaration order, its outputs."""
+def report_to_plain(report: RunReport, outputs: Iterable[Output] | None = None) -> dict[str, Any]:
+    """Return a report as JSON types: the run, its nodes in declaration order, its outputs.
+
+    Args:
+        report: What to show.
+        outputs: What `outputs_of` gave, where it was read already.
+    """
     error = report.error
     return {
         "run_id": report.run_id,
@@ -93,14 +102,14 @@ def report_to_plain(report: RunReport) -> dict[str, Any]:
         },
         "nodes": [node_to_plain(each) for each in report.node_reports.values()],
         "outputs": {
-            node_id: to_shown(value) if fault is None else {"$fault": fault}
-            for node_id, value, fault in outputs_of(report)
+            node_id: to_shown(value) if fault is None else {"$fault": str(fault)}
+            for node_id, value, fault in (outputs_of(report) if outputs is None else outputs)
         },
     }
 
 
-def outputs_of(report: RunReport) -> Iterator[tuple[str, Any, str | None]]:
-    """Yield each completed sink with its value, or with why that cannot be read.
+def outputs_of(report: RunReport) -> Iterator[Output]:
+    """Yield each completed sink with its value, or with the error of reading it.
 
     A recorded value may be of a type that only the module of its action makes known.
     """
@@ -110,7 +119,7 @@ def outputs_of(report: RunReport) -> Iterator[tuple[str, Any, str | None]]:
             try:
                 yield node_id, values[node_id], None
             except DaggerError as error:
-                yield node_id, None, str(error)
+                yield node_id, None, error
 
 
 def node_to_plain(report: NodeReport) -> dict[str, Any]:
