@@ -133,8 +133,9 @@ class Recorder:
         forget_uncalled(self.store, self.run_id, self.journal.epoch)
         done = self._place(run)
         plan = run.plan
+        winners = self._winners(run)
         if not all(map(_is_stored, done.values())):
-            _reopen(run, done)
+            _reopen(run, done, winners)
         self._count_crashes(run, done)
         for slot, node in done.items():
             run.restored.add(slot)
@@ -146,7 +147,6 @@ class Recorder:
                     from dagger_dsl.engine.legacy import restore_inserted
 
                     restore_inserted(run, meta)
-        winners = self._winners(run)
         run.bound = {slot: frozenset((source,)) for slot, source in winners.items()}
         run.state.restore(list(done), _labels(done), winners)
         if self.stored.status != RunStatus.RUNNING:
@@ -341,16 +341,22 @@ def _one_more(run: Run, slot: int, attempts: int) -> None:
     run.attempts[slot] = attempts + 1
 
 
-def _reopen(run: Run, done: dict[int, StoredNode]) -> None:
-    """Take out results that were not stored by wish and that a node which may run still needs."""
-    outlook = RunState(run.plan)
-    outlook.restore(list(done), _labels(done))
-    todo = _open(outlook, run.plan)
-    while todo:
-        for source in _sources(run, todo.pop()):
-            if source in done and not _is_stored(done[source]):
-                _one_more(run, source, done.pop(source).attempt)
-                todo.append(source)
+def _reopen(run: Run, done: dict[int, StoredNode], winners: Mapping[int, int]) -> None:
+    """Take out results that were not stored by wish and that a node which may run still needs.
+
+    Whoever is called again may choose other branches, so more nodes may run than before.
+    """
+    before = len(done) + 1
+    while len(done) < before:
+        before = len(done)
+        outlook = RunState(run.plan)
+        outlook.restore(list(done), _labels(done), winners)
+        todo = _open(outlook, run.plan)
+        while todo:
+            for source in _sources(run, todo.pop()):
+                if source in done and not _is_stored(done[source]):
+                    _one_more(run, source, done.pop(source).attempt)
+                    todo.append(source)
 
 
 def _sources(run: Run, slot: int) -> set[int]:

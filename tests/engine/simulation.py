@@ -211,7 +211,11 @@ class Scenario:
         order = rng.sample(ids, size)  # dependencies follow this order, declaration does not
         density = rng.choice((1, 2, 3, 5))
         choosers = {each for each in ids if has.labels and rng.random() < 0.25}
-        unstored = {each for each in ids if has.unstored and rng.random() < 0.1}
+        unstored_share = rng.choice((0.1, 0.6))
+        unstored = {each for each in ids if has.unstored and rng.random() < unstored_share}
+        split_share = rng.choice((0.1, 0.7))
+        rules = rng.choice((("any", "none_failed", "failed", "done"), ("failed", "done")))
+        policies = rng.choice((("stop", "continue", "continue", "pause"), ("stop",)))
         found: dict[str, Recipe] = {}
         for place, node_id in enumerate(order):
             known = order[:place][-rng.choice((4, 12, 60)) :]
@@ -226,14 +230,12 @@ class Scenario:
                     edges.append((source, None))
             trigger = "success"
             if has.triggers and rng.random() < 0.5:
-                trigger = rng.choice(("any", "none_failed", "failed", "done"))
+                trigger = rng.choice(rules)
             found[node_id] = Recipe(
                 id=node_id,
                 edges=tuple(edges),
                 trigger=trigger,
-                policy=rng.choice(("stop", "continue", "continue", "pause"))
-                if has.policies
-                else "continue",
+                policy=rng.choice(policies) if has.policies else "continue",
                 attempts=rng.choice((1, 1, 2, 3)) if has.retries else 1,
                 delay=rng.choice((0.0, 0.5, 30.0)),
                 handler=has.handlers and rng.random() < 0.2,
@@ -247,7 +249,7 @@ class Scenario:
                 found[each],
                 chooses=each in labelled,
                 stored=each not in unstored,
-                splits=has.outputs and each not in labelled and rng.random() < 0.2,
+                splits=has.outputs and each not in labelled and rng.random() < split_share,
             )
             for each in ids
         }
@@ -378,6 +380,7 @@ class Life:
         self.store = store
         self.rng = rng = random.Random(seed)
         self.failures = failures
+        self.misfits = rng.choice((0.02, 0.3)) if failures else 0.0
         self.clock = FakeClock()
         self.token = CancelToken()
         self.slots = rng.choice((1, 2, 3, 8))
@@ -454,21 +457,26 @@ class Life:
         assert self.store is not None
         done: dict[str, tuple[str, frozenset[str], Any]] = {}
         for row in self.store.in_order():
+            if row[6] is None:
+                continue  # an end without a call is worked out anew
             done.pop(row[0], None)
             if row[3] == COMPLETED:
                 labels = frozenset(json.loads(row[9] or "{}").get("labels", ()))
                 value = None if row[4] is None else json.loads(row[4])
                 done[row[0]] = (row[0], labels, value)
         recipes = self.scenario.recipes
-        outlook = Model(recipes)
-        outlook.only = self.model.only
-        outlook.begin(list(done.values()))
-        todo = [each for each in recipes if outlook.state[each] == PENDING]
-        while todo:  # whoever is called again needs its inputs, which may not be stored either
-            for given in recipes[todo.pop()].inputs:
-                if given.source in done and not recipes[given.source].stored:
-                    del done[given.source]
-                    todo.append(given.source)
+        before = len(done) + 1
+        while len(done) < before:  # whoever is called again may choose another way
+            before = len(done)
+            outlook = Model(recipes)
+            outlook.only = self.model.only
+            outlook.begin(list(done.values()))
+            todo = [each for each in recipes if outlook.state[each] == PENDING]
+            while todo:  # and it needs its inputs, which may not be stored either
+                for given in recipes[todo.pop()].inputs:
+                    if given.source in done and not recipes[given.source].stored:
+                        del done[given.source]
+                        todo.append(given.source)
         return list(done.values())
 
     # --- bodies ----------------------------------------------------------------------------------
@@ -492,14 +500,15 @@ class Life:
             return self.choice(recipe.id)
         value: Any = self.value(recipe.id)
         if recipe.splits:
-            value = {"result": value} if rng.random() < 0.05 else {"extra": 7, "result": value}
+            misfit = rng.random() < self.misfits
+            value = {"result": value} if misfit else {"extra": 7, "result": value}
         return NodeOutput.success(value, metadata={"k": 1}) if rng.random() < 0.2 else value
 
     def choice(self, node_id: str) -> Any:
         """Return what a node with labelled edges may answer."""
         rng = self.rng
         label: Any = rng.choice((*LABELS, True, False, ["x", "y"], [], "z"))
-        if rng.random() < 0.1:
+        if rng.random() < self.misfits:
             return 17  # no label at all
         if rng.random() < 0.4:
             return Branch(label, self.value(node_id))
@@ -664,7 +673,7 @@ class Life:
             raise
         except Exception as error:
             answer = error
-        stuck = self.scenario.features.stuck and self.rng.random() < 0.05
+        stuck = self.scenario.features.stuck and self.rng.random() < 0.1
         self.flying[node_id] = (answer, stuck)
 
     def check_causes(self, node_id: str) -> None:
@@ -708,7 +717,11 @@ class Life:
                 self.token.cancel("enough")
                 self.coordinator.stop()
             move = rng.random()
-            movable = [each for each, (_, stuck) in self.flying.items() if not stuck]
+            movable = [
+                each
+                for each, (_, stuck) in self.flying.items()
+                if not stuck or each in self.left_behind
+            ]
             if move < 0.4 and self.may_launch():
                 self.launch()
                 alive = not self.model.is_over() or self.pending != []

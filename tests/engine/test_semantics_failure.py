@@ -143,6 +143,20 @@ def test_a_done_dependent_that_also_waits_for_what_stops_runs_all_the_same() -> 
     assert states(report)["clean"] == "completed"
 
 
+def test_cancelled_sources_are_no_failure_and_no_success_for_what_was_spared() -> None:
+    flow = Workflow().note("bad", ValueError("x")).note("other")
+    flow.note("clean", after=["bad"], trigger="done")
+    for rule in ("none_failed", "failed", "any", "done"):
+        flow.note(rule, after=["clean", "other"], trigger=rule)
+    report = flow.run()
+    assert {rule: states(report)[rule] for rule in ("none_failed", "failed", "any", "done")} == {
+        "none_failed": "skipped",
+        "failed": "skipped",
+        "any": "completed",
+        "done": "completed",
+    }
+
+
 def test_a_second_failure_beside_a_stop_does_not_stop_what_was_spared() -> None:
     flow = Workflow().note("bad", ValueError("x"))
     flow.note("one", ValueError("y"), after=["bad"], trigger="failed")
