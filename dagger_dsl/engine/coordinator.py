@@ -110,6 +110,8 @@ class Coordinator:
         self._order = count()
         self._held: deque[int] = deque()  # taken from the state, to be announced first
         self._withdrawn: deque[int] = deque()  # what `stop` took away from the workers
+        self._sync = run.options.durability == "sync"
+        self._flush = run.config.flush_interval
         self._flying = 0
         self._stop_asked = False
         self._stopping = False
@@ -622,7 +624,9 @@ class Coordinator:
         state = self._state
         if self._journal is not None:
             ready = [] if state.paused else state.ready
-            if self._rows or ready:
+            # Nobody waits for a commit at the other levels: they take rows by the batch.
+            due = self._sync or not ready or self._board.clock() >= self._oldest + self._flush
+            if due and (self._rows or ready):
                 self._commit(ready)
         if self._events:
             self._show()

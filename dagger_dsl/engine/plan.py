@@ -71,6 +71,7 @@ class Plan:
         inputs: Slot by name of graph inputs.
         parts: By slot, ``(output name, slot)`` of split outputs.
         labelled: Slots with labelled edges going out.
+        sinks: Ids of the nodes that no other one waits for, in declaration order.
         handlers: By slot, the failure handler.
         input_uses: By name of a graph input, the parameters it reaches.
         looked_up: The actions that were found, by the name they were looked up under.
@@ -99,6 +100,7 @@ class Plan:
     inputs: dict[str, int]
     parts: dict[int, tuple[tuple[str, int], ...]]
     labelled: frozenset[int]
+    sinks: tuple[str, ...]
     handlers: dict[int, ActionDef]
     input_uses: dict[str, list[tuple[ActionDef, str]]]
     looked_up: dict[str, ActionDef]
@@ -306,6 +308,11 @@ class _Compiler:
             constants=self.constants,
             inputs=self.inputs,
             parts=self.parts,
+            sinks=tuple(
+                node.id
+                for slot, node in enumerate(self.nodes)
+                if not successors[slot] and slot not in special
+            ),
             handlers=self.resolve_handlers(actions),
             input_uses={name: list(uses) for name, uses in self.input_uses.items()},
             looked_up=self.known,

@@ -148,6 +148,9 @@ class RunReport:
     _states: Callable[[], Mapping[str, NodeState]] = attrs.field(repr=False)
     _node: Callable[[str], NodeReport] = attrs.field(repr=False)
     _value: Callable[[str], Any] = attrs.field(repr=False)
+    #: What `outputs` asks for, so that it need not look at every node.
+    _state: Callable[[str], NodeState] | None = attrs.field(default=None, repr=False)
+    _sinks: tuple[str, ...] | None = attrs.field(default=None, repr=False)
 
     @property
     def success(self) -> bool:
@@ -223,8 +226,17 @@ class RunReport:
     @property
     def outputs(self) -> dict[str, Any]:
         """The results of the completed sinks by id, in declaration order."""
-        values = self.values
-        return {node_id: values[node_id] for node_id in self.graph.sinks() if node_id in values}
+        sinks = self.graph.sinks() if self._sinks is None else self._sinks
+        return {
+            node_id: self._value(node_id)
+            for node_id in sinks
+            if self._state_of(node_id) is NodeState.COMPLETED
+        }
+
+    def _state_of(self, node_id: str) -> NodeState | None:
+        if self._state is None or node_id not in self.graph.nodes:
+            return self._states().get(node_id)
+        return self._state(node_id)
 
     def value(self, node_id: str, default: Any = MISSING) -> Any:
         """Return the result of one node.
@@ -233,7 +245,7 @@ class RunReport:
             NotExecuted: It did not complete and no *default* was given.
             NodeNotFound: The graph has no such node.
         """
-        state = self._states().get(node_id)
+        state = self._state_of(node_id)
         if state is None:
             raise NodeNotFound(node_id, tuple(self.graph.nodes))
         if state is NodeState.COMPLETED:

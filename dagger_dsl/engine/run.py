@@ -300,6 +300,8 @@ class Run:
             states=self.states,
             node=self.node_report,
             value=lambda node_id: self.value(self.plan.index[node_id]),
+            state=lambda node_id: self.states_of(self.plan.index[node_id]),
+            sinks=self.plan.sinks,
         )
 
     def row(self, slot: int, state: str, **more: Any) -> Row:
