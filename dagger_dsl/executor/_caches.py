@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.launch import plan_for
 from dagger_dsl.engine.report import RunReport
+from dagger_dsl.errors import ConfigurationError, InputValidationError
 from dagger_dsl.model.context import HookContext
 from dagger_dsl.model.graph import RESULT, Graph
 from dagger_dsl.registry import Registry
@@ -14,13 +15,14 @@ from dagger_dsl.registry import Registry
 if TYPE_CHECKING:
     from dagger_dsl.store.cache import Cache
 
-__all__ = ["Values", "inputs_of"]
+__all__ = ["Values", "check_run_values", "inputs_of"]
 
 
 def inputs_of(
     graph: Graph, inputs: Mapping[str, Any] | None, cache: Cache | None
 ) -> Mapping[str, Any] | None:
     """Return the inputs of a run: those of the cache that the graph has, then those given."""
+    check_run_values(inputs, cache)
     if cache is None:
         return inputs
     wanted = set(graph.inputs)
@@ -30,6 +32,24 @@ def inputs_of(
                 wanted.add(each.source[1])
     values = cache["inputs"]
     return {name: values[name] for name in wanted if name in values} | dict(inputs or {})
+
+
+def check_run_values(inputs: object, cache: object) -> None:
+    """Refuse inputs and a cache that a run cannot be given.
+
+    Raises:
+        InputValidationError: The inputs are no mapping.
+        ConfigurationError: The cache is none.
+    """
+    if inputs is not None and not isinstance(inputs, Mapping):
+        raise InputValidationError(
+            f"inputs are a mapping of names to values, such as {{'x': 1}}, not {inputs!r}"
+        )
+    if cache is not None:
+        from dagger_dsl.store.cache import Cache
+
+        if not isinstance(cache, Cache):
+            raise ConfigurationError(f"a run is given a Cache or None, not {cache!r}")
 
 
 class Values:

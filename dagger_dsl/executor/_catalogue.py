@@ -6,9 +6,10 @@ which a graph could never run. It reads no files and runs nothing.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -20,12 +21,13 @@ from dagger_dsl.errors import (
     DependencyNotFound,
     NodeAlreadyExists,
     RegistryError,
+    did_you_mean,
 )
 from dagger_dsl.model.commands import NodeSpec, input_from
 from dagger_dsl.model.graph import Graph, Node, missing_dependency
 from dagger_dsl.registry import Registry
 
-__all__ = ["Catalogue", "Compilable", "DagMetadata", "Entry"]
+__all__ = ["Catalogue", "Compilable", "DagMetadata", "Entry", "check_fields"]
 
 
 @attrs.frozen
@@ -93,6 +95,8 @@ class Catalogue:
 
     def create(self, name: str, fields: Mapping[str, Any]) -> Graph:
         """Add a graph without nodes, unless one of its name is there."""
+        check_name(name)
+        check_fields("a graph", Graph, fields, besides=("name",))
         with self._lock:
             if name in self._entries:
                 raise RegistryError(
@@ -107,6 +111,7 @@ class Catalogue:
 
     def versions(self, name: str) -> list[str]:
         """Return the versions of a graph, the newest last."""
+        check_name(name)
         with self._lock:
             if name not in self._entries:
                 raise self.unknown(name)
@@ -116,7 +121,10 @@ class Catalogue:
         """Return the names of the graphs that carry all or any of *tags*, sorted."""
         if isinstance(tags, str):
             raise ConfigurationError(f"tags are a list of words, not the text {tags!r}")
-        wanted = frozenset(tags)
+        words: list[Any] = list(tags) if isinstance(tags, Iterable) else [tags]
+        if not all(isinstance(each, str) for each in words):
+            raise ConfigurationError(f"tags are a list of words, not {tags!r}")
+        wanted = frozenset(words)
         if match == "all":
             return sorted(name for name, graph in self.graphs().items() if wanted <= graph.tags)
         if match == "any":
@@ -125,6 +133,7 @@ class Catalogue:
 
     def find(self, name: str) -> Entry | None:
         """Return what is loaded under a name or ``name@version``, None where nothing is."""
+        check_name(name)
         with self._lock:
             if name in self._entries:
                 return _newest(self._entries[name])
@@ -182,6 +191,10 @@ class Catalogue:
 
     def add_nodes(self, dag_name: str, specs: Sequence[NodeSpec]) -> list[str]:
         """Add several nodes to a graph, all or none, and return their ids."""
+        listed = isinstance(specs, Iterable)
+        specs = list(specs) if listed else specs
+        if not listed or not all(isinstance(each, NodeSpec) for each in specs):
+            raise ConfigurationError(f"nodes are added by a list of NodeSpec, not {specs!r}")
         with self._lock:
             taken = set(self.entry(dag_name).graph.nodes)
             taken.update(spec.id for spec in specs if spec.id is not None)
@@ -195,6 +208,8 @@ class Catalogue:
 
     def set_inputs(self, dag_name: str, node_id: str, inputs: Mapping[str, Any]) -> Node:
         """Give inputs of a node new values and return the node."""
+        if not isinstance(inputs, Mapping):
+            raise ConfigurationError(f"inputs are a mapping of names to values, not {inputs!r}")
         with self._lock:
             entry = self.entry(dag_name)
             node = entry.graph.node(node_id)
@@ -207,6 +222,8 @@ class Catalogue:
 
     def free_id(self, prefix: str) -> str:
         """Return an id that no node has and that was not given out before."""
+        if not isinstance(prefix, str):
+            raise ConfigurationError(f"an id begins with a text, not {prefix!r}")
         with self._lock:
             while True:
                 node_id = f"{prefix}_{next(self._serial)}"
@@ -238,6 +255,29 @@ class Catalogue:
         graph.topological_order()
         versions = self._entries[graph.name]
         versions[graph.version] = before._replace(graph=graph)
+
+
+def check_name(name: object) -> None:
+    """Refuse what no graph can be called by."""
+    if not isinstance(name, str):
+        raise ConfigurationError(f"a graph is asked for by its name, a text, not {name!r}")
+
+
+def check_fields(
+    what: str, cls: type, fields: Mapping[str, Any], besides: Collection[str] = ()
+) -> None:
+    """Refuse fields that a class does not have.
+
+    Args:
+        what: What the class is, for the message.
+        cls: The class.
+        fields: What was given.
+        besides: Fields that are given in another way.
+    """
+    known = set(inspect.signature(cls).parameters).difference(besides)
+    for name in fields:
+        if name not in known:
+            raise ConfigurationError(f"{what} has no field {name!r}{did_you_mean(name, known)}")
 
 
 def _newest(versions: dict[str, Entry]) -> Entry:

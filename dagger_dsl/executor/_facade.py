@@ -16,12 +16,12 @@ from dagger_dsl import engine
 from dagger_dsl.engine.control import RunHandle
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.errors import ConfigurationError, DaggerError, RunNotFound
-from dagger_dsl.executor._caches import Values, inputs_of
-from dagger_dsl.executor._catalogue import Catalogue, Compilable, DagMetadata
+from dagger_dsl.executor._caches import Values, check_run_values, inputs_of
+from dagger_dsl.executor._catalogue import Catalogue, Compilable, DagMetadata, check_fields
 from dagger_dsl.executor._dry_run import rehearse
 from dagger_dsl.model.commands import NodeSpec
 from dagger_dsl.model.config import DagConfig, RunOptions
-from dagger_dsl.model.graph import Graph, Node
+from dagger_dsl.model.graph import Graph, Input, Node, Output
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.registry import ActionDef, Registry, as_registry
 from dagger_dsl.store.storage import Store
@@ -278,6 +278,11 @@ class DagExecutor:
             NodeAlreadyExists: It has another node of this id.
             DependencyNotFound: It has no node of a dependency's id.
         """
+        check_fields("a node", Node, fields, besides=("id", "action", "dependencies"))
+        for key, kind in (("inputs", Input), ("outputs", Output)):
+            fields[key] = _objects(key, kind, fields.get(key, ()))
+        if not isinstance(dependencies, Iterable):
+            raise ConfigurationError(f"dependencies are a list of ids, not {dependencies!r}")
         node = Node(node_id, action, dependencies=dependencies, **fields)
         self._catalogue.add_node(dag_name, node, create)
         return node
@@ -439,6 +444,7 @@ class DagExecutor:
             RunOwned: Another process works on it.
             ActionNotFound: An action of the recorded graph is registered nowhere here.
         """
+        check_run_values(inputs, cache)
         registry = self._catalogue.everything()
         values = Values(cache)
         settings = self._options(runner, cancel, options, values)
@@ -460,7 +466,7 @@ class DagExecutor:
         self, spec: WorkflowSpec, cache: Cache | None = None, cancel: CancelSignal | None = None
     ) -> RunReport:
         """Document 003's spelling of `run`."""
-        return self.run(spec.name, cache=cache, cancel=cancel)
+        return self.run(_name_in(spec), cache=cache, cancel=cancel)
 
     def execute_static_dag(
         self, name: str, cache: Cache | None = None, cancel: CancelSignal | None = None
@@ -514,13 +520,34 @@ class DagExecutor:
                 "an executor records all of its runs in one database: DagExecutor(database_url=...)"
             )
         if values.cache is not None:
-            given["hooks"] = [*given.get("hooks", ()), values]
+            hooks = given.get("hooks") or ()
+            # Hooks that are no list are refused by `RunOptions`, in its words.
+            given["hooks"] = [*hooks, values] if isinstance(hooks, Iterable) else hooks
         return RunOptions.of({**given, "database_url": self._url})
 
     def _ended(self, report: RunReport, registry: Registry, values: Values) -> RunReport:
         self._last = report
         values.fill(report, registry)
         return report
+
+
+def _name_in(spec: object) -> str:
+    if isinstance(spec, WorkflowSpec):
+        return spec.name
+    raise ConfigurationError(
+        "execute_dag() takes a WorkflowSpec, such as WorkflowSpec.static('name'), "
+        f"not {spec!r}; run() takes a name or a graph"
+    )
+
+
+def _objects(what: str, kind: type, given: Any) -> tuple[Any, ...]:
+    found = tuple(given) if isinstance(given, Iterable) else (given,)
+    for each in found:
+        if not isinstance(each, kind):
+            raise ConfigurationError(
+                f"{what} of a node are a list of {kind.__name__} objects, not {given!r}"
+            )
+    return found
 
 
 def _stored_states(stored: Any) -> dict[str, str]:

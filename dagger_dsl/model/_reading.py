@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TypeAlias
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
 
@@ -36,6 +37,7 @@ MAX_PROBLEMS = 100
 _SUGGESTIONS, _SUGGEST_FROM = 10, 1_000
 _LONGEST_MESSAGE = 1_000
 
+_T = TypeVar("_T")
 _BARE_KEY = re.compile(r"[\w-]+")
 
 
@@ -153,7 +155,8 @@ class Reader:
         found = []
         for index, each in enumerate(self.items(plain, path, what, node)):
             if isinstance(each, str) and each:
-                found.append(each)
+                if not self.half(each, f"one of the {what}", (*path, index), node):
+                    found.append(each)
             else:
                 self.report(
                     (*path, index),
@@ -161,6 +164,21 @@ class Reader:
                     node=node,
                 )
         return found
+
+    def half(self, name: str, what: str, path: PlainPath, node: str | None = None) -> bool:
+        """Report a name with half a character; return whether it has one."""
+        fault = scalars.half_character(name)
+        if fault is not None:
+            self.report(path, f"{what} {fault}", "bad-value", node=node)
+        return fault is not None
+
+    def made(self, make: Callable[[], _T], path: PlainPath, node: str | None = None) -> _T | None:
+        """Return what *make* makes of values read; report what it refuses."""
+        try:
+            return make()
+        except DaggerError as error:
+            self.report(path, str(error), "bad-value", node=node)
+            return None
 
     # The graph.
 
@@ -244,14 +262,18 @@ class Reader:
                     where, f"input {scalars.short(name)} is declared twice", "duplicate-input"
                 )
                 continue
-            found[name] = self.graph_input(name, entry, where)
+            if self.half(name, "an input's name", where):
+                continue
+            made = self.graph_input(name, entry, where)
+            if made is not None:
+                found[name] = made
         return list(found.values())
 
-    def graph_input(self, name: str, plain: Any, path: PlainPath) -> GraphInput:
+    def graph_input(self, name: str, plain: Any, path: PlainPath) -> GraphInput | None:
         """Return one declared input of the graph."""
         fields: dict[str, Any] = {}
         if plain is None or isinstance(plain, str):
-            return GraphInput(name)
+            return self.made(lambda: GraphInput(name), path)
         for key, value in (self.mapping(plain, path, "an input") or {}).items():
             where = (*path, key)
             if key == "default":
@@ -274,7 +296,7 @@ class Reader:
             else:
                 self.simple(fields, "description", scalars.text, value, where)
         fields.setdefault("required", "default" not in fields)
-        return GraphInput(name, **fields)
+        return self.made(lambda: GraphInput(name, **fields), path)
 
     def config(self, plain: Any, path: PlainPath) -> DagConfig | None:
         """Return the graph's configuration; only the keys that are there count as given."""
@@ -491,6 +513,8 @@ class Reader:
                 node=node,
             )
             name = "?"
+        elif self.half(name, "an input's name", at("name"), node):
+            name = "?"
         fields: dict[str, Any] = {}
         if table.get("description") is not None:
             self.simple(
@@ -528,8 +552,8 @@ class Reader:
         if self.errors > before:
             return None
         if literal is not None:
-            return Input(name, value=literal, **fields)
-        return Input(name, **fields)
+            fields["value"] = literal
+        return self.made(lambda: Input(name, **fields), at("name"), node)
 
     def node_outputs(
         self, fields: dict[str, Any], value: Any, path: PlainPath, node: str | None
@@ -553,6 +577,8 @@ class Reader:
                     node=node,
                 )
                 continue
+            if self.half(name, "an output's name", where, node):
+                continue
             if name in found:
                 self.report(
                     where,
@@ -563,7 +589,9 @@ class Reader:
             extra: dict[str, Any] = {}
             if note is not None:
                 self.simple(extra, "description", scalars.text, note, (*where, "description"), node)
-            found[name] = Output(name, **extra)
+            made = self.made(partial(Output, name, **extra), where, node)
+            if made is not None:
+                found[name] = made
         fields["outputs"] = list(found.values())
 
     # What leads from node to node.
@@ -617,7 +645,7 @@ class Reader:
                 )
             else:
                 fields[key] = name
-        return Edge(**fields) if self.errors == before else None
+        return self.made(lambda: Edge(**fields), path) if self.errors == before else None
 
     def links(self, plain: Any, nodes: list[Node], ids: Mapping[str, int]) -> None:
         """Report dependencies and references that lead nowhere, in nodes good and bad."""

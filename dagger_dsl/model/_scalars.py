@@ -80,7 +80,20 @@ def word(value: Any, key: str) -> str:
     """Return a text that is not empty."""
     if value == "":
         raise ConfigurationError(f"{key} must not be empty")
+    fault = half_character(value)
+    if fault is not None:
+        raise ConfigurationError(f"{key} {fault}")
     return text(value, key)
+
+
+def half_character(value: Any) -> str | None:
+    """Return why a text cannot be a name, or None: no database keeps a lone surrogate in names."""
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return f"has a lone surrogate, which is half a character: {short(value)}; take it out"
+    return None
 
 
 def name(value: Any, key: str) -> str:
@@ -96,6 +109,9 @@ def name(value: Any, key: str) -> str:
 def node_id(value: Any, key: str) -> str:
     """Return a node's id."""
     checked = text(value, key)
+    fault = half_character(checked)
+    if fault is not None:
+        raise ConfigurationError(f"an id {fault}")
     fault = id_problem(checked)
     if fault is not None:
         raise ConfigurationError(fault)
@@ -147,7 +163,7 @@ def label(value: Any, key: str) -> str:
 def reference(value: Any, key: str) -> str:
     """Return a well-formed reference."""
     split_reference(value)
-    return text(value, key)
+    return word(value, key)
 
 
 def cache(value: Any, key: str) -> CacheStrategy:

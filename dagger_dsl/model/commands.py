@@ -60,13 +60,48 @@ def _mapping(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
         return {}
     if not isinstance(given, Mapping):
         raise ConfigurationError(f"inputs are a mapping of names to values, not {given!r}")
+    for name in given:
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"an input's name is a text that is not empty, not {name!r}")
     return dict(given)
 
 
 def _texts(given: Iterable[str]) -> tuple[str, ...]:
     if isinstance(given, str):
         raise ConfigurationError(f"deps are a list of ids, not the text {given!r}")
-    return tuple(given)
+    if not isinstance(given, Iterable):
+        raise ConfigurationError(f"ids are given as a list of texts, not {given!r}")
+    found = tuple(given)
+    for each in found:
+        if not isinstance(each, str):
+            raise ConfigurationError(f"an id is a text, not {each!r}")
+    return found
+
+
+def _action(_: Any, __: Any, given: Any) -> None:
+    if not isinstance(given, str) or not given:
+        raise ConfigurationError(
+            f"a NodeSpec names its action by a text that is not empty, not {given!r}"
+        )
+
+
+def _own_id(_: Any, __: Any, given: Any) -> None:
+    if given is not None and not isinstance(given, str):
+        raise ConfigurationError(f"an id is a text, not {given!r}")
+
+
+def _specs(given: Any) -> tuple[NodeSpec, ...]:
+    if not isinstance(given, Iterable):
+        raise ConfigurationError(f"nodes to be added are a list of NodeSpec, not {given!r}")
+    found = tuple(given)
+    for each in found:
+        _spec(None, None, each)
+    return found
+
+
+def _spec(_: Any, __: Any, given: Any) -> None:
+    if not isinstance(given, NodeSpec):
+        raise ConfigurationError(f"a node to be added is a NodeSpec, not {given!r}")
 
 
 @attrs.frozen
@@ -82,8 +117,8 @@ class NodeSpec:
         try_count: Calls in all.
     """
 
-    action: str
-    id: str | None = None
+    action: str = attrs.field(validator=_action)
+    id: str | None = attrs.field(default=None, validator=_own_id)
     deps: tuple[str, ...] = attrs.field(default=(), converter=_texts)
     inputs: Mapping[str, Any] = attrs.field(default=None, converter=_mapping)
     timeout: float | None = None
@@ -111,6 +146,8 @@ class NodeSpec:
 
     def with_retries(self, retries: int) -> NodeSpec:
         """Return this spec with *retries* extra calls after the first."""
+        if type(retries) is not int or retries < 0:
+            raise ConfigurationError(f"retries are a whole number of at least 0, not {retries!r}")
         return attrs.evolve(self, try_count=retries + 1)
 
     def with_trigger(self, trigger: Trigger | str) -> NodeSpec:
@@ -145,7 +182,7 @@ class NodeSpec:
 class AddNode:
     """Add one node to the run."""
 
-    spec: NodeSpec
+    spec: NodeSpec = attrs.field(validator=_spec)
     dag_name: str | None = None
 
 
@@ -153,7 +190,7 @@ class AddNode:
 class AddNodes:
     """Add several nodes, all or none; they may depend on each other."""
 
-    specs: tuple[NodeSpec, ...] = attrs.field(converter=tuple)
+    specs: tuple[NodeSpec, ...] = attrs.field(converter=_specs)
     dag_name: str | None = None
 
 

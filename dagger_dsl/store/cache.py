@@ -76,6 +76,10 @@ class Cache:
         self._lock = threading.RLock()
         self._on_write = on_write
         self._values: dict[str, dict[str, Any]] = {}
+        if initial is not None and not isinstance(initial, Mapping):
+            raise ConfigurationError(
+                f"Cache() takes {{namespace: {{key: value}}}} or None, not {initial!r}"
+            )
         for namespace, values in (initial or {}).items():
             if not isinstance(values, Mapping):
                 raise ConfigurationError(

@@ -13,8 +13,8 @@ from dagger_dsl.model.graph import Graph
 from dagger_dsl.yamlio._compose import Composed, Limits
 from dagger_dsl.yamlio._edit import edit_text
 from dagger_dsl.yamlio._merge import merge
-from dagger_dsl.yamlio.dump import dump_yaml, emit
-from dagger_dsl.yamlio.load import BOM, announce, decoded, read_bytes, read_text
+from dagger_dsl.yamlio.dump import check_graph, dump_yaml, emit
+from dagger_dsl.yamlio.load import BOM, announce, checked_limits, decoded, read_bytes, read_text
 
 __all__ = ["Document", "load_document", "load_document_file"]
 
@@ -55,6 +55,7 @@ class Document:
         """
         if graph is None or graph == self.graph:
             return self.text
+        check_graph(graph)
         mark = BOM if self.text.startswith(BOM) else ""
         text = self.text[len(mark) :]
         target = merge(self._composed.root.plain, graph_to_plain(self.graph), graph_to_plain(graph))
@@ -105,12 +106,14 @@ def load_document_file(
     Raises:
         YamlError: It cannot be read, or something in it is wrong.
     """
-    document = _document(read_bytes(path, limits), os.fspath(path), limits, strict)
+    limits = checked_limits(limits)
+    document = _document(read_bytes(path, limits), os.fsdecode(path), limits, strict)
     announce(document.problems)
     return document
 
 
 def _document(text: Any, name: str, limits: Limits | None, strict: bool) -> Document:
+    limits = checked_limits(limits)
     decoded_text = decoded(text, name, limits)
     graph, problems, composed = read_text(decoded_text, name, limits, strict)
-    return Document(decoded_text, name, graph, tuple(problems), composed, limits or Limits())
+    return Document(decoded_text, name, graph, tuple(problems), composed, limits)

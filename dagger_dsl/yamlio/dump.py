@@ -26,6 +26,7 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.tag import Tag
 
+from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.document import graph_to_plain
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.yamlio._plain import looks_like_another_type
@@ -51,7 +52,16 @@ def dump_yaml(graph: Graph) -> str:
     Raises:
         EncodingError: The configuration's retry strategy holds Python objects.
     """
+    check_graph(graph)
     return emit(graph_to_plain(graph))
+
+
+def check_graph(graph: object) -> None:
+    """Refuse what is no graph."""
+    if not isinstance(graph, Graph):
+        raise ConfigurationError(
+            f"a Graph is written as YAML, not {graph!r}; compile() makes one of a DAG"
+        )
 
 
 def emit(

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from dagger_dsl.errors import Place, Problem, YamlError, cycle_problem
+from dagger_dsl.errors import ConfigurationError, Place, Problem, YamlError, cycle_problem
 from dagger_dsl.model.document import read_graph
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.yamlio._compose import Composed, Limits, compose, refusal
@@ -64,6 +64,7 @@ def load_yaml(
     Raises:
         YamlError: Something is wrong; every problem is listed with file, line and column.
     """
+    limits = checked_limits(limits)
     graph, problems = read_text(decoded(text, name, limits), name, limits, strict)[:2]
     announce(problems)
     return graph
@@ -77,7 +78,9 @@ def load_yaml_file(
     Raises:
         YamlError: It cannot be read, or something in it is wrong.
     """
-    return load_yaml(read_bytes(path, limits), name=os.fspath(path), limits=limits, strict=strict)
+    limits = checked_limits(limits)
+    data = read_bytes(path, limits)
+    return load_yaml(data, name=os.fsdecode(path), limits=limits, strict=strict)
 
 
 def load_yaml_dir(
@@ -95,6 +98,8 @@ def load_yaml_dir(
         YamlError: The directory cannot be read, or *strict* and a file is bad; the problems of
             all files are listed.
     """
+    limits = checked_limits(limits)
+    _check_path(path)
     try:
         files = sorted(
             each
@@ -122,10 +127,26 @@ def load_yaml_dir(
     return GraphList(graphs, problems)
 
 
+def checked_limits(limits: Limits | None) -> Limits:
+    """Return *limits*, the usual ones for None; refuse anything else."""
+    if limits is None:
+        return Limits()
+    if not isinstance(limits, Limits):
+        raise ConfigurationError(f"limits are a Limits(size=..., ...) or None, not {limits!r}")
+    return limits
+
+
+def _check_path(path: object) -> None:
+    # A number would be taken for an open file.
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise ConfigurationError(f"a path is a text or a pathlib.Path, not {path!r}")
+
+
 def read_bytes(path: str | os.PathLike[str], limits: Limits | None) -> bytes:
     """Return the bytes of a file, at most one more than the limit allows."""
+    _check_path(path)
     # UTF-16 and UTF-32 take up to four bytes where UTF-8 takes one.
-    most = 4 * (limits or Limits()).size + 4
+    most = 4 * checked_limits(limits).size + 4
     try:
         with open(path, "rb") as file:
             return file.read(most + 1)
@@ -135,7 +156,7 @@ def read_bytes(path: str | os.PathLike[str], limits: Limits | None) -> bytes:
 
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> YamlError:
     reason = getattr(error, "strerror", None) or str(error)
-    return refusal(f"cannot be read: {reason}", Place(file=os.fspath(path)), "unreadable")
+    return refusal(f"cannot be read: {reason}", Place(file=os.fsdecode(path)), "unreadable")
 
 
 def decoded(text: str | bytes, name: str, limits: Limits | None) -> str:
@@ -146,6 +167,11 @@ def decoded(text: str | bytes, name: str, limits: Limits | None) -> str:
     """
     if isinstance(text, str):
         return text
+    if not isinstance(text, bytes):
+        raise ConfigurationError(
+            f"YAML is read from a text or its bytes, not {text!r}; a path goes to the functions "
+            "for files"
+        )
     encoding = next((code for mark, code in _MARKS if text.startswith(mark)), "utf-8")
     try:
         return text.decode(encoding)
@@ -168,7 +194,7 @@ def read_text(
     Raises:
         YamlError: Something is wrong.
     """
-    composed = compose(text.removeprefix(BOM), name, limits or Limits())
+    composed = compose(text.removeprefix(BOM), name, checked_limits(limits))
 
     def locate(path: tuple[Any, ...], key: bool) -> Place:
         line, column = composed.locate(path, key)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ from dagger_dsl.dsl import DAG
 from dagger_dsl.errors import (
     ConfigurationError,
     CycleError,
+    DaggerError,
     DagNotFound,
     DependencyNotFound,
     NodeAlreadyExists,
@@ -20,8 +24,9 @@ from dagger_dsl.errors import (
     YamlError,
 )
 from dagger_dsl.executor import DagExecutor, DagMetadata
-from dagger_dsl.model.commands import NodeSpec, ref
+from dagger_dsl.model.commands import AddNode, AddNodes, NodeSpec, SetNodesEnabled, ref
 from dagger_dsl.model.graph import Graph, Node
+from dagger_dsl.store.cache import Cache
 
 CUSTOMERS = """\
 name: data_processing_pipeline
@@ -378,3 +383,75 @@ def test_threads_may_add_nodes_to_one_graph(executor: DagExecutor) -> None:
     for each in threads:
         each.join()
     assert len(executor.get_dag("flow").nodes) == 160
+
+
+# --- what cannot be meant ------------------------------------------------------------------------
+
+WRONG: dict[str, Callable[[Any], object]] = {
+    "a node are a list of Input objects": lambda e: e.add_node("c", "x", "f", inputs=5),
+    "Input objects, not {'a': 1}": lambda e: e.add_node("c", "x", "f", inputs={"a": 1}),
+    "a node are a list of Output objects": lambda e: e.add_node("c", "x", "f", outputs=["o"]),
+    "a node has no field 'timeot'; did you mean 'timeout'": (
+        lambda e: e.add_node("c", "x", "f", timeot=1)
+    ),
+    "dependencies are a list of ids, not 5": lambda e: e.add_node("c", "x", "f", 5),
+    "asked for by its name, a text, not 1": lambda e: e.add_node(1, "x", "f", create=True),
+    r"by a list of NodeSpec, not \[2\]": lambda e: e.add_nodes_atomic("c", [2]),
+    "by a list of NodeSpec, not 3": lambda e: e.add_nodes_atomic("c", 3),
+    "its name, a text, not 4": lambda e: e.add_nodes_atomic(4, []),
+    "its name, a text, not 5": lambda e: e.get_dag(5),
+    "its name, a text, not 6": lambda e: e.has_dag(6),
+    r"its name, a text, not \[7\]": lambda e: e.list_versions([7]),
+    "its name, a text, not None": lambda e: e.get_dag_metadata(None),
+    "its name, a text, not 8": lambda e: e.serialize_tree_to_dot(8),
+    "a graph has no field 'zz'; known: 'author'": lambda e: e.create_dag("d", zz=1),
+    r"its name, a text, not \[9\]": lambda e: e.create_dag([9]),
+    "tags are a list of words, not 5": lambda e: e.list_dags_by_tags(5),
+    r"tags are a list of words, not \[\[\]\]": lambda e: e.list_dags_by_tags([[]]),
+    "inputs are a mapping of names to values, not 5": lambda e: e.set_node_inputs("c", "n", 5),
+    "an id begins with a text, not 5": lambda e: e.gen_node_id(5),
+    "WorkflowSpec, such as WorkflowSpec.static": lambda e: e.execute_dag(5),
+    "such as .'x': 1., not 5": lambda e: e.resume("none", inputs=5),
+    "such as .'x': 1., not 6": lambda e: e.run("c", inputs=6, cache=Cache()),
+    "is given a Cache or None, not 5": lambda e: e.run("c", cache=5),
+    "is given a Cache or None, not 6": lambda e: e.resume("none", cache=6),
+    "is given a Cache or None, not 7": lambda e: asyncio.run(e.run_async("c", cache=7)),
+    "hooks": lambda e: e.run("c", hooks=5, cache=Cache()),
+    "YAML is read from a text or its bytes, not None": lambda e: e.load_yaml_string(None),
+    "a path is a text or a pathlib.Path, not None": lambda e: e.load_yaml_file(None),
+    "a path is a text or a pathlib.Path, not 5": lambda e: e.load_yaml_dir(5),
+}
+
+
+@pytest.mark.parametrize("says", WRONG)
+def test_what_cannot_be_meant_is_refused_with_what_is_taken(
+    executor: DagExecutor, says: str
+) -> None:
+    executor.register_action("f", lambda: 1)
+    executor.create_dag("c")
+    executor.add_node("c", "n", "f")
+    before = executor.graphs
+    with pytest.raises(DaggerError, match=says):
+        WRONG[says](executor)
+    assert executor.graphs == before
+
+
+def test_a_spec_says_at_once_what_it_cannot_take() -> None:
+    makes: dict[str, Callable[[Any], object]] = {
+        "names its action by a text that is not empty, not 5": lambda _: NodeSpec(_(5)),
+        "names its action by a text that is not empty, not ''": lambda _: NodeSpec(""),
+        "an id is a text, not 6": lambda _: NodeSpec("f", id=_(6)),
+        "ids are given as a list of texts, not 5": lambda _: NodeSpec("f", deps=_(5)),
+        "an id is a text, not 7": lambda _: NodeSpec("f", deps=_([7])),
+        "an input's name is a text that is not empty, not 8": (
+            lambda _: NodeSpec("f", inputs=_({8: 1}))
+        ),
+        "retries are a whole number": lambda _: NodeSpec("f").with_retries(_("x")),
+        "is a NodeSpec, not 9": lambda _: AddNodes(_([9])),
+        "are a list of NodeSpec, not 10": lambda _: AddNodes(_(10)),
+        "is a NodeSpec, not 11": lambda _: AddNode(_(11)),
+        "a list of texts, not 12": lambda _: SetNodesEnabled(_(12)),
+    }
+    for says, make in makes.items():
+        with pytest.raises(ConfigurationError, match=says):
+            make(lambda wrong: wrong)

@@ -25,7 +25,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dagger_dsl.errors import DecodingError, EncodingError, RegistryError
+from dagger_dsl.errors import ConfigurationError, DecodingError, EncodingError, RegistryError
 from dagger_dsl.model import values
 from dagger_dsl.model.values import (
     MAX_DEPTH,
@@ -1016,3 +1016,14 @@ def test_importing_the_module_loads_nothing_heavy() -> None:
         cwd=pathlib.Path(values.__file__).parents[3],
     )
     assert shown.stdout.split() == []
+
+
+def test_a_form_is_made_and_read_by_functions() -> None:
+    class Odd:
+        pass
+
+    not_one: Any = 5
+    with pytest.raises(ConfigurationError, match=r"encode= of .*Odd is a function, not 5"):
+        register_type(Odd, encode=not_one, decode=lambda _: Odd())
+    with pytest.raises(ConfigurationError, match=r"decode= of .*Odd is a function, not 5"):
+        register_type(Odd, encode=repr, decode=not_one)

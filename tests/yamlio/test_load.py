@@ -21,7 +21,15 @@ from dagger_dsl.model.policies import (
     RetryStrategy,
     Trigger,
 )
-from dagger_dsl.yamlio import Limits, load_yaml, load_yaml_dir, load_yaml_file
+from dagger_dsl.yamlio import (
+    Limits,
+    dump_yaml,
+    load_document,
+    load_document_file,
+    load_yaml,
+    load_yaml_dir,
+    load_yaml_file,
+)
 
 SEEDS = Path(__file__).with_name("seeds")
 SEED_FILES = sorted(SEEDS.glob("*.yaml"))
@@ -452,3 +460,48 @@ def test_limits_are_checked_numbers() -> None:
         for wrong in (0, -1, 1.5, True, "1"):
             with pytest.raises(ConfigurationError, match=field):
                 Limits(**{field: wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [None, 5, [], {}])
+def test_only_texts_are_read_and_only_graphs_written(wrong: Any) -> None:
+    for read in (load_yaml, load_document):
+        with pytest.raises(ConfigurationError, match="YAML is read from a text or its bytes, not"):
+            read(wrong)
+    for open_file in (load_yaml_file, load_yaml_dir, load_document_file):
+        with pytest.raises(ConfigurationError, match=r"a path is a text or a pathlib\.Path, not"):
+            open_file(wrong)
+    with pytest.raises(ConfigurationError, match=r"a Graph is written as YAML, not .*compile"):
+        dump_yaml(wrong)
+
+
+def test_limits_are_an_object() -> None:
+    limits: Any = 5
+    for read in (load_yaml, load_document, load_yaml_file, load_yaml_dir, load_document_file):
+        with pytest.raises(ConfigurationError, match="limits are a Limits"):
+            read("x", limits=limits)
+
+
+HALF = r'"a\ud800"'
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column"),
+    [
+        (f"name: {HALF}\nnodes: []", 1, 7),
+        (f"name: a\ntags: [{HALF}]\nnodes: []", 2, 8),
+        (f"name: a\ninputs: [{HALF}]\nnodes: []", 2, 10),
+        (f"name: a\nnodes: [{{id: {HALF}, action: f}}]", 2, 14),
+        (f"name: a\nnodes: [{{id: a, action: {HALF}}}]", 2, 25),
+        (f"name: a\nnodes: [{{id: a, action: f, branch: {HALF}}}]", 2, 36),
+        (f"name: a\nnodes: [{{id: a, action: f, outputs: [{HALF}]}}]", 2, 38),
+        (f"name: a\nnodes: [{{id: a, action: f, inputs: {{{HALF}: 1}}}}]", 2, 48),
+        (f"name: a\nnodes: [{{id: a, action: f, inputs: [{{name: {HALF}, value: 1}}]}}]", 2, 44),
+    ],
+)
+def test_half_a_character_in_a_name_is_refused_at_its_place(
+    text: str, line: int, column: int
+) -> None:
+    with pytest.raises(YamlError, match="lone surrogate, which is half a character") as caught:
+        load_yaml(text)
+    place = caught.value.problems[0].place
+    assert (place.line, place.column) == (line, column)

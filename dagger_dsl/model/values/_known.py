@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
-from dagger_dsl.errors import RegistryError
+from dagger_dsl.errors import ConfigurationError, RegistryError
 from dagger_dsl.model.values._classes import (
     class_hooks,
     pickle_hooks,
@@ -73,6 +73,7 @@ def register_type(
         *cls*.
 
     Raises:
+        ConfigurationError: *encode* or *decode* cannot be called.
         RegistryError: *cls* needs both functions, is a listed type, or the name belongs to another
             class.
     """
@@ -86,6 +87,9 @@ def register_type(
         raise RegistryError(
             f"register_type({shown}) takes encode= and decode= together, or pickle="
         )
+    for key, function in (("encode", encode), ("decode", decode)):
+        if function is not None and not callable(function):
+            raise ConfigurationError(f"{key}= of {shown} is a function, not {function!r}")
     if cls in SCALARS or is_listed(cls) or cls is Secret:
         raise RegistryError(f"{shown} has its own rule in the codec; it cannot be registered")
     hooks: tuple[Encoder, Decoder] | None
