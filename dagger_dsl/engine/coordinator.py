@@ -109,6 +109,8 @@ class Coordinator:
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
         self._held: deque[int] = deque()  # taken from the state, to be announced first
+        self._apart: deque[int] = deque()  # taken from the state, to be called alone
+        self._solo = False
         self._withdrawn: deque[int] = deque()  # what `stop` took away from the workers
         self._sync = run.options.durability == "sync"
         self._flush = run.config.flush_interval
@@ -201,6 +203,7 @@ class Coordinator:
         if self.run.deadline is not None:
             self._at(self.run.deadline, self._time_out)
         state.begin()
+        suspects = self.run.suspects
         while True:
             quiet = not done and not odd
             if done:
@@ -232,6 +235,8 @@ class Coordinator:
                     if self._stop_asked and not self._stopping:
                         continue  # a hook cancelled the run: what it was shown enables nothing
                 ready = state.take()
+                if suspects:
+                    ready = self._set_apart(ready)
                 if announce:
                     ready = self._announce(ready, now)
                 if ready:
@@ -519,6 +524,22 @@ class Coordinator:
             error = NodeCrashed(str(self._plan.ids[slot]), self.run.crashes[slot])
             self.run.errors[slot] = error
             self._give_up(slot, error)
+        if crashed:
+            self._record_ends()
+
+    def _set_apart(self, ready: list[int]) -> list[int]:
+        """Return what can start now; a suspect starts when nothing else can, and runs alone.
+
+        If the process dies once more, it is known whose call it was, and nobody else's was lost.
+        """
+        apart, suspects = self._apart, self.run.suspects
+        apart.extend(slot for slot in ready if slot in suspects)
+        ready = [slot for slot in ready if slot not in suspects]
+        if self._solo and self._flying:
+            self._state.give_back(ready)
+            return []
+        self._solo = bool(apart) and not (ready or self._flying or self._held)
+        return [apart.popleft()] if self._solo else ready
 
     # --- stopping --------------------------------------------------------------------------------
 
@@ -562,8 +583,9 @@ class Coordinator:
             go.extend(slot for slot in taken if slot in handling)
             taken = [slot for slot in taken if slot not in handling]
         self._flying -= len(taken)
-        taken += self._held
-        self._held.clear()
+        for kept in (self._held, self._apart):
+            taken += kept
+            kept.clear()
         return taken
 
     def _halt(self, slots: Collection[int]) -> None:

@@ -214,21 +214,34 @@ class Recorder:
     def _count_crashes(self, run: Run, done: Mapping[int, StoredNode]) -> None:
         assert self.stored is not None
         assert self.journal is not None
-        under_way = [] if self._flight is None else self._flight.read()
+        index, most = run.plan.index, run.config.max_crashes
         crashes = dict(self.stored.crashes)
-        for slot in {slot for slot in under_way if slot < run.plan.count and slot not in done}:
+        if self.stored.status != RunStatus.RUNNING:
+            # It came to an end, and somebody wants it to go on: a fresh budget, as for retries.
+            crashes = {node_id: times for node_id, times in crashes.items() if times < most}
+        seats = [] if self._flight is None else self._flight.read()
+        under_way = {slot for slot in seats if slot < run.plan.count and slot not in done}
+        for slot in under_way:
             node_id = str(run.plan.ids[slot])
-            crashes[node_id] = crashes.get(node_id, 0) + 1
+            times = crashes.get(node_id, 0)
+            # One of several may be innocent: the last death that counts is one it had to itself.
+            crashes[node_id] = (
+                times + 1 if len(under_way) == 1 else max(times, min(times + 1, most - 1))
+            )
             # The call that died was an attempt too; where none was recorded, all that died were.
             recorded = run.attempts.get(slot, 1) - 1
             _one_more(run, slot, recorded + 1 if recorded else crashes[node_id])
         if crashes != self.stored.crashes:
             self.journal.record_crashes(crashes)
-        run.crashes = {
-            run.plan.index[node_id]: times
-            for node_id, times in crashes.items()
-            if times >= run.config.max_crashes and node_id in run.plan.index
-        }
+            self.journal.flush()
+        if seats and self._flight is not None:
+            self._flight.forget()  # counted; a resume that fails from here on counts it no more
+        for node_id, times in crashes.items():
+            if node_id in index and index[node_id] not in done:
+                if times >= most:
+                    run.crashes[index[node_id]] = times
+                elif times == most - 1:
+                    run.suspects.add(index[node_id])
 
     def show(self, run: Run) -> RunReport:
         """Return the report of a run that is only looked at; nothing is claimed or changed."""
@@ -268,6 +281,7 @@ class Recorder:
             error = {"type": info.type, "message": info.message}
         if run.reason:
             error["reason"] = run.reason
+        self._land()
         try:
             self.journal.finish(str(run.status), to_json(error) if error else None)
             if run.config.keep_runs is not None or run.config.keep_days is not None:
@@ -280,15 +294,19 @@ class Recorder:
         try:
             if self.journal is not None:
                 journal, self.journal = self.journal, None
-                try:
-                    journal.close()
-                finally:
-                    # Whatever the database says: this process lives, so no call killed it.
-                    if self._flight is not None:
-                        self._flight.close()
+                self._land()
+                journal.close()
         finally:
             if self._own:
                 self.store.close()
+
+    def _land(self) -> None:
+        """Remove the flight file: this process lived to give the run free, so no call killed it.
+
+        Before the database is told, so that no death in between leaves a file that nobody removes.
+        """
+        if self._flight is not None:
+            self._flight.close()
 
     def abandon(self, error: BaseException) -> None:
         """Give the run free after *error*, which is about to be raised; it stays resumable."""

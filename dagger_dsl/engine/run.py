@@ -128,6 +128,7 @@ class Run:
         before: By slot, start and end of the attempt before the current one, in seconds since 1970.
         loaders: By slot, how to read a stored value that nobody has needed so far.
         crashes: How often the process died in a call, by slot, where that is too often.
+        suspects: Slots that get their last chance: the next death in their call is one too many.
         inserted: What functions of the old form wrote, by namespace and key, elsewhere than among
             their own outputs.
         notes: Keyed notes for a resume, recorded with the next commit.
@@ -173,6 +174,7 @@ class Run:
         self.before: dict[int, tuple[float, float]] = {}
         self.loaders: dict[int, Callable[[], Any]] = {}
         self.crashes: dict[int, int] = {}
+        self.suspects: set[int] = set()
         self.notes: list[tuple[str | None, str]] = []
         self.abandoned: list[int] = []
         self.hook_errors: list[Exception] = []

@@ -59,8 +59,7 @@ class Flight:
         """Create the file with empty seats and return them, to be written by index."""
         try:
             # A new file: an owner that was fenced may still write into the one it has mapped.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path)
+            self.forget()
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             try:
                 self._made = (os.getpid(), *_identity(os.fstat(file)))
@@ -73,6 +72,11 @@ class Flight:
             raise StoreFull(f"{self.path} cannot be written: {error}") from error
         self._view = memoryview(self._map).cast("q")
         return self._view  # type: ignore[return-value]  # a cast view is a sequence of integers
+
+    def forget(self) -> None:
+        """Remove what an earlier owner left; its run is ours now."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
 
     def close(self) -> None:
         """Remove the file: the owner lets go of the run and nothing of it is under way.

@@ -34,8 +34,17 @@ class Statement:
 
     def __init__(self, core: sa.sql.expression.ClauseElement) -> None:
         self.core: Any = core
-        compiled: Any = core.compile(dialect=DIALECT)
-        self.sql = str(compiled)
+
+    def __getattr__(self, name: str) -> Any:
+        """Compile on first use: most processes need few of the statements there are."""
+        if name not in ("sql", "names", "_convert"):
+            raise AttributeError(name)
+        self._compile()
+        return getattr(self, name)
+
+    def _compile(self) -> None:
+        compiled: Any = self.core.compile(dialect=DIALECT)
+        self.sql: str = str(compiled)
         self.names: tuple[str, ...] = tuple(compiled.positiontup or ())
         kinds = [compiled.binds[name].type.dialect_impl(DIALECT) for name in self.names]
         processors = [kind.bind_processor(DIALECT) for kind in kinds]

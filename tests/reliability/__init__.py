@@ -1,0 +1,1 @@
+"""The promises, each checked by a program: killed processes, full disks, second owners."""

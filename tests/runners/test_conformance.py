@@ -323,7 +323,12 @@ def test_exactly_so_many_run_at_once(runner: str, entry: str, limit: int, mix: s
                 await asyncio.sleep(0.0005)
             await asyncio.sleep(0.001)
 
-    bodies = {"sync": [enter], "async": [enter_async], "mixed": [enter, enter_async]}[mix]
+    kinds: dict[str, list[Any]] = {
+        "sync": [enter],
+        "async": [enter_async],
+        "mixed": [enter, enter_async],
+    }
+    bodies = kinds[mix]
     flow = Flow()
     for n in range(limit * 6):
         flow.add(f"n{n}", bodies[n % len(bodies)])
