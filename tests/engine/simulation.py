@@ -712,7 +712,8 @@ class Life:
         while alive:
             if has.kills and self.store is not None and rng.random() < luck / 3:
                 return "killed"
-            if has.cancels and not self.asked and rng.random() < luck / 6:
+            urge = 3 if set(self.model.ready) & self.model.handling else 1 / 6
+            if has.cancels and not self.asked and rng.random() < luck * urge:
                 self.asked = True
                 self.token.cancel("enough")
                 self.coordinator.stop()

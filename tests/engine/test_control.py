@@ -95,39 +95,141 @@ def test_a_token_ends_a_run_and_what_ended_is_kept(runner: str, tmp_path: Path) 
     assert flow.calls == ["c", "d"]
 
 
+class Stepped:
+    """A run that is stepped by hand: nothing is called, answers are delivered.
+
+    Args:
+        flow: What is run.
+        **config: How.
+    """
+
+    def __init__(self, flow: Workflow, **config: Any) -> None:
+        self.clock = FakeClock()
+        self.token = CancelToken()
+        self.run = Run(
+            plan=compile_plan(flow.graph(), flow.registry.get),
+            run_id="r",
+            options=RunOptions(),
+            config=DagConfig(**config),
+            inputs={},
+            token=self.token,
+            lookup=flow.registry.get,
+            slots=8,
+            clock=self.clock,
+        )
+        self.board = self.run.board
+        self.coordinator = Coordinator(self.run)
+        self.token.subscribe(self.coordinator.stop)
+
+    def step(self, seconds: float = 0.0) -> bool:
+        """Let time pass, then take a turn."""
+        self.clock.advance(seconds)
+        alive = self.coordinator.step(self.clock())
+        assert self.coordinator.error is None
+        return alive
+
+    def take(self) -> int:
+        """Take a released call."""
+        slot = self.board.go.popleft()
+        self.board.started[slot] = self.clock()
+        return slot
+
+    def answer(self, slot: int, answer: Any) -> None:
+        """Deliver what a call came to."""
+        self.board.ended[slot] = self.clock()
+        if isinstance(answer, BaseException):
+            self.board.odd.append((slot, answer))
+        else:
+            self.board.settle(slot, answer)
+
+
 @pytest.mark.row("E5")
 def test_a_run_ends_within_the_grace_time_whatever_its_bodies_do() -> None:
     """The clock is ours: the call never ends, the run does."""
-    flow = Workflow().note("stuck").note("next", after=["stuck"])
-    clock = FakeClock()
-    token = CancelToken()
-    run = Run(
-        plan=compile_plan(flow.graph(), flow.registry.get),
-        run_id="r",
-        options=RunOptions(),
-        config=DagConfig(shutdown_grace=7),
-        inputs={},
-        token=token,
-        lookup=flow.registry.get,
-        slots=1,
-        clock=clock,
-    )
-    coordinator = Coordinator(run)
-    assert coordinator.step(clock())
-    slot = run.board.go.popleft()
-    run.board.started[slot] = clock()
-    token.cancel("enough")
-    coordinator.stop()
-    assert coordinator.step(clock())
-    assert run.board.wake_at == clock() + 7
-    clock.advance(6.9)
-    assert coordinator.step(clock())
-    clock.advance(0.1)
-    assert not coordinator.step(clock())
-    report = run.report()
+    stepped = Stepped(Workflow().note("stuck").note("next", after=["stuck"]), shutdown_grace=7)
+    assert stepped.step()
+    stepped.take()
+    stepped.token.cancel("enough")
+    assert stepped.step()
+    assert stepped.board.wake_at == stepped.clock() + 7
+    assert stepped.step(6.9)
+    assert not stepped.step(0.1)
+    report = stepped.run.report()
     assert report.status == "cancelled"
     assert report.abandoned == ("stuck",)
     assert states(report) == {"stuck": "cancelled", "next": "cancelled"}
+
+
+@pytest.mark.parametrize("late", [5, ValueError("late")])
+def test_what_a_call_that_was_left_behind_comes_to_is_ignored(late: Any) -> None:
+    flow = Workflow().note("stuck").note("bad").note("clean", after=["bad"], trigger="done")
+    flow.note("last", after=["clean"])
+    stepped = Stepped(flow, shutdown_grace=7)
+    assert stepped.step()
+    stuck, bad = stepped.take(), stepped.take()
+    stepped.answer(bad, ValueError("x"))
+    assert stepped.step()
+    clean = stepped.take()
+    assert stepped.step(7)
+    assert states(stepped.run.report())["stuck"] == "cancelled"
+    stepped.answer(stuck, late)  # after all
+    assert stepped.step()
+    stepped.answer(clean, 1)
+    assert stepped.step()
+    stepped.answer(stepped.take(), 2)
+    assert not stepped.step()
+    report = stepped.run.report()
+    assert states(report) == {
+        "stuck": "cancelled",
+        "bad": "failed",
+        "clean": "completed",
+        "last": "completed",
+    }
+    assert report.abandoned == ("stuck",)
+
+
+@pytest.mark.parametrize("by", ["token", "limit"])
+def test_a_failure_handler_that_is_due_when_a_run_is_ended_is_not_called(by: str) -> None:
+    """Its node failed before; the failure is not lost with the handler."""
+    flow = Workflow().note("other")
+    flow.handler("handler", lambda error: "saved")
+    flow.note("bad", failure="handler")
+    stepped = Stepped(flow)
+    if by == "limit":
+        stepped.run.deadline = stepped.clock() + 5
+    assert stepped.step()
+    other, bad = stepped.take(), stepped.take()
+    error = ValueError("x")
+    stepped.answer(bad, error)
+    assert stepped.step()
+    assert list(stepped.board.go) == [bad]  # the handler is due, nobody has taken it
+    if by == "token":
+        stepped.token.cancel("enough")
+    assert stepped.step(5) == (by == "token")
+    assert list(stepped.board.go) == []
+    stepped.answer(other, 1)
+    assert not stepped.step()
+    report = stepped.run.report()
+    assert report.status == ("cancelled" if by == "token" else "timed_out")
+    assert states(report)["bad"] == "failed"
+    assert report.node_reports["bad"].exception is error
+
+
+def test_a_handler_that_nobody_took_is_not_left_behind() -> None:
+    flow = Workflow().note("bad", on_failure="stop")
+    flow.handler("handler", lambda error: "saved")
+    flow.note("victim", failure="handler")
+    stepped = Stepped(flow, shutdown_grace=7)
+    assert stepped.step()
+    bad, victim = stepped.take(), stepped.take()
+    stepped.answer(bad, ValueError("x"))
+    assert stepped.step()
+    stepped.answer(victim, ValueError("y"))
+    assert stepped.step()
+    assert stepped.step(7)  # the grace time is over before a worker was free
+    stepped.answer(stepped.take(), "saved")
+    assert not stepped.step()
+    assert states(stepped.run.report()) == {"bad": "failed", "victim": "completed"}
 
 
 def test_hooks_are_shown_what_was_cancelled() -> None:

@@ -277,3 +277,49 @@ def test_rows_say_what_was_called_when_and_for_how_long() -> None:
     assert rows["c"][2:4] == (0, "skipped")
     assert rows["c"][6:8] == (None, None)
     assert "upstream_failed" in str(rows["c"][9])
+
+
+@pytest.mark.parametrize("runner", ["sequential", "threads", "asyncio"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interrupt_in_the_middle_of_a_commit_loses_nothing(
+    runner: str, moment: str, tmp_path: Path
+) -> None:
+    """Ctrl-C records what ended, whether or not the commit it fell into had taken effect."""
+    flow = Workflow().note("a", 1).note("b", 2, after=["a"]).note("c", 3, after=["b"])
+    url = url_of(tmp_path)
+    with Store(url) as store:
+        create = store.create_run
+
+        def create_run(**options: Any) -> Any:
+            journal = create(**options)
+            commit = journal.commit
+
+            def interrupted(rows: Any, *more: Any, **options: Any) -> None:
+                if "b" in [row[0] for row in rows] and not options.get("replay"):
+                    if moment == "after":
+                        commit(rows, *more, **options)
+                    raise KeyboardInterrupt
+                commit(rows, *more, **options)
+
+            journal.commit = interrupted  # type: ignore[method-assign]
+            return journal
+
+        store.create_run = create_run  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            engine.run(
+                flow.graph(),
+                flow.registry,
+                None,
+                RunOptions(runner=runner, run_id="r"),
+                store=store,
+            )
+        assert flow.calls == ["a", "b"]
+        stored = store.load_run("r")
+        assert stored.status == "cancelled"
+        assert {name for (name, _), node in stored.nodes.items() if node.state == "completed"} == {
+            "a",
+            "b",
+        }
+    report = flow.resume("r", url, runner=runner)
+    assert report.success
+    assert flow.calls == ["a", "b", "c"]

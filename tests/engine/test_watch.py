@@ -1,0 +1,244 @@
+"""Observers: hooks and the progress callback, what they are shown and what they cannot break."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.model.commands import CancelBranch
+from dagger_dsl.model.events import (
+    NodeCancelled,
+    NodeCompleted,
+    NodeFailed,
+    NodeRetrying,
+    NodeSkipped,
+    NodeStarted,
+)
+from dagger_dsl.testing import FakeClock
+from tests.engine.helpers import (
+    IMMEDIATE,
+    RUNNERS,
+    Answers,
+    Clocked,
+    Workflow,
+    boom,
+    url_of,
+)
+
+KINDS = (NodeStarted, NodeCompleted, NodeRetrying, NodeFailed, NodeSkipped, NodeCancelled)
+
+
+def name_of(event: Any) -> str:
+    """Return an event's kind and node."""
+    kind = next(kind for kind in KINDS if isinstance(event, kind))
+    return f"{kind.__name__} {event.node.node_id}"
+
+
+class Hook:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.events: list[Any] = []
+
+    def on_start(self, ctx: Any) -> None:
+        """The run begins."""
+        self.told.append(f"start of {ctx.dag_name}")
+
+    def handle(self, ctx: Any, event: Any) -> None:
+        """Something happened."""
+        self.events.append(event)
+        self.told.append(name_of(event))
+
+    def on_complete(self, ctx: Any, success: bool) -> None:
+        """The run has ended."""
+        self.told.append(f"end {success}")
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_hooks_are_told_everything_in_order(runner: str) -> None:
+    hook = Hook()
+    flow = Workflow().note("a").note("flaky", Answers([OSError("x"), 1]), after=["a"])
+    flow.nodes[-1] = flow.nodes[-1].replace(try_count=2, retry=IMMEDIATE)
+    flow.add("bad", boom, after=["flaky"]).note("below", after=["bad"]).note("z", after=["flaky"])
+    flow.run(runner, max_workers=1, hooks=[hook])
+    assert hook.told == [
+        "start of flow",
+        "NodeStarted a",
+        "NodeCompleted a",
+        "NodeStarted flaky",
+        "NodeRetrying flaky",
+        "NodeStarted flaky",
+        "NodeCompleted flaky",
+        "NodeStarted bad",
+        "NodeFailed bad",
+        "NodeSkipped below",
+        "NodeCancelled z",
+        "end False",
+    ]
+    started = [each for each in hook.events if isinstance(each, NodeStarted)]
+    assert [each.attempt for each in started] == [1, 1, 2, 1]
+    assert all(each.at is not None for each in started)
+    retrying = hook.events[3]
+    assert (retrying.attempt, retrying.delay, str(retrying.error)) == (1, 0.0, "x")
+    failed = next(each for each in hook.events if isinstance(each, NodeFailed))
+    assert (failed.attempts, str(failed.error), failed.will_retry) == (1, "boom", False)
+    assert hook.events[-2].reason == "upstream_failed: 'bad' failed"
+
+
+def test_functions_are_hooks_too_and_all_are_called_in_order() -> None:
+    told: list[str] = []
+    hooks = [
+        lambda ctx, event: told.append(f"1 {name_of(event)}"),
+        lambda ctx, event: told.append(f"2 {name_of(event)}"),
+    ]
+    Workflow().note("a").run(hooks=hooks)
+    assert told == ["1 NodeStarted a", "2 NodeStarted a", "1 NodeCompleted a", "2 NodeCompleted a"]
+
+
+def test_the_end_of_a_run_is_told_as_it_is() -> None:
+    for flow, success in (
+        (Workflow().note("a"), True),
+        (Workflow().add("a", boom), False),
+        (Workflow().add("a", boom, on_failure="pause"), False),
+        (Workflow(), True),
+    ):
+        hook = Hook()
+        flow.run(hooks=[hook])
+        assert hook.told[-1] == f"end {success}"
+
+
+def test_equal_events_are_equal() -> None:
+    one, two = Hook(), Hook()
+    Workflow().note("a", 1).run(hooks=[one, two], run_id="r")
+    assert one.events == two.events
+    assert len(set(one.events)) == 2
+    assert one.events[0] != one.events[1]
+    started, completed = one.events
+    assert started == NodeStarted(started.node, 1)
+    assert completed == NodeCompleted(completed.node, completed.outcome)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_what_a_hook_raises_is_kept_and_loses_nothing(
+    runner: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Hook):
+        def on_start(self, ctx: Any) -> None:
+            raise ValueError("at the start")
+
+        def handle(self, ctx: Any, event: Any) -> None:
+            raise ValueError("on an event")
+
+        def on_complete(self, ctx: Any, success: bool) -> None:
+            raise ValueError("at the end")
+
+    whole = Hook()
+    with caplog.at_level(logging.ERROR, "dagger_dsl.hooks"):
+        report = Workflow().note("a", 1).run(runner, hooks=[Broken(), whole])
+    assert report.success
+    assert [str(each) for each in report.hook_errors] == [
+        "at the start",
+        "on an event",
+        "on an event",
+        "at the end",
+    ]
+    assert whole.told[-1] == "end True"
+    assert len(caplog.records) == 4
+    assert "the run goes on" in caplog.records[0].getMessage()
+
+
+def test_commands_are_refused_until_they_are_supported() -> None:
+    report = Workflow().note("a").run(hooks=[lambda ctx, event: [CancelBranch("a")]])
+    assert report.success
+    assert all(isinstance(each, ConfigurationError) for each in report.hook_errors)
+    assert "commands are not supported yet" in str(report.hook_errors[0])
+
+
+def test_what_cannot_be_a_hook_is_refused_before_anything_runs() -> None:
+    async def hook(ctx: Any, event: Any) -> None:
+        await asyncio.sleep(0)
+
+    flow = Workflow().note("a")
+    for wrong, text in ((hook, "async hooks"), (5, "function of \\(ctx, event\\)")):
+        with pytest.raises(ConfigurationError, match=text):
+            flow.run(hooks=[wrong])
+    assert flow.calls == []
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("durable", [False, True])
+def test_progress_is_told_after_each_node_that_ended(
+    runner: str, durable: bool, tmp_path: Path
+) -> None:
+    told: list[tuple[str, str, float]] = []
+
+    def progress(node_id: str, status: str, fraction: float) -> None:
+        told.append((node_id, status, fraction))
+
+    flow = Workflow().note("a").add("bad", boom, after=["a"], on_failure="continue")
+    flow.note("below", after=["bad"]).note("off", enabled=False)
+    options: dict[str, Any] = {"database_url": url_of(tmp_path)} if durable else {}
+    flow.run(runner, max_workers=1, progress=progress, **options)
+    assert sorted(each[:2] for each in told) == [
+        ("a", "completed"),
+        ("bad", "failed"),
+        ("below", "skipped"),
+        ("off", "skipped"),
+    ]
+    assert [each[2] for each in told] == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_progress_with_hooks_tells_starts_too_and_its_errors_lose_nothing() -> None:
+    told: list[tuple[str, str]] = []
+
+    def progress(node_id: str, status: str, fraction: float) -> None:
+        told.append((node_id, status))
+        raise ValueError("the terminal is gone")
+
+    report = Workflow().note("a").run(progress=progress, hooks=[Hook()])
+    assert told == [("a", "running"), ("a", "completed")]
+    assert report.success
+    assert len(report.hook_errors) == 2
+
+
+@pytest.mark.parametrize("journal", [False, True])
+def test_progress_does_not_wait_for_everything_that_was_released(journal: bool) -> None:
+    from tests.engine.simulation import MemoryJournal, MemoryStore
+
+    clock = FakeClock()
+    shown: list[str] = []
+    seen: list[int] = []
+
+    class Watcher:
+        wants_starts = False
+
+        def show(self, events: Any) -> None:
+            shown.extend(event.node.node_id for event in events)
+
+    flow = Workflow()
+    for k in range(20):
+
+        def body() -> None:
+            seen.append(len(shown))
+            clock.advance(0.002)
+
+        flow.add(f"n{k}", body)
+    recording = MemoryJournal(MemoryStore()) if journal else None
+    Clocked(flow, clock=clock, watcher=Watcher(), journal=recording).run()
+    behind = [place - count for place, count in enumerate(seen)]
+    assert max(behind) <= (3 if journal else 0)  # what is not recorded yet is not shown
+
+
+def test_a_resumed_run_goes_on_where_its_progress_stood(tmp_path: Path) -> None:
+    told: list[float] = []
+    flow = Workflow().note("a").note("bad", Answers([OSError(), 1]), after=["a"])
+    url = url_of(tmp_path)
+    flow.run(database_url=url, run_id="r")
+    flow.resume("r", url, progress=lambda node_id, status, fraction: told.append(fraction))
+    assert told == [1.0]
