@@ -3,6 +3,7 @@
 ```
 DaggerError
 ├── ConfigurationError (ValueError)      an option or a policy has an impossible value
+│   └── OperandError (TypeError)         `a >> "b"`: one side of an arrow is no action or handle
 ├── RegistryError (ValueError)           a name is taken, or an object cannot be registered
 ├── ValidationError (ValueError)         a graph or a file is wrong; `.problems` lists everything
 │   ├── CycleError                       `.path` is the cycle
@@ -44,6 +45,7 @@ attributes; every class takes its data as constructor arguments and can be pickl
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -75,6 +77,7 @@ __all__ = [
     "NodeNotFound",
     "NodeTimeout",
     "NotExecuted",
+    "OperandError",
     "OutputError",
     "Place",
     "Problem",
@@ -96,26 +99,61 @@ __all__ = [
     "ValidationError",
     "VisualizationUnavailable",
     "YamlError",
+    "cut",
     "did_you_mean",
+    "shown",
+    "visible",
 ]
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+_UNSEEN = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
+
+
+def cut(text: str, limit: int = 200) -> str:
+    """Return *text*, with its middle left out where it is longer than *limit* characters."""
+    if len(text) <= limit:
+        return text
+    tail = limit // 5
+    return f"{text[: limit - tail - 3]}...{text[-tail:]}"
+
+
+def shown(value: Any, limit: int = 200) -> str:
+    """Return the `repr` of a value for a message: cut where it is long, and never an error."""
+    if isinstance(value, str) and len(value) > 2 * limit:
+        value = value[:limit] + value[-limit:]  # what is cut anyway is not worth escaping
+    try:
+        return cut(repr(value), limit)
+    except Exception:  # a stranger's __repr__
+        return f"<{type(value).__name__}>"
+
+
+def visible(text: str, limit: int = 2_000) -> str:
+    """Return a stranger's text for a message: cut, control characters written as escapes.
+
+    Line breaks and tabs stay; what would colour, clear or reorder a terminal does not.
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), cut(text, limit))
+
+
+def did_you_mean(word: Any, known: Iterable[Any]) -> str:
     """Return ``"; did you mean 'x'?"`` or ``"; known: 'a', 'b'"``, or nothing when there is none.
 
     Args:
-        word: What was written.
+        word: What was written; anything, as this is called where something is wrong already.
         known: What could have been meant; at most ten of them are listed.
     """
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    names = sorted(name for name in known if isinstance(name, str))
+    written = word if isinstance(word, str) and len(word) <= 1_000 else ""
+    close = difflib.get_close_matches(written, names, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; did you mean {shown(close[0])}?"
     if not names:
         return ""
-    shown = ", ".join(map(repr, names[:10]))
+    listed = ", ".join(shown(name, 80) for name in names[:10])
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"; known: {shown}{more}"
+    return f"; known: {listed}{more}"
 
 
 class Place:
@@ -162,7 +200,7 @@ class Place:
             head = f"{self.file or '<text>'}:{self.line}"
             return f"{head}:{self.column}" if self.column is not None else head
         if self.node is not None:
-            return f"node {self.node!r}"
+            return f"node {shown(self.node)}"
         return self.path or self.file or "graph"
 
 
@@ -214,6 +252,10 @@ class ConfigurationError(DaggerError, ValueError):
     """An option or a policy has a value that cannot work."""
 
 
+class OperandError(ConfigurationError, TypeError):
+    """One side of an arrow is neither an action nor a handle; the message says what to write."""
+
+
 class RegistryError(DaggerError, ValueError):
     """A name is taken, or an object cannot be registered."""
 
@@ -253,9 +295,9 @@ class CycleError(ValidationError):
 
 def cycle_problem(path: Sequence[str], place: Place | None = None) -> Problem:
     """Return the problem that describes the cycle *path* (first id repeated at the end)."""
-    shown = " -> ".join(path if len(path) <= 20 else [*path[:10], "...", *path[-9:]])
+    circle = " -> ".join(path if len(path) <= 20 else [*path[:10], "...", *path[-9:]])
     return Problem(
-        f"these nodes wait for each other: {shown}; remove one of these edges",
+        f"these nodes wait for each other: {cut(circle, 2_000)}; remove one of these edges",
         place or Place(node=path[0] if path else None),
         "cycle",
     )
@@ -282,7 +324,7 @@ class NodeAlreadyExists(ValidationError):
             problems
             or (
                 Problem(
-                    f"a node {node_id!r} exists already; give the new one another id",
+                    f"a node {shown(node_id)} exists already; give the new one another id",
                     Place(node=node_id),
                     "duplicate-node",
                 ),
@@ -313,7 +355,7 @@ class DagNotFound(DaggerError, LookupError):
         super().__init__(name, self.known)
 
     def __str__(self) -> str:
-        return f"DAG not found: {self.name!r}{did_you_mean(self.name, self.known)}" + (
+        return f"DAG not found: {shown(self.name)}{did_you_mean(self.name, self.known)}" + (
             "" if self.known else "; load a file or create_dag() first"
         )
 
@@ -332,7 +374,7 @@ class NodeNotFound(DaggerError, LookupError):
         super().__init__(node_id, self.known)
 
     def __str__(self) -> str:
-        return f"node not found: {self.node_id!r}{did_you_mean(self.node_id, self.known)}"
+        return f"node not found: {shown(self.node_id)}{did_you_mean(self.node_id, self.known)}"
 
 
 class InputError(DaggerError, ValueError):
@@ -383,7 +425,8 @@ class NodeExecutionError(ExecutionError):
 
     def __str__(self) -> str:
         calls = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
-        return f"node {self.node_id!r} failed after {calls}: {self.reason or 'no reason given'}"
+        reason = visible(self.reason) or "no reason given"
+        return f"node {shown(self.node_id)} failed after {calls}: {reason}"
 
 
 class NodeTimeout(ExecutionError, TimeoutError):
@@ -401,7 +444,7 @@ class NodeTimeout(ExecutionError, TimeoutError):
 
     def __str__(self) -> str:
         return (
-            f"node {self.node_id!r} ran longer than its timeout of {self.seconds:g} s; "
+            f"node {shown(self.node_id)} ran longer than its timeout of {self.seconds:g} s; "
             "raise timeout=, or make the work smaller"
         )
 
@@ -438,8 +481,8 @@ class NodeCrashed(ExecutionError):
 
     def __str__(self) -> str:
         return (
-            f"the process died {self.crashes} times while node {self.node_id!r} ran; "
-            "it is not started again"
+            f"the process died {self.crashes} times while node {shown(self.node_id)} ran; "
+            "it is not started again. When its cause is mended, resume with a higher max_crashes"
         )
 
 
@@ -461,7 +504,9 @@ class RunCancelled(ExecutionError):
         super().__init__(run_id, reason)
 
     def __str__(self) -> str:
-        return f"run {self.run_id} was cancelled" + (f": {self.reason}" if self.reason else "")
+        return f"run {self.run_id} was cancelled" + (
+            f": {visible(self.reason)}" if self.reason else ""
+        )
 
 
 class RunPaused(ExecutionError):
@@ -478,7 +523,7 @@ class RunPaused(ExecutionError):
         super().__init__(run_id, reason)
 
     def __str__(self) -> str:
-        why = f" ({self.reason})" if self.reason else ""
+        why = f" ({visible(self.reason)})" if self.reason else ""
         return f"run {self.run_id} is paused{why}; resume it by its id"
 
 

@@ -41,6 +41,7 @@ from dagger_dsl.errors import (
     OutputError,
     RegistryError,
     ValidationError,
+    shown,
 )
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.policies import Backoff, RetryOn, RetryPolicy
@@ -300,7 +301,8 @@ def as_policy(value: Any, what: str = "retry") -> RetryPolicy:
             if isinstance(value, kind):
                 return RetryPolicy(**{field: value})
     raise ConfigurationError(
-        f"{what} must be a number of extra calls, a RetryPolicy or a tenacity object, not {value!r}"
+        f"{what} must be a number of extra calls, a RetryPolicy or a tenacity object, not "
+        f"{shown(value)}"
     )
 
 

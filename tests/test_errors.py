@@ -24,7 +24,10 @@ from dagger_dsl.errors import (
     Problem,
     ValidationError,
     YamlError,
+    cut,
     did_you_mean,
+    shown,
+    visible,
 )
 
 CLASSES = [
@@ -218,3 +221,37 @@ def test_suggestions() -> None:
     assert did_you_mean("zzz", ["b", "a"]) == "; known: 'a', 'b'"
     assert did_you_mean("zzz", []) == ""
     assert did_you_mean("zzz", map(str, range(12))).endswith("and 2 more")
+
+
+class Rude:
+    """An object that does not want to be shown."""
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+    __str__ = __repr__
+
+
+@pytest.mark.parametrize("word", [5, None, [], Rude(), "\ud800", "x" * 100_000])
+def test_messages_about_anything_can_be_read(word: Any) -> None:
+    assert did_you_mean(word, ["load", 3, None]) == "; known: 'load'"
+    for error in (NodeNotFound(word, ("load",)), DagNotFound(word, ("load",))):
+        assert len(str(error)) < 300
+
+
+def test_values_are_shortened_in_messages() -> None:
+    assert shown("abc") == "'abc'"
+    assert shown(Rude()) == "<Rude>"
+    assert cut("x" * 10, 10) == "x" * 10
+    for long in ("x" * 100_000, b"x" * 100_000, list(range(10_000))):
+        assert len(shown(long)) <= 200
+        assert "..." in shown(long)
+
+
+def test_an_errors_text_cannot_steer_a_terminal() -> None:
+    assert visible("a\tb\nc é") == "a\tb\nc é"
+    assert visible("\x1b[31m\r\u202e\ud800") == "\\x1b[31m\\r\\u202e\\ud800"
+    error = NodeExecutionError("fetch", 1, "\x1b[2J" + "x" * 100_000)
+    assert "\\x1b[2J" in str(error)
+    assert len(str(error)) < 2_100
+    assert error.reason.startswith("\x1b")

@@ -21,15 +21,18 @@ from dagger_dsl.dsl.operators import (
     Operand,
     Source,
     active,
+    what_to_write,
 )
 from dagger_dsl.errors import (
     AmbiguousConnection,
     ConfigurationError,
     NodeAlreadyExists,
     NotExecuted,
+    OperandError,
     Place,
     Problem,
     RegistryError,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 
     from dagger_dsl.dsl.decorators import ActionOptions
     from dagger_dsl.dsl.recipes import Recipe
-    from dagger_dsl.model.config import DagConfig
+    from dagger_dsl.model.config import DagConfig, RunOptions
     from dagger_dsl.model.graph import Graph, GraphInput
     from dagger_dsl.model.validate import ValidationReport
 
@@ -92,19 +95,28 @@ class DAG:
         registry: Any = None,
         inputs: Iterable[str | GraphInput] | Mapping[str, Any] = (),
     ) -> None:
-        from dagger_dsl.dsl.settings import graph_config, graph_name, graph_tags
+        from dagger_dsl.dsl.settings import graph_config, graph_name
+        from dagger_dsl.model.graph import check_texts, words
         from dagger_dsl.registry import Registry, as_registry
 
         expression = source if isinstance(source, Operand) else None
         if expression is None and name is not None:
             raise ConfigurationError("a DAG has one name: write DAG('name') or DAG(a >> b, name=)")
         self.name = graph_name(source if expression is None else name or "dag")
+        texts = {
+            "description": description,
+            "author": author,
+            "version": version,
+            "signature": signature,
+            "instructions": instructions,
+        }
+        check_texts(f"DAG {self.name!r}", texts)
         self.description = description
         self.author = author
         self.version = version
         self.signature = signature
         self.instructions = instructions
-        self.tags = graph_tags(tags)
+        self.tags = words(tags)
         self.config = graph_config(config)
         #: Where the actions of this DAG are looked up: its own first, then the registry it was
         #: given.
@@ -122,6 +134,11 @@ class DAG:
         if isinstance(inputs, Mapping):
             for each, kind in inputs.items():
                 self._declare(each, kind)
+        elif isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
+            raise ConfigurationError(
+                f"DAG {self.name!r}: inputs are a list of names, or a mapping of names to types, "
+                f"not {shown(inputs)}"
+            )
         else:
             for each in inputs:
                 self._declare(each, None)
@@ -168,13 +185,14 @@ class DAG:
 
         Args:
             name: What ``run(inputs={name: ...})`` calls it.
-            type: Its type; type checkers take the handle for such a value.
+            type: Its type; type checkers take the handle for such a value. What is given for a
+                `Secret` is neither shown nor stored, plain text included.
             default: Used when a run is not given one.
             description: For people.
 
         Raises:
-            ConfigurationError: The name is declared already with other details, or the default
-                is not of the type.
+            ConfigurationError: The name cannot be one or is declared already with other details,
+                the type is none, or the default is not of it.
         """
         from dagger_dsl.dsl.settings import declared_input
 
@@ -189,10 +207,13 @@ class DAG:
         return handle
 
     def _declare(self, name: Any, kind: Any) -> None:
-        from dagger_dsl.model.graph import GraphInput
+        from dagger_dsl.model.graph import GraphInput, name_problem
 
         given = name if isinstance(name, GraphInput) else kind
         if isinstance(given, GraphInput):
+            fault = name_problem(given.name, "an input's name")
+            if fault is not None:
+                raise ConfigurationError(fault)
             self._inputs[given.name] = InputHandle(self, given, Any)
         else:
             self.input(name, kind)
@@ -237,13 +258,13 @@ class DAG:
             NodeNotFound: An id is unknown.
             ValidationError: The target has no such parameter, or the source no such output.
             AmbiguousConnection: The value could go to several parameters.
+            ConfigurationError: One end is no node, or several.
         """
         from dagger_dsl.dsl.binding import bind, flow
 
-        start = self.nodes[source] if isinstance(source, str) else source
-        end = self.nodes[target] if isinstance(target, str) else target
-        (leaving,) = start._sources(self)
-        (node,) = end._targets(self)
+        (leaving,) = _alone(self._end(source)._sources(self), source)
+        node: NodeBuilder
+        (node,) = _alone(self._end(target)._targets(self), target)
         if output is not None:
             if not isinstance(leaving, NodeBuilder):
                 raise ConfigurationError(f"{leaving!r} has no outputs to choose from")
@@ -253,6 +274,16 @@ class DAG:
         else:
             bind(leaving, node, input)
         return node
+
+    def _end(self, given: Any) -> Operand:
+        """Return what one end of a connection means."""
+        if isinstance(given, str):
+            return self.nodes[given]
+        if isinstance(given, Operand):
+            return given
+        raise OperandError(
+            f"dag.connect takes ids, handles and actions, not {shown(given)}" + what_to_write(given)
+        )
 
     @property
     def node(self) -> NodeDecorator:
@@ -289,10 +320,13 @@ class DAG:
         id: str | None = None,
         **options: Unpack[ActionOptions],
     ) -> Callable[[Callable[P, R]], NodeFunction[P, R]]:
-        """Make a function a node whose results later runs may reuse: ``@dag.cached_node(ttl=60)``.
+        """Make a function a node with a cache strategy: ``@dag.cached_node(ttl=60)``.
+
+        The strategy is built, drawn and written to YAML. This version keeps no results for later
+        runs: it refuses to run a graph that asks for them, so use ``@dag.node`` for now.
 
         Args:
-            ttl: Seconds (or timedelta) that a result stays fresh; for ever by default.
+            ttl: Seconds (or timedelta) that a result is to stay fresh; for ever by default.
             id, **options: As for `node`.
         """
         return NodeDecorator(self, cache=True if ttl is None else ttl)(id=id, **options)
@@ -482,7 +516,12 @@ class DAG:
             inputs: What the graph's inputs are given, by name.
             **options: Those of `RunOptions`: runner (``sequential`` by default; ``mode`` is
                 document 002's word for it), max_workers, timeout, database_url, durability,
-                run_id, idempotency_key, hooks, app_data, cancel, progress, config.
+                run_id, idempotency_key (with a database_url only), hooks, app_data, cancel,
+                progress, config.
+
+        The runner ``sequential`` calls sync bodies in the calling thread. Under a running event
+        loop, as in a notebook, such a body may not call `asyncio.run`: use ``runner="threads"``,
+        or make it an async function.
 
         Returns:
             The value of the one node that no other waits for; of several, a mapping by id in
@@ -503,10 +542,14 @@ class DAG:
         return self._answer()
 
     async def run_async(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Run the graph on the running event loop; see `run`."""
+        """Run the graph on the running event loop; see `run`.
+
+        The runner is ``asyncio`` by default: async bodies run on the loop, sync ones in threads, so
+        none of them blocks it. ``runner="sequential"`` does, as long as a sync body runs.
+        """
         from dagger_dsl import engine
 
-        settings = self._run_options({"runner": "asyncio", **options})
+        settings = self._run_options(options, "asyncio")
         graph = self.compile()
         before = active.get()
         active.set(None)  # bodies call actions as functions
@@ -524,7 +567,7 @@ class DAG:
         graph = self.compile()
         return _outside(engine.start, graph, self.registry, inputs, settings)
 
-    def _run_options(self, options: Mapping[str, Any]) -> Any:
+    def _run_options(self, options: Mapping[str, Any], runner: str = "sequential") -> RunOptions:
         from dagger_dsl.model.config import RunOptions
 
         given = dict(options)
@@ -532,7 +575,13 @@ class DAG:
             if "runner" in options:
                 raise ConfigurationError("mode= and runner= are one option; give one of them")
             given["runner"] = given.pop("mode")
-        return RunOptions.of(given)
+        settings = RunOptions.of({"runner": runner, **given})
+        if settings.idempotency_key is not None and settings.database_url is None:
+            raise ConfigurationError(
+                "idempotency_key needs database_url=: a key is found again in the database that "
+                "the first run was recorded in"
+            )
+        return settings
 
     def _answer(self) -> Any:
         self.report.raise_for_failure()
@@ -554,7 +603,7 @@ class DAG:
             NodeNotFound: There is no such node.
         """
         values = {} if self.report is None else self.report.values
-        if node_id in values:
+        if isinstance(node_id, str) and node_id in values:
             return values[node_id]
         if default is not ...:
             return default
@@ -580,6 +629,15 @@ class DAG:
 
     def __repr__(self) -> str:
         return f"<DAG {self.name!r}: {len(self._nodes)} nodes>"
+
+
+def _alone(ends: Sequence[Any], given: Any) -> Sequence[Any]:
+    if len(ends) != 1:
+        raise ConfigurationError(
+            f"dag.connect draws one arrow, and {shown(given)} is {len(ends)} nodes; call it for "
+            "each, or write nodes(...) >> target"
+        )
+    return ends
 
 
 def _outside(call: Callable[..., T], *args: Any) -> T:

@@ -12,10 +12,13 @@ from dagger_dsl.dsl.operators import (
     Source,
     refuse_loop,
     refuse_truth,
+    what_to_write,
 )
 from dagger_dsl.errors import (
     ConfigurationError,
     NodeNotFound,
+    OperandError,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +78,11 @@ class NodeBuilder(Ends):
     def after(self, *others: Operand) -> NodeBuilder:
         """Wait for *others* and take no value from them; return this handle."""
         for each in others:
+            if not isinstance(each, Operand):
+                raise OperandError(
+                    f"{self.id!r} waits for handles and actions, not for {shown(each)}"
+                    + what_to_write(each)
+                )
             for source in each._sources(self.dag):
                 if not isinstance(source, NodeBuilder):
                     raise ConfigurationError(f"{self.id!r} can wait for nodes only, not {source!r}")
@@ -259,7 +267,7 @@ class NodeTable(Mapping[str, NodeBuilder]):
     def __getitem__(self, node_id: str) -> NodeBuilder:
         try:
             return self._nodes[node_id]
-        except KeyError:
+        except (KeyError, TypeError):  # what cannot be hashed is no id either
             raise NodeNotFound(node_id, tuple(self._nodes)) from None
 
     def get(self, node_id: str, default: Any = None) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from dagger_dsl.errors import ConfigurationError, InvalidState
+from dagger_dsl.errors import ConfigurationError, InvalidState, OperandError, cut, shown
 
 if TYPE_CHECKING:
     from dagger_dsl.dsl.builder import DAG
@@ -32,6 +32,7 @@ __all__ = [
     "Source",
     "active_dag",
     "nodes",
+    "what_to_write",
 ]
 
 #: The DAGs of the ``with`` blocks around the running code, innermost first. A linked stack is an
@@ -81,7 +82,7 @@ class Operand:
 
     def __and__(self, other: Side) -> Nodes:
         """Return both as one side: ``a >> (b & c)``."""
-        both = _operands(other)
+        both = _operands(other, "__rand__")
         return NotImplemented if both is None else Nodes([*_items(self), *both])
 
 
@@ -122,11 +123,42 @@ def _items(side: Operand) -> Iterable[Operand]:
     return side if isinstance(side, Nodes) else (side,)
 
 
-def _operands(side: Any) -> list[Operand] | None:
-    """Return the operands on one side of an arrow, None when it holds anything else."""
-    if isinstance(side, (list, tuple)):
-        return list(side) if all(isinstance(each, Operand) for each in side) else None
-    return [side] if isinstance(side, Operand) else None
+def _operands(side: Any, reflected: str) -> list[Operand] | None:
+    """Return the operands on one side of an arrow, None when it holds anything else.
+
+    Args:
+        side: What stands there.
+        reflected: The method with which a stranger there may answer the operator itself.
+
+    Raises:
+        OperandError: It holds a text or a function: something that was meant as a node.
+    """
+    if isinstance(side, Operand) and not isinstance(side, Nodes):
+        return [side]
+    if not isinstance(side, (list, tuple)):
+        side = (side,)
+    strangers = [each for each in side if not isinstance(each, Operand)]
+    for each in strangers:
+        if isinstance(each, str) or (callable(each) and not hasattr(type(each), reflected)):
+            raise OperandError(
+                f"an arrow goes between actions and handles, and {shown(each)} is none"
+                + what_to_write(each)
+            )
+    return None if strangers else list(side)
+
+
+def what_to_write(stranger: Any) -> str:
+    """Return advice on what to write instead of what is no operand; nothing where there is none."""
+    if isinstance(stranger, str):
+        name = shown(stranger, 60)
+        return f"; write dag.nodes[{name}], or dag.connect(..., ...) with ids"
+    if callable(stranger):
+        name = cut(str(getattr(stranger, "__name__", "function")), 60)
+        return (
+            f"; make it an action: @action above its definition, or action({name}), or place it "
+            f"with dag.add({name})"
+        )
+    return ""
 
 
 def _home_of(operands: Iterable[Operand]) -> DAG | None:
@@ -145,7 +177,7 @@ def _home_of(operands: Iterable[Operand]) -> DAG | None:
 
 def join(left: Any, right: Any, result: Any = None) -> Any:
     """Connect two sides and return *result*, or the right one, as it stands in the DAG."""
-    sources, targets = _operands(left), _operands(right)
+    sources, targets = _operands(left, "__rshift__"), _operands(right, "__rrshift__")
     if sources is None or targets is None:
         return NotImplemented
     dag = _home_of((*sources, *targets)) or active_dag()
@@ -351,7 +383,7 @@ class Branches:
         if isinstance(label, bool):
             label = "true" if label else "false"
         if not isinstance(label, str) or not label:
-            raise ConfigurationError(f"a branch is named by a text, not {label!r}")
+            raise ConfigurationError(f"a branch is named by a text, not {shown(label)}")
         return Port(self._owner, label=label)
 
 

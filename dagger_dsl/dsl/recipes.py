@@ -16,7 +16,9 @@ from dagger_dsl.errors import (
     Place,
     Problem,
     ValidationError,
+    cut,
     did_you_mean,
+    shown,
 )
 from dagger_dsl.model.graph import (
     RESULT,
@@ -115,7 +117,7 @@ class Recipe:
                 (
                     Problem(
                         f"{fault}: give another one, action.with_options(id=...)",
-                        Place(node=str(node_id)),
+                        Place(node=cut(str(node_id))),
                         "bad-id",
                     ),
                 )
@@ -161,7 +163,7 @@ class Recipe:
                         f"; an option of the node goes into .with_options({name}=...), before the "
                         "call"
                     )
-                self._refuse(f"has no parameter {name!r}{hint}")
+                self._refuse(f"has no parameter {shown(name)}{hint}")
 
     def _refuse(self, message: str) -> None:
         raise ValidationError(

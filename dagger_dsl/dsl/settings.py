@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from dagger_dsl.errors import (
@@ -10,10 +10,14 @@ from dagger_dsl.errors import (
     ConfigurationError,
     EncodingError,
     did_you_mean,
+    shown,
 )
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import (
     GraphInput,
+    check_texts,
+    name_problem,
+    title_problem,
 )
 from dagger_dsl.model.types import misfit, schema_of
 from dagger_dsl.model.values import Literal
@@ -24,7 +28,6 @@ __all__ = [
     "declared_input",
     "graph_config",
     "graph_name",
-    "graph_tags",
     "literal_of",
     "node_options",
 ]
@@ -67,20 +70,10 @@ def graph_name(name: Any) -> str:
     Raises:
         ConfigurationError: It cannot be a graph's name.
     """
-    if not isinstance(name, str) or not name or len(name) > 200 or "\0" in name:
-        raise ConfigurationError(f"a DAG's name is a text of 1 to 200 characters, not {name!r}")
-    return name
-
-
-def graph_tags(tags: Any) -> tuple[str, ...]:
-    """Return a DAG's tags.
-
-    Raises:
-        ConfigurationError: They are no list of words.
-    """
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
-        raise ConfigurationError(f"tags are a list of words, not {tags!r}")
-    return tuple(tags)
+    fault = title_problem(name, "a DAG")
+    if fault is not None:
+        raise ConfigurationError(fault)
+    return str(name)
 
 
 def graph_config(config: Any) -> DagConfig | None:
@@ -93,7 +86,13 @@ def graph_config(config: Any) -> DagConfig | None:
         return config
     if isinstance(config, Mapping):
         return DagConfig.from_dict(config)
-    raise ConfigurationError(f"config is a DagConfig or a mapping of its fields, not {config!r}")
+    raise ConfigurationError(
+        f"config is a DagConfig or a mapping of its fields, not {shown(config)}"
+    )
+
+
+#: What nobody means as a type; annotations are of many kinds.
+_VALUES = (str, bytes, bool, int, float, complex, list, tuple, dict, set, frozenset)
 
 
 def declared_input(name: Any, kind: Any, default: Any, description: str) -> tuple[GraphInput, Any]:
@@ -106,18 +105,25 @@ def declared_input(name: Any, kind: Any, default: Any, description: str) -> tupl
         description: For people.
 
     Raises:
-        ConfigurationError: The name is no text, or the default is not of the type.
+        ConfigurationError: The name or the type cannot be one, or the default is not of the type.
     """
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise ConfigurationError(f"an input's name is a text that is not empty, not {name!r}")
+    fault = name_problem(name, "an input's name")
+    if fault is not None:
+        raise ConfigurationError(fault)
+    if isinstance(kind, _VALUES):
+        raise ConfigurationError(
+            f"input {name!r}: its type is a class or an annotation, such as int or list[str], not "
+            f"{shown(kind)}"
+        )
+    check_texts(f"input {shown(name)}", {"description": description})
     annotation = Any if kind is None else kind
     schema = schema_of(annotation)
     literal = None
     if default is not ...:
-        fault = misfit(default, annotation, f"the default of input {name!r}")
+        fault = misfit(default, annotation, f"the default of input {shown(name)}")
         if fault is not None:
             raise ConfigurationError(fault)
-        literal = literal_of(default, f"the default of input {name!r}")
+        literal = literal_of(default, f"the default of input {shown(name)}")
     return (
         GraphInput(
             name,
@@ -144,25 +150,25 @@ def literal_of(value: Any, what: str) -> Literal:
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{what} is a text that is not empty, not {value!r}")
+        raise ConfigurationError(f"{what} is a text that is not empty, not {shown(value)}")
     return value
 
 
 def _metadata(value: Any, what: str) -> Literal:
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f"{what} is a mapping, not {value!r}")
+        raise ConfigurationError(f"{what} is a mapping, not {shown(value)}")
     return literal_of(dict(value), what)
 
 
 def _count(value: Any, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{what} is a whole number of at least 1, not {value!r}")
+        raise ConfigurationError(f"{what} is a whole number of at least 1, not {shown(value)}")
     return value
 
 
 def _flag(value: Any, what: str) -> bool:
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{what} is True or False, not {value!r}")
+        raise ConfigurationError(f"{what} is True or False, not {shown(value)}")
     return value
 
 
@@ -185,6 +191,6 @@ def node_options(definition: ActionDef, given: Mapping[str, Any]) -> dict[str, A
         known = [param.name for param in definition.params]
         if name not in known:
             raise ConfigurationError(
-                f"{what}: map_over names a parameter, not {name!r}{did_you_mean(name, known)}"
+                f"{what}: map_over names a parameter, not {shown(name)}{did_you_mean(name, known)}"
             )
     return found

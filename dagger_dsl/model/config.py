@@ -6,13 +6,13 @@ The table of defaults is the class body of `DagConfig`; nothing else in the pack
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
 import attrs
 
-from dagger_dsl.errors import ConfigurationError, did_you_mean
+from dagger_dsl.errors import ConfigurationError, did_you_mean, shown
 from dagger_dsl.model.policies import (
     DEFAULT_RETRY,
     HumanTimeoutAction,
@@ -34,7 +34,8 @@ RunnerName: TypeAlias = Literal["sequential", "threads", "asyncio", "processes"]
 class DagConfig:
     """How a graph wants to be run. A graph's configuration beats the executor's, field by field.
 
-    Every field may be given by keyword; the others keep the defaults below.
+    Every field may be given by keyword; the others keep the defaults below. Fields marked [*] are
+    checked, stored and shown, and nothing in this version acts on them; see `not_acted_on`.
 
     Attributes:
         max_attempts: Calls of a node in all, the first included, where the node says nothing.
@@ -43,14 +44,14 @@ class DagConfig:
         max_parallel_nodes: Nodes that run at the same time; None means the number of CPUs.
         enable_parallel_execution: False runs one node at a time, in topological order.
         retry_strategy: The waits between attempts.
-        human_wait_minutes: How long to wait for a person; None waits for ever.
-        human_timeout_action: What happens when nobody answers in time.
-        max_tokens: Token budget of one run.
-        max_iterations: Growth rounds of one run, and passes of one loop.
-        max_growth_depth: How deep nodes added by added nodes may go.
-        review_frequency: Pause for review after so many node completions.
-        enable_incremental_cache: Write changes of the cache, not the whole of it.
-        cache_snapshot_interval: Seconds between snapshots of the cache; 0 for none.
+        human_wait_minutes [*]: How long to wait for a person; None waits for ever.
+        human_timeout_action [*]: What happens when nobody answers in time.
+        max_tokens [*]: Token budget of one run.
+        max_iterations [*]: Growth rounds of one run, and passes of one loop.
+        max_growth_depth [*]: How deep nodes added by added nodes may go.
+        review_frequency [*]: Pause for review after so many node completions.
+        enable_incremental_cache [*]: Write changes of the cache, not the whole of it.
+        cache_snapshot_interval [*]: Seconds between snapshots of the cache; 0 for none.
         flush_interval: Seconds an outcome may wait for its commit before another node is
             launched (level ``sync``); 0 commits every outcome by itself.
         max_crashes: How often a node may take its process down before it counts as failed.
@@ -87,7 +88,7 @@ class DagConfig:
         unknown = [name for name in fields if name not in _CHECKS]
         if unknown:
             raise ConfigurationError(
-                f"DagConfig has no field {unknown[0]!r}{did_you_mean(unknown[0], _CHECKS)}"
+                f"DagConfig has no field {shown(unknown[0])}{did_you_mean(unknown[0], _CHECKS)}"
             )
         values = {name: _CHECKS[name](value, name) for name, value in fields.items()}
         self.__attrs_init__(**values, given=frozenset(fields))
@@ -107,6 +108,10 @@ class DagConfig:
             for field in attrs.fields(DagConfig)
             if field.name in self.given
         }
+
+    def not_acted_on(self) -> list[str]:
+        """Return the fields that were given and that this version does not act on yet."""
+        return [name for name in _LATER if name in self.given]
 
     def replace(self, **fields: Any) -> DagConfig:
         """Return this configuration with *fields* changed."""
@@ -194,7 +199,7 @@ def _count(least: int, optional: bool) -> Any:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             also = " or None" if optional else ""
             raise ConfigurationError(
-                f"{name} must be a whole number of at least {least}{also}, not {value!r}"
+                f"{name} must be a whole number of at least {least}{also}, not {shown(value)}"
             )
         return value
 
@@ -212,7 +217,7 @@ def _duration(optional: bool, zero: bool) -> Any:
 
 def _flag(value: Any, name: str) -> bool:
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
+        raise ConfigurationError(f"{name} must be True or False, not {shown(value)}")
     return value
 
 
@@ -228,13 +233,13 @@ def _retry(value: Any, name: str) -> RetryPolicy:
     if isinstance(value, str) and value.strip().lower() == "immediate":
         return RetryStrategy.IMMEDIATE
     raise ConfigurationError(
-        f"{name} must be a RetryPolicy, such as RetryStrategy.exponential(), not {value!r}"
+        f"{name} must be a RetryPolicy, such as RetryStrategy.exponential(), not {shown(value)}"
     )
 
 
 def _missing(value: Any, name: str) -> str:
     if value not in ("error", "null"):
-        raise ConfigurationError(f"{name} must be 'error' or 'null', not {value!r}")
+        raise ConfigurationError(f"{name} must be 'error' or 'null', not {shown(value)}")
     return str(value)
 
 
@@ -269,6 +274,22 @@ _CHECKS: dict[str, Any] = {
     "on_missing": _missing,
 }
 
+# Documented fields whose behaviour comes with later versions, marked [*] in `DagConfig`; a run that
+# sets them is warned.
+_LATER = (
+    "human_wait_minutes",
+    "human_timeout_action",
+    "max_tokens",
+    "max_iterations",
+    "max_growth_depth",
+    "review_frequency",
+    "enable_incremental_cache",
+    "cache_snapshot_interval",
+)
+
+#: More slots than any machine can use; each one costs memory.
+_MOST_WORKERS = 10_000
+
 _RUNNERS: dict[str, str] = {
     "sequential": "sequential",
     "sync": "sequential",
@@ -286,32 +307,83 @@ def _runner(value: Any) -> str:
     if isinstance(value, str) and value in _RUNNERS:
         return _RUNNERS[value]
     raise ConfigurationError(
-        f"runner must be one of 'sequential', 'threads', 'asyncio', 'processes', not {value!r}"
+        f"runner must be one of 'sequential', 'threads', 'asyncio', 'processes', not {shown(value)}"
     )
 
 
 def _durability(value: Any) -> str:
     if value not in ("sync", "async", "exit"):
-        raise ConfigurationError(f"durability must be 'sync', 'async' or 'exit', not {value!r}")
+        raise ConfigurationError(
+            f"durability must be 'sync', 'async' or 'exit', not {shown(value)}"
+        )
     return str(value)
 
 
 def _on_change(value: Any) -> str:
     if value not in ("warn", "fail"):
-        raise ConfigurationError(f"on_change must be 'warn' or 'fail', not {value!r}")
+        raise ConfigurationError(f"on_change must be 'warn' or 'fail', not {shown(value)}")
     return str(value)
 
 
 def _text_or_none(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and (not isinstance(value, str) or not value or "\0" in value):
         raise ConfigurationError(
-            f"{attribute.name} must be a text that is not empty, not {value!r}"
+            f"{attribute.name} must be a text that is not empty, not {shown(value)}"
         )
 
 
 def _workers(value: Any) -> int | None:
     checked: int | None = _count(1, optional=True)(value, "max_workers")
+    if checked is not None and checked > _MOST_WORKERS:
+        raise ConfigurationError(
+            f"max_workers must be {_MOST_WORKERS} at most, not {shown(checked)}; "
+            "nodes that wait cost least under runner='asyncio'"
+        )
     return checked
+
+
+def _url(value: Any) -> str | None:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ConfigurationError(
+            f"database_url is a text such as 'sqlite:///runs.db', or a path, not {shown(value)}"
+        )
+    return value
+
+
+def _hooks(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise ConfigurationError(f"hooks is a list, such as hooks=[watch], not {shown(value)}")
+    return tuple(value)
+
+
+def _cancel(value: Any) -> Any:
+    if value is not None and not (
+        hasattr(value, "cancelled") and callable(getattr(value, "subscribe", None))
+    ):
+        raise ConfigurationError(
+            f"cancel is a CancelToken, or has `cancelled` and `subscribe`, not {shown(value)}"
+        )
+    return value
+
+
+def _progress(value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise ConfigurationError(
+            f"progress is a function of (node_id, status, fraction), not {shown(value)}"
+        )
+    return value
+
+
+def _overrides(value: Any) -> DagConfig | None:
+    if value is None or isinstance(value, DagConfig):
+        return value
+    if isinstance(value, Mapping):
+        return DagConfig.from_dict(value)
+    raise ConfigurationError(
+        f"config is a DagConfig or a mapping of its fields, not {shown(value)}"
+    )
 
 
 def _timeout(value: Any) -> float | None:
@@ -325,17 +397,19 @@ class RunOptions:
     Attributes:
         runner: ``sequential``, ``threads``, ``asyncio`` or ``processes``; document 002's spellings
             (``sync``, ``parallel``, ``async``) are read as these.
-        max_workers: Nodes that run at the same time; None takes the configuration's number.
+        max_workers: Nodes that run at the same time, 10,000 at most; None takes the
+            configuration's number.
         timeout: Limit of the whole run in seconds; None takes the configuration's.
         database_url: Where the run is recorded; None keeps it in memory and loads no store.
         durability: ``sync``, ``async`` or ``exit``; see the package's README.
         run_id: Name of the run; a new one is made when None.
-        idempotency_key: A second start with this key returns the first run.
-        hooks: Observers, called in this order.
+        idempotency_key: A second start with this key returns the first run; needs a database.
+        hooks: A list of observers, called in this order.
         app_data: Any object; actions and hooks get it as ``ctx.app_data``.
         cancel: A token that ends the run when it is cancelled.
         progress: ``fn(node_id, status, fraction)``, called after each node that ended.
-        config: Overrides the graph's configuration field by field.
+        config: Overrides the graph's configuration field by field: a `DagConfig`, or a mapping of
+            its fields.
         on_change: What a resume does when an action has another version than when the run was
             started: ``warn``, or ``fail`` to refuse.
     """
@@ -343,15 +417,15 @@ class RunOptions:
     runner: str = attrs.field(default="sequential", converter=_runner)
     max_workers: int | None = attrs.field(default=None, converter=_workers)
     timeout: float | None = attrs.field(default=None, converter=_timeout)
-    database_url: str | None = None
+    database_url: str | None = attrs.field(default=None, converter=_url)
     durability: str = attrs.field(default="sync", converter=_durability)
     run_id: str | None = attrs.field(default=None, validator=_text_or_none)
     idempotency_key: str | None = attrs.field(default=None, validator=_text_or_none)
-    hooks: Sequence[Any] = attrs.field(default=(), converter=tuple)
+    hooks: Sequence[Any] = attrs.field(default=(), converter=_hooks)
     app_data: Any = None
-    cancel: CancelSignal | None = None
-    progress: Any = None
-    config: DagConfig | None = None
+    cancel: CancelSignal | None = attrs.field(default=None, converter=_cancel)
+    progress: Any = attrs.field(default=None, converter=_progress)
+    config: DagConfig | None = attrs.field(default=None, converter=_overrides)
     on_change: str = attrs.field(default="warn", converter=_on_change)
 
     @classmethod
@@ -365,7 +439,7 @@ class RunOptions:
         for name in options:
             if name not in names:
                 raise ConfigurationError(
-                    f"there is no run option {name!r}{did_you_mean(name, names)}; "
+                    f"there is no run option {shown(name)}{did_you_mean(name, names)}; "
                     "values for the graph go into inputs={...}"
                 )
         return cls(**options)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final, overload
 
 import attrs
 
+from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.protocols import CacheReader, CancelSignal
 
 if TYPE_CHECKING:
@@ -118,6 +119,14 @@ class NodeOutput:
 NodeOutput.success = _Success()
 
 
+def _label(_: Any, attribute: attrs.Attribute[Any], label: Any) -> None:
+    if labels_of(label) is None or isinstance(label, Branch):
+        raise ConfigurationError(
+            "a Branch is labelled by True, False, a text or a list of texts, not "
+            f"{shown(label)}; what flows goes second: Branch('label', value)"
+        )
+
+
 @final
 @attrs.frozen
 class Branch:
@@ -126,9 +135,12 @@ class Branch:
     Attributes:
         label: A bool, a text, or a list of texts.
         value: What dependents on the chosen edges receive.
+
+    Raises:
+        ConfigurationError: The label is something else.
     """
 
-    label: bool | str | Sequence[str]
+    label: bool | str | Sequence[str] = attrs.field(validator=_label)
     value: Any = None
 
 

@@ -24,7 +24,9 @@ from dagger_dsl.errors import (
     Place,
     Problem,
     ValidationError,
+    cut,
     did_you_mean,
+    shown,
 )
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.policies import (
@@ -36,6 +38,7 @@ from dagger_dsl.model.policies import (
     as_enum,
     seconds,
 )
+from dagger_dsl.model.types import SECRET_SCHEMA
 from dagger_dsl.model.values import MISSING, Literal
 
 if TYPE_CHECKING:
@@ -53,8 +56,13 @@ __all__ = [
     "Input",
     "Node",
     "Output",
+    "check_texts",
     "id_problem",
+    "name_problem",
     "split_reference",
+    "text_problem",
+    "title_problem",
+    "words",
 ]
 
 #: The output of a node that declares none: its whole value.
@@ -64,17 +72,82 @@ RESULT = "result"
 RESERVED_IDS = frozenset({"inputs", "global", "human_input"})
 
 
+def text_problem(text: str) -> str | None:
+    """Return why a text cannot be stored and sent as it is, or None when it can."""
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return f"{shown(text)} is not valid Unicode text"
+    return None
+
+
+def name_problem(name: Any, what: str = "an id") -> str | None:
+    """Return why *name* cannot be the name of a node or of an input, or None when it can.
+
+    Args:
+        name: What was given.
+        what: Whose name it is, for the message.
+    """
+    if not isinstance(name, str):
+        return f"{what} is a text, not {type(name).__name__} {shown(name)}; put it in quotes"
+    if not 0 < len(name) <= 200:
+        return f"{what} has 1 to 200 characters, not {len(name)}"
+    if "." in name or "\0" in name:
+        return f"{what} has no dot and no NUL: {shown(name)}; use '_' instead"
+    return text_problem(name)
+
+
 def id_problem(name: Any) -> str | None:
     """Return why *name* cannot be a node's id, or None when it can."""
-    if not isinstance(name, str):
-        return f"an id is a text, not {type(name).__name__} {name!r}; put it in quotes"
-    if not 0 < len(name) <= 200:
-        return f"an id has 1 to 200 characters, not {len(name)}"
-    if "." in name or "\0" in name:
-        return f"an id has no dot and no NUL: {name!r}; use '_' instead"
-    if name in RESERVED_IDS:
+    fault = name_problem(name)
+    if fault is None and name in RESERVED_IDS:
         return f"{name!r} is reserved for the cache; choose another id"
-    return None
+    return fault
+
+
+def title_problem(name: Any, what: str = "a graph") -> str | None:
+    """Return why *name* cannot be what a graph is called, or None when it can."""
+    if not isinstance(name, str) or not 0 < len(name) <= 200 or "\0" in name:
+        return f"{what}'s name is a text of 1 to 200 characters, not {shown(name)}"
+    return text_problem(name)
+
+
+def words(tags: Any) -> tuple[str, ...]:
+    """Return tags.
+
+    Raises:
+        ConfigurationError: They are no list of words.
+    """
+    if isinstance(tags, (str, bytes)) or not isinstance(tags, Iterable):
+        raise ConfigurationError(f"tags are a list of words, not {_described(tags)}")
+    found = tuple(tags)
+    for word in found:
+        if not isinstance(word, str):
+            raise ConfigurationError(f"tags are a list of words, and {shown(word)} is none")
+        fault = text_problem(word)
+        if fault is not None:
+            raise ConfigurationError(f"a tag cannot be like that: {fault}")
+    return found
+
+
+def _described(value: Any) -> str:
+    return f"the text {shown(value)}" if isinstance(value, str) else shown(value)
+
+
+def check_texts(what: str, texts: Mapping[str, Any]) -> None:
+    """Refuse what people should read and is no text.
+
+    Raises:
+        ConfigurationError: One is none.
+    """
+    for field, text in texts.items():
+        if not isinstance(text, str):
+            raise ConfigurationError(f"{what}: {field} is a text, not {shown(text)}")
+        fault = text_problem(text)
+        if fault is not None:
+            raise ConfigurationError(f"{what}: {field} {fault}")
 
 
 def split_reference(reference: str) -> tuple[str, str]:
@@ -88,7 +161,7 @@ def split_reference(reference: str) -> tuple[str, str]:
         if dot and source and output:
             return source, output
     raise ConfigurationError(
-        f"a reference is written 'inputs.<param>' or '<node_id>.<output>', not {reference!r}"
+        f"a reference is written 'inputs.<param>' or '<node_id>.<output>', not {shown(reference)}"
     )
 
 
@@ -120,7 +193,9 @@ class Input:
         description: str | None = None,
     ) -> None:
         if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"an input's name is a text that is not empty, not {name!r}")
+            raise ConfigurationError(
+                f"an input's name is a text that is not empty, not {shown(name)}"
+            )
         if reference is None:
             if value is MISSING:
                 raise ConfigurationError(f"input {name!r} needs a reference or a value")
@@ -199,6 +274,14 @@ def _literal(given: Any) -> Literal | None:
     return given if given is None or isinstance(given, Literal) else Literal(given)
 
 
+def _input_name(_: Any, attribute: attrs.Attribute[Any], name: Any) -> None:
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"an input's name is a text that is not empty, not {shown(name)}")
+    fault = text_problem(name)
+    if fault is not None:
+        raise ConfigurationError(f"an input's name cannot be like that: {fault}")
+
+
 @attrs.frozen
 class GraphInput:
     """One value that a run of the graph is given.
@@ -210,19 +293,36 @@ class GraphInput:
             that there is no default.
         required: Whether a run must be given it.
         description: For people.
+
+    Raises:
+        ConfigurationError: The name cannot be one.
     """
 
-    name: str
+    name: str = attrs.field(validator=_input_name)
     schema: Literal | None = attrs.field(default=None, converter=_literal)
     default: Literal | None = attrs.field(default=None, converter=_literal)
     required: bool = True
     description: str = ""
 
+    @property
+    def secret(self) -> bool:
+        """Whether the value is one to hide: its schema says ``format: secret``."""
+        return self.schema is not None and _says_secret(self.schema.plain)
+
+
+def _says_secret(schema: Any) -> bool:
+    if not isinstance(schema, Mapping):
+        return False
+    if schema.get("format") == SECRET_SCHEMA["format"]:
+        return True
+    choices = schema.get("anyOf")
+    return isinstance(choices, list) and any(map(_says_secret, choices))
+
 
 def _effective(node_id: str, names: Iterable[str], inputs: Iterable[Input]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise ConfigurationError(
-            f"node {node_id!r}: dependencies are a list of ids, not the text {names!r}"
+            f"node {node_id!r}: dependencies are a list of ids, not the text {shown(names)}"
         )
     found = dict.fromkeys(names)
     for given in inputs:
@@ -318,15 +418,15 @@ class Node:
     ) -> None:
         fault = id_problem(id)
         if fault is not None:
-            raise ValidationError((Problem(fault, Place(node=str(id)), "bad-id"),))
+            raise ValidationError((Problem(fault, Place(node=cut(str(id))), "bad-id"),))
         if not isinstance(action, str) or not action:
-            raise ConfigurationError(f"node {id!r}: action is a name, not {action!r}")
+            raise ConfigurationError(f"node {id!r}: action is a name, not {shown(action)}")
         if timeout is not None:
             timeout = seconds(timeout, f"node {id!r}: timeout", zero=False)
         if try_count is not None and (type(try_count) is not int or try_count < 1):
             raise ConfigurationError(
                 f"node {id!r}: try_count counts calls, a whole number of at least 1, "
-                f"not {try_count!r}"
+                f"not {shown(try_count)}"
             )
         if on_failure is not None and type(on_failure) is not OnFailure:
             on_failure = as_enum(OnFailure, on_failure, f"node {id!r}: on_failure")
@@ -334,13 +434,15 @@ class Node:
             trigger = as_enum(Trigger, trigger, f"node {id!r}: trigger")
         if effects is not None:
             effects = as_enum(Effects, effects, f"node {id!r}: effects")
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            raise ConfigurationError(f"node {id!r}: retry is a RetryPolicy, not {shown(retry)}")
         if retry is not None and not retry.is_data:
             raise ConfigurationError(
                 f"node {id!r}: a graph holds data only; give classes, predicates and tenacity "
                 "objects to the action: @action(retry=...)"
             )
         if not isinstance(enabled, bool):
-            raise ConfigurationError(f"node {id!r}: enabled is True or False, not {enabled!r}")
+            raise ConfigurationError(f"node {id!r}: enabled is True or False, not {shown(enabled)}")
         takes = tuple(inputs)
         self.__attrs_init__(
             id,
@@ -467,26 +569,42 @@ class Graph:
         instructions: str = "",
         inputs: Iterable[GraphInput] | Mapping[str, GraphInput] = (),
     ) -> None:
-        if not isinstance(name, str) or not name or len(name) > 200 or "\0" in name:
-            raise ConfigurationError(
-                f"a graph's name is a text of 1 to 200 characters, not {name!r}"
-            )
-        if isinstance(tags, str):
-            raise ConfigurationError(f"tags are a list of words, not the text {tags!r}")
-        declared = nodes.values() if isinstance(nodes, Mapping) else nodes
+        fault = title_problem(name)
+        if fault is not None:
+            raise ConfigurationError(fault)
+        what = f"graph {name!r}"
+        texts = {
+            "description": description,
+            "author": author,
+            "version": version,
+            "signature": signature,
+            "instructions": instructions,
+        }
+        check_texts(what, texts)
+        if config is not None and not isinstance(config, DagConfig):
+            raise ConfigurationError(f"{what}: config is a DagConfig, not {shown(config)}")
         table: dict[str, Node] = {}
-        for node in declared:
+        for node in _listed(nodes, what, "nodes"):
+            if not isinstance(node, Node):
+                raise ConfigurationError(f"{what}: a node is a Node, not {shown(node)}")
             if node.id in table:
                 raise NodeAlreadyExists(node.id)
             table[node.id] = node
-        labelled = _fold_edges(table, edges)
-        given = inputs.values() if isinstance(inputs, Mapping) else inputs
+        drawn = _listed(edges, what, "edges")
+        for edge in drawn:
+            if not isinstance(edge, Edge):
+                raise ConfigurationError(f"{what}: an edge is an Edge, not {shown(edge)}")
+        given = _listed(inputs, what, "inputs")
+        for each in given:
+            if not isinstance(each, GraphInput):
+                raise ConfigurationError(f"{what}: an input is a GraphInput, not {shown(each)}")
+        labelled = _fold_edges(table, drawn)
         self.__attrs_init__(
             name,
             MappingProxyType(table),
             labelled,
             config,
-            frozenset(tags),
+            frozenset(words(tags)),
             author,
             version,
             signature,
@@ -567,7 +685,7 @@ class Graph:
         """
         try:
             return self.nodes[node_id]
-        except KeyError:
+        except (KeyError, TypeError):
             raise NodeNotFound(node_id, tuple(self.nodes)) from None
 
     def dependencies_of(self, node_id: str) -> tuple[str, ...]:
@@ -743,10 +861,18 @@ class Graph:
         return graph
 
 
+def _listed(given: Any, what: str, field: str) -> list[Any]:
+    if isinstance(given, Mapping):
+        return list(given.values())
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConfigurationError(f"{what}: {field} are a list, not {shown(given)}")
+    return list(given)
+
+
 def missing_dependency(node_id: str, source: str, known: Iterable[str]) -> Problem:
     """Return the problem of a node that waits for one that is not there."""
     return Problem(
-        f"node {node_id!r} depends on {source!r}, which is not in the graph"
+        f"node {node_id!r} depends on {shown(source)}, which is not in the graph"
         f"{did_you_mean(source, known)}",
         Place(node=node_id),
         "unknown-dependency",

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import attrs
 
-from dagger_dsl.errors import ConfigurationError, did_you_mean
+from dagger_dsl.errors import ConfigurationError, did_you_mean, shown
 
 __all__ = [
     "DEFAULT_RETRY",
@@ -47,7 +47,7 @@ def seconds(value: float | timedelta, what: str = "duration", *, zero: bool = Tr
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(
-            f"{what} must be seconds or a timedelta, not {type(value).__name__} {value!r}"
+            f"{what} must be seconds or a timedelta, not {type(value).__name__} {shown(value)}"
         )
     try:
         number = float(value)
@@ -55,7 +55,7 @@ def seconds(value: float | timedelta, what: str = "duration", *, zero: bool = Tr
         number = math.inf
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         least = "0 or more" if zero else "more than 0"
-        raise ConfigurationError(f"{what} must be {least} finite seconds, not {value!r}")
+        raise ConfigurationError(f"{what} must be {least} finite seconds, not {shown(value)}")
     return number
 
 
@@ -142,7 +142,7 @@ def as_enum(kind: type[_E], value: Any, what: str) -> _E:
             if member.value == text:
                 return member
     names = ", ".join(repr(member.value) for member in kind)
-    raise ConfigurationError(f"{what} must be one of {names}, not {value!r}")
+    raise ConfigurationError(f"{what} must be one of {names}, not {shown(value)}")
 
 
 RetryOn: TypeAlias = str | type[BaseException] | Callable[[BaseException], bool]
@@ -154,7 +154,7 @@ CATEGORIES = ("timeout", "resource", "network", "io", "value", "any")
 
 def _positive_int(value: Any, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{what} must be a whole number of at least 1, not {value!r}")
+        raise ConfigurationError(f"{what} must be a whole number of at least 1, not {shown(value)}")
     return value
 
 
@@ -166,8 +166,10 @@ class RetryPolicy:
         max_attempts: Calls allowed in all, the first included; None leaves the number to the
             node's ``try_count`` and the configuration's ``max_attempts``.
         max_retries: Extra calls after the first (``max_attempts - 1``); give one of the two.
-        base_delay: Seconds (or timedelta) before the second call.
-        max_delay: Ceiling of one wait, in seconds.
+        base_delay: Seconds (or timedelta) before the second call; 2 by default, or the ceiling
+            where that is less.
+        max_delay: Ceiling of one wait, in seconds; 60 by default, or `base_delay` where that is
+            more. One below a given `base_delay` is refused.
         multiplier: Growth of each further exponential wait.
         backoff: A `Backoff` or its name.
         jitter: Seconds; a random part of up to this much is added to each wait.
@@ -198,8 +200,8 @@ class RetryPolicy:
         max_attempts: int | None = None,
         *,
         max_retries: int | None = None,
-        base_delay: float | timedelta = 2.0,
-        max_delay: float | timedelta = 60.0,
+        base_delay: float | timedelta | None = None,
+        max_delay: float | timedelta | None = None,
         multiplier: float = 2.0,
         backoff: Backoff | str = Backoff.EXPONENTIAL,
         jitter: float | timedelta = 0.0,
@@ -217,18 +219,21 @@ class RetryPolicy:
         elif max_attempts is not None:
             _positive_int(max_attempts, "max_attempts")
         if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
-            raise ConfigurationError(f"multiplier must be a number, not {multiplier!r}")
+            raise ConfigurationError(f"multiplier must be a number, not {shown(multiplier)}")
         if not 1 <= multiplier < math.inf:
-            raise ConfigurationError(f"multiplier must be 1 or more, not {multiplier!r}")
-        if isinstance(retry_on, (str, type)) or callable(retry_on):
+            raise ConfigurationError(f"multiplier must be 1 or more, not {shown(multiplier)}")
+        first, ceiling = _delays(base_delay, max_delay)
+        if isinstance(retry_on, (str, type)) or not isinstance(retry_on, Iterable):
             retry_on = (retry_on,)
         kinds = tuple(retry_on)
         for kind in kinds:
             _check_retry_on(kind)
+        for field, given in (("stop", stop), ("wait", wait), ("retry", retry)):
+            _check_tenacity(field, given)
         self.__attrs_init__(
             max_attempts,
-            seconds(base_delay, "base_delay"),
-            seconds(max_delay, "max_delay"),
+            first,
+            ceiling,
             float(multiplier),
             as_enum(Backoff, backoff, "backoff"),
             seconds(jitter, "jitter"),
@@ -260,22 +265,55 @@ def attempts_from_retries(retries: Any, what: str) -> int:
         ConfigurationError: It is not a whole number of at least 0.
     """
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise ConfigurationError(f"{what} must be a whole number of at least 0, not {retries!r}")
+        raise ConfigurationError(
+            f"{what} must be a whole number of at least 0, not {shown(retries)}"
+        )
     return retries + 1
+
+
+def _delays(base: float | timedelta | None, most: float | timedelta | None) -> tuple[float, float]:
+    """Return the first wait and the ceiling; what was not given makes room for what was."""
+    ceiling = None if most is None else seconds(most, "max_delay")
+    if base is None:
+        return (2.0, 60.0) if ceiling is None else (min(2.0, ceiling), ceiling)
+    first = seconds(base, "base_delay")
+    if ceiling is None:
+        return first, max(60.0, first)
+    if ceiling < first:
+        raise ConfigurationError(
+            f"max_delay ({ceiling:g} s) is less than base_delay ({first:g} s), so no wait would be "
+            "as long as it says; raise max_delay, or leave it out"
+        )
+    return first, ceiling
+
+
+_TENACITY = {
+    "stop": "tenacity.stop_after_attempt(3)",
+    "wait": "tenacity.wait_fixed(2)",
+    "retry": "tenacity.retry_if_exception_type(OSError)",
+}
+
+
+def _check_tenacity(field: str, given: Any) -> None:
+    if given is not None and (isinstance(given, type) or not callable(given)):
+        raise ConfigurationError(
+            f"{field} is one of tenacity's objects, such as {_TENACITY[field]}, not "
+            f"{shown(given)}; plain numbers go into max_attempts, base_delay and retry_on"
+        )
 
 
 def _check_retry_on(kind: Any) -> None:
     if isinstance(kind, str):
         if kind not in CATEGORIES:
             raise ConfigurationError(
-                f"retry_on knows no category {kind!r}{did_you_mean(kind, CATEGORIES)}"
+                f"retry_on knows no category {shown(kind)}{did_you_mean(kind, CATEGORIES)}"
             )
     elif isinstance(kind, type):
         if not issubclass(kind, BaseException):
             raise ConfigurationError(f"retry_on takes exception classes, not {kind.__name__}")
     elif not callable(kind):
         raise ConfigurationError(
-            f"retry_on takes exception classes, category names and predicates, not {kind!r}"
+            f"retry_on takes exception classes, category names and predicates, not {shown(kind)}"
         )
 
 
@@ -295,20 +333,21 @@ class RetryStrategy:
     def linear(delay_secs: float | timedelta) -> RetryPolicy:
         """Return the policy that waits the same *delay_secs* each time (the documents' Linear)."""
         delay = seconds(delay_secs, "delay_secs")
-        return RetryPolicy(
-            base_delay=delay, max_delay=max(delay, 60.0), multiplier=1.0, backoff=Backoff.FIXED
-        )
+        return RetryPolicy(base_delay=delay, multiplier=1.0, backoff=Backoff.FIXED)
 
     fixed = linear
 
     @staticmethod
     def exponential(
         initial_delay_secs: float | timedelta = 2.0,
-        max_delay_secs: float | timedelta = 60.0,
+        max_delay_secs: float | timedelta | None = None,
         multiplier: float = 2.0,
         jitter: float | timedelta = 0.0,
     ) -> RetryPolicy:
-        """Return the policy that multiplies its wait each time, up to a ceiling."""
+        """Return the policy that multiplies its wait each time, up to a ceiling.
+
+        The ceiling is 60 seconds by default, or the first wait where that is more.
+        """
         return RetryPolicy(
             base_delay=initial_delay_secs,
             max_delay=max_delay_secs,
@@ -344,7 +383,9 @@ class CacheStrategy:
     def custom(key: str) -> CacheStrategy:
         """Return the strategy under which all nodes of one *key* share a record."""
         if not isinstance(key, str) or not key:
-            raise ConfigurationError(f"a custom cache key is a text that is not empty, not {key!r}")
+            raise ConfigurationError(
+                f"a custom cache key is a text that is not empty, not {shown(key)}"
+            )
         return CacheStrategy("custom", key=key)
 
 

@@ -20,7 +20,22 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-__all__ = ["accepts_none", "compatible", "misfit", "output_type", "schema_of", "show_type"]
+from dagger_dsl.errors import cut, shown
+from dagger_dsl.model.values import Secret
+
+__all__ = [
+    "SECRET_SCHEMA",
+    "accepts_none",
+    "asks_for_secret",
+    "compatible",
+    "misfit",
+    "output_type",
+    "schema_of",
+    "show_type",
+]
+
+#: JSON Schema of a `Secret`: what a graph says about an input that is one.
+SECRET_SCHEMA: Mapping[str, Any] = {"format": "secret"}
 
 _NONE = type(None)
 _UNIONS = (Union, types.UnionType)
@@ -69,6 +84,11 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 def accepts_none(annotation: Any) -> bool:
     """Return whether an annotation says that None is a value."""
     return any(each is None or each is _NONE for each in _members(annotation))
+
+
+def asks_for_secret(annotation: Any) -> bool:
+    """Return whether an annotation says that a `Secret` is a value."""
+    return any(each is Secret for each in _members(annotation))
 
 
 def _class_of(annotation: Any) -> type | None:
@@ -140,9 +160,8 @@ def _is_fixed_tuple(annotation: Any) -> bool:
 
 
 def _expected(value: Any, annotation: Any, path: str) -> str:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return f"{path} must be {show_type(annotation)}, not {type(value).__name__} {shown}"
+    kind = type(value).__name__
+    return f"{path} must be {cut(show_type(annotation))}, not {kind} {shown(value, 60)}"
 
 
 def _misfit_typed_dict(value: Any, annotation: Any, path: str, depth: int) -> str | None:
@@ -155,7 +174,7 @@ def _misfit_typed_dict(value: Any, annotation: Any, path: str, depth: int) -> st
             return f"{path} lacks the key {name!r} of {show_type(annotation)}"
     for name, each in value.items():
         if name in fields:
-            fault = _misfit(each, fields[name], f"{path}[{name!r}]", depth + 1)
+            fault = _misfit(each, fields[name], f"{path}[{shown(name, 60)}]", depth + 1)
             if fault is not None:
                 return fault
     return None
@@ -197,7 +216,10 @@ def _misfit_items(value: Any, annotation: Any, kind: type, path: str, depth: int
     elif isinstance(value, dict) and issubclass(kind, collections.abc.Mapping) and len(args) == 2:
         faults = (
             _misfit(
-                part, kind_, f"{path}[{key!r}]" if part is not key else f"{path} key", depth + 1
+                part,
+                kind_,
+                f"{path}[{shown(key, 60)}]" if part is not key else f"{path} key",
+                depth + 1,
             )
             for key, each in value.items()
             for part, kind_ in ((key, args[0]), (each, args[1]))
@@ -344,6 +366,8 @@ def _schema(annotation: Any, depth: int) -> dict[str, Any]:
     kind = _class_of(plain)
     if kind is None or _is_opaque(kind):
         return {}
+    if kind is Secret:
+        return dict(SECRET_SCHEMA)
     if kind in _SCHEMA_TYPES:
         return {"type": _SCHEMA_TYPES[kind]}
     if issubclass(kind, enum.Enum):

@@ -14,6 +14,7 @@ from dagger_dsl.errors import (
     ConfigurationError,
     RegistryError,
     did_you_mean,
+    shown,
 )
 from dagger_dsl.model.values import MISSING
 from dagger_dsl.registry._definition import ActionDef, Hints, Param
@@ -73,7 +74,7 @@ def _handler(value: Any, what: str) -> str | ActionDef:
         return found
     if callable(value) or is_node_action(value):
         return define(value)
-    raise ConfigurationError(f"{what} is the name of an action, or an action, not {value!r}")
+    raise ConfigurationError(f"{what} is the name of an action, or an action, not {shown(value)}")
 
 
 def definition_of(obj: Any) -> ActionDef | None:
@@ -115,7 +116,7 @@ def bound_to(definition: ActionDef, instance: Any) -> ActionDef:
 
 def _name(name: Any) -> str:
     if not isinstance(name, str) or not name or len(name) > 200 or "\0" in name:
-        raise RegistryError(f"an action's name is a text of 1 to 200 characters, not {name!r}")
+        raise RegistryError(f"an action's name is a text of 1 to 200 characters, not {shown(name)}")
     return name
 
 
@@ -142,7 +143,7 @@ def define(obj: Any, name: str | None = None, **options: Any) -> ActionDef:
         return _define_context(obj, name, options)
     if not callable(obj):
         raise RegistryError(
-            f"{obj!r} is no action: give a function, or an object with a name and execute(ctx)"
+            f"{shown(obj)} is no action: give a function, or an object with a name and execute(ctx)"
         )
     if isinstance(obj, type) and callable(getattr(obj, "execute", None)):
         raise RegistryError(f"{obj.__name__} is a class; register an instance: {obj.__name__}(...)")
@@ -227,7 +228,7 @@ def _own_name(obj: Any, target: Any) -> str:
         found = getattr(each, "__name__", None)
         if isinstance(found, str) and found not in ("<lambda>", "__call__", "__init__"):
             return found
-    raise RegistryError(f"{obj!r} has no name of its own: give name=")
+    raise RegistryError(f"{shown(obj)} has no name of its own: give name=")
 
 
 def _qualname(target: Any) -> str:

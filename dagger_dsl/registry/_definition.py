@@ -15,6 +15,8 @@ from dagger_dsl.errors import (
     ConfigurationError,
     InputValidationError,
     OutputError,
+    cut,
+    shown,
 )
 from dagger_dsl.model.policies import (
     CacheStrategy,
@@ -326,14 +328,14 @@ def schema_fault(schema: Mapping[str, Any], value: Any, what: str) -> str | None
 def _schema_faults(validator: Any, value: Any, what: str) -> str:
     try:
         faults = [
-            f"{what}{_path(error.instance_path)}: {error.message}"
+            f"{what}{_path(error.instance_path)}: {cut(error.message)}"
             for error in validator.iter_errors(value)
         ]
     except ValueError as error:  # a value outside of JSON, deeper in than anyone said
-        return f"{what}: a JSON Schema can check plain JSON values only: {error}"
+        return f"{what}: a JSON Schema can check plain JSON values only: {cut(str(error))}"
     shown = "; ".join(faults[:10])
     return shown if len(faults) <= 10 else f"{shown}; and {len(faults) - 10} more"
 
 
 def _path(parts: Iterable[str | int]) -> str:
-    return "".join(f"[{part!r}]" for part in parts)
+    return "".join(f"[{shown(part, 60)}]" for part in parts)

@@ -10,6 +10,7 @@ from typing import Any
 from dagger_dsl.errors import (
     ConfigurationError,
     did_you_mean,
+    shown,
 )
 from dagger_dsl.model.policies import (
     CacheStrategy,
@@ -34,10 +35,10 @@ _ALIASES = {
 
 def _texts(value: Any, what: str) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ConfigurationError(f"{what} is a list of words, not {value!r}")
+        raise ConfigurationError(f"{what} is a list of words, not {shown(value)}")
     words = tuple(value)
     if not all(isinstance(word, str) and word for word in words):
-        raise ConfigurationError(f"{what} is a list of words, not {value!r}")
+        raise ConfigurationError(f"{what} is a list of words, not {shown(value)}")
     return words
 
 
@@ -46,7 +47,7 @@ def _described(value: Any, what: str) -> dict[str, str]:
     if isinstance(value, Mapping):
         pairs = [(name, text or "") for name, text in value.items()]
     elif isinstance(value, str) or not isinstance(value, Iterable):
-        raise ConfigurationError(f"{what} is a list of names, not {value!r}")
+        raise ConfigurationError(f"{what} is a list of names, not {shown(value)}")
     else:
         pairs = [
             (each, "")
@@ -56,11 +57,13 @@ def _described(value: Any, what: str) -> dict[str, str]:
         ]
     for name, _ in pairs:
         if not isinstance(name, str) or not name or "\0" in name:
-            raise ConfigurationError(f"{what}: a name is a text that is not empty, not {name!r}")
+            raise ConfigurationError(
+                f"{what}: a name is a text that is not empty, not {shown(name)}"
+            )
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ConfigurationError(f"{what} has {twice!r} twice")
+        raise ConfigurationError(f"{what} has {shown(twice)} twice")
     return dict(pairs)
 
 
@@ -74,7 +77,7 @@ def _schema_option(value: Any, what: str) -> Mapping[str, Any]:
             raise ConfigurationError(f"{what} is not JSON: {error}") from error
     if not isinstance(value, Mapping):
         raise ConfigurationError(
-            f"{what} is a JSON Schema, a mapping or its JSON text, not {value!r}"
+            f"{what} is a JSON Schema, a mapping or its JSON text, not {shown(value)}"
         )
     return MappingProxyType(dict(value))
 
@@ -82,20 +85,21 @@ def _schema_option(value: Any, what: str) -> Mapping[str, Any]:
 def _count(value: Any, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(
-            f"{what} counts calls, the first included: a whole number of at least 1, not {value!r}"
+            f"{what} counts calls, the first included: a whole number of at least 1, not "
+            f"{shown(value)}"
         )
     return value
 
 
 def _flag(value: Any, what: str) -> bool:
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{what} is True or False, not {value!r}")
+        raise ConfigurationError(f"{what} is True or False, not {shown(value)}")
     return value
 
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
-        raise ConfigurationError(f"{what} is a text, not {value!r}")
+        raise ConfigurationError(f"{what} is a text, not {shown(value)}")
     return value
 
 
@@ -107,7 +111,8 @@ def _cache(value: Any, what: str) -> CacheStrategy:
     if isinstance(value, (int, float, timedelta)):
         return CacheStrategy.ttl(value)
     raise ConfigurationError(
-        f"{what} is a CacheStrategy, True, False or the seconds a result stays fresh, not {value!r}"
+        f"{what} is a CacheStrategy, True, False or the seconds a result stays fresh, not "
+        f"{shown(value)}"
     )
 
 
@@ -170,11 +175,13 @@ def read_options(
         if name not in known:
             aliases = (alias for alias, field in _ALIASES.items() if field in known)
             hint = did_you_mean(spelled, (*known, *aliases))
-            raise ConfigurationError(f"{what}: there is no option {spelled!r}{hint}")
+            raise ConfigurationError(f"{what}: there is no option {shown(spelled)}{hint}")
         if value is None:
             continue
         if name in found:
-            raise ConfigurationError(f"{what}: {spelled!r} is given twice, once as {name!r}")
+            raise ConfigurationError(
+                f"{what}: {shown(spelled)} is given twice, once as {shown(name)}"
+            )
         found[name] = known[name](value, f"{what}: {spelled}")
     _fold_retries(found, what)
     if "outputs" in found:

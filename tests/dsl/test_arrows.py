@@ -10,7 +10,12 @@ import pytest
 
 from dagger_dsl import DAG, Branch, NodeCtx, NodeOutput, action
 from dagger_dsl.dsl import Expression, Nodes, nodes
-from dagger_dsl.errors import AmbiguousConnection, ConfigurationError, ValidationError
+from dagger_dsl.errors import (
+    AmbiguousConnection,
+    ConfigurationError,
+    OperandError,
+    ValidationError,
+)
 from dagger_dsl.model.graph import Edge
 from dagger_dsl.registry import Registry
 
@@ -124,16 +129,60 @@ def test_backwards_arrows(dag: DAG) -> None:
     [
         lambda a: a >> 3,
         lambda a: 3 >> a,
-        lambda a: a << "b",
-        lambda a: a >> ["b"],
         lambda a: [a, 3] >> a,
         lambda a: a & 3,
-        lambda a: make("b") >> print,
     ],
 )
 def test_unknown_operands_are_pythons_own_error(dag: DAG, wrong: Callable[[Any], Any]) -> None:
     with dag, pytest.raises(TypeError, match="unsupported operand"):
         wrong(make("a")())
+
+
+class Foreign:
+    """A callable of another library that answers the operators itself."""
+
+    def __call__(self) -> None: ...
+
+    def __rrshift__(self, other: Any) -> str:
+        return "theirs"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice"),
+    [
+        (lambda a: a >> "b", r"dag.nodes\['b'\]"),
+        (lambda a: "b" >> a, "dag.connect"),
+        (lambda a: a << "b", "dag.connect"),
+        (lambda a: a >> [a, "b"], "dag.connect"),
+        (lambda a: a & "b", "dag.connect"),
+        (lambda a: a >> print, r"@action above its definition, or action\(print\)"),
+        (lambda a: len >> a, r"dag.add\(len\)"),
+    ],
+)
+def test_an_id_or_a_function_beside_an_arrow_says_what_to_write(
+    dag: DAG, wrong: Callable[[Any], Any], advice: str
+) -> None:
+    with dag, pytest.raises(OperandError, match=advice) as caught:
+        wrong(make("a")())
+    assert isinstance(caught.value, (TypeError, ConfigurationError))
+
+
+def test_a_stranger_may_answer_an_arrow_itself(dag: DAG) -> None:
+    with dag:
+        assert make("a")() >> Foreign() == "theirs"
+
+
+def test_connections_and_waits_take_ids_handles_and_actions_only(dag: DAG) -> None:
+    with dag:
+        a = make("a")()
+        b = make("b")()
+    for wrong in (5, None, print):
+        with pytest.raises(OperandError, match="ids, handles and actions"):
+            dag.connect("a", wrong)  # type: ignore[arg-type]
+        with pytest.raises(OperandError, match="waits for handles"):
+            dag.nodes["a"].after(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="one arrow"):
+        dag.connect(nodes(a, b), "b")
 
 
 # What an arrow binds.

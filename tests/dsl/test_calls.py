@@ -292,9 +292,18 @@ def test_bad_declarations_of_inputs_are_refused(dag: DAG) -> None:
         dag.input("x", str)
     with pytest.raises(ConfigurationError, match="must be int, not str"):
         dag.input("y", int, default="no")
-    for bad in ("", 3, "a\0"):
-        with pytest.raises(ConfigurationError, match="not empty"):
+    for bad in ("", 3, "a\0", "a.b c", "x" * 201, "\ud800"):
+        with pytest.raises(ConfigurationError, match=r"an input's name|not valid Unicode"):
             dag.input(bad)  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match=r"an input's name|not valid Unicode"):
+            DAG("flow", inputs={bad: int})  # type: ignore[dict-item]
+    with pytest.raises(ConfigurationError, match="no dot"):
+        DAG("flow", inputs=[GraphInput("a.b")])
+    for kind in ("zz", 5, [int], {"type": "string"}):
+        with pytest.raises(ConfigurationError, match="a class or an annotation"):
+            DAG("flow", inputs={"a": kind})
+    with pytest.raises(ConfigurationError, match="a list of names"):
+        DAG("flow", inputs="abc")
     clean_ = action(clean)
     with dag, pytest.raises(ValidationError, match="no value in common"):
         clean_(dag.input("z", str))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dagger_dsl import DAG, action, engine
+from dagger_dsl import DAG, Graph, Input, Node, RunOptions, Secret, action, engine
 from dagger_dsl.errors import (
     ConfigurationError,
+    InputValidationError,
     MissingInputError,
     NodeExecutionError,
     NodeNotFound,
     NotExecuted,
     ValidationError,
 )
+from dagger_dsl.model.graph import GraphInput
+from dagger_dsl.model.values import Literal
 from dagger_dsl.registry import Registry
 
 
@@ -187,3 +192,128 @@ def test_options_are_checked_once_and_handed_on(dag: DAG, monkeypatch: pytest.Mo
     assert (options.runner, options.max_workers, options.timeout) == ("threads", 3, 5.0)
     assert options.hooks == tuple(hooks)
     assert options.database_url is None
+
+
+# Secrets.
+
+SECRET_TEXT = "topsecret-1234"
+
+
+def reveal(key: Secret) -> int:
+    return len(key.reveal())
+
+
+def maybe(key: Secret | None = None) -> bool:
+    return key is None
+
+
+def stored_bytes(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("given", [SECRET_TEXT, Secret(SECRET_TEXT)])
+@pytest.mark.parametrize("declared", [True, False])
+def test_plain_text_for_a_secret_input_is_never_stored(
+    tmp_path: Path, given: Any, declared: bool
+) -> None:
+    with DAG("flow") as dag:
+        if declared:
+            action(reveal)(dag.input("key", Secret))
+        else:  # a parameter without a value is an input too
+            dag.add(action(reveal))
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    assert dag.run({"key": given}, database_url=url) == len(SECRET_TEXT)
+    assert SECRET_TEXT.encode() not in stored_bytes(tmp_path)
+    assert dag.compile().inputs["key"].schema == Literal({"format": "secret"})
+
+
+def test_a_graph_from_a_file_keeps_its_secrets_too(tmp_path: Path, registry: Registry) -> None:
+    with DAG("flow") as dag:
+        action(reveal)(dag.input("key", Secret))
+    graph = Graph.from_yaml(dag.compile().to_yaml())
+    options = RunOptions(database_url=f"sqlite:///{tmp_path / 'runs.db'}")
+    report = engine.run(graph, registry, {"key": SECRET_TEXT}, options)
+    assert report.outputs == {"reveal": len(SECRET_TEXT)}
+    assert SECRET_TEXT.encode() not in stored_bytes(tmp_path)
+
+
+def test_an_optional_secret_may_be_left_out() -> None:
+    with DAG("flow") as dag:
+        action(maybe)(dag.input("key", Secret | None, default=None))
+    assert dag.run() is True
+    assert dag.run({"key": None}) is True
+    assert dag.run({"key": SECRET_TEXT}) is False
+
+
+def test_a_secret_that_does_not_fit_its_schema_stays_hidden(registry: Registry) -> None:
+    action(reveal)
+    schema = {"format": "secret", "type": "string", "minLength": 100}
+    graph = Graph(
+        "flow",
+        [Node("a", "reveal", [Input("key", "inputs.key")])],
+        inputs=[GraphInput("key", schema)],
+    )
+    with pytest.raises(InputValidationError, match=r"secret inputs\.key does not fit") as caught:
+        engine.run(graph, registry, {"key": SECRET_TEXT})
+    assert SECRET_TEXT not in str(caught.value)
+
+
+# Options and inputs of the wrong kind.
+
+
+@pytest.mark.parametrize("call", ["run", "run_async", "start"])
+def test_an_idempotency_key_needs_a_database(dag: DAG, call: str) -> None:
+    def go() -> None:
+        running = getattr(dag, call)(idempotency_key="k")
+        if call == "run_async":
+            asyncio.run(running)
+
+    with pytest.raises(ConfigurationError, match="idempotency_key needs database_url="):
+        go()
+
+
+@pytest.mark.parametrize("wrong", [[1], "x", 5, []])
+def test_inputs_are_a_mapping(dag: DAG, wrong: Any) -> None:
+    with pytest.raises(InputValidationError, match="a mapping of names to values"):
+        dag.run(wrong)
+
+
+def test_a_wrong_value_is_shortened_in_the_message(dag: DAG) -> None:
+    with pytest.raises(InputValidationError) as caught:
+        dag.run({"x": "y" * 100_000})
+    assert len(str(caught.value)) < 1_000
+
+
+def test_a_runs_configuration_may_be_a_mapping(dag: DAG) -> None:
+    assert dag.run(config={"max_attempts": 2}) == 2
+
+
+@pytest.mark.parametrize("node_id", [5, None, [], {}])
+def test_what_is_no_id_has_no_result(dag: DAG, node_id: Any) -> None:
+    with pytest.raises(NodeNotFound, match="node not found"):
+        dag.get_result(node_id)
+
+
+@pytest.mark.parametrize("field", ["description", "author", "version", "instructions"])
+def test_what_people_read_is_text(field: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{field} is a text, not 5"):
+        DAG("flow", **{field: 5})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "\ud800", "", 5])
+def test_wrong_names_are_refused_in_few_words(name: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        DAG(name)
+    assert len(str(caught.value)) < 300
+
+
+def test_an_awaited_run_keeps_the_loop_free(dag: DAG) -> None:
+    @action
+    def where() -> int:
+        return threading.get_ident()
+
+    with DAG("flow") as dag:
+        where()
+    assert asyncio.run(dag.run_async()) != threading.get_ident()
+    assert asyncio.run(dag.run_async(mode="sequential")) == threading.get_ident()
+    assert dag.run() == threading.get_ident()

@@ -187,3 +187,43 @@ def test_impossible_options_are_refused(option: str, value: Any) -> None:
 def test_an_unknown_option_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'timeout'"):
         RunOptions.of({"time_out": 3})
+
+
+def test_the_fields_that_nothing_acts_on_are_told() -> None:
+    assert DagConfig().not_acted_on() == []
+    assert DagConfig(max_attempts=2).not_acted_on() == []
+    assert DagConfig(max_tokens=5, max_attempts=2).not_acted_on() == ["max_tokens"]
+    for name in DagConfig(human_wait_minutes=1, cache_snapshot_interval=0).not_acted_on():
+        assert f"{name} [*]:" in (DagConfig.__doc__ or "")
+
+
+def test_a_runs_configuration_may_be_a_mapping() -> None:
+    assert RunOptions.of({"config": {"max_attempts": 2}}).config == DagConfig(max_attempts=2)
+    with pytest.raises(ConfigurationError, match="no field 'max_attemps'; did you mean"):
+        RunOptions.of({"config": {"max_attemps": 2}})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": 5}, "config is a DagConfig or a mapping"),
+        ({"hooks": print}, "hooks is a list, such as"),
+        ({"hooks": 5}, "hooks is a list"),
+        ({"hooks": "watch"}, "hooks is a list"),
+        ({"cancel": 5}, "`cancelled` and `subscribe`"),
+        ({"progress": 5}, "progress is a function of"),
+        ({"database_url": 5}, "database_url is a text"),
+        ({"max_workers": 10_001}, "10000 at most"),
+        ({"max_workers": 10**9}, "10000 at most"),
+        ({"run_id": "x" * 100_000 + "\0"}, "run_id must be a text"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        RunOptions.of(options)
+    assert len(str(caught.value)) < 500
+
+
+def test_options_of_the_right_kind_are_taken() -> None:
+    options = RunOptions.of({"max_workers": 10_000, "hooks": iter([print]), "progress": print})
+    assert options.hooks == (print,)

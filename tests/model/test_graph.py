@@ -15,6 +15,7 @@ from dagger_dsl.errors import (
     NodeNotFound,
     ValidationError,
 )
+from dagger_dsl.model.context import Branch
 from dagger_dsl.model.graph import Edge, Graph, GraphInput, Input, Node, Output, split_reference
 from dagger_dsl.model.policies import OnFailure, RetryPolicy, Trigger
 
@@ -226,3 +227,63 @@ def test_long_chains_need_no_stack() -> None:
     assert len(graph.topological_order()) == 5000
     assert len(graph.levels()) == 5000
     assert len(graph.critical_path()) == 5000
+
+
+@pytest.mark.parametrize("make", [Graph, lambda name: Node(name, "act"), GraphInput])
+def test_names_are_valid_unicode_text(make: Any) -> None:
+    with pytest.raises((ConfigurationError, ValidationError), match="not valid Unicode text"):
+        make("half \ud800")
+    assert make("whole \U0001f600")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"nodes": [5]}, "a node is a Node, not 5"),
+        ({"nodes": 5}, "nodes are a list"),
+        ({"edges": [5]}, "an edge is an Edge, not 5"),
+        ({"edges": "ab"}, "edges are a list"),
+        ({"inputs": ["x"]}, "an input is a GraphInput"),
+        ({"tags": "word"}, "tags are a list of words"),
+        ({"tags": [5]}, "tags are a list of words"),
+        ({"tags": ["\ud800"]}, "not valid Unicode text"),
+        ({"description": 5}, "description is a text, not 5"),
+        ({"author": 5}, "author is a text"),
+        ({"version": 5}, "version is a text"),
+        ({"instructions": "\udfff"}, "not valid Unicode text"),
+        ({"config": {"max_attempts": 2}}, "config is a DagConfig"),
+    ],
+)
+def test_parts_of_the_wrong_kind_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Graph("x", **fields)
+
+
+def test_a_nodes_retry_is_a_policy() -> None:
+    with pytest.raises(ConfigurationError, match="retry is a RetryPolicy, not 5"):
+        Node("a", "act", retry=5)  # type: ignore[arg-type]
+
+
+def test_wrong_names_are_shortened_in_messages() -> None:
+    for make in (Graph, lambda name: Input(name, "x" * 100_000)):
+        with pytest.raises(ConfigurationError) as caught:
+            make("x" * 100_000)
+        assert len(str(caught.value)) < 500
+
+
+def test_an_input_is_secret_where_its_schema_says_so() -> None:
+    assert not GraphInput("x").secret
+    assert not GraphInput("x", {"type": "string"}).secret
+    assert GraphInput("x", {"format": "secret"}).secret
+    assert GraphInput("x", {"anyOf": [{"format": "secret"}, {"type": "null"}]}).secret
+
+
+@pytest.mark.parametrize("label", [True, "eu", ["eu", "us"], ("eu",), []])
+def test_a_branch_has_a_label_of_the_documented_kinds(label: Any) -> None:
+    assert Branch(label).label == label
+
+
+@pytest.mark.parametrize("label", [5, None, [1], {"eu"}, Branch("eu")])
+def test_other_labels_are_refused_when_the_branch_is_made(label: Any) -> None:
+    with pytest.raises(ConfigurationError, match="a text or a list of texts"):
+        Branch(label)

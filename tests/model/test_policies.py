@@ -72,7 +72,7 @@ def test_a_policy_with_python_objects_is_no_data() -> None:
     assert RetryPolicy(retry_on="timeout").is_data
     assert not RetryPolicy(retry_on=ValueError).is_data
     assert not RetryPolicy(retry_on=lambda error: True).is_data
-    assert not RetryPolicy(wait=object()).is_data
+    assert not RetryPolicy(wait=lambda state: 1.0).is_data
     assert RetryPolicy(3).with_attempts(5).max_attempts == 5
 
 
@@ -102,3 +102,30 @@ def test_cache_strategies_are_values() -> None:
         CacheStrategy.ttl(0)
     with pytest.raises(ConfigurationError):
         CacheStrategy.custom("")
+
+
+@pytest.mark.parametrize("field", ["stop", "wait", "retry"])
+@pytest.mark.parametrize("wrong", ["x", 5, True, object(), int])
+def test_what_is_no_object_of_tenacity_is_refused_at_once(field: str, wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{field} is one of tenacity's objects, such as"):
+        RetryPolicy(3, **{field: wrong})
+
+
+@pytest.mark.parametrize("wrong", [5, None, [5]])
+def test_retry_on_is_checked(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="retry_on takes exception classes"):
+        RetryPolicy(retry_on=wrong)
+
+
+def test_the_ceiling_makes_room_for_the_first_wait_and_the_other_way_round() -> None:
+    def delays(policy: RetryPolicy) -> tuple[float, float]:
+        return policy.base_delay, policy.max_delay
+
+    assert delays(RetryPolicy()) == (2, 60)
+    assert delays(RetryPolicy(base_delay=100)) == (100, 100)
+    assert delays(RetryPolicy(base_delay=10)) == (10, 60)
+    assert delays(RetryPolicy(max_delay=1)) == (1, 1)
+    assert delays(RetryPolicy(base_delay=1, max_delay=1)) == (1, 1)
+    assert delays(RetryStrategy.exponential(100)) == (100, 100)
+    with pytest.raises(ConfigurationError, match=r"max_delay .1 s. is less than base_delay .10 s."):
+        RetryPolicy(base_delay=10, max_delay=1)

@@ -266,6 +266,7 @@ def test_objects_that_cannot_be_hashed_are_no_obstacle() -> None:
 def test_waits_stay_between_zero_and_the_ceiling_and_never_outnumber_the_attempts(
     attempts: int, base: float, ceiling: float, multiplier: float, jitter: float, backoff: Backoff
 ) -> None:
+    base, ceiling = sorted((base, ceiling))
     policy = RetryPolicy(
         attempts,
         base_delay=base,
