@@ -42,7 +42,12 @@ def texts(max_size: int = 20) -> st.SearchStrategy[str]:
     )
 
 
-words = texts().filter(bool)
+def prose(max_size: int = 20) -> st.SearchStrategy[str]:
+    """Return what people may write about a graph: any text without NUL."""
+    return texts(max_size).map(lambda text: text.replace("\0", ""))
+
+
+words = prose().filter(bool)
 ids = texts(12).filter(
     lambda text: bool(text) and "." not in text and "\0" not in text and text not in RESERVED_IDS
 )
@@ -82,10 +87,9 @@ attempts = st.none() | counts
 retries = st.one_of(
     st.sampled_from((RetryStrategy.IMMEDIATE, RetryStrategy.linear(3), RetryPolicy())),
     st.builds(
-        RetryPolicy,
+        lambda waits, **fields: RetryPolicy(base_delay=waits[0], max_delay=waits[1], **fields),
+        st.tuples(durations, durations).map(sorted),
         max_attempts=attempts,
-        base_delay=durations,
-        max_delay=durations,
         multiplier=st.floats(1, 100),
         backoff=st.sampled_from(Backoff),
         jitter=durations,
@@ -121,16 +125,16 @@ _CONFIG: dict[str, st.SearchStrategy[Any]] = {
 }
 configs = st.fixed_dictionaries({}, optional=_CONFIG).map(lambda fields: DagConfig(**fields))
 outputs = st.lists(
-    st.builds(Output, words, texts()), max_size=3, unique_by=lambda output: output.name
+    st.builds(Output, words, prose()), max_size=3, unique_by=lambda output: output.name
 )
 graph_inputs = st.lists(
     st.builds(
         GraphInput,
-        words,
+        ids,
         schema=st.none() | st.dictionaries(texts(), values(), max_size=2),
         default=values(),
         required=st.booleans(),
-        description=texts(),
+        description=prose(),
     ),
     max_size=3,
     unique_by=lambda given: given.name,
@@ -151,7 +155,7 @@ def nodes(draw: st.DrawFn, node_id: str, earlier: list[Node]) -> Node:
     """Return a node of any kind that waits for some of the *earlier* ones."""
     inputs = []
     for name in draw(st.lists(words, max_size=2, unique=True)):
-        note = draw(texts())
+        note = draw(prose())
         if draw(st.booleans()):
             inputs.append(Input(name, draw(_references(draw, earlier)), description=note))
         else:
@@ -164,8 +168,8 @@ def nodes(draw: st.DrawFn, node_id: str, earlier: list[Node]) -> Node:
         "try_count": counts,
         "on_failure": st.sampled_from(OnFailure),
         "failure": words,
-        "description": texts(300),
-        "instructions": texts(300),
+        "description": prose(300),
+        "instructions": prose(300),
         "retry": retries,
         "cache_strategy": caches,
         "trigger": st.sampled_from(Trigger),
@@ -196,15 +200,15 @@ def graphs(draw: st.DrawFn, max_nodes: int = 4) -> Graph:
         label = draw(st.none() | words)
         edges.append(Edge(made[source].id, made[target].id, label))
     return Graph(
-        draw(words.filter(lambda name: "\0" not in name)),
+        draw(words),
         made,
         edges,
-        description=draw(texts(100)),
+        description=draw(prose(100)),
         config=draw(st.none() | configs),
         tags=draw(st.frozensets(words, max_size=3)),
-        author=draw(texts()),
-        version=draw(texts()),
-        signature=draw(texts()),
-        instructions=draw(texts()),
+        author=draw(prose()),
+        version=draw(prose()),
+        signature=draw(prose()),
+        instructions=draw(prose()),
         inputs=draw(graph_inputs),
     )
