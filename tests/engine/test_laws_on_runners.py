@@ -1,7 +1,7 @@
 """Random graphs under every real runner end as the naive model says, whatever the interleaving.
 
 What a node does is drawn for its id and attempt, failures do not stop the run, so the end of every
-node is the same in any order.
+node is the same in any order, and after a death anywhere.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ def built(
     return Graph("random", nodes, edges, config=DagConfig(on_failure="continue")), registry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("runner", RUNNERS)
 @settings(max_examples=count(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -127,6 +128,7 @@ def test_every_runner_ends_as_the_model_says(
         assert {node_id: node.state for (node_id, _), node in stored.items()} == model.state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", RUNNERS)
 @settings(max_examples=count(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.integers(2, 25), seed=st.integers(0, 2**32 - 1))

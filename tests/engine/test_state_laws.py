@@ -69,6 +69,7 @@ def play(size: int, seed: int, features: Features, *, durable: bool) -> list[str
 
 
 @pytest.mark.row("A5")
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES)
 @given(
     size=st.integers(1, 60),
