@@ -430,8 +430,10 @@ def _with_secrets(stored: Mapping[str, Any], given: Mapping[str, Any] | None) ->
     """Return the recorded inputs with what was not stored of them.
 
     Raises:
-        InputError: A recorded input is given another value.
+        InputError: A recorded input is given another value, or what is given is no mapping.
     """
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(f"inputs are a mapping of names to values, not {type(given).__name__}")
     for name, value in (given or {}).items():
         if name in stored and stored[name] != value:
             raise InputError(
