@@ -46,24 +46,27 @@ def timed_inside(
 ENOUGH = 2.0
 MOST = 101
 
+#: In a trial of so many seconds nothing counts that is paid once, so its first round is measured.
+LONG = 5.0
+
 
 def interleaved(
     trials: Mapping[str, Trial], repeats: int, pick: Callable[[list[float]], float] = median
 ) -> dict[str, float]:
     """Return `{name: median seconds}`.
 
-    Rounds take turns, so a machine that slows down slows every contender. Each trial runs once
-    unmeasured first: imports, schema creation and the compiled plan are paid once by design.
+    Rounds take turns, so a machine that slows down slows every contender. Each short trial runs
+    once unmeasured first: imports, schema creation and the compiled plan are paid once by design.
 
     Args:
         trials: What to measure, by name.
         repeats: Rounds at least.
         pick: Chooses among the rounds of one trial.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in trials}
-    for trial in trials.values():
-        trial()
-    began, rounds = time.perf_counter(), 0
+    first = {name: trial() for name, trial in trials.items()}
+    counts = min(first.values()) > LONG
+    seconds = {name: [taken] if counts else [] for name, taken in first.items()}
+    began, rounds = time.perf_counter(), int(counts)
     while rounds < repeats or (rounds < MOST and time.perf_counter() - began < ENOUGH):
         for name, trial in trials.items():
             gc.collect()
