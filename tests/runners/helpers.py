@@ -16,7 +16,16 @@ from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph, Input, Node
 from dagger_dsl.registry import Registry
 
-__all__ = ["RUNNERS", "WAYS", "Flow", "Gauge", "eventually", "our_threads", "report_of"]
+__all__ = [
+    "RUNNERS",
+    "WAYS",
+    "Flow",
+    "Gauge",
+    "eventually",
+    "note_threads",
+    "our_threads",
+    "report_of",
+]
 
 RUNNERS = ("sequential", "threads", "asyncio")
 
@@ -162,9 +171,22 @@ def eventually(holds: Callable[[], Any], what: str, patience: float = PATIENCE) 
         time.sleep(0.001)
 
 
+_earlier: set[int | None] = set()
+
+
+def note_threads() -> None:
+    """Note who lives before a test: an earlier one may have abandoned a call that takes long."""
+    _earlier.clear()
+    _earlier.update(thread.ident for thread in threading.enumerate())
+
+
 def our_threads() -> list[str]:
-    """Return the names of the package's living threads."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("dagger")]
+    """Return the names of the package's living threads that were not there before the test."""
+    return [
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith("dagger") and thread.ident not in _earlier
+    ]
 
 
 def report_of(report: RunReport) -> dict[str, str]:
