@@ -586,7 +586,7 @@ class DAG:
     def _answer(self) -> Any:
         self.report.raise_for_failure()
         outputs = self.report.outputs
-        sinks = self.compile().sinks()
+        sinks = self.report.sinks
         if len(sinks) == 1 and outputs.keys() <= set(sinks):
             return outputs.get(sinks[0])
         return dict(outputs)

@@ -28,7 +28,7 @@ from dagger_dsl.engine.notes import to_json
 from dagger_dsl.engine.plan import UNSET
 from dagger_dsl.engine.run import Row, Run, error_info
 from dagger_dsl.engine.state import NAMES, PENDING, SKIPPED
-from dagger_dsl.engine.watch import completions, starts
+from dagger_dsl.engine.watch import completions
 from dagger_dsl.errors import (
     DaggerError,
     EncodingError,
@@ -74,7 +74,11 @@ class Watcher(Protocol):
 
     @property
     def wants_starts(self) -> bool:
-        """Whether `NodeStarted` is to be shown, just before each call."""
+        """Whether `start` is to be called, just before each call."""
+        ...
+
+    def start(self, slot: int, now: float) -> None:
+        """Take the start of a call, from the thread that makes it; not during a turn."""
         ...
 
     def show(self, events: Sequence[Event]) -> None:
@@ -108,7 +112,6 @@ class Coordinator:
         self._events: list[Event] = []
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
-        self._held: deque[int] = deque()  # taken from the state, to be announced first
         self._apart: deque[int] = deque()  # taken from the state, to be called alone
         self._solo = False
         self._withdrawn: deque[int] = deque()  # what `stop` took away from the workers
@@ -120,13 +123,16 @@ class Coordinator:
         self._victims: set[int] = set()
         self._left_behind: set[int] = set()
         self._first_start: dict[int, float] = {}
-        self._turns = self.turns()
-        next(self._turns)
+        if watcher is not None and watcher.wants_starts:
+            run.board.announce = watcher.start
+        turns = self.turns()
+        next(turns)
+        self._send = turns.send
 
     def step(self, now: float) -> bool:
         """Take one turn; return False when the run is over. Called by one thread at a time."""
         try:
-            self._board.wake_at = self._turns.send(now)
+            self._board.wake_at = self._send(now)
         except StopIteration:
             return False
         except BaseException as error:
@@ -198,7 +204,7 @@ class Coordinator:
         plan = self._plan
         plain = journal is None and not (plan.parts or plan.labelled or plan.handlers)
         glance = None if plain and watcher is None else min(_GLANCE, flush)
-        announce = watcher is not None and watcher.wants_starts
+        run, left_behind = self.run, self._left_behind
         now = yield -inf
         if self.run.deadline is not None:
             self._at(self.run.deadline, self._time_out)
@@ -207,12 +213,14 @@ class Coordinator:
         while True:
             quiet = not done and not odd
             if done:
-                batch = [take() for _ in range(len(done))]
+                batch = [take()]
+                if done:  # most often not: a comprehension costs more than all of this turn
+                    batch += [take() for _ in range(len(done))]
                 self._flying -= len(batch)
-                if plain and not self._left_behind:
+                if plain and not left_behind:
                     state.complete(batch)
                     if watcher is not None:
-                        self._events += completions(self.run, batch)
+                        self._events += completions(run, batch)
                 else:
                     self._completed(batch)
             while odd:
@@ -226,19 +234,20 @@ class Coordinator:
             if state.ended:
                 self._record_ends()
             if not go:
-                if self.run.crashes:
+                if run.crashes:
                     self._refuse_crashed()
                 if plan.joins:
                     self._bind(state.ready)
                 if glance is not None:
-                    self._settle()
+                    if journal is not None:
+                        self._record_turn()
+                    if self._events:
+                        self._show()
                     if self._stop_asked and not self._stopping:
                         continue  # a hook cancelled the run: what it was shown enables nothing
                 ready = state.take()
                 if suspects:
                     ready = self._set_apart(ready)
-                if announce:
-                    ready = self._announce(ready, now)
                 if ready:
                     self._flying += len(ready)
                     go.extend(ready)
@@ -252,15 +261,20 @@ class Coordinator:
                     self._show()
             wake_at = timers[0][0] if timers else inf
             if glance is not None:
-                # Rows wait no longer than `flush`: from then on workers launch nothing before.
-                latest = (self._oldest if self._rows else now) + flush
-                board.latest = latest if journal is not None else inf
                 # Until `due` a worker may end a call and begin the next one, a long one perhaps,
                 # without a step: somebody has to look then. When nothing happens any more, each
                 # end is a step.
-                board.due = now if quiet else min(now + glance, latest)
-                if go and glance and (self._rows or not quiet):
-                    wake_at = min(wake_at, latest)
+                board.due = now if quiet else now + glance
+                if journal is not None:
+                    # Rows wait no longer than `flush`: from then on workers launch nothing before.
+                    latest = (self._oldest if self._rows else now) + flush
+                    board.latest = latest
+                    if latest < board.due:
+                        board.due = latest
+                    if latest < wake_at and go and glance and (self._rows or not quiet):
+                        wake_at = latest
+                elif glance and not quiet and now + flush < wake_at:
+                    wake_at = now + flush
                 if self._stop_asked and not self._stopping:
                     board.due = 0.0
             now = yield wake_at
@@ -328,6 +342,8 @@ class Coordinator:
             start, end = self._board.started[slot], self._board.ended[slot]
             if not self._rows:
                 self._oldest = end
+            if end - start >= self._flush:
+                self._oldest = -inf  # what took long does not wait behind the next long call
             self._rows.append(
                 (
                     self._plan.ids[slot],  # type: ignore[arg-type]  # nodes' slots have an id
@@ -538,7 +554,7 @@ class Coordinator:
         if self._solo and self._flying:
             self._state.give_back(ready)
             return []
-        self._solo = bool(apart) and not (ready or self._flying or self._held)
+        self._solo = bool(apart) and not (ready or self._flying)
         return [apart.popleft()] if self._solo else ready
 
     # --- stopping --------------------------------------------------------------------------------
@@ -583,9 +599,8 @@ class Coordinator:
             go.extend(slot for slot in taken if slot in handling)
             taken = [slot for slot in taken if slot not in handling]
         self._flying -= len(taken)
-        for kept in (self._held, self._apart):
-            taken += kept
-            kept.clear()
+        taken += self._apart
+        self._apart.clear()
         return taken
 
     def _halt(self, slots: Collection[int]) -> None:
@@ -629,29 +644,14 @@ class Coordinator:
                 kind = NodeSkipped if code == SKIPPED else NodeCancelled
                 self._events.append(kind(self.run.ref(slot), reason))
 
-    def _announce(self, ready: list[int], now: float) -> list[int]:
-        """Return what can start at once, after its `NodeStarted` was shown; hold back the rest."""
-        held = self._held
-        held.extend(ready)
-        free = min(self._board.slots - self._flying, len(held))
-        if free <= 0:
-            return []
-        assert self.watcher is not None
-        launched = [held.popleft() for _ in range(free)]
-        self.watcher.show(starts(self.run, launched, now))
-        return launched
-
-    def _settle(self) -> None:
-        """Commit what happened, with the starts it enables, and show it."""
+    def _record_turn(self) -> None:
+        """Commit what happened, with the starts it enables."""
         state = self._state
-        if self._journal is not None:
-            ready = [] if state.paused else state.ready
-            # Nobody waits for a commit at the other levels: they take rows by the batch.
-            due = self._sync or not ready or self._board.clock() >= self._oldest + self._flush
-            if due and (self._rows or ready):
-                self._commit(ready)
-        if self._events:
-            self._show()
+        ready = [] if state.paused else state.ready
+        # Nobody waits for a commit at the other levels: they take rows by the batch.
+        due = self._sync or not ready or self._board.clock() >= self._oldest + self._flush
+        if due and (self._rows or ready):
+            self._commit(ready)
 
     def _show(self) -> None:
         """Show what happened; it is recorded."""
@@ -698,7 +698,10 @@ class Coordinator:
                 run.status = RunStatus.FAILED
             else:
                 run.status = RunStatus.COMPLETED
-        self._settle()
+        if self._journal is not None:
+            self._record_turn()
+        if self._events:
+            self._show()
         run.finished = self._board.clock()
 
 

@@ -77,6 +77,7 @@ class Plan:
         looked_up: The actions that were found, by the name they were looked up under.
         owners: By slot of a split output, the slot of its node.
         size: Number of slots.
+        needs_loop: Something in the graph has to be awaited.
     """
 
     graph: Graph
@@ -106,13 +107,7 @@ class Plan:
     looked_up: dict[str, ActionDef]
     owners: dict[int, int]
     size: int
-
-    @property
-    def needs_loop(self) -> bool:
-        """Whether something in the graph has to be awaited."""
-        return any(kind & ASYNC for kind in self.kinds) or any(
-            handler.is_async for handler in self.handlers.values()
-        )
+    needs_loop: bool
 
     def handler_kind(self, slot: int) -> int:
         """Return the kind of the call of a node's failure handler."""
@@ -287,6 +282,7 @@ class _Compiler:
                 kind |= TIMED
             kinds[slot] = kind
         beside = self.size - self.count
+        handlers = self.resolve_handlers(actions)
         return Plan(
             graph=self.graph,
             count=self.count,
@@ -313,12 +309,14 @@ class _Compiler:
                 for slot, node in enumerate(self.nodes)
                 if not successors[slot] and slot not in special
             ),
-            handlers=self.resolve_handlers(actions),
+            handlers=handlers,
             input_uses={name: list(uses) for name, uses in self.input_uses.items()},
             looked_up=self.known,
             owners={where: slot for slot, parts in self.parts.items() for _, where in parts},
             labelled=frozenset(self.index[edge.source] for edge in self.graph.labelled),
             size=self.size,
+            needs_loop=any(kind & ASYNC for kind in kinds)
+            or any(handler.is_async for handler in handlers.values()),
         )
 
     def resolve_actions(self) -> list[ActionDef]:

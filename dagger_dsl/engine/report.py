@@ -224,12 +224,16 @@ class RunReport:
         return _Lazy(done, self._value)
 
     @property
+    def sinks(self) -> tuple[str, ...]:
+        """Ids of the nodes that no other one waits for, in declaration order."""
+        return self.graph.sinks() if self._sinks is None else self._sinks
+
+    @property
     def outputs(self) -> dict[str, Any]:
         """The results of the completed sinks by id, in declaration order."""
-        sinks = self.graph.sinks() if self._sinks is None else self._sinks
         return {
             node_id: self._value(node_id)
-            for node_id in sinks
+            for node_id in self.sinks
             if self._state_of(node_id) is NodeState.COMPLETED
         }
 

@@ -13,7 +13,7 @@ rarer (labels, trigger rules, failures, cancels) walks an explicit work list, ne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from dagger_dsl.engine.joins import (
@@ -120,13 +120,12 @@ class RunState:
         """Return the state codes of all slots."""
         return bytes(self._status)
 
-    def complete(self, slots: Iterable[int]) -> None:
+    def complete(self, slots: Sequence[int]) -> None:
         """Record plain completions, in the order of arrival."""
         unmet, status, ready = self._unmet, self._status, self.ready
         successors, special = self._plan.successors, self._plan.special
-        count = 0
+        self.left -= len(slots)
         for slot in slots:
-            count += 1
             status[slot] = COMPLETED
             if special and slot in special:
                 self._pass_on(slot, None)
@@ -136,7 +135,6 @@ class RunState:
                 unmet[target] = rest
                 if not rest:
                     ready.append(target)
-        self.left -= count
 
     def complete_with(self, slot: int, labels: Collection[str] | None) -> None:
         """Record a completion that chose *labels* among the labelled edges."""

@@ -23,7 +23,7 @@ from dagger_dsl.model.events import (
     NodeStarted,
 )
 
-__all__ = ["Observers", "check_hooks", "completions", "starts"]
+__all__ = ["Observers", "check_hooks", "completions"]
 
 logger = logging.getLogger("dagger_dsl.hooks")
 
@@ -98,6 +98,7 @@ class _Completed(NodeCompleted):
         return hash(self.node)
 
 
+_new = object.__new__
 # Frozen classes refuse assignment; their slots' own setters are the quick way in.
 _set_started: Callable[[_Started, Any], None] = _Started._of.__set__  # type: ignore[attr-defined]
 _set_completed: Callable[[_Completed, Any], None] = _Completed._of.__set__  # type: ignore[attr-defined]
@@ -107,19 +108,8 @@ def completions(run: Run, slots: Iterable[int]) -> list[Event]:
     """Return the events of plain completions."""
     events: list[Event] = []
     for slot in slots:
-        event = object.__new__(_Completed)
+        event = _new(_Completed)
         _set_completed(event, (run, slot))
-        events.append(event)
-    return events
-
-
-def starts(run: Run, slots: Iterable[int], now: float) -> list[Event]:
-    """Return the events of attempts that are about to be made; *now* is the run's clock."""
-    events: list[Event] = []
-    attempts = run.attempts
-    for slot in slots:
-        event = object.__new__(_Started)
-        _set_started(event, (run, slot, attempts.get(slot, 1), now))
         events.append(event)
     return events
 
@@ -139,6 +129,8 @@ class Observers:
     ) -> None:
         self._run = run
         self._hooks = tuple(hooks)
+        self._handling = run.handling
+        self._attempts = run.attempts
         self._handles = [getattr(hook, "handle", hook) for hook in self._hooks]
         self._progress = progress
         self._ended = len(run.restored)
@@ -161,11 +153,19 @@ class Observers:
         for hook in self._hooks:
             self._guarded(getattr(hook, "on_complete", None), self._ctx, success)
 
+    def start(self, slot: int, now: float) -> None:
+        """Show that an attempt begins; *now* is the run's clock."""
+        if slot in self._handling:
+            return  # the failure handler of an attempt whose start was shown
+        event = _new(_Started)
+        _set_started(event, (self._run, slot, self._attempts.get(slot, 1), now))
+        self.show((event,))
+
     def show(self, events: Sequence[Event]) -> None:
         """Show the events of one turn."""
-        ctx, progress = self._ctx, self._progress
+        ctx, progress, handles = self._ctx, self._progress, self._handles
         for event in events:
-            for handle in self._handles:
+            for handle in handles:
                 try:
                     answer = handle(ctx, event)
                 except Exception as error:

@@ -191,6 +191,8 @@ class _Loop:
                 self.crew.wake()  # the token goes to a thread
                 await self._rest(give_back=False)
                 return clock()
+            if board.announce is not None:
+                board.announce(slot, clock())
             flight[seat] = slot
             current[slot] = task
             started[slot] = clock()

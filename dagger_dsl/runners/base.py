@@ -74,6 +74,8 @@ class Board:
         clock: Monotonic seconds.
         lock: Held by the thread that steps, where several may.
         step: Lets the coordinator take outcomes and release calls; False when the run is over.
+        announce: Called with the slot and the clock just before each call; None when nobody looks.
+            By one thread at a time, and not during a step: a runner of several threads sees to it.
         due: When a worker steps the coordinator although `go` is not empty.
         latest: From when on a worker waits for its turn to step; before, it leaves the step to
             whoever is at it, and goes on.
@@ -84,6 +86,7 @@ class Board:
     """
 
     __slots__ = (
+        "announce",
         "bindings",
         "calls",
         "clock",
@@ -133,6 +136,7 @@ class Board:
         self.clock = clock
         self.lock = threading.Lock()
         self.step: Callable[[float], bool] = lambda _now: False
+        self.announce: Callable[[int, float], None] | None = None
         self.due = inf
         self.latest = inf
         self.wake_at = inf
@@ -190,7 +194,7 @@ def labour(
     go, pop = board.go, board.go.popleft
     calls, bindings, kinds, values = board.calls, board.bindings, board.kinds, board.values
     started, ended, clock = board.started, board.ended, board.clock
-    flight = board.flight
+    flight, announce = board.flight, board.announce
     done, odd, value_at = board.done.append, board.odd.append, board.values.__getitem__
     now = clock()
     while step(now):
@@ -213,6 +217,8 @@ def labour(
                     break
                 continue
             where = bindings[slot]
+            if announce is not None:
+                announce(slot, clock())
             flight[seat] = slot
             started[slot] = clock()
             try:

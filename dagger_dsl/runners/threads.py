@@ -64,6 +64,17 @@ class Crew:
         self._free_seats: list[int] = []
         self.hand_over: Callable[[], None] | None = None
         self.alone = False
+        if board.announce is not None:
+            board.announce = self._announcer(board.announce)
+
+    def _announcer(self, tell: Callable[[int, float], None]) -> Callable[[int, float], None]:
+        stepping = self.board.lock
+
+        def announce(slot: int, now: float) -> None:
+            with stepping:
+                tell(slot, now)
+
+        return announce
 
     def step(self, now: float, *, mine: int = 1, wait: bool = False) -> bool:
         """Step the coordinator unless somebody else is at it; then spread what was released.
@@ -201,6 +212,8 @@ class Crew:
         if board.kinds[slot] & ASYNC:
             board.go.appendleft(slot)
             return self._park(worker)
+        if board.announce is not None:
+            board.announce(slot, board.clock())
         board.flight[worker.seat] = slot
         deadline = board.clock() + board.limits[slot]
         self._watch[worker] = (deadline, slot)

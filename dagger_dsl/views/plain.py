@@ -114,7 +114,7 @@ def outputs_of(report: RunReport) -> Iterator[Output]:
     A recorded value may be of a type that only the module of its action makes known.
     """
     values = report.values
-    for node_id in report.graph.sinks():
+    for node_id in report.sinks:
         if node_id in values:
             try:
                 yield node_id, values[node_id], None

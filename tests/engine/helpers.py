@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from dagger_dsl.engine.coordinator import Coordinator
 from dagger_dsl.engine.plan import compile_plan
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.engine.run import Run
+from dagger_dsl.engine.watch import Observers
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Edge, Graph
 from dagger_dsl.model.policies import RetryPolicy, RetryStrategy
@@ -135,6 +136,7 @@ class Clocked:
         workflow: What is run.
         clock: Bodies may move it.
         journal: Where it is recorded.
+        hooks: What sees its events.
         waits: How long the worker waited, each time.
     """
 
@@ -142,7 +144,7 @@ class Clocked:
     config: DagConfig = attrs.field(factory=DagConfig)
     clock: FakeClock = attrs.field(factory=FakeClock)
     journal: Any = None
-    watcher: Any = None
+    hooks: Sequence[Any] = ()
     token: CancelToken = attrs.field(factory=CancelToken)
     waits: list[float] = attrs.field(factory=list)
 
@@ -165,7 +167,8 @@ class Clocked:
         run.began = self.clock()
         if self.config.timeout_seconds is not None:
             run.deadline = run.began + self.config.timeout_seconds
-        coordinator = Coordinator(run, self.watcher)
+        observers = Observers(run, self.hooks, None) if self.hooks else None
+        coordinator = Coordinator(run, observers)
         self.token.subscribe(coordinator.stop)
         board = run.board
 

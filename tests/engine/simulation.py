@@ -61,7 +61,7 @@ __all__ = ["Features", "Life", "MemoryStore", "Scenario"]
 GRACE = 10.0
 LIMIT = 90.0
 LABELS = ("x", "y", "true")
-SHOWN = (NodeCompleted, NodeFailed, NodeSkipped, NodeCancelled, NodeRetrying, NodeStarted)
+SHOWN = (NodeCompleted, NodeFailed, NodeSkipped, NodeCancelled, NodeRetrying)
 
 
 class Boom(Exception):
@@ -346,6 +346,12 @@ class Watching:
         self.wants_starts = wants_starts
         self.seen: list[tuple[type, str]] = []
 
+    def start(self, slot: int, now: float) -> None:
+        """Take the start of a call."""
+        assert now == self.life.clock()
+        if slot not in self.life.run.handling:
+            self.seen.append((NodeStarted, str(self.life.run.plan.ids[slot])))
+
     def show(self, events: Sequence[Any]) -> None:
         """Take the events of a turn."""
         for event in events:
@@ -545,7 +551,7 @@ class Life:
         run, model, ids = self.run, self.model, self.run.plan.ids
         states = {ids[slot]: NAMES[run.state.status(slot)] for slot in range(run.plan.count)}
         assert states == model.state
-        waiting = [*run.board.go, *self.coordinator._held, *run.state.ready]
+        waiting = [*run.board.go, *run.state.ready]
         assert [ids[slot] for slot in waiting] == model.ready
         assert run.state.left == sum(s in (PENDING, WAITING) for s in model.state.values())
         assert run.state.waiting == sum(s == WAITING for s in model.state.values())
@@ -666,6 +672,8 @@ class Life:
         assert node_id not in self.flying, "never twice at once"
         self.check_causes(node_id)
         model.starts(node_id)
+        if board.announce is not None:
+            board.announce(slot, self.clock())
         board.started[slot] = self.clock()
         try:
             answer = board.calls[slot](*board.arguments(slot))
@@ -822,12 +830,8 @@ class Life:
             soft = state == FAILED and (NodeCompleted, node_id) in seen
             assert soft or (kinds[state], node_id) in seen
         if self.watching.wants_starts:
-            # A stop takes back calls that were announced and that no worker had taken.
-            model = self.model
-            stops = [each for each in model.failures if model.recipes[each].policy != "continue"]
-            for node_id, tries in model.tries.items():
-                announced = seen.count((NodeStarted, node_id))
-                assert announced >= tries if stops or self.ended else announced == tries
+            for node_id, tries in self.model.tries.items():
+                assert seen.count((NodeStarted, node_id)) == tries
 
     def restored(self) -> set[str]:
         """Return the nodes whose result an earlier life had recorded."""

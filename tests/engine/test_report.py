@@ -219,17 +219,13 @@ def test_a_report_shows_how_a_run_stands_while_it_goes_on() -> None:
     flow = Workflow()
     runs: list[Any] = []
 
-    class Watcher:
-        wants_starts = True
-
-        def show(self, events: Any) -> None:
-            for event in events:
-                if type(event).__name__.endswith("Started"):
-                    runs.append(event._of[0])
+    def hook(_ctx: Any, event: Any) -> None:
+        if type(event).__name__.endswith("Started"):
+            runs.append(event._of[0])
 
     flow.add("a", lambda: seen.append(states(runs[0].report())))
     flow.add("b", returns(1), after=["a"])
-    Clocked(flow, watcher=Watcher()).run()
+    Clocked(flow, hooks=[hook]).run()
     assert seen == [{"a": "running", "b": "pending"}]
 
 

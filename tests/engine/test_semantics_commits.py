@@ -214,14 +214,10 @@ def test_one_turn_takes_all_outcomes_commits_them_and_shows_them_then() -> None:
     """Hooks see a result only after its commit; what it enables starts after the hooks."""
     flow = Timed().takes("a", 0).takes("b", 0, after=["a"])
 
-    class Watcher:
-        wants_starts = True
+    def hook(_ctx: Any, event: Any) -> None:
+        flow.journal.log.append(f"{type(event).__name__.lstrip('_')} {event.node.node_id}")
 
-        def show(self, events: Any) -> None:
-            for event in events:
-                flow.journal.log.append(f"{type(event).__name__.lstrip('_')} {event.node.node_id}")
-
-    Clocked(flow, clock=flow.clock, journal=flow.journal, watcher=Watcher()).run()
+    Clocked(flow, clock=flow.clock, journal=flow.journal, hooks=[hook]).run()
     assert flow.journal.log == [
         "commit  | a",
         "Started a",
@@ -233,6 +229,12 @@ def test_one_turn_takes_all_outcomes_commits_them_and_shows_them_then() -> None:
         "commit b | ",
         "Completed b",
     ]
+
+
+def test_what_took_long_is_committed_before_the_next_launch() -> None:
+    """It is not lost while the next call runs, however long that takes."""
+    flow = Timed().takes("short", 0.002).takes("long", 3600).takes("longer", 7200)
+    assert flow.log()[1:] == ["short", "long", "commit short,long | ", "longer", "commit longer | "]
 
 
 @pytest.mark.row("D12")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,67 @@ def test_functions_are_hooks_too_and_all_are_called_in_order() -> None:
     ]
     Workflow().note("a").run(hooks=hooks)
     assert told == ["1 NodeStarted a", "2 NodeStarted a", "1 NodeCompleted a", "2 NodeCompleted a"]
+
+
+def test_a_hook_costs_no_commit() -> None:
+    """Whoever makes a call says that it begins; no turn is needed for it."""
+    from tests.engine.simulation import MemoryJournal, MemoryStore
+
+    journal = MemoryJournal(MemoryStore())
+    flow = Workflow()
+    for k in range(100):
+        flow.note(f"n{k}")
+    hook = Hook()
+    Clocked(flow, hooks=[hook], journal=journal).run()
+    assert [len(rows) for rows, _ in journal.commits] == [0, 100]
+    assert len(hook.told) == 200
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_hooks_see_one_event_at_a_time(runner: str) -> None:
+    inside: list[int] = []
+
+    def hook(_ctx: Any, _event: Any) -> None:
+        inside.append(1)
+        assert len(inside) == 1
+        time.sleep(0.0005)
+        inside.pop()
+
+    flow = Workflow()
+    for k in range(20):
+        flow.add(f"n{k}", lambda: time.sleep(0.0002))
+    report = flow.run(runner, max_workers=8, hooks=[hook])
+    assert report.hook_errors == ()
+
+
+def test_a_failure_handler_is_no_start() -> None:
+    hook = Hook()
+    flow = Workflow().add("bad", boom)
+    flow.registry.register(lambda: 1, name="rescue")
+    flow.nodes[-1] = flow.nodes[-1].replace(failure="rescue")
+    flow.run(hooks=[hook])
+    assert hook.told[1:] == ["NodeStarted bad", "NodeCompleted bad", "end True"]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_hook_that_leaves_at_a_start_ends_the_run(
+    runner: str, error: type[BaseException], tmp_path: Path
+) -> None:
+    """Nothing hangs, what had ended is recorded, and the run can be resumed."""
+
+    def hook(_ctx: Any, event: Any) -> None:
+        if name_of(event) == "NodeStarted b":
+            raise error("enough")
+
+    flow = Workflow().note("a", 1).note("b", 2, after=["a"])
+    url = url_of(tmp_path)
+    with pytest.raises(error):
+        flow.run(runner, hooks=[hook], database_url=url, run_id="r")
+    assert flow.calls == ["a"]
+    report = flow.resume("r", url)
+    assert report.success
+    assert flow.calls == ["a", "b"]
 
 
 def test_the_end_of_a_run_is_told_as_it_is() -> None:
@@ -215,12 +277,10 @@ def test_progress_does_not_wait_for_everything_that_was_released(journal: bool) 
     shown: list[str] = []
     seen: list[int] = []
 
-    class Watcher:
-        wants_starts = False
+    def hook(_ctx: Any, event: Any) -> None:
+        shown.append(event.node.node_id)
 
-        def show(self, events: Any) -> None:
-            shown.extend(event.node.node_id for event in events)
-
+    hook.wants_starts = False  # type: ignore[attr-defined]
     flow = Workflow()
     for k in range(20):
 
@@ -230,7 +290,7 @@ def test_progress_does_not_wait_for_everything_that_was_released(journal: bool) 
 
         flow.add(f"n{k}", body)
     recording = MemoryJournal(MemoryStore()) if journal else None
-    Clocked(flow, clock=clock, watcher=Watcher(), journal=recording).run()
+    Clocked(flow, clock=clock, hooks=[hook], journal=recording).run()
     behind = [place - count for place, count in enumerate(seen)]
     assert max(behind) <= (3 if journal else 0)  # what is not recorded yet is not shown
 
