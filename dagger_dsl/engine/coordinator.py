@@ -324,29 +324,30 @@ class Coordinator:
 
     def _record(self, slot: int, value: Any) -> bool:
         """Put a completion into the next commit; False when its value has no stored form."""
-        run = self.run
-        if self._journal is not None:
+        run, journal, plan = self.run, self._journal, self._plan
+        if journal is not None:
             meta = run.meta.get(slot)
             inline = artifact = None
-            stored = self._plan.actions[slot].store
+            stored = plan.actions[slot].store
             try:
                 if stored:
-                    inline, artifact = self._journal.encode(value)
+                    inline, artifact = journal.encode(value)
                 if meta and "metadata" in meta:
                     meta = {**meta, "metadata": to_plain(meta["metadata"], "metadata")}
             except EncodingError as error:
-                self._failed(slot, EncodingError(f"node {self._plan.ids[slot]!r}: {error}"))
+                self._failed(slot, EncodingError(f"node {plan.ids[slot]!r}: {error}"))
                 return False
             if not stored:
                 meta = {**(meta or {}), "stored": False}
-            start, end = self._board.started[slot], self._board.ended[slot]
+            board = self._board
+            start, end = board.started[slot], board.ended[slot]
             if not self._rows:
                 self._oldest = end
             if end - start >= self._flush:
                 self._oldest = -inf  # what took long does not wait behind the next long call
             self._rows.append(
                 (
-                    self._plan.ids[slot],  # type: ignore[arg-type]  # nodes' slots have an id
+                    plan.ids[slot],  # type: ignore[arg-type]  # nodes' slots have an id
                     DEFAULT_KEY,
                     run.attempts.get(slot, 1),
                     "completed",
@@ -648,6 +649,8 @@ class Coordinator:
         """Commit what happened, with the starts it enables."""
         state = self._state
         ready = [] if state.paused else state.ready
+        if not (ready or self._flying or self._apart or self._events or state.waiting):
+            return  # the run is over, and its end records the rest
         # Nobody waits for a commit at the other levels: they take rows by the batch.
         due = self._sync or not ready or self._board.clock() >= self._oldest + self._flush
         if due and (self._rows or ready):
@@ -673,9 +676,9 @@ class Coordinator:
             if self._journal is not None and plan.joins[slot].rule is Trigger.ANY:
                 run.notes += [(f"any:{plan.ids[slot]}", to_json(plan.ids[each])) for each in bound]
 
-    def _commit(self, released: list[int] | None) -> None:
+    def _commit(self, released: list[int] | None, *, last: bool = False) -> None:
         assert self._journal is not None
-        self._journal.commit(self._rows, released, commands=self.run.notes or None)
+        self._journal.commit(self._rows, released, commands=self.run.notes or None, last=last)
         # After the commit: an interrupt in between repeats it, it loses nothing.
         self._rows = []
         self.run.notes = []
@@ -698,8 +701,8 @@ class Coordinator:
                 run.status = RunStatus.FAILED
             else:
                 run.status = RunStatus.COMPLETED
-        if self._journal is not None:
-            self._record_turn()
+        if self._rows:
+            self._commit(None, last=not self._events)  # what is shown is recorded
         if self._events:
             self._show()
         run.finished = self._board.clock()

@@ -47,6 +47,7 @@ class Journal(Protocol):
         *,
         commands: Sequence[tuple[str | None, str]] | None = None,
         replay: bool = False,
+        last: bool = False,
     ) -> None:
         """Record outcomes and starts in one transaction, as far as the level says so.
 
@@ -55,6 +56,7 @@ class Journal(Protocol):
             released: Slots that are about to start.
             commands: Keyed notes that a resume reads, as JSON.
             replay: Ignore rows that are recorded already.
+            last: Only the end of the run follows, at once; what records it may record these, too.
 
         Raises:
             StoreError: Nothing was recorded.

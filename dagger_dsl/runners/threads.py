@@ -76,13 +76,13 @@ class Crew:
 
         return announce
 
-    def step(self, now: float, *, mine: int = 1, wait: bool = False) -> bool:
+    def step(self, now: float, *, mine: int = 1, driving: bool = False) -> bool:
         """Step the coordinator unless somebody else is at it; then spread what was released.
 
         Args:
             now: The clock.
             mine: Released calls that the caller takes itself.
-            wait: Wait for whoever is stepping instead of leaving it to them.
+            driving: The caller makes no calls and may be interrupted.
 
         Returns:
             False when the run is over.
@@ -90,7 +90,11 @@ class Crew:
         board, stepping = self.board, self.board.lock
         while not self.over:
             try:
-                if wait or now >= board.latest:
+                if driving or now >= board.latest:
+                    if driving:  # it would wait again and again for workers that are quick
+                        self._declined = True
+                        if stepping.locked():
+                            break
                     with stepping:  # an interrupt cannot fall between lock and block
                         self._declined = False
                         alive = board.step(now)
@@ -272,7 +276,7 @@ class ThreadRunner:
                     crew.alarm = inf  # while we look, whoever sets a deadline rings
                     now = clock()
                     nearest = crew.expire(now)
-                    if not crew.step(now, mine=0, wait=True):
+                    if not crew.step(now, mine=0, driving=True):
                         break
                     crew.alarm = min(nearest, board.wake_at)
                     bell.wait(max(0.0, crew.alarm - clock()))

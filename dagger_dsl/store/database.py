@@ -57,8 +57,11 @@ PAGE_SIZE = 2048
 #: A checkpoint is due after about so many pages: 4 MB, as is SQLite's own default.
 CHECKPOINT_PAGES = 2000
 
-#: After so many pages, some 16 commits, the WAL is worth growing to this size at once.
-GROW_AFTER = 48
+#: What a commit of one row writes, about.
+COMMIT_PAGES = 3
+
+#: After 16 commits the WAL is worth growing to this size at once.
+GROW_AFTER = 16 * COMMIT_PAGES
 GROWN_WAL = 4 * 1024 * 1024
 
 _LEVELS: Final = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
@@ -514,7 +517,7 @@ class Database:
                 try:
                     enter(timeout)
                     count = execute(sql, values).rowcount
-                    self._pages += 3
+                    self._pages += COMMIT_PAGES
                     if self._pages >= self._due:
                         self.wrote(0)
                     return count
@@ -531,10 +534,12 @@ class Database:
         Called while excluding everybody else, after the commit.
         """
         self._pages += pages
+        if self._due < CHECKPOINT_PAGES:  # growing pays by the commit, not by the page
+            self._due = min(self._due + max(0, pages - COMMIT_PAGES), CHECKPOINT_PAGES)
         if self._pages < self._due or self._writer is None or self.path is None:
             return
         try:
-            if self._due == GROW_AFTER:
+            if self._due < CHECKPOINT_PAGES:
                 self._due = CHECKPOINT_PAGES
                 self._grow_wal(self._writer, self.path)
             else:

@@ -120,6 +120,7 @@ class RunJournal:
         commands: Sequence[Command] | None = None,
         *,
         replay: bool = False,
+        last: bool = False,
     ) -> None:
         """Record in one transaction, all or nothing.
 
@@ -130,6 +131,7 @@ class RunJournal:
             commands: What a replay of the run needs beside outcomes.
             replay: Rows and command keys that are there already are passed over; for a commit
                 whose first try may or may not have succeeded.
+            last: Only the end of the run follows, at once: one transaction records both.
 
         Raises:
             RunFenced: Another process took the run over.
@@ -145,7 +147,7 @@ class RunJournal:
             and rows[0][2]
             and not commands
             and status is None
-            and not replay
+            and not (replay or last)
             and not self._cache
             and (rows[0][5] is None or not self._new_artifacts)
         ):
@@ -164,15 +166,18 @@ class RunJournal:
             if written != 1:
                 raise self._fence()
             return
-        self._add(
-            Batch(
-                rows=rows,
-                released=released or None,
-                status=status,
-                commands=commands or (),
-                again=replay,
-            )
+        batch = Batch(
+            rows=rows,
+            released=released or None,
+            status=status,
+            commands=commands or (),
+            again=replay,
         )
+        if last:
+            self._complete(batch)
+            self._kept.append(batch)
+        else:
+            self._add(batch)
 
     def record_crashes(self, crashes: Mapping[str, int]) -> None:
         """Replace the count of process deaths by node (see `StoredRun.crashes`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from dagger_dsl.errors import ArtifactNotFound, StoreDamaged, StoreError
@@ -20,6 +21,7 @@ class Payloads:
 
     def __init__(self, files: ArtifactFiles | None) -> None:
         self.files = files
+        self._threshold = math.inf if files is None else files.threshold
 
     def encode(self, value: Any, path: str = "value") -> tuple[str | None, str | None, int]:
         """Return the inline text, or the artifact's id, and the size in bytes.
@@ -30,12 +32,16 @@ class Payloads:
             EncodingError: The value has no stored form.
             StoreError: The file cannot be written.
         """
-        return self.place(encode(value, path))
+        data = encode(value, path)
+        size = len(data)
+        if size < self._threshold:
+            return data.decode(), None, size
+        return self.place(data)
 
     def place(self, data: bytes) -> tuple[str | None, str | None, int]:
         """Return where an encoding goes, as `encode` does."""
         size = len(data)
-        if self.files is None or not self.files.belongs_in_file(size):
+        if self.files is None or size < self._threshold:
             return data.decode(), None, size
         return None, self.files.write(data), size
 

@@ -47,7 +47,10 @@ class Statement:
         self.sql: str = str(compiled)
         self.names: tuple[str, ...] = tuple(compiled.positiontup or ())
         kinds = [compiled.binds[name].type.dialect_impl(DIALECT) for name in self.names]
-        processors = [kind.bind_processor(DIALECT) for kind in kinds]
+        # We give a float where one is due; SQLAlchemy would turn each into a float again.
+        processors = [
+            None if isinstance(kind, sa.Float) else kind.bind_processor(DIALECT) for kind in kinds
+        ]
         self._convert = [(i, each) for i, each in enumerate(processors) if each is not None]
 
     def in_order(self, named: Mapping[str, Any]) -> list[Any]:

@@ -3,7 +3,7 @@
     python -m tests.benchmarks [--n 1000] [--only TEXT] [--best] [--check]
 
 Ratios decide; microseconds are for scale. Every ratio is taken from trials interleaved in this
-run. Databases are files; both sides open theirs before the clock starts and close it afterwards,
+run. Databases are files; both sides open theirs and write a row before the clock starts and close it afterwards,
 except in the rows that say so. `--check` exits with 1 when a row is over its bound.
 """
 
@@ -269,7 +269,7 @@ def print_table(rows: list[Row], console: Console, what: str) -> None:
     """Print the rows, microseconds a node unless a row says otherwise."""
     table = Table(
         title=f"Cost of a node (us), {what} of interleaved runs",
-        caption="Both sides open their database before the clock starts; 'opening too' counts it.",
+        caption="Both sides open their database and write to it before the clock starts; 'opening too' counts it.",
     )
     for name in ("path", "shape"):
         table.add_column(name, no_wrap=True)

@@ -104,9 +104,17 @@ def _executor(dag: DAG, url: str) -> Callable[[], AbstractContextManager[DagExec
     def opened() -> Iterator[DagExecutor]:
         with DagExecutor(registry=dag.registry, database_url=url) as executor:
             executor.load(dag)
+            executor.load(_one_node())
+            executor.run("warm_up", runner="sequential").raise_for_failure()
             yield executor
 
     return opened
+
+
+def _one_node() -> DAG:
+    with DAG("warm_up", registry=Registry()) as dag:
+        action(SYNC[0], registry=dag.registry)()
+    return dag
 
 
 def build_compile_validate(shape: Shape, part: str) -> Trial:

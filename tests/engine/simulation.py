@@ -138,6 +138,7 @@ class MemoryJournal:
         *,
         commands: Any = None,
         replay: bool = False,
+        last: bool = False,
     ) -> None:
         """Record, as the schema allows it: attempt 0 replaces, every other number is new."""
         assert rows or released
