@@ -68,6 +68,7 @@ __all__ = [
     "InputResolutionError",
     "InputValidationError",
     "InvalidState",
+    "KeyTaken",
     "MissingExtra",
     "MissingInputError",
     "NodeAlreadyExists",
@@ -581,6 +582,23 @@ class ArtifactNotFound(StoreError, LookupError):
 
 class RunExists(StoreError):
     """A run of this id is in the store already."""
+
+
+class KeyTaken(RunExists):
+    """An idempotency key has a run already, of the same graph and inputs.
+
+    Attributes:
+        run_id: That run.
+        key: The key.
+    """
+
+    def __init__(self, run_id: str, key: str) -> None:
+        self.run_id = run_id
+        self.key = key
+        super().__init__(run_id, key)
+
+    def __str__(self) -> str:
+        return f"idempotency key {self.key!r} belongs to run {self.run_id}, which is the same run"
 
 
 class RunOwned(StoreError):

@@ -57,7 +57,7 @@ from dagger_dsl.model.policies import OnFailure, Trigger
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.model.values import to_plain
 from dagger_dsl.retry import decide, effective_policy
-from dagger_dsl.runners.base import ASYNC, Overran
+from dagger_dsl.runners.base import ANSWERS, ASYNC, Overran, Writing
 
 __all__ = ["Coordinator"]
 
@@ -374,6 +374,8 @@ class Coordinator:
             if not isinstance(answer, AsyncGeneratorType):
                 answer.close()
             self._raised(slot, OutputError(self._unfinished(slot, answer)), now)
+        elif isinstance(answer, Writing):
+            self._insert(slot, answer, now)
         elif isinstance(answer, Branch):
             self._answer(slot, answer.value, answer.label)
         elif not answer.succeeded:
@@ -386,6 +388,21 @@ class Coordinator:
                 self._answer(slot, inner.value, inner.label)
             else:
                 self._answer(slot, inner, None, split=answer.split)
+
+    def _insert(self, slot: int, answer: Writing, now: float) -> None:
+        """Take what a call wrote into the run's cache, and then its answer."""
+        try:
+            if self._journal is not None:
+                for (namespace, key), value in answer.written.items():
+                    self._journal.write_cache(namespace, key, value)
+        except EncodingError as error:
+            self._failed(slot, error)
+            return
+        self.run.inserted.update(answer.written)
+        if answer.answer.__class__ in ANSWERS:
+            self._answered(slot, answer.answer, now)
+        else:
+            self._answer(slot, answer.answer, None)
 
     def _unfinished(self, slot: int, answer: object) -> str:
         if isinstance(answer, (GeneratorType, AsyncGeneratorType)):

@@ -14,6 +14,7 @@ from dagger_dsl.engine.plan import UNSET
 from dagger_dsl.errors import InputResolutionError
 from dagger_dsl.model.context import NodeCtx, NodeOutput
 from dagger_dsl.registry import ActionDef
+from dagger_dsl.runners.base import Writing
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.run import Run
@@ -152,6 +153,8 @@ def _calling(
         )
 
     def checked(value: Any) -> Any:
+        if value.__class__ is Writing:
+            return Writing(checked(value.answer), value.written)
         if check is not None:
             check(value.outputs if isinstance(value, NodeOutput) else value)
         elif value is None:  # the failure stands: no worker may take the next call before it counts

@@ -16,15 +16,13 @@ from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.context import NodeOutput
 from dagger_dsl.model.graph import RESULT, Graph
 from dagger_dsl.model.values import MISSING
+from dagger_dsl.runners.base import Writing
 from dagger_dsl.store.cache import Cache
-from dagger_dsl.store.codec import decode, encode
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.run import Run
 
-__all__ = ["ExecutorView", "LegacyCall", "restore_inserted"]
-
-_INSERTED = "inserted"
+__all__ = ["ExecutorView", "LegacyCall"]
 
 
 @attrs.frozen(eq=False)
@@ -114,9 +112,6 @@ class LegacyCall:
         """Return what the node gives: what the function returned, and over it what it inserted.
 
         A failure handler recovers its node by returning a value, not by inserting one.
-
-        Raises:
-            EncodingError: Something that was inserted cannot be recorded.
         """
         node_id = self._node.id
         own = {key: value for (where, key), value in self._written.items() if where == node_id}
@@ -124,19 +119,8 @@ class LegacyCall:
         if not self._handler or answer is not None:
             answer = _merged(answer, own)
             elsewhere = {each: value for each, value in elsewhere.items() if each[0] != node_id}
-        if elsewhere:
-            self._keep(elsewhere)
-        return answer
-
-    def _keep(self, written: Mapping[tuple[str, str], Any]) -> None:
-        run = self._run
-        if run.journal is not None:
-            kept: dict[str, dict[str, str]] = {}
-            for (namespace, key), value in written.items():
-                text = encode(value, f"{namespace}.{key}").decode()
-                kept.setdefault(namespace, {})[key] = text
-            run.meta.setdefault(self._slot, {})[_INSERTED] = kept
-        run.inserted.update(written)
+        # They travel with the answer: those of a call that was left behind are nobody's.
+        return Writing(answer, elsewhere) if elsewhere else answer
 
 
 def _merged(answer: Any, own: Mapping[str, Any]) -> Any:
@@ -150,10 +134,3 @@ def _merged(answer: Any, own: Mapping[str, Any]) -> Any:
     if answer is None:
         return dict(own)
     return {**(answer if isinstance(answer, Mapping) else {RESULT: answer}), **own}
-
-
-def restore_inserted(run: Run, meta: Mapping[str, Any]) -> None:
-    """Give *run* what a recorded node had inserted elsewhere than under its own id."""
-    for namespace, values in meta.get(_INSERTED, {}).items():
-        for key, text in values.items():
-            run.inserted[namespace, key] = decode(text.encode(), f"{namespace}.{key}")

@@ -14,14 +14,14 @@ from dagger_dsl.engine.plan import Plan
 from dagger_dsl.engine.report import ErrorInfo, RunReport
 from dagger_dsl.engine.run import Run, error_info
 from dagger_dsl.engine.state import PENDING, RunState
-from dagger_dsl.errors import ConfigurationError, InvalidState, StoreError
+from dagger_dsl.errors import ConfigurationError, InvalidState, KeyTaken, StoreError
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.model.values import Secret, allow_hints, from_plain
 from dagger_dsl.store.journal import RunJournal
 from dagger_dsl.store.recovery import Flight, forget_uncalled
-from dagger_dsl.store.runs import KeyTaken, StoredNode, StoredRun
+from dagger_dsl.store.runs import StoredNode, StoredRun
 from dagger_dsl.store.storage import Store
 
 __all__ = ["Recorder"]
@@ -143,10 +143,7 @@ class Recorder:
             meta = _meta(node)
             if meta:
                 run.meta[slot] = meta
-                if "inserted" in meta:
-                    from dagger_dsl.engine.legacy import restore_inserted
-
-                    restore_inserted(run, meta)
+        run.inserted.update(self.stored.cache)
         run.bound = {slot: frozenset((source,)) for slot, source in winners.items()}
         run.state.restore(list(done), _labels(done), winners)
         if self.stored.status != RunStatus.RUNNING:

@@ -40,6 +40,14 @@ class Journal(Protocol):
         """
         ...
 
+    def write_cache(self, namespace: str, key: str, value: Any) -> None:
+        """Keep a value of the run's cache; it is recorded with the next commit.
+
+        Raises:
+            EncodingError: It has no stored form.
+        """
+        ...
+
     def commit(
         self,
         rows: Sequence[Row],

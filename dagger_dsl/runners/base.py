@@ -14,21 +14,39 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, MutableSequence
+from collections.abc import Callable, Collection, Mapping, MutableSequence
 from math import inf
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, Protocol
 
 from dagger_dsl.model.context import Branch, NodeOutput
 
-__all__ = ["ANSWERS", "ASYNC", "TIMED", "Bell", "Board", "Overran", "Runner", "labour"]
+__all__ = ["ANSWERS", "ASYNC", "TIMED", "Bell", "Board", "Overran", "Runner", "Writing", "labour"]
 
 #: Bits of `Board.kinds`; 0 is a plain function without a time limit.
 ASYNC: Final = 1
 TIMED: Final = 2
 
+
+class Writing:  # an outcome between rooms, never shown to users
+    """An answer, and what the call wrote elsewhere than among its own outputs.
+
+    Attributes:
+        answer: What the call returned.
+        written: Values by namespace and key.
+    """
+
+    __slots__ = ("answer", "written")
+
+    def __init__(self, answer: Any, written: Mapping[tuple[str, str], Any]) -> None:
+        self.answer = answer
+        self.written = written
+
+
 #: Results that the coordinator has to look at; everything else is a plain value.
-ANSWERS: Final = frozenset({NodeOutput, Branch, CoroutineType, GeneratorType, AsyncGeneratorType})
+ANSWERS: Final = frozenset(
+    {NodeOutput, Branch, Writing, CoroutineType, GeneratorType, AsyncGeneratorType}
+)
 
 
 class Overran(Exception):  # an outcome between rooms, never shown to users

@@ -163,6 +163,9 @@ class Database:
             elif self.path is None:
                 with self._writing() as connection:
                     create(connection)
+                # SQLAlchemy tries out an engine's first connection and rolls that back. It is the
+                # one that writes: this must not happen in the middle of a transaction.
+                self.engine.connect().close()
             else:
                 self._open_file(self.path, reading)
             self._ready = True

@@ -183,14 +183,15 @@ class RunJournal:
         """Replace the count of process deaths by node (see `StoredRun.crashes`)."""
         self._add(Batch(crashes=orjson.dumps(dict(crashes)).decode()))
 
-    def write_cache(self, namespace: str, key: str, data: bytes | str) -> None:
-        """Keep an encoded value of the run's cache; it is written with the next commit."""
+    def write_cache(self, namespace: str, key: str, value: Any) -> None:
+        """Keep a value of the run's cache; it is written with the next commit.
+
+        Raises:
+            EncodingError: It has no stored form.
+            StoreError: Its artifact file cannot be written.
+        """
         self._check()
-        raw = data.encode() if isinstance(data, str) else data
-        inline, artifact_id, size = self._payloads.place(raw)
-        if artifact_id is not None:
-            self._new_artifacts[artifact_id] = size
-        self._cache[namespace, key] = (inline, artifact_id)
+        self._cache[namespace, key] = self.encode(value, f"{namespace}.{key}")
 
     def flush(self) -> None:
         """Write everything that was kept or queued, and wait for it."""
@@ -207,24 +208,15 @@ class RunJournal:
                 self._kept = kept + self._kept
                 raise
 
-    def finish(
-        self,
-        status: str,
-        error_json: str | None = None,
-        rows: Sequence[Row] = (),
-        commands: Sequence[Command] = (),
-    ) -> None:
+    def finish(self, status: str, error_json: str | None = None) -> None:
         """Write what is left, set the run's final status and give the run free.
 
         Args:
             status: A run's status.
             error_json: What went wrong, as JSON.
-            rows, commands: Recorded in the same transaction.
         """
         self._end(
             Batch(
-                rows=rows,
-                commands=commands,
                 ending=FINISH,
                 ending_values={"new_status": status, "new_error": error_json},
             )

@@ -162,8 +162,9 @@ class StoredRun:
         crashes: How often the process died while a node ran, by what the engine calls it.
     """
 
-    def __init__(self, payloads: Payloads, row: Any, nodes: Any, log: Any) -> None:
+    def __init__(self, payloads: Payloads, row: Any, nodes: Any, log: Any, cache: Any) -> None:
         self._payloads = payloads
+        self._cache = cache
         self._graph: str = row.graph
         self._inputs: tuple[str | None, str | None] = (row.inputs, row.inputs_artifact_id)
         self._config: str | None = row.config
@@ -199,6 +200,16 @@ class StoredRun:
         """The lists of slots that commits started, in order."""
         rows = ((node.row[3], node.row[11]) for node in self.attempts if node.row[11] is not None)
         return [orjson.loads(text) for _, text in sorted([*rows, *self._releases])]
+
+    @property
+    def cache(self) -> dict[tuple[str, str], Any]:
+        """Fresh copies of the values in its cache, by namespace and key."""
+        return {
+            (each.namespace, each.entry_key): self._payloads.decode(
+                each.value, each.artifact_id, f"{each.namespace}.{each.entry_key}"
+            )
+            for each in self._cache
+        }
 
     @property
     def graph(self) -> Graph:

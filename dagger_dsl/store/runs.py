@@ -17,7 +17,14 @@ from typing import Any, Final
 import attrs
 import sqlalchemy as sa
 
-from dagger_dsl.errors import IdempotencyConflict, RunExists, RunFenced, RunNotFound, RunOwned
+from dagger_dsl.errors import (
+    IdempotencyConflict,
+    KeyTaken,
+    RunExists,
+    RunFenced,
+    RunNotFound,
+    RunOwned,
+)
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.store.arguments import check_count, check_new_name, check_text, run_states
@@ -35,27 +42,10 @@ from dagger_dsl.store.records import (
     config_to_text,
     graph_to_text,
 )
-from dagger_dsl.store.schema import flow_runs, node_runs, run_log
+from dagger_dsl.store.schema import cache_entries, flow_runs, node_runs, run_log
 from dagger_dsl.store.transactions import Statement, Transaction, fetch, run_transaction
 
-__all__ = ["KeyTaken", "RunSummary", "Runs", "StoredNode", "StoredRun"]
-
-
-class KeyTaken(RunExists):
-    """An idempotency key has a run already, of the same graph and inputs.
-
-    Attributes:
-        run_id: That run.
-        key: The key.
-    """
-
-    def __init__(self, run_id: str, key: str) -> None:
-        self.run_id = run_id
-        self.key = key
-        super().__init__(run_id, key)
-
-    def __str__(self) -> str:
-        return f"idempotency key {self.key!r} belongs to run {self.run_id}, which is the same run"
+__all__ = ["RunSummary", "Runs", "StoredNode", "StoredRun"]
 
 
 # --- statements -----------------------------------------------------------------------------------
@@ -208,23 +198,6 @@ class Runs:
             raise _conflict(key, known)
         raise KeyTaken(known, key)
 
-    def find_by_key(self, key: str, graph: Graph, inputs: Mapping[str, Any]) -> str | None:
-        """See `Store.find_by_key`."""
-        check_new_name("an idempotency key", key)
-        self._database.open()  # who asks for a key is about to start a run
-        with self._database.reading() as connection:
-            row = connection.execute(
-                sa.select(flow_runs.c.run_id, flow_runs.c.fingerprint).where(
-                    flow_runs.c.idempotency_key == key
-                )
-            ).one_or_none()
-        if row is None:
-            return None
-        text, artifact_id, _ = self._payloads.encode(dict(inputs), "inputs")
-        if row.fingerprint != _fingerprint(graph_to_text(graph), text or artifact_id or ""):
-            raise _conflict(key, row.run_id)
-        return str(row.run_id)
-
     # -- claiming
 
     def claim(self, run_id: str, durability: str) -> tuple[StoredRun, RunJournal]:
@@ -360,7 +333,10 @@ class Runs:
         log = connection.execute(
             sa.select(run_log).where(run_log.c.run_id == run_id).order_by(run_log.c.seq)
         ).all()
-        return StoredRun(self._payloads, row, nodes, log)
+        cache = connection.execute(
+            sa.select(cache_entries).where(cache_entries.c.run_id == run_id)
+        ).all()
+        return StoredRun(self._payloads, row, nodes, log, cache)
 
     def list(
         self, flow_name: str | None, status: str | Sequence[str] | None, limit: int | None

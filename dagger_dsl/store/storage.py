@@ -165,14 +165,6 @@ class Store:
             durability=durability,
         )
 
-    def find_by_key(self, key: str, graph: Graph, inputs: Mapping[str, Any]) -> str | None:
-        """Return the id of the run that was started with an idempotency key, or None.
-
-        Raises:
-            IdempotencyConflict: It was started with another graph or other inputs.
-        """
-        return self._runs.find_by_key(key, graph, inputs)
-
     def claim_run(self, run_id: str, *, durability: str = "sync") -> tuple[StoredRun, RunJournal]:
         """Become the owner of a run, and return what was recorded and its journal.
 

@@ -3,8 +3,8 @@
     python -m tests.benchmarks [--n 1000] [--only TEXT] [--best] [--check]
 
 Ratios decide; microseconds are for scale. Every ratio is taken from trials interleaved in this
-run. Databases are files; both sides open theirs and write a row before the clock starts and close it afterwards,
-except in the rows that say so. `--check` exits with 1 when a row is over its bound.
+run. Databases are files; both sides open theirs and write a row before the clock starts and close
+it afterwards, except in the rows that say so. `--check` exits with 1 when a row is over its bound.
 """
 
 from __future__ import annotations
@@ -269,7 +269,8 @@ def print_table(rows: list[Row], console: Console, what: str) -> None:
     """Print the rows, microseconds a node unless a row says otherwise."""
     table = Table(
         title=f"Cost of a node (us), {what} of interleaved runs",
-        caption="Both sides open their database and write to it before the clock starts; 'opening too' counts it.",
+        caption="Both sides open their database and write a row before the clock starts; "
+        "'opening too' counts that.",
     )
     for name in ("path", "shape"):
         table.add_column(name, no_wrap=True)

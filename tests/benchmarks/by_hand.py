@@ -2,8 +2,8 @@
 
 Each binds arguments by name, keeps every result in a dict and reads the clock twice a node; the
 functions that are called are those that `ours` calls. The sqlite3 loops store one row a node with
-the encoded result and both times, in a database that is open and was written to before the clock starts. Each function
-takes a `Shape` and returns a `Trial`.
+the encoded result and both times, in a database that is open and has been written to before the
+clock starts. Each function takes a `Shape` and returns a `Trial`.
 """
 
 from __future__ import annotations

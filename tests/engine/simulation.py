@@ -99,6 +99,7 @@ class MemoryStore:
             status="running",
             crashes={},
             commands=list(self.commands),
+            cache={},
             config=None,
         )
         return stored, MemoryJournal(self)

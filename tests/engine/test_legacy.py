@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from dagger_dsl.store.cache import (
     insert_value,
     parse_input_from_name,
 )
+from dagger_dsl.store.storage import Store
 from tests.engine.helpers import RUNNERS, url_of
 
 
@@ -167,6 +170,54 @@ def test_what_is_inserted_elsewhere_is_seen_later_and_after_a_resume(tmp_path: P
     broken.clear()
     options = RunOptions(database_url=url_of(tmp_path))
     assert engine.resume("one", registry, options).value("r") == ({1, 2}, False)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_what_a_call_that_overran_had_inserted_is_forgotten(tmp_path: Path, recorded: bool) -> None:
+    """The call goes on in its thread, but its answer, with what it wrote, is nobody's."""
+    wrote = threading.Event()
+    go_on = threading.Event()
+
+    def late(executor: Any, node: Any, cache: Any) -> None:
+        go_on.wait(10)
+        insert_value(cache, "global", "late", True)
+        wrote.set()
+
+    def look(ctx: NodeCtx) -> Any:
+        go_on.set()
+        wrote.wait(10)
+        time.sleep(0.05)  # the late answer arrives, or not, while this body runs
+        return ctx.cache.get("global", "late")
+
+    registry = Registry()
+    registry.register_fn("late", late)
+    registry.register(look)
+    url = url_of(tmp_path) if recorded else None
+    report = run(
+        registry,
+        Node("slow", "late", timeout=0.05, on_failure="continue"),
+        Node("look", "look", dependencies=["slow"], trigger="done"),
+        database_url=url,
+        run_id="r",
+    )
+    assert report.node_reports["slow"].state == "failed"
+    assert report.value("look") is None
+    if url is not None:
+        with Store(url) as store:
+            assert store.load_run("r").cache == {}
+
+
+def test_large_values_that_are_inserted_go_to_a_file(tmp_path: Path) -> None:
+    def writes(executor: Any, node: Any, cache: Any) -> str:
+        insert_value(cache, "global", "long", "x" * 100_000)
+        return "done"
+
+    registry = Registry()
+    registry.register_fn("writes", writes)
+    run(registry, Node("w", "writes"), database_url=url_of(tmp_path), run_id="r")
+    with Store(url_of(tmp_path)) as store:
+        assert store.stats().artifact_files == 1
+        assert store.load_run("r").cache == {("global", "long"): "x" * 100_000}
 
 
 def test_what_a_call_that_raised_had_inserted_is_forgotten() -> None:

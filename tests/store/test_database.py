@@ -30,7 +30,7 @@ from dagger_dsl.store import migrations, schema
 from dagger_dsl.store.faults import store_error
 from dagger_dsl.store.locks import borrow, give_back
 from dagger_dsl.store.storage import Store
-from tests.store.helpers import GRAPH, row, start
+from tests.store.helpers import row, start
 
 
 @pytest.fixture
@@ -374,15 +374,13 @@ def test_who_only_reads_an_empty_file_is_told_so(path: Path, content: str) -> No
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("first", ["create", "key", "init"])
+@pytest.mark.parametrize("first", ["create", "init"])
 def test_who_writes_makes_a_database_of_an_empty_file(path: Path, first: str) -> None:
     path.touch()
     store = Store(path)
     with pytest.raises(StoreVersionError, match="is empty"):
         store.list_runs()
-    if first == "key":
-        assert store.find_by_key("k", GRAPH, {}) is None
-    elif first == "init":
+    if first == "init":
         store.init_database()
     start(store).finish("completed")
     assert len(store.list_runs()) == 1

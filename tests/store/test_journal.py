@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dagger_dsl.errors import EncodingError, InvalidState, StoreBusy
+from dagger_dsl.errors import EncodingError, InvalidState, KeyTaken, StoreBusy
 from dagger_dsl.store import journal as journal_module
 from dagger_dsl.store.journal import RunJournal
 from tests.store.helpers import GRAPH, Store, row, start
@@ -72,23 +72,25 @@ def test_an_artifact_has_its_row_in_the_commit_that_names_it(store: Store) -> No
 
 def test_cache_entries_join_the_next_commit(store: Store) -> None:
     journal = start(store)
-    journal.write_cache("global", "k", b"1")
-    journal.write_cache("global", "k", "2")
-    journal.write_cache("a", "long", b'"' + b"x" * 100 + b'"')
+    journal.write_cache("global", "k", 1)
+    journal.write_cache("global", "k", (2, None))
+    journal.write_cache("a", "long", "x" * 100)
+    with pytest.raises(EncodingError, match=r"global\.handle"):
+        journal.write_cache("global", "handle", object())
     assert store.query("SELECT * FROM cache_entries") == []
     journal.commit([row("a")])
     found = store.query("SELECT namespace, entry_key, value, artifact_id FROM cache_entries")
     assert {(each["namespace"], each["entry_key"]): each["value"] for each in found} == {
         ("a", "long"): None,
-        ("global", "k"): "2",
+        ("global", "k"): '{"$type":"tuple","$value":[2,null]}',
     }
-    journal.write_cache("global", "k", b"3")
+    assert store.load_run("r").cache == {("global", "k"): (2, None), ("a", "long"): "x" * 100}
+    journal.write_cache("global", "k", 3)
     journal.flush()
-    query = "SELECT value FROM cache_entries WHERE entry_key = 'k'"
-    assert store.query(query) == [{"value": "3"}]
-    journal.write_cache("global", "k", b"4")
+    assert store.load_run("r").cache["global", "k"] == 3
+    journal.write_cache("global", "k", 4)
     journal.close()
-    assert store.query(query) == [{"value": "4"}]
+    assert store.load_run("r").cache["global", "k"] == 4
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
@@ -100,7 +102,8 @@ def test_everything_of_a_run_is_there_at_its_end(store: Store, durability: str) 
     journal.commit([], commands=[(None, '{"c":2}'), (None, '{"c":3}')], status="paused")
     journal.commit([row("b", state="failed", error='{"e":1}')])
     journal.commit([row("c", None, attempt=0, state="skipped")], [])
-    journal.finish("failed", '{"message":"no"}', rows=[row("d")], commands=[("k2", "{}")])
+    journal.commit([row("d")], commands=[("k2", "{}")], last=True)
+    journal.finish("failed", '{"message":"no"}')
     run = store.load_run("r")
     assert [(each.node_id, each.state) for each in run.attempts] == [
         ("a", "completed"),
@@ -120,6 +123,22 @@ def test_everything_of_a_run_is_there_at_its_end(store: Store, durability: str) 
     seqs = [each.seq for each in run.attempts] + [each.seq for each in run.commands]
     assert len(set(seqs)) == len(seqs)
     assert max(seqs) == run.last_seq
+
+
+@pytest.mark.parametrize("end", ["finish", "close"])
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+def test_the_last_commit_is_one_with_the_end(store: Store, durability: str, end: str) -> None:
+    journal = start(store, durability=durability)
+    journal.commit([row("a")])
+    journal.commit([row("b")], last=True)
+    assert "b" not in [each.node_id for each in store.load_run("r").attempts]
+    if end == "finish":
+        journal.finish("completed")
+    else:
+        journal.close()
+    run = store.load_run("r")
+    assert [each.node_id for each in run.attempts] == ["a", "b"]
+    assert run.status == ("completed" if end == "finish" else "running")
 
 
 def test_an_end_without_a_call_can_be_recorded_again(store: Store) -> None:
@@ -159,7 +178,8 @@ def test_a_closed_journal_and_a_closed_store_say_so(tmp_path: Path) -> None:
             lambda: journal.finish("failed"),
             lambda: journal.flush(),
             lambda: journal.record_crashes({}),
-            lambda: journal.write_cache("a", "b", b"1"),
+            lambda: journal.write_cache("a", "b", 1),
+            lambda: journal.commit([row("a")], last=True),
         ]
         for call in calls:
             with pytest.raises(InvalidState, match="closed"):
@@ -253,7 +273,8 @@ def test_a_run_keeps_large_inputs_in_a_file(store: Store) -> None:
     journal.finish("completed")
     assert store.load_run("r").inputs == inputs
     assert store.stats().rows["artifacts"] == 1
-    assert store.find_by_key("k", GRAPH, inputs) == "r"
+    with pytest.raises(KeyTaken):
+        store.create_run(run_id="s", graph=GRAPH, inputs=inputs, idempotency_key="k")
     assert store.prune().artifacts == ()
     assert store.load_run("r").inputs == inputs
 
