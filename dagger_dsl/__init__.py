@@ -49,9 +49,11 @@ __all__ = [
     "load_yaml_file",
     "ref",
     "register_type",
+    "task_agent",
 ]
 
 if TYPE_CHECKING:
+    from dagger_dsl.agents import task_agent
     from dagger_dsl.dsl import DAG, action
     from dagger_dsl.engine.control import CancelToken, RunHandle
     from dagger_dsl.engine.report import RunReport
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     __version__: str
 else:  # hidden from type checkers, which would take any misspelt name for an attribute
     _ROOMS = {
+        "agents": "task_agent",
         "dsl": "DAG action",
         "engine.control": "CancelToken RunHandle",
         "engine.report": "RunReport",

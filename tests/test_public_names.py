@@ -56,6 +56,7 @@ NAMES = [
     "load_yaml_file",
     "ref",
     "register_type",
+    "task_agent",
 ]
 
 

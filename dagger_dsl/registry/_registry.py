@@ -62,7 +62,7 @@ class Registry:
         definition = define(action, name, **options)
         with self._lock:
             before = self._actions.get(definition.name)
-            if before is not None and not replace and not _same_place(before, definition):
+            if before is not None and not replace and not _same_origin(before, definition):
                 raise RegistryError(
                     f"an action {definition.name!r} is registered already, from "
                     f"{before.module}.{before.qualname}; give another name=, or replace=True"
@@ -161,16 +161,20 @@ class Registry:
         if not isinstance(name, str) or not name:
             raise RegistryError(f"a {table}'s name is a text that is not empty, not {name!r}")
         with self._lock:
-            if name in self._tables[table] and not replace:
-                raise RegistryError(f"a {table} {name!r} is registered already; use replace=True")
-            self._tables[table][name] = thing
+            things = self._tables[table]
+            if name in things and not replace and not _same_origin(things[name], thing):
+                raise RegistryError(
+                    f"a {table} {name!r} is registered already; give it another name, or register "
+                    "it with replace=True"
+                )
+            things[name] = thing
 
     def register_hook(self, name: str, hook: Any, replace: bool = False) -> None:
         """Keep a hook under a name."""
         self._add("hook", name, hook, replace)
 
     def register_task_agent(self, name: str, agent: Any, replace: bool = False) -> None:
-        """Keep a task agent under a name."""
+        """Keep a task agent under a name; ``@task_agent`` keeps an `AgentDef`."""
         self._add("task agent", name, agent, replace)
 
     def register_pubsub_agent(self, name: str, agent: Any, replace: bool = False) -> None:
@@ -193,10 +197,17 @@ class Registry:
         return MappingProxyType(self._tables["pub/sub agent"])
 
 
-def _same_place(one: ActionDef, other: ActionDef) -> bool:
-    if one is other:
-        return True
-    return bool(one.qualname) and (one.module, one.qualname) == (other.module, other.qualname)
+def _same_origin(one: Any, other: Any) -> bool:
+    """Whether both are of the same lines of code, which a notebook may have run again."""
+    return one is other or (_origin(one) is not None and _origin(one) == _origin(other))
+
+
+def _origin(thing: Any) -> tuple[str, str] | None:
+    if isinstance(thing, ActionDef):
+        return (thing.module, thing.qualname) if thing.qualname else None
+    target = inspect.unwrap(thing)
+    qualname = getattr(target, "__qualname__", None)
+    return (target.__module__, qualname) if isinstance(qualname, str) else None
 
 
 #: The documents' name.

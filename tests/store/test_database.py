@@ -394,8 +394,13 @@ def test_a_reader_waits_for_who_is_just_making_the_database(path: Path) -> None:
     path.touch()
     locks = borrow(f"{path}-lock")
     found: list[object] = []
+
+    def read() -> None:
+        with Store(path) as store:
+            found.extend(store.list_runs())
+
     with locks.mutex:
-        reader = threading.Thread(target=lambda: found.extend(Store(path).list_runs()))
+        reader = threading.Thread(target=read)
         reader.start()
         reader.join(0.2)
         assert reader.is_alive()

@@ -1,0 +1,5 @@
+"""Task agents: what the tasks of a job are given to, by name."""
+
+from dagger_dsl.agents.definition import AgentDef, task_agent
+
+__all__ = ["AgentDef", "task_agent"]

@@ -1,0 +1,99 @@
+"""`task_agent`: a function or a class becomes something that tasks can be given to."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import attrs
+
+from dagger_dsl.errors import RegistryError, shown
+from dagger_dsl.registry import as_registry, convert_options
+
+if TYPE_CHECKING:
+    from dagger_dsl.registry import Registry
+
+__all__ = ["AgentDef", "task_agent"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = ("description", "input_schema", "output_schema")
+
+
+@attrs.frozen(eq=False)
+class AgentDef:
+    """What the registry knows of a task agent.
+
+    Attributes:
+        name: What tasks call it.
+        target: The function, or the class with ``execute``.
+        description: For people, and for agents that choose among agents.
+        input_schema, output_schema: JSON Schemas; None where none was given.
+    """
+
+    name: str
+    target: Callable[..., Any]
+    description: str = ""
+    input_schema: Mapping[str, Any] | None = None
+    output_schema: Mapping[str, Any] | None = None
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        return self.target
+
+
+@overload
+def task_agent(fn: F, /) -> F: ...
+@overload
+def task_agent(
+    fn: None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    input_schema: Mapping[str, Any] | str | None = None,
+    output_schema: Mapping[str, Any] | str | None = None,
+    registry: Registry | None = None,
+) -> Callable[[F], F]: ...
+def task_agent(fn: Any = None, /, **options: Any) -> Any:
+    """Register a function, or a class with ``execute``, as a task agent, and return it unchanged.
+
+    Works with and without parentheses. The agent of the same module and qualified name is replaced,
+    as running a notebook cell again needs.
+
+    Args:
+        fn: The function or the class.
+        **options: ``name`` in the registry (its own); ``description`` (the first line of its
+            docstring); ``input_schema`` and ``output_schema`` (JSON Schemas, as mappings or text);
+            ``registry`` (where to register; the one in force by default).
+
+    Raises:
+        ConfigurationError: An option is unknown or has an impossible value.
+        RegistryError: The name is taken by an agent that was written elsewhere, or *fn* cannot be
+            an agent.
+    """
+    beside = dict.fromkeys(("name", "registry"), lambda value, what: value)
+    fields = convert_options(options, "@task_agent", (*_OPTIONS, *beside), beside)
+
+    def register(target: Any) -> Any:
+        agent = _agent(target, fields)
+        as_registry(fields.get("registry")).register_task_agent(agent.name, agent)
+        return target
+
+    return register if fn is None else register(fn)
+
+
+def _agent(target: Any, fields: Mapping[str, Any]) -> AgentDef:
+    body = getattr(target, "execute", None) if inspect.isclass(target) else target
+    if not callable(body):
+        raise RegistryError(
+            f"a task agent is a function or a class with a method 'execute', not {shown(target)}"
+        )
+    return AgentDef(
+        name=fields["name"] if "name" in fields else getattr(target, "__name__", ""),
+        target=target,
+        description=fields.get("description") or (inspect.getdoc(target) or "").partition("\n")[0],
+        input_schema=fields.get("input_schema"),
+        output_schema=fields.get("output_schema"),
+    )
