@@ -281,7 +281,7 @@ class _Session:
         run = self.run
         run.began = run.board.clock()
         if run.config.timeout_seconds is not None:
-            run.deadline = run.began + run.config.timeout_seconds
+            run.deadline = run.began + max(0.0, run.config.timeout_seconds - run.spent)
         self._unsubscribe = run.token.subscribe(self.coordinator.stop)
         if self.observers is not None:
             self.observers.begin()

@@ -128,6 +128,7 @@ class Recorder:
         """
         assert self.stored is not None
         assert self.journal is not None
+        run.spent = self.stored.owned_seconds
         _know_classes(run)
         self._compare_versions(run, on_change)
         forget_uncalled(self.store, self.run_id, self.journal.epoch)

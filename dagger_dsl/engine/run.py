@@ -144,6 +144,7 @@ class Run:
         notes: Keyed notes for a resume, recorded with the next commit.
         abandoned: Slots whose call was left behind.
         hook_errors: What hooks raised; it never ends a run.
+        spent: Seconds of the run's time limit that earlier processes used up.
     """
 
     def __init__(
@@ -195,6 +196,7 @@ class Run:
         self.began = clock()
         self.finished: float | None = None
         self.deadline: float | None = None
+        self.spent = 0.0
         values: list[Any] = [UNSET] * plan.size
         for slot, literal in plan.constants:
             values[slot] = literal.value

@@ -173,13 +173,17 @@ EPOCH: Final = Statement(
 )
 SET_STATUS: Final = _update_run(status=sa.bindparam("new_status", type_=sa.Text()))
 SET_CRASHES: Final = _update_run(crashes=sa.bindparam("new_crashes", type_=sa.Text()))
+_FREE: Final = {
+    "owner": sa.null(),
+    "lease_expires_at": sa.null(),
+    "owned_seconds": flow_runs.c.owned_seconds + sa.bindparam("more_seconds", type_=sa.Double()),
+}
 FINISH: Final = _update_run(
     status=sa.bindparam("new_status", type_=sa.Text()),
     error=sa.bindparam("new_error", type_=sa.Text()),
-    owner=sa.null(),
-    lease_expires_at=sa.null(),
+    **_FREE,
 )
-RELEASE: Final = _update_run(owner=sa.null(), lease_expires_at=sa.null())
+RELEASE: Final = _update_run(**_FREE)
 
 
 @attrs.define(eq=False)
@@ -195,7 +199,7 @@ class Batch:
     artifacts: Mapping[str, int] = attrs.field(factory=dict)
     again: bool = False
     ending: Statement | None = None
-    ending_values: Mapping[str, Any] = attrs.field(factory=dict)
+    ending_values: dict[str, Any] = attrs.field(factory=dict)
     seq: int = 0
 
     def size(self) -> int:

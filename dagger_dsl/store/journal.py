@@ -240,6 +240,7 @@ class RunJournal:
 
     def _end(self, batch: Batch) -> None:
         self._check()
+        batch.ending_values["more_seconds"] = self._heart.count(self.run_id)
         try:
             if self._queue is not None:
                 self._queue.drain()

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 import weakref
 from typing import Final
@@ -98,6 +99,7 @@ _BEAT: Final = Statement(
     .values(
         beat=flow_runs.c.beat + sa.literal_column("1"),
         lease_expires_at=sa.bindparam("new_expiry", type_=flow_runs.c.lease_expires_at.type),
+        owned_seconds=flow_runs.c.owned_seconds + sa.bindparam("more_seconds", type_=sa.Double()),
     )
 )
 
@@ -124,16 +126,16 @@ class Heart:
         _hearts.add(self)
 
     def _start_over(self) -> None:
-        self._owned: set[str] = set()
+        self._owned: dict[str, float] = {}  # until when the time is counted, by run
         self._lock = threading.Lock()
         self._stop: threading.Lock | None = None  # held while a thread beats; releasing it ends it
 
     def add(self, run_id: str) -> None:
         """Beat for a run."""
-        if self._database.is_memory:
-            return  # no other process can ever ask
         with self._lock:
-            self._owned.add(run_id)
+            self._owned[run_id] = time.monotonic()
+            if self._database.is_memory:
+                return  # no other process can ever ask
             if self._stop is None:
                 self._stop = threading.Lock()
                 self._stop.acquire()
@@ -142,7 +144,16 @@ class Heart:
     def remove(self, run_id: str) -> None:
         """Stop beating for a run."""
         with self._lock:
-            self._owned.discard(run_id)
+            self._owned.pop(run_id, None)
+
+    def count(self, run_id: str) -> float:
+        """Return for how many seconds a run was owned since this was last asked."""
+        with self._lock:
+            now = time.monotonic()
+            before = self._owned.get(run_id, now)
+            if run_id in self._owned:
+                self._owned[run_id] = now
+        return now - before
 
     def stop(self) -> None:
         """End the thread, if there is one; a beat that is under way may still be made."""
@@ -167,10 +178,17 @@ class Heart:
         """Raise the beats once; trouble is logged, as the next commit will meet it too."""
         try:
             owner, expiry = this_owner().to_text(), self.expiry()
-            run_transaction(
-                self._database,
-                lambda tx: tx.execute_many(_BEAT, [(expiry, each, owner) for each in owned]),
-            )
+            named = [
+                {
+                    "new_expiry": expiry,
+                    "more_seconds": self.count(each),
+                    "the_run": each,
+                    "the_owner": owner,
+                }
+                for each in owned
+            ]
+            rows = [_BEAT.in_order(each) for each in named]
+            run_transaction(self._database, lambda tx: tx.execute_many(_BEAT, rows))
         except Exception as error:
             if self._stop is not None:  # else the store was closed meanwhile
                 _logger.warning("could not renew the lease of %d runs: %s", len(owned), error)

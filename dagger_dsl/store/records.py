@@ -155,6 +155,8 @@ class StoredRun:
         created_at, updated_at: Times of day in UTC, for people.
         owner: Who records into it, None when nobody does.
         epoch: The number of the latest ownership.
+        owned_seconds: How long it was owned since it last came to an end; of a process that died,
+            as of its last beat.
         attempts: Every recorded attempt, in order.
         nodes: What was recorded last by ``(node_id, key)``.
         commands: What a replay needs beside outcomes, in order.
@@ -179,6 +181,7 @@ class StoredRun:
         self.updated_at: dt.datetime = row.updated_at
         self.owner: Owner | None = None if row.owner is None else Owner.of_text(row.owner)
         self.epoch: int = row.epoch
+        self.owned_seconds: float = row.owned_seconds
         self.crashes: dict[str, int] = {} if row.crashes is None else orjson.loads(row.crashes)
         self.attempts: list[StoredNode] = [StoredNode(payloads, each) for each in nodes]
         self.nodes: dict[tuple[str, str], StoredNode] = {

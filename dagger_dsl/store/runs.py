@@ -42,7 +42,7 @@ from dagger_dsl.store.records import (
     config_to_text,
     graph_to_text,
 )
-from dagger_dsl.store.schema import cache_entries, flow_runs, node_runs, run_log
+from dagger_dsl.store.schema import FINISHED, cache_entries, flow_runs, node_runs, run_log
 from dagger_dsl.store.transactions import Statement, Transaction, fetch, run_transaction
 
 __all__ = ["RunSummary", "Runs", "StoredNode", "StoredRun"]
@@ -91,6 +91,10 @@ _TAKE: Final = (
         beat=flow_runs.c.beat + 1,
         owner=sa.bindparam("new_owner"),
         lease_expires_at=sa.bindparam("new_expiry"),
+        # A run that came to an end and shall go on has all its time again.
+        owned_seconds=sa.case(
+            (flow_runs.c.status.not_in(FINISHED), flow_runs.c.owned_seconds), else_=0.0
+        ),
         updated_at=sa.bindparam("now", type_=flow_runs.c.updated_at.type),
     )
 )
@@ -272,6 +276,8 @@ class Runs:
                 raise RunFenced(f"run {run_id} was taken over by another process just now")
         run.epoch += 1
         run.owner = this_owner()
+        if run.status in FINISHED:
+            run.owned_seconds = 0.0
         return run
 
     def _take_lock(self, run_id: str, refused: Callable[[], RunOwned]) -> Callable[[], None]:

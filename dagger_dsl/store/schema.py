@@ -9,6 +9,7 @@ How runs are kept:
 
 * `flow_runs` has a row a run. `owner`, `epoch` and `beat` say who may write into it: every write
   carries the epoch in its condition, a takeover raises it, and a living owner raises the beat.
+  `owned_seconds` is how long the run was owned since it last came to an end, as of the last beat.
 * `node_runs` has a row an attempt, written when the attempt has ended; attempt 0 is an end without
   a call, such as a skip, and is replaced by a later one. `seq` rises by one with each row and each
   `run_log` entry of a run, so it gives their order. `released` on the first row
@@ -132,6 +133,7 @@ flow_runs = sa.Table(
     sa.Column("beat", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("owner", sa.Text),
     sa.Column("lease_expires_at", UtcDateTime),
+    sa.Column("owned_seconds", sa.Double, nullable=False, server_default="0"),
     _now(),
     _now("updated_at"),
     sa.Column("parent_run_id", sa.Text),

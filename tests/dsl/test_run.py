@@ -173,6 +173,7 @@ def test_options_are_checked_once_and_handed_on(dag: DAG, monkeypatch: pytest.Mo
     class Report:
         outputs: dict[str, Any] = {"double": 1}  # noqa: RUF012 - a stand-in
         values: dict[str, Any] = {}  # noqa: RUF012
+        sinks = ("double",)
 
         def raise_for_failure(self) -> None: ...
 

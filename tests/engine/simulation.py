@@ -100,6 +100,7 @@ class MemoryStore:
             crashes={},
             commands=list(self.commands),
             cache={},
+            owned_seconds=0.0,
             config=None,
         )
         return stored, MemoryJournal(self)

@@ -10,6 +10,7 @@ import datetime as dt
 import decimal
 import logging
 import shutil
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ from dagger_dsl.model.context import Branch, NodeCtx
 from dagger_dsl.model.graph import Graph, Input, Node
 from dagger_dsl.model.values import Secret
 from dagger_dsl.registry import Registry
+from dagger_dsl.store.ownership import this_owner
 from dagger_dsl.store.storage import Store
 from tests.engine.helpers import IMMEDIATE, RUNNERS, Answers, Workflow, boom, states, url_of
 
@@ -646,3 +648,28 @@ def test_a_configuration_without_stored_form_does_not_keep_a_run_from_being_reco
     assert stored is not None
     assert stored.max_attempts == 2
     assert DagConfig().retry_strategy == stored.retry_strategy
+
+
+@pytest.mark.parametrize("how", ["paused", "died"])
+def test_the_limit_of_a_run_counts_the_time_it_was_owned(how: str, tmp_path: Path) -> None:
+    """Not the time it waited to be resumed; a run that came to an end begins again."""
+    flow = Workflow().add("a", lambda: time.sleep(0.3))
+    flow.note("bad", Answers([ValueError("x"), None]), after=["a"], on_failure="pause")
+    flow.add("slow", lambda: time.sleep(30), after=["bad"])
+    url = url_of(tmp_path)
+    assert flow.run(database_url=url, run_id="r", timeout=1).status == "paused"
+    with Store(url) as store:
+        assert 0.3 <= store.load_run("r").owned_seconds < 0.9
+        if how == "died":
+            with store.writing() as connection:
+                update = "UPDATE flow_runs SET owner = '{}', status = 'running'"
+                connection.exec_driver_sql(update)
+    began = time.perf_counter()
+    report = flow.resume("r", url)
+    assert report.status == "timed_out"
+    assert time.perf_counter() - began < 0.95  # 0.7 s were left
+    with Store(url) as store:
+        assert 1.0 <= store.load_run("r").owned_seconds < 1.5
+        run, journal = store.claim_run("r")
+        assert run.owned_seconds == 0
+        journal.close()

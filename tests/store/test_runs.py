@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -244,3 +245,23 @@ def test_weaker_levels_write_the_same(store: Store, durability: str) -> None:
     assert run.status == "completed"
     with pytest.raises(InvalidState, match="closed"):
         journal.commit([row("x")])
+
+
+def test_the_time_a_run_is_owned_is_counted(store: Store) -> None:
+    journal = start(store)
+    time.sleep(0.05)
+    store._heart.beat(["r"])
+    beaten = store.load_run("r").owned_seconds
+    assert 0.05 <= beaten < 1
+    journal.close()
+    time.sleep(0.2)
+    left = store.load_run("r").owned_seconds
+    assert beaten <= left < beaten + 0.2
+    again, journal = store.claim_run("r")
+    assert again.owned_seconds == left
+    journal.finish("paused")
+    _, journal = store.claim_run("r")
+    journal.finish("failed")
+    last, journal = store.claim_run("r")
+    assert last.owned_seconds == store.load_run("r").owned_seconds == 0
+    journal.close()
