@@ -662,8 +662,8 @@ def test_the_limit_of_a_run_counts_the_time_it_was_owned(how: str, tmp_path: Pat
         assert 0.3 <= store.load_run("r").owned_seconds < 0.9
         if how == "died":
             with store.writing() as connection:
-                update = "UPDATE flow_runs SET owner = '{}', status = 'running'"
-                connection.exec_driver_sql(update)
+                update = "UPDATE flow_runs SET owner = ?, status = 'running'"
+                connection.exec_driver_sql(update, (this_owner().to_text(),))
     began = time.perf_counter()
     report = flow.resume("r", url)
     assert report.status == "timed_out"
