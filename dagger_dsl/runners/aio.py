@@ -113,9 +113,8 @@ class _Loop:
                 nearest = crew.expire(clock())
                 if not crew.step(clock(), mine=0):
                     break
-                crew.alarm = min(nearest, board.wake_at)
                 try:
-                    await self._sleep(crew.alarm - clock())
+                    await self._sleep(crew.set_alarm(nearest) - clock())
                 except asyncio.CancelledError as error:
                     if interrupted is not None:
                         raise

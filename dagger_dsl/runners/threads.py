@@ -25,6 +25,9 @@ __all__ = ["Crew", "ThreadRunner"]
 
 logger = logging.getLogger("dagger_dsl.runners")
 
+# How long a driver leaves those alone who step while it wants to (seconds).
+_PATIENCE = 0.001
+
 
 class _Worker:
     """A parked thread waits for its own lock; whoever releases it hands over a token."""
@@ -122,6 +125,19 @@ class Crew:
                 break
             now = board.clock()  # an outcome arrived while the others left the step to us
         return not self.over
+
+    def set_alarm(self, nearest: float) -> float:
+        """Return until when the driver can wait; a step that wants it earlier rings.
+
+        Args:
+            nearest: The next deadline of a call.
+        """
+        board = self.board
+        wake_at = board.wake_at
+        if board.lock.locked():  # what it says is being changed; asking at once again is a spin
+            wake_at = max(wake_at, board.clock() + _PATIENCE)
+        self.alarm = min(nearest, wake_at)
+        return self.alarm
 
     def fail(self, error: BaseException) -> None:
         """End the run for a fault in a worker; the driver raises it."""
@@ -278,8 +294,7 @@ class ThreadRunner:
                     nearest = crew.expire(now)
                     if not crew.step(now, mine=0, driving=True):
                         break
-                    crew.alarm = min(nearest, board.wake_at)
-                    bell.wait(max(0.0, crew.alarm - clock()))
+                    bell.wait(max(0.0, crew.set_alarm(nearest) - clock()))
                 except KeyboardInterrupt as error:
                     if interrupted is not None:
                         raise

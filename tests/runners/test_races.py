@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from dagger_dsl.engine.control import CancelToken
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.runners.base import Board
+from dagger_dsl.runners.threads import Crew
 from tests.runners.helpers import RUNNERS, Flow, eventually, our_threads
 from tests.scale import count
 
@@ -393,3 +396,19 @@ def test_configured_slots_are_kept_by_runs_that_share_a_graph(rng: random.Random
         assert handle.result(60).success
     assert jumble.calls == Counter(dict.fromkeys(jumble.sources, 8))
     assert jumble.peak <= 16
+
+
+def test_a_driver_leaves_those_alone_who_step() -> None:
+    """While somebody steps, the time that the last step gave may be past; asking again is a spin."""
+    board = Board(
+        calls=[], bindings=[], kinds=bytearray(), limits={}, values=[], slots=1, clock=lambda: 5.0
+    )
+    crew = Crew(board, lambda: None)
+    board.wake_at = 3.0
+    assert crew.set_alarm(inf) == 3.0
+    with board.lock:
+        assert 5.0 < crew.set_alarm(inf) < 5.1
+        assert crew.set_alarm(4.0) == 4.0
+        board.wake_at = 9.0
+        assert crew.set_alarm(inf) == 9.0
+    assert crew.alarm == 9.0
