@@ -399,7 +399,7 @@ def test_configured_slots_are_kept_by_runs_that_share_a_graph(rng: random.Random
 
 
 def test_a_driver_leaves_those_alone_who_step() -> None:
-    """While somebody steps, the time that the last step gave may be past; asking again is a spin."""
+    """The time that their last step gave may be past; to ask again at once would be a spin."""
     board = Board(
         calls=[], bindings=[], kinds=bytearray(), limits={}, values=[], slots=1, clock=lambda: 5.0
     )
