@@ -38,10 +38,6 @@ class AgentDef:
     input_schema: Mapping[str, Any] | None = None
     output_schema: Mapping[str, Any] | None = None
 
-    @property
-    def __wrapped__(self) -> Callable[..., Any]:
-        return self.target
-
 
 @overload
 def task_agent(fn: F, /) -> F: ...

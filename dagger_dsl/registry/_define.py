@@ -161,6 +161,7 @@ def _define_context(obj: Any, name: str | None, options: Mapping[str, Any]) -> A
     fields = convert_options(options, f"action {given!r}")
     docs = fields.pop("inputs", {})
     kind = type(obj)
+    module, qualname = origin(kind)
     return ActionDef(
         name=_name(given),
         fn=obj.execute,
@@ -170,8 +171,8 @@ def _define_context(obj: Any, name: str | None, options: Mapping[str, Any]) -> A
         params=tuple(Param(each) for each in docs),
         takes_any_input=True,
         input_docs={each: text for each, text in docs.items() if text},
-        module=kind.__module__,
-        qualname=_qualname(kind),
+        module=module,
+        qualname=qualname,
         doc=_first_line(kind),
         **fields,
     )
@@ -184,6 +185,7 @@ def _define_function(obj: Any, name: str | None, options: Mapping[str, Any]) -> 
     docs = fields.pop("inputs", None)
     hints = Hints(target)
     found = _read_parameters(obj, target, given, hints, docs, name is not None)
+    module, qualname = origin(target)
     definition = ActionDef(
         name=given,
         fn=found.fn,
@@ -194,8 +196,8 @@ def _define_function(obj: Any, name: str | None, options: Mapping[str, Any]) -> 
         style="legacy" if found.legacy else "function",
         takes_any_input=found.open or found.legacy,
         input_docs={each: text for each, text in (docs or {}).items() if text},
-        module=getattr(target, "__module__", None) or "",
-        qualname=_qualname(target),
+        module=module,
+        qualname=qualname,
         doc=_first_line(target),
         hints=hints,
         **fields,
@@ -231,8 +233,10 @@ def _own_name(obj: Any, target: Any) -> str:
     raise RegistryError(f"{shown(obj)} has no name of its own: give name=")
 
 
-def _qualname(target: Any) -> str:
-    return str(getattr(target, "__qualname__", "")).replace("<locals>.", "")
+def origin(target: Any) -> tuple[str, str]:
+    """Return where something was written: its module and qualified name without ``<locals>``."""
+    qualname = str(getattr(target, "__qualname__", "")).replace("<locals>.", "")
+    return getattr(target, "__module__", None) or "", qualname
 
 
 def _first_line(target: Any) -> str:

@@ -17,7 +17,7 @@ from dagger_dsl.errors import (
     RegistryError,
     did_you_mean,
 )
-from dagger_dsl.registry._define import define, definition_of, is_node_action
+from dagger_dsl.registry._define import define, definition_of, is_node_action, origin
 from dagger_dsl.registry._definition import ActionDef
 
 __all__ = ["ActionRegistry", "Registry", "as_registry", "current_registry", "registry"]
@@ -199,15 +199,13 @@ class Registry:
 
 def _same_origin(one: Any, other: Any) -> bool:
     """Whether both are of the same lines of code, which a notebook may have run again."""
-    return one is other or (_origin(one) is not None and _origin(one) == _origin(other))
-
-
-def _origin(thing: Any) -> tuple[str, str] | None:
-    if isinstance(thing, ActionDef):
-        return (thing.module, thing.qualname) if thing.qualname else None
-    target = inspect.unwrap(thing)
-    qualname = getattr(target, "__qualname__", None)
-    return (target.__module__, qualname) if isinstance(qualname, str) else None
+    places = [
+        (each.module, each.qualname)
+        if isinstance(each, ActionDef)
+        else origin(getattr(each, "target", each))
+        for each in (one, other)
+    ]
+    return one is other or (bool(places[0][1]) and places[0] == places[1])
 
 
 #: The documents' name.
