@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from dagger_dsl.engine.invoke import bind_handler
 from dagger_dsl.engine.notes import to_json
 from dagger_dsl.engine.plan import UNSET
-from dagger_dsl.engine.run import Row, Run, error_info
+from dagger_dsl.engine.run import Run, error_info
 from dagger_dsl.engine.state import NAMES, PENDING, SKIPPED
 from dagger_dsl.engine.watch import completions
 from dagger_dsl.errors import (
@@ -54,6 +54,7 @@ from dagger_dsl.model.events import (
     NodeSkipped,
 )
 from dagger_dsl.model.policies import OnFailure, Trigger
+from dagger_dsl.model.protocols import Row
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.model.values import to_plain
 from dagger_dsl.retry import decide, effective_policy

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from dagger_dsl.engine.invoke import bind_call
 from dagger_dsl.engine.plan import UNSET, Plan
@@ -15,62 +15,12 @@ from dagger_dsl.engine.state import COMPLETED, FAILED, NAMES, PENDING, RunState
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
 from dagger_dsl.model.graph import RESULT
-from dagger_dsl.model.protocols import CancelSignal
+from dagger_dsl.model.protocols import CancelSignal, Journal, Row
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.registry import ActionDef
 from dagger_dsl.runners.base import Board
 
-__all__ = ["Journal", "Row", "Run", "error_info"]
-
-#: node_id, key, attempt, state, inline value, artifact id, started_at (epoch seconds), duration
-#: (milliseconds), error (JSON), meta (JSON).
-Row = tuple[
-    str, str, int, str, str | None, str | None, float | None, float | None, str | None, str | None
-]
-
-
-class Journal(Protocol):
-    """Where a run's outcomes are recorded; `dagger_dsl.store.runs` has the one implementation."""
-
-    def encode(self, value: Any) -> tuple[str | None, str | None]:
-        """Return a value's stored form: inline text, or the id of an artifact already written.
-
-        Raises:
-            EncodingError: It has none.
-        """
-        ...
-
-    def write_cache(self, namespace: str, key: str, value: Any) -> None:
-        """Keep a value of the run's cache; it is recorded with the next commit.
-
-        Raises:
-            EncodingError: It has no stored form.
-        """
-        ...
-
-    def commit(
-        self,
-        rows: Sequence[Row],
-        released: Sequence[int] | None = None,
-        *,
-        commands: Sequence[tuple[str | None, str]] | None = None,
-        replay: bool = False,
-        last: bool = False,
-    ) -> None:
-        """Record outcomes and starts in one transaction, as far as the level says so.
-
-        Args:
-            rows: Outcomes, in the order in which they arrived.
-            released: Slots that are about to start.
-            commands: Keyed notes that a resume reads, as JSON.
-            replay: Ignore rows that are recorded already.
-            last: Only the end of the run follows, at once; what records it may record these, too.
-
-        Raises:
-            StoreError: Nothing was recorded.
-            RunFenced: Another process has taken the run over.
-        """
-        ...
+__all__ = ["Run", "error_info"]
 
 
 class RunCache:

@@ -1,11 +1,38 @@
-"""Read-only views that rooms show to each other without importing each other."""
+"""What rooms show to each other without importing each other: views, and the journal of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-__all__ = ["ActionInfo", "CacheReader", "CancelSignal", "ParamInfo"]
+__all__ = [
+    "ActionInfo",
+    "CacheReader",
+    "CancelSignal",
+    "Command",
+    "Journal",
+    "ParamInfo",
+    "Row",
+]
+
+#: ``(node_id, key, attempt, state, inline, artifact_id, started_at, duration_ms, error, meta)``;
+#: `inline` and `artifact_id` are what `Journal.encode` gave, `started_at` is in seconds since 1970,
+#: `error` and `meta` are JSON objects.
+Row: TypeAlias = tuple[
+    str,
+    str,
+    int,
+    str,
+    str | None,
+    str | None,
+    float | None,
+    float | None,
+    str | None,
+    str | None,
+]
+
+#: ``(key, body)``: JSON text that a run's replay needs; a key is stored once, None is no key.
+Command: TypeAlias = tuple[str | None, str]
 
 
 class CancelSignal(Protocol):
@@ -82,4 +109,48 @@ class ActionInfo(Protocol):
 
     def hints(self) -> Mapping[str, Any]:
         """Return the evaluated annotations, ``return`` included; empty where there are none."""
+        ...
+
+
+class Journal(Protocol):
+    """Where a run's outcomes are recorded; `dagger_dsl.store.journal` has the implementation."""
+
+    def encode(self, value: Any) -> tuple[str | None, str | None]:
+        """Return a value's stored form: inline text, or the id of an artifact already written.
+
+        Raises:
+            EncodingError: It has none.
+        """
+        ...
+
+    def write_cache(self, namespace: str, key: str, value: Any) -> None:
+        """Keep a value of the run's cache; it is recorded with the next commit.
+
+        Raises:
+            EncodingError: It has no stored form.
+        """
+        ...
+
+    def commit(
+        self,
+        rows: Sequence[Row],
+        released: Sequence[int] | None = None,
+        *,
+        commands: Sequence[tuple[str | None, str]] | None = None,
+        replay: bool = False,
+        last: bool = False,
+    ) -> None:
+        """Record outcomes and starts in one transaction, as far as the level says so.
+
+        Args:
+            rows: Outcomes, in the order in which they arrived.
+            released: Slots that are about to start.
+            commands: Keyed notes that a resume reads, as JSON.
+            replay: Ignore rows that are recorded already.
+            last: Only the end of the run follows, at once; what records it may record these, too.
+
+        Raises:
+            StoreError: Nothing was recorded.
+            RunFenced: Another process has taken the run over.
+        """
         ...

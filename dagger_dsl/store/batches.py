@@ -8,37 +8,19 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import attrs
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from dagger_dsl.model.protocols import Command, Row
 from dagger_dsl.store import schema
 from dagger_dsl.store.schema import artifact_links, artifacts, cache_entries, flow_runs, node_runs
 from dagger_dsl.store.transactions import Statement, Transaction
 
-__all__ = ["Batch", "Command", "Row", "is_plain", "write_batches"]
-
-#: ``(node_id, key, attempt, state, inline, artifact_id, started_at, duration_ms, error, meta)``;
-#: `inline` and `artifact_id` are what `RunJournal.encode` gave, `error` and `meta` JSON objects.
-Row: TypeAlias = tuple[
-    str,
-    str,
-    int,
-    str,
-    str | None,
-    str | None,
-    float | None,
-    float | None,
-    str | None,
-    str | None,
-]
-
-#: ``(key, body)``: JSON text that a run's replay needs; a key is stored once, None is no key.
-Command: TypeAlias = tuple[str | None, str]
-
+__all__ = ["Batch", "is_plain", "write_batches"]
 
 _COLUMNS: Final = (
     "run_id",

@@ -20,6 +20,7 @@ import orjson
 import sqlalchemy as sa
 
 from dagger_dsl.errors import InvalidState, RunFenced, RunOwned, StoreBusy, StoreError
+from dagger_dsl.model.protocols import Command, Row
 from dagger_dsl.store.batches import (
     EPOCH,
     FINISH,
@@ -27,8 +28,6 @@ from dagger_dsl.store.batches import (
     INSERT_PLAIN_FENCED,
     RELEASE,
     Batch,
-    Command,
-    Row,
     is_plain,
     write_batches,
 )
@@ -39,7 +38,7 @@ from dagger_dsl.store.ownership import Heart
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.transactions import Transaction, run_transaction
 
-__all__ = ["Command", "Row", "RunJournal"]
+__all__ = ["RunJournal"]
 
 _logger = logging.getLogger("dagger_dsl.store")
 

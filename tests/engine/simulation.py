@@ -23,7 +23,7 @@ from dagger_dsl.engine.control import CancelToken
 from dagger_dsl.engine.coordinator import Coordinator
 from dagger_dsl.engine.plan import Plan, compile_plan
 from dagger_dsl.engine.recorder import Recorder
-from dagger_dsl.engine.run import Row, Run
+from dagger_dsl.engine.run import Run
 from dagger_dsl.engine.state import NAMES
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.config import DagConfig, RunOptions
@@ -38,6 +38,7 @@ from dagger_dsl.model.events import (
 )
 from dagger_dsl.model.graph import Edge, Graph, Input, Node
 from dagger_dsl.model.policies import Backoff, RetryPolicy
+from dagger_dsl.model.protocols import Row
 from dagger_dsl.registry import Registry
 from dagger_dsl.runners.base import Overran
 from dagger_dsl.store.payloads import Payloads

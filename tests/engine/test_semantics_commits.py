@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from dagger_dsl import engine
-from dagger_dsl.engine.run import Row
 from dagger_dsl.model.config import DagConfig, RunOptions
+from dagger_dsl.model.protocols import Row
 from dagger_dsl.store.storage import Store
 from dagger_dsl.testing import FakeClock
 from tests.engine.helpers import IMMEDIATE, Answers, Clocked, Workflow, states, url_of

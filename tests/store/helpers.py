@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dagger_dsl.model.graph import Graph, Node
-from dagger_dsl.store.journal import Row
+from dagger_dsl.model.protocols import Row
 from dagger_dsl.store.storage import Store
 
 __all__ = ["GRAPH", "Store", "child", "kill", "line", "row", "start"]
