@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dagger_dsl.runners.aio import AsyncRunner
     from dagger_dsl.store.storage import Store
 
-__all__ = ["Lookup", "resume", "resume_async", "run", "run_async", "start", "start_resume"]
+__all__ = ["Lookup", "resume", "run", "run_async", "start", "start_resume"]
 
 
 logger = logging.getLogger("dagger_dsl.engine")
@@ -140,17 +140,6 @@ def resume(
     return _prepare_resume(run_id, registry, options, inputs, store).execute()
 
 
-async def resume_async(
-    run_id: str,
-    registry: Lookup,
-    options: RunOptions,
-    inputs: Mapping[str, Any] | None = None,
-    store: Store | None = None,
-) -> RunReport:
-    """Go on with a recorded run on the caller's event loop; see `resume`."""
-    return await _prepare_resume(run_id, registry, options, inputs, store).execute_async()
-
-
 def start_resume(
     run_id: str,
     registry: Lookup,
@@ -158,7 +147,7 @@ def start_resume(
     inputs: Mapping[str, Any] | None = None,
     store: Store | None = None,
 ) -> RunHandle:
-    """Go on with a recorded run in a background thread; see `resume`."""
+    """Go on with a recorded run in a background thread; see `resume`. The handle can be awaited."""
     return _prepare_resume(run_id, registry, options, inputs, store).background()
 
 

@@ -406,7 +406,7 @@ def test_a_resume_in_the_background_has_a_handle_too(tmp_path: Path) -> None:
     assert engine.start_resume("r", flow.registry, options).result(20).outputs == {"bad": 1}
 
     async def main() -> Any:
-        return await engine.resume_async("r", flow.registry, options)
+        return await engine.start_resume("r", flow.registry, options)
 
     assert asyncio.run(main()).outputs == {"bad": 1}
     assert flow.calls == ["bad", "bad"]
