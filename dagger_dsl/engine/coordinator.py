@@ -27,7 +27,7 @@ from dagger_dsl.engine.invoke import bind_handler
 from dagger_dsl.engine.notes import to_json
 from dagger_dsl.engine.plan import UNSET
 from dagger_dsl.engine.run import Run, error_info
-from dagger_dsl.engine.state import NAMES, PENDING, SKIPPED
+from dagger_dsl.engine.state import COMPLETED, NAMES, PENDING, SKIPPED
 from dagger_dsl.engine.watch import completions
 from dagger_dsl.errors import (
     DaggerError,
@@ -70,6 +70,10 @@ logger = logging.getLogger("dagger_dsl.engine")
 _GLANCE = 0.001
 
 
+class _Withdrawn(Exception):
+    """A call was taken but not begun when the run was stopped."""
+
+
 class Watcher(Protocol):
     """Who is shown the events of each turn, after their commit."""
 
@@ -79,7 +83,7 @@ class Watcher(Protocol):
         ...
 
     def start(self, slot: int, now: float) -> None:
-        """Take the start of a call, from the thread that makes it; not during a turn."""
+        """Take the start of an attempt, between two turns."""
         ...
 
     def show(self, events: Sequence[Event]) -> None:
@@ -125,7 +129,7 @@ class Coordinator:
         self._left_behind: set[int] = set()
         self._first_start: dict[int, float] = {}
         if watcher is not None and watcher.wants_starts:
-            run.board.announce = watcher.start
+            run.board.announce = self._announce
         turns = self.turns()
         next(turns)
         self._send = turns.send
@@ -194,7 +198,7 @@ class Coordinator:
             ]
         )
         if self._journal is not None:
-            self._journal.commit(self._rows, commands=run.notes or None, replay=True)
+            self._journal.commit(self._rows, commands=run.notes or None, replay=True, last=True)
 
     def turns(self) -> Generator[float, float, None]:
         """Yield the time until which to wait; be sent the clock when outcomes may have arrived."""
@@ -390,20 +394,29 @@ class Coordinator:
             else:
                 self._answer(slot, inner, None, split=answer.split)
 
-    def _insert(self, slot: int, answer: Writing, now: float) -> None:
-        """Take what a call wrote into the run's cache, and then its answer."""
+    def _insert(self, slot: int, writing: Writing, now: float) -> None:
+        """Take an answer and, if it counts, what its call wrote into the run's cache."""
+        run, journal, answer = self.run, self._journal, writing.answer
+        stored = {}
         try:
-            if self._journal is not None:
-                for (namespace, key), value in answer.written.items():
-                    self._journal.write_cache(namespace, key, value)
+            if journal is not None:
+                stored = {
+                    name: journal.encode(value, ".".join(name))
+                    for name, value in writing.written.items()
+                }
         except EncodingError as error:
             self._failed(slot, error)
             return
-        self.run.inserted.update(answer.written)
-        if answer.answer.__class__ in ANSWERS:
-            self._answered(slot, answer.answer, now)
+        # A failure handler that changes nothing may still have left something to read.
+        counts = slot in run.handling and isinstance(answer, NodeOutput) and answer.outputs is None
+        if answer.__class__ in ANSWERS:
+            self._answered(slot, answer, now)
         else:
-            self._answer(slot, answer.answer, None)
+            self._answer(slot, answer, None)
+        if counts or self._state.status(slot) == COMPLETED:
+            run.inserted.update(writing.written)
+            if journal is not None:
+                journal.write_cache(stored)
 
     def _unfinished(self, slot: int, answer: object) -> str:
         if isinstance(answer, (GeneratorType, AsyncGeneratorType)):
@@ -450,7 +463,7 @@ class Coordinator:
         if slot in run.handling:
             self._failed(slot, error)
             return
-        if slot in self._victims and _is_cancellation(error):
+        if slot in self._victims and (isinstance(error, _Withdrawn) or _is_cancellation(error)):
             self._state.cancel_running(slot, run.reason or "the run was stopped")
             return
         run.errors[slot] = error
@@ -635,7 +648,11 @@ class Coordinator:
         self._left_behind |= late
         self._flying -= len(late)
         # Async calls were cancelled and end as soon as their loop turns; threads go on.
-        threads = [slot for slot in sorted(late) if not self._board.kinds[slot] & ASYNC]
+        threads = [
+            slot
+            for slot in sorted(late)
+            if self._board.started[slot] and not self._board.kinds[slot] & ASYNC
+        ]
         self.run.abandoned += threads
         if threads:
             names = ", ".join(repr(self._plan.ids[slot]) for slot in threads[:5])
@@ -647,6 +664,24 @@ class Coordinator:
             )
 
     # --- commits and events ----------------------------------------------------------------------
+
+    def _announce(self, slot: int, now: float) -> bool:
+        """Show that a call begins; False when it must not, as something ended it meanwhile.
+
+        Whoever makes the call has taken it already and may have waited for a turn to end.
+        """
+        assert self.watcher is not None
+        if slot in self.run.handling:  # of an attempt whose start was shown
+            return True
+        if slot in self._victims:
+            self._board.odd.append((slot, _Withdrawn()))
+            return False
+        if self._state.paused:
+            self._state.give_back((slot,))
+            self._flying -= 1
+            return False
+        self.watcher.start(slot, now)
+        return True
 
     def _push(self, row: Row) -> None:
         if self._journal is not None:
@@ -720,7 +755,8 @@ class Coordinator:
             else:
                 run.status = RunStatus.COMPLETED
         if self._rows:
-            self._commit(None, last=not self._events)  # what is shown is recorded
+            # What is shown is recorded.
+            self._commit(None, last=not (self._events or self._board.lingers))
         if self._events:
             self._show()
         run.finished = self._board.clock()

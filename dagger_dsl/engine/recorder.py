@@ -280,8 +280,13 @@ class Recorder:
         if run.reason:
             error["reason"] = run.reason
         self._land()
+        ending = str(run.status), to_json(error) if error else None
         try:
-            self.journal.finish(str(run.status), to_json(error) if error else None)
+            try:
+                self.journal.finish(*ending)
+            except KeyboardInterrupt:  # what has ended is recorded first
+                self.journal.finish(*ending)
+                raise
             if run.config.keep_runs is not None or run.config.keep_days is not None:
                 self.store.retain(run.dag_name, run.config.keep_runs, run.config.keep_days)
         finally:

@@ -129,7 +129,6 @@ class Observers:
     ) -> None:
         self._run = run
         self._hooks = tuple(hooks)
-        self._handling = run.handling
         self._attempts = run.attempts
         self._handles = [getattr(hook, "handle", hook) for hook in self._hooks]
         self._progress = progress
@@ -155,8 +154,6 @@ class Observers:
 
     def start(self, slot: int, now: float) -> None:
         """Show that an attempt begins; *now* is the run's clock."""
-        if slot in self._handling:
-            return  # the failure handler of an attempt whose start was shown
         event = _new(_Started)
         _set_started(event, (self._run, slot, self._attempts.get(slot, 1), now))
         self.show((event,))

@@ -115,20 +115,20 @@ class ActionInfo(Protocol):
 class Journal(Protocol):
     """Where a run's outcomes are recorded; `dagger_dsl.store.journal` has the implementation."""
 
-    def encode(self, value: Any) -> tuple[str | None, str | None]:
+    def encode(self, value: Any, path: str = "value") -> tuple[str | None, str | None]:
         """Return a value's stored form: inline text, or the id of an artifact already written.
+
+        Args:
+            value: What is stored.
+            path: What to call it in an error.
 
         Raises:
             EncodingError: It has none.
         """
         ...
 
-    def write_cache(self, namespace: str, key: str, value: Any) -> None:
-        """Keep a value of the run's cache; it is recorded with the next commit.
-
-        Raises:
-            EncodingError: It has no stored form.
-        """
+    def write_cache(self, entries: Mapping[tuple[str, str], tuple[str | None, str | None]]) -> None:
+        """Keep encoded values of the run's cache, by namespace and key, for the next commit."""
         ...
 
     def commit(

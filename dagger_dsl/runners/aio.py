@@ -57,6 +57,7 @@ class _Loop:
         self.context = contextvars.copy_context()
         board.ring = self._ring
         board.halt = self._halt
+        board.lingers = True  # for the caller's loop, and for tasks that end
 
     def _post(self, call: Callable[..., None], *arguments: Any) -> None:
         """Have the loop make a call soon, from whichever thread."""
@@ -111,7 +112,7 @@ class _Loop:
                 crew.alarm = inf  # while we look, whoever sets a deadline rings
                 self.changed.clear()
                 nearest = crew.expire(clock())
-                if not crew.step(clock(), mine=0):
+                if not crew.step(clock(), driving=True):
                     break
                 try:
                     await self._sleep(crew.set_alarm(nearest) - clock())
@@ -190,8 +191,8 @@ class _Loop:
                 self.crew.wake()  # the token goes to a thread
                 await self._rest(give_back=False)
                 return clock()
-            if board.announce is not None:
-                board.announce(slot, clock())
+            if board.announce is not None and not board.announce(slot, clock()):
+                continue
             flight[seat] = slot
             current[slot] = task
             started[slot] = clock()

@@ -94,6 +94,8 @@ class Board:
         step: Lets the coordinator take outcomes and release calls; False when the run is over.
         announce: Called with the slot and the clock just before each call; None when nobody looks.
             By one thread at a time, and not during a step: a runner of several threads sees to it.
+            The call is not made when it answers False.
+        lingers: The runner has things to do between the end of the run and its own return.
         due: When a worker steps the coordinator although `go` is not empty.
         latest: From when on a worker waits for its turn to step; before, it leaves the step to
             whoever is at it, and goes on.
@@ -118,6 +120,7 @@ class Board:
         "kinds",
         "latest",
         "limits",
+        "lingers",
         "lock",
         "odd",
         "ring",
@@ -154,7 +157,8 @@ class Board:
         self.clock = clock
         self.lock = threading.Lock()
         self.step: Callable[[float], bool] = lambda _now: False
-        self.announce: Callable[[int, float], None] | None = None
+        self.announce: Callable[[int, float], bool] | None = None
+        self.lingers = False
         self.due = inf
         self.latest = inf
         self.wake_at = inf
@@ -235,8 +239,8 @@ def labour(
                     break
                 continue
             where = bindings[slot]
-            if announce is not None:
-                announce(slot, clock())
+            if announce is not None and not announce(slot, clock()):
+                continue
             flight[seat] = slot
             started[slot] = clock()
             try:

@@ -46,7 +46,8 @@ class Crew:
     Attributes:
         tokens: One entry for each slot that nobody uses.
         over: The run has ended; workers leave.
-        error: What broke a worker, if anything did: a fault of ours, never a body's.
+        error: What broke a worker, if anything did: a fault of ours or a hook that leaves, never
+            a body's.
         alarm: When the driver wakes by itself, so that a nearer deadline has to ring.
         hand_over: Gives a token to whoever runs an event loop.
         alone: There is such a loop and it makes all calls, plain ones too.
@@ -70,47 +71,39 @@ class Crew:
         if board.announce is not None:
             board.announce = self._announcer(board.announce)
 
-    def _announcer(self, tell: Callable[[int, float], None]) -> Callable[[int, float], None]:
+    def _announcer(self, tell: Callable[[int, float], bool]) -> Callable[[int, float], bool]:
         stepping = self.board.lock
 
-        def announce(slot: int, now: float) -> None:
+        def announce(slot: int, now: float) -> bool:
             with stepping:
-                tell(slot, now)
+                begins = not self.over and tell(slot, now)
+            if self._declined:  # they took us for somebody who steps; we have a call to make
+                self._ring()
+            return begins
 
         return announce
 
-    def step(self, now: float, *, mine: int = 1, driving: bool = False) -> bool:
+    def step(self, now: float, *, driving: bool = False) -> bool:
         """Step the coordinator unless somebody else is at it; then spread what was released.
 
         Args:
             now: The clock.
-            mine: Released calls that the caller takes itself.
-            driving: The caller makes no calls and may be interrupted.
+            driving: The caller makes no calls itself.
 
         Returns:
             False when the run is over.
         """
         board, stepping = self.board, self.board.lock
+        mine = 0 if driving else 1
         while not self.over:
+            # Noted first: whoever holds the lock looks again after giving it back.
+            self._declined = True
+            if stepping.locked() and (driving or now < board.latest):
+                break
             try:
-                if driving or now >= board.latest:
-                    if driving:  # it would wait again and again for workers that are quick
-                        self._declined = True
-                        if stepping.locked():
-                            break
-                    with stepping:  # an interrupt cannot fall between lock and block
-                        self._declined = False
-                        alive = board.step(now)
-                else:
-                    # Noted first: whoever holds the lock looks again after giving it back.
-                    self._declined = True
-                    if not stepping.acquire(False):
-                        break
-                    try:
-                        self._declined = False
-                        alive = board.step(now)
-                    finally:
-                        stepping.release()
+                with stepping:  # an interrupt cannot fall between lock and block
+                    self._declined = False
+                    alive = board.step(now)
             except BaseException:
                 self.finish()
                 raise
@@ -141,7 +134,8 @@ class Crew:
 
     def fail(self, error: BaseException) -> None:
         """End the run for a fault in a worker; the driver raises it."""
-        logger.error("a worker broke down", exc_info=error)
+        if isinstance(error, Exception):  # else a hook wants to leave
+            logger.error("a worker broke down", exc_info=error)
         self.error = self.error or error
         self.finish()
 
@@ -232,8 +226,8 @@ class Crew:
         if board.kinds[slot] & ASYNC:
             board.go.appendleft(slot)
             return self._park(worker)
-        if board.announce is not None:
-            board.announce(slot, board.clock())
+        if board.announce is not None and not board.announce(slot, board.clock()):
+            return True
         board.flight[worker.seat] = slot
         deadline = board.clock() + board.limits[slot]
         self._watch[worker] = (deadline, slot)
@@ -292,7 +286,7 @@ class ThreadRunner:
                     crew.alarm = inf  # while we look, whoever sets a deadline rings
                     now = clock()
                     nearest = crew.expire(now)
-                    if not crew.step(now, mine=0, driving=True):
+                    if not crew.step(now, driving=True):
                         break
                     bell.wait(max(0.0, crew.set_alarm(nearest) - clock()))
                 except KeyboardInterrupt as error:

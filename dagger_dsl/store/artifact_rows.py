@@ -55,7 +55,7 @@ class ArtifactRows:
         # Between the file and its row nobody may take the file for a leftover.
         locks.lock(FILES, database.busy_timeout, shared=True)
         try:
-            if files is None or not files.belongs_in_file(len(data)):
+            if files is None or len(data) < files.threshold:
                 artifact_id = hashlib.sha256(data).hexdigest()
                 place: tuple[Any, ...] = ("inline", data, None)
             else:

@@ -56,7 +56,7 @@ class ArtifactFiles:
 
     Args:
         root: The folder; made on the first write, for its owner only.
-        threshold: Size from which `belongs_in_file` says yes.
+        threshold: Bytes from which on a value is a file rather than inline.
         max_bytes: Largest artifact that is written, or read into memory.
     """
 
@@ -74,10 +74,6 @@ class ArtifactFiles:
         self.max_bytes = max_bytes
         # Folders whose entry in the root this process has synced; adding to a set is atomic.
         self._recorded: set[str] = set()
-
-    def belongs_in_file(self, size: int) -> bool:
-        """Return whether a value of *size* bytes is stored as a file rather than inline."""
-        return size >= self.threshold
 
     def path(self, artifact_id: str) -> Path:
         """Return where the artifact of this id is, or would be.

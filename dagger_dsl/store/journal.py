@@ -182,15 +182,14 @@ class RunJournal:
         """Replace the count of process deaths by node (see `StoredRun.crashes`)."""
         self._add(Batch(crashes=orjson.dumps(dict(crashes)).decode()))
 
-    def write_cache(self, namespace: str, key: str, value: Any) -> None:
-        """Keep a value of the run's cache; it is written with the next commit.
+    def write_cache(self, entries: Mapping[tuple[str, str], tuple[str | None, str | None]]) -> None:
+        """Keep values of the run's cache, as `encode` gave them, for the next commit.
 
-        Raises:
-            EncodingError: It has no stored form.
-            StoreError: Its artifact file cannot be written.
+        Args:
+            entries: By namespace and key.
         """
         self._check()
-        self._cache[namespace, key] = self.encode(value, f"{namespace}.{key}")
+        self._cache.update(entries)
 
     def flush(self) -> None:
         """Write everything that was kept or queued, and wait for it."""
@@ -244,13 +243,20 @@ class RunJournal:
             if self._queue is not None:
                 self._queue.drain()
             self._complete(batch)
-            kept, self._kept = self._kept, []
-            self._write([*kept, batch])
-            self._refusal = InvalidState(
-                f"the journal of run {self.run_id} is closed; claim the run again to write"
-            )
-        finally:
+            self._write([*self._kept, batch])
+        except Exception:
             self._let_go()
+            raise
+        except BaseException:
+            # An interrupt: whoever ends the run then writes this again, which may be there by now.
+            for each in self._kept:
+                each.again = True
+            raise
+        self._kept = []
+        self._refusal = InvalidState(
+            f"the journal of run {self.run_id} is closed; claim the run again to write"
+        )
+        self._let_go()
 
     def _let_go(self) -> None:
         if self._refusal is None:

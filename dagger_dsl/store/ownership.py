@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 import weakref
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
@@ -146,6 +147,11 @@ class Heart:
         with self._lock:
             self._owned.pop(run_id, None)
 
+    def _uncount(self, counted: Mapping[str, float]) -> None:
+        with self._lock:
+            for run_id in counted.keys() & self._owned.keys():
+                self._owned[run_id] -= counted[run_id]
+
     def count(self, run_id: str) -> float:
         """Return for how many seconds a run was owned since this was last asked."""
         with self._lock:
@@ -176,20 +182,23 @@ class Heart:
 
     def beat(self, owned: list[str]) -> None:
         """Raise the beats once; trouble is logged, as the next commit will meet it too."""
+        counted: dict[str, float] = {}
         try:
             owner, expiry = this_owner().to_text(), self.expiry()
+            counted = {each: self.count(each) for each in owned}
             named = [
                 {
                     "new_expiry": expiry,
-                    "more_seconds": self.count(each),
+                    "more_seconds": more,
                     "the_run": each,
                     "the_owner": owner,
                 }
-                for each in owned
+                for each, more in counted.items()
             ]
             rows = [_BEAT.in_order(each) for each in named]
             run_transaction(self._database, lambda tx: tx.execute_many(_BEAT, rows))
         except Exception as error:
+            self._uncount(counted)
             if self._stop is not None:  # else the store was closed meanwhile
                 _logger.warning("could not renew the lease of %d runs: %s", len(owned), error)
 

@@ -13,7 +13,7 @@ from dagger_dsl import engine
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.context import NodeCtx, NodeOutput
-from dagger_dsl.model.graph import Graph, Input, Node
+from dagger_dsl.model.graph import Graph, Input, Node, Output
 from dagger_dsl.registry import Registry
 from dagger_dsl.store.cache import (
     get_input,
@@ -218,6 +218,33 @@ def test_large_values_that_are_inserted_go_to_a_file(tmp_path: Path) -> None:
     with Store(url_of(tmp_path)) as store:
         assert store.stats().artifact_files == 1
         assert store.load_run("r").cache == {("global", "long"): "x" * 100_000}
+
+
+@pytest.mark.parametrize("fault", ["write", "answer", "output", "soft"])
+def test_what_a_call_without_a_result_had_inserted_is_forgotten(tmp_path: Path, fault: str) -> None:
+    def writes(executor: Any, node: Any, cache: Any) -> Any:
+        insert_value(cache, "global", "good", 1)
+        if fault == "write":
+            insert_value(cache, "global", "bad", object())
+        if fault == "soft":
+            return NodeOutput.failure("no")
+        return object() if fault == "answer" else {"one": 1}
+
+    registry = Registry()
+    registry.register_fn("writes", writes)
+    registry.register(lambda ctx: ctx.cache.get("global", "good"), "look")
+    outputs = [Output("one"), Output("two")] if fault == "output" else []
+    report = run(
+        registry,
+        Node("w", "writes", outputs=outputs, on_failure="continue"),
+        Node("look", "look", dependencies=["w"], trigger="done"),
+        database_url=url_of(tmp_path),
+        run_id="r",
+    )
+    assert report.node_reports["w"].state == "failed"
+    assert report.value("look") is None
+    with Store(url_of(tmp_path)) as store:
+        assert store.load_run("r").cache == {}
 
 
 def test_what_a_call_that_raised_had_inserted_is_forgotten() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from dagger_dsl import engine
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.protocols import Row
+from dagger_dsl.store.journal import RunJournal
 from dagger_dsl.store.storage import Store
 from dagger_dsl.testing import FakeClock
 from tests.engine.helpers import IMMEDIATE, Answers, Clocked, Workflow, states, url_of
@@ -325,3 +328,50 @@ def test_an_interrupt_in_the_middle_of_a_commit_loses_nothing(
     report = flow.resume("r", url, runner=runner)
     assert report.success
     assert flow.calls == ["a", "b", "c"]
+
+
+def test_a_runner_that_ends_late_records_before_it_does(tmp_path: Path) -> None:
+    """The last outcomes are recorded with the end only where the end follows at once."""
+    url = url_of(tmp_path)
+    seen: list[set[str]] = []
+
+    async def slow() -> None:
+        await asyncio.to_thread(time.sleep, 1.0)
+
+    def look() -> None:
+        time.sleep(0.6)
+        with Store(url) as store:
+            seen.append({name for name, _ in store.load_run("r").nodes})
+
+    flow = Workflow().add("slow", slow, timeout=0.05, on_failure="continue")
+    flow.add("long", lambda: time.sleep(0.2))
+    watching = threading.Thread(target=look)
+    watching.start()
+    flow.run("asyncio", database_url=url, run_id="r")  # the loop waits for the thread of `slow`
+    watching.join()
+    assert seen == [{"slow", "long"}]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupt_of_the_last_transaction_loses_nothing(
+    after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = url_of(tmp_path)
+    write, interrupts = RunJournal._write, [1]
+
+    def interrupted(self: RunJournal, batches: Any) -> None:
+        ends = any(each.ending is not None for each in batches)
+        if ends and interrupts and not after:
+            raise KeyboardInterrupt(interrupts.pop())
+        write(self, batches)
+        if ends and interrupts:
+            raise KeyboardInterrupt(interrupts.pop())
+
+    monkeypatch.setattr(RunJournal, "_write", interrupted)
+    flow = Workflow().note("a", 1).note("b", 2, after=["a"])
+    with pytest.raises(KeyboardInterrupt):
+        flow.run(database_url=url, run_id="r")
+    with Store(url) as store:
+        run = store.load_run("r")
+        assert [each.node_id for each in run.attempts] == ["a", "b"]
+        assert (run.status, run.owner) == ("completed", None)

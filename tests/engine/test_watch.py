@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dagger_dsl.engine.control import CancelToken
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.commands import CancelBranch
 from dagger_dsl.model.events import (
@@ -302,3 +303,58 @@ def test_a_resumed_run_goes_on_where_its_progress_stood(tmp_path: Path) -> None:
     flow.run(database_url=url, run_id="r")
     flow.resume("r", url, progress=lambda node_id, status, fraction: told.append(fraction))
     assert told == [1.0]
+
+
+@pytest.mark.parametrize("runner", ["threads", "asyncio"])
+def test_what_is_enabled_while_a_start_is_shown_does_not_wait_for_that_call(runner: str) -> None:
+    """Whoever shows a start looks like somebody who steps, but goes off to make its call."""
+    order: list[str] = []
+    flow = Workflow()
+    flow.add("first", lambda: time.sleep(0.02))
+    flow.add("second", lambda: order.append("second"), after=["first"])
+
+    def long() -> None:
+        time.sleep(0.6)
+        order.append("long")
+
+    flow.add("long", long)
+
+    def hook(_ctx: Any, event: Any) -> None:
+        if isinstance(event, NodeStarted):
+            time.sleep(0.03)
+
+    flow.run(runner, max_workers=2, hooks=[hook])
+    assert order == ["second", "long"]
+
+
+@pytest.mark.parametrize("how", ["timeout", "stop", "pause", "cancel"])
+@pytest.mark.parametrize("runner", ["threads", "asyncio"])
+def test_nothing_begins_after_what_ended_it(runner: str, how: str) -> None:
+    """A worker has taken a call and waits for a turn, which decides that nothing starts any more."""
+    told: list[str] = []
+    token = CancelToken()
+    flow = Workflow()
+
+    def short() -> None:
+        time.sleep(0.02)
+        if how in ("stop", "pause"):
+            raise ValueError("no")
+
+    flow.add("short", short, on_failure="pause" if how == "pause" else "stop")
+    flow.add("other", lambda: time.sleep(0.05))
+    flow.note("late")
+
+    def hook(_ctx: Any, event: Any) -> None:
+        told.append(name_of(event))
+        if event.node.node_id == "short" and not isinstance(event, NodeStarted):
+            if how == "cancel":
+                token.cancel("enough")
+            time.sleep(0.3)
+
+    limit = 0.2 if how == "timeout" else None
+    report = flow.run(runner, max_workers=2, hooks=[hook], timeout=limit, cancel=token)
+    time.sleep(0.1)
+    assert flow.calls == []
+    assert "NodeStarted late" not in told
+    assert report.node_reports["late"].state == ("pending" if how == "pause" else "cancelled")
+    assert report.abandoned == ()

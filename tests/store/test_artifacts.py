@@ -31,6 +31,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.store import artifacts
 from dagger_dsl.store.artifacts import ArtifactFiles
+from dagger_dsl.store.payloads import Payloads
 
 DATA = b"x" * 40_000
 ID = hashlib.sha256(DATA).hexdigest()
@@ -47,9 +48,9 @@ def mode(path: Path) -> int:
 
 @pytest.mark.row("C33")
 def test_32767_bytes_stay_inline_and_32768_go_to_a_file(files: ArtifactFiles) -> None:
-    assert not files.belongs_in_file(32_767)
-    assert files.belongs_in_file(32_768)
-    assert ArtifactFiles(files.root, threshold=5).belongs_in_file(5)
+    assert files.threshold == 32_768
+    assert Payloads(files).place(b"x" * 32_767)[1] is None
+    assert Payloads(files).place(b"x" * 32_768)[0] is None
 
 
 @pytest.mark.row("C35", "C36")

@@ -126,7 +126,7 @@ def test_a_process_that_dies_between_two_statements_leaves_nothing_of_them(
                 return done
             setattr(transactions._DriverTransaction, name, call)
         _, artifact = journal.encode("a long value")
-        journal.write_cache("global", "k", 1)
+        journal.write_cache({("global", "k"): ("1", None)})
         journal.commit([row("a", None, artifact=artifact), row("b", state="failed")], [1],
                        status="paused", commands=[("key", "{}")])
         print("committed", flush=True)
@@ -285,7 +285,7 @@ def test_a_stale_owner_is_fenced_whatever_it_writes(store: Store) -> None:
 
         def write(journal: Any = journal) -> None:
             journal.record_crashes({"a": 1})
-            journal.write_cache("global", "k", 1)
+            journal.write_cache({("global", "k"): ("1", None)})
             journal.commit([row("a")])
             journal.flush()
 

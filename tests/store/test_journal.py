@@ -72,11 +72,10 @@ def test_an_artifact_has_its_row_in_the_commit_that_names_it(store: Store) -> No
 
 def test_cache_entries_join_the_next_commit(store: Store) -> None:
     journal = start(store)
-    journal.write_cache("global", "k", 1)
-    journal.write_cache("global", "k", (2, None))
-    journal.write_cache("a", "long", "x" * 100)
-    with pytest.raises(EncodingError, match=r"global\.handle"):
-        journal.write_cache("global", "handle", object())
+    journal.write_cache({("global", "k"): journal.encode(1)})
+    journal.write_cache(
+        {("global", "k"): journal.encode((2, None)), ("a", "long"): journal.encode("x" * 100)}
+    )
     assert store.query("SELECT * FROM cache_entries") == []
     journal.commit([row("a")])
     found = store.query("SELECT namespace, entry_key, value, artifact_id FROM cache_entries")
@@ -85,10 +84,10 @@ def test_cache_entries_join_the_next_commit(store: Store) -> None:
         ("global", "k"): '{"$type":"tuple","$value":[2,null]}',
     }
     assert store.load_run("r").cache == {("global", "k"): (2, None), ("a", "long"): "x" * 100}
-    journal.write_cache("global", "k", 3)
+    journal.write_cache({("global", "k"): journal.encode(3)})
     journal.flush()
     assert store.load_run("r").cache["global", "k"] == 3
-    journal.write_cache("global", "k", 4)
+    journal.write_cache({("global", "k"): journal.encode(4)})
     journal.close()
     assert store.load_run("r").cache["global", "k"] == 4
 
@@ -178,7 +177,7 @@ def test_a_closed_journal_and_a_closed_store_say_so(tmp_path: Path) -> None:
             lambda: journal.finish("failed"),
             lambda: journal.flush(),
             lambda: journal.record_crashes({}),
-            lambda: journal.write_cache("a", "b", 1),
+            lambda: journal.write_cache({("a", "b"): ("1", None)}),
             lambda: journal.commit([row("a")], last=True),
         ]
         for call in calls:
