@@ -483,7 +483,9 @@ class NodeCrashed(ExecutionError):
     def __str__(self) -> str:
         return (
             f"the process died {self.crashes} times while node {shown(self.node_id)} ran; "
-            "it is not started again. When its cause is mended, resume with a higher max_crashes"
+            "it is not started again. When its cause is mended, resume with a higher limit: "
+            "resume(run_id, config={'max_crashes': 9}), or DAGGER_DSL_MAX_CRASHES=9 before the "
+            "command"
         )
 
 

@@ -581,6 +581,10 @@ class DAG:
                 "idempotency_key needs database_url=: a key is found again in the database that "
                 "the first run was recorded in"
             )
+        if "durability" in options and settings.database_url is None:
+            raise ConfigurationError(
+                "durability= says how results reach a database; give database_url= too"
+            )
         return settings
 
     def _answer(self) -> Any:

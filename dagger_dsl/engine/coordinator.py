@@ -143,8 +143,8 @@ class Coordinator:
         except BaseException as error:
             self.error = error
             self._board.go.clear()  # nothing starts any more, whoever still looks there
-            if isinstance(error, KeyboardInterrupt):
-                raise
+            if not isinstance(error, Exception):
+                raise  # an interrupt, or a hook that leaves
             return False
         return True
 
@@ -171,9 +171,9 @@ class Coordinator:
             for moment in (now, now, now + run.config.shutdown_grace + 1.0):
                 if not self.step(moment):
                     break
-            if isinstance(self.error, KeyboardInterrupt):
+            if self.error is not None and not isinstance(self.error, Exception):
                 self._salvage()
-        if self.error is not None and not isinstance(self.error, KeyboardInterrupt):
+        if isinstance(self.error, Exception):
             raise self.error
         if run.finished is None:
             run.status = RunStatus.CANCELLED
@@ -453,6 +453,15 @@ class Coordinator:
         node_id = str(plan.ids[slot])
         if isinstance(error, Overran):
             error = NodeTimeout(node_id, error.seconds)
+            if not self._board.kinds[slot] & ASYNC:
+                run.abandoned.append(slot)
+                logger.warning(
+                    "node %r overran its limit of %g s; its thread cannot be stopped and is left "
+                    "behind, its result will be ignored",
+                    node_id,
+                    error.seconds,
+                    extra={"run_id": run.run_id, "node_id": node_id},
+                )
         self._clear_seats(slot)
         if isinstance(error, KeyboardInterrupt):
             self.interrupt = self.interrupt or error

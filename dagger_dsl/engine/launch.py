@@ -273,7 +273,11 @@ class _Session:
             run.deadline = run.began + max(0.0, run.config.timeout_seconds - run.spent)
         self._unsubscribe = run.token.subscribe(self.coordinator.stop)
         if self.observers is not None:
-            self.observers.begin()
+            try:
+                self.observers.begin()
+            except BaseException as error:  # of a hook that leaves
+                self.__exit__(type(error), error, None)
+                raise
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -284,7 +288,8 @@ class _Session:
     def conclude(self) -> RunReport:
         """Record how the run ended and return its report."""
         error = self.coordinator.error
-        if isinstance(error, KeyboardInterrupt):  # it fell into a turn that another thread took
+        if error is not None and not isinstance(error, Exception):
+            # It fell into a turn that another thread took.
             self._break_off(error)
             raise error
         if error is not None:

@@ -117,7 +117,10 @@ class LegacyCall:
         own = {key: value for (where, key), value in self._written.items() if where == node_id}
         elsewhere = dict(self._written)
         if not self._handler or answer is not None:
-            answer = _merged(answer, own)
+            if answer is None and not self._node.outputs and own.keys() == {RESULT}:
+                answer = own[RESULT]  # the one output of a node that declares none
+            else:
+                answer = _merged(answer, own)
             elsewhere = {each: value for each, value in elsewhere.items() if each[0] != node_id}
         # They travel with the answer: those of a call that was left behind are nobody's.
         return Writing(answer, elsewhere) if elsewhere else answer

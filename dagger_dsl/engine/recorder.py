@@ -284,7 +284,7 @@ class Recorder:
         try:
             try:
                 self.journal.finish(*ending)
-            except KeyboardInterrupt:  # what has ended is recorded first
+            except KeyboardInterrupt:  # what has ended is recorded first; once more, then
                 self.journal.finish(*ending)
                 raise
             if run.config.keep_runs is not None or run.config.keep_days is not None:

@@ -21,7 +21,7 @@ from dagger_dsl.executor._catalogue import Catalogue, Compilable, DagMetadata, c
 from dagger_dsl.executor._dry_run import rehearse
 from dagger_dsl.model.commands import NodeSpec
 from dagger_dsl.model.config import DagConfig, RunOptions
-from dagger_dsl.model.graph import Graph, Input, Node, Output
+from dagger_dsl.model.graph import Graph, Input, Node
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.registry import ActionDef, Registry, as_registry
 from dagger_dsl.store.storage import Store
@@ -279,8 +279,7 @@ class DagExecutor:
             DependencyNotFound: It has no node of a dependency's id.
         """
         check_fields("a node", Node, fields, besides=("id", "action", "dependencies"))
-        for key, kind in (("inputs", Input), ("outputs", Output)):
-            fields[key] = _objects(key, kind, fields.get(key, ()))
+        fields["inputs"] = _objects("inputs", Input, fields.get("inputs", ()))
         if not isinstance(dependencies, Iterable):
             raise ConfigurationError(f"dependencies are a list of ids, not {dependencies!r}")
         node = Node(node_id, action, dependencies=dependencies, **fields)

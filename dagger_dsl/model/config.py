@@ -407,7 +407,8 @@ class RunOptions:
         hooks: A list of observers, called in this order.
         app_data: Any object; actions and hooks get it as ``ctx.app_data``.
         cancel: A token that ends the run when it is cancelled.
-        progress: ``fn(node_id, status, fraction)``, called after each node that ended.
+        progress: ``fn(node_id, status, fraction)``, called after each node that ended; with hooks
+            that see starts also before each call, as ``running``.
         config: Overrides the graph's configuration field by field: a `DagConfig`, or a mapping of
             its fields.
         on_change: What a resume does when an action has another version than when the run was

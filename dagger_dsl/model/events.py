@@ -1,4 +1,8 @@
-"""Events: what happened in a run, as hooks are shown it. Values; the engine makes them."""
+"""Events: what happened in a run, as hooks are shown it. Values; the engine makes them.
+
+A hook tells them apart with `isinstance` or `match`: some are of classes that make their fields
+when they are read.
+"""
 
 from __future__ import annotations
 

@@ -65,7 +65,8 @@ class Registry:
             if before is not None and not replace and not _same_origin(before, definition):
                 raise RegistryError(
                     f"an action {definition.name!r} is registered already, from "
-                    f"{before.module}.{before.qualname}; give another name=, or replace=True"
+                    f"{before.module}.{before.qualname}; give another name=, or use "
+                    "registry.register(..., replace=True)"
                 )
             self._actions[definition.name] = definition
         return definition
@@ -164,8 +165,8 @@ class Registry:
             things = self._tables[table]
             if name in things and not replace and not _same_origin(things[name], thing):
                 raise RegistryError(
-                    f"a {table} {name!r} is registered already; give it another name, or register "
-                    "it with replace=True"
+                    f"a {table} {name!r} is registered already; give it another name, or use the "
+                    "registry's own method with replace=True"
                 )
             things[name] = thing
 

@@ -6,7 +6,7 @@ their own; waking one is the expensive part, so it happens only when more calls 
 the worker at hand can take.
 
 A thread cannot be stopped from outside. When a call overruns its limit its worker is abandoned:
-the outcome is ignored, its slot goes to a fresh worker, and a warning is logged. All threads are
+the outcome is ignored and its slot goes to a fresh worker. All threads are
 daemonic, so an abandoned one never keeps the process from ending.
 """
 
@@ -257,15 +257,9 @@ class Crew:
             if deadline > now:
                 nearest = min(nearest, deadline)
             elif self._watch.pop(worker, None) is not None:
-                limit = self.board.limits[slot]
-                logger.warning(
-                    "a call overran its limit of %g s; its thread cannot be stopped and is "
-                    "left behind, its result will be ignored",
-                    limit,
-                )
                 self._free_seats.append(worker.seat)
                 self.board.ended[slot] = now
-                self.board.odd.append((slot, Overran(limit)))
+                self.board.odd.append((slot, Overran(self.board.limits[slot])))
                 self.tokens.append(None)
         return nearest
 

@@ -169,6 +169,11 @@ def test_a_missing_input_is_an_error_before_anything_runs() -> None:
         dag.run()
 
 
+def test_a_level_of_durability_without_a_database_is_refused(dag: DAG) -> None:
+    with pytest.raises(ConfigurationError, match="give database_url= too"):
+        dag.run({"x": 1}, durability="exit")
+
+
 def test_options_are_checked_once_and_handed_on(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
     class Report:
         outputs: dict[str, Any] = {"double": 1}  # noqa: RUF012 - a stand-in

@@ -58,7 +58,7 @@ def test_async_functions_of_the_old_form_are_awaited() -> None:
 
     registry = Registry()
     registry.register_fn("fetch", fetch)
-    assert run(registry, Node("f", "fetch", [Input("n", value=1)])).value("f") == {"result": 2}
+    assert run(registry, Node("f", "fetch", [Input("n", value=1)])).value("f") == 2
 
 
 def test_returned_outputs_are_stored_and_inserted_ones_win() -> None:

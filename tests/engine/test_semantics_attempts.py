@@ -400,3 +400,13 @@ def test_an_option_beats_the_graph_and_the_graph_the_executor() -> None:
     assert limit() == 20
     assert limit(timeout=3) == 3
     assert limit(config=DagConfig(timeout_seconds=4)) == 4
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_thread_that_is_left_behind_is_counted_and_named(
+    runner: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = Workflow().add("slow", lambda: time.sleep(0.3), timeout=0.05, on_failure="continue")
+    report = flow.run(runner)
+    assert report.abandoned == ("slow",)
+    assert "node 'slow' overran its limit of 0.05 s" in caplog.text

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
+import pickle
 import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from dagger_dsl.engine.control import CancelToken
@@ -21,6 +24,7 @@ from dagger_dsl.model.events import (
     NodeSkipped,
     NodeStarted,
 )
+from dagger_dsl.store.storage import Store
 from dagger_dsl.testing import FakeClock
 from tests.engine.helpers import (
     IMMEDIATE,
@@ -144,24 +148,48 @@ def test_a_failure_handler_is_no_start() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@pytest.mark.parametrize("moment", ["on_start", "NodeStarted b", "NodeCompleted a"])
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_a_hook_that_leaves_at_a_start_ends_the_run(
-    runner: str, error: type[BaseException], tmp_path: Path
+def test_a_hook_that_leaves_ends_the_run(
+    runner: str, moment: str, durability: str, error: type[BaseException], tmp_path: Path
 ) -> None:
     """Nothing hangs, what had ended is recorded, and the run can be resumed."""
 
-    def hook(_ctx: Any, event: Any) -> None:
-        if name_of(event) == "NodeStarted b":
-            raise error("enough")
+    class Leaving:
+        def on_start(self, _ctx: Any) -> None:
+            if moment == "on_start":
+                raise error("enough")
+
+        def handle(self, _ctx: Any, event: Any) -> None:
+            if name_of(event) == moment:
+                raise error("enough")
 
     flow = Workflow().note("a", 1).note("b", 2, after=["a"])
     url = url_of(tmp_path)
+    options: dict[str, Any] = {"database_url": url, "durability": durability, "run_id": "r"}
     with pytest.raises(error):
-        flow.run(runner, hooks=[hook], database_url=url, run_id="r")
-    assert flow.calls == ["a"]
+        flow.run(runner, hooks=[Leaving()], **options)
+    assert flow.calls == ([] if moment == "on_start" else ["a"])
+    with Store(url) as store:
+        assert store.load_run("r").status == "cancelled"
     report = flow.resume("r", url)
     assert report.success
     assert flow.calls == ["a", "b"]
+
+
+def test_events_can_be_kept_sent_and_changed() -> None:
+    hook = Hook()
+    Workflow().note("a", 1).run(hooks=[hook])
+    kinds: tuple[Any, ...] = (NodeStarted, NodeCompleted)
+    for event, kind in zip(hook.events, kinds, strict=True):
+        for copied in (pickle.loads(pickle.dumps(event)), copy.deepcopy(event)):
+            assert type(copied) is kind
+            assert copied == event
+        changed = attrs.evolve(event, node=attrs.evolve(event.node, node_id="other"))
+        assert type(changed) is kind
+        assert changed.node.node_id == "other"
+        assert event.__class__ is kind
 
 
 def test_the_end_of_a_run_is_told_as_it_is() -> None:
@@ -330,7 +358,7 @@ def test_what_is_enabled_while_a_start_is_shown_does_not_wait_for_that_call(runn
 @pytest.mark.parametrize("how", ["timeout", "stop", "pause", "cancel"])
 @pytest.mark.parametrize("runner", ["threads", "asyncio"])
 def test_nothing_begins_after_what_ended_it(runner: str, how: str) -> None:
-    """A worker has taken a call and waits for a turn, which decides that nothing starts any more."""
+    """A worker has taken a call and waits for a turn that decides: nothing starts any more."""
     told: list[str] = []
     token = CancelToken()
     flow = Workflow()

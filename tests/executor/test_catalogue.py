@@ -390,7 +390,6 @@ def test_threads_may_add_nodes_to_one_graph(executor: DagExecutor) -> None:
 WRONG: dict[str, Callable[[Any], object]] = {
     "a node are a list of Input objects": lambda e: e.add_node("c", "x", "f", inputs=5),
     "Input objects, not {'a': 1}": lambda e: e.add_node("c", "x", "f", inputs={"a": 1}),
-    "a node are a list of Output objects": lambda e: e.add_node("c", "x", "f", outputs=["o"]),
     "a node has no field 'timeot'; did you mean 'timeout'": (
         lambda e: e.add_node("c", "x", "f", timeot=1)
     ),
