@@ -129,7 +129,7 @@ class Coordinator:
         self._left_behind: set[int] = set()
         self._first_start: dict[int, float] = {}
         if watcher is not None and watcher.wants_starts:
-            run.board.announce = self._announce
+            run.board.announce = self._announcer(watcher)
         turns = self.turns()
         next(turns)
         self._send = turns.send
@@ -674,23 +674,32 @@ class Coordinator:
 
     # --- commits and events ----------------------------------------------------------------------
 
-    def _announce(self, slot: int, now: float) -> bool:
-        """Show that a call begins; False when it must not, as something ended it meanwhile.
+    def _announcer(self, watcher: Watcher) -> Callable[[int, float], bool]:
+        """Return what shows that a call begins; False when it must not, as it was ended meanwhile.
 
         Whoever makes the call has taken it already and may have waited for a turn to end.
         """
-        assert self.watcher is not None
-        if slot in self.run.handling:  # of an attempt whose start was shown
+        handling, victims, state, start = (
+            self.run.handling,
+            self._victims,
+            self._state,
+            watcher.start,
+        )
+
+        def announce(slot: int, now: float) -> bool:
+            if slot in handling:  # of an attempt whose start was shown
+                return True
+            if slot in victims:
+                self._board.odd.append((slot, _Withdrawn()))
+                return False
+            if state.paused:
+                state.give_back((slot,))
+                self._flying -= 1
+                return False
+            start(slot, now)
             return True
-        if slot in self._victims:
-            self._board.odd.append((slot, _Withdrawn()))
-            return False
-        if self._state.paused:
-            self._state.give_back((slot,))
-            self._flying -= 1
-            return False
-        self.watcher.start(slot, now)
-        return True
+
+        return announce
 
     def _push(self, row: Row) -> None:
         if self._journal is not None:
