@@ -246,8 +246,9 @@ class Coordinator:
                 if glance is not None:
                     if journal is not None:
                         self._record_turn()
-                    if self._events:
-                        self._show()
+                    if watcher is not None and self._events:
+                        events, self._events = self._events, []
+                        watcher.show(events)
                     if self._stop_asked and not self._stopping:
                         continue  # a hook cancelled the run: what it was shown enables nothing
                 ready = state.take()
@@ -262,8 +263,9 @@ class Coordinator:
             else:
                 if self._rows and now >= self._oldest + flush:
                     self._commit(None)
-                if self._events and not self._rows:
-                    self._show()
+                if watcher is not None and self._events and not self._rows:
+                    events, self._events = self._events, []
+                    watcher.show(events)
             wake_at = timers[0][0] if timers else inf
             if glance is not None:
                 # Until `due` a worker may end a call and begin the next one, a long one perhaps,
@@ -727,12 +729,6 @@ class Coordinator:
         if due and (self._rows or ready):
             self._commit(ready)
 
-    def _show(self) -> None:
-        """Show what happened; it is recorded."""
-        assert self.watcher is not None
-        events, self._events = self._events, []
-        self.watcher.show(events)
-
     def _bind(self, slots: Sequence[int]) -> None:
         """Note whose values each join takes; of an `any` join, in the journal too.
 
@@ -775,8 +771,8 @@ class Coordinator:
         if self._rows:
             # What is shown is recorded.
             self._commit(None, last=not (self._events or self._board.lingers))
-        if self._events:
-            self._show()
+        if self.watcher is not None:
+            self.watcher.show(self._events)
         run.finished = self._board.clock()
 
 

@@ -179,9 +179,9 @@ class Observers:
 
     def show(self, events: Sequence[Event]) -> None:
         """Show the events of one turn."""
-        ctx, progress, handles = self._ctx, self._progress, self._handles
+        ctx, progress = self._ctx, self._progress
         for event in events:
-            for handle in handles:
+            for handle in self._handles:
                 try:
                     answer = handle(ctx, event)
                 except Exception as error:
