@@ -50,6 +50,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "NodeCrashed": ("fetch", 3),
     "RunCancelled": ("run_001", "enough"),
     "RunPaused": ("run_001", "review"),
+    "KeyTaken": ("run_001", "order-7"),
     "RunOwned": ("run_001", "host:4711"),
     "MissingExtra": ("rendering", "viz"),
 }

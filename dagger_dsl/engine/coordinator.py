@@ -631,13 +631,14 @@ class Coordinator:
     def _recall(self) -> list[int]:
         """Take back released calls that no worker has taken, but for failure handlers."""
         go, taken, handling = self._board.go, [], self.run.handling
-        while self._withdrawn:
-            taken.append(self._withdrawn.popleft())
         while go:
             try:
                 taken.append(go.popleft())
             except IndexError:  # a worker was faster
                 break
+        # What `stop` withdrew stood behind the failure handlers that have come since.
+        while self._withdrawn:
+            taken.append(self._withdrawn.popleft())
         if handling:
             go.extend(slot for slot in taken if slot in handling)
             taken = [slot for slot in taken if slot not in handling]

@@ -169,7 +169,9 @@ SCALARS = st.one_of(
     st.timedeltas(),
     st.decimals().filter(lambda number: not number.is_snan()),  # they cannot be hashed
     st.uuids(),
-    st.sampled_from([*Color, *Level, *Word, Rights.READ, Rights.READ | Rights.WRITE, Rights(0)]),
+    # Not of `Level` and `Word`: where hypothesis turns a value back into choices it takes these for
+    # the integers and texts that they also are, and breaks.
+    st.sampled_from([*Color, Rights.READ, Rights.READ | Rights.WRITE, Rights(0)]),
     st.builds(pathlib.Path, st.text(st.characters(exclude_characters="\0"), max_size=5)),
     st.builds(pathlib.PurePosixPath, st.text(max_size=5)),
     st.builds(pathlib.PureWindowsPath, st.text(max_size=5)),
@@ -203,6 +205,13 @@ VALUES = st.recursive(
 @given(VALUES)
 def test_a_value_comes_back_equal_and_of_the_same_types(value: Any) -> None:
     assert same(from_plain(to_plain(value)), value)
+
+
+@pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [v], lambda v: (v, 1)])
+@pytest.mark.parametrize("value", [*Level, *Word])
+def test_texts_and_numbers_that_are_enums_come_back_as_they_are(value: Any, wrap: Any) -> None:
+    for each in (wrap(value), frozenset({value}), Pair(value, {"k": value}), {value: value}):
+        assert same(from_plain(to_plain(each)), each)
 
 
 @given(VALUES)
