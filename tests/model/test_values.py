@@ -210,7 +210,7 @@ def test_a_value_comes_back_equal_and_of_the_same_types(value: Any) -> None:
 @pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [v], lambda v: (v, 1)])
 @pytest.mark.parametrize("value", [*Level, *Word])
 def test_texts_and_numbers_that_are_enums_come_back_as_they_are(value: Any, wrap: Any) -> None:
-    for each in (wrap(value), frozenset({value}), Pair(value, {"k": value}), {value: value}):
+    for each in (wrap(value), frozenset({value}), Pair(value, {"k": value})):
         assert same(from_plain(to_plain(each)), each)
 
 
