@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import sqlalchemy as sa
 
@@ -20,12 +20,14 @@ from dagger_dsl.store.artifact_rows import ArtifactRows
 from dagger_dsl.store.artifacts import INLINE_BELOW, ArtifactFiles
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.journal import RunJournal
-from dagger_dsl.store.maintenance import DatabaseStats, Maintenance, PruneReport
 from dagger_dsl.store.ownership import Heart
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.queries import ExecutionState, ExecutionTree, Queries
 from dagger_dsl.store.runs import Runs, RunSummary, StoredRun
 from dagger_dsl.store.urls import SYNCHRONOUS, normalize_url
+
+if TYPE_CHECKING:
+    from dagger_dsl.store.maintenance import DatabaseStats, Maintenance, PruneReport
 
 __all__ = ["Store", "normalize_url"]
 
@@ -88,7 +90,6 @@ class Store:
         self._runs = Runs(self.database, self._payloads, self._heart)
         self._artifacts = ArtifactRows(self.database, self._payloads)
         self._queries = Queries(self.database)
-        self._maintenance = Maintenance(self.database, self.files)
 
     # -- opening and closing
 
@@ -287,6 +288,12 @@ class Store:
 
     # -- upkeep
 
+    def _maintenance(self) -> Maintenance:
+        # Its statements take 20 ms to make, which every run would wait for.
+        from dagger_dsl.store.maintenance import Maintenance
+
+        return Maintenance(self.database, self.files)
+
     def prune(
         self,
         older_than: float | dt.timedelta | dt.datetime | None = None,
@@ -302,17 +309,17 @@ class Store:
             keep_last: Keep the newest so many runs of each graph, however old.
             dry_run: Remove nothing, only say what would go.
         """
-        return self._maintenance.prune(older_than, keep_last, dry_run)
+        return self._maintenance().prune(older_than, keep_last, dry_run)
 
     def retain(
         self, flow_name: str, keep_runs: int | None = None, keep_days: float | None = None
     ) -> None:
         """Remove finished runs of a graph beyond *keep_runs*, and those older than *keep_days*."""
-        self._maintenance.retain(flow_name, keep_runs, keep_days)
+        self._maintenance().retain(flow_name, keep_runs, keep_days)
 
     def stats(self) -> DatabaseStats:
         """Return sizes in bytes and numbers of rows."""
-        return self._maintenance.stats()
+        return self._maintenance().stats()
 
     def backup(self, path: str | os.PathLike[str]) -> Path:
         """Copy the database, and its artifacts to ``<path>-artifacts``, while runs go on.
@@ -323,8 +330,8 @@ class Store:
             ConfigurationError: *path* exists already, or its folder does not.
             StoreError: It cannot be written, or something is damaged.
         """
-        return self._maintenance.backup(path)
+        return self._maintenance().backup(path)
 
     def vacuum(self) -> int:
         """Give free pages back to the file system; return the number of bytes. Commits wait."""
-        return self._maintenance.vacuum()
+        return self._maintenance().vacuum()

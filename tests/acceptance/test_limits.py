@@ -96,6 +96,7 @@ def ladder() -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.benchmark  # it counts the processor's seconds
 @pytest.mark.parametrize("runner", ["sequential", "threads", "asyncio"])
 @pytest.mark.parametrize(("make", "last"), [(chain, "n1999 = 2000"), (ladder, "n39_9 = 1")])
 def test_a_large_file_is_loaded_validated_run_and_recorded(
