@@ -6,6 +6,7 @@ shows it. Each is loaded when it is needed, so that ``--help`` costs nothing.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -25,9 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    from dagger_dsl.cli.parser import parse
+    collecting = gc.isenabled()
+    # Loading makes many objects and hardly any garbage; looking for it costs a tenth of the time
+    # until the first node starts. `running` looks for it
+    # again from where a run begins.
+    gc.disable()
+    try:
+        from dagger_dsl.cli.parser import parse
 
-    arguments = parse(sys.argv[1:] if argv is None else argv)
-    from dagger_dsl.cli.commands import call
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        from dagger_dsl.cli.commands import call
 
-    return call(arguments)
+        return call(arguments)
+    finally:
+        (gc.enable if collecting else gc.disable)()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shlex
@@ -203,6 +204,7 @@ def _watch(
     """Start a run, wait for its end with signals in mind, and show what became of it."""
     with progress, _Signals(screen) as signals:
         handle = start()
+        gc.enable()  # `main` turned it off for the time of loading
         signals.guard(handle)
         while not handle.wait(0.5):
             if signals.overdue(grace + BEYOND_GRACE):
