@@ -171,8 +171,26 @@ class Registry:
             things[name] = thing
 
     def register_hook(self, name: str, hook: Any, replace: bool = False) -> None:
-        """Keep a hook under a name."""
+        """Keep a hook under a name; ``@hook`` keeps a `HookDef`.
+
+        Every run that looks its actions up here, or in a registry below this one, has the hook.
+
+        Raises:
+            RegistryError: The name is taken by a hook that was written elsewhere.
+        """
         self._add("hook", name, hook, replace)
+
+    def unregister_hook(self, name: str) -> None:
+        """Take a hook out; nothing happens when there is none."""
+        with self._lock:
+            self._tables["hook"].pop(name, None)
+
+    def all_hooks(self) -> dict[str, Any]:
+        """Return the hooks by name as they were registered, the parent's first; own ones win."""
+        found = {} if self.parent is None else self.parent.all_hooks()
+        with self._lock:
+            found.update(self._tables["hook"])
+        return found
 
     def register_task_agent(self, name: str, agent: Any, replace: bool = False) -> None:
         """Keep a task agent under a name; ``@task_agent`` keeps an `AgentDef`."""
@@ -184,7 +202,7 @@ class Registry:
 
     @property
     def hooks(self) -> Mapping[str, Any]:
-        """Hooks by name."""
+        """Hooks that were registered here, by name."""
         return MappingProxyType(self._tables["hook"])
 
     @property
@@ -203,7 +221,7 @@ def _same_origin(one: Any, other: Any) -> bool:
     places = [
         (each.module, each.qualname)
         if isinstance(each, ActionDef)
-        else origin(getattr(each, "target", each))
+        else origin(getattr(each, "written", getattr(each, "target", each)))
         for each in (one, other)
     ]
     return one is other or (bool(places[0][1]) and places[0] == places[1])
@@ -265,6 +283,9 @@ def _from_module(module: types.ModuleType) -> Registry:
             if held is not parent:
                 for each in list(held._actions.values()):
                     made.register(each, replace=True)
+                if held is thing:  # hooks of a DAG's own registry are for its runs
+                    for each_name, hook in list(held.hooks.items()):
+                        made.register_hook(each_name, hook, replace=True)
         elif definition_of(thing) is not None and not isinstance(thing, type):
             made.register(thing, replace=True)
         elif not name.startswith("_") and _belongs(thing, module):
