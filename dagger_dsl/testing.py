@@ -1,7 +1,7 @@
 """Helpers for tests of workflows: a clock to turn by hand, contexts, fresh registries, one call.
 
-Nothing here needs a test framework, an executor or a database: an action is called as a run would
-call it, and gives back what it returned.
+Nothing here needs a test framework, an executor or a database: an action or a hook is called as a
+run would call it, and gives back what it returned.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from typing import Any
 
 import attrs
 
-from dagger_dsl.model.context import NodeCtx, NodeOutput
-from dagger_dsl.model.graph import Input, Node
+from dagger_dsl.engine.hooks import at_once, bind_hooks, hook_definition
+from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.model.commands import Command
+from dagger_dsl.model.context import HookContext, NodeCtx, NodeOutput
+from dagger_dsl.model.events import Event, RunStarted
+from dagger_dsl.model.graph import Graph, Input, Node
 from dagger_dsl.model.protocols import CacheReader, CancelSignal
 from dagger_dsl.model.values import to_shown
-from dagger_dsl.registry import ActionDef, Registry, as_registry, define
+from dagger_dsl.registry import ActionDef, Registry, as_registry, current_registry, define
 
 __all__ = [
     "FakeClock",
     "fresh_registry",
     "make_ctx",
+    "make_hook_ctx",
     "mutation_checked",
     "run_action",
+    "run_hook",
     "unchanged",
 ]
 
@@ -109,17 +115,40 @@ def make_ctx(
         app_data: The object the run was given.
         cancel: A `CancelToken`, to test what a body does when its run is cancelled.
     """
-    values = {} if cache is None else cache
     return NodeCtx(
         dag_name=dag_name,
         node_id=node_id,
         run_id=run_id,
         attempt=attempt,
         inputs=inputs or {},
-        cache=_Values(values) if isinstance(values, Mapping) else values,
+        cache=_reader(cache),
         app_data=app_data,
         cancel=cancel,
     )
+
+
+def make_hook_ctx(
+    *,
+    run_id: str = "run_test",
+    dag_name: str = "dag",
+    app_data: Any = None,
+    cache: CacheReader | Mapping[str, Mapping[str, Any]] | None = None,
+    graph: Graph | None = None,
+) -> HookContext:
+    """Return the context that a hook gets in a run.
+
+    Args:
+        run_id, dag_name: The run.
+        app_data: The object the run was given.
+        cache: Values by namespace and key, as a mapping of mappings or anything with ``get``.
+        graph: The graph as it is at that moment.
+    """
+    return HookContext(run_id, dag_name, app_data, _reader(cache), graph)
+
+
+def _reader(cache: CacheReader | Mapping[str, Mapping[str, Any]] | None) -> CacheReader:
+    values = {} if cache is None else cache
+    return _Values(values) if isinstance(values, Mapping) else values
 
 
 @contextmanager
@@ -227,6 +256,67 @@ def _result(answer: Any) -> Any:
     thread.start()
     thread.join()
     return results[0]()
+
+
+def run_hook(
+    hook: Any,
+    event: Event | None = None,
+    *,
+    ctx: HookContext | None = None,
+    run_id: str | None = None,
+    dag_name: str | None = None,
+    app_data: Any = None,
+    cache: CacheReader | Mapping[str, Mapping[str, Any]] | None = None,
+    graph: Graph | None = None,
+) -> tuple[Command, ...]:
+    """Show an event to a hook once, as a run would, and return the commands that it answers.
+
+    A hook whose filters leave the event out is not called, an async one is awaited, and
+    `RunStarted` and `RunFinished` go to ``on_start`` and ``on_complete`` of an object. Nothing is
+    caught: what the hook raises is raised.
+
+    Args:
+        hook: Anything that ``hooks=[...]`` of a run takes.
+        event: What happened; by default that the run begins.
+        ctx: What the hook gets; by default a `make_hook_ctx` of the arguments that follow.
+        run_id, dag_name: The run; by default that of the event.
+        app_data, cache, graph: What the context has beside it.
+
+    Raises:
+        ConfigurationError: It is no hook, or what it answers are no commands.
+    """
+    given = {
+        "run_id": run_id,
+        "dag_name": dag_name,
+        "app_data": app_data,
+        "cache": cache,
+        "graph": graph,
+    }
+    context = _hook_ctx(event, ctx, {k: value for k, value in given.items() if value is not None})
+    happened = RunStarted(context.run_id, context.dag_name) if event is None else event
+    definition = hook_definition(hook, current_registry())
+    bound = bind_hooks([definition], Registry(), context.dag_name)
+    if not bound:
+        return ()
+    (only,) = bound
+    reaction = only.reaction(happened)
+    asked = only.ask(context, happened)
+    answer: tuple[Command, ...] = _result(asked) if reaction and reaction[1] else at_once(asked)
+    return answer
+
+
+def _hook_ctx(
+    event: Event | None, ctx: HookContext | None, given: Mapping[str, Any]
+) -> HookContext:
+    if ctx is not None:
+        if given:
+            raise ConfigurationError(
+                f"run_hook takes ctx= or what one is made of ({', '.join(given)}), not both"
+            )
+        return ctx
+    run = getattr(event, "node", event)
+    known = {name: getattr(run, name) for name in ("run_id", "dag_name") if hasattr(run, name)}
+    return make_hook_ctx(**{**known, **given})
 
 
 @contextmanager
