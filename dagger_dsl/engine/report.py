@@ -258,6 +258,20 @@ class RunReport:
             return default
         raise NotExecuted(f"node {node_id!r} has no result: it is {state} in run {self.run_id}")
 
+    def explain(self, node_id: str) -> str:
+        """Return why a node stands where it stands, for people.
+
+        For a node that did not run: what it needs and did not get, and so on back to the cause.
+        Otherwise: its attempts, its error, and where each of its inputs comes from, with the node
+        that wrote it or "never written".
+
+        Raises:
+            NodeNotFound: The graph has no such node.
+        """
+        from dagger_dsl.engine.explain import explain
+
+        return explain(self, node_id)
+
     def to_dot(self) -> str:
         """Return the run as DOT: states, attempts, times and the first line of each error."""
         text: str = through("report_to_dot")(self)
