@@ -803,11 +803,22 @@ class Graph:
 
         return validate(self, registry, types=types)
 
-    def lint(self) -> list[Problem]:
-        """Return remarks on edges that are implied by others, as warnings."""
-        from dagger_dsl.model.validate import lint
+    def lint(self, registry: Any = None) -> list[Problem]:
+        """Return remarks on what is allowed and cannot be meant, or costs time for nothing.
 
-        return lint(self)
+        Warnings are certain: ``redundant-edge`` (another dependency implies it), ``never-runs``,
+        ``retried-at-most-once``, ``unused-input``. Notes leave the judgement to you: ``order-only``
+        (no value flows along the edge), ``unread-output``, ``label-leads-nowhere``.
+
+        Args:
+            registry: Where action names are looked up; None leaves out what only actions can say.
+
+        Raises:
+            DependencyNotFound, CycleError: The graph cannot run at all; see `validate`.
+        """
+        from dagger_dsl.model.lint import lint
+
+        return lint(self, registry)
 
     def to_dot(self, run: HasStates | Mapping[str, str] | None = None) -> str:
         """Return the graph as DOT, the text that Graphviz draws.
