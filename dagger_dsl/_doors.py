@@ -23,6 +23,7 @@ DOORS: Final = {
     "report_table": "dagger_dsl.views.tables:report_table",
     "dump_yaml": "dagger_dsl.yamlio:dump_yaml",
     "load_yaml": "dagger_dsl.yamlio:load_yaml",
+    "simulate": "dagger_dsl.engine.simulate:simulate",
 }
 
 

@@ -38,6 +38,7 @@ from dagger_dsl.model.policies import (
     as_enum,
     seconds,
 )
+from dagger_dsl.model.states import NodeState
 from dagger_dsl.model.types import SECRET_SCHEMA
 from dagger_dsl.model.values import MISSING, Literal
 
@@ -519,6 +520,54 @@ class HasStates(Protocol):
         ...
 
 
+class Simulated(Protocol):
+    """What `Graph.simulate` gives; `dagger_dsl.engine.simulate.Simulation` says more."""
+
+    @property
+    def status(self) -> str:
+        """How the run would end: a `RunStatus`."""
+        ...
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Ids in the order in which the nodes start."""
+        ...
+
+    @property
+    def waves(self) -> tuple[tuple[str, ...], ...]:
+        """Ids of the nodes that start together."""
+        ...
+
+    @property
+    def states(self) -> Mapping[str, NodeState]:
+        """State by node id, in declaration order."""
+        ...
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why a node is skipped or cancelled, by its id."""
+        ...
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Why each skipped node does not run, by its id."""
+        ...
+
+    @property
+    def starts(self) -> Mapping[str, float]:
+        """When each node that starts does, in seconds from the run's start."""
+        ...
+
+    @property
+    def duration(self) -> float:
+        """Seconds to the end."""
+        ...
+
+    def explain(self, node_id: str) -> str:
+        """Return why a node would run or not, for people."""
+        ...
+
+
 @attrs.frozen(init=False, eq=False)
 class Graph:
     """A workflow: nodes, the edges between them, and how it wants to be run.
@@ -819,6 +868,40 @@ class Graph:
         from dagger_dsl.model.lint import lint
 
         return lint(self, registry)
+
+    def simulate(
+        self,
+        outcomes: Mapping[str, Any] | None = None,
+        *,
+        slots: int | None = 1,
+        durations: Mapping[str, float] | None = None,
+        registry: Any = None,
+    ) -> Simulated:
+        """Play a run through without calling anything: who starts when, and who is skipped why.
+
+        Triggers, branches, disabled nodes and ``on_failure`` count as in a run. Retries and failure
+        handlers are part of an outcome, a mapped node is one node, and whatever runs when a node
+        stops the run comes to its end.
+
+        Args:
+            outcomes: By node id, ``"ok"`` (the default), ``"fail"`` or an exception, or
+                ``"recovered"`` by its failure handler. A node with labelled edges needs what it
+                answers: a bool, a label or a list of labels, none of which may be left out.
+            slots: Nodes that run at the same time, as with ``max_workers``; None for no limit.
+            durations: Seconds by node id, such as a report's ``node_times``; a node that is left
+                out takes none. Every node takes one second when there are none at all.
+            registry: Where actions are looked up for what they say about ``on_failure``; they need
+                not be there.
+
+        Raises:
+            NodeNotFound: An id is not in the graph; the message suggests one.
+            ConfigurationError: An outcome is none, or a branch that is reached has no label.
+            DependencyNotFound, CycleError: The graph cannot run at all; see `validate`.
+        """
+        played: Simulated = through("simulate")(
+            self, outcomes, slots=slots, durations=durations, registry=registry
+        )
+        return played
 
     def to_dot(self, run: HasStates | Mapping[str, str] | None = None) -> str:
         """Return the graph as DOT, the text that Graphviz draws.
