@@ -27,6 +27,7 @@ from dagger_dsl.registry import ActionDef, Registry, as_registry
 from dagger_dsl.store.storage import Store
 
 if TYPE_CHECKING:
+    from dagger_dsl.executor._doctor import Diagnosis
     from dagger_dsl.model.protocols import CancelSignal
     from dagger_dsl.store.cache import Cache
     from dagger_dsl.yamlio import GraphList
@@ -503,6 +504,23 @@ class DagExecutor:
         except RunNotFound:
             raise self._catalogue.unknown(run_id) from None
         return stored.graph.to_dot(_stored_states(stored))
+
+    def doctor(self, dag: str | Graph | Compilable) -> Diagnosis:
+        """Look for everything that can keep a graph from running here; print the answer.
+
+        Looked at are: whether it is loaded, its actions, dependencies, cycles, inputs and types,
+        what `Graph.lint` warns of, the database, and how the newest run stands. Nothing is run.
+        A run whose owner is on another host is watched for one lease.
+
+        Args:
+            dag: A loaded graph's name or ``name@version``, or a graph or DAG of yours.
+
+        Returns:
+            The findings, each with its way out; whatever is wrong is one of them, and not raised.
+        """
+        from dagger_dsl.executor._doctor import diagnose  # most programs never ask
+
+        return diagnose(dag, self._catalogue, self._store, self._config)
 
     # --- what running needs ----------------------------------------------------------------------
 
