@@ -6,10 +6,19 @@ import datetime as dt
 from collections.abc import Iterable
 from typing import Any, Final
 
-from dagger_dsl.errors import ConfigurationError, did_you_mean
+from dagger_dsl.errors import ConfigurationError, RunNotFound, did_you_mean
 from dagger_dsl.store.schema import RUN_STATES
 
-__all__ = ["check_count", "check_new_name", "check_text", "moment_before", "run_states"]
+__all__ = [
+    "check_count",
+    "check_moment",
+    "check_new_name",
+    "check_number",
+    "check_text",
+    "moment_before",
+    "no_such_run",
+    "run_states",
+]
 
 # SQLite's largest integer; a larger one would be its driver's error.
 _MOST: Final = 2**63 - 1
@@ -40,12 +49,35 @@ def check_new_name(what: str, value: Any) -> None:
         )
 
 
+def check_number(what: str, value: Any) -> None:
+    """Refuse what is no whole number of at least 0."""
+    if not _is_number(value):
+        raise ConfigurationError(f"{what} is a whole number of at least 0, not {value!r}")
+
+
 def check_count(what: str, value: Any) -> None:
     """Refuse what is no whole number of at least 0; None stands for no limit."""
-    if value is not None and (type(value) is not int or not 0 <= value <= _MOST):
+    if value is not None and not _is_number(value):
         raise ConfigurationError(
             f"{what} is a whole number of at least 0, or None for no limit, not {value!r}"
         )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MOST
+
+
+def check_moment(what: str, value: Any) -> None:
+    """Refuse what is no moment that means the same everywhere; None stands for none."""
+    if value is not None and not isinstance(value, dt.datetime):
+        raise ConfigurationError(f"{what} is a datetime or None, not {value!r}")
+    if value is not None and value.tzinfo is None:
+        raise ConfigurationError(f"{what} needs a time zone, such as datetime.now(UTC)")
+
+
+def no_such_run(where: str, name: str) -> RunNotFound:
+    """Return what to raise for a run that a database does not have."""
+    return RunNotFound(f"{where} has no run {name!r}; list_runs() shows what there is")
 
 
 def run_states(given: Any) -> list[str]:
@@ -66,8 +98,7 @@ def run_states(given: Any) -> list[str]:
 def moment_before(what: str, age: Any) -> dt.datetime:
     """Return the moment that *age* means: itself, or so long ago."""
     if isinstance(age, dt.datetime):
-        if age.tzinfo is None:
-            raise ConfigurationError(f"{what} needs a time zone, such as datetime.now(UTC)")
+        check_moment(what, age)
         return age
     seconds = age.total_seconds() if isinstance(age, dt.timedelta) else age
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:

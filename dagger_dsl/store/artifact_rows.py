@@ -6,25 +6,39 @@ is in, what is given out was compared with its hash.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
+from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
 import sqlalchemy as sa
 
 from dagger_dsl.errors import ArtifactNotFound, ConfigurationError, StoreDamaged
 from dagger_dsl.store.arguments import check_text
-from dagger_dsl.store.batches import INSERT_ARTIFACT, INSERT_LINK
+from dagger_dsl.store.batches import INSERT_ARTIFACT, INSERT_LINK, file_row
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.locks import FILES
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.schema import artifact_links, artifacts, node_runs
 from dagger_dsl.store.transactions import Transaction, run_transaction
 
-__all__ = ["ArtifactRows"]
+__all__ = ["ArtifactRows", "files_kept"]
 
 _ID: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@contextlib.contextmanager
+def files_kept(database: Database) -> Iterator[None]:
+    """Let nobody take a file for a leftover that is written inside and has no row yet."""
+    database.open()
+    locks = database.locking()
+    locks.lock(FILES, database.busy_timeout, shared=True)
+    try:
+        yield
+    finally:
+        locks.unlock(FILES)
 
 
 class ArtifactRows:
@@ -50,18 +64,13 @@ class ArtifactRows:
                 check_text(name, value)
         data = bytes(data)
         database, files = self._database, self._payloads.files
-        database.open()
-        locks = database.locking()
-        # Between the file and its row nobody may take the file for a leftover.
-        locks.lock(FILES, database.busy_timeout, shared=True)
-        try:
+        with files_kept(database):
             if files is None or len(data) < files.threshold:
                 artifact_id = hashlib.sha256(data).hexdigest()
-                place: tuple[Any, ...] = ("inline", data, None)
+                row: tuple[Any, ...] = (artifact_id, kind, len(data), "inline", data, None)
             else:
-                artifact_id = files.write(data)
-                place = ("file", None, f"{artifact_id[:2]}/{artifact_id}")
-            row = (artifact_id, kind, len(data), *place)
+                row = file_row(files.write(data), len(data), kind)
+                artifact_id = row[0]
 
             def insert(tx: Transaction) -> None:
                 tx.execute(INSERT_ARTIFACT(database.dialect), row)
@@ -69,8 +78,6 @@ class ArtifactRows:
                     tx.execute(INSERT_LINK(database.dialect), (artifact_id, run_id, node_id or ""))
 
             run_transaction(database, insert, pages=8 + len(data) // 1024)
-        finally:
-            locks.unlock(FILES)
         return artifact_id
 
     def get(self, artifact_id: str) -> bytes:

@@ -20,7 +20,7 @@ from dagger_dsl.store import schema
 from dagger_dsl.store.schema import artifact_links, artifacts, cache_entries, flow_runs, node_runs
 from dagger_dsl.store.transactions import Statement, Transaction
 
-__all__ = ["Batch", "is_plain", "write_batches"]
+__all__ = ["Batch", "Riders", "file_row", "is_plain", "write_batches"]
 
 _COLUMNS: Final = (
     "run_id",
@@ -58,12 +58,23 @@ def _insert(table: sa.Table, columns: Sequence[str]) -> Statement:
 
 
 class Upsert:
-    """One insert with a conflict clause, in the words of either dialect."""
+    """One insert with a conflict clause, in the words of either dialect.
+
+    Args:
+        table, columns: What is inserted, in the order of the table.
+        replace: Columns that are overwritten in a row that is there; without any it stays.
+        keep: Columns that are overwritten by what is not NULL.
+    """
 
     def __init__(
-        self, table: sa.Table, columns: Sequence[str], replace: Sequence[str] = ()
+        self,
+        table: sa.Table,
+        columns: Sequence[str],
+        replace: Sequence[str] = (),
+        keep: Sequence[str] = (),
     ) -> None:
-        self._table, self._columns, self._replace = table, columns, replace
+        self._table, self.columns = table, tuple(columns)
+        self._replace, self._keep = replace, keep
         self._made: dict[str, Statement] = {}
 
     def __call__(self, dialect: str) -> Statement:
@@ -77,15 +88,15 @@ class Upsert:
         if dialect == "postgresql":
             # Its dialect takes 20 ms to import, which every start on SQLite would wait for.
             from sqlalchemy.dialects.postgresql import insert
-        made = insert(self._table).values(_binds(self._table, self._columns))
+        made = insert(self._table).values(_binds(self._table, self.columns))
         if not self._replace:
             return Statement(made.on_conflict_do_nothing())
-        return Statement(
-            made.on_conflict_do_update(
-                index_elements=list(self._table.primary_key.columns),
-                set_={each: made.excluded[each] for each in self._replace},
-            )
-        )
+        values = {each: made.excluded[each] for each in self._replace}
+        values |= {
+            each: sa.func.coalesce(made.excluded[each], self._table.c[each]) for each in self._keep
+        }
+        keys = list(self._table.primary_key.columns)
+        return Statement(made.on_conflict_do_update(index_elements=keys, set_=values))
 
 
 #: Most rows: a first attempt that completed with a value that is stored inline. Each value that a
@@ -120,8 +131,12 @@ INSERT_PLAIN_FENCED: Final = _fenced_insert(_plain_values("released"))
 INSERT_FENCED: Final = _fenced_insert(_binds(node_runs, _COLUMNS))
 INSERT_ROW: Final = _insert(node_runs, _COLUMNS)
 INSERT_ROW_AGAIN: Final = Upsert(node_runs, _COLUMNS)
+# What the commit of the old row had started is no part of its outcome.
 REPLACE_ROW: Final = Upsert(
-    node_runs, _COLUMNS, tuple(set(_COLUMNS) - set(node_runs.primary_key.columns.keys()))
+    node_runs,
+    _COLUMNS,
+    tuple(set(_COLUMNS) - {*node_runs.primary_key.columns.keys(), "released"}),
+    ("released",),
 )
 _LOG_COLUMNS: Final = ("run_id", "seq", "kind", "entry_key", "body")
 INSERT_LOG: Final = _insert(schema.run_log, _LOG_COLUMNS)
@@ -133,7 +148,28 @@ INSERT_LINK: Final = Upsert(artifact_links, ("artifact_id", "run_id", "node_id")
 UPSERT_CACHE: Final = Upsert(
     cache_entries,
     ("run_id", "namespace", "entry_key", "value", "artifact_id"),
-    ("value", "artifact_id"),
+    ("value", "artifact_id", "updated_at"),
+)
+_MEMO_COLUMNS: Final = (  # in the order of the table, which is that of an insert
+    "memo_key",
+    "action",
+    "value",
+    "artifact_id",
+    "created_at",
+    "expires_at",
+    "version",
+    "input_hash",
+    "run_id",
+    "node_id",
+)
+UPSERT_MEMO: Final = Upsert(schema.memo, _MEMO_COLUMNS, _MEMO_COLUMNS[1:])
+SET_INPUT_HASH: Final = Statement(
+    sa.update(node_runs)
+    .where(node_runs.c.run_id == sa.bindparam("the_run", type_=sa.Text()))
+    .where(node_runs.c.node_id == sa.bindparam("the_node", type_=sa.Text()))
+    .where(node_runs.c.invocation_key == sa.bindparam("the_key", type_=sa.Text()))
+    .where(node_runs.c.seq >= sa.bindparam("the_first", type_=sa.BigInteger()))
+    .values(input_hash=sa.bindparam("new_hash", type_=sa.Text()))
 )
 
 
@@ -168,6 +204,43 @@ FINISH: Final = _update_run(
 RELEASE: Final = _update_run(**_FREE)
 
 
+def file_row(artifact_id: str, size: int, kind: str = "json") -> tuple[Any, ...]:
+    """Return the row of an artifact that is in a file, as `INSERT_ARTIFACT` takes it."""
+    return artifact_id, kind, size, "file", None, f"{artifact_id[:2]}/{artifact_id}"
+
+
+@attrs.define(eq=False)
+class Riders:
+    """What waits for a commit to join: it is written with the next one that is.
+
+    Attributes:
+        cache: Values of the run's cache, by namespace and key.
+        memos: Rows of `memo` by key, as `UPSERT_MEMO` takes them.
+        hashes: Hashes of inputs, by node and invocation.
+    """
+
+    cache: dict[tuple[str, str], tuple[str | None, str | None]] = attrs.field(factory=dict)
+    memos: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
+    hashes: dict[tuple[str, str], str] = attrs.field(factory=dict)
+
+    def size(self) -> int:
+        """Return about how many rows they write."""
+        return len(self.cache) + len(self.memos) + len(self.hashes)
+
+    def artifacts(self) -> list[str | None]:
+        """Return the artifacts they name."""
+        named = [artifact_id for _, artifact_id in self.cache.values()]
+        return named + [memo[3] for memo in self.memos.values()]
+
+    def over(self, earlier: Riders) -> Riders:
+        """Return both together; where both say something, this one is right."""
+        return Riders(
+            {**earlier.cache, **self.cache},
+            {**earlier.memos, **self.memos},
+            {**earlier.hashes, **self.hashes},
+        )
+
+
 @attrs.define(eq=False)
 class Batch:
     """What one call of a journal writes; `seq` is the number of its first row or entry."""
@@ -177,16 +250,28 @@ class Batch:
     status: str | None = None
     commands: Sequence[Command] = ()
     crashes: str | None = None
-    cache: Mapping[tuple[str, str], tuple[str | None, str | None]] = attrs.field(factory=dict)
+    riders: Riders | None = None
     artifacts: Mapping[str, int] = attrs.field(factory=dict)
     again: bool = False
+    ack: bool = False
+    replacing: Sequence[Row] = ()
     ending: Statement | None = None
     ending_values: dict[str, Any] = attrs.field(factory=dict)
     seq: int = 0
 
     def size(self) -> int:
         """Return about how many rows it writes."""
-        return len(self.rows) + len(self.commands) + len(self.cache) + 1
+        more = 0 if self.riders is None else self.riders.size()
+        return len(self.rows) + len(self.replacing) + len(self.commands) + more + 1
+
+    def logs_release(self) -> bool:
+        """Whether its releases have an entry of their own: no row bears them."""
+        return self.ack or bool(self.released and not self.rows)
+
+    def numbers(self) -> int:
+        """Return how many places in the run's history it takes."""
+        entries = len(self.commands) + self.logs_release()
+        return len(self.rows) + len(self.replacing) + entries
 
 
 def write_batches(
@@ -203,30 +288,25 @@ def write_batches(
     run_id = tail[0]
     rows, entries = _Rows(run_id), []
     sizes: dict[str, int] = {}
-    cache: dict[tuple[str, str], tuple[str | None, str | None]] = {}
     again = False
     for batch in batches:
         again = again or batch.again
         sizes.update(batch.artifacts)
-        cache.update(batch.cache)
-        released = None if batch.released is None else orjson.dumps(list(batch.released)).decode()
-        seq = rows.add(batch, released)
+        seq = rows.add(batch)
         for key, body in batch.commands:
             entries.append((run_id, seq, "command", key, body))
             seq += 1
-        if released is not None and not batch.rows:
-            entries.append((run_id, seq, "released", None, released))
+        if batch.logs_release():
+            key = f"ack:{seq}" if batch.ack else None
+            entries.append((run_id, seq, "released", key, _slots(batch.released)))
     if sizes:
-        found = [
-            (each, "json", size, "file", None, f"{each[:2]}/{each}") for each, size in sizes.items()
-        ]
-        tx.execute_many(INSERT_ARTIFACT(dialect), found)
+        tx.execute_many(INSERT_ARTIFACT(dialect), [file_row(*each) for each in sizes.items()])
     rows.write(tx, dialect, again)
     if entries:
         tx.execute_many(INSERT_LOG_AGAIN(dialect) if again else INSERT_LOG, entries)
-    if cache:
-        named = [(run_id, *name, *value) for name, value in cache.items()]
-        tx.execute_many(UPSERT_CACHE(dialect), named)
+    for batch in batches:
+        if batch.riders is not None:
+            _write_riders(tx, dialect, run_id, batch.seq, batch.riders)
     for batch in batches:
         if batch.crashes is not None:
             _change_run(tx, SET_CRASHES, tail, {"new_crashes": batch.crashes})
@@ -234,6 +314,27 @@ def write_batches(
             _change_run(tx, SET_STATUS, tail, {"new_status": batch.status})
         if batch.ending is not None:
             _change_run(tx, batch.ending, tail, batch.ending_values)
+
+
+def _slots(released: Sequence[int] | None) -> str:
+    return orjson.dumps(list(released or ())).decode()
+
+
+def _write_riders(tx: Transaction, dialect: str, run_id: str, first: int, riders: Riders) -> None:
+    if riders.cache:
+        named = [(run_id, *name, *value) for name, value in riders.cache.items()]
+        tx.execute_many(UPSERT_CACHE(dialect), named)
+    if riders.memos:
+        tx.execute_many(UPSERT_MEMO(dialect), list(riders.memos.values()))
+    for (node_id, key), input_hash in riders.hashes.items():
+        values = {
+            "the_run": run_id,
+            "the_node": node_id,
+            "the_key": key,
+            "the_first": first,
+            "new_hash": input_hash,
+        }
+        tx.execute(SET_INPUT_HASH, SET_INPUT_HASH.in_order(values))
 
 
 def _change_run(
@@ -252,20 +353,28 @@ class _Rows:
         self._plain: list[tuple[Any, ...]] = []
         self._releasing: list[tuple[Any, ...]] = []
         self._others: list[tuple[Any, ...]] = []
-        self._ends: list[tuple[Any, ...]] = []  # without a call; these replace an earlier one
+        self._replacing: list[tuple[Any, ...]] = []
 
-    def add(self, batch: Batch, released: str | None) -> int:
-        """Add the rows of a batch; the first one bears *released*. Return the next number."""
+    def add(self, batch: Batch) -> int:
+        """Add the rows of a batch; return the next number.
+
+        The first row bears what the batch released, unless an entry of the log does. Ends without
+        a call replace an earlier row by themselves.
+        """
         run_id, seq = self._run_id, batch.seq
+        released = None if batch.ack or batch.released is None else _slots(batch.released)
         plain = self._plain.append
         for row in batch.rows:
             if batch.again or not is_plain(row):
-                (self._others if row[2] else self._ends).append((run_id, seq, *row, released))
+                (self._others if row[2] else self._replacing).append((run_id, seq, *row, released))
             elif released is None:
                 plain((run_id, seq, row[0], row[4], row[6], row[7]))
             else:
                 self._releasing.append((run_id, seq, row[0], row[4], row[6], row[7], released))
             released = None
+            seq += 1
+        for row in batch.replacing:
+            self._replacing.append((run_id, seq, *row, None))
             seq += 1
         return seq
 
@@ -277,5 +386,5 @@ class _Rows:
             tx.execute_many(INSERT_PLAIN_RELEASED, self._releasing)
         if self._others:
             tx.execute_many(INSERT_ROW_AGAIN(dialect) if again else INSERT_ROW, self._others)
-        if self._ends:
-            tx.execute_many(REPLACE_ROW(dialect), self._ends)
+        if self._replacing:
+            tx.execute_many(REPLACE_ROW(dialect), self._replacing)

@@ -7,6 +7,7 @@ A commit of one row is one statement on the driver's cursor; its condition is th
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import os
 import sqlite3
@@ -21,6 +22,7 @@ import sqlalchemy as sa
 
 from dagger_dsl.errors import InvalidState, RunFenced, RunOwned, StoreBusy, StoreError
 from dagger_dsl.model.protocols import Command, Row
+from dagger_dsl.store.arguments import check_moment, check_new_name
 from dagger_dsl.store.batches import (
     EPOCH,
     FINISH,
@@ -28,12 +30,15 @@ from dagger_dsl.store.batches import (
     INSERT_PLAIN_FENCED,
     RELEASE,
     Batch,
+    Riders,
     is_plain,
     write_batches,
 )
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.faults import store_error
 from dagger_dsl.store.forks import after_fork
+from dagger_dsl.store.inbox import requests
+from dagger_dsl.store.memos import Memo, recall
 from dagger_dsl.store.ownership import Heart
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.transactions import Transaction, run_transaction
@@ -84,7 +89,7 @@ class RunJournal:
         self._process = os.getpid()
         self._tail = (run_id, epoch)
         self._new_artifacts: dict[str, int] = {}
-        self._cache: dict[tuple[str, str], tuple[str | None, str | None]] = {}
+        self._riders: Riders | None = None
         self._kept: list[Batch] = []
         self._queue = _Queue(self._write) if durability == "async" else None
         self._single = (
@@ -120,8 +125,13 @@ class RunJournal:
         *,
         replay: bool = False,
         last: bool = False,
+        ack: bool = False,
+        replacing: Sequence[Row] = (),
     ) -> None:
         """Record in one transaction, all or nothing.
+
+        In the run's history the rows come first, then those that replace others, then the
+        commands, then the entry of *ack*.
 
         Args:
             rows: Outcomes.
@@ -131,6 +141,10 @@ class RunJournal:
             replay: Rows and command keys that are there already are passed over; for a commit
                 whose first try may or may not have succeeded.
             last: Only the end of the run follows, at once: one transaction records both.
+            ack: Record that the hooks were shown every event of what comes before, this commit
+                included (`StoredRun.acked`), even when there is nothing else to record.
+            replacing: Outcomes of attempts that were recorded as waiting: each takes the place of
+                the row with its node, key and attempt.
 
         Raises:
             RunFenced: Another process took the run over.
@@ -146,8 +160,8 @@ class RunJournal:
             and rows[0][2]
             and not commands
             and status is None
-            and not (replay or last)
-            and not self._cache
+            and not (replay or last or ack or replacing)
+            and self._riders is None
             and (rows[0][5] is None or not self._new_artifacts)
         ):
             row = rows[0]
@@ -171,6 +185,8 @@ class RunJournal:
             status=status,
             commands=commands or (),
             again=replay,
+            ack=ack,
+            replacing=replacing,
         )
         if last:
             self._complete(batch)
@@ -188,13 +204,67 @@ class RunJournal:
         Args:
             entries: By namespace and key.
         """
-        self._check()
-        self._cache.update(entries)
+        self._ride().cache.update(entries)
+
+    def remember(
+        self,
+        key: str,
+        *,
+        action: str,
+        version: str,
+        input_hash: str,
+        node_id: str,
+        inline: str | None,
+        artifact_id: str | None,
+        expires_at: dt.datetime | None = None,
+        invocation_key: str = "default",
+        now: dt.datetime | None = None,
+    ) -> None:
+        """Keep a result for other runs; it is written with the next commit, that of its row.
+
+        An older result of the same key goes. The row gets the hash of its inputs, too.
+
+        Args:
+            key: What the result is found by; see `recall`.
+            action, version: Whose result it is.
+            input_hash: Of what inputs.
+            node_id, invocation_key: Where in this run.
+            inline, artifact_id: The value, as `encode` gave it.
+            expires_at: From when on it is not found any more; None for never.
+            now: When it was made; the clock's time by default.
+        """
+        check_new_name("a shared result's key", key)
+        for name, moment in (("expires_at", expires_at), ("now", now)):
+            check_moment(name, moment)
+        made = dt.datetime.now(dt.UTC) if now is None else now
+        value = (inline, artifact_id, made, expires_at)
+        origin = (version, input_hash, self.run_id, node_id)
+        self._ride().memos[key] = (key, action, *value, *origin)
+        self.note_inputs(node_id, input_hash, invocation_key)
+
+    def note_inputs(self, node_id: str, input_hash: str, invocation_key: str = "default") -> None:
+        """Keep the hash of an invocation's inputs for its row in the next commit."""
+        self._ride().hashes[node_id, invocation_key] = input_hash
+
+    # -- asking
+
+    def requests(self, after: int = 0) -> list[tuple[int, str]]:
+        """Return what other processes asked of this run; see `Store.requests`.
+
+        Any thread may call it, at any time; the connection that writes has no part in it.
+        """
+        return requests(self._database, self.run_id, after)
+
+    def recall(self, key: str, now: dt.datetime | None = None) -> tuple[Any, Memo] | None:
+        """Return a result that some run kept under *key*; see `Store.recall`."""
+        return recall(self._database, self._payloads, key, now)
+
+    # -- ending
 
     def flush(self) -> None:
         """Write everything that was kept or queued, and wait for it."""
         self._check()
-        if self._cache:
+        if self._riders is not None:
             self._add(Batch())
         if self._queue is not None:
             self._queue.drain()
@@ -249,6 +319,7 @@ class RunJournal:
             raise
         except BaseException:
             # An interrupt: whoever ends the run then writes this again, which may be there by now.
+            self._take_back(batch)
             for each in self._kept:
                 each.again = True
             raise
@@ -276,22 +347,40 @@ class RunJournal:
         elif self.durability == "exit":
             self._kept.append(batch)
         else:
-            self._write([batch])
+            try:
+                self._write([batch])
+            except BaseException:
+                self._take_back(batch)
+                raise
+
+    def _ride(self) -> Riders:
+        self._check()
+        if self._riders is None:
+            self._riders = Riders()
+        return self._riders
 
     def _complete(self, batch: Batch) -> None:
-        """Give the batch its numbers, its artifacts and the cache entries that wait."""
+        """Give the batch its numbers, its artifacts and what waits for a commit."""
         batch.seq = self._seq + 1
-        log = len(batch.commands) + (1 if batch.released and not batch.rows else 0)
-        self._seq += len(batch.rows) + log
-        if self._cache:
-            batch.cache, self._cache = self._cache, {}
+        self._seq += batch.numbers()
+        batch.riders, self._riders = self._riders, None
         if self._new_artifacts:
-            wanted = [row[5] for row in batch.rows] + [entry[1] for entry in batch.cache.values()]
+            wanted = [row[5] for row in (*batch.rows, *batch.replacing)]
+            if batch.riders is not None:
+                wanted += batch.riders.artifacts()
             batch.artifacts = {
                 each: size
                 for each in wanted
                 if each is not None and (size := self._new_artifacts.pop(each, None)) is not None
             }
+
+    def _take_back(self, batch: Batch) -> None:
+        """After a batch that was not written: what it took along waits for the next one."""
+        if batch.riders is not None:
+            later = self._riders
+            self._riders = batch.riders if later is None else later.over(batch.riders)
+        for artifact_id, size in batch.artifacts.items():
+            self._new_artifacts.setdefault(artifact_id, size)
 
     def _write(self, batches: Sequence[Batch]) -> None:
         size = sum(batch.size() for batch in batches)

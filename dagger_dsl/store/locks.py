@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import sys
 import threading
 import time
@@ -43,9 +44,14 @@ _FIRST_RUN = 1 << 20
 _WAITS = (0.0002, 0.0005, 0.001, 0.002)
 
 
-def run_offset(run_id: str) -> int:
-    """Return the byte that stands for a run; 56 bits of a hash keep two runs apart."""
-    return _FIRST_RUN + int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:7], "big")
+def run_offset(run_id: str, epoch: int) -> int:
+    """Return the byte that stands for one ownership of a run; 56 bits of a hash keep them apart.
+
+    A byte for each ownership and not for each run: a process that was stopped keeps its locks, and
+    who takes a run over from it needs one to show its own life by.
+    """
+    name = f"{epoch} {run_id}".encode()
+    return _FIRST_RUN + int.from_bytes(hashlib.sha256(name).digest()[:7], "big")
 
 
 class Locks(Protocol):
@@ -57,6 +63,10 @@ class Locks(Protocol):
 
     def unlock(self, offset: int) -> None:
         """Give it back."""
+        ...
+
+    def is_locked(self, offset: int) -> bool:
+        """Whether anybody holds a lock, here or in another process; nothing is taken for it."""
         ...
 
     def lock(self, offset: int, seconds: float, *, shared: bool = False) -> None:
@@ -105,6 +115,10 @@ class MemoryLocks:
         """Give it back."""
         with self._table.mutex:
             self._table.remove(offset)
+
+    def is_locked(self, offset: int) -> bool:
+        """Whether anybody holds a lock."""
+        return offset in self._table.held
 
     def lock(self, offset: int, seconds: float, *, shared: bool = False) -> None:
         """Take a lock, waiting up to *seconds*."""
@@ -176,6 +190,11 @@ class LockFile:
         with self._table.mutex:
             if self._table.remove(offset):
                 _free(self._file, offset)
+
+    def is_locked(self, offset: int) -> bool:
+        """Whether anybody holds a lock, here or in another process; nothing is taken for it."""
+        with self._table.mutex:
+            return offset in self._table.held or _is_taken(self._file, offset)
 
     def lock(self, offset: int, seconds: float, *, shared: bool = False) -> None:
         """Take a lock, waiting up to *seconds*."""
@@ -276,6 +295,16 @@ if sys.platform != "win32":
     def _free(file: int, offset: int) -> None:
         _lockf(file, _UNLOCK, 1, offset)
 
+    # struct flock, as fcntl(2) of each system has it: type, whence, start, length, process.
+    _MAC = sys.platform == "darwin"
+    _FLOCK = struct.Struct("@qqihh" if _MAC else "@hhqqi0q")
+
+    def _is_taken(file: int, offset: int) -> bool:
+        kind, whence = fcntl.F_WRLCK, os.SEEK_SET
+        wanted = (offset, 1, 0, kind, whence) if _MAC else (kind, whence, offset, 1, 0)
+        found = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, _FLOCK.pack(*wanted)))
+        return bool(found[3 if _MAC else 0] != fcntl.F_UNLCK)
+
 else:  # pragma: no cover - Windows, untested
     import msvcrt
 
@@ -291,3 +320,9 @@ else:  # pragma: no cover - Windows, untested
     def _free(file: int, offset: int) -> None:
         os.lseek(file, offset, os.SEEK_SET)
         msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+
+    def _is_taken(file: int, offset: int) -> bool:
+        if not _take(file, offset, False):
+            return True
+        _free(file, offset)
+        return False

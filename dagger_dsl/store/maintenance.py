@@ -29,6 +29,7 @@ from dagger_dsl.store.schema import (
     artifacts,
     cache_entries,
     flow_runs,
+    inbox,
     memo,
     node_runs,
     run_log,
@@ -56,6 +57,7 @@ class PruneReport:
         files: Number of artifact files removed; those that wait for active runs do not count.
         bytes: Their size together.
         dry_run: Nothing was removed.
+        memos: Number of shared results that had expired.
     """
 
     runs: tuple[str, ...] = ()
@@ -63,6 +65,7 @@ class PruneReport:
     files: int = 0
     bytes: int = 0
     dry_run: bool = False
+    memos: int = 0
 
 
 @attrs.frozen
@@ -117,12 +120,14 @@ class Maintenance:
         if dry_run:
             unused = self._unused_artifacts(set(runs))
             files, size = self._measure(unused)
-            return PruneReport(tuple(runs), tuple(unused), files, size, dry_run=True)
+            expired = self._expired_memos()
+            return PruneReport(tuple(runs), tuple(unused), files, size, True, expired)
         removed, _ = self._remove_all(runs)
+        expired = self._remove_memos()
         unused = self._unused_artifacts(set())
         gone = [each for chunk in _chunks(unused) for each in self._remove_artifacts(chunk)]
         files, size = self._remove_files()
-        return PruneReport(tuple(removed), tuple(gone), files, size)
+        return PruneReport(tuple(removed), tuple(gone), files, size, memos=expired)
 
     def retain(self, flow_name: str, keep_runs: int | None, keep_days: float | None) -> None:
         """See `Store.retain`: like `prune`, but it looks only at what the removed runs leave."""
@@ -184,16 +189,27 @@ class Maintenance:
                     sa.select(column).where(run.in_(runs), column.is_not(None))
                 )
             ]
-            for table in (node_runs, run_log, cache_entries, artifact_links, flow_runs):
+            for table in (node_runs, run_log, inbox, cache_entries, artifact_links, flow_runs):
                 connection.execute(sa.delete(table).where(table.c.run_id.in_(runs)))
         return runs, left
 
+    def _expired_memos(self) -> int:
+        with self._database.reading() as connection:
+            query = sa.select(sa.func.count()).select_from(memo).where(_expired())
+            return connection.scalar(query) or 0
+
+    def _remove_memos(self) -> int:
+        with self._database.writing() as connection:
+            return connection.execute(sa.delete(memo).where(_expired())).rowcount
+
     def _unused_artifacts(self, without: set[str]) -> list[str]:
-        """Return artifacts that nothing refers to, apart from the runs *without*."""
+        """Return artifacts that nothing refers to, apart from the runs *without* and old memos."""
         used: set[str] = set()
         with self._database.reading() as connection:
             for column, run in _REFERENCES:
                 query = sa.select(column, run).where(column.is_not(None)).distinct()
+                if column.table is memo:
+                    query = query.where(sa.not_(_expired()))
                 used |= {
                     each for each, run_id in connection.execute(query) if run_id not in without
                 }
@@ -386,6 +402,11 @@ def _days_ago(days: float) -> dt.datetime:
     if isinstance(days, bool) or not isinstance(days, int | float) or not days >= 0:
         raise ConfigurationError(f"keep_days is a number of days of at least 0, not {days!r}")
     return moment_before("keep_days", days * 86_400)
+
+
+def _expired() -> sa.ColumnElement[bool]:
+    now = dt.datetime.now(dt.UTC)
+    return sa.and_(memo.c.expires_at.is_not(None), memo.c.expires_at <= now)
 
 
 def _removable() -> sa.ColumnElement[bool]:

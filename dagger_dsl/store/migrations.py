@@ -82,8 +82,40 @@ def quick_check(connection: sqlite3.Connection, path: str) -> StoreDamaged | Non
     )
 
 
+def _to_2(connection: sa.Connection) -> None:
+    """Requests from other processes, more about shared results, two kinds of snapshots."""
+    # Spelled out: `schema` will go on to say what the newest version has.
+    then = sa.MetaData()
+    inbox = sa.Table(
+        "inbox",
+        then,
+        sa.Column("command_id", sa.Integer, primary_key=True),
+        sa.Column("run_id", sa.Text, nullable=False),
+        sa.Column("body", sa.Text, nullable=False),
+        sa.Column("sender", sa.Text),
+        sa.Column(
+            "created_at",
+            schema.UtcDateTime,
+            nullable=False,
+            server_default=sa.func.current_timestamp(),
+        ),
+        sa.Index("ix_inbox_run_id", "run_id", "command_id"),
+    )
+    inbox.create(connection, checkfirst=False)
+    for name in ("version", "input_hash", "run_id", "node_id"):
+        connection.exec_driver_sql(f"ALTER TABLE memo ADD COLUMN {name} TEXT DEFAULT '' NOT NULL")
+    connection.exec_driver_sql("CREATE INDEX ix_memo_action ON memo (action, created_at)")
+    connection.exec_driver_sql(
+        "CREATE INDEX ix_memo_artifact_id ON memo (artifact_id) WHERE artifact_id IS NOT NULL"
+    )
+    connection.exec_driver_sql(
+        "ALTER TABLE snapshots ADD COLUMN kind TEXT DEFAULT 'cache' NOT NULL "
+        "CONSTRAINT ck_kind CHECK (kind = 'cache' OR kind = 'execution')"
+    )
+
+
 #: `{version: step}`: what brings a schema to *version* from the one before it.
-MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {}
+MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {2: _to_2}
 
 
 def create(connection: sa.Connection) -> None:

@@ -40,6 +40,7 @@ NODE_COLUMNS: Final = (
     "error",
     "meta",
     "released",
+    "input_hash",
 )
 
 
@@ -114,6 +115,11 @@ class StoredNode:
         return None if self.row[10] is None else orjson.loads(self.row[10])
 
     @property
+    def input_hash(self) -> str | None:
+        """The hash of its inputs, where its result is shared between runs."""
+        return self.row[12]  # type: ignore[no-any-return]
+
+    @property
     def has_value(self) -> bool:
         """Whether a value was recorded; None is one too."""
         return self.row[5] is not None or self.row[6] is not None
@@ -161,6 +167,7 @@ class StoredRun:
         nodes: What was recorded last by ``(node_id, key)``.
         commands: What a replay needs beside outcomes, in order.
         last_seq: The highest place in its history.
+        acked: The place up to which the hooks were shown every event; 0 when none was recorded.
         crashes: How often the process died while a node ran, by what the engine calls it.
     """
 
@@ -192,7 +199,11 @@ class StoredRun:
             for entry in log
             if entry.kind == "command"
         ]
-        self._releases = [(entry.seq, entry.body) for entry in log if entry.kind == "released"]
+        releases = [entry for entry in log if entry.kind == "released"]
+        self._releases = [(entry.seq, entry.body) for entry in releases if entry.body != "[]"]
+        self.acked: int = max(
+            (entry.seq for entry in releases if entry.entry_key is not None), default=0
+        )
         ends = [log[-1].seq] if log else []
         if self.attempts:
             ends.append(self.attempts[-1].seq)
@@ -203,6 +214,11 @@ class StoredRun:
         """The lists of slots that commits started, in order."""
         rows = ((node.row[3], node.row[11]) for node in self.attempts if node.row[11] is not None)
         return [orjson.loads(text) for _, text in sorted([*rows, *self._releases])]
+
+    @property
+    def history(self) -> list[StoredNode | StoredCommand]:
+        """Every recorded attempt and every command, in order."""
+        return sorted([*self.attempts, *self.commands], key=_place)
 
     @property
     def cache(self) -> dict[tuple[str, str], Any]:
@@ -236,6 +252,10 @@ class StoredRun:
 
     def __repr__(self) -> str:
         return f"StoredRun({self.run_id!r}, {self.flow_name!r}, {self.status!r})"
+
+
+def _place(entry: StoredNode | StoredCommand) -> int:
+    return entry.seq
 
 
 @attrs.frozen

@@ -2,15 +2,15 @@
 
 Ownership is decided without wall clocks. On one host the owner of a run holds an operating system's
 lock that dies with it; from another host the run's beat is watched for one lease on the own
-monotonic clock. A takeover raises the run's epoch, and every write carries the epoch in its
-condition, so whoever lost a run learns it at the next write.
+monotonic clock, as is that of a process here that may have been stopped. A takeover raises the
+run's epoch from the one that was found to be over, so that of several one succeeds; and every write
+carries the epoch in its condition, so whoever lost a run learns it at the next write.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,16 +21,21 @@ from dagger_dsl.errors import (
     IdempotencyConflict,
     KeyTaken,
     RunExists,
-    RunFenced,
-    RunNotFound,
     RunOwned,
 )
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import Graph
-from dagger_dsl.store.arguments import check_count, check_new_name, check_text, run_states
-from dagger_dsl.store.batches import INSERT_ARTIFACT
+from dagger_dsl.store.arguments import (
+    check_count,
+    check_new_name,
+    check_text,
+    no_such_run,
+    run_states,
+)
+from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.journal import RunJournal
+from dagger_dsl.store.liveness import Liveness, Ownership
 from dagger_dsl.store.locks import FILES, run_offset
 from dagger_dsl.store.ownership import Heart, Owner, this_owner
 from dagger_dsl.store.payloads import Payloads
@@ -119,6 +124,7 @@ class Runs:
         self._database = database
         self._payloads = payloads
         self._heart = heart
+        self._liveness = Liveness(database, heart)
         self._locked: set[Callable[[], None]] = set()
 
     def let_go(self) -> None:
@@ -181,12 +187,11 @@ class Runs:
             if idempotency_key is not None:
                 self._refuse_key(tx, idempotency_key, fingerprint)
             if artifact_id is not None:
-                path = f"{artifact_id[:2]}/{artifact_id}"
                 statement = INSERT_ARTIFACT(self._database.dialect)
-                tx.execute(statement, (artifact_id, "json", size, "file", None, path))
+                tx.execute(statement, file_row(artifact_id, size))
             tx.execute(_INSERT_RUN, values)
 
-        release = self._take_lock(run_id, lambda: RunOwned(run_id, str(this_owner())))
+        release = self._take_lock(run_id, 1)
         try:
             run_transaction(self._database, insert)
             return self._journal(run_id, 1, durability, 0, release)
@@ -204,89 +209,84 @@ class Runs:
 
     # -- claiming
 
-    def claim(self, run_id: str, durability: str) -> tuple[StoredRun, RunJournal]:
+    def claim(
+        self, run_id: str, durability: str, steal_stalled: bool
+    ) -> tuple[StoredRun, RunJournal]:
         """See `Store.claim_run`."""
         check_text("a run's id", run_id)
-        owner = self._owner_of(run_id)
-        release = self._take_lock(
-            run_id, lambda: RunOwned(run_id, str(self._owner_of(run_id) or "another process"))
-        )
+        before = self._free(run_id, steal_stalled)
+        release = self._take_lock(run_id, before + 1)
         try:
-            self._wait_for_death(run_id, owner)
-            run = self._take(run_id)
+            run = self._take(run_id, before)
             return run, self._journal(run_id, run.epoch, durability, run.last_seq, release)
         except BaseException:
             release()
             raise
 
-    def _owner_of(self, run_id: str) -> Owner | None:
-        found = self._state_of(run_id).owner
-        return None if found is None else Owner.of_text(found)
+    def _ownership(self, run_id: str) -> Ownership:
+        found = self._liveness.look([run_id]).get(run_id)
+        if found is None:
+            raise no_such_run(self._database.where, run_id)
+        return found
 
-    def _state_of(self, run_id: str) -> Any:
-        with self._database.reading() as connection:
-            row = connection.execute(
-                sa.select(flow_runs.c.owner, flow_runs.c.beat, flow_runs.c.epoch).where(
-                    flow_runs.c.run_id == run_id
-                )
-            ).one_or_none()
-        if row is None:
-            raise self._unknown(run_id)
-        return row
+    def _free(self, run_id: str, steal_stalled: bool) -> int:
+        """Return the number of the ownership that is over, so that the next one may begin.
 
-    def _unknown(self, run_id: str) -> RunNotFound:
-        return RunNotFound(
-            f"{self._database.where} has no run {run_id!r}; list_runs() shows what there is"
-        )
+        Args:
+            run_id: The run.
+            steal_stalled: Watch an owner of this host that lives, too.
+        """
+        seen = self._ownership(run_id)
+        liveness = self._liveness
+        if seen.owner is None:
+            return seen.epoch
+        if liveness.shows_by_lock(seen.owner):
+            if not liveness.holds_lock(run_id, seen.epoch):
+                return seen.epoch
+            if not steal_stalled or self._database.is_memory:  # nothing beats in memory
+                raise self._owned(run_id, seen.epoch)
+        if liveness.unmoved({run_id: seen}):
+            return seen.epoch
+        now = self._ownership(run_id)
+        if now.owner is not None:
+            raise self._owned(run_id, now.epoch)
+        return now.epoch
 
-    def _wait_for_death(self, run_id: str, seen: Owner | None) -> None:
-        """Return when the recorded owner, if any, is dead; we hold the lock of this host."""
-        state = self._state_of(run_id)
-        if state.owner is None:
-            return
-        owner = Owner.of_text(state.owner)
-        here = this_owner()
-        if owner == here or (self._database.path is not None and here.shares_locks_with(owner)):
-            return  # it held the lock that we hold now, so it is gone
-        if self._database.is_memory:
-            return
-        deadline = time.monotonic() + self._heart.lease
-        while (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(left, self._heart.lease / 10))
-            now = self._state_of(run_id)
-            if now.owner is None:
-                return
-            if (now.owner, now.beat, now.epoch) != (state.owner, state.beat, state.epoch):
-                raise RunOwned(run_id, str(Owner.of_text(now.owner)))
+    def _owned(self, run_id: str, epoch: int) -> RunOwned:
+        """Return the refusal that names the owner of this number, if it is known already."""
+        now = self._liveness.look([run_id]).get(run_id)
+        known = now is not None and now.owner is not None and now.epoch >= epoch
+        return RunOwned(run_id, str(now.owner) if known and now else "another process")
 
-    def _take(self, run_id: str) -> StoredRun:
+    def _take(self, run_id: str, before: int) -> StoredRun:
+        """Begin the ownership after the one that was found to be over."""
         with self._database.writing() as connection:
             run = self._load(connection, run_id)
             taken = connection.execute(
                 _TAKE,
                 {
                     "the_run": run_id,
-                    "the_epoch": run.epoch,
+                    "the_epoch": before,
                     "new_owner": this_owner().to_text(),
                     "new_expiry": self._heart.expiry(),
                     "now": dt.datetime.now(dt.UTC),
                 },
             ).rowcount
-            if taken != 1:
-                raise RunFenced(f"run {run_id} was taken over by another process just now")
+        if taken != 1:  # somebody else was quicker
+            raise self._owned(run_id, before + 1)
         run.epoch += 1
         run.owner = this_owner()
         if run.status in FINISHED:
             run.owned_seconds = 0.0
         return run
 
-    def _take_lock(self, run_id: str, refused: Callable[[], RunOwned]) -> Callable[[], None]:
-        """Lock the run on this host; return what gives it back."""
+    def _take_lock(self, run_id: str, epoch: int) -> Callable[[], None]:
+        """Lock an ownership of a run on this host; return what gives it back."""
         database = self._database
         locks = database.locking()
-        offset = run_offset(run_id)
+        offset = run_offset(run_id, epoch)
         if not locks.try_lock(offset):
-            raise refused()
+            raise self._owned(run_id, epoch)
         try:
             # While a run is owned, files may be written that no row names yet.
             locks.lock(FILES, database.busy_timeout, shared=True)
@@ -334,7 +334,7 @@ class Runs:
             sa.select(flow_runs).where(flow_runs.c.run_id == run_id)
         ).one_or_none()
         if row is None:
-            raise self._unknown(run_id)
+            raise no_such_run(self._database.where, run_id)
         nodes = fetch(connection, _NODES, (run_id,))
         log = connection.execute(
             sa.select(run_log).where(run_log.c.run_id == run_id).order_by(run_log.c.seq)
@@ -344,30 +344,54 @@ class Runs:
         ).all()
         return StoredRun(self._payloads, row, nodes, log, cache)
 
-    def list(
+    def find(
         self, flow_name: str | None, status: str | Sequence[str] | None, limit: int | None
     ) -> list[RunSummary]:
         """See `Store.list_runs`."""
-        columns = [flow_runs.c[field.name] for field in attrs.fields(RunSummary)]
-        query = sa.select(*columns).order_by(flow_runs.c.created_at.desc(), flow_runs.c.run_id)
+        query = _summaries(flow_name)
         check_count("limit", limit)
-        if flow_name is not None:
-            check_text("flow_name", flow_name)
-            query = query.where(flow_runs.c.flow_name == flow_name)
         if status is not None:
             query = query.where(flow_runs.c.status.in_(run_states(status)))
         if limit is not None:
             query = query.limit(limit)
         with self._database.reading() as connection:
+            return [_summary(row) for row in connection.execute(query)]
+
+    def orphans(self, flow_name: str | None) -> list[RunSummary]:
+        """See `Store.orphans`."""
+        query = _summaries(flow_name).where(flow_runs.c.status == "running")
+        query = query.add_columns(flow_runs.c.epoch, flow_runs.c.beat)
+        with self._database.reading() as connection:
+            seen = {row.run_id: Ownership.of_row(row) for row in connection.execute(query)}
+        dead = self._liveness.dead(seen)
+        if not dead:
+            return []
+        # Once more: a run may have ended just before its lock was found free.
+        with self._database.reading() as connection:
             return [
-                RunSummary(
-                    **{
-                        **row,
-                        "owner": None if row["owner"] is None else Owner.of_text(row["owner"]),
-                    }
-                )
-                for row in connection.execute(query).mappings()
+                _summary(row)
+                for row in connection.execute(query)
+                if row.run_id in dead and _same_owner(Ownership.of_row(row), seen[row.run_id])
             ]
+
+
+def _summaries(flow_name: str | None) -> sa.Select[Any]:
+    columns = [flow_runs.c[field.name] for field in attrs.fields(RunSummary)]
+    query = sa.select(*columns).order_by(flow_runs.c.created_at.desc(), flow_runs.c.run_id)
+    if flow_name is None:
+        return query
+    check_text("flow_name", flow_name)
+    return query.where(flow_runs.c.flow_name == flow_name)
+
+
+def _summary(row: Any) -> RunSummary:
+    values = {field.name: getattr(row, field.name) for field in attrs.fields(RunSummary)}
+    owner = values["owner"]
+    return RunSummary(**{**values, "owner": None if owner is None else Owner.of_text(owner)})
+
+
+def _same_owner(one: Ownership, other: Ownership) -> bool:
+    return (one.owner, one.epoch) == (other.owner, other.epoch)
 
 
 def _fingerprint(graph: str, inputs: str) -> str:

@@ -3,7 +3,8 @@
 Nothing here is special to SQLite but hints that other databases pass over, so the same definitions
 make a PostgreSQL schema. Texts called JSON hold what the codec
 wrote: plain JSON in which tagged objects stand for other types. Times of day are UTC and for
-people; no decision is taken by them.
+people. Nothing about a running run is decided by them; only which of several runs or snapshots is
+the newest, which ones are old, and when a shared result expires.
 
 How runs are kept:
 
@@ -11,10 +12,26 @@ How runs are kept:
   carries the epoch in its condition, a takeover raises it, and a living owner raises the beat.
   `owned_seconds` is how long the run was owned since it last came to an end, as of the last beat.
 * `node_runs` has a row an attempt, written when the attempt has ended; attempt 0 is an end without
-  a call, such as a skip, and is replaced by a later one. `seq` rises by one with each row and each
-  `run_log` entry of a run, so it gives their order. `released` on the first row
-  of a commit lists the slots that were started by it.
-* `run_log` holds what is not an outcome: releases without rows, and commands.
+  a call, such as a skip, and is replaced by a later one. The row of an attempt that waits for a
+  person says ``waiting`` until another takes its place, with a `seq` of its own, at its end. `seq`
+  rises by one with each row and each `run_log` entry of a run, so it gives their order. `released`
+  on the first row of a commit lists the slots that were started by it. `input_hash` is there for
+  nodes whose results are shared between runs.
+* `run_log` holds what is not an outcome. Entries of kind ``released`` list the slots that a commit
+  without rows started; those with the key ``ack:<seq>`` say besides that the hooks were shown
+  everything up to there, and may list no slot. Entries of kind ``command`` are what a replay of the
+  run needs; ``inbox:<command_id>`` says what became of a request.
+* `inbox` has the requests that other processes make to a run: appended by anybody, never changed,
+  numbered in the order in which they can be seen.
+* `cache_entries` has the newest values of a run's cache.
+
+What outlives a run:
+
+* `memo` has results that runs share, by a key that stands for an action's version and its inputs;
+  `run_id` and `node_id` say where a result comes from, and need not exist any more.
+* `snapshots` has whole mappings as they were at one moment: of kind ``cache`` the values of a run,
+  of kind ``execution`` where it stood.
+* `artifacts` has each large value once, by its hash. It is kept as long as a row refers to it.
 """
 
 from __future__ import annotations
@@ -33,6 +50,7 @@ __all__ = [
     "READS",
     "RUN_STATES",
     "SCHEMA_VERSION",
+    "SNAPSHOT_KINDS",
     "STATISTICS",
     "VIEWS",
     "UtcDateTime",
@@ -43,6 +61,7 @@ __all__ = [
     "execution_state",
     "execution_trees",
     "flow_runs",
+    "inbox",
     "memo",
     "messages",
     "meta",
@@ -56,10 +75,10 @@ __all__ = [
 APPLICATION_ID: Final = 0x64676473
 
 #: The schema that this code reads and writes.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 #: The oldest release that reads each schema version; a newer file names its own in `meta`.
-READS: Final = {1: "0.1.0"}
+READS: Final = {1: "0.1.0", 2: "0.1.0"}
 
 RUN_STATES: Final = ("running", "paused", "completed", "failed", "cancelled", "timed_out")
 FINISHED: Final = ("completed", "failed", "cancelled", "timed_out")
@@ -73,6 +92,7 @@ NODE_STATES: Final = (  # the most frequent ones first, as each row is compared 
     "waiting",
 )
 LOCATIONS: Final = ("inline", "file")
+SNAPSHOT_KINDS: Final = ("cache", "execution")
 
 #: What SQLite's planner shall believe before anybody runs ANALYZE: rows in all, then rows a value
 #: of the first column, of the first two...; else it prefers the primary key to any index.
@@ -202,6 +222,18 @@ run_log = sa.Table(
     sqlite_with_rowid=False,
 )
 
+inbox = sa.Table(
+    "inbox",
+    METADATA,
+    # INTEGER, not BIGINT: SQLite numbers only a column of exactly this type by itself.
+    sa.Column("command_id", sa.Integer, primary_key=True),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("sender", sa.Text),
+    _now(),
+    sa.Index("ix_inbox_run_id", "run_id", "command_id"),
+)
+
 artifacts = sa.Table(
     "artifacts",
     METADATA,
@@ -251,6 +283,12 @@ memo = sa.Table(
     sa.Column("artifact_id", sa.Text),
     _now(),
     sa.Column("expires_at", UtcDateTime),
+    sa.Column("version", sa.Text, nullable=False, server_default=""),
+    sa.Column("input_hash", sa.Text, nullable=False, server_default=""),
+    sa.Column("run_id", sa.Text, nullable=False, server_default=""),
+    sa.Column("node_id", sa.Text, nullable=False, server_default=""),
+    sa.Index("ix_memo_action", "action", "created_at"),
+    sa.Index("ix_memo_artifact_id", "artifact_id", sqlite_where=sa.text("artifact_id IS NOT NULL")),
 )
 
 snapshots = sa.Table(
@@ -263,13 +301,14 @@ snapshots = sa.Table(
     sa.Column("artifact_id", sa.Text),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     _now(),
+    sa.Column("kind", sa.Text, nullable=False, server_default="cache"),
+    _one_of("kind", SNAPSHOT_KINDS),
     sa.Index("ix_snapshots_flow_name", "flow_name", "created_at"),
 )
 
 tasks = sa.Table(
     "tasks",
     METADATA,
-    # INTEGER, not BIGINT: SQLite numbers only a column of exactly this type by itself.
     sa.Column("task_id", sa.Integer, primary_key=True),
     sa.Column("public_id", sa.Text, unique=True),
     sa.Column("job_id", sa.Text),

@@ -16,10 +16,14 @@ import sqlalchemy as sa
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import Graph
+from dagger_dsl.store import inbox, memos, schema
+from dagger_dsl.store.arguments import check_number, check_text
 from dagger_dsl.store.artifact_rows import ArtifactRows
 from dagger_dsl.store.artifacts import INLINE_BELOW, ArtifactFiles
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.journal import RunJournal
+from dagger_dsl.store.liveness import Liveness
+from dagger_dsl.store.memos import Memo
 from dagger_dsl.store.ownership import Heart
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.queries import ExecutionState, ExecutionTree, Queries
@@ -28,6 +32,7 @@ from dagger_dsl.store.urls import SYNCHRONOUS, normalize_url
 
 if TYPE_CHECKING:
     from dagger_dsl.store.maintenance import DatabaseStats, Maintenance, PruneReport
+    from dagger_dsl.store.snapshots import SnapshotInfo, Snapshots
 
 __all__ = ["Store", "normalize_url"]
 
@@ -166,18 +171,27 @@ class Store:
             durability=durability,
         )
 
-    def claim_run(self, run_id: str, *, durability: str = "sync") -> tuple[StoredRun, RunJournal]:
+    def claim_run(
+        self, run_id: str, *, durability: str = "sync", steal_stalled: bool = False
+    ) -> tuple[StoredRun, RunJournal]:
         """Become the owner of a run, and return what was recorded and its journal.
 
         When its owner died on this host, this is immediate; an owner on another host is watched for
-        one lease.
+        one lease. Who lost a run can record nothing more into it.
+
+        Args:
+            run_id: The run.
+            durability: The level of the journal: ``sync``, ``async`` or ``exit``.
+            steal_stalled: Watch an owner that lives on this host for one lease, too, and take the
+                run over when it gave no sign of life: it may have been stopped. Without this such
+                an owner is a refusal at once.
 
         Raises:
             RunNotFound: There is no such run.
             RunOwned: Its owner lives.
             StoreError: It cannot be stored now.
         """
-        return self._runs.claim(run_id, durability)
+        return self._runs.claim(run_id, durability, steal_stalled)
 
     def load_run(self, run_id: str) -> StoredRun:
         """Return what is recorded of a run, whoever owns it.
@@ -200,7 +214,158 @@ class Store:
             status: Only runs of this status, or of one of these.
             limit: At most so many; None gives all.
         """
-        return self._runs.list(flow_name, status, limit)
+        return self._runs.find(flow_name, status, limit)
+
+    def orphans(self, flow_name: str | None = None) -> list[RunSummary]:
+        """Return the runs that are recorded as running while nobody executes them, newest first.
+
+        Their owner died, or it gave them free before their end. Owners on this host are known at
+        once; those on other hosts are watched, all together, for one lease.
+
+        Args:
+            flow_name: Only runs of this graph.
+        """
+        return self._runs.orphans(flow_name)
+
+    # -- requests to a run
+
+    def send(self, run_id: str, body: str, sender: str | None = None) -> int:
+        """Append a request to a run's inbox, for whoever executes it or will; return its number.
+
+        Args:
+            run_id: The run; it need not be running.
+            body: What is asked, as JSON text.
+            sender: Who asks, for people.
+
+        Raises:
+            RunNotFound: There is no such run.
+            InvalidState: It is completed.
+            StoreError: It cannot be stored now.
+        """
+        return inbox.send(self.database, run_id, body, sender)
+
+    def requests(self, run_id: str, after: int = 0) -> list[tuple[int, str]]:
+        """Return the requests to a run, numbers and bodies in the order they were made.
+
+        Args:
+            run_id: The run.
+            after: Only those with a higher number.
+        """
+        check_text("a run's id", run_id)
+        check_number("after", after)
+        return inbox.requests(self.database, run_id, after)
+
+    def outcome_of(self, run_id: str, command_id: int) -> str | None:
+        """Return what the run's owner recorded of a request, as JSON text; None until it has."""
+        return inbox.outcome(self.database, run_id, command_id)
+
+    # -- results shared between runs
+
+    def recall(self, key: str, now: dt.datetime | None = None) -> tuple[Any, Memo] | None:
+        """Return a fresh copy of the result that a run kept under *key*, and what is known of it.
+
+        None when there is none, or when it has expired.
+
+        Args:
+            key: As `RunJournal.remember` was given it.
+            now: What to compare the expiry with; the clock's time by default.
+
+        Raises:
+            DecodingError: This process does not know a stored type.
+            StoreDamaged: Its artifact is not what was written.
+        """
+        return memos.recall(self.database, self._payloads, key, now)
+
+    def memos(self, action: str | None = None, node_id: str | None = None) -> list[Memo]:
+        """Return what is known of shared results, the newest first; expired ones too.
+
+        Args:
+            action: Only those of this action.
+            node_id: Only those of nodes with this id.
+        """
+        return memos.find(self.database, action, node_id)
+
+    def forget_memo(self, key: str) -> bool:
+        """Remove one shared result; return whether there was one."""
+        check_text("a shared result's key", key)
+        return memos.forget(self.database, schema.memo.c.memo_key == key) > 0
+
+    def forget_memos(self, action: str) -> int:
+        """Remove every shared result of an action; return how many there were."""
+        check_text("an action's name", action)
+        return memos.forget(self.database, schema.memo.c.action == action)
+
+    # -- snapshots
+
+    def _snapshots(self) -> Snapshots:
+        # Most processes need none, and each would wait for its statements.
+        from dagger_dsl.store.snapshots import Snapshots
+
+        liveness = Liveness(self.database, self._heart)
+        return Snapshots(self.database, self._payloads, liveness)
+
+    def save_snapshot(
+        self,
+        flow_name: str,
+        value: Mapping[Any, Any],
+        run_id: str | None = None,
+        kind: str = "cache",
+        *,
+        keep: int | None = None,
+    ) -> str:
+        """Save a mapping as it is now and return the snapshot's id.
+
+        Args:
+            flow_name: The graph it belongs to.
+            value: Any mapping of the codec's values, such as ``cache.to_dict()``.
+            run_id: The run it belongs to, if any.
+            kind: ``cache`` or ``execution``.
+            keep: Remove the older ones of the same graph, run and kind, so that so many are left,
+                this one among them; None keeps all.
+
+        Raises:
+            EncodingError: A value has no stored form.
+            StoreError: It cannot be stored now.
+        """
+        return self._snapshots().save(flow_name, value, run_id, kind, keep)
+
+    def load_snapshot(
+        self, flow_name: str | None = None, snapshot_id: str | None = None, kind: str = "cache"
+    ) -> dict[Any, Any]:
+        """Return what was saved, always a fresh copy: by its id, or the newest there is.
+
+        Args:
+            flow_name: Only one of this graph.
+            snapshot_id: This one.
+            kind: Only one of this kind.
+
+        Raises:
+            ArtifactNotFound: There is none.
+            DecodingError: This process does not know a stored type.
+            StoreDamaged: Its artifact is not what was written.
+        """
+        return self._snapshots().load(flow_name, snapshot_id, kind)
+
+    def list_snapshots(
+        self, flow_name: str | None = None, kind: str | None = None
+    ) -> list[SnapshotInfo]:
+        """Return what is known of snapshots, the newest first."""
+        return self._snapshots().find(flow_name, kind)
+
+    def save_cache_delta(self, run_id_or_name: str, delta: Mapping[str, Mapping[str, Any]]) -> int:
+        """Write values into the cache of a run; return how many differed from what was there.
+
+        Args:
+            run_id_or_name: The run, or a graph, whose newest run is meant.
+            delta: ``{namespace: {key: value}}``; what is not named stays.
+
+        Raises:
+            RunNotFound: There is no such run.
+            RunOwned: Another process records into it.
+            EncodingError: A value has no stored form.
+            StoreError: It cannot be stored now.
+        """
+        return self._snapshots().save_cache_delta(run_id_or_name, delta)
 
     # -- artifacts
 

@@ -6,6 +6,7 @@ through SQLAlchemy. Who writes a statement does not see the difference.
 
 from __future__ import annotations
 
+import datetime as dt
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from dagger_dsl.store.database import Database
 from dagger_dsl.store.faults import translated
 from dagger_dsl.store.migrations import DIALECT
 
-__all__ = ["Statement", "Transaction", "fetch", "run_transaction"]
+__all__ = ["Statement", "Transaction", "fetch", "moment", "read", "run_transaction"]
 
 
 class Statement:
@@ -133,6 +134,38 @@ def fetch(
     raw: Any = connection.connection.driver_connection
     rows: list[Sequence[Any]] = raw.execute(statement.sql, values).fetchall()
     return rows
+
+
+def read(database: Database, statement: Statement, values: Sequence[Any]) -> list[Sequence[Any]]:
+    """Return the rows of one SELECT, as the driver gives them, by the shortest way there is.
+
+    On a connection that reads, where there is one; not inside a transaction of the caller.
+
+    Raises:
+        StoreError: It cannot be read now.
+    """
+    if not database.is_sqlite or database.through_core:
+        with database.reading() as connection:
+            named = dict(zip(statement.names, values, strict=True))
+            return list(connection.execute(statement.core, named))
+    database.open(reading=True)
+    with translated(database.where):
+        pooled = database.engine.raw_connection()
+        try:
+            raw: Any = pooled.driver_connection
+            rows: list[Sequence[Any]] = raw.execute(
+                statement.sql, statement.for_driver(values)
+            ).fetchall()
+            return rows
+        finally:
+            pooled.close()
+
+
+def moment(value: str | dt.datetime) -> dt.datetime:
+    """Return the moment that a driver gave for a column of moments; SQLite's gives text."""
+    if isinstance(value, str):
+        value = dt.datetime.fromisoformat(value)
+    return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value
 
 
 def run_transaction(

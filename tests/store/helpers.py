@@ -38,12 +38,19 @@ def start(store: Any, run_id: str = "r", **options: Any) -> Any:
     return store.create_run(run_id=run_id, graph=GRAPH, inputs={"x": 1}, **options)
 
 
-def child(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """Start a Python process that executes *code*; its output can be read line by line."""
+def child(code: str, *arguments: object, ask: bool = False) -> subprocess.Popen[str]:
+    """Start a Python process that executes *code*; its output can be read line by line.
+
+    Args:
+        code: What it executes.
+        arguments: Its ``sys.argv`` from 1 on.
+        ask: Whether lines will be written to it.
+    """
     head = "from tests.store.helpers import *\nimport sys, time, os, signal\n"
     return subprocess.Popen(
         [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)],
         cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE if ask else None,
         stdout=subprocess.PIPE,
         text=True,
     )

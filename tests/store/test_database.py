@@ -287,21 +287,22 @@ def test_an_old_file_is_migrated_whole_or_not_at_all(
     def whole(connection: sa.Connection) -> None:
         connection.exec_driver_sql("CREATE TABLE added (x)")
 
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
-    monkeypatch.setitem(schema.READS, 2, "0.2.0")
-    monkeypatch.setitem(migrations.MIGRATIONS, 2, half)
+    now, then = schema.SCHEMA_VERSION, schema.SCHEMA_VERSION + 1
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", then)
+    monkeypatch.setitem(schema.READS, then, "7.2.0")
+    monkeypatch.setitem(migrations.MIGRATIONS, then, half)
     with pytest.raises(ZeroDivisionError), Store(path):
         pass
     connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (now,)
     assert connection.execute("SELECT * FROM sqlite_master WHERE name='added'").fetchall() == []
     connection.close()
     with pytest.raises(StoreVersionError, match="migrated first"), Store(f"{path}?mode=ro"):
         pass
-    monkeypatch.setitem(migrations.MIGRATIONS, 2, whole)
+    monkeypatch.setitem(migrations.MIGRATIONS, then, whole)
     with Store(path) as store:
         assert store.load_run("r").status == "completed"
-        assert store.query("SELECT value FROM meta WHERE name='needs'") == [{"value": "0.2.0"}]
+        assert store.query("SELECT value FROM meta WHERE name='needs'") == [{"value": "7.2.0"}]
         assert store.query("SELECT count(*) AS n FROM added") == [{"n": 0}]
 
 

@@ -636,7 +636,7 @@ def test_a_thousand_events_in_one_transaction(path: Path, url: str) -> None:
 
 
 def test_lock_files_are_told_apart_by_their_runs() -> None:
-    offsets = {locks_module.run_offset(f"run-{n}") for n in range(10_000)}
+    offsets = {locks_module.run_offset(f"run-{n}", 1) for n in range(10_000)}
     assert len(offsets) == 10_000
     assert min(offsets) > 1000
     assert max(offsets) < 2**62

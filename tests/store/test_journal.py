@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from dagger_dsl.errors import EncodingError, InvalidState, KeyTaken, StoreBusy
+from dagger_dsl.errors import EncodingError, InvalidState, KeyTaken, StoreBusy, StoreFull
 from dagger_dsl.store import journal as journal_module
 from dagger_dsl.store.journal import RunJournal
+from dagger_dsl.store.records import StoredCommand
 from tests.store.helpers import GRAPH, Store, row, start
 
 
@@ -90,6 +91,170 @@ def test_cache_entries_join_the_next_commit(store: Store) -> None:
     journal.write_cache({("global", "k"): journal.encode(4)})
     journal.close()
     assert store.load_run("r").cache["global", "k"] == 4
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+def test_an_acknowledgement_covers_all_that_comes_before_it(store: Store, durability: str) -> None:
+    journal = start(store, durability=durability)
+    journal.commit([row("a"), row("b")], [2, 3], commands=[("k", "{}")], ack=True)
+    journal.flush()
+    run = store.load_run("r")
+    assert (run.acked, run.last_seq, run.released) == (4, 4, [[2, 3]])
+    assert [each.seq for each in run.attempts] == [1, 2]
+    assert [each.seq for each in run.commands] == [3]
+    journal.commit([], ack=True)
+    journal.commit([row("c")])
+    journal.commit([], [4])
+    journal.commit([row("d")], [5])
+    journal.flush()
+    run = store.load_run("r")
+    assert (run.acked, run.released) == (5, [[2, 3], [4], [5]]), (
+        "releases alone acknowledge nothing"
+    )
+    assert store.query("SELECT body FROM run_log WHERE seq = 5") == [{"body": "[]"}]
+    assert {each["kind"] for each in store.query("SELECT kind FROM run_log WHERE seq <> 3")} == {
+        "released"
+    }
+    journal.commit([row("e")], ack=True, last=True)
+    journal.finish("completed")
+    run = store.load_run("r")
+    assert run.acked == run.last_seq == 10
+
+
+def test_an_acknowledgement_can_be_committed_again(store: Store) -> None:
+    journal = start(store)
+    journal.commit([row("a")], [1], commands=[("k", "{}")], ack=True)
+    journal.commit([row("a")], [1], commands=[("k", "{}")], ack=True, replay=True)
+    run = store.load_run("r")
+    assert len(run.attempts) == len(run.commands) == 1
+    assert run.acked == run.last_seq == 6
+    journal.close()
+    run, journal = store.claim_run("r")
+    journal.commit([], ack=True)
+    assert store.load_run("r").acked == run.last_seq + 1
+    journal.close()
+
+
+def test_a_run_without_acknowledgements_has_none(store: Store) -> None:
+    journal = start(store)
+    journal.commit([row("a")], [1])
+    journal.commit([], [2, 3])
+    journal.close()
+    assert store.load_run("r").acked == 0
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
+def test_an_attempt_that_waits_is_replaced_by_its_end(
+    store: Store, state: str, durability: str
+) -> None:
+    journal = start(store, durability=durability)
+    journal.commit([row("a", None, state="waiting", meta='{"prompt":"?"}')], [1])
+    journal.commit([row("b")])
+    if durability != "exit":
+        journal.flush()
+        assert store.load_run("r").nodes["a", "default"].state == "waiting"
+    end = row("a", "7", state=state, error='{"type":"E"}')
+    journal.commit([row("c")], [2], replacing=[end], commands=[("k", "{}")])
+    journal.finish("completed")
+    run = store.load_run("r")
+    assert [(each.node_id, each.state, each.seq) for each in run.attempts] == [
+        ("b", "completed", 2),
+        ("c", "completed", 3),
+        ("a", state, 4),
+    ]
+    node = run.nodes["a", "default"]
+    assert (node.value(), node.meta, node.error) == (7, None, {"type": "E"})
+    assert [(each.seq, each.key) for each in run.commands] == [(5, "k")]
+    assert run.released == [[2], [1]], "what the first commit started is still known"
+
+
+def test_a_replacing_row_may_come_alone_and_again(store: Store) -> None:
+    journal = start(store)
+    journal.commit([row("a", None, state="waiting")])
+    _, artifact = journal.encode("x" * 100)
+    journal.commit([], [4], replacing=[row("a", None, artifact=artifact)])
+    journal.commit([], replacing=[row("a", None, artifact=artifact)], replay=True)
+    journal.close()
+    run = store.load_run("r")
+    (node,) = run.attempts
+    assert (node.state, node.value(), node.seq) == ("completed", "x" * 100, 4)
+    assert run.released == [[4]]
+    assert store.stats().rows["artifacts"] == 1
+
+
+def test_history_is_rows_and_commands_in_the_order_of_commits(store: Store) -> None:
+    journal = start(store)
+    journal.commit([row("a", None, state="waiting")], commands=[("k1", "1")])
+    journal.commit([row("b", key="7"), row("c", state="failed")], [1], ack=True)
+    journal.commit([], commands=[("k2", "2"), (None, "3")], ack=True)
+    journal.commit([row("c", attempt=2)], replacing=[row("a")], commands=[("k3", "4")])
+    journal.close()
+    run = store.load_run("r")
+    shown = [
+        (each.key, each.body) if isinstance(each, StoredCommand) else (each.node_id, each.key)
+        for each in run.history
+    ]
+    assert shown == [
+        ("k1", "1"),
+        ("b", "7"),
+        ("c", "default"),
+        ("k2", "2"),
+        (None, "3"),
+        ("c", "default"),
+        ("a", "default"),
+        ("k3", "4"),
+    ]
+    places = [each.seq for each in run.history]
+    assert places == sorted(places)
+    assert [place <= run.acked for place in places] == [True] * 5 + [False] * 3
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_what_was_to_join_a_commit_that_failed_joins_the_next_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Else a row would name an artifact without a row, and a prune would remove its file."""
+    journal = start(store)
+    _, artifact = journal.encode("x" * 100)
+    wanted = [row("a", None, artifact=artifact), row("b")][:rows]
+    journal.write_cache({("global", "k"): ("1", None), ("global", "l"): ("1", None)})
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise StoreFull("no space")
+
+        patch.setattr(RunJournal, "_write_all", full)
+        with pytest.raises(StoreFull):
+            journal.commit(wanted)
+        journal.write_cache({("global", "k"): ("2", None)})
+        with pytest.raises(StoreFull):
+            journal.flush()
+    assert store.stats().rows["artifacts"] == 0
+    journal.commit(wanted, replay=True)
+    journal.finish("completed")
+    assert store.prune().files == 0
+    run = store.load_run("r")
+    assert run.nodes["a", "default"].value() == "x" * 100
+    assert run.cache == {("global", "k"): 2, ("global", "l"): 1}
+
+
+def test_an_interrupted_end_can_be_written_again_with_all_that_waited(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = start(store)
+    journal.write_cache({("global", "k"): ("1", None)})
+    with monkeypatch.context() as patch:
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(RunJournal, "_write_all", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            journal.finish("completed")
+    journal.finish("completed")
+    run = store.load_run("r")
+    assert (run.status, run.cache) == ("completed", {("global", "k"): 1})
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])

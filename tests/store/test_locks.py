@@ -35,6 +35,19 @@ def test_a_lock_has_one_holder(locks: Locks) -> None:
     assert locks.try_lock(5)
 
 
+def test_asking_for_a_lock_takes_nothing(locks: Locks) -> None:
+    assert not locks.is_locked(5)
+    assert locks.try_lock(5)
+    assert locks.is_locked(5)
+    assert not locks.is_locked(6)
+    assert locks.try_lock(6, shared=True)
+    assert locks.is_locked(6)
+    locks.unlock(5)
+    locks.unlock(6)
+    assert not locks.is_locked(5)
+    assert not locks.is_locked(6)
+
+
 def test_shared_locks_are_counted(locks: Locks) -> None:
     assert locks.try_lock(FILES, shared=True)
     assert locks.try_lock(FILES, shared=True)
@@ -74,12 +87,14 @@ def test_locks_die_with_their_process_and_not_with_its_children(
     process = child(HOLDER, path, children)
     grandchild = int(line(process))
     locks = LockFile(path)
+    assert [locks.is_locked(offset) for offset in (4, 5, 6, 7)] == [False, True, True, False]
     assert not locks.try_lock(5)
     assert not locks.try_lock(5, shared=True)
     assert not locks.try_lock(6)
     assert locks.try_lock(6, shared=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert not locks.is_locked(5)
     assert locks.try_lock(5)
     locks.unlock(6)
     assert locks.try_lock(6)

@@ -111,7 +111,7 @@ def test_everything_is_there_after_the_first_opening(store: Store) -> None:
     inspector = sa.inspect(store.engine)
     names = set(inspector.get_table_names()) | set(inspector.get_view_names())
     wanted = """flow_runs node_runs artifacts tasks cache_entries execution_trees execution_state
-        snapshots memo messages meta run_log artifact_links"""
+        snapshots memo messages meta run_log artifact_links inbox"""
     assert names == set(wanted.split())
 
 
@@ -209,6 +209,9 @@ def test_statements_are_compiled_once_and_bind_their_values() -> None:
     assert batches.INSERT_FENCED.names == (*batches.INSERT_ROW.names, "the_run", "the_epoch")
     plain = ("run_id", "seq", "node_id", "output", "started_at", "duration_ms")
     assert batches.INSERT_PLAIN.names == plain
+    for made in vars(batches).values():
+        if isinstance(made, batches.Upsert):
+            assert made("sqlite").names == made.columns
     assert batches.INSERT_PLAIN_FENCED.names == (*plain, "released", "the_run", "the_epoch")
     for statement in (batches.FINISH, batches.RELEASE, batches.SET_STATUS, batches.SET_CRASHES):
         assert statement.names[-2:] == ("the_run", "the_epoch")
