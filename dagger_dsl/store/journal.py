@@ -114,6 +114,11 @@ class RunJournal:
             self._new_artifacts[artifact_id] = size
         return inline, artifact_id
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes can send commands to the run."""
+        return not self._database.is_memory
+
     # -- writing
 
     def commit(

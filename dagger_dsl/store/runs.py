@@ -255,8 +255,9 @@ class Runs:
     def _owned(self, run_id: str, epoch: int) -> RunOwned:
         """Return the refusal that names the owner of this number, if it is known already."""
         now = self._liveness.look([run_id]).get(run_id)
-        known = now is not None and now.owner is not None and now.epoch >= epoch
-        return RunOwned(run_id, str(now.owner) if known and now else "another process")
+        if now is None or now.owner is None or now.epoch < epoch:
+            return RunOwned(run_id, "another process")
+        return RunOwned(run_id, str(now.owner))
 
     def _take(self, run_id: str, before: int) -> StoredRun:
         """Begin the ownership after the one that was found to be over."""
