@@ -25,6 +25,10 @@ DaggerError
 │   ├── NodeTimeout, ExecutionTimeout (TimeoutError)
 │   ├── NodeCrashed                      a node's body killed its process too often
 │   ├── NodeFailure                      a node answered `NodeOutput.failure(...)`
+│   ├── MapError                         an invocation of a mapped node failed
+│   ├── LimitExceeded                    a limit that keeps a run from going on for ever
+│   │   ├── GrowthLimitExceeded, MaxIterationsExceeded, TokenBudgetExceeded
+│   ├── StalledError                     nothing can go on; a fault of ours
 │   ├── RunCancelled, RunPaused
 │   └── NotExecuted (LookupError)
 ├── InvalidState                         the call does not fit what the object is doing
@@ -63,12 +67,16 @@ __all__ = [
     "EncodingError",
     "ExecutionError",
     "ExecutionTimeout",
+    "GrowthLimitExceeded",
     "IdempotencyConflict",
     "InputError",
     "InputResolutionError",
     "InputValidationError",
     "InvalidState",
     "KeyTaken",
+    "LimitExceeded",
+    "MapError",
+    "MaxIterationsExceeded",
     "MissingExtra",
     "MissingInputError",
     "NodeAlreadyExists",
@@ -89,12 +97,14 @@ __all__ = [
     "RunNotFound",
     "RunOwned",
     "RunPaused",
+    "StalledError",
     "StoreBusy",
     "StoreDamaged",
     "StoreError",
     "StoreFull",
     "StoreReadOnly",
     "StoreVersionError",
+    "TokenBudgetExceeded",
     "TypeMismatch",
     "UnknownInputError",
     "ValidationError",
@@ -487,6 +497,45 @@ class NodeCrashed(ExecutionError):
             "resume(run_id, config={'max_crashes': 9}), or DAGGER_DSL_MAX_CRASHES=9 before the "
             "command"
         )
+
+
+class LimitExceeded(ExecutionError):
+    """A run passed one of the limits that keep it from going on for ever; it stops."""
+
+
+class GrowthLimitExceeded(LimitExceeded):
+    """A node would have been added by nodes that were added, deeper than ``max_growth_depth``."""
+
+
+class MaxIterationsExceeded(LimitExceeded):
+    """A run's graph would have grown more often than ``max_iterations``."""
+
+
+class TokenBudgetExceeded(LimitExceeded):
+    """The nodes of a run have used more than ``max_tokens``."""
+
+
+class StalledError(ExecutionError):
+    """Nothing of a run can go on, and nothing says why; a fault of the engine."""
+
+
+class MapError(ExecutionError):
+    """An invocation of a mapped node failed, or there is nothing to map over.
+
+    Attributes:
+        node_id: The node.
+        key: The invocation, empty where there was none.
+    """
+
+    def __init__(self, node_id: str, key: str, text: str) -> None:
+        self.node_id = node_id
+        self.key = key
+        self.text = text
+        super().__init__(node_id, key, text)
+
+    def __str__(self) -> str:
+        where = f"invocation {self.key} of node" if self.key else "node"
+        return f"{where} {self.node_id!r}: {self.text}"
 
 
 class NodeFailure(ExecutionError):

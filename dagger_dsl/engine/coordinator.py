@@ -6,10 +6,14 @@ them, shows events to hooks and releases what is enabled. It is written once, as
 blocking loop, an event loop and worker threads drive the same generator, so every line that decides
 anything is shared.
 
-One turn: take all arrived outcomes; commit them together with the starts they enable; show the
-events to hooks; launch. Two queues make the rule of level `sync`: `Board.go` holds released calls
-and the state's `ready` newly enabled ones, and only when `go` is empty is what happened committed
-and `ready` moved over.
+One turn: take all arrived outcomes; commit them together with the commands the nodes returned; show
+the events to hooks; commit the commands these return with the acknowledgement and the new starts;
+launch. Without hooks the two commits are one. Two queues make the rule of level `sync`: `Board.go`
+holds released calls and the state's `ready` newly enabled ones, and only when `go` is empty is what
+happened committed and `ready` moved over.
+
+What is rare has a module of its own: `records` makes rows, `steering` applies commands, `people`
+knows questions, `mapping` mapped nodes, `lookups` results of other runs.
 """
 
 from __future__ import annotations
@@ -21,25 +25,30 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from itertools import count
 from math import inf
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from dagger_dsl.engine.invoke import bind_handler
+from dagger_dsl.engine.invoke import bind_fallback, bind_handler
 from dagger_dsl.engine.notes import to_json
 from dagger_dsl.engine.plan import UNSET
+from dagger_dsl.engine.records import Records
 from dagger_dsl.engine.run import Run, error_info
 from dagger_dsl.engine.state import COMPLETED, NAMES, PENDING, SKIPPED
 from dagger_dsl.engine.watch import completions
 from dagger_dsl.errors import (
     DaggerError,
     EncodingError,
+    InvalidState,
+    LimitExceeded,
+    MapError,
     NodeCrashed,
     NodeExecutionError,
     NodeFailure,
     NodeTimeout,
     OutputError,
+    StalledError,
+    StoreError,
 )
 from dagger_dsl.model.context import (
-    DEFAULT_KEY,
     Branch,
     NodeOutcome,
     NodeOutput,
@@ -47,22 +56,32 @@ from dagger_dsl.model.context import (
 )
 from dagger_dsl.model.events import (
     Event,
+    HumanInputRequested,
     NodeCancelled,
     NodeCompleted,
     NodeFailed,
     NodeRetrying,
     NodeSkipped,
+    RunFinished,
+    RunStarted,
 )
+from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import OnFailure, Trigger
-from dagger_dsl.model.protocols import Row
 from dagger_dsl.model.states import RunStatus
-from dagger_dsl.model.values import to_plain
 from dagger_dsl.retry import decide, effective_policy
-from dagger_dsl.runners.base import ANSWERS, ASYNC, Overran, Writing
+from dagger_dsl.runners.base import ANSWERS, ASYNC, Overran, Reply, Writing, Yielded
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.mapping import Maps
+    from dagger_dsl.engine.steering import Origin, Steering
+    from dagger_dsl.model.commands import Command
 
 __all__ = ["Coordinator"]
 
 logger = logging.getLogger("dagger_dsl.engine")
+
+# How often commands of other processes are looked for (seconds); the documents promise a second.
+_LOOK = 0.4
 
 # While `go` is not empty, outcomes are looked at this often (seconds), so that they reach the
 # journal, hooks and progress bars, and values that fit no declaration stop their run; longer than a
@@ -82,12 +101,37 @@ class Watcher(Protocol):
         """Whether `start` is to be called, just before each call."""
         ...
 
-    def start(self, slot: int, now: float) -> None:
-        """Take the start of an attempt, between two turns."""
+    @property
+    def steers(self) -> bool:
+        """Whether what it returns are commands, and the journal keeps what it was shown."""
         ...
 
-    def show(self, events: Sequence[Event]) -> None:
+    @property
+    def owes(self) -> bool:
+        """Whether `show` has something to do although nothing happened."""
+        ...
+
+    @property
+    def broken(self) -> Exception | None:
+        """What the run is to be stopped for."""
+        ...
+
+    def start(self, slot: int, now: float) -> bool:
+        """Take the start of an attempt, between two turns; whether `owes` is true from now on."""
+        ...
+
+    def show(self, events: Sequence[Event]) -> Generator[Reply, None, list[tuple[Command, Origin]]]:
         """Take the events of one turn; what goes wrong in an observer is not raised."""
+        ...
+
+    def announce(
+        self, event: RunStarted | RunFinished
+    ) -> Generator[Reply, None, list[tuple[Command, Origin]]]:
+        """Take the beginning or the end of the run."""
+        ...
+
+    def refused(self, who: str, error: Exception) -> None:
+        """Take that a command could not be applied."""
         ...
 
 
@@ -112,8 +156,7 @@ class Coordinator:
         self._state = run.state
         self._board = run.board
         self._journal = run.journal
-        self._rows: list[Row] = []
-        self._oldest = inf
+        self._records = Records(run)
         self._events: list[Event] = []
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
@@ -121,13 +164,29 @@ class Coordinator:
         self._solo = False
         self._withdrawn: deque[int] = deque()  # what `stop` took away from the workers
         self._sync = run.options.durability == "sync"
-        self._flush = run.config.flush_interval
         self._flying = 0
+        self._steering: Steering | None = None
+        self._maps: Maps | None = None
+        self._requests: deque[tuple[Command, Origin, Callable[[Exception | None], None]]] = deque()
+        self._seen_request = run.seen_request
+        self._over = False
+        self._deciding = False  # a command of a node's answer is being applied
+        self._careful: deque[int] = deque()  # to be started one by one, at most once
+        self._completions = len(run.restored)
+        self._reviewed = (
+            0
+            if run.config.review_frequency is None
+            else (self._completions // run.config.review_frequency)
+        )
+        self._reviews = run.config.review_frequency is not None
+        self._expiring: set[int] = set()  # questions that time alone can answer
         self._stop_asked = False
         self._stopping = False
         self._victims: set[int] = set()
         self._left_behind: set[int] = set()
         self._first_start: dict[int, float] = {}
+        self._plain = False
+        self._set_plain()
         if watcher is not None and watcher.wants_starts:
             run.board.announce = self._announcer(watcher)
         turns = self.turns()
@@ -189,40 +248,84 @@ class Coordinator:
         self._completed(
             [
                 slot
-                for slot in range(self._plan.count)
+                for slot in self._plan.invocations()
                 if self._state.status(slot) == PENDING
                 and board.values[slot] is not UNSET
                 and 0.0 < board.started[slot] <= board.ended[slot]
+                and slot not in run.asked
                 and slot not in run.handling
                 and slot not in self._left_behind
             ]
         )
         if self._journal is not None:
-            self._journal.commit(self._rows, commands=run.notes or None, replay=True, last=True)
+            self._journal.commit(
+                self._records.rows,
+                commands=run.notes or None,
+                replay=True,
+                last=True,
+                replacing=self._records.replacing,
+            )
+
+    def submit(
+        self, command: Command, origin: Origin, reply: Callable[[Exception | None], None]
+    ) -> None:
+        """Ask for a command from outside; safe from any thread.
+
+        Args:
+            command: What is asked for.
+            origin: Who asks.
+            reply: Called once, with None when it was applied and recorded, else with the reason.
+        """
+        self._requests.append((command, origin, reply))
+        self._board.due = 0.0
+        self._board.ring()
+        if self._over:
+            self._dismiss()
+
+    def _dismiss(self) -> None:
+        """Refuse what was asked for after the end."""
+        while True:
+            try:
+                _, _, reply = self._requests.popleft()
+            except IndexError:
+                return
+            reply(InvalidState(f"run {self.run.run_id} is {self.run.status}; it takes no commands"))
+
+    def _set_plain(self) -> None:
+        """Settle whether plain completions need nothing but their edges."""
+        plan = self._plan
+        self._plain = self._journal is None and not (
+            plan.parts
+            or plan.labelled
+            or plan.handlers
+            or plan.fallbacks
+            or plan.mapped
+            or plan.cached
+            or self.run.config.review_frequency
+        )
 
     def turns(self) -> Generator[float, float, None]:
         """Yield the time until which to wait; be sent the clock when outcomes may have arrived."""
         state, board, journal, watcher = self._state, self._board, self._journal, self.watcher
         done, odd, go, take = board.done, board.odd, board.go, board.done.popleft
         timers, flush = self._timers, self.run.config.flush_interval
-        # Plain completions need nothing but their edges when no one records, watches or splits.
-        plan = self._plan
-        plain = journal is None and not (plan.parts or plan.labelled or plan.handlers)
-        glance = None if plain and watcher is None else min(_GLANCE, flush)
-        run, left_behind = self.run, self._left_behind
+        records, plan = self._records, self._plan
+        run, left_behind, requests = self.run, self._left_behind, self._requests
+        # A hook that is slow must not let events pile up: no more are made than it can be shown.
+        most = run.options.event_capacity if watcher is not None and watcher.steers else 0
         now = yield -inf
-        if self.run.deadline is not None:
-            self._at(self.run.deadline, self._time_out)
-        state.begin()
+        glance = None if self._plain and watcher is None else min(_GLANCE, flush)
+        yield from self._begin(now)
         suspects = self.run.suspects
         while True:
-            quiet = not done and not odd
+            quiet = not done and not odd and not requests
             if done:
                 batch = [take()]
                 if done:  # most often not: a comprehension costs more than all of this turn
-                    batch += [take() for _ in range(len(done))]
+                    number = len(done)
+                    batch += [take() for _ in range(min(number, most) if most else number)]
                 self._flying -= len(batch)
-                if plain and not left_behind:
+                if self._plain and not left_behind:
                     state.complete(batch)
                     if watcher is not None:
                         self._events += completions(run, batch)
@@ -234,6 +337,8 @@ class Coordinator:
                 self._answered(slot, answer, now)
             if timers and timers[0][0] <= now:
                 self._fire(now)
+            if requests:
+                self._take_requests()
             if self._stop_asked and not self._stopping:
                 self._cancel(now)
             if state.ended:
@@ -241,31 +346,36 @@ class Coordinator:
             if not go:
                 if run.crashes:
                     self._refuse_crashed()
+                if state.sifting or plan.mapped or plan.cached:
+                    self._prepare(now)
                 if plan.joins:
                     self._bind(state.ready)
-                if glance is not None:
-                    if journal is not None:
-                        self._record_turn()
-                    if watcher is not None and self._events:
-                        events, self._events = self._events, []
-                        watcher.show(events)
-                    if self._stop_asked and not self._stopping:
-                        continue  # a hook cancelled the run: what it was shown enables nothing
+                if watcher is not None and (self._events or watcher.owes):
+                    yield from self._converse()
+                    continue  # what hooks asked for may have changed what is enabled
+                if glance is None and not self._plain:
+                    glance = min(_GLANCE, flush)  # the graph has grown by something that is not
+                if journal is not None:
+                    self._record_turn()
+                if self._stop_asked and not self._stopping:
+                    continue  # a hook cancelled the run: what it was shown enables nothing
                 ready = state.take()
                 if suspects:
                     ready = self._set_apart(ready)
+                if plan.careful:
+                    ready = self._one_by_one(ready)
                 if ready:
                     self._flying += len(ready)
                     go.extend(ready)
                     quiet = False
-                elif not self._flying and (not state.waiting or state.paused):
+                elif not self._flying and not done and self._stands():
                     break
             else:
-                if self._rows and now >= self._oldest + flush:
-                    self._commit(None)
-                if watcher is not None and self._events and not self._rows:
-                    events, self._events = self._events, []
-                    watcher.show(events)
+                if records.waiting and now >= records.oldest + flush:
+                    records.commit(None)
+                if watcher is not None and self._events and not records.rows:
+                    yield from self._converse()
+                    continue
             wake_at = timers[0][0] if timers else inf
             if glance is not None:
                 # Until `due` a worker may end a call and begin the next one, a long one perhaps,
@@ -274,36 +384,308 @@ class Coordinator:
                 board.due = now if quiet else now + glance
                 if journal is not None:
                     # Rows wait no longer than `flush`: from then on workers launch nothing before.
-                    latest = (self._oldest if self._rows else now) + flush
+                    latest = (records.oldest if records.rows else now) + flush
                     board.latest = latest
                     if latest < board.due:
                         board.due = latest
-                    if latest < wake_at and go and glance and (self._rows or not quiet):
+                    if latest < wake_at and go and glance and (records.rows or not quiet):
                         wake_at = latest
                 elif glance and not quiet and now + flush < wake_at:
                     wake_at = now + flush
                 if self._stop_asked and not self._stopping:
                     board.due = 0.0
+            if requests or (most and done):
+                board.due = 0.0
+                wake_at = now
             now = yield wake_at
-        self._conclude()
+        yield from self._conclude()
+
+    def _begin(self, now: float) -> Generator[float, float, None]:
+        """Set the timers, tell the hooks, and enable what waits for nothing."""
+        run, state, watcher = self.run, self._state, self.watcher
+        if run.deadline is not None:
+            self._at(run.deadline, self._time_out)
+        for slot, question in run.asked.items():
+            self._set_alarm(slot, question)
+        state.begin()
+        if self._journal is not None:
+            self._begin_looking(now)
+        if watcher is None:
+            return
+        if watcher.steers:
+            self._events += run.unshown
+            event = RunStarted(run.run_id, run.dag_name, run.resumed)
+            asked = yield from self._listen(watcher.announce(event))
+            self._apply_all(asked)
+            self._records.owed = self._journal is not None
+
+    def _stands(self) -> bool:
+        """Return whether nothing can happen any more without somebody from outside."""
+        state = self._state
+        if state.waiting and not state.paused:
+            return False
+        return not (self._expiring & state.asking) or state.paused
+
+    # --- hooks and commands ----------------------------------------------------------------------
+
+    def _listen(
+        self, conversation: Generator[Reply, None, list[tuple[Command, Origin]]]
+    ) -> Generator[float, float, list[tuple[Command, Origin]]]:
+        """Drive what hooks are shown; while one of them is awaited, nothing else is decided."""
+        board, grace = self._board, self.run.config.shutdown_grace
+        while True:
+            try:
+                reply = next(conversation)
+            except StopIteration as end:
+                asked: list[tuple[Command, Origin]] = end.value
+                return asked
+            until = inf
+            board.listening = True
+            try:
+                while not reply.done:
+                    now = yield min(until, self.run.deadline or inf)
+                    late = self.run.deadline is not None and now >= self.run.deadline
+                    if until == inf and (self._stop_asked or late):
+                        until = now + grace
+                    if now >= until and not reply.done:
+                        reply.cancel()
+                        reply.give(None, TimeoutError("the hook had no answer when the run ended"))
+            finally:
+                board.listening = False
+
+    def _converse(self) -> Generator[float, float, None]:
+        """Show hooks what happened, once it is recorded, and apply what they ask for."""
+        watcher, records = self.watcher, self._records
+        assert watcher is not None
+        if watcher.steers:
+            if records.waiting:
+                records.commit_unshown()
+        elif self._journal is not None and not self._board.go:
+            self._record_turn()
+        events, self._events = self._events, []
+        asked = yield from self._listen(watcher.show(events))
+        if watcher.steers:
+            records.owed = self._journal is not None
+        self._apply_all(asked)
+        if watcher.broken is not None and not self._stopping:
+            self._abort(watcher.broken)
+
+    def _apply_all(self, asked: Sequence[tuple[Command, Origin]]) -> None:
+        for command, origin in asked:
+            try:
+                self._apply(command, origin)
+            except LimitExceeded as error:
+                self._refused(origin, error)
+                self._abort(error)
+            except StoreError:
+                raise
+            except Exception as error:
+                self._refused(origin, error)
+
+    def _refused(self, origin: Origin, error: Exception) -> None:
+        if self.watcher is not None:
+            self.watcher.refused(origin.who, error)
+        else:
+            logger.error("a command of %s was refused: %s", origin.who, error)
+            self.run.hook_errors.append(error)
+
+    @property
+    def steering(self) -> Steering:
+        """What applies commands; made when the first one comes."""
+        if self._steering is None:
+            from dagger_dsl.engine.steering import Steering
+
+            self._steering = Steering(self.run)
+        return self._steering
+
+    def _apply(self, command: Command, origin: Origin) -> None:
+        """Apply one command, all or nothing, and note it; one whose key is known is passed over.
+
+        Raises:
+            DaggerError: It cannot be applied; nothing was changed.
+        """
+        run, state = self.run, self._state
+        if origin.key is not None and origin.key in run.applied:
+            return
+        steering = self.steering
+        if steering.is_for_run(command):
+            self._apply_to_run(command)
+            note = None
+        else:
+            if self._board.go and not steering.only_grows(command):
+                state.give_back(self._recall())  # what nobody has taken has not started
+            effect = steering.apply(command, origin)
+            note = effect.note
+            self._events += effect.events if self.watcher is not None else ()
+            self._halt(effect.running)
+            self._set_plain()
+        if origin.key is not None:
+            run.applied.add(origin.key)
+        if note is not None or origin.key is not None:
+            self._records.note(origin.key, {} if note is None else {"command": note})
+        if state.ended and not self._deciding:
+            self._record_ends()
+
+    def _apply_to_run(self, command: Command) -> None:
+        """Apply what is about the whole run, or answers one of its questions."""
+        from dagger_dsl.model.commands import Answer, CancelRun, PauseRun
+
+        run, state = self.run, self._state
+        if isinstance(command, Answer):
+            self._take_answer(command)
+        elif isinstance(command, CancelRun):
+            if not self._stopping:
+                self._end_early(RunStatus.CANCELLED, command.reason or "cancelled")
+                grace = run.config.shutdown_grace
+                self._at(self._board.clock() + grace, self._leave_behind)
+        elif isinstance(command, PauseRun):
+            if not (self._stopping or state.paused):
+                self._pause(command.reason or "paused")
+        elif state.paused and not state.undecided:
+            state.paused = False
+            run.reason = ""
+
+    def _pause(self, reason: str) -> None:
+        self._state.give_back(self._recall())
+        self._state.paused = True
+        self.run.reason = self.run.reason or reason
+
+    def _take_requests(self) -> None:
+        """Apply what was asked for from outside, and say what became of it once it is recorded."""
+        replies = []
+        for _ in range(len(self._requests)):
+            command, origin, reply = self._requests.popleft()
+            error: Exception | None = None
+            try:
+                self._apply(command, origin)
+            except StoreError:
+                raise
+            except LimitExceeded as limit:
+                error = limit
+                self._abort(limit)
+            except Exception as refused:
+                error = refused
+            if error is not None and origin.key is not None:
+                # Whoever asks from another process finds the reason in the journal.
+                self.run.applied.add(origin.key)
+                told = {"type": type(error).__name__, "message": str(error)}
+                self._records.note(origin.key, {"refused": told})
+            replies.append((reply, error))
+        if self._records.waiting and self._journal is not None:
+            self._records.commit_unshown()
+        for reply, error in replies:
+            reply(error)
+
+    def _begin_looking(self, now: float) -> None:
+        """Look for commands of other processes: of a run that goes on, at once."""
+        interval = self.run.config.cache_snapshot_interval
+        if interval and "cache_snapshot_interval" in self.run.config.given:
+            self._at(now + interval, self._snapshot)
+        if self.run.resumed:
+            self._look(now)
+        elif self._journal is not None and self._journal.shared:
+            self._at(now + _LOOK, self._look)
+
+    def _snapshot(self, now: float) -> None:
+        """Write what a level that does not write at once has kept back."""
+        assert self._journal is not None
+        if self._records.waiting:
+            self._records.commit_unshown()
+        self._journal.flush()
+        self._at(now + self.run.config.cache_snapshot_interval, self._snapshot)
+
+    def _look(self, now: float) -> None:
+        """Take the commands that other processes have sent, and look again in a while."""
+        from dagger_dsl.engine.steering import requests_of
+
+        assert self._journal is not None
+        for number, request in requests_of(self._journal.requests(self._seen_request)):
+            self._seen_request = number
+            if request is not None:
+                self._requests.append((*request, lambda _error: None))
+        if self._requests:
+            self._take_requests()
+        if self._journal.shared:
+            self._at(now + _LOOK, self._look)
+
+    def _abort(self, error: Exception) -> None:
+        """Stop the run for an error that is no node's."""
+        if self._stopping:
+            return
+        if self.run.exception is None:
+            self.run.exception = error
+        self._end_early(RunStatus.FAILED, str(error))
+        self._at(self._board.clock() + self.run.config.shutdown_grace, self._leave_behind)
+
+    # --- people ----------------------------------------------------------------------------------
+
+    def _ask(self, slot: int, request: HumanRequest) -> None:
+        """Let an invocation wait for a person; its body has ended."""
+        from dagger_dsl.engine.people import ask, question_note
+
+        run = self.run
+        question = ask(run, request)
+        if self._journal is not None:
+            try:
+                run.notes.append(question_note(run, slot, question))
+            except EncodingError as error:
+                self._failed(slot, EncodingError(f"node {self._plan.ids[slot]!r}: {error}"))
+                return
+        self._records.push(slot, run.row(slot, "waiting"))
+        run.asked[slot] = question
+        self._state.ask(slot)
+        self._set_alarm(slot, question)
+        if self.watcher is not None:
+            self._events.append(
+                HumanInputRequested(run.ref(slot), question.prompt, question.schema)
+            )
+
+    def _set_alarm(self, slot: int, question: Any) -> None:
+        """Let time answer a question that can be answered so."""
+        if not question.answers_itself:
+            return
+        run = self.run
+
+        def expire(_now: float) -> None:
+            self._expiring.discard(slot)
+            if self._state.answered(slot):
+                run.meta.setdefault(slot, {})["answered"] = {"by": "autopilot"}
+                self._answer(slot, question.default, None)
+
+        self._expiring.add(slot)
+        self._at(question.expires - run.wall, expire)
+
+    def _take_answer(self, answer: Any) -> None:
+        from dagger_dsl.engine.people import asked_slot, check_answer
+
+        run = self.run
+        slot = asked_slot(run, answer)
+        check_answer(run.asked[slot], answer)
+        self._state.answered(slot)
+        if answer.by is not None:
+            run.meta.setdefault(slot, {})["answered"] = {"by": answer.by}
+        self._answer(slot, answer.value, None)
 
     # --- outcomes --------------------------------------------------------------------------------
 
     def _completed(self, slots: list[int]) -> None:
         """Record calls that returned a plain value."""
         plan, run, state = self._plan, self.run, self._state
+        rare = run.handling or plan.parts or plan.labelled
         easy: list[int] = []
         for slot in slots:
             if slot in self._left_behind:
                 self._left_behind.discard(slot)
                 self._flying += 1  # it was written off before
-            elif slot in run.handling or slot in plan.parts or slot in plan.labelled:
+            elif rare and (slot in run.handling or slot in plan.parts or slot in plan.labelled):
                 state.complete(easy)
                 easy = []
                 self._answer(slot, self._board.values[slot], None)
             elif self._record(slot, self._board.values[slot]):
                 easy.append(slot)
         state.complete(easy)
+        if self._maps is not None:
+            self._maps.ended(easy)
 
     def _complete(self, slot: int, value: Any, label: Any, split: bool) -> None:
         """Record one completion with everything that can come with it: parts, labels, metadata."""
@@ -328,47 +710,29 @@ class Coordinator:
         for where, part in parts:
             self._board.values[where] = part
         self._state.complete_with(slot, labels)
+        if self._maps is not None:
+            self._maps.ended((slot,))
 
     def _record(self, slot: int, value: Any) -> bool:
         """Put a completion into the next commit; False when its value has no stored form."""
-        run, journal, plan = self.run, self._journal, self._plan
-        if journal is not None:
-            meta = run.meta.get(slot)
-            inline = artifact = None
-            stored = plan.actions[slot].store
-            try:
-                if stored:
-                    inline, artifact = journal.encode(value)
-                if meta and "metadata" in meta:
-                    meta = {**meta, "metadata": to_plain(meta["metadata"], "metadata")}
-            except EncodingError as error:
-                self._failed(slot, EncodingError(f"node {plan.ids[slot]!r}: {error}"))
-                return False
-            if not stored:
-                meta = {**(meta or {}), "stored": False}
-            board = self._board
-            start, end = board.started[slot], board.ended[slot]
-            if not self._rows:
-                self._oldest = end
-            if end - start >= self._flush:
-                self._oldest = -inf  # what took long does not wait behind the next long call
-            self._rows.append(
-                (
-                    plan.ids[slot],  # type: ignore[arg-type]  # nodes' slots have an id
-                    DEFAULT_KEY,
-                    run.attempts.get(slot, 1),
-                    "completed",
-                    inline,
-                    artifact,
-                    run.wall + start,
-                    (end - start) * 1000.0,
-                    None,
-                    None if meta is None else to_json(meta),
-                )
-            )
+        error = self._records.completed(slot, value)
+        if error is not None:
+            self._failed(slot, error)
+            return False
         if self.watcher is not None:
-            self._events += completions(run, (slot,))
+            self._events += completions(self.run, (slot,))
+        if self._reviews:
+            self._review()
         return True
+
+    def _review(self) -> None:
+        """Count a completion, and stop for a review where one is due."""
+        every = self.run.config.review_frequency
+        self._completions += 1
+        if every is not None and self._completions // every > self._reviewed:
+            self._reviewed = self._completions // every
+            if not (self._stopping or self._state.stopped):
+                self._pause(f"review after {self._completions} completed nodes")
 
     def _answered(self, slot: int, answer: Any, now: float) -> None:
         """Take an outcome that is not a plain value."""
@@ -378,13 +742,21 @@ class Coordinator:
         elif isinstance(answer, BaseException):
             self._raised(slot, answer, now)
         elif isinstance(answer, (CoroutineType, GeneratorType, AsyncGeneratorType)):
+            if not isinstance(answer, CoroutineType) and self._feeds(slot, answer):
+                return
             if not isinstance(answer, AsyncGeneratorType):
                 answer.close()
             self._raised(slot, OutputError(self._unfinished(slot, answer)), now)
+        elif isinstance(answer, Yielded):
+            self._maps_now().take(slot, answer, now)
+        elif isinstance(answer, HumanRequest):
+            self._ask(slot, answer)
         elif isinstance(answer, Writing):
             self._insert(slot, answer, now)
         elif isinstance(answer, Branch):
             self._answer(slot, answer.value, answer.label)
+        elif answer.commands and not self._decided(slot, answer):
+            return
         elif not answer.succeeded:
             self._note(slot, answer)
             self._failed(slot, NodeFailure(answer.message or "the node answered failure"))
@@ -393,8 +765,36 @@ class Coordinator:
             inner = answer.outputs
             if isinstance(inner, Branch):
                 self._answer(slot, inner.value, inner.label)
+            elif isinstance(inner, HumanRequest):
+                self._ask(slot, inner)
             else:
                 self._answer(slot, inner, None, split=answer.split)
+
+    def _decided(self, slot: int, answer: NodeOutput) -> bool:
+        """Apply the commands of a node's answer; False when one is refused and fails the node."""
+        from dagger_dsl.engine.hooks import commands_of
+        from dagger_dsl.engine.steering import Origin
+
+        ref = self.run.ref(slot)
+        who = f"node {ref.node_id!r}"
+        depth = self.run.depths.get(ref.node_id, 0)
+        base = f"answer {ref.invocation_key} {ref.node_id}"
+        self._deciding = True
+        try:
+            for k, command in enumerate(commands_of(answer.commands, who)):
+                self._apply(command, Origin(who, f"{k} {base}", depth, None, base))
+        except LimitExceeded as error:
+            self._failed(slot, error)
+            self._abort(error)
+            return False
+        except StoreError:
+            raise
+        except DaggerError as error:
+            self._failed(slot, error)
+            return False
+        finally:
+            self._deciding = False
+        return True
 
     def _insert(self, slot: int, writing: Writing, now: float) -> None:
         """Take an answer and, if it counts, what its call wrote into the run's cache."""
@@ -422,7 +822,10 @@ class Coordinator:
 
     def _unfinished(self, slot: int, answer: object) -> str:
         if isinstance(answer, (GeneratorType, AsyncGeneratorType)):
-            advice = "a generator, which can be read only once; return list(...) of it"
+            advice = (
+                "a generator, which can be read only once; return list(...) of it, or let every "
+                "dependent map over it"
+            )
         else:
             advice = (
                 "a coroutine; write its function as 'async def', or give functools.wraps to the "
@@ -435,13 +838,14 @@ class Coordinator:
         handling = self.run.handling
         if slot not in handling:
             self._complete(slot, value, label, split)
-        elif value is None and label is None:  # the handler changes nothing
-            self._board.values[slot] = UNSET
+        elif value is None and label is None and slot not in self.run.standing_in:
+            self._board.values[slot] = UNSET  # the handler changes nothing
             self._give_up(slot, handling.pop(slot))
         else:
             self.run.meta.setdefault(slot, {})["recovered"] = True
             self._complete(slot, value, label, split)
             handling.pop(slot, None)
+            self.run.standing_in.discard(slot)
 
     def _note(self, slot: int, answer: NodeOutput) -> None:
         if answer.metadata:
@@ -474,13 +878,18 @@ class Coordinator:
         if slot in run.handling:
             self._failed(slot, error)
             return
+        if isinstance(error, LimitExceeded):  # its budget is the run's
+            run.errors[slot] = error
+            self._give_up(slot, error)
+            self._abort(error)
+            return
         if slot in self._victims and (isinstance(error, _Withdrawn) or _is_cancellation(error)):
             self._state.cancel_running(slot, run.reason or "the run was stopped")
             return
         run.errors[slot] = error
         attempt = run.attempts.get(slot, 1)
         first = self._first_start.setdefault(slot, self._board.started[slot])
-        policy = effective_policy(plan.graph.nodes[node_id], plan.actions[slot], run.config)
+        policy = effective_policy(plan.node(slot), plan.actions[slot], run.config)
         made = attempt - run.earlier.get(slot, 0)
         delay = None
         if not self._stopping and slot not in self._victims:
@@ -501,7 +910,9 @@ class Coordinator:
             total,
             extra={"run_id": run.run_id, "node_id": node_id},
         )
-        self._push(run.row(slot, "failed", error=to_json(error_info(error).to_dict())))
+        self._records.push(
+            slot, run.row(slot, "failed", error=to_json(error_info(error).to_dict()))
+        )
         if self.watcher is not None:
             self._events.append(NodeRetrying(self.run.ref(slot), error, attempt, delay))
         run.another(slot)
@@ -516,31 +927,40 @@ class Coordinator:
                 flight[seat] = -1
 
     def _failed(self, slot: int, error: BaseException) -> None:
-        """Call the failure handler where there is one; otherwise the failure is final."""
-        run = self.run
+        """Call what stands in for a failed node, where there is something; else it has failed."""
+        run, plan = self.run, self._plan
         self._clear_seats(slot)
         self._board.values[slot] = UNSET
         original = run.handling.pop(slot, None)
-        if original is not None:
+        fallback, handler = plan.fallbacks.get(slot), plan.handlers.get(slot)
+        if original is None:
+            run.errors[slot] = original = error
+        elif slot in run.standing_in:
+            run.standing_in.discard(slot)
+            fallback = None
+            original.add_note(f"its fallback failed too: {error!r}")
+        else:
             logger.error("the failure handler of %s failed: %r", run.ref(slot), error)
             original.add_note(f"its failure handler failed too: {error!r}")
-            run.meta.get(slot, {}).pop("recovered", None)
+            fallback = handler = None
+        run.meta.get(slot, {}).pop("recovered", None)
+        if self._stopping or (fallback is None and handler is None):
             self._give_up(slot, original)
             return
-        run.errors[slot] = error
-        handler = self._plan.handlers.get(slot)
-        if handler is None or self._stopping:
-            self._give_up(slot, error)
-            return
         try:
-            call = bind_handler(run, slot, handler, error)
+            if fallback is not None:
+                call, is_async = bind_fallback(run, slot, fallback), fallback.is_async
+            else:
+                assert handler is not None
+                call, is_async = bind_handler(run, slot, handler, original), handler.is_async
         except DaggerError as broken:
-            error.add_note(f"its failure handler cannot be called: {broken}")
-            self._give_up(slot, error)
+            original.add_note(f"what stands in for it cannot be called: {broken}")
+            self._give_up(slot, original)
             return
-        run.handling[slot] = error
-        self._board.calls[slot] = call
-        self._board.kinds[slot] = self._plan.handler_kind(slot)
+        run.handling[slot] = original
+        if fallback is not None:
+            run.standing_in.add(slot)
+        run.stand_in(slot, call, is_async)
         # It belongs to a call that has begun: nothing goes before it, no pause or stop holds it.
         self._flying += 1
         self._board.go.appendleft(slot)
@@ -548,19 +968,17 @@ class Coordinator:
     def _give_up(self, slot: int, error: BaseException) -> None:
         """Record a final failure and do what ``on_failure`` says."""
         run, plan, state = self.run, self._plan, self._state
+        parent = plan.parents.get(slot)
+        if parent is not None:
+            self._give_up_invocation(slot, parent, error)
+            return
         node_id = str(plan.ids[slot])
         action = plan.actions[slot]
-        policy = plan.graph.nodes[node_id].on_failure or action.on_failure or run.config.on_failure
-        if policy is not OnFailure.CONTINUE:
+        policy = plan.node(slot).on_failure or action.on_failure or run.config.on_failure
+        if policy is not OnFailure.CONTINUE or slot in plan.mapped:
             state.give_back(self._recall())  # first of all: workers take calls meanwhile
         made = run.attempts_made(slot)
-        self._push(run.row(slot, "failed", error=to_json(error_info(error).to_dict())))
-        if self.watcher is not None:
-            self._events.append(
-                NodeCompleted(self.run.ref(slot), NodeOutcome(False, error=error))
-                if isinstance(error, NodeFailure)
-                else NodeFailed(self.run.ref(slot), error, made)
-            )
+        self._note_failure(slot, error, made)
         if run.exception is None:
             run.exception = NodeExecutionError(node_id, made, str(error_info(error)))
             run.exception.__cause__ = error
@@ -572,6 +990,105 @@ class Coordinator:
             self._at(self._board.clock() + run.config.shutdown_grace, self._leave_behind)
         elif policy is OnFailure.PAUSE:
             run.reason = run.reason or f"node {node_id!r} failed"
+        if self._maps is not None:
+            self._maps.ended((slot,))
+
+    def _note_failure(self, slot: int, error: BaseException, made: int) -> None:
+        run = self.run
+        told = to_json(error_info(error).to_dict())
+        self._records.push(slot, run.row(slot, "failed", error=told))
+        if self.watcher is not None:
+            self._events.append(
+                NodeCompleted(run.ref(slot), NodeOutcome(False, error=error))
+                if isinstance(error, NodeFailure)
+                else NodeFailed(run.ref(slot), error, made)
+            )
+
+    def _give_up_invocation(self, slot: int, parent: int, error: BaseException) -> None:
+        """Record that an invocation of a mapped node failed; the node fails, or collects it."""
+        run, plan, state = self.run, self._plan, self._state
+        collected = self._maps_now().collects(parent)
+        self._note_failure(slot, error, run.attempts_made(slot))
+        state.fail_child(slot, collected)
+        if collected:
+            self._board.values[slot] = self._maps_now().failed_value(slot, error)
+            self._maps_now().ended((slot,))
+        elif state.status(parent) == PENDING:
+            failed = MapError(str(plan.ids[slot]), plan.keys[slot], str(error_info(error)))
+            failed.__cause__ = error
+            run.errors[parent] = failed
+            self._give_up(parent, failed)
+
+    # --- mapped nodes, shared results, careful starts ---------------------------------------------
+
+    def _maps_now(self) -> Maps:
+        """Return what expands mapped nodes; made when the first one is due."""
+        if self._maps is None:
+            from dagger_dsl.engine.mapping import Maps
+
+            self._maps = Maps(self)
+        return self._maps
+
+    def _feeds(self, slot: int, generator: Any) -> bool:
+        """Return whether a generator that a node returned is read for nodes that map over it."""
+        return bool(self._plan.mapped) and self._maps_now().read(slot, generator)
+
+    def _prepare(self, now: float) -> None:
+        """Do what is due before enabled invocations start: keep back, expand, look up."""
+        state, plan = self._state, self._plan
+        while True:
+            if state.sifting:
+                state.sift()
+            before = list(state.ready)
+            if plan.mapped:
+                self._maps_now().expand()
+            if plan.cached and state.ready:
+                from dagger_dsl.engine.lookups import look_up
+
+                for slot in [each for each in state.ready if self._is_cached(each)]:
+                    if slot not in self.run.lookups and slot not in self.run.handling:
+                        self._looked_up(slot, look_up(self.run, slot), now)
+            if state.ended:
+                self._record_ends()
+            if state.ready == before:
+                return
+
+    def _is_cached(self, slot: int) -> bool:
+        parent = self._plan.parents.get(slot)
+        return (slot if parent is None else self._top(parent)) in self._plan.cached
+
+    def _top(self, slot: int) -> int:
+        while slot in self._plan.parents:
+            slot = self._plan.parents[slot]
+        return slot
+
+    def _looked_up(self, slot: int, found: Any, now: float) -> None:
+        """Take a result of another run, when there is one."""
+        if found is None:
+            return
+        state, board = self._state, self._board
+        state.ready.remove(slot)
+        board.started[slot] = board.ended[slot] = now
+        board.values[slot] = found.value
+        self.run.meta.setdefault(slot, {})["cached"] = found.note
+        self._complete(slot, found.value, None, False)
+
+    def _one_by_one(self, ready: list[int]) -> list[int]:
+        """Keep back what starts at most once, until a worker is free for it.
+
+        Its start is on record from its release on, so it must not stand in line behind others.
+        """
+        careful, plan = self._careful, self._plan
+        careful.extend(slot for slot in ready if slot in plan.careful)
+        ready = [slot for slot in ready if slot not in plan.careful]
+        if not careful:
+            return ready
+        free = self._board.slots - self._flying - len(ready)
+        chosen = [careful.popleft() for _ in range(max(0, min(free, len(careful))))]
+        if chosen and self._journal is not None:
+            self._records.commit(chosen)
+            self._journal.flush()
+        return ready + chosen
 
     def _refuse_crashed(self) -> None:
         """Fail what has taken its process down too often, instead of launching it."""
@@ -688,9 +1205,10 @@ class Coordinator:
             self._state,
             watcher.start,
         )
+        pumping = self.run.pumping
 
         def announce(slot: int, now: float) -> bool:
-            if slot in handling:  # of an attempt whose start was shown
+            if slot in handling or slot in pumping:  # of an attempt whose start was shown
                 return True
             if slot in victims:
                 self._board.odd.append((slot, _Withdrawn()))
@@ -699,22 +1217,19 @@ class Coordinator:
                 state.give_back((slot,))
                 self._flying -= 1
                 return False
-            start(slot, now)
+            if start(slot, now):
+                self._board.due = 0.0  # a hook has asked for something; the next turn is for it
             return True
 
         return announce
-
-    def _push(self, row: Row) -> None:
-        if self._journal is not None:
-            if not self._rows:
-                self._oldest = self._board.clock()
-            self._rows.append(row)
 
     def _record_ends(self) -> None:
         """Record invocations that ended without a call."""
         ended, self._state.ended = self._state.ended, []
         for slot, code, reason in ended:
-            self._push(self.run.row(slot, NAMES[code], meta=to_json({"reason": reason})))
+            self._records.push(
+                slot, self.run.row(slot, NAMES[code], meta=to_json({"reason": reason}))
+            )
             if self.watcher is not None:
                 kind = NodeSkipped if code == SKIPPED else NodeCancelled
                 self._events.append(kind(self.run.ref(slot), reason))
@@ -723,12 +1238,19 @@ class Coordinator:
         """Commit what happened, with the starts it enables."""
         state = self._state
         ready = [] if state.paused else state.ready
+        records, careful = self._records, self._plan.careful
+        if careful and ready:
+            ready = [slot for slot in ready if slot not in careful]
         if not (ready or self._flying or self._apart or self._events or state.waiting):
             return  # the run is over, and its end records the rest
         # Nobody waits for a commit at the other levels: they take rows by the batch.
-        due = self._sync or not ready or self._board.clock() >= self._oldest + self._flush
-        if due and (self._rows or ready):
-            self._commit(ready)
+        due = (
+            self._sync
+            or not ready
+            or self._board.clock() >= records.oldest + self.run.config.flush_interval
+        )
+        if due and (records.waiting or ready):
+            records.commit(ready)
 
     def _bind(self, slots: Sequence[int]) -> None:
         """Note whose values each join takes; of an `any` join, in the journal too.
@@ -744,14 +1266,6 @@ class Coordinator:
             if self._journal is not None and plan.joins[slot].rule is Trigger.ANY:
                 run.notes += [(f"any:{plan.ids[slot]}", to_json(plan.ids[each])) for each in bound]
 
-    def _commit(self, released: list[int] | None, *, last: bool = False) -> None:
-        assert self._journal is not None
-        self._journal.commit(self._rows, released, commands=self.run.notes or None, last=last)
-        # After the commit: an interrupt in between repeats it, it loses nothing.
-        self._rows = []
-        self.run.notes = []
-        self._oldest = inf
-
     def _at(self, when: float, act: Callable[[float], None]) -> None:
         heapq.heappush(self._timers, (when, next(self._order), act))
 
@@ -759,22 +1273,57 @@ class Coordinator:
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2](now)
 
-    def _conclude(self) -> None:
-        """Settle the run's status and record what is left to record."""
-        run, state = self.run, self._state
+    def _conclude(self) -> Generator[float, float, None]:
+        """Settle the run's status, record what is left to record, and tell the hooks."""
+        run, state, records, watcher = self.run, self._state, self._records, self.watcher
         if run.status is RunStatus.RUNNING:
-            if state.paused:
+            if (state.paused and (state.left or state.undecided)) or (
+                state.left and (state.asking or state.holds)
+            ):
                 run.status = RunStatus.PAUSED
+                run.reason = run.reason or self._why_paused()
+            elif state.left:
+                self._stalled()
             elif run.exception is not None:
                 run.status = RunStatus.FAILED
             else:
                 run.status = RunStatus.COMPLETED
-        if self._rows:
+        steers = watcher is not None and watcher.steers
+        if records.waiting:
             # What is shown is recorded.
-            self._commit(None, last=not (self._events or self._board.lingers))
-        if self.watcher is not None:
-            self.watcher.show(self._events)
+            records.commit_unshown(last=not (self._events or steers or self._board.lingers))
+        if watcher is not None:
+            yield from self._listen(watcher.show(self._events))
+            success = run.status is RunStatus.COMPLETED
+            ended = RunFinished(run.run_id, run.dag_name, str(run.status), success)
+            yield from self._listen(watcher.announce(ended))
+            if steers and (self._events or records.owed) and self._journal is not None:
+                records.owed = True
+                records.commit(None, last=not self._board.lingers)
+        self._over = True
+        self._dismiss()
         run.finished = self._board.clock()
+
+    def _why_paused(self) -> str:
+        state, ids = self._state, self._plan.ids
+        if state.asking:
+            slot = min(state.asking)
+            return f"node {ids[slot]!r} waits for a person: {self.run.asked[slot].prompt}"
+        return next(iter(state.holds.values())).reason
+
+    def _stalled(self) -> None:
+        """Fail a run of which nothing can go on, and nothing says why."""
+        run, state = self.run, self._state
+        left = [
+            str(self._plan.ids[slot])
+            for slot in self._plan.invocations()
+            if state.status(slot) == PENDING
+        ]
+        names = ", ".join(map(repr, left[:5]))
+        run.exception = run.exception or StalledError(
+            f"run {run.run_id} cannot go on, and its nodes {names} have not ended; please report it"
+        )
+        run.status = RunStatus.FAILED
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.plan import UNSET
 from dagger_dsl.errors import InputResolutionError
-from dagger_dsl.model.context import NodeCtx, NodeOutput
+from dagger_dsl.model.context import DEFAULT_KEY, NodeCtx, NodeOutput
 from dagger_dsl.registry import ActionDef
 from dagger_dsl.runners.base import Writing
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.run import Run
 
-__all__ = ["bind_call", "bind_handler"]
+__all__ = ["bind_call", "bind_fallback", "bind_handler"]
 
 
 def bind_call(run: Run, slot: int) -> Callable[..., Any]:
@@ -27,7 +27,7 @@ def bind_call(run: Run, slot: int) -> Callable[..., Any]:
     action = run.plan.actions[slot]
 
     def prepare(values: tuple[Any, ...]) -> dict[str, Any]:
-        inputs = _inputs(run, slot, action, _delivered(run, slot, values))
+        inputs = _inputs(run, slot, action, delivered(run, slot, values))
         action.check_inputs(inputs)
         return inputs
 
@@ -43,7 +43,7 @@ def bind_handler(
     ``attempts``, ``inputs`` and the inputs of the node that failed. A single parameter of another
     name gets the exception.
     """
-    given = _delivered(run, slot, run.board.arguments(slot))
+    given = delivered(run, slot, run.board.arguments(slot))
     given = {name: value for name, value in given.items() if value is not UNSET}
     offered: dict[str, Any] = {
         **given,
@@ -67,7 +67,21 @@ def bind_handler(
     return _calling(run, slot, handler, prepare, None)
 
 
-def _delivered(run: Run, slot: int, values: tuple[Any, ...]) -> dict[str, Any]:
+def bind_fallback(run: Run, slot: int, fallback: ActionDef) -> Callable[..., Any]:
+    """Return the call of a fallback: with the inputs of the node that it has parameters for."""
+
+    def prepare(values: tuple[Any, ...]) -> dict[str, Any]:
+        inputs = _inputs(run, slot, run.plan.actions[slot], delivered(run, slot, values))
+        if not fallback.takes_any_input:
+            names = {each.name for each in fallback.params}
+            inputs = {name: value for name, value in inputs.items() if name in names}
+        fallback.check_inputs(inputs)
+        return inputs
+
+    return _calling(run, slot, fallback, prepare, fallback.check_output)
+
+
+def delivered(run: Run, slot: int, values: tuple[Any, ...]) -> dict[str, Any]:
     """Return the values by name, `UNSET` where the edge that would bring one is not satisfied."""
     found = dict(zip(run.plan.names[slot], values, strict=True))
     bound = run.bound.get(slot)
@@ -94,7 +108,7 @@ def _inputs(run: Run, slot: int, action: ActionDef, values: dict[str, Any]) -> d
         if run.config.on_missing == "null" or (param is not None and param.accepts_none):
             found[name] = None
             continue
-        node = run.plan.graph.nodes[str(run.plan.ids[slot])]
+        node = run.plan.node(slot)
         reference = next((each.reference for each in node.inputs if each.name == name), None)
         raise InputResolutionError(
             f"node {node.id!r}: input {name!r} refers to {reference!r}, which has no value in this "
@@ -149,7 +163,10 @@ def _calling(
             inputs=inputs,
             cache=run.cache,
             app_data=run.app_data,
+            invocation_key=run.plan.keys.get(slot, DEFAULT_KEY),
             cancel=run.token,
+            depth=run.depths.get(str(run.plan.ids[slot]), 0),
+            spend=run.spend,
         )
 
     def checked(value: Any) -> Any:

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,16 +21,16 @@ from dagger_dsl.engine.inputs import bind_inputs
 from dagger_dsl.engine.plan import Plan, compile_plan
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.engine.run import Run
-from dagger_dsl.engine.watch import Observers, check_hooks
+from dagger_dsl.engine.watch import Observers
 from dagger_dsl.errors import ConfigurationError, InputError
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph
-from dagger_dsl.model.states import RunStatus
-from dagger_dsl.registry import ActionDef
+from dagger_dsl.registry import ActionDef, as_registry
 from dagger_dsl.runners.sequential import SequentialRunner
 from dagger_dsl.runners.threads import ThreadRunner
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.hooks import BoundHook
     from dagger_dsl.engine.recorder import Recorder
     from dagger_dsl.runners.aio import AsyncRunner
     from dagger_dsl.store.storage import Store
@@ -179,20 +179,27 @@ class _Session:
     Args:
         run: What is run.
         recorder: Where it is recorded, None in memory.
+        hooks: Bound hooks, in order.
         ended: The report of a run that has nothing left to do.
     """
 
     def __init__(
-        self, run: Run, recorder: Recorder | None = None, *, ended: RunReport | None = None
+        self,
+        run: Run,
+        recorder: Recorder | None = None,
+        hooks: Sequence[BoundHook] = (),
+        *,
+        ended: RunReport | None = None,
     ) -> None:
         options = run.options
         self.run = run
         self.recorder = recorder
         self.ended = ended
-        self.observers: Observers | None = None
-        if options.hooks or options.progress is not None:
-            self.observers = Observers(run, options.hooks, options.progress)
-        self.coordinator = Coordinator(run, self.observers)
+        observers = None
+        if hooks or options.progress is not None:
+            observers = Observers(run, hooks, options.progress)
+        self.needs_loop = observers is not None and observers.needs_loop
+        self.coordinator = Coordinator(run, observers)
         run.board.step = self.coordinator.step
         run.board.interrupt = self.coordinator.stop
 
@@ -205,7 +212,7 @@ class _Session:
         run = self.run
         sequential = run.options.runner == "sequential"
         limited = bool(run.plan.limits) or run.config.timeout_seconds is not None
-        if run.plan.needs_loop or run.options.runner == "asyncio":
+        if run.plan.needs_loop or self.needs_loop or run.options.runner == "asyncio":
             from dagger_dsl.runners.aio import AsyncRunner
 
             return AsyncRunner(inline=sequential and not limited)
@@ -272,16 +279,12 @@ class _Session:
         if run.config.timeout_seconds is not None:
             run.deadline = run.began + max(0.0, run.config.timeout_seconds - run.spent)
         self._unsubscribe = run.token.subscribe(self.coordinator.stop)
-        if self.observers is not None:
-            try:
-                self.observers.begin()
-            except BaseException as error:  # of a hook that leaves
-                self.__exit__(type(error), error, None)
-                raise
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._unsubscribe()
+        if self.run.annex is not None:
+            self.run.annex.close()
         if error is not None:  # the waiting thread was interrupted
             self._break_off(error)
 
@@ -312,11 +315,8 @@ class _Session:
                 self.recorder.abandon(error)
 
     def _record_end(self) -> None:
-        run = self.run
         if self.recorder is not None:
-            self.recorder.finish(run)
-        if self.observers is not None:
-            self.observers.finish(run.status is RunStatus.COMPLETED)
+            self.recorder.finish(self.run)
 
 
 def _prepare(
@@ -327,7 +327,7 @@ def _prepare(
     base_config: DagConfig | None,
     store: Store | None,
 ) -> _Session:
-    check_hooks(options.hooks)
+    hooks = _bound(options.hooks, registry, graph.name)
     config = _configured(DagConfig.merge(base_config, graph.config), options)
     plan = plan_for(graph, registry)
     values = bind_inputs(plan, inputs, config.on_missing)
@@ -335,7 +335,8 @@ def _prepare(
     _slots(options, config)  # refused here, before anything is recorded
     _warn_of_ignored(config, graph.name)
     if options.database_url is None and store is None:
-        return _Session(_run(plan, run_id, registry, values, options, config, None))
+        run = _run(plan, run_id, registry, values, options, config, None)
+        return _Session(run, None, hooks)
     from dagger_dsl.engine.recorder import Recorder  # an in-memory run imports no store
 
     recorder = Recorder.for_options(options, store, run_id)
@@ -343,8 +344,8 @@ def _prepare(
         existing = recorder.create(graph, values, config, options)
         if existing is None:
             run = _run(plan, run_id, registry, values, options, config, recorder)
-            recorder.begin(run)
-            return _Session(run, recorder)
+            recorder.begin(run, hooked=bool(hooks))
+            return _Session(run, recorder, hooks)
         recorder.close()
     return _prepare_resume(existing, registry, options, inputs, store, as_recorded=True)
 
@@ -367,7 +368,6 @@ def _prepare_resume(
         raise ConfigurationError("resuming needs the database_url under which the run is recorded")
     from dagger_dsl.engine.recorder import Recorder
 
-    check_hooks(options.hooks)
     recorder = Recorder.for_options(options, store, run_id)
     with _released_on_error(recorder):
         stored = recorder.load()
@@ -375,15 +375,27 @@ def _prepare_resume(
         if not ended:
             stored = recorder.claim(options.durability)
         config = _configured(stored.config, options)
-        plan = plan_for(stored.graph, registry)
+        graph = stored.graph
+        hooks = _bound(options.hooks, registry, graph.name)
+        plan = plan_for(graph, registry)
         given = _with_secrets(stored.inputs, inputs if not as_recorded else None)
         values = given if ended else bind_inputs(plan, given, config.on_missing)
         run = _run(plan, run_id, registry, values, options, config, recorder)
         if ended:
             return _Session(run, recorder, ended=recorder.show(run))
-        recorder.restore(run, options.on_change)
+        recorder.restore(run, options.on_change, hooked=bool(hooks))
         recorder.seats(run)
-        return _Session(run, recorder)
+        return _Session(run, recorder, hooks)
+
+
+def _bound(given: Sequence[Any], registry: Lookup, dag_name: str) -> tuple[BoundHook, ...]:
+    """Return the hooks of a run: those of its registry, and those it is given."""
+    registered = getattr(registry, "all_hooks", None)
+    if not given and (registered is None or not registered()):
+        return ()
+    from dagger_dsl.engine.hooks import bind_hooks  # runs without hooks do not load it
+
+    return bind_hooks(given, as_registry(registry), dag_name)
 
 
 _AT_REST = ("completed", "failed", "cancelled", "timed_out", "paused")
@@ -415,7 +427,8 @@ def _run(
         inputs=values,
         token=options.cancel if options.cancel is not None else CancelToken(),
         lookup=registry.get,
-        slots=min(_slots(options, config), max(1, plan.count)),
+        lookup_in=registry,
+        slots=_slots(options, config),
         journal=None if recorder is None else recorder.journal,
     )
 

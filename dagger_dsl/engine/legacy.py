@@ -91,7 +91,7 @@ class LegacyCall:
         self._run = run
         self._slot = slot
         self._handler = handler
-        self._node = run.plan.graph.nodes[str(run.plan.ids[slot])]
+        self._node = run.plan.node(slot)
         self._written: dict[tuple[str, str], Any] = {}
         self._cache = _CallCache(run, {self._node.id: inputs}, self._note)
 
@@ -105,7 +105,7 @@ class LegacyCall:
     def arguments(self) -> tuple[ExecutorView, Any, Cache]:
         """``(executor, node, cache)``."""
         run = self._run
-        view = ExecutorView(run.run_id, run.dag_name, run.plan.graph, run.config, run.app_data)
+        view = ExecutorView(run.run_id, run.dag_name, run.plan.current, run.config, run.app_data)
         return view, self._node, self._cache
 
     def result(self, answer: Any) -> Any:

@@ -3,13 +3,14 @@
 Each invocation has a slot. Slots of nodes come first, in declaration order; behind them stand the
 slots of values that are not results: graph inputs, literals and the parts of split outputs. The hot
 loop of a run touches these lists, never attrs objects, names or dictionaries of dictionaries.
-Graphs that grow append slots.
+Graphs that grow append slots; one compiler serves the first nodes and the later ones.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from operator import attrgetter
 from typing import Any, Final, final
 
@@ -19,18 +20,28 @@ from dagger_dsl.engine.joins import Join
 from dagger_dsl.errors import (
     ActionNotFound,
     CycleError,
+    DependencyNotFound,
     OutputError,
     Place,
     Problem,
     ValidationError,
 )
-from dagger_dsl.model.graph import RESULT, Graph, Node
+from dagger_dsl.model.graph import RESULT, Edge, Graph, Node, missing_dependency
 from dagger_dsl.model.policies import CacheStrategy, Effects, Trigger
 from dagger_dsl.model.values import Literal
 from dagger_dsl.registry import ActionDef
 from dagger_dsl.runners.base import ASYNC, TIMED
 
-__all__ = ["UNSET", "Plan", "compile_plan"]
+__all__ = [
+    "UNOPENED",
+    "UNSET",
+    "Mapped",
+    "Plan",
+    "add_children",
+    "compile_plan",
+    "extend_plan",
+    "rebind",
+]
 
 
 @final
@@ -45,16 +56,23 @@ class _Unset:
 
 UNSET: Final = _Unset()
 
+#: Of edges into an invocation whose mapped node has not been opened.
+UNOPENED: Final = 1 << 59
+_new = object.__new__
+
 
 @attrs.define(eq=False)
 class Plan:
-    """A compiled graph. Read only; one plan serves any number of runs.
+    """A compiled graph. A run takes its own with `own`, whose lists are copied at the first growth.
 
     Attributes:
-        graph: What was compiled.
-        count: Number of nodes; their slots are ``0 .. count - 1``.
+        graph: What was compiled; `current` is the graph as it is now.
+        count: Number of invocations.
         ids: Node id by slot; None for slots of other values.
         index: Slot by node id.
+        keys: By slot, the key of an invocation, where it is not the node's only one.
+        items: By slot of such an invocation, the slot of its item's value.
+        parents: By slot of an invocation that a mapped node made, the slot it belongs to.
         successors: By slot, the targets of plain edges into `success` nodes, ascending.
         special: By slot, ``(target, label)`` of labelled edges and of edges into joins.
         unmet: By slot, edges to be satisfied; a large number where a join decides.
@@ -71,43 +89,141 @@ class Plan:
         inputs: Slot by name of graph inputs.
         parts: By slot, ``(output name, slot)`` of split outputs.
         labelled: Slots with labelled edges going out.
-        sinks: Ids of the nodes that no other one waits for, in declaration order.
         handlers: By slot, the failure handler.
+        fallbacks: By slot, the action that is called when the last attempt has failed.
+        mapped: By slot of a mapped node, what it maps over.
+        careful: Slots of nodes that are started at most once.
+        cached: By slot, the strategy of nodes that share their results between runs.
         input_uses: By name of a graph input, the parameters it reaches.
         looked_up: The actions that were found, by the name they were looked up under.
         owners: By slot of a split output, the slot of its node.
         size: Number of slots.
         needs_loop: Something in the graph has to be awaited.
+        rebound: Slots of nodes that got other inputs.
     """
 
     graph: Graph
-    count: int
-    ids: list[str | None]
-    index: dict[str, int]
-    successors: list[tuple[int, ...]]
-    special: dict[int, tuple[tuple[int, str | None], ...]]
-    unmet: list[int]
-    joins: dict[int, Join]
-    roots: list[int]
-    disabled: list[int]
-    actions: list[ActionDef]
-    calls: list[Callable[..., Any]]
-    bindings: list[int | tuple[int, ...] | None]
-    names: list[tuple[str, ...]]
-    kinds: bytearray
-    wrapped: list[int]
-    limits: dict[int, float]
-    constants: list[tuple[int, Literal]]
-    inputs: dict[str, int]
-    parts: dict[int, tuple[tuple[str, int], ...]]
-    labelled: frozenset[int]
-    sinks: tuple[str, ...]
-    handlers: dict[int, ActionDef]
-    input_uses: dict[str, list[tuple[ActionDef, str]]]
-    looked_up: dict[str, ActionDef]
-    owners: dict[int, int]
-    size: int
-    needs_loop: bool
+    count: int = 0
+    ids: list[str | None] = attrs.field(factory=list)
+    index: dict[str, int] = attrs.field(factory=dict)
+    keys: dict[int, str] = attrs.field(factory=dict)
+    parents: dict[int, int] = attrs.field(factory=dict)
+    items: dict[int, int] = attrs.field(factory=dict)
+    successors: list[tuple[int, ...]] = attrs.field(factory=list)
+    special: dict[int, tuple[tuple[int, str | None], ...]] = attrs.field(factory=dict)
+    unmet: list[int] = attrs.field(factory=list)
+    joins: dict[int, Join] = attrs.field(factory=dict)
+    roots: list[int] = attrs.field(factory=list)
+    disabled: list[int] = attrs.field(factory=list)
+    actions: list[ActionDef] = attrs.field(factory=list)
+    calls: list[Callable[..., Any]] = attrs.field(factory=list)
+    bindings: list[int | tuple[int, ...] | None] = attrs.field(factory=list)
+    names: list[tuple[str, ...]] = attrs.field(factory=list)
+    kinds: bytearray = attrs.field(factory=bytearray)
+    wrapped: list[int] = attrs.field(factory=list)
+    limits: dict[int, float] = attrs.field(factory=dict)
+    constants: list[tuple[int, Literal]] = attrs.field(factory=list)
+    inputs: dict[str, int] = attrs.field(factory=dict)
+    parts: dict[int, tuple[tuple[str, int], ...]] = attrs.field(factory=dict)
+    labelled: frozenset[int] = frozenset()
+    handlers: dict[int, ActionDef] = attrs.field(factory=dict)
+    fallbacks: dict[int, ActionDef] = attrs.field(factory=dict)
+    mapped: dict[int, Mapped] = attrs.field(factory=dict)
+    careful: set[int] = attrs.field(factory=set)
+    cached: dict[int, CacheStrategy] = attrs.field(factory=dict)
+    input_uses: dict[str, dict[tuple[ActionDef, str], None]] = attrs.field(factory=dict)
+    looked_up: dict[str, ActionDef] = attrs.field(factory=dict)
+    owners: dict[int, int] = attrs.field(factory=dict)
+    size: int = 0
+    needs_loop: bool = False
+    rebound: set[int] = attrs.field(factory=set)
+    _shared: bool = True
+    _changed: dict[str, Node] = attrs.field(factory=dict)  # nodes that were added or changed
+    _current: Graph | None = None
+    _sinks: tuple[str, ...] | None = None
+    _labels: dict[str, list[str]] | None = None  # sources of labelled edges by target
+
+    def own(self) -> Plan:
+        """Return this plan for one run; nothing is copied before the run's graph grows."""
+        mine = _new(Plan)
+        for name in _FIELDS:
+            setattr(mine, name, getattr(self, name))
+        mine._changed = {}
+        return mine
+
+    def unshare(self) -> None:
+        """Copy what this plan shares with other runs of the graph, once, before it changes."""
+        if not self._shared:
+            return
+        self._shared = False
+        for name in _GROWING:
+            setattr(self, name, copy(getattr(self, name)))
+
+    def node(self, slot: int) -> Node:
+        """Return the node that an invocation is of."""
+        node_id = str(self.ids[slot])
+        changed = self._changed.get(node_id) if self._changed else None
+        return self.graph.nodes[node_id] if changed is None else changed
+
+    def find(self, node_id: str) -> Node | None:
+        """Return a node as it is now, or None."""
+        slot = self.index.get(node_id)
+        return None if slot is None else self.node(slot)
+
+    def replace(self, node: Node) -> None:
+        """Note that a node was added or changed."""
+        self._changed[node.id] = node
+        self._current = self._sinks = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether nodes were added or changed."""
+        return bool(self._changed)
+
+    @property
+    def current(self) -> Graph:
+        """The graph with everything that was added and changed so far."""
+        if not self._changed:
+            return self.graph
+        if self._current is None:
+            self._current = self.graph.replace(nodes={**self.graph.nodes, **self._changed})
+        return self._current
+
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """Ids of the nodes that no other one waits for, in declaration order."""
+        if self._sinks is None:
+            self._sinks = tuple(
+                node_id
+                for node_id, slot in self.index.items()
+                if not self.successors[slot] and slot not in self.special
+            )
+        return self._sinks
+
+    def is_wrapped(self, slot: int) -> bool:
+        """Return whether the call of an invocation has to know its run."""
+        here: int | None = slot
+        while here is not None:
+            if here in self.joins:
+                return True
+            here = self.parents.get(here)
+        return _knows_its_run(self.actions[slot])
+
+    def sources(self, slot: int) -> list[int]:
+        """Return what an invocation waits for; one of a mapped node waits as a part of it."""
+        if slot in self.parents:
+            return [self.parents[slot]]
+        if self._labels is None:
+            self._labels = {}
+            for edge in self.graph.labelled:
+                self._labels.setdefault(edge.target, []).append(edge.source)
+        node = self.node(slot)
+        names = (*node.dependencies, *self._labels.get(node.id, ()))
+        return [self.index[name] for name in dict.fromkeys(names)]
+
+    def invocations(self) -> list[int]:
+        """Return the slots of all invocations, ascending."""
+        return [slot for slot, node_id in enumerate(self.ids) if node_id is not None]
 
     def handler_kind(self, slot: int) -> int:
         """Return the kind of the call of a node's failure handler."""
@@ -115,7 +231,7 @@ class Plan:
 
     def source_of(self, slot: int) -> int | None:
         """Return the node whose value lies in *slot*, or None for inputs and literals."""
-        return slot if slot < self.count else self.owners.get(slot)
+        return slot if self.ids[slot] is not None else self.owners.get(slot)
 
     def split(self, slot: int, value: Any, *, always: bool = False) -> list[tuple[int, Any]]:
         """Return the declared outputs of a node's value, each with its slot.
@@ -153,27 +269,86 @@ class Plan:
         return {parts[0][0]: value}
 
 
+@attrs.frozen
+class Mapped:
+    """What a mapped node maps over.
+
+    Attributes:
+        name: The input whose items each get an invocation.
+        place: Where among the node's values it stands.
+        depth: How many levels of lists are gone into.
+        most: Invocations at the same time, None for any number.
+        collect: Whether a failed invocation gives a `Failed` value and fails nothing.
+    """
+
+    name: str
+    place: int
+    depth: int = 1
+    most: int | None = None
+    collect: bool = False
+
+
+_FIELDS: Final = tuple(field.name for field in attrs.fields(Plan))
+
+# What a run that grows changes, so that other runs of the same plan must not see it.
+_GROWING: Final = (
+    "ids",
+    "index",
+    "keys",
+    "parents",
+    "items",
+    "successors",
+    "special",
+    "unmet",
+    "joins",
+    "roots",
+    "disabled",
+    "actions",
+    "calls",
+    "bindings",
+    "names",
+    "kinds",
+    "wrapped",
+    "limits",
+    "constants",
+    "inputs",
+    "parts",
+    "handlers",
+    "fallbacks",
+    "mapped",
+    "careful",
+    "cached",
+    "input_uses",
+    "looked_up",
+    "owners",
+    "rebound",
+)
+
 #: Fields that the IR has for later versions, and the values that ask for nothing.
 _LATER: Final[dict[str, tuple[Any, ...]]] = {
-    "map_over": (None,),
-    "max_parallel": (None,),
     "subgraph": (None,),
-    "fallback": (None,),
-    "effects": (None, Effects.AT_LEAST_ONCE),
     "keep": (None, True),
-    "cache_strategy": (None, CacheStrategy.NEVER),
 }
 
-
 _asked = attrgetter("fallback", "effects", "keep", "cache_strategy")
-_asked_of_nodes = attrgetter("map_over", "max_parallel", "subgraph")
+_asked_of_nodes = attrgetter("map_over", "subgraph")
 
 
 def _asks_nothing(source: Node | ActionDef) -> bool:
-    """Return whether every later field is unset; some values that are set are harmless too."""
-    if isinstance(source, Node) and _asked_of_nodes(source) != (None, None, None):
+    """Return whether every rare field is unset; some values that are set are harmless too."""
+    if isinstance(source, Node) and _asked_of_nodes(source) != (None, None):
         return False
     return bool(_asked(source) == (None, None, None, None))
+
+
+def _knows_its_run(action: ActionDef) -> bool:
+    """Return whether calls of an action need more than their values."""
+    return (
+        action.style != "function"
+        or action.ctx_param is not None
+        or action.input_schema is not None
+        or action.output_schema is not None
+    )
 
 
 class _Form:
@@ -182,12 +357,7 @@ class _Form:
     __slots__ = ("call", "order", "wrapped")
 
     def __init__(self, action: ActionDef, names: tuple[str, ...]) -> None:
-        self.wrapped = (
-            action.style != "function"
-            or action.ctx_param is not None
-            or action.input_schema is not None
-            or action.output_schema is not None
-        )
+        self.wrapped = _knows_its_run(action)
         fn = action.fn
         places = {param.name: k for k, param in enumerate(action.params) if not param.keyword_only}
         by_place = sorted(range(len(names)), key=lambda k: places.get(names[k], len(places)))
@@ -220,60 +390,161 @@ def compile_plan(graph: Graph, lookup: Callable[[str], ActionDef | None]) -> Pla
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _Compiler(graph, lookup).plan()
+        plan = Plan(graph, labelled=frozenset())
+        _Compiler(plan, list(graph.nodes.values()), graph.labelled, lookup).extend()
+        return plan
     finally:
         if collecting:
             gc.enable()
 
 
-class _Compiler:
-    """The state of one compilation; `plan` does the work in four passes over the nodes."""
+def extend_plan(
+    plan: Plan, nodes: Sequence[Node], lookup: Callable[[str], ActionDef | None]
+) -> list[int]:
+    """Add nodes to a run's own plan and return their slots; when it raises, nothing was added.
 
-    def __init__(self, graph: Graph, lookup: Callable[[str], ActionDef | None]) -> None:
-        self.graph = graph
+    They may wait for each other and for what is there, and nothing that is there waits for them.
+
+    Raises:
+        ActionNotFound, CycleError, DependencyNotFound, ValidationError: One cannot be added.
+    """
+    return _Compiler(plan, nodes, (), lookup).extend()
+
+
+def add_children(plan: Plan, slot: int, keys: Sequence[str]) -> list[int]:
+    """Add invocations of a mapped one to a run's own plan and return their slots.
+
+    Args:
+        plan: The plan.
+        slot: The mapped invocation.
+        keys: The invocations' keys, in order. The value of each one's item belongs into
+            ``items[child]``.
+    """
+    plan.unshare()
+    base, count, gap = plan.size, len(keys), plan.size - len(plan.actions)
+    nobody: Any = None
+    children = range(base, base + count)
+    spec, where, node_id = plan.mapped[slot], plan.bindings[slot], plan.ids[slot]
+    plan.ids += [node_id] * count + [None] * count
+    plan.size += 2 * count
+    plan.count += count
+    plan.actions += [nobody] * gap + [plan.actions[slot]] * count
+    plan.calls += [nobody] * gap + [plan.calls[slot]] * count
+    plan.names += [()] * gap + [plan.names[slot]] * count
+    plan.kinds += bytes(gap) + bytes((plan.kinds[slot],)) * count
+    plan.successors += [()] * gap + [(slot,)] * count
+    plan.unmet += [0] * gap + [UNOPENED] * count
+    plan.bindings += [None] * gap
+    items = range(base + count, base + 2 * count)
+    if isinstance(where, tuple):
+        before, after = where[: spec.place], where[spec.place + 1 :]
+        plan.bindings += [(*before, item, *after) for item in items]
+    else:
+        plan.bindings += items
+    plan.keys.update(zip(children, keys, strict=True))
+    plan.parents.update(dict.fromkeys(children, slot))
+    plan.items.update(zip(children, items, strict=True))
+    tables: tuple[dict[int, Any], ...] = (plan.limits, plan.handlers, plan.fallbacks)
+    for table in tables:
+        if slot in table:
+            table.update(dict.fromkeys(children, table[slot]))
+    if slot in plan.careful:
+        plan.careful.update(children)
+    if spec.depth > 1:
+        plan.mapped.update(dict.fromkeys(children, attrs.evolve(spec, depth=spec.depth - 1)))
+    return list(children)
+
+
+def rebind(plan: Plan, slot: int, node: Node, more: Sequence[int], *, waits: bool = False) -> None:
+    """Give a node that has not started other inputs, in a run's own plan.
+
+    Args:
+        plan: The plan.
+        slot: The node's.
+        node: How it is from now on.
+        more: What it waits for that it did not wait for before.
+        waits: Whether the plan itself has to count them; a state that exists counts for itself.
+    """
+    plan.unshare()
+    compiler = _Compiler(plan, (), (), plan.looked_up.get)
+    plan.replace(node)
+    plan.rebound.add(slot)
+    action = plan.actions[slot]
+    compiler.bind(slot, node, action)
+    for source in more:
+        plan.successors[source] += (slot,)
+    if more:
+        if waits:
+            plan.unmet[slot] += len(more)
+        if slot in plan.roots:
+            plan.roots.remove(slot)
+    plan.ids += [None] * (plan.size - len(plan.ids))
+    if node.map_over is not None:
+        plan.mapped[slot] = compiler.mapped(slot, node)
+
+
+class _Compiler:
+    """Compiles nodes into a plan, behind what the plan has, in a few passes over them.
+
+    Args:
+        plan: Where they are added.
+        nodes: What is added.
+        edges: Labelled edges among them.
+        lookup: Finds actions.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        nodes: Sequence[Node],
+        edges: Sequence[Edge],
+        lookup: Callable[[str], ActionDef | None],
+    ) -> None:
+        self.into = plan
+        self.base = base = plan.size
+        self.nodes = nodes
+        self.edges = edges
         self.lookup = lookup
-        self.nodes = list(graph.nodes.values())
-        self.count = len(self.nodes)
-        self.index = {node.id: slot for slot, node in enumerate(self.nodes)}
-        self.size = self.count
-        self.inputs: dict[str, int] = {name: self.new_slot() for name in graph.inputs}
-        self.constants: list[tuple[int, Literal]] = []
-        self.parts: dict[int, tuple[tuple[str, int], ...]] = {}
-        self.known: dict[str, ActionDef] = {}
-        self.input_uses: dict[str, dict[tuple[ActionDef, str], None]] = {}
+        self.known = dict(plan.looked_up) if base else plan.looked_up
         self.forms: dict[tuple[int, tuple[str, ...]], _Form] = {}
+        self.added = {node.id: base + k for k, node in enumerate(nodes)}
+        self.unmet = [0] * len(nodes)
+        self.joins: dict[int, Join] = {}
+        self.plain: list[list[int] | None] = [None] * len(nodes)
+        self.older: dict[int, list[int]] = {}  # new targets of what was there before
+        self.special: dict[int, list[tuple[int, str | None]]] = {}
 
     def new_slot(self) -> int:
-        self.size += 1
-        return self.size - 1
+        self.into.size += 1
+        return self.into.size - 1
 
-    def plan(self) -> Plan:
+    def extend(self) -> list[int]:
+        """Compile the nodes and return their slots; the plan changes once nothing can go wrong."""
+        plan, base, count = self.into, self.base, len(self.nodes)
         actions = self.resolve_actions()
+        handlers, fallbacks = self.resolve_handlers(actions)
         self.refuse_later(actions)
+        self.wire()
+        self.refuse_cycles()
+        if base:
+            plan.unshare()
+        plan.looked_up = self.known
+        self.reserve(actions)
+        if not base:
+            for name in plan.graph.inputs:
+                plan.inputs[name] = self.new_slot()
         self.declare_parts(actions)
-        successors, special, unmet, joins = self.wire()
-        roots = [
+        joins, unmet = plan.joins, plan.unmet
+        plan.roots += [
             slot
-            for slot in range(self.count)
+            for slot in range(base, base + count)
             if not unmet[slot]
             or (slot in joins and not joins[slot].open and joins[slot].rule is not Trigger.FAILED)
         ]
-        self.refuse_cycles(successors, special)
-        calls: list[Callable[..., Any]] = []
-        bindings: list[int | tuple[int, ...] | None] = []
-        names: list[tuple[str, ...]] = []
-        kinds = bytearray(self.count)
-        limits: dict[int, float] = {}
-        wrapped: list[int] = []
-        for slot, node in enumerate(self.nodes):
-            action = actions[slot]
-            given = tuple([each.name for each in node.inputs])
-            form = self.form(action, given)
-            slots = [self.source_slot(action, node, k) for k in form.order]
-            bindings.append(None if not slots else slots[0] if len(slots) == 1 else tuple(slots))
-            names.append(tuple([given[k] for k in form.order]))
-            calls.append(form.call)
-            if form.wrapped or slot in joins:
+        kinds, limits, wrapped = plan.kinds, plan.limits, plan.wrapped
+        for slot, node in enumerate(self.nodes, base):
+            action = actions[slot - base]
+            if self.bind(slot, node, action) or slot in joins:
                 wrapped.append(slot)
             kind = ASYNC if action.is_async else 0
             limit = node.timeout if node.timeout is not None else action.timeout
@@ -281,43 +552,61 @@ class _Compiler:
                 limits[slot] = limit
                 kind |= TIMED
             kinds[slot] = kind
-        beside = self.size - self.count
-        handlers = self.resolve_handlers(actions)
-        return Plan(
-            graph=self.graph,
-            count=self.count,
-            ids=[*(node.id for node in self.nodes), *([None] * beside)],
-            index=self.index,
-            successors=successors,
-            special=special,
-            unmet=unmet,
-            joins=joins,
-            roots=roots,
-            disabled=[slot for slot, node in enumerate(self.nodes) if not node.enabled],
-            actions=actions,
-            calls=calls,
-            bindings=bindings,
-            names=names,
-            kinds=kinds,
-            wrapped=wrapped,
-            limits=limits,
-            constants=self.constants,
-            inputs=self.inputs,
-            parts=self.parts,
-            sinks=tuple(
-                node.id
-                for slot, node in enumerate(self.nodes)
-                if not successors[slot] and slot not in special
-            ),
-            handlers=handlers,
-            input_uses={name: list(uses) for name, uses in self.input_uses.items()},
-            looked_up=self.known,
-            owners={where: slot for slot, parts in self.parts.items() for _, where in parts},
-            labelled=frozenset(self.index[edge.source] for edge in self.graph.labelled),
-            size=self.size,
-            needs_loop=any(kind & ASYNC for kind in kinds)
-            or any(handler.is_async for handler in handlers.values()),
+        self.note_rare(actions)
+        plan.disabled += [slot for slot, node in enumerate(self.nodes, base) if not node.enabled]
+        plan.handlers.update(handlers)
+        plan.fallbacks.update(fallbacks)
+        plan.ids += [None] * (plan.size - len(plan.ids))
+        plan.count += count
+        plan.needs_loop = (
+            plan.needs_loop
+            or any(kinds[slot] & ASYNC for slot in range(base, base + count))
+            or any(each.is_async for each in (*handlers.values(), *fallbacks.values()))
         )
+        return list(range(base, base + count))
+
+    def bind(self, slot: int, node: Node, action: ActionDef) -> bool:
+        """Note what a node is called with; return whether its call has to know its run."""
+        plan = self.into
+        given = tuple([each.name for each in node.inputs])
+        form = self.form(action, given)
+        slots = [self.source_slot(action, node, k) for k in form.order]
+        plan.bindings[slot] = None if not slots else slots[0] if len(slots) == 1 else tuple(slots)
+        plan.names[slot] = tuple([given[k] for k in form.order])
+        plan.calls[slot] = form.call
+        return form.wrapped
+
+    def reserve(self, actions: list[ActionDef]) -> None:
+        """Make room for the nodes, behind slots of values, which have nothing that nodes have."""
+        plan, base, count = self.into, self.base, len(self.nodes)
+        gap = base - len(plan.actions)
+        nobody: Any = None
+        plan.ids += [node.id for node in self.nodes]
+        plan.index.update(self.added)
+        plan.actions += [nobody] * gap + actions
+        plan.calls += [nobody] * (gap + count)
+        plan.bindings += [None] * (gap + count)
+        plan.names += [()] * (gap + count)
+        plan.kinds += bytes(gap + count)
+        plan.unmet += [0] * gap + self.unmet
+        plan.successors += [()] * gap
+        plan.successors += [tuple(each) if each else () for each in self.plain]
+        plan.joins.update(self.joins)
+        plan.size += count
+        for source, more in self.older.items():
+            plan.successors[source] += tuple(more)
+        for source, found in self.special.items():
+            known = plan.special.get(source, ())
+            plan.special[source] = tuple(sorted((*known, *found), key=lambda edge: edge[0]))
+        if self.edges:
+            plan.labelled |= {self.slot_of(edge.source) for edge in self.edges}
+        if base:
+            for node in self.nodes:
+                plan.replace(node)
+
+    def slot_of(self, node_id: str) -> int:
+        slot = self.added.get(node_id)
+        return self.into.index[node_id] if slot is None else slot
 
     def resolve_actions(self) -> list[ActionDef]:
         found: list[ActionDef] = []
@@ -347,37 +636,38 @@ class _Compiler:
                 self.known[name] = action
         return action
 
-    def resolve_handlers(self, actions: list[ActionDef]) -> dict[int, ActionDef]:
-        found: dict[int, ActionDef] = {}
+    def resolve_handlers(
+        self, actions: list[ActionDef]
+    ) -> tuple[dict[int, ActionDef], dict[int, ActionDef]]:
+        """Return failure handlers and fallbacks by slot."""
+        handlers: dict[int, ActionDef] = {}
+        fallbacks: dict[int, ActionDef] = {}
         problems: list[Problem] = []
-        for slot, node in enumerate(self.nodes):
-            named = node.failure if node.failure is not None else actions[slot].failure
-            if named is None:
+        for slot, (node, action) in enumerate(zip(self.nodes, actions, strict=True), self.base):
+            failure = node.failure if node.failure is not None else action.failure
+            fallback = node.fallback if node.fallback is not None else action.fallback
+            if failure is None and fallback is None:
                 continue
-            handler = self.find(named) if isinstance(named, str) else named
-            if handler is None:
-                problems.append(
-                    Problem(
-                        f"no action {named!r} is registered to handle its failure",
-                        Place(node=node.id),
-                        "unknown-action",
-                    )
-                )
-            else:
-                found[slot] = handler
+            for found, named, what in (
+                (handlers, failure, "handle its failure"),
+                (fallbacks, fallback, "be its fallback"),
+            ):
+                if named is None:
+                    continue
+                stand_in = self.find(named) if isinstance(named, str) else named
+                if stand_in is None:
+                    text = f"no action {named!r} is registered to {what}"
+                    problems.append(Problem(text, Place(node=node.id), "unknown-action"))
+                else:
+                    found[slot] = stand_in
         if problems:
             raise ActionNotFound(problems)
-        return found
+        return handlers, fallbacks
 
     def refuse_later(self, actions: list[ActionDef]) -> None:
         """Refuse what the IR can say and this version does not act on, rather than ignore it."""
         problems: dict[Problem, None] = {}  # an action's options stand on its nodes, too
-        plain: set[int] = set()  # actions that ask for nothing of this; most nodes neither
-        for node, action in zip(self.nodes, actions, strict=True):
-            if id(action) in plain and _asks_nothing(node):
-                continue
-            if _asks_nothing(action):
-                plain.add(id(action))
+        for node, action in self.rare(actions):
             for source in (node, action):
                 for name, harmless in _LATER.items():
                     if getattr(source, name, None) not in harmless:
@@ -386,33 +676,74 @@ class _Compiler:
         if problems:
             raise ValidationError(tuple(problems))
 
+    def rare(self, actions: list[ActionDef]) -> Iterator[tuple[Node, ActionDef]]:
+        """Yield the nodes for which a rare field is set, with their actions."""
+        plain: set[int] = set()  # actions that ask for nothing of this; most nodes neither
+        for node, action in zip(self.nodes, actions, strict=True):
+            if id(action) in plain and _asks_nothing(node):
+                continue
+            if _asks_nothing(action):
+                plain.add(id(action))
+                if _asks_nothing(node):
+                    continue
+            yield node, action
+
+    def note_rare(self, actions: list[ActionDef]) -> None:
+        """Note what is mapped, cached, or started at most once."""
+        plan = self.into
+        for node, action in self.rare(actions):
+            slot = self.added[node.id]
+            strategy = node.cache_strategy
+            strategy = action.cache_strategy if strategy is None else strategy
+            if strategy is not None and strategy != CacheStrategy.NEVER:
+                plan.cached[slot] = strategy
+            effects = node.effects if node.effects is not None else action.effects
+            if effects is Effects.AT_MOST_ONCE:
+                plan.careful.add(slot)
+            if node.map_over is not None:
+                plan.mapped[slot] = self.mapped(slot, node)
+
+    def mapped(self, slot: int, node: Node) -> Mapped:
+        names = self.into.names[slot]
+        if node.map_over not in names:
+            text = f"it maps over {node.map_over!r}, which is none of its inputs {list(names)}"
+            raise ValidationError((Problem(text, Place(node=node.id), "map-over"),))
+        place = names.index(node.map_over)
+        collect = node.map_errors == "collect"
+        return Mapped(node.map_over, place, node.map_depth or 1, node.max_parallel, collect)
+
     def declare_parts(self, actions: list[ActionDef]) -> None:
-        for slot, node in enumerate(self.nodes):
+        plan = self.into
+        for slot, node in enumerate(self.nodes, self.base):
             declared = (
-                [each.name for each in node.outputs] if node.outputs else actions[slot].outputs
+                [each.name for each in node.outputs]
+                if node.outputs
+                else actions[slot - self.base].outputs
             )
             if declared:
-                self.parts[slot] = tuple((name, self.new_slot()) for name in declared)
+                parts = plan.parts[slot] = tuple((name, self.new_slot()) for name in declared)
+                for _, where in parts:
+                    plan.owners[where] = slot
 
-    def wire(
-        self,
-    ) -> tuple[
-        list[tuple[int, ...]],
-        dict[int, tuple[tuple[int, str | None], ...]],
-        list[int],
-        dict[int, Join],
-    ]:
-        index, count = self.index, self.count
+    def wire(self) -> None:
+        """Sort the edges into the nodes by what settles them."""
+        base, added, known = self.base, self.added, self.into.index
+        plain, older, special = self.plain, self.older, self.special
         labelled: dict[str, list[tuple[int, str | None]]] = {}
-        for edge in self.graph.labelled:
-            labelled.setdefault(edge.target, []).append((index[edge.source], edge.when))
-        plain: list[list[int] | None] = [None] * count
-        special: dict[int, list[tuple[int, str | None]]] = {}
-        unmet = [0] * count
-        joins: dict[int, Join] = {}
-        for slot, node in enumerate(self.nodes):
+        for edge in self.edges:
+            labelled.setdefault(edge.target, []).append((added[edge.source], edge.when))
+        for slot, node in enumerate(self.nodes, base):
             conditional = labelled.get(node.id) if labelled else None
-            sources = [index[source] for source in node.dependencies]
+            try:
+                sources = [
+                    added[source] if source in added else known[source]
+                    for source in node.dependencies
+                ]
+            except KeyError as error:
+                names = (*known, *added)
+                raise DependencyNotFound(
+                    (missing_dependency(node.id, str(error.args[0]), names),)
+                ) from None
             if conditional:
                 chosen = {source for source, _ in conditional}
                 sources = [source for source in sources if source not in chosen]
@@ -420,51 +751,61 @@ class _Compiler:
                     special.setdefault(source, []).append((slot, when))
             edges = len(sources) + (len(conditional) if conditional else 0)
             if node.trigger is Trigger.SUCCESS:
-                unmet[slot] = edges
+                self.unmet[slot - base] = edges
                 for source in sources:
-                    targets = plain[source]
+                    if source < base:
+                        older.setdefault(source, []).append(slot)
+                        continue
+                    targets = plain[source - base]
                     if targets is None:
-                        plain[source] = [slot]
+                        plain[source - base] = [slot]
                     else:
                         targets.append(slot)
             else:
-                joins[slot] = Join(node.trigger, edges)
-                unmet[slot] = 1 << 60
+                self.joins[slot] = Join(node.trigger, edges)
+                self.unmet[slot - base] = 1 << 60
                 for source in sources:
                     special.setdefault(source, []).append((slot, None))
-        successors: list[tuple[int, ...]] = [tuple(each) if each else () for each in plain]
-        return (
-            successors,
-            {slot: tuple(sorted(edges, key=lambda e: e[0])) for slot, edges in special.items()},
-            unmet,
-            joins,
-        )
 
-    def refuse_cycles(
-        self,
-        successors: list[tuple[int, ...]],
-        special: dict[int, tuple[tuple[int, str | None], ...]],
-    ) -> None:
-        incoming = [0] * self.count
-        for targets in successors:
-            for target in targets:
-                incoming[target] += 1
-        for edges in special.values():
-            for target, _ in edges:
-                incoming[target] += 1
-        work = [slot for slot in range(self.count) if not incoming[slot]]
-        for slot in work:  # grows while it is walked
-            for target in successors[slot]:
-                incoming[target] -= 1
-                if not incoming[target]:
-                    work.append(target)
-            for target, _ in special.get(slot, ()):
-                incoming[target] -= 1
-                if not incoming[target]:
-                    work.append(target)
-        if len(work) < self.count:
-            self.graph.topological_order()  # graphlib names the cycle
-            raise CycleError([self.nodes[0].id])
+    def refuse_cycles(self) -> None:
+        """Refuse nodes that wait for each other; what was there before waits for none of them."""
+        base, plain, special, count = self.base, self.plain, self.special, len(self.nodes)
+        incoming = [0] * count
+        for targets in plain:
+            for target in targets or ():
+                incoming[target - base] += 1
+        for source, edges in special.items():
+            if source >= base:
+                for target, _ in edges:
+                    incoming[target - base] += 1
+        work = [k for k in range(count) if not incoming[k]]
+        for k in work:  # grows while it is walked
+            for target in plain[k] or ():
+                incoming[target - base] -= 1
+                if not incoming[target - base]:
+                    work.append(target - base)
+            for target, _ in special.get(k + base, ()):
+                incoming[target - base] -= 1
+                if not incoming[target - base]:
+                    work.append(target - base)
+        if len(work) < count:
+            raise CycleError(self.cycle([k for k in range(count) if incoming[k]]))
+
+    def cycle(self, left: Sequence[int]) -> Sequence[str]:
+        """Return the ids on a cycle among nodes of which each waits for another."""
+        import graphlib  # only graphs with a mistake pay for it
+
+        sorter: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
+        for k in left:
+            edges = self.special.get(k + self.base, ())
+            for target in (*(self.plain[k] or ()), *(target for target, _ in edges)):
+                sorter.add(self.nodes[target - self.base].id, self.nodes[k].id)
+        try:
+            sorter.prepare()
+        except graphlib.CycleError as error:
+            found: Sequence[str] = error.args[1]
+            return found
+        raise AssertionError("no cycle among nodes that wait for each other")
 
     def form(self, action: ActionDef, names: tuple[str, ...]) -> _Form:
         key = (id(action), names)
@@ -474,21 +815,22 @@ class _Compiler:
         return form
 
     def source_slot(self, action: ActionDef, node: Node, k: int) -> int:
+        plan = self.into
         given = node.inputs[k]
         if given.reference is None:
             assert given.literal is not None
             slot = self.new_slot()
-            self.constants.append((slot, given.literal))
+            plan.constants.append((slot, given.literal))
             return slot
         source, _, output = given.reference.partition(".")
         if source == "inputs":
-            known = self.inputs.get(output)
+            known = plan.inputs.get(output)
             if known is None:
-                known = self.inputs[output] = self.new_slot()
-            self.input_uses.setdefault(output, {})[action, given.name] = None
+                known = plan.inputs[output] = self.new_slot()
+            plan.input_uses.setdefault(output, {})[action, given.name] = None
             return known
-        slot = self.index[source]
-        parts = self.parts.get(slot)
+        slot = plan.index[source]
+        parts = plan.parts.get(slot)
         if parts is None:
             return slot
         declared = dict(parts)

@@ -6,14 +6,18 @@ The only module of the engine that imports the store; runs in memory never load 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from dagger_dsl.engine.notes import of_json, to_json
+from dagger_dsl.engine.people import Question
 from dagger_dsl.engine.plan import Plan
 from dagger_dsl.engine.report import ErrorInfo, RunReport
 from dagger_dsl.engine.run import Run, error_info
 from dagger_dsl.engine.state import PENDING, RunState
+from dagger_dsl.engine.story import Story, rebuild
+from dagger_dsl.engine.watch import completions
 from dagger_dsl.errors import ConfigurationError, InvalidState, KeyTaken, StoreError
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph
@@ -101,12 +105,19 @@ class Recorder:
         self.stored = self.store.load_run(self.run_id)
         return self.stored
 
-    def begin(self, run: Run) -> None:
-        """Prepare a new run: note its actions' versions, give its workers their seats."""
+    def begin(self, run: Run, *, hooked: bool = False) -> None:
+        """Prepare a new run: note its actions' versions, give its workers their seats.
+
+        Args:
+            run: The run.
+            hooked: Whether hooks are shown what happens.
+        """
         _know_classes(run)
         versions = _versions(run)
         if versions:
             run.notes.append((_VERSIONS, to_json(versions)))
+        if hooked:
+            run.notes.append((None, to_json({"hooks": True})))
         self.seats(run)
 
     def seats(self, run: Run) -> None:
@@ -114,12 +125,13 @@ class Recorder:
         if self._flight is not None:
             run.board.flight = self._flight.open(len(run.board.flight))
 
-    def restore(self, run: Run, on_change: str) -> None:
-        """Give *run* what earlier processes recorded: results, attempts, crashes.
+    def restore(self, run: Run, on_change: str, *, hooked: bool = False) -> None:
+        """Give *run* what earlier processes recorded: its graph, results, attempts, crashes.
 
         Args:
             run: Freshly made.
             on_change: ``warn`` or ``fail``, for actions whose version has changed.
+            hooked: Whether hooks are shown what happens from now on.
 
         Raises:
             ConfigurationError: An action has changed and *on_change* says ``fail``.
@@ -129,6 +141,8 @@ class Recorder:
         assert self.stored is not None
         assert self.journal is not None
         run.spent = self.stored.owned_seconds
+        run.resumed = True
+        story = rebuild(run, self.stored.commands)
         _know_classes(run)
         self._compare_versions(run, on_change)
         forget_uncalled(self.store, self.run_id, self.journal.epoch)
@@ -145,8 +159,11 @@ class Recorder:
             if meta:
                 run.meta[slot] = meta
         run.inserted.update(self.stored.cache)
-        run.bound = {slot: frozenset((source,)) for slot, source in winners.items()}
-        run.state.restore(list(done), _labels(done), winners)
+        run.bound |= {slot: frozenset((source,)) for slot, source in winners.items()}
+        self._ask_again(run, story)
+        self._ask_about_started(run, done)
+        run.state.restore(list(done), _labels(done), winners, story.between(run, done))
+        self._show_again(run, story, done, hooked)
         if self.stored.status != RunStatus.RUNNING:
             self.journal.commit((), status=RunStatus.RUNNING)
         needed = {source for slot in _open(run.state, plan) for source in _sources(run, slot)}
@@ -154,6 +171,64 @@ class Recorder:
             value = run.value(slot)
             for where, part in plan.split(slot, value):
                 run.board.values[where] = part
+
+    def _ask_again(self, run: Run, story: Story) -> None:
+        """Let nodes whose body has ended with a question wait for its answer."""
+        assert self.stored is not None
+        for node in self.stored.attempts:
+            slot = run.slot_named(node.node_id, node.key)
+            if slot is None or node.state != "waiting":
+                continue
+            question = story.questions.get((node.node_id, node.key, node.attempt))
+            if question is None or run.attempts.get(slot, 1) != node.attempt:
+                continue
+            self._ask_at(run, slot, question)
+            if node.started_at is not None:
+                start = node.started_at - run.wall
+                run.board.started[slot] = start
+                run.board.ended[slot] = start + (node.duration or 0.0)
+
+    def _ask_at(self, run: Run, slot: int, question: Question) -> None:
+        run.asked[slot] = question
+        run.state.ask(slot)
+
+    def _ask_about_started(self, run: Run, done: Mapping[int, StoredNode]) -> None:
+        """Ask what came of nodes that were started at most once by a process that died."""
+        assert self.stored is not None
+        careful = run.plan.careful
+        if not careful:
+            return
+        starts = Counter(slot for each in self.stored.released for slot in each if slot in careful)
+        ends = Counter(
+            run.slot_named(node.node_id, node.key)
+            for node in self.stored.attempts
+            if node.started_at is not None
+        )
+        for slot, times in starts.items():
+            if slot in done or slot in run.asked or times <= ends[slot]:
+                continue
+            now = run.board.clock()
+            run.board.started[slot] = run.board.ended[slot] = now
+            text = (
+                f"{run.plan.ids[slot]!r} is started at most once, and a process died after it had "
+                "started it: what is its result?"
+            )
+            self._ask_at(run, slot, Question(text))
+
+    def _show_again(
+        self, run: Run, story: Story, done: Mapping[int, StoredNode], hooked: bool
+    ) -> None:
+        """Have hooks shown what an earlier process may not have shown them."""
+        assert self.stored is not None
+        before, since = story.hooked
+        if hooked or before:
+            run.notes.append((None, to_json({"hooks": hooked})))
+        if not (hooked and before):
+            return
+        last = max(self.stored.acked, since)
+        late = [slot for slot, node in done.items() if node.seq > last]
+        run.unshown += completions(run, late)
+        run.unshown += story.emitted(run, last)
 
     def _winners(self, run: Run) -> dict[int, int]:
         """Return the source that each `any` join had taken, as it was noted."""
@@ -190,7 +265,7 @@ class Recorder:
         assert self.stored is not None
         done: dict[int, StoredNode] = {}
         for node in self.stored.attempts:
-            slot = run.plan.index.get(node.node_id)
+            slot = run.slot_named(node.node_id, node.key)
             if slot is None:
                 raise InvalidState(
                     f"run {self.run_id} has a record of node {node.node_id!r}, which its graph has "
@@ -202,9 +277,10 @@ class Recorder:
                 continue
             run.before[slot] = (node.started_at, node.started_at + (node.duration or 0.0))
             done.pop(slot, None)
-            if node.state == "completed":
+            if node.state in ("completed", "waiting"):
                 run.attempts[slot] = node.attempt
-                done[slot] = node
+                if node.state == "completed":
+                    done[slot] = node
             else:
                 _one_more(run, slot, node.attempt)
         return done
@@ -212,15 +288,19 @@ class Recorder:
     def _count_crashes(self, run: Run, done: Mapping[int, StoredNode]) -> None:
         assert self.stored is not None
         assert self.journal is not None
-        index, most = run.plan.index, run.config.max_crashes
+        most = run.config.max_crashes
         crashes = dict(self.stored.crashes)
         if self.stored.status != RunStatus.RUNNING:
             # It came to an end, and somebody wants it to go on: a fresh budget, as for retries.
             crashes = {node_id: times for node_id, times in crashes.items() if times < most}
         seats = [] if self._flight is None else self._flight.read()
-        under_way = {slot for slot in seats if slot < run.plan.count and slot not in done}
+        under_way = {
+            slot
+            for slot in seats
+            if slot < run.plan.size and run.plan.ids[slot] is not None and slot not in done
+        }
         for slot in under_way:
-            node_id = str(run.plan.ids[slot])
+            node_id = run.name_of(slot)
             times = crashes.get(node_id, 0)
             # One of several may be innocent: the last death that counts is one it had to itself.
             crashes[node_id] = (
@@ -235,11 +315,12 @@ class Recorder:
         if seats and self._flight is not None:
             self._flight.forget()  # counted; a resume that fails from here on counts it no more
         for node_id, times in crashes.items():
-            if node_id in index and index[node_id] not in done:
+            here = run.slot_named(*node_id.partition(".")[::2])
+            if here is not None and here not in done:
                 if times >= most:
-                    run.crashes[index[node_id]] = times
+                    run.crashes[here] = times
                 elif times == most - 1:
-                    run.suspects.add(index[node_id])
+                    run.suspects.add(here)
 
     def show(self, run: Run) -> RunReport:
         """Return the report of a run that is only looked at; nothing is claimed or changed."""
@@ -247,10 +328,14 @@ class Recorder:
         stored = self.stored
         _know_classes(run)
         run.wall = 0.0  # every time comes from the record
+        story = rebuild(run, stored.commands)
         done = self._place(run)
         states = {}
-        for (node_id, _key), node in stored.nodes.items():
-            slot = run.plan.index[node_id]
+        self._ask_again(run, story)
+        for (node_id, key), node in stored.nodes.items():
+            slot = run.slot_named(node_id, key)
+            if slot is None:
+                continue
             meta = _meta(node)
             if meta:
                 run.meta[slot] = meta
@@ -344,7 +429,7 @@ def _meta(node: StoredNode) -> dict[str, Any]:
 
 def _open(state: RunState, plan: Plan) -> list[int]:
     """Return what may still run."""
-    return [slot for slot in range(plan.count) if state.status(slot) == PENDING]
+    return [slot for slot in plan.invocations() if state.status(slot) == PENDING]
 
 
 def _labels(done: Mapping[int, StoredNode]) -> dict[int, frozenset[str]]:

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.invoke import bind_call
 from dagger_dsl.engine.plan import UNSET, Plan
 from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
 from dagger_dsl.engine.state import COMPLETED, FAILED, NAMES, PENDING, RunState
+from dagger_dsl.errors import TokenBudgetExceeded
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
+from dagger_dsl.model.events import Event
 from dagger_dsl.model.graph import RESULT
 from dagger_dsl.model.protocols import CancelSignal, Journal, Row
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.registry import ActionDef
-from dagger_dsl.runners.base import Board
+from dagger_dsl.runners.base import ASYNC, Board
+
+if TYPE_CHECKING:
+    from dagger_dsl.runners.annex import Annex
 
 __all__ = ["Run", "error_info"]
+
+
+class _Found:
+    """A registry that is known by its lookup alone."""
+
+    def __init__(self, lookup: Callable[[str], ActionDef | None]) -> None:
+        self.get = lookup
+
+    def list_actions(self) -> list[str]:
+        """Return no names; they are for suggestions only."""
+        return []
 
 
 class RunCache:
@@ -92,6 +109,23 @@ class Run:
         inserted: What functions of the old form wrote, by namespace and key, elsewhere than among
             their own outputs.
         notes: Keyed notes for a resume, recorded with the next commit.
+        invocations: By a mapped node's slot and a key, the slot of the invocation.
+        tokens: How many tokens its nodes have used.
+        rounds: What has been counted as growths of its graph.
+        emitted: How many custom events there were.
+        yielded: By slot of a generator, the stored forms of what it has yielded for others.
+        pumping: Slots of nodes whose generator is being read.
+        silent: Number of invocations that are no calls: levels of lists that are mapped over.
+        asked: By slot, the question that a person was asked.
+        lookups: By slot, what was found out about results of other runs.
+        standing_in: Slots for which a fallback is called, and not a failure handler.
+        applied: Keys of the commands that were applied.
+        unshown: Events that an earlier process may not have shown to hooks.
+        seen_request: Number of the last command of another process that was taken.
+        resumed: Whether an earlier process began it.
+        depths: By node id, how many growths lie between the first graph and the node.
+        annex: Makes calls of later nodes that the runner cannot make; None while there are none.
+        registry: What nodes that come later are checked against.
         abandoned: Slots whose call was left behind.
         hook_errors: What hooks raised; it never ends a run.
         spent: Seconds of the run's time limit that earlier processes used up.
@@ -110,8 +144,9 @@ class Run:
         slots: int,
         clock: Callable[[], float] = time.perf_counter,
         journal: Journal | None = None,
+        lookup_in: Any = None,
     ) -> None:
-        self.plan = plan
+        self.plan = plan = plan.own()
         self.run_id = run_id
         self.dag_name = plan.graph.name
         self.options = options
@@ -147,6 +182,25 @@ class Run:
         self.finished: float | None = None
         self.deadline: float | None = None
         self.spent = 0.0
+        self.tokens = 0
+        self._counting = threading.Lock()
+        self.rounds: set[str] = set()
+        self.emitted = 0
+        self.yielded: dict[int, list[Any]] = {}
+        self.pumping: set[int] = set()
+        self.silent = 0
+        self.asked: dict[int, Any] = {}
+        self.lookups: dict[int, Any] = {}
+        self.standing_in: set[int] = set()
+        self.applied: set[str] = set()
+        self.unshown: list[Event] = []
+        self.seen_request = 0
+        self.resumed = False
+        self.depths: dict[str, int] = {}
+        self.invocations: dict[tuple[int, str], int] = {}
+        self.annex: Annex | None = None
+        self.registry: Any = lookup_in if lookup_in is not None else _Found(lookup)
+        self._constants = len(plan.constants)
         values: list[Any] = [UNSET] * plan.size
         for slot, literal in plan.constants:
             values[slot] = literal.value
@@ -154,15 +208,76 @@ class Run:
             values[slot] = inputs.get(name, UNSET)
         self.board = Board(
             calls=list(plan.calls),
-            bindings=plan.bindings,
+            bindings=list(plan.bindings),
             kinds=bytearray(plan.kinds),  # a failure handler may be of another kind
-            limits=plan.limits,
+            limits=dict(plan.limits),
             values=values,
             slots=slots,
             clock=clock,
         )
         for slot in plan.wrapped:
             self.board.calls[slot] = bind_call(self, slot)
+
+    def grow(self, slots: Iterable[int]) -> None:
+        """Make room on the board for invocations that were added to the plan."""
+        self._refresh()
+        for slot in slots:
+            self._install(slot)
+
+    def rebound(self, slot: int) -> None:
+        """Take over that a node that has not started is called with other inputs."""
+        self._refresh()
+        self.board.bindings[slot] = self.plan.bindings[slot]
+        self._install(slot)
+
+    def enlist(self, slot: int, children: list[int]) -> None:
+        """Make room on the board for invocations of a mapped one."""
+        plan = self.plan
+        self._refresh()
+        top = slot
+        while top in plan.parents:
+            top = plan.parents[top]
+        self.invocations.update(((top, plan.keys[child]), child) for child in children)
+        if plan.mapped[slot].depth > 1:
+            self.silent += len(children)
+        bound = self.bound.get(slot)
+        if bound is not None:
+            self.bound.update(dict.fromkeys(children, bound))
+        if plan.is_wrapped(slot) or plan.kinds[slot] in self.board.beyond:
+            for child in children:
+                self._install(child)
+
+    def load(self, slot: int) -> None:
+        """Have a completed node's value on the board, for those who take it from there."""
+        if slot in self.loaders:
+            self.value(slot)
+
+    def _refresh(self) -> None:
+        """Bring the board to the size of the plan."""
+        plan, board = self.plan, self.board
+        size = len(plan.ids)
+        board.calls += plan.calls[len(board.calls) :]
+        board.bindings += plan.bindings[len(board.bindings) :]
+        board.kinds += plan.kinds[len(board.kinds) :]
+        board.limits.update(plan.limits)
+        board.started += [0.0] * (size - len(board.started))
+        board.ended += [0.0] * (size - len(board.ended))
+        board.values += [UNSET] * (plan.size - len(board.values))
+        for slot, literal in plan.constants[self._constants :]:
+            board.values[slot] = literal.value
+        self._constants = len(plan.constants)
+        for name, slot in plan.inputs.items():
+            if board.values[slot] is UNSET:
+                board.values[slot] = self.inputs.get(name, UNSET)
+
+    def _install(self, slot: int) -> None:
+        """Put the call of an invocation that came later onto the board."""
+        plan, board, kind = self.plan, self.board, self.plan.kinds[slot]
+        call = bind_call(self, slot) if plan.is_wrapped(slot) else plan.calls[slot]
+        if kind in board.beyond:
+            call, kind = self._elsewhere(call, kind, plan.limits.get(slot)), 0
+        board.calls[slot] = call
+        board.kinds[slot] = kind
 
     def value(self, slot: int) -> Any:
         """Return a completed node's value, reading it from the store when nobody did before."""
@@ -179,6 +294,39 @@ class Run:
         self.attempts[slot] = self.attempts.get(slot, 1) + 1
         board.started[slot] = board.ended[slot] = 0.0
 
+    def spend(self, number: int) -> int:
+        """Count tokens that a node has used; called from any thread.
+
+        Raises:
+            TokenBudgetExceeded: They are more than the run may use.
+        """
+        most = self.config.max_tokens
+        with self._counting:
+            self.tokens += number
+            total = self.tokens
+        if most is not None and total > most:
+            raise TokenBudgetExceeded(
+                f"the run has used {total} tokens, and max_tokens is {most}; raise it, or use less"
+            )
+        return total
+
+    def stand_in(self, slot: int, call: Callable[..., Any], is_async: bool) -> None:
+        """Let something else be called in a node's place, without the node's time limit."""
+        kind = ASYNC if is_async else 0
+        if kind in self.board.beyond:
+            call, kind = self._elsewhere(call, kind, None), 0
+        self.board.calls[slot] = call
+        self.board.kinds[slot] = kind
+
+    def _elsewhere(
+        self, call: Callable[..., Any], kind: int, limit: float | None
+    ) -> Callable[..., Any]:
+        from dagger_dsl.runners.annex import Annex
+
+        if self.annex is None:
+            self.annex = Annex()
+        return self.annex.wrap(call, kind, limit)
+
     def attempts_made(self, slot: int) -> int:
         """Return how many calls of a node were made, earlier processes included."""
         last = self.attempts.get(slot, 1)
@@ -187,7 +335,38 @@ class Run:
 
     def ref(self, slot: int) -> NodeRef:
         """Return the name of one invocation."""
-        return NodeRef(self.run_id, self.dag_name, str(self.plan.ids[slot]))
+        keys = self.plan.keys
+        key = keys.get(slot, DEFAULT_KEY) if keys else DEFAULT_KEY
+        return NodeRef(self.run_id, self.dag_name, str(self.plan.ids[slot]), key)
+
+    def slot_of(self, node: NodeRef) -> int | None:
+        """Return the slot of an invocation by its reference."""
+        return self.slot_named(node.node_id, node.invocation_key)
+
+    def slot_named(self, node_id: str, key: str = DEFAULT_KEY) -> int | None:
+        """Return the slot of an invocation by its node and key."""
+        slot = self.plan.index.get(node_id)
+        if slot is None or key in (DEFAULT_KEY, ""):
+            return slot
+        return self.invocations.get((slot, key))
+
+    def name_of(self, slot: int) -> str:
+        """Return a text for an invocation that `slot_named` finds again, split at its first dot."""
+        key = self.plan.keys.get(slot)
+        return str(self.plan.ids[slot]) if key is None else f"{self.plan.ids[slot]}.{key}"
+
+    def renew(self) -> None:
+        """Begin with the graph as it has become; nothing has happened so far."""
+        plan, first = self.plan, len(self.board.kinds)
+        if plan.size == len(self.board.values) and not plan.changed:
+            return
+        self.state = RunState(plan)
+        self._refresh()
+        self.board.bindings[:first] = plan.bindings[:first]
+        for slot in plan.invocations():
+            if slot >= first or slot in plan.rebound:
+                self._install(slot)
+        self.silent = sum(slot in plan.mapped for slot in plan.parents)
 
     def states(self) -> dict[str, NodeState]:
         """Return the state of every node by id."""
@@ -249,7 +428,7 @@ class Run:
         return RunReport(
             run_id=self.run_id,
             dag_name=self.dag_name,
-            graph=self.plan.graph,
+            graph=self.plan.current,
             status=self.status,
             inputs=dict(self.inputs),
             started_at=_moment(self.wall + self.began),
@@ -274,7 +453,7 @@ class Run:
         called = start != 0.0
         return (
             str(self.plan.ids[slot]),
-            DEFAULT_KEY,
+            self.plan.keys.get(slot, DEFAULT_KEY),
             self.attempts.get(slot, 1) if called else 0,
             state,
             more.get("inline"),

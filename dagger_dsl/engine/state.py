@@ -9,11 +9,15 @@ The unit is an invocation, named by its slot in the compiled `Plan`. The states 
 in one bytearray, the counts of unsatisfied edges in one list of integers: per completed node the
 work is a decrement for each edge and an append for each invocation that it enables. Everything
 rarer (labels, trigger rules, failures, cancels) walks an explicit work list, never the stack.
+
+Commands change it between two outcomes: it grows, branches of it are held, let go or cancelled,
+nodes are enabled and disabled. What is held becomes ready like everything else, and `sift` keeps it
+back then, so that what happens meanwhile needs no second set of rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from dagger_dsl.engine.joins import (
@@ -51,6 +55,13 @@ class Ended(NamedTuple):
     reason: str
 
 
+class Held(NamedTuple):
+    """A branch of which nothing is started for now."""
+
+    reason: str
+    slots: frozenset[int] | set[int]
+
+
 class RunState:
     """Which invocations are enabled, and which have ended.
 
@@ -60,17 +71,29 @@ class RunState:
         ended: Invocations that ended without a call since the list was last taken.
         left: How many invocations have not ended.
         waiting: How many wait for a timer.
+        asking: Invocations that wait for a person.
+        holds: The branches that are held, by their name.
         stopped: Nothing becomes enabled any more but what `fail` spared.
         paused: Nothing is handed out by `take` for now.
     """
 
     __slots__ = (
+        "_children",
+        "_disabled",
+        "_final",
+        "_held",
         "_joins",
+        "_parked",
         "_plan",
+        "_shelved",
         "_spared",
         "_status",
+        "_undecided",
         "_unmet",
+        "_why",
+        "asking",
         "ended",
+        "holds",
         "left",
         "paused",
         "ready",
@@ -84,7 +107,19 @@ class RunState:
         self._unmet = list(plan.unmet)
         self._status = bytearray(len(plan.ids))
         self._joins = {slot: join.fresh() for slot, join in plan.joins.items()}
+        self._disabled = set(plan.disabled)
+        self._held: dict[int, int] = {}  # by slot, how many branches hold it
+        self._parked: list[int] = []  # enabled, and kept back by `sift`
+        self._shelved: set[int] = set()  # enabled, and over the limit of their node
+        self._children: dict[int, list[int]] = {}
+        for child, parent in plan.parents.items():
+            self._children.setdefault(parent, []).append(child)
         self._spared: set[int] = set()
+        self._undecided: set[int] = set()  # failed, and a resume decides
+        self._final = False
+        self._why = ""
+        self.holds: dict[str, Held] = {}
+        self.asking: set[int] = set()
         self.ready: list[int] = []
         self.ended: list[Ended] = []
         self.reasons: dict[int, str] = {}
@@ -95,11 +130,8 @@ class RunState:
         self._end_the_hopeless()
 
     def _end_the_hopeless(self) -> None:
-        """End what cannot run whatever happens: the disabled, and `failed` joins without edges."""
+        """End what cannot run whatever happens: `failed` joins without edges."""
         status = self._status
-        for slot in self._plan.disabled:
-            if status[slot] == PENDING:
-                self._end(slot, SKIPPED, "disabled")
         for slot, join in self._joins.items():
             if not join.open and status[slot] == PENDING and not join.closed:
                 if join.rule is Trigger.FAILED:
@@ -109,8 +141,19 @@ class RunState:
 
     def begin(self) -> None:
         """Enable the invocations that wait for nothing, ahead of what was enabled so far."""
+        self._skip_roots()
         enabled = [*self._plan.roots, *self.ready]
         self.ready = [slot for slot in enabled if self._status[slot] == PENDING]
+
+    def _skip_roots(self) -> None:
+        """Skip the disabled ones among the invocations that wait for nothing."""
+        if not self._disabled:
+            return
+        before = len(self.ready)
+        for slot in self._plan.roots:
+            if slot in self._disabled and self._status[slot] == PENDING:
+                self._end(slot, SKIPPED, "disabled")
+        self._order(before)
 
     def status(self, slot: int) -> int:
         """Return the state code of one invocation."""
@@ -125,9 +168,10 @@ class RunState:
         unmet, status, ready = self._unmet, self._status, self.ready
         successors, special = self._plan.successors, self._plan.special
         self.left -= len(slots)
+        careful = bool(self._disabled)
         for slot in slots:
             status[slot] = COMPLETED
-            if special and slot in special:
+            if careful or (special and slot in special):
                 self._pass_on(slot, None)
                 continue
             for target in successors[slot]:
@@ -147,6 +191,7 @@ class RunState:
         slots: Collection[int],
         labels: Mapping[int, Collection[str] | None],
         winners: Mapping[int, int] | None = None,
+        commands: Iterable[tuple[int, Callable[[], object]]] = (),
     ) -> None:
         """Take over completions that an earlier process recorded; called before `begin`.
 
@@ -154,6 +199,8 @@ class RunState:
             slots: Completed invocations, in the order of their record.
             labels: What those with labelled edges had chosen.
             winners: The source that each `any` join had taken.
+            commands: What changed the state between completions: each with the number of
+                completions that came before it.
         """
         for slot, source in (winners or {}).items():
             self._joins[slot].only = source
@@ -161,8 +208,21 @@ class RunState:
             self._status[slot] = COMPLETED
             self._unmet[slot] = _NEVER  # whatever its sources do again, it stays as it is
         self.left -= len(slots)
-        for slot in slots:
-            self._pass_on(slot, labels.get(slot))
+        later = iter(commands)
+        due, act = next(later, (_NEVER, None))
+        while act is not None and not due:
+            act()
+            due, act = next(later, (_NEVER, None))
+        self._skip_roots()
+        for number, slot in enumerate(slots):
+            while act is not None and due <= number:
+                act()
+                due, act = next(later, (_NEVER, None))
+            if slot not in self._plan.parents:  # whoever it belongs to counts it when it begins
+                self._pass_on(slot, labels.get(slot))
+        while act is not None:
+            act()
+            due, act = next(later, (_NEVER, None))
 
     def show(self, states: Mapping[int, str]) -> None:
         """Take over the recorded states of a run that is only looked at."""
@@ -171,9 +231,30 @@ class RunState:
         self.left -= len(states)
 
     def wait(self, slot: int) -> None:
-        """Note that an invocation waits for a timer or a person before it can start again."""
+        """Note that an invocation waits for a timer before it can start again."""
         self._status[slot] = WAITING
         self.waiting += 1
+
+    def ask(self, slot: int) -> None:
+        """Note that an invocation waits for a person."""
+        self._status[slot] = WAITING
+        self.asking.add(slot)
+
+    def answered(self, slot: int) -> bool:
+        """Note that a person has answered; False when nobody was asked any more."""
+        if slot not in self.asking:
+            return False
+        self.asking.discard(slot)
+        self._status[slot] = PENDING
+        return True
+
+    def _awake(self, slot: int) -> None:
+        """Forget that an invocation waits, whatever for; it is about to end."""
+        if self._status[slot] == WAITING:
+            if slot in self.asking:
+                self.asking.discard(slot)
+            else:
+                self.waiting -= 1
 
     def wake(self, slot: int) -> None:
         """Enable an invocation that waited; one that was cancelled meanwhile stays so."""
@@ -193,22 +274,36 @@ class RunState:
         """
         self._status[slot] = FAILED
         self.left -= 1
+        self._unmet[slot] = _NEVER
         if policy is OnFailure.PAUSE:
             self.paused = True
+            self._undecided.add(slot)
             return
         before = len(self.ready)
+        for child in self._children.get(slot, ()):
+            if self.is_open(child):
+                self._end(
+                    child, CANCELLED, f"another invocation of {self._plan.ids[slot]!r} failed"
+                )
         self._settle_dead(slot, FAILED)
         self._order(before)
         if policy is OnFailure.STOP and not self.stopped:
             self._spare(slot)
             self.stopped = True
-            self._cancel_rest("a node failed and the run stops")
+            self._why = "a node failed and the run stops"
+            self._cancel_rest(self._why)
 
     def cancel(self, reason: str) -> None:
         """Cancel everything that has not been taken; taken invocations end by their runner."""
-        self.stopped = True
+        self.stopped = self._final = True
+        self._why = reason
         self._spared = set()
         self._cancel_rest(reason)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a failure has paused the run; only a resume goes on from there."""
+        return bool(self._undecided)
 
     @property
     def spared(self) -> frozenset[int]:
@@ -217,7 +312,7 @@ class RunState:
 
     def taken(self) -> set[int]:
         """Return the invocations that were handed out by `take` and have not ended."""
-        waiting = set(self.ready)
+        waiting = {*self.ready, *self._parked, *self._shelved}
         return {
             slot
             for slot, rest in enumerate(self._unmet)
@@ -237,6 +332,26 @@ class RunState:
         self._end(slot, CANCELLED, reason)
         self._order(before)
 
+    def is_open(self, slot: int) -> bool:
+        """Return whether an invocation has not been handed out, and may still be."""
+        if self._status[slot] != PENDING:
+            return False
+        join = self._joins.get(slot)
+        enabled = join.closed if join is not None else not self._unmet[slot]
+        return not enabled or any(
+            slot in each for each in (self.ready, self._parked, self._shelved)
+        )
+
+    @property
+    def sifting(self) -> bool:
+        """Whether `sift` has something to keep back."""
+        return bool(self._held)
+
+    def sift(self) -> None:
+        """Keep back what is held among the enabled invocations."""
+        self._parked += [slot for slot in self.ready if slot in self._held]
+        self.ready = [slot for slot in self.ready if slot not in self._held]
+
     def take(self) -> list[int]:
         """Return what may be launched now, and forget it; nothing while paused."""
         if self.paused or not self.ready:
@@ -251,7 +366,14 @@ class RunState:
     # What follows walks edges; `_work` lists keep the stack flat on chains of any length.
 
     def _order(self, before: int) -> None:
-        """Put what one event enabled into declaration order."""
+        """Put what one event enabled into declaration order; what is disabled is skipped."""
+        if self._disabled:
+            while any(slot in self._disabled for slot in self.ready[before:]):
+                fresh = self.ready[before:]
+                self.ready[before:] = [slot for slot in fresh if slot not in self._disabled]
+                for slot in fresh:
+                    if slot in self._disabled:
+                        self._end(slot, SKIPPED, "disabled")
         if len(self.ready) - before > 1:
             self.ready[before:] = sorted(self.ready[before:])
 
@@ -296,26 +418,31 @@ class RunState:
             here, code, why = work.pop()
             if self._status[here] not in (PENDING, WAITING):
                 continue
-            self.waiting -= self._status[here] == WAITING
+            self._awake(here)
             self._status[here] = code
             self._unmet[here] = _NEVER
             self.left -= 1
             self.reasons[here] = why
             self.ended.append(Ended(here, code, why))
             work.extend(reversed(self._dead_edges(here, code)))
+            if self._children:
+                work += [(each, CANCELLED, why) for each in self._children.get(here, ())]
 
     def _settle_dead(self, slot: int, state: int) -> None:
         for target, code, reason in self._dead_edges(slot, state):
             self._end(target, code, reason)
 
-    def _dead_edges(self, slot: int, state: int) -> list[tuple[int, int, str]]:
-        """Settle the edges of an invocation that did not complete; return whom that ends."""
-        name = self._plan.ids[slot]
-        why = (
-            f"upstream_failed: {name!r} failed"
-            if state == FAILED
-            else f"upstream_{NAMES[state]}: {name!r} was {NAMES[state]}"
-        )
+    def _dead_edges(
+        self, slot: int, state: int, counts_as: int | None = None
+    ) -> list[tuple[int, int, str]]:
+        """Settle the edges of an invocation that did not complete; return whom that ends.
+
+        Args:
+            slot: The invocation.
+            state: How it ended.
+            counts_as: What joins take that for, where it is something else.
+        """
+        why = self._why_dead(slot, state)
         ends = [
             (target, SKIPPED, why)
             for target in self._plan.successors[slot]
@@ -328,13 +455,19 @@ class RunState:
             if join is None:
                 ends.append((target, SKIPPED, why))
                 continue
-            verdict = join.settle(False, state, slot)
+            verdict = join.settle(False, state if counts_as is None else counts_as, slot)
             if verdict:
                 join.closed = True
                 self.ready.append(target)
             elif verdict is False:
                 ends.append((target, SKIPPED, join.reason()))
         return ends
+
+    def _why_dead(self, slot: int, state: int) -> str:
+        name = self._plan.ids[slot]
+        if state == FAILED:
+            return f"upstream_failed: {name!r} failed"
+        return f"upstream_{NAMES[state]}: {name!r} was {NAMES[state]}"
 
     def _spare(self, slot: int) -> None:
         """Note what a stop leaves alive: `failed` and `done` dependents and their descendants."""
@@ -365,15 +498,287 @@ class RunState:
             and slot not in running
         ]
         for slot in victims:
-            self.waiting -= self._status[slot] == WAITING
+            self._awake(slot)
             self._status[slot] = CANCELLED
             self._unmet[slot] = _NEVER
             self.reasons[slot] = reason
             self.ended.append(Ended(slot, CANCELLED, reason))
         self.left -= len(victims)
         self.ready = [slot for slot in self.ready if self._status[slot] == PENDING]
+        self._parked = [slot for slot in self._parked if self._status[slot] == PENDING]
         if spared:
             before = len(self.ready)
             for slot in victims:
                 self._settle_dead(slot, CANCELLED)
             self._order(before)
+
+    # --- commands --------------------------------------------------------------------------------
+
+    def grow(self, slots: Sequence[int]) -> None:
+        """Take over invocations that were added to the plan, and settle what is known of them."""
+        plan, before = self._plan, len(self.ready)
+        self._make_room()
+        self.left += len(slots)
+        disabled = set(plan.disabled[-len(slots) :]).intersection(slots)
+        self._disabled |= disabled
+        for slot in slots:
+            join = plan.joins.get(slot)
+            if join is not None:
+                self._joins[slot] = join.fresh()
+        for slot in slots:
+            self._inherit(slot)
+            self._settle_new(slot)
+        self._order(before)
+
+    def _make_room(self) -> None:
+        plan = self._plan
+        self._status += bytes(len(plan.ids) - len(self._status))
+        self._unmet += plan.unmet[len(self._unmet) :]
+
+    def _inherit(self, slot: int) -> None:
+        """Hold what was added to a branch that is held, spare what was added to a spared one."""
+        sources = self._plan.sources(slot)
+        for branch in self.holds.values():
+            if not branch.slots.isdisjoint(sources):
+                self._hold_one(branch, slot)
+        if self.stopped and not self._final:
+            join = self._joins.get(slot)
+            rescues = join is not None and join.rule in (Trigger.FAILED, Trigger.DONE)
+            failed = any(self._status[source] == FAILED for source in sources)
+            if (rescues and failed) or not self._spared.isdisjoint(sources):
+                self._spared.add(slot)
+
+    def _settle_new(self, slot: int) -> None:
+        """Settle the edges of a new invocation whose sources have ended."""
+        if self.stopped and slot not in self._spared:
+            self._end(slot, CANCELLED, self._why)
+            return
+        join = self._joins.get(slot)
+        sources = self._plan.sources(slot)
+        for source in sources:
+            state = self._status[source]
+            if state in (PENDING, WAITING) or source in self._undecided:
+                continue
+            if join is not None:
+                verdict = join.settle(state == COMPLETED, state, source)
+                if verdict is False:
+                    self._end(slot, SKIPPED, join.reason())
+                    return
+                if verdict:
+                    join.closed = True
+                    self.ready.append(slot)
+            elif state == COMPLETED:
+                self._unmet[slot] -= 1
+            else:
+                self._end(slot, SKIPPED, self._why_dead(source, state))
+                return
+        if join is None:
+            if not self._unmet[slot]:
+                self.ready.append(slot)
+        elif not sources and not join.closed:
+            if join.rule is Trigger.FAILED:
+                self._end(slot, SKIPPED, join.reason())
+            else:
+                self.ready.append(slot)
+            join.closed = True
+
+    def add_edge(self, source: int, target: int) -> None:
+        """Let an open invocation wait for one more, which the plan has noted."""
+        state = self._status[source]
+        if state in (PENDING, WAITING) or source in self._undecided:
+            self._unmet[target] += 1
+            if target in self.ready:
+                self.ready.remove(target)
+            if target in self._parked:
+                self._parked.remove(target)
+        elif state != COMPLETED:
+            self._end(target, SKIPPED, self._why_dead(source, state))
+
+    def descendants(self, roots: Iterable[int]) -> set[int]:
+        """Return invocations and everything that waits for them."""
+        found = set(roots)
+        work = list(found)
+        while work:
+            here = work.pop()
+            for target in (*self._targets(here), *self._children.get(here, ())):
+                if target not in found:
+                    found.add(target)
+                    work.append(target)
+        return found
+
+    def _targets(self, slot: int) -> Iterable[int]:
+        yield from self._plan.successors[slot]
+        for target, _ in self._plan.special.get(slot, ()):
+            yield target
+
+    def hold(self, branch: str, roots: Iterable[int], reason: str) -> None:
+        """Start nothing more of a branch; holding it again changes the reason only."""
+        self.let_go(branch)
+        held = self.holds[branch] = Held(reason, set())
+        for slot in self.descendants(roots):
+            self._hold_one(held, slot)
+
+    def _hold_one(self, branch: Held, slot: int) -> None:
+        assert isinstance(branch.slots, set)
+        if slot not in branch.slots:
+            branch.slots.add(slot)
+            self._held[slot] = self._held.get(slot, 0) + 1
+            if self._status[slot] in (PENDING, WAITING):
+                self.reasons[slot] = f"paused: {branch.reason}"
+
+    def let_go(self, branch: str) -> bool:
+        """Let a branch go on; False when it is not held."""
+        found = self.holds.pop(branch, None)
+        if found is None:
+            return False
+        for slot in found.slots:
+            self._held[slot] -= 1
+            if not self._held[slot]:
+                del self._held[slot]
+                if self._status[slot] in (PENDING, WAITING):
+                    self.reasons.pop(slot, None)
+        parked, self._parked = self._parked, []
+        self.ready += parked  # `sift` keeps back what another branch holds
+        return True
+
+    def cancel_branch(self, roots: Collection[int], reason: str) -> set[int]:
+        """Cancel what is reachable only through a branch; return what of it is running.
+
+        For joins that can be reached in another way the branch counts as skipped.
+        """
+        inside = self._only_through(roots)
+        running = self.taken() & inside
+        ended = [
+            slot
+            for slot in sorted(inside)
+            if self._status[slot] in (PENDING, WAITING) and slot not in running
+        ]
+        for slot in ended:
+            self._awake(slot)
+            self._status[slot] = CANCELLED
+            self._unmet[slot] = _NEVER
+            self.reasons[slot] = reason
+            self.ended.append(Ended(slot, CANCELLED, reason))
+        self.left -= len(ended)
+        gone = set(ended)
+        self.ready = [slot for slot in self.ready if slot not in gone]
+        self._parked = [slot for slot in self._parked if slot not in gone]
+        before = len(self.ready)
+        for slot in ended:
+            for target, code, why in self._dead_edges(slot, CANCELLED, SKIPPED):
+                self._end(target, code, why)
+        self._order(before)
+        return running
+
+    def _only_through(self, roots: Collection[int]) -> set[int]:
+        inside = set(roots)
+        work = list(inside)
+        while work:
+            here = work.pop()
+            found = list(self._children.get(here, ()))
+            found += [
+                target
+                for target in self._targets(here)
+                if all(source in inside for source in self._plan.sources(target))
+            ]
+            for target in found:
+                if target not in inside:
+                    inside.add(target)
+                    work.append(target)
+        return inside
+
+    def enable(self, slots: Iterable[int], enabled: bool) -> None:
+        """Enable or disable open invocations; a disabled one is skipped when it would start."""
+        if enabled:
+            self._disabled.difference_update(slots)
+            return
+        self._disabled.update(slots)
+        enabled_now = {*self.ready, *self._parked, *self._shelved}.intersection(slots)
+        before = len(self.ready)
+        for slot in sorted(enabled_now):
+            self._end(slot, SKIPPED, "disabled")
+        gone = [slot for slot in self.ready[:before] if slot in enabled_now]
+        self.ready[:before] = [slot for slot in self.ready[:before] if slot not in enabled_now]
+        self._parked = [slot for slot in self._parked if slot not in enabled_now]
+        self._order(before - len(gone))
+
+    # --- mapped nodes ----------------------------------------------------------------------------
+
+    def open(self, slot: int, children: Sequence[int], more: bool) -> None:
+        """Let an enabled mapped invocation wait for invocations of its own.
+
+        Args:
+            slot: Which one.
+            children: Its invocations; the completed ones are those of an earlier process.
+            more: Others may follow, by `add_children`, until the edge that it waits for is settled.
+        """
+        self._unmet[slot] = int(more)
+        self._children[slot] = []
+        self.add_children(slot, children)
+
+    def add_children(
+        self, slot: int, children: Sequence[int], waiting: Mapping[int, int] | None = None
+    ) -> None:
+        """Let a mapped invocation wait for more of its own, which are enabled as they stand.
+
+        Args:
+            slot: Which one.
+            children: What was added.
+            waiting: By child, the invocation whose end it waits for.
+        """
+        self._make_room()
+        self._children[slot] += children
+        fresh = [each for each in children if self._status[each] == PENDING]
+        self._unmet[slot] += len(fresh)
+        for child in fresh:
+            source = None if waiting is None else waiting.get(child)
+            if source is None or self._status[source] == COMPLETED:
+                self._unmet[child] = 0
+                self.ready.append(child)
+            else:
+                self._unmet[child] = 1
+        if slot in self._held:
+            for branch in self.holds.values():
+                if slot in branch.slots:
+                    for child in children:
+                        self._hold_one(branch, child)
+
+    def waits_only(self, slot: int) -> bool:
+        """Return whether an open invocation waits for exactly one more edge."""
+        return self._status[slot] == PENDING and self._unmet[slot] == 1
+
+    def drop(self, slot: int, reason: str) -> None:
+        """End an invocation that nobody asks for any more; whom it belonged to counts it not."""
+        self._status[slot] = CANCELLED
+        self._unmet[slot] = _NEVER
+        self.left -= 1
+        self.reasons[slot] = reason
+        self.ended.append(Ended(slot, CANCELLED, reason))
+
+    def shelve(self, slot: int) -> None:
+        """Keep back an enabled invocation until `unshelve`."""
+        self.ready.remove(slot)
+        self._shelved.add(slot)
+
+    def unshelve(self, slot: int) -> bool:
+        """Enable again what was kept back; False when it has ended meanwhile."""
+        self._shelved.discard(slot)
+        if self._status[slot] != PENDING:
+            return False
+        self.ready.append(slot)
+        return True
+
+    def fail_child(self, slot: int, collected: bool) -> None:
+        """Record the final failure of a mapped node's invocation.
+
+        Args:
+            slot: The invocation.
+            collected: Whether its failure is a value like any other.
+        """
+        self._status[slot] = FAILED
+        self.left -= 1
+        if collected:
+            for target in self._plan.successors[slot]:
+                rest = self._unmet[target] = self._unmet[target] - 1
+                if not rest:
+                    self.ready.append(target)

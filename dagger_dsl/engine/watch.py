@@ -1,54 +1,44 @@
 """Observers of a run: hooks and the progress callback, called with the events of each turn.
 
-Whatever an observer raises is logged and kept in the run's record; it never loses the run.
+What a hook returns is handed to the coordinator, each command under a key that stays the same when
+the event is shown again after a crash. Whatever an observer raises is logged and kept in the run's
+record; it never loses the run, but a hook may be told to stop it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import inspect
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.run import Run
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.engine.state import FAILED
+from dagger_dsl.errors import ExecutionError
 from dagger_dsl.model.context import HookContext, NodeOutcome, NodeRef
 from dagger_dsl.model.events import (
+    CustomEvent,
     Event,
     NodeCancelled,
     NodeCompleted,
     NodeFailed,
     NodeSkipped,
     NodeStarted,
+    RunFinished,
+    RunStarted,
 )
+from dagger_dsl.runners.base import Reply
 
-__all__ = ["Observers", "check_hooks", "completions"]
+if TYPE_CHECKING:
+    from dagger_dsl.engine.hooks import BoundHook
+    from dagger_dsl.engine.steering import Origin
+    from dagger_dsl.model.commands import Command
+
+__all__ = ["Observers", "completions", "event_key"]
 
 logger = logging.getLogger("dagger_dsl.hooks")
 
 _ENDINGS = (NodeCompleted, NodeFailed, NodeSkipped, NodeCancelled)
-
-
-def check_hooks(hooks: Sequence[Any]) -> None:
-    """Refuse what cannot be called as a hook.
-
-    Raises:
-        ConfigurationError: One has no ``handle`` and is no function, or is async.
-    """
-    for hook in hooks:
-        handle = getattr(hook, "handle", hook)
-        if not callable(handle):
-            raise ConfigurationError(
-                f"a hook is a function of (ctx, event) or has handle(ctx, event), not {hook!r}"
-            )
-        if inspect.isclass(hook):
-            raise ConfigurationError(f"a hook is an object, not its class; give {hook.__name__}()")
-        for each in (handle, *(getattr(hook, name, None) for name in ("on_start", "on_complete"))):
-            if inspect.iscoroutinefunction(each):
-                raise ConfigurationError(
-                    f"async hooks are not supported yet: {each!r}; use plain functions"
-                )
 
 
 class _Started(NodeStarted):
@@ -105,8 +95,14 @@ class _Completed(NodeCompleted):
     @property
     def outcome(self) -> NodeOutcome:
         run, slot = self._of
-        outputs = run.plan.outputs_of(slot, run.value(slot))
-        return NodeOutcome(True, outputs, metadata=run.meta.get(slot, {}).get("metadata", {}))
+        meta = run.meta.get(slot, {})
+        return NodeOutcome(
+            True,
+            run.plan.outputs_of(slot, run.value(slot)),
+            cached="cached" in meta,
+            recovered=bool(meta.get("recovered")),
+            metadata=meta.get("metadata", {}),
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NodeCompleted):
@@ -133,23 +129,40 @@ def completions(run: Run, slots: Iterable[int]) -> list[Event]:
     return events
 
 
+def event_key(event: Event, attempt: int = 0) -> str:
+    """Return what tells an event apart from every other one of its run, also after a crash."""
+    if isinstance(event, CustomEvent):
+        return f"custom {event.sequence}"
+    if isinstance(event, (RunStarted, RunFinished)):
+        return type(event).__name__
+    node = event.node
+    return f"{type(event).__name__} {attempt} {node.invocation_key} {node.node_id}"
+
+
 class Observers:
     """Shows events to hooks, in their order, and the fraction done to a progress callback.
 
     Args:
         run: What is watched.
-        hooks: Functions of ``(ctx, event)``, or objects with ``handle`` and, if they like,
-            ``on_start(ctx)`` and ``on_complete(ctx, success)``.
+        hooks: Bound hooks, in order.
         progress: ``fn(node_id, status, fraction)``.
+
+    Attributes:
+        wants_starts: Whether `start` is to be called.
+        steers: Whether there are hooks, whose commands count.
+        broken: What a hook raised that is to stop the run for it.
     """
 
     def __init__(
-        self, run: Run, hooks: Sequence[Any], progress: Callable[[str, str, float], Any] | None
+        self,
+        run: Run,
+        hooks: Sequence[BoundHook],
+        progress: Callable[[str, str, float], Any] | None,
     ) -> None:
         self._run = run
         self._hooks = tuple(hooks)
         self._attempts = run.attempts
-        self._handles = [getattr(hook, "handle", hook) for hook in self._hooks]
+        self._handles = [(each, each.handle, each.wants) for each in self._hooks]
         self._progress = progress
         self._ended = len(run.restored)
         self._ctx = HookContext(
@@ -157,40 +170,139 @@ class Observers:
             dag_name=run.dag_name,
             app_data=run.app_data,
             cache=run.cache,
-            graph=run.plan.graph,
+            graph=lambda: run.plan.current,
         )
-        self.wants_starts = any(getattr(hook, "wants_starts", True) for hook in self._hooks)
+        self.steers = bool(self._hooks)
+        self.needs_loop = any(
+            each.is_async or each.starts_async or each.ends_async for each in self._hooks
+        )
+        self.wants_starts = any(each.wants_starts for each in self._hooks)
+        # An async hook cannot be awaited just before a call: it is shown starts with the next turn.
+        self._prompt = [
+            each for each in self._handles if each[0].wants_starts and not each[0].is_async
+        ]
+        self._late = [each for each in self._handles if each[0].wants_starts and each[0].is_async]
+        self._waiting: list[Event] = []
+        self._asked: list[tuple[Command, Origin]] = []
+        self.broken: Exception | None = None
 
-    def begin(self) -> None:
-        """Tell the hooks that the run begins, before any node."""
-        for hook in self._hooks:
-            self._guarded(getattr(hook, "on_start", None), self._ctx)
+    def start(self, slot: int, now: float) -> bool:
+        """Show that an attempt begins; *now* is the run's clock.
 
-    def finish(self, success: bool) -> None:
-        """Tell the hooks how the run ended."""
-        for hook in self._hooks:
-            self._guarded(getattr(hook, "on_complete", None), self._ctx, success)
-
-    def start(self, slot: int, now: float) -> None:
-        """Show that an attempt begins; *now* is the run's clock."""
+        Returns:
+            Whether hooks answered with commands, or have to be shown it later.
+        """
         event = _new(_Started)
         _set_started(event, (self._run, slot, self._attempts.get(slot, 1), now))
-        self.show((event,))
+        for hook, handle, wants in self._prompt:
+            if wants is None or wants(event):
+                self._take(hook, event, self._called(hook, handle, event))
+        if self._late:
+            self._waiting.append(event)
+        if self._progress is not None:
+            self._report(event)
+        return bool(self._waiting or self._asked)
 
-    def show(self, events: Sequence[Event]) -> None:
-        """Show the events of one turn."""
+    @property
+    def owes(self) -> bool:
+        """Whether `show` has something to do although nothing happened."""
+        return bool(self._waiting or self._asked)
+
+    def show(self, events: Sequence[Event]) -> Generator[Reply, None, list[tuple[Command, Origin]]]:
+        """Show the events of one turn; yield the answers to wait for, and return the commands."""
         ctx, progress = self._ctx, self._progress
+        if self._waiting:
+            late, self._waiting = self._waiting, []
+            for event in late:
+                for hook, _, wants in self._late:
+                    if wants is None or wants(event):
+                        yield from self._await(hook, hook.handle, event)
         for event in events:
-            for handle in self._handles:
+            for hook, handle, wants in self._handles:
+                if wants is not None and not wants(event):
+                    continue
+                if hook.is_async:
+                    yield from self._await(hook, handle, event)
+                    continue
                 try:
                     answer = handle(ctx, event)
                 except Exception as error:
-                    self._failed(handle, error)
+                    self._failed(hook, error)
                 else:
-                    if answer:
-                        self._refuse(handle, answer)
+                    if answer is not None:
+                        self._take(hook, event, answer)
             if progress is not None:
                 self._report(event)
+        asked, self._asked = self._asked, []
+        return asked
+
+    def announce(
+        self, event: RunStarted | RunFinished
+    ) -> Generator[Reply, None, list[tuple[Command, Origin]]]:
+        """Tell the hooks that the run begins, or how it ended; as `show`."""
+        for hook in self._hooks:
+            found = hook.reaction(event)
+            if found is None:
+                continue
+            call, is_async = found
+            if is_async:
+                yield from self._await(hook, call, event)
+            else:
+                self._take(hook, event, self._called(hook, call, event))
+        asked, self._asked = self._asked, []
+        return asked
+
+    def _called(self, hook: BoundHook, call: Callable[..., Any], event: Event) -> Any:
+        try:
+            return call(self._ctx, event)
+        except Exception as error:
+            self._failed(hook, error)
+            return None
+
+    def _await(
+        self, hook: BoundHook, call: Callable[..., Any], event: Event
+    ) -> Generator[Reply, None, None]:
+        reply = Reply()
+        try:
+            self._run.board.spawn(call(self._ctx, event), reply)
+        except Exception as error:
+            self._failed(hook, error)
+            return
+        yield reply
+        if reply.error is None:
+            self._take(hook, event, reply.value)
+        elif isinstance(reply.error, Exception):
+            self._failed(hook, reply.error)
+        else:
+            raise reply.error
+
+    def _take(self, hook: BoundHook, event: Event, answer: Any) -> None:
+        """Note the commands that a hook answered with."""
+        if answer is None:
+            return
+        from dagger_dsl.engine.hooks import commands_of
+        from dagger_dsl.engine.steering import Origin
+
+        try:
+            commands = commands_of(answer, f"hook {hook.name!r}")
+        except Exception as error:  # a generator of the user's may raise anything
+            self._failed(hook, error)
+            return
+        if not commands:
+            return
+        run, node = self._run, getattr(event, "node", None)
+        slot = None if node is None else run.slot_of(node)
+        attempt = 0 if slot is None else run.attempts.get(slot, 1)
+        key = event_key(event, attempt)
+        failed = slot if slot is not None and run.state.status(slot) == FAILED else None
+        depth = 0 if node is None else run.depths.get(node.node_id, 0)
+        self._asked += [
+            (
+                command,
+                Origin(f"hook {hook.name!r}", f"{hook.name} {k} {key}", depth, failed, key),
+            )
+            for k, command in enumerate(commands)
+        ]
 
     def _report(self, event: Event) -> None:
         if isinstance(event, NodeStarted):
@@ -205,34 +317,40 @@ class Observers:
                 status = "skipped" if isinstance(event, NodeSkipped) else "cancelled"
         else:
             return
-        fraction = self._ended / max(1, self._run.plan.count)
-        self._guarded(self._progress, event.node.node_id, status, fraction)
-
-    def _guarded(self, function: Callable[..., Any] | None, *arguments: Any) -> None:
-        if function is None:
-            return
+        fraction = min(1.0, self._ended / max(1, self._run.plan.count))
+        assert self._progress is not None
         try:
-            answer = function(*arguments)
+            self._progress(event.node.node_id, status, fraction)
         except Exception as error:
-            self._failed(function, error)
-        else:
-            if answer:
-                self._refuse(function, answer)
+            self._log(self._progress, error)
 
-    def _failed(self, function: Any, error: Exception) -> None:
+    def refused(self, who: str, error: Exception) -> None:
+        """Note that a command could not be applied."""
+        logger.error(
+            "a command of %s was refused: %s", who, error, extra={"run_id": self._run.run_id}
+        )
+        self._run.hook_errors.append(error)
+        for hook in self._hooks:
+            if hook.on_error == "stop" and who == f"hook {hook.name!r}":
+                self._stop(hook, error)
+
+    def _failed(self, hook: BoundHook, error: Exception) -> None:
+        self._log(hook.name, error)
+        if hook.on_error == "stop":
+            self._stop(hook, error)
+
+    def _stop(self, hook: BoundHook, error: Exception) -> None:
+        if self.broken is None:
+            self.broken = ExecutionError(
+                f"hook {hook.name!r} failed, and is to stop the run for it"
+            )
+            self.broken.__cause__ = error
+
+    def _log(self, who: Any, error: Exception) -> None:
         logger.error(
             "hook %r failed; the run goes on",
-            function,
+            who,
             exc_info=error,
             extra={"run_id": self._run.run_id},
         )
         self._run.hook_errors.append(error)
-
-    def _refuse(self, function: Any, answer: Any) -> None:
-        self._failed(
-            function,
-            ConfigurationError(
-                f"hook {function!r} returned {type(answer).__name__}; commands are not supported "
-                "yet, a hook returns None"
-            ),
-        )

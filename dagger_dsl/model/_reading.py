@@ -739,6 +739,8 @@ _NODE_SCALARS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "trigger": scalars.trigger,
     "map_over": scalars.word,
     "max_parallel": scalars.count,
+    "map_depth": scalars.count,
+    "map_errors": scalars.word,
     "effects": scalars.effects,
     "branch": scalars.word,
     "keep": scalars.flag,

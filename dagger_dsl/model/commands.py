@@ -1,6 +1,7 @@
 """Commands: changes that hooks, actions and people ask of a running graph. Values only.
 
-`NodeSpec` describes a node to add; its inputs are literal values unless wrapped by `ref`.
+`NodeSpec` describes a node to add; its inputs are literal values unless wrapped by `ref`. The plain
+form of a command is JSON: it travels between processes and stands in a run's journal.
 """
 
 from __future__ import annotations
@@ -10,22 +11,31 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import ConfigurationError, DecodingError, cut
+from dagger_dsl.model.context import DEFAULT_KEY
+from dagger_dsl.model.document import node_from_plain, node_to_plain
 from dagger_dsl.model.graph import Input, Node, split_reference
 from dagger_dsl.model.policies import OnFailure, RetryPolicy, Trigger
+from dagger_dsl.model.values import from_plain, to_plain
 
 __all__ = [
     "AddNode",
     "AddNodes",
+    "Answer",
     "CancelBranch",
+    "CancelRun",
     "Command",
     "EmitEvent",
     "NodeSpec",
     "PauseBranch",
+    "PauseRun",
     "Ref",
     "ResumeBranch",
+    "ResumeRun",
     "SetNodeInputs",
     "SetNodesEnabled",
+    "command_from_plain",
+    "command_to_plain",
     "ref",
 ]
 
@@ -52,6 +62,9 @@ def input_from(name: str, value: Any) -> Input:
         return Input(name, value.reference)
     if isinstance(value, Mapping) and set(value) == {"$ref"}:
         return Input(name, value["$ref"])
+    if isinstance(value, BaseException):  # as a hook hands on what it was shown
+        text = str(value)
+        value = f"{type(value).__name__}: {text}" if text else type(value).__name__
     return Input(name, value=value)
 
 
@@ -242,9 +255,49 @@ class EmitEvent:
     payload: Any = None
 
 
+@attrs.frozen
+class Answer:
+    """Answer a node that waits for a person.
+
+    Attributes:
+        node_id: The node.
+        value: What becomes its result; checked against the schema it asked with.
+        key: Which of its invocations.
+        by: Who answers, for the record.
+    """
+
+    node_id: str
+    value: Any = None
+    key: str = DEFAULT_KEY
+    by: str | None = None
+
+
+@attrs.frozen
+class PauseRun:
+    """Let what runs end, start nothing more, and leave the run paused."""
+
+    reason: str | None = None
+
+
+@attrs.frozen
+class ResumeRun:
+    """Take back a `PauseRun` that has not come to its end yet."""
+
+
+@attrs.frozen
+class CancelRun:
+    """Cancel the run."""
+
+    reason: str | None = None
+
+
 Command: TypeAlias = (
     AddNode
     | AddNodes
+    | Answer
+    | CancelRun
+    | PauseRun
+    | ResumeRun
     | SetNodeInputs
     | SetNodesEnabled
     | PauseBranch
@@ -252,3 +305,114 @@ Command: TypeAlias = (
     | CancelBranch
     | EmitEvent
 )
+
+
+# --- plain forms ----------------------------------------------------------------------------------
+
+_KINDS: dict[str, type[Any]] = {
+    "add": AddNodes,
+    "answer": Answer,
+    "cancel": CancelBranch,
+    "cancel_run": CancelRun,
+    "emit": EmitEvent,
+    "enable": SetNodesEnabled,
+    "inputs": SetNodeInputs,
+    "pause": PauseBranch,
+    "pause_run": PauseRun,
+    "resume": ResumeBranch,
+    "resume_run": ResumeRun,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+#: Fields that hold values of the codec, and not texts and numbers alone.
+_VALUES = {"payload", "value"}
+
+
+def command_to_plain(command: Command) -> dict[str, Any]:
+    """Return a command as JSON types; `command_from_plain` gives an equal one back.
+
+    A lone `AddNode` becomes an `AddNodes` of one.
+
+    Raises:
+        ConfigurationError: It is no command.
+        EncodingError: A value in it has no stored form.
+    """
+    if isinstance(command, AddNode):
+        command = AddNodes((command.spec,), command.dag_name)
+    name = _NAMES.get(type(command))
+    if name is None:
+        raise ConfigurationError(
+            f"a command is one of {', '.join(sorted(_KINDS))}, not {command!r}"
+        )
+    plain: dict[str, Any] = {"do": name}
+    for field in attrs.fields(type(command)):
+        value = getattr(command, field.name)
+        if value is None or value == field.default:
+            continue
+        if field.name == "specs":
+            value = [_spec_to_plain(each) for each in value]
+        elif field.name == "inputs":
+            value = _spec_to_plain(NodeSpec("_", inputs=value)).get("inputs", [])
+        elif field.name in _VALUES:
+            value = to_plain(value, field.name)
+        elif isinstance(value, tuple):
+            value = list(value)
+        plain[field.name] = value
+    return plain
+
+
+def command_from_plain(plain: Any) -> Command:
+    """Return the command whose plain form is *plain*.
+
+    Raises:
+        DecodingError, ConfigurationError, ValidationError: It is the form of none.
+    """
+    kind = _KINDS.get(plain.get("do", "")) if isinstance(plain, Mapping) else None
+    if kind is None:
+        raise DecodingError(f"this is no command: {cut(repr(plain))}")
+    fields = {name: value for name, value in plain.items() if name != "do"}
+    known = {field.name for field in attrs.fields(kind)}
+    if not fields.keys() <= known:
+        raise DecodingError(f"a command {plain['do']!r} has no {sorted(fields.keys() - known)}")
+    for name, value in fields.items():
+        if name == "specs":
+            fields[name] = [_spec_from_plain(each) for each in value]
+        elif name == "inputs":
+            fields[name] = _spec_from_plain({"action": "_", "inputs": value}).inputs
+        elif name in _VALUES:
+            fields[name] = from_plain(value, name)
+    try:
+        command: Command = kind(**fields)
+    except TypeError as error:
+        raise DecodingError(f"a command {plain['do']!r} is incomplete: {error}") from None
+    return command
+
+
+def _spec_to_plain(spec: NodeSpec) -> dict[str, Any]:
+    plain = node_to_plain(spec.to_node("_"))
+    if spec.id is None:
+        del plain["id"]
+    if spec.trigger is not None:
+        plain["trigger"] = str(spec.trigger)
+    return plain
+
+
+def _spec_from_plain(plain: Any) -> NodeSpec:
+    if not isinstance(plain, Mapping):
+        raise DecodingError(f"a node to be added is a mapping, not {cut(repr(plain))}")
+    node = node_from_plain({"id": "_", **plain})
+    inputs = {
+        each.name: Ref(each.reference) if each.reference is not None else each.value
+        for each in node.inputs
+    }
+    return NodeSpec(
+        node.action,
+        plain.get("id"),
+        node.dependencies,
+        inputs,
+        node.timeout,
+        node.try_count,
+        node.trigger if "trigger" in plain else None,
+        node.on_failure,
+        node.retry,
+        node.branch,
+    )

@@ -44,14 +44,16 @@ class DagConfig:
         max_parallel_nodes: Nodes that run at the same time; None means the number of CPUs.
         enable_parallel_execution: False runs one node at a time, in topological order.
         retry_strategy: The waits between attempts.
-        human_wait_minutes [*]: How long to wait for a person; None waits for ever.
-        human_timeout_action [*]: What happens when nobody answers in time.
-        max_tokens [*]: Token budget of one run.
-        max_iterations [*]: Growth rounds of one run, and passes of one loop.
-        max_growth_depth [*]: How deep nodes added by added nodes may go.
-        review_frequency [*]: Pause for review after so many node completions.
+        human_wait_minutes: How long to wait for a person; None waits for ever.
+        human_timeout_action: What happens when nobody answers in time: ``pause`` leaves the run as
+            it is, ``autopilot`` goes on with the default of whoever asked.
+        max_tokens: What the nodes of one run may use (``ctx.add_tokens``) before it is stopped.
+        max_iterations: How often the graph of one run may grow, before it is stopped.
+        max_growth_depth: How deep nodes added by added nodes may go, before the run is stopped.
+        review_frequency: Pause for review after so many node completions.
         enable_incremental_cache [*]: Write changes of the cache, not the whole of it.
-        cache_snapshot_interval [*]: Seconds between snapshots of the cache; 0 for none.
+        cache_snapshot_interval: Where it is given: seconds after which the levels ``async`` and
+            ``exit`` write what they have kept back; 0 for never. Level ``sync`` keeps nothing back.
         flush_interval: Seconds an outcome may wait for its commit before another node is
             launched (level ``sync``); 0 commits every outcome by itself.
         max_crashes: How often a node may take its process down before it counts as failed.
@@ -276,16 +278,7 @@ _CHECKS: dict[str, Any] = {
 
 # Documented fields whose behaviour comes with later versions, marked [*] in `DagConfig`; a run that
 # sets them is warned.
-_LATER = (
-    "human_wait_minutes",
-    "human_timeout_action",
-    "max_tokens",
-    "max_iterations",
-    "max_growth_depth",
-    "review_frequency",
-    "enable_incremental_cache",
-    "cache_snapshot_interval",
-)
+_LATER = ("enable_incremental_cache",)
 
 #: More slots than any machine can use; each one costs memory.
 _MOST_WORKERS = 10_000
@@ -340,6 +333,11 @@ def _workers(value: Any) -> int | None:
             "nodes that wait cost least under runner='asyncio'"
         )
     return checked
+
+
+def _capacity(value: Any) -> int:
+    number: int = _count(1, optional=False)(value, "a capacity")
+    return number
 
 
 def _url(value: Any) -> str | None:
@@ -409,6 +407,9 @@ class RunOptions:
         cancel: A token that ends the run when it is cancelled.
         progress: ``fn(node_id, status, fraction)``, called after each node that ended; with hooks
             that see starts also before each call, as ``running``.
+        event_capacity: Events that hooks are shown in one turn at most: what happens meanwhile
+            waits as it is, so a slow hook costs time and not memory.
+        command_capacity: Commands from outside that wait at most; who sends more waits.
         config: Overrides the graph's configuration field by field: a `DagConfig`, or a mapping of
             its fields.
         on_change: What a resume does when an action has another version than when the run was
@@ -426,6 +427,8 @@ class RunOptions:
     app_data: Any = None
     cancel: CancelSignal | None = attrs.field(default=None, converter=_cancel)
     progress: Any = attrs.field(default=None, converter=_progress)
+    event_capacity: int = attrs.field(default=100, converter=_capacity)
+    command_capacity: int = attrs.field(default=100, converter=_capacity)
     config: DagConfig | None = attrs.field(default=None, converter=_overrides)
     on_change: str = attrs.field(default="warn", converter=_on_change)
 

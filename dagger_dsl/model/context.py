@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, final, overload
 import attrs
 
 from dagger_dsl.errors import ConfigurationError, shown
+from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.protocols import CacheReader, CancelSignal
+from dagger_dsl.model.values import MISSING
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from dagger_dsl.model.graph import Graph
 
 __all__ = [
     "Branch",
     "EmptyCache",
+    "Failed",
     "HookContext",
     "NodeCtx",
     "NodeOutcome",
@@ -144,6 +149,27 @@ class Branch:
     value: Any = None
 
 
+@attrs.frozen
+class Failed:
+    """Stands in the list of a mapped node for an invocation that failed.
+
+    Attributes:
+        key: Which invocation: the place of its item in the list.
+        type: Qualified name of the exception's class.
+        message: Its text.
+        attempts: Calls that were made.
+    """
+
+    key: str
+    type: str
+    message: str
+    attempts: int = 1
+
+    def __bool__(self) -> bool:
+        """Be false, so that ``filter(None, values)`` leaves the failures out."""
+        return False
+
+
 def labels_of(result: Any) -> frozenset[str] | None:
     """Return the labels a source's result satisfies, or None when it is no label.
 
@@ -168,6 +194,7 @@ class NodeOutcome:
         success: Whether it completed.
         outputs: Its outputs by name.
         skipped, cached: Whether it did not run, or its result was reused.
+        recovered: Its failure handler or its fallback gave the value.
         error: What it raised, or its own failure message as an exception.
         metadata: What the node gave with its answer.
     """
@@ -178,6 +205,7 @@ class NodeOutcome:
     cached: bool = False
     error: BaseException | None = None
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
+    recovered: bool = False
 
 
 def _read_only(given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -199,6 +227,7 @@ class NodeCtx:
         app_data: The object the run was given.
         invocation_key: Which invocation of the node this is.
         cancel: Tells a long body that it should end.
+        depth: How many growths lie between the graph that the run began with and this node.
     """
 
     dag_name: str
@@ -210,6 +239,45 @@ class NodeCtx:
     app_data: Any = None
     invocation_key: str = DEFAULT_KEY
     cancel: CancelSignal | None = None
+    depth: int = 0
+    _spend: Callable[[int], int] | None = attrs.field(default=None, repr=False)
+
+    def wait_for_human(
+        self,
+        prompt: str,
+        schema: Any = None,
+        default: Any = MISSING,
+        timeout: float | timedelta | None = None,
+    ) -> HumanRequest:
+        """Return what lets the node wait for a person: ``return ctx.wait_for_human(...)``.
+
+        The body ends with it. No worker is held, the run may stand still and its process end; the
+        answer becomes the node's result, and nothing before the wait runs again.
+
+        Args:
+            prompt: What the person is asked.
+            schema: JSON Schema of the answer, or a type such as ``bool``.
+            default: The answer when nobody gives one in time.
+            timeout: Seconds (or timedelta) to wait; the configuration's ``human_wait_minutes`` by
+                default.
+
+        Raises:
+            ConfigurationError: One of these cannot be one.
+        """
+        return HumanRequest(prompt, schema, default, timeout)
+
+    def add_tokens(self, number: int) -> int:
+        """Count what the node has used against the run's ``max_tokens``; return the run's total.
+
+        Raises:
+            TokenBudgetExceeded: It is more than the run may use; the run stops.
+            ConfigurationError: *number* is no whole number of at least 0.
+        """
+        if type(number) is not int or number < 0:
+            raise ConfigurationError(
+                f"tokens are counted by a whole number of at least 0, not {shown(number)}"
+            )
+        return number if self._spend is None else self._spend(number)
 
     @property
     def idempotency_key(self) -> str:
@@ -238,11 +306,20 @@ class HookContext:
         run_id, dag_name: The run.
         app_data: The object the run was given.
         cache: Values of the run, read only.
-        graph: The graph as it is now.
     """
 
     run_id: str
     dag_name: str
     app_data: Any = None
     cache: CacheReader = attrs.field(factory=EmptyCache)
-    graph: Graph | None = None
+    _graph: Graph | Callable[[], Graph] | None = attrs.field(default=None, repr=False)
+
+    @property
+    def graph(self) -> Graph | None:
+        """The graph as it is now, with everything that was added so far."""
+        return self._graph() if callable(self._graph) else self._graph
+
+    @property
+    def graph_view(self) -> Graph | None:
+        """The documents' name of `graph`."""
+        return self.graph

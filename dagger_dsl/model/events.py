@@ -16,6 +16,7 @@ from dagger_dsl.model.context import NodeOutcome, NodeRef
 __all__ = [
     "CustomEvent",
     "Event",
+    "HumanInputRequested",
     "NodeCancelled",
     "NodeCompleted",
     "NodeFailed",
@@ -100,6 +101,15 @@ class NodeCancelled:
 
 
 @attrs.frozen
+class HumanInputRequested:
+    """A node waits for a person; its body has ended and no worker is held."""
+
+    node: NodeRef
+    prompt: str
+    schema: Any = None
+
+
+@attrs.frozen
 class CustomEvent:
     """What an `EmitEvent` command said."""
 
@@ -119,5 +129,6 @@ Event: TypeAlias = (
     | NodeFailed
     | NodeSkipped
     | NodeCancelled
+    | HumanInputRequested
     | CustomEvent
 )

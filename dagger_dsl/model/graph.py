@@ -365,6 +365,9 @@ class Node:
         enabled: A disabled node is skipped.
         fallback: Action that is called when the last attempt has failed.
         subgraph: Name of a graph that is the node's body.
+        map_depth: How many levels of lists `map_over` goes into; 1 where nothing is said.
+        map_errors: What a failed invocation of a mapped node does: ``fail`` the node (the default),
+            or ``collect`` a `Failed` value in its place.
     """
 
     id: str
@@ -390,6 +393,8 @@ class Node:
     enabled: bool
     fallback: str | None
     subgraph: str | None
+    map_depth: int | None
+    map_errors: str | None
 
     def __init__(
         self,
@@ -416,6 +421,8 @@ class Node:
         enabled: bool = True,
         fallback: str | None = None,
         subgraph: str | None = None,
+        map_depth: int | None = None,
+        map_errors: str | None = None,
     ) -> None:
         fault = id_problem(id)
         if fault is not None:
@@ -444,6 +451,18 @@ class Node:
             )
         if not isinstance(enabled, bool):
             raise ConfigurationError(f"node {id!r}: enabled is True or False, not {shown(enabled)}")
+        if map_over is None and (map_depth, map_errors) != (None, None):
+            raise ConfigurationError(
+                f"node {id!r}: map_depth and map_errors say how map_over is done, which is not set"
+            )
+        if map_depth is not None and (type(map_depth) is not int or map_depth < 1):
+            raise ConfigurationError(
+                f"node {id!r}: map_depth is a whole number of at least 1, not {shown(map_depth)}"
+            )
+        if map_errors not in (None, "fail", "collect"):
+            raise ConfigurationError(
+                f"node {id!r}: map_errors is 'fail' or 'collect', not {shown(map_errors)}"
+            )
         takes = tuple(inputs)
         self.__attrs_init__(
             id,
@@ -473,6 +492,8 @@ class Node:
             enabled,
             fallback,
             subgraph,
+            map_depth,
+            map_errors,
         )
 
     @classmethod

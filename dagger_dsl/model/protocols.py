@@ -127,6 +127,19 @@ class Journal(Protocol):
         """
         ...
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes can send commands to the run."""
+        ...
+
+    def requests(self, after: int = 0) -> Sequence[tuple[int, str]]:
+        """Return the commands that were sent to the run, by number, those after *after*."""
+        ...
+
+    def flush(self) -> None:
+        """Write everything that was kept or queued, and wait for it."""
+        ...
+
     def write_cache(self, entries: Mapping[tuple[str, str], tuple[str | None, str | None]]) -> None:
         """Keep encoded values of the run's cache, by namespace and key, for the next commit."""
         ...
@@ -139,6 +152,8 @@ class Journal(Protocol):
         commands: Sequence[tuple[str | None, str]] | None = None,
         replay: bool = False,
         last: bool = False,
+        ack: bool = False,
+        replacing: Sequence[Row] = (),
     ) -> None:
         """Record outcomes and starts in one transaction, as far as the level says so.
 
@@ -148,6 +163,8 @@ class Journal(Protocol):
             commands: Keyed notes that a resume reads, as JSON.
             replay: Ignore rows that are recorded already.
             last: Only the end of the run follows, at once; what records it may record these, too.
+            ack: Hooks were shown the events of everything that came before.
+            replacing: Outcomes of attempts that are recorded as waiting.
 
         Raises:
             StoreError: Nothing was recorded.

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from math import inf
 from typing import Any
 
-from dagger_dsl.runners.base import ASYNC, TIMED, Board, Overran
+from dagger_dsl.runners.base import ASYNC, TIMED, Board, Overran, Reply
 from dagger_dsl.runners.threads import Crew
 
 __all__ = ["AsyncRunner", "run_blocking"]
@@ -53,10 +53,13 @@ class _Loop:
         self.hands = 0
         self.tasks: set[asyncio.Task[None]] = set()
         self.current: dict[int, asyncio.Task[None]] = {}
+        self.asides: set[asyncio.Task[Any]] = set()
         self.halted: set[int] = set()
         self.context = contextvars.copy_context()
         board.ring = self._ring
         board.halt = self._halt
+        board.spawn = self._spawn
+        board.beyond = frozenset((TIMED,)) if inline else frozenset()
         board.lingers = True  # for the caller's loop, and for tasks that end
 
     def _post(self, call: Callable[..., None], *arguments: Any) -> None:
@@ -78,6 +81,32 @@ class _Loop:
             if task is not None and slot not in self.halted:
                 self.halted.add(slot)
                 task.cancel()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, Any], reply: Reply) -> None:
+        """Await something beside the calls, from whichever thread."""
+
+        def begin() -> None:
+            task = self.loop.create_task(_awaited(coroutine), context=self.context.copy())
+            reply.cancel = lambda: self._cancel(task)
+            self.asides.add(task)
+            task.add_done_callback(deliver)
+
+        def deliver(task: asyncio.Task[Any]) -> None:
+            self.asides.discard(task)
+            if task.cancelled():
+                reply.give(None, TimeoutError("it did not end before the run did"))
+            else:
+                error = task.exception()
+                reply.give(None if error is not None else task.result(), error)
+            self.changed.set()
+
+        self._post(begin)
+
+    def _cancel(self, task: asyncio.Task[Any]) -> None:
+        def cancel() -> None:
+            task.cancel()
+
+        self._post(cancel)
 
     def _hand_over(self) -> None:
         """Take a token, from whichever thread."""
@@ -143,7 +172,10 @@ class _Loop:
         for waiting in self.idle:
             if not waiting.done():
                 waiting.set_result(None)
-        left = [task for task in self.tasks if not task.done()]
+        left: list[asyncio.Task[Any]] = [task for task in self.tasks if not task.done()]
+        for aside in self.asides:
+            aside.cancel()
+        left += self.asides
         for slot in list(self.current):
             self.halted.add(slot)
         for task in left:
@@ -245,6 +277,10 @@ class _Loop:
             if deadline.expired():
                 raise Overran(limit) from None
             raise
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
 
 
 def run_blocking(runner: AsyncRunner, board: Board) -> None:

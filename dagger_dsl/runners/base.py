@@ -14,14 +14,34 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, MutableSequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Mapping,
+    MutableSequence,
+)
 from math import inf
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, Protocol
 
 from dagger_dsl.model.context import Branch, NodeOutput
+from dagger_dsl.model.people import HumanRequest
 
-__all__ = ["ANSWERS", "ASYNC", "TIMED", "Bell", "Board", "Overran", "Runner", "Writing", "labour"]
+__all__ = [
+    "ANSWERS",
+    "ASYNC",
+    "TIMED",
+    "Bell",
+    "Board",
+    "Overran",
+    "Reply",
+    "Runner",
+    "Writing",
+    "Yielded",
+    "labour",
+]
 
 #: Bits of `Board.kinds`; 0 is a plain function without a time limit.
 ASYNC: Final = 1
@@ -43,9 +63,35 @@ class Writing:  # an outcome between rooms, never shown to users
         self.written = written
 
 
+class Yielded:  # an outcome between rooms, never shown to users
+    """Some items of a generator that others map over.
+
+    Attributes:
+        items: What it yielded since the last time.
+        over: Whether it has ended.
+        error: What it raised instead of going on.
+    """
+
+    __slots__ = ("error", "items", "over")
+
+    def __init__(self, items: list[Any], over: bool, error: BaseException | None = None) -> None:
+        self.items = items
+        self.over = over
+        self.error = error
+
+
 #: Results that the coordinator has to look at; everything else is a plain value.
 ANSWERS: Final = frozenset(
-    {NodeOutput, Branch, Writing, CoroutineType, GeneratorType, AsyncGeneratorType}
+    {
+        NodeOutput,
+        Branch,
+        HumanRequest,
+        Writing,
+        Yielded,
+        CoroutineType,
+        GeneratorType,
+        AsyncGeneratorType,
+    }
 )
 
 
@@ -55,6 +101,51 @@ class Overran(Exception):  # an outcome between rooms, never shown to users
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         super().__init__(seconds)
+
+
+class Reply:
+    """The answer of something that is awaited elsewhere.
+
+    Attributes:
+        done: Whether it is there.
+        value: What was returned.
+        error: What was raised instead.
+        cancel: Asks whoever makes it to stop.
+    """
+
+    __slots__ = ("cancel", "done", "error", "value")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.cancel: Callable[[], None] = lambda: None
+
+    def give(self, value: Any, error: BaseException | None = None) -> None:
+        """Deliver it; only the first one counts."""
+        if not self.done:
+            self.value, self.error = value, error
+            self.done = True
+
+
+def _await_here(coroutine: Coroutine[Any, Any, Any], reply: Reply) -> None:
+    """Await something where no runner has a loop (any more): on one of its own, in a thread."""
+
+    def work() -> None:
+        import asyncio
+
+        try:
+            reply.give(asyncio.run(_awaited(coroutine)))
+        except BaseException as error:
+            reply.give(None, error)
+
+    thread = threading.Thread(target=work, name="dagger-dsl-hook", daemon=True)
+    thread.start()
+    thread.join()
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
 
 
 class Bell:
@@ -95,6 +186,7 @@ class Board:
         announce: Called with the slot and the clock just before each call; None when nobody looks.
             By one thread at a time, and not during a step: a runner of several threads sees to it.
             The call is not made when it answers False.
+        beyond: Kinds of calls that the runner cannot make.
         lingers: The runner has things to do between the end of the run and its own return.
         due: When a worker steps the coordinator although `go` is not empty.
         latest: From when on a worker waits for its turn to step; before, it leaves the step to
@@ -102,11 +194,14 @@ class Board:
         wake_at: When the coordinator wants a step although nothing arrived.
         ring: Asks the runner's driver for a step soon; safe from any thread.
         interrupt: Tells the coordinator that the waiting thread or task was interrupted.
+        spawn: Has a coroutine awaited and its answer delivered, then rings.
+        listening: The coordinator waits for such an answer and takes no outcomes meanwhile.
         halt: Cancels running calls that can be cancelled (async ones).
     """
 
     __slots__ = (
         "announce",
+        "beyond",
         "bindings",
         "calls",
         "clock",
@@ -121,10 +216,12 @@ class Board:
         "latest",
         "limits",
         "lingers",
+        "listening",
         "lock",
         "odd",
         "ring",
         "slots",
+        "spawn",
         "started",
         "step",
         "values",
@@ -158,6 +255,7 @@ class Board:
         self.lock = threading.Lock()
         self.step: Callable[[float], bool] = lambda _now: False
         self.announce: Callable[[int, float], bool] | None = None
+        self.beyond: frozenset[int] = frozenset()
         self.lingers = False
         self.due = inf
         self.latest = inf
@@ -165,6 +263,8 @@ class Board:
         self.ring: Callable[[], None] = lambda: None
         self.interrupt: Callable[[], None] = lambda: None
         self.halt: Callable[[Collection[int]], None] = lambda _slots: None
+        self.spawn: Callable[[Coroutine[Any, Any, Any], Reply], None] = _await_here
+        self.listening = False
 
     def arguments(self, slot: int) -> tuple[Any, ...]:
         """Return the positional arguments of one call, as they are bound now."""

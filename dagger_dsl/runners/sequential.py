@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 
-from dagger_dsl.runners.base import Bell, Board, labour
+from dagger_dsl.runners.base import ASYNC, TIMED, Bell, Board, labour
 
 __all__ = ["SequentialRunner"]
 
@@ -20,6 +20,7 @@ class SequentialRunner:
         """Block until the run is over."""
         bell = Bell()
         board.ring = bell.ring
+        board.beyond = frozenset((ASYNC, TIMED, ASYNC | TIMED))
         clock = board.clock
 
         def idle() -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from dagger_dsl.runners.base import ASYNC, Bell, Board, Overran, labour
+from dagger_dsl.runners.base import ASYNC, TIMED, Bell, Board, Overran, labour
 
 __all__ = ["Crew", "ThreadRunner"]
 
@@ -114,6 +114,8 @@ class Crew:
                 self.spread(len(board.go) - mine)
             if board.wake_at < self.alarm:
                 self._ring()
+            if board.listening:
+                break
             if not board.odd and not self._declined and (board.go or not board.done):
                 break
             now = board.clock()  # an outcome arrived while the others left the step to us
@@ -271,6 +273,7 @@ class ThreadRunner:
         """Block until the run is over."""
         bell = Bell()
         board.ring = bell.ring
+        board.beyond = frozenset((ASYNC, ASYNC | TIMED))
         crew = Crew(board, bell.ring)
         clock = board.clock
         interrupted: KeyboardInterrupt | None = None

@@ -12,6 +12,7 @@ import attrs
 from dagger_dsl import engine
 from dagger_dsl.engine.control import CancelToken
 from dagger_dsl.engine.coordinator import Coordinator
+from dagger_dsl.engine.hooks import bind_hooks
 from dagger_dsl.engine.plan import compile_plan
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.engine.run import Run
@@ -167,7 +168,8 @@ class Clocked:
         run.began = self.clock()
         if self.config.timeout_seconds is not None:
             run.deadline = run.began + self.config.timeout_seconds
-        observers = Observers(run, self.hooks, None) if self.hooks else None
+        hooks = bind_hooks(self.hooks, self.workflow.registry, graph.name)
+        observers = Observers(run, hooks, None) if hooks else None
         coordinator = Coordinator(run, observers)
         self.token.subscribe(coordinator.stop)
         board = run.board

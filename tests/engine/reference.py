@@ -125,9 +125,12 @@ class Model:
 
     def verdict(self, node_id: str) -> str | None:
         """Return ``run``, ``skip``, or None while it is undecided."""
+        found = self.rule(node_id)
+        return "skip" if found == "run" and not self.recipes[node_id].enabled else found
+
+    def rule(self, node_id: str) -> str | None:
+        """Return what the trigger rule says of an enabled node."""
         recipe = self.recipes[node_id]
-        if not recipe.enabled:
-            return "skip"
         edges = [self.edge_into(node_id, source, label) for source, label in recipe.edges]
         sources = [self.state[source] for source, _ in recipe.edges]
         if recipe.trigger == "success":

@@ -96,6 +96,9 @@ class MemoryStore:
         ]
         stored = SimpleNamespace(
             attempts=attempts,
+            history=attempts,
+            acked=0,
+            released=[],
             nodes={(node.node_id, node.key): node for node in attempts},
             status="running",
             crashes={},
@@ -124,10 +127,18 @@ class MemoryJournal:
     """Level `sync`: what was committed survives."""
 
     epoch = 1
+    shared = False
 
     def __init__(self, store: MemoryStore) -> None:
         self.store = store
         self.commits: list[tuple[list[Row], list[int]]] = []
+
+    def requests(self, after: int = 0) -> list[Any]:
+        """Return no commands; nobody else knows of the run."""
+        return []
+
+    def flush(self) -> None:
+        """Do nothing: everything is written."""
 
     def encode(self, value: Any) -> tuple[str | None, str | None]:
         """Return the stored form."""
@@ -142,13 +153,16 @@ class MemoryJournal:
         commands: Any = None,
         replay: bool = False,
         last: bool = False,
+        ack: bool = False,
+        replacing: Sequence[Row] = (),
     ) -> None:
         """Record, as the schema allows it: attempt 0 replaces, every other number is new."""
-        assert rows or released
+        assert rows or released or ack or commands
         for note, body in commands or ():
-            known = [each.key for each in self.store.commands]
+            known = [each.key for each in self.store.commands if each.key is not None]
             assert note not in known or replay, f"{note} is noted twice"
-            self.store.commands.append(SimpleNamespace(key=note, body=body))
+            self.store.seq += 1
+            self.store.commands.append(SimpleNamespace(key=note, body=body, seq=self.store.seq))
         for row in rows:
             key = (row[0], row[1], row[2])
             assert row[2] == 0 or key not in self.store.rows, f"attempt {key} is recorded twice"
@@ -350,20 +364,33 @@ class Watching:
         self.wants_starts = wants_starts
         self.seen: list[tuple[type, str]] = []
 
-    def start(self, slot: int, now: float) -> None:
+    #: It observes; what it is shown is not acknowledged.
+    steers = False
+    owes = False
+    broken = None
+
+    def start(self, slot: int, now: float) -> bool:
         """Take the start of a call."""
         assert now == self.life.clock()
         if slot not in self.life.run.handling:
             self.seen.append((NodeStarted, str(self.life.run.plan.ids[slot])))
+        return False
 
-    def show(self, events: Sequence[Any]) -> None:
+    def announce(self, _event: Any) -> Iterator[Any]:
+        """Take the beginning or the end."""
+        yield from ()
+        return []  # type: ignore[return-value]
+
+    def show(self, events: Sequence[Any]) -> Iterator[Any]:
         """Take the events of a turn."""
+        yield from ()
         for event in events:
             node_id = event.node.node_id
             kind = next(kind for kind in SHOWN if isinstance(event, kind))
             self.seen.append((kind, node_id))
             if kind is NodeCompleted and event.outcome.success:
                 self.life.must_be_recorded(node_id)
+        return []  # type: ignore[return-value]
 
 
 class Life:
@@ -429,7 +456,7 @@ class Life:
         self.watching = None
         if rng.random() < 0.3:
             self.watching = Watching(self, rng.random() < 0.5)
-        self.coordinator = Coordinator(self.run, self.watching)
+        self.coordinator = Coordinator(self.run, self.watching)  # type: ignore[arg-type]
         self.run.board.halt = self._halt
         self.run.began = self.clock()
         self.model.begin(recorded)

@@ -82,7 +82,7 @@ def test_references_to_outputs_point_at_their_parts(registry: Registry) -> None:
     assert plan.bindings[1] == left
     assert plan.bindings[3] == plan.parts[2][0][1]
     assert (plan.source_of(left), plan.source_of(right), plan.source_of(1)) == (0, 0, 1)
-    assert plan.source_of(plan.size) is None
+    assert [plan.source_of(slot) for slot in range(4, plan.size)] == [0, 0, 2]
     assert plan.split(0, {"left": 1, "right": 2}) == [(left, 1), (right, 2)]
     assert plan.split(1, {"left": 1}) == []
     with pytest.raises(OutputError, match="'n' declares"):

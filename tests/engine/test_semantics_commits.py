@@ -225,12 +225,14 @@ def test_one_turn_takes_all_outcomes_commits_them_and_shows_them_then() -> None:
         "commit  | a",
         "Started a",
         "a",
-        "commit a | b",
+        "commit a | ",
         "Completed a",
+        "commit  | b",  # with the acknowledgement
         "Started b",
         "b",
         "commit b | ",
         "Completed b",
+        "commit  | ",
     ]
 
 

@@ -15,7 +15,6 @@ import pytest
 
 from dagger_dsl.engine.control import CancelToken
 from dagger_dsl.errors import ConfigurationError
-from dagger_dsl.model.commands import CancelBranch
 from dagger_dsl.model.events import (
     NodeCancelled,
     NodeCompleted,
@@ -107,8 +106,8 @@ def test_functions_are_hooks_too_and_all_are_called_in_order() -> None:
     assert told == ["1 NodeStarted a", "2 NodeStarted a", "1 NodeCompleted a", "2 NodeCompleted a"]
 
 
-def test_a_hook_costs_no_commit() -> None:
-    """Whoever makes a call says that it begins; no turn is needed for it."""
+def test_a_hook_costs_a_commit_a_turn_and_none_a_node() -> None:
+    """Whoever makes a call says that it begins; what was shown is acknowledged by the turn."""
     from tests.engine.simulation import MemoryJournal, MemoryStore
 
     journal = MemoryJournal(MemoryStore())
@@ -117,8 +116,8 @@ def test_a_hook_costs_no_commit() -> None:
         flow.note(f"n{k}")
     hook = Hook()
     Clocked(flow, hooks=[hook], journal=journal).run()
-    assert [len(rows) for rows, _ in journal.commits] == [0, 100]
-    assert len(hook.told) == 200
+    assert [len(rows) for rows, _ in journal.commits] == [0, 100, 0]
+    assert len(hook.told) == 202
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
@@ -244,22 +243,37 @@ def test_what_a_hook_raises_is_kept_and_loses_nothing(
     assert "the run goes on" in caplog.records[0].getMessage()
 
 
-def test_commands_are_refused_until_they_are_supported() -> None:
-    report = Workflow().note("a").run(hooks=[lambda ctx, event: [CancelBranch("a")]])
+def test_what_a_hook_cannot_return_is_kept_and_changes_nothing() -> None:
+    report = Workflow().note("a").run(hooks=[lambda ctx, event: "next"])
     assert report.success
     assert all(isinstance(each, ConfigurationError) for each in report.hook_errors)
-    assert "commands are not supported yet" in str(report.hook_errors[0])
+    assert "returned" in str(report.hook_errors[0])
 
 
 def test_what_cannot_be_a_hook_is_refused_before_anything_runs() -> None:
-    async def hook(ctx: Any, event: Any) -> None:
-        await asyncio.sleep(0)
-
     flow = Workflow().note("a")
-    for wrong, text in ((hook, "async hooks"), (5, "function of \\(ctx, event\\)")):
-        with pytest.raises(ConfigurationError, match=text):
+    for wrong in (5, Hook):
+        with pytest.raises(ConfigurationError, match="hook"):
             flow.run(hooks=[wrong])
     assert flow.calls == []
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.row("B15", "G8")
+def test_an_async_hook_sees_each_event_before_anything_it_enables_starts(runner: str) -> None:
+    log: list[str] = []
+
+    async def hook(_ctx: Any, event: Any) -> None:
+        if isinstance(event, NodeCompleted):
+            await asyncio.sleep(0.001)
+            log.append(f"seen {event.node.node_id}")
+
+    flow = Workflow()
+    flow.add("a", lambda: log.append("a"))
+    flow.add("b", lambda: log.append("b"), after=["a"])
+    report = flow.run(runner, hooks=[hook])
+    assert report.hook_errors == ()
+    assert log == ["a", "seen a", "b", "seen b"]
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

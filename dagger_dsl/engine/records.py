@@ -1,0 +1,150 @@
+"""`Records`: what a run has to record next, and the commits that do it.
+
+The coordinator says what happened and when to commit; this module makes rows of it. A run in memory
+has no journal, and of all of this nothing but the checks that a stored value would need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from dagger_dsl.engine.notes import to_json
+from dagger_dsl.errors import EncodingError
+from dagger_dsl.model.context import DEFAULT_KEY
+from dagger_dsl.model.protocols import Row
+from dagger_dsl.model.values import to_plain
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.run import Run
+
+__all__ = ["Records"]
+
+
+class Records:
+    """What the next commit of a run will hold.
+
+    Args:
+        run: The run.
+
+    Attributes:
+        rows: Outcomes, in order of arrival.
+        replacing: Outcomes of attempts that are recorded as waiting.
+        oldest: When the first of them ended; ``-inf`` when they must not wait any longer.
+        owed: Hooks were shown events that the journal does not know of yet.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._journal = run.journal
+        self._flush = run.config.flush_interval
+        self.rows: list[Row] = []
+        self.replacing: list[Row] = []
+        self.oldest = inf
+        self.owed = False
+        self._tokens = run.tokens
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to commit."""
+        return bool(self.rows or self.replacing or self._run.notes)
+
+    def completed(self, slot: int, value: Any) -> EncodingError | None:
+        """Take a completion; return why its value has no stored form, if it has none."""
+        run, journal, plan = self._run, self._journal, self._run.plan
+        if journal is None:
+            return None
+        meta: dict[str, Any] | None = run.meta.get(slot)
+        inline = artifact = None
+        stored = plan.actions[slot].store
+        try:
+            if stored:
+                inline, artifact = journal.encode(value)
+            if meta and "metadata" in meta:
+                meta = {**meta, "metadata": to_plain(meta["metadata"], "metadata")}
+        except EncodingError as error:
+            return EncodingError(f"node {plan.ids[slot]!r}: {error}")
+        if not stored:
+            meta = {**(meta or {}), "stored": False}
+        board = run.board
+        start, end = board.started[slot], board.ended[slot]
+        if not self.rows:
+            self.oldest = end
+        if end - start >= self._flush:
+            self.oldest = -inf  # what took long does not wait behind the next long call
+        keys = plan.keys
+        row: Row = (
+            plan.ids[slot],  # type: ignore[assignment]  # invocations have an id
+            keys.get(slot, DEFAULT_KEY) if keys else DEFAULT_KEY,
+            run.attempts.get(slot, 1),
+            "completed",
+            inline,
+            artifact,
+            run.wall + start,
+            (end - start) * 1000.0,
+            None,
+            None if meta is None else to_json(meta),
+        )
+        if slot in run.asked:
+            self.replacing.append(row)
+        else:
+            self.rows.append(row)
+        if slot in run.lookups:
+            run.lookups[slot].remember(journal, run, slot, inline, artifact)
+        return None
+
+    def push(self, slot: int, row: Row) -> None:
+        """Take the end of an invocation that did not complete, or of one attempt."""
+        if self._journal is None:
+            return
+        if not self.rows:
+            self.oldest = self._run.board.clock()
+        if slot in self._run.asked and row[3] != "waiting":
+            self.replacing.append(row)
+        else:
+            self.rows.append(row)
+
+    def note(self, key: str | None, body: Mapping[str, Any]) -> None:
+        """Take what a resume needs beside outcomes."""
+        if self._journal is not None:
+            self._run.notes.append((key, to_json(body)))
+
+    def commit(self, released: Sequence[int] | None, *, last: bool = False) -> None:
+        """Record everything in one transaction.
+
+        Args:
+            released: What is started by it.
+            last: Only the end of the run follows, at once.
+
+        Raises:
+            StoreError: It cannot be recorded; nothing of it is.
+        """
+        journal, run = self._journal, self._run
+        assert journal is not None
+        if run.tokens != self._tokens:
+            self._tokens = run.tokens
+            run.notes.append((None, to_json({"tokens": run.tokens})))
+        if self.owed or self.replacing:
+            journal.commit(
+                self.rows,
+                released,
+                commands=run.notes or None,
+                last=last,
+                ack=self.owed,
+                replacing=self.replacing,
+            )
+        else:
+            journal.commit(self.rows, released, commands=run.notes or None, last=last)
+        # After the commit: an interrupt in between repeats it, it loses nothing.
+        self.rows = []
+        self.replacing = []
+        run.notes = []
+        self.owed = False
+        self.oldest = inf
+
+    def commit_unshown(self, *, last: bool = False) -> None:
+        """Record what hooks are about to be shown; that they were is recorded with what follows."""
+        owed, self.owed = self.owed, False
+        self.commit(None, last=last)
+        self.owed = owed

@@ -1,0 +1,449 @@
+"""Commands applied to a run: one at a time, between two outcomes, all or nothing.
+
+`Steering` changes the plan, the board and the state of one run, and says what the journal has to
+keep, so that a resume can do it again. Who asked (a hook, an action, a person) is the coordinator's
+business, and so is when it happens.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from dagger_dsl.engine.notes import of_json
+from dagger_dsl.engine.plan import extend_plan, rebind
+from dagger_dsl.engine.run import Run, error_info
+from dagger_dsl.engine.state import NAMES, PENDING, SKIPPED
+from dagger_dsl.errors import (
+    ConfigurationError,
+    CycleError,
+    GrowthLimitExceeded,
+    InvalidState,
+    MaxIterationsExceeded,
+    MissingInputError,
+    NodeAlreadyExists,
+    NodeNotFound,
+    did_you_mean,
+)
+from dagger_dsl.model.commands import (
+    AddNode,
+    AddNodes,
+    Answer,
+    CancelBranch,
+    CancelRun,
+    Command,
+    EmitEvent,
+    NodeSpec,
+    PauseBranch,
+    PauseRun,
+    Ref,
+    ResumeBranch,
+    ResumeRun,
+    SetNodeInputs,
+    SetNodesEnabled,
+    command_from_plain,
+    command_to_plain,
+    input_from,
+)
+from dagger_dsl.model.events import CustomEvent, Event
+from dagger_dsl.model.graph import Node
+from dagger_dsl.model.policies import Trigger
+from dagger_dsl.model.validate import validate_growth
+
+__all__ = ["Effect", "Origin", "Steering", "requests_of"]
+
+logger = logging.getLogger("dagger_dsl.engine")
+
+
+class Origin(NamedTuple):
+    """Who asks for a command.
+
+    Attributes:
+        who: For messages.
+        key: Under which it applies once, however often it is asked for; None is no key.
+        depth: How many growths lie between the first graph and the node that is its cause.
+        failed: The slot of the failed node whose event it answers.
+        round: What is counted as one growth of the graph; commands of one answer share it.
+    """
+
+    who: str
+    key: str | None = None
+    depth: int = 0
+    failed: int | None = None
+    round: str = ""
+
+
+class Effect(NamedTuple):
+    """What a command did.
+
+    Attributes:
+        note: Its plain form as it was applied, for the journal; None when nothing changed.
+        running: What is running and should be cancelled.
+        events: What hooks are shown of it.
+    """
+
+    note: Mapping[str, Any] | None = None
+    running: Collection[int] = ()
+    events: tuple[Event, ...] = ()
+
+
+_NOTHING = Effect()
+
+
+class Steering:
+    """Applies commands to one run.
+
+    Args:
+        run: The run.
+
+    Attributes:
+        depths: By node id, how many growths lie between the first graph and the node.
+        rounds: What has been counted as growths, against ``max_iterations``.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.depths = run.depths
+        self.rounds = run.rounds
+
+    def is_for_run(self, command: Command) -> bool:
+        """Whether a command is about the run as a whole, or answers a question of it."""
+        return isinstance(command, (Answer, CancelRun, PauseRun, ResumeRun))
+
+    def only_grows(self, command: Command) -> bool:
+        """Whether a command leaves alone what is there."""
+        return isinstance(command, (AddNode, AddNodes, EmitEvent))
+
+    def apply(self, command: Command, origin: Origin) -> Effect:
+        """Apply one command; when it raises, nothing was changed.
+
+        Raises:
+            ValidationError: A node cannot be added, or an input cannot be one; its subclasses say
+                why (`NodeAlreadyExists`, `DependencyNotFound`, `ActionNotFound`, `CycleError`).
+            NodeNotFound: There is no such node or branch.
+            InvalidState: The node has started, or the command is for another graph.
+            LimitExceeded: The graph may grow no further.
+        """
+        if isinstance(command, AddNode):
+            return self._add((command.spec,), command.dag_name, origin)
+        if isinstance(command, AddNodes):
+            return self._add(command.specs, command.dag_name, origin)
+        if isinstance(command, SetNodeInputs):
+            return self._set_inputs(command)
+        if isinstance(command, SetNodesEnabled):
+            return self._enable(command)
+        if isinstance(command, PauseBranch):
+            return self._pause(command)
+        if isinstance(command, ResumeBranch):
+            changed = self._run.state.let_go(command.branch_id)
+            return Effect(command_to_plain(command)) if changed else _NOTHING
+        if isinstance(command, CancelBranch):
+            return self._cancel(command)
+        if isinstance(command, EmitEvent):
+            return self._emit(command)
+        raise ConfigurationError(f"{origin.who}: {command!r} is no command for a running graph")
+
+    # --- growth ----------------------------------------------------------------------------------
+
+    def _add(self, specs: Iterable[NodeSpec], dag_name: str | None, origin: Origin) -> Effect:
+        run = self._run
+        self._check_graph(dag_name)
+        nodes = self._named([self._completed(spec, origin) for spec in specs])
+        new = [node for node in nodes if not self._is_there(node)]
+        if not new:
+            return _NOTHING
+        self._check_limits(new, origin)
+        validate_growth(run.plan.graph, new, run.plan.find, run.registry)
+        self._check_graph_inputs(new)
+        note = command_to_plain(AddNodes([_spec_of(node) for node in new]))
+        slots = extend_plan(run.plan, new, run.lookup)
+        if origin.round:
+            self.rounds.add(origin.round)
+        for node in new:
+            self.depths[node.id] = origin.depth + 1
+        run.grow(slots)
+        run.state.grow(slots)
+        return Effect({**note, "depth": origin.depth + 1, "round": origin.round})
+
+    def _check_graph(self, dag_name: str | None) -> None:
+        if dag_name is not None and dag_name != self._run.dag_name:
+            raise InvalidState(
+                f"the command is for graph {dag_name!r} and came to run {self._run.run_id} of "
+                f"{self._run.dag_name!r}; leave dag_name out for the run at hand"
+            )
+
+    def _completed(self, spec: NodeSpec, origin: Origin) -> NodeSpec:
+        """Fill in what a spec that answers a failure leaves open."""
+        if origin.failed is None:
+            return spec
+        run = self._run
+        failed = str(run.plan.ids[origin.failed])
+        if failed not in spec.deps:
+            return spec
+        if spec.trigger is None:
+            spec = spec.with_trigger(Trigger.DONE)
+        action = run.lookup(spec.action)
+        error = run.errors.get(origin.failed)
+        offered = {"failed_node": failed}
+        if error is not None:
+            offered["error"] = str(error_info(error))
+        open_ = {
+            name: value
+            for name, value in offered.items()
+            if name not in spec.inputs and action is not None and action.param(name) is not None
+        }
+        return spec.with_inputs({**spec.inputs, **open_}) if open_ else spec
+
+    def _named(self, specs: list[NodeSpec]) -> list[Node]:
+        """Return the nodes, each with an id: its own, its action's name, or that and a number."""
+        index = self._run.plan.index
+        taken = {spec.id for spec in specs if spec.id is not None}
+        nodes = []
+        for spec in specs:
+            node_id = spec.id
+            if node_id is None:
+                base = spec.action.rpartition(".")[2] or spec.action
+                names = itertools.chain((base,), (f"{base}_{k}" for k in itertools.count(2)))
+                node_id = next(each for each in names if each not in index and each not in taken)
+                taken.add(node_id)
+            nodes.append(spec.to_node(node_id))
+        names_given = [node.id for node in nodes]
+        if len(set(names_given)) < len(names_given):
+            twice = next(name for name in names_given if names_given.count(name) > 1)
+            raise NodeAlreadyExists(twice)
+        return nodes
+
+    def _is_there(self, node: Node) -> bool:
+        known = self._run.plan.find(node.id)
+        if known is not None and known != node:
+            raise NodeAlreadyExists(node.id)
+        return known is not None
+
+    def _check_limits(self, new: Iterable[Node], origin: Origin) -> None:
+        config = self._run.config
+        depth = origin.depth + 1
+        if config.max_growth_depth is not None and depth > config.max_growth_depth:
+            names = ", ".join(repr(node.id) for node in new)
+            raise GrowthLimitExceeded(
+                f"{origin.who} would add {names} at depth {depth}, and max_growth_depth is "
+                f"{config.max_growth_depth}; raise it, or let the graph end"
+            )
+        if not origin.round or origin.round in self.rounds or config.max_iterations is None:
+            return
+        if len(self.rounds) >= config.max_iterations:
+            raise MaxIterationsExceeded(
+                f"{origin.who} would let the graph grow for the {len(self.rounds) + 1}th time, and "
+                f"max_iterations is {config.max_iterations}; raise it, or let the graph end"
+            )
+
+    def _check_graph_inputs(self, nodes: Iterable[Node]) -> None:
+        run = self._run
+        for node in nodes:
+            for each in node.inputs:
+                if each.source is not None and each.source[0] == "inputs":
+                    name = each.source[1]
+                    if name not in run.inputs:
+                        raise MissingInputError(
+                            f"node {node.id!r}: the run was given no input {name!r}"
+                            f"{did_you_mean(name, run.inputs)}; give the node a value instead"
+                        )
+
+    # --- changes ---------------------------------------------------------------------------------
+
+    def _set_inputs(self, command: SetNodeInputs) -> Effect:
+        run = self._run
+        self._check_graph(command.dag_name)
+        slot = self._slot(command.node_id)
+        before = run.plan.node(slot)
+        fields = {each.name: each for each in before.inputs}
+        fields |= {name: input_from(name, value) for name, value in command.inputs.items()}
+        node = before.replace(inputs=tuple(fields.values()))
+        if node == before:
+            return _NOTHING
+        self._refuse_started(slot, "its inputs")
+        validate_growth(run.plan.graph, [node], run.plan.find, run.registry)
+        self._check_graph_inputs([node])
+        more = self._new_sources(slot, before, node)
+        rebind(run.plan, slot, node, more)
+        run.rebound(slot)
+        for source in more:
+            run.state.add_edge(source, slot)
+        return Effect(command_to_plain(command))
+
+    def _new_sources(self, slot: int, before: Node, node: Node) -> list[int]:
+        """Return what a node waits for that it did not wait for before."""
+        run = self._run
+        names = [name for name in node.dependencies if name not in before.dependencies]
+        if not names:
+            return []
+        if node.trigger is not Trigger.SUCCESS:
+            raise InvalidState(
+                f"node {node.id!r} has the trigger {str(node.trigger)!r}, so its sources cannot "
+                f"change; it does not wait for {', '.join(map(repr, names))} yet"
+            )
+        behind = run.state.descendants((slot,))
+        found = [run.plan.index[name] for name in names]
+        for source in found:
+            if source in behind:
+                name = str(run.plan.ids[source])
+                raise CycleError((node.id, name, node.id) if source != slot else (name, name))
+        return found
+
+    def _slot(self, node_id: str) -> int:
+        index = self._run.plan.index
+        if node_id not in index:
+            raise NodeNotFound(node_id, tuple(index))
+        return index[node_id]
+
+    def _refuse_started(self, slot: int, what: str) -> None:
+        state = self._run.state
+        if not state.is_open(slot):
+            code = state.status(slot)
+            name = "running" if code == PENDING else NAMES[code]
+            raise InvalidState(
+                f"node {self._run.plan.ids[slot]!r} is {name}, so {what} cannot change any more"
+            )
+
+    def _enable(self, command: SetNodesEnabled) -> Effect:
+        run = self._run
+        changed = []
+        for node_id in command.ids:
+            slot = self._slot(node_id)
+            if run.plan.node(slot).enabled is command.enabled:
+                continue
+            if not (not command.enabled and run.state.status(slot) == SKIPPED):
+                self._refuse_started(slot, "whether it is enabled")
+            changed.append(slot)
+        if not changed:
+            return _NOTHING
+        for slot in changed:
+            run.plan.replace(run.plan.node(slot).replace(enabled=command.enabled))
+        run.state.enable(changed, command.enabled)
+        return Effect(command_to_plain(command))
+
+    # --- branches --------------------------------------------------------------------------------
+
+    def roots_of(self, branch_id: str) -> list[int]:
+        """Return where a branch begins: the node of that id, or all nodes of that label.
+
+        Raises:
+            NodeNotFound: There is neither.
+        """
+        plan = self._run.plan
+        if branch_id in plan.index:
+            return [plan.index[branch_id]]
+        slots = [slot for slot in plan.index.values() if plan.node(slot).branch == branch_id]
+        if not slots:
+            labels = {plan.node(slot).branch for slot in plan.index.values()} - {None}
+            raise NodeNotFound(branch_id, (*plan.index, *sorted(map(str, labels))))
+        return slots
+
+    def _pause(self, command: PauseBranch) -> Effect:
+        roots = self.roots_of(command.branch_id)
+        state, reason = self._run.state, command.reason or "paused"
+        known = state.holds.get(command.branch_id)
+        if known is not None and known.reason == reason:
+            return _NOTHING
+        state.hold(command.branch_id, roots, reason)
+        return Effect(command_to_plain(command))
+
+    def _cancel(self, command: CancelBranch) -> Effect:
+        state = self._run.state
+        roots = self.roots_of(command.branch_id)
+        reason = command.reason or f"branch {command.branch_id!r} was cancelled"
+        before, ended = state.left, len(state.ended)
+        running = state.cancel_branch(roots, reason)
+        if before == state.left and ended == len(state.ended) and not running:
+            return _NOTHING
+        state.let_go(command.branch_id)
+        return Effect(command_to_plain(command), running)
+
+    def _emit(self, command: EmitEvent) -> Effect:
+        plain = command_to_plain(command)
+        self._run.emitted += 1
+        event = CustomEvent(
+            self._run.run_id,
+            command.name,
+            command.payload,
+            self._run.emitted,
+            dt.datetime.now(dt.UTC),
+        )
+        return Effect(plain, (), (event,))
+
+    # --- replay ----------------------------------------------------------------------------------
+
+    def rebuild(self, plain: Mapping[str, Any]) -> None:
+        """Do again to the plan what a recorded command did to it; the state does not exist yet."""
+        run = self._run
+        if plain["do"] == "add":
+            command = command_from_plain({"do": "add", "specs": plain["specs"]})
+            assert isinstance(command, AddNodes)
+            nodes = [spec.to_node() for spec in command.specs]
+            extend_plan(run.plan, nodes, run.lookup)
+            self.depths |= dict.fromkeys((node.id for node in nodes), plain.get("depth", 1))
+            if plain.get("round"):
+                self.rounds.add(plain["round"])
+        elif plain["do"] == "inputs":
+            changes = command_from_plain(plain)
+            assert isinstance(changes, SetNodeInputs)
+            slot = run.plan.index[changes.node_id]
+            before = run.plan.node(slot)
+            fields = {each.name: each for each in before.inputs}
+            fields |= {name: input_from(name, value) for name, value in changes.inputs.items()}
+            node = before.replace(inputs=tuple(fields.values()))
+            names = [name for name in node.dependencies if name not in before.dependencies]
+            rebind(run.plan, slot, node, [run.plan.index[name] for name in names], waits=True)
+        elif plain["do"] == "enable":
+            for node_id in plain["ids"]:
+                slot = run.plan.index[node_id]
+                node = run.plan.node(slot).replace(enabled=plain.get("enabled", True))
+                run.plan.replace(node)
+        elif plain["do"] == "emit":
+            run.emitted += 1
+
+    def replay(self, plain: Mapping[str, Any]) -> None:
+        """Do again to the state what a recorded command did to it."""
+        state = self._run.state
+        if plain["do"] == "enable":
+            slots = [self._run.plan.index[node_id] for node_id in plain["ids"]]
+            state.enable(slots, plain.get("enabled", True))
+        elif plain["do"] in ("pause", "resume", "cancel"):
+            command = command_from_plain(plain)
+            self.apply(command, Origin("the journal"))
+
+
+def requests_of(
+    found: Iterable[tuple[int, str]],
+) -> Iterator[tuple[int, tuple[Command, Origin] | None]]:
+    """Yield the requests of other processes by their number, None for what is no command."""
+    for number, body in found:
+        key = f"inbox:{number}"
+        try:
+            command = command_from_plain(of_json(body))
+        except Exception as error:  # whoever can write to the database can write anything
+            logger.error("request %d is no command: %s", number, error)
+            yield number, None
+        else:
+            yield number, (command, Origin(f"request {number}", key, 0, None, key))
+
+
+def _spec_of(node: Node) -> NodeSpec:
+    """Return a spec that says everything a resolved node says."""
+    return NodeSpec(
+        node.action,
+        node.id,
+        node.dependencies,
+        {
+            each.name: Ref(each.reference) if each.reference is not None else each.value
+            for each in node.inputs
+        },
+        node.timeout,
+        node.try_count,
+        node.trigger,
+        node.on_failure,
+        node.retry,
+        node.branch,
+    )

@@ -1,0 +1,113 @@
+"""What a run's journal tells beside outcomes, and how a resume does it again.
+
+Commands, the invocations of mapped nodes and the items of generators are replayed in the order in
+which they were recorded. What they did to the graph comes first, so that every recorded outcome has
+a slot; what they did to the state comes between the completions it came between.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from dagger_dsl.engine.notes import of_json
+from dagger_dsl.engine.people import Question, question_of
+from dagger_dsl.engine.run import Run
+from dagger_dsl.model.commands import EmitEvent, command_from_plain
+from dagger_dsl.model.events import CustomEvent
+
+if TYPE_CHECKING:
+    from dagger_dsl.store.records import StoredCommand, StoredNode
+
+__all__ = ["Story", "rebuild"]
+
+
+@attrs.define
+class Story:
+    """What was recorded of a run beside its outcomes.
+
+    Attributes:
+        commands: Plain forms of the applied commands, each with its number in the record.
+        questions: What nodes asked, by node, key and attempt.
+        hooked: Whether hooks watched the last owner's part of the run, and where that began.
+    """
+
+    commands: list[tuple[int, Mapping[str, Any]]] = attrs.field(factory=list)
+    questions: dict[tuple[str, str, int], Question] = attrs.field(factory=dict)
+    hooked: tuple[bool, int] = (False, 0)
+
+    def between(
+        self, run: Run, done: Mapping[int, StoredNode]
+    ) -> list[tuple[int, Callable[[], object]]]:
+        """Return what commands did to the state, each with the number of completions before it."""
+        from dagger_dsl.engine.steering import Steering
+
+        steering = Steering(run)
+        numbers = [node.seq for node in done.values()]
+        return [
+            (bisect_left(numbers, seq), partial(steering.replay, plain))
+            for seq, plain in self.commands
+            if plain["do"] in ("cancel", "enable", "pause", "resume")
+        ]
+
+    def emitted(self, run: Run, after: int) -> list[CustomEvent]:
+        """Return the custom events that were asked for after an entry of the record."""
+        found = []
+        emits = [(seq, plain) for seq, plain in self.commands if plain["do"] == "emit"]
+        for number, (seq, plain) in enumerate(emits, start=1):
+            if seq > after:
+                command = command_from_plain(plain)
+                assert isinstance(command, EmitEvent)
+                found.append(CustomEvent(run.run_id, command.name, command.payload, number))
+        return found
+
+
+def rebuild(run: Run, recorded: Iterable[StoredCommand]) -> Story:
+    """Let a run's graph grow again as it had grown, and return what else there is to know.
+
+    Args:
+        run: Freshly made from the graph that the run began with.
+        recorded: The entries of its journal, in order.
+    """
+    story = Story()
+    steering = None
+    for entry in recorded:
+        key, body = entry.key, of_json(entry.body)
+        if not isinstance(body, dict):
+            continue
+        if key is not None and key.startswith("inbox:"):
+            run.seen_request = max(run.seen_request, int(key.removeprefix("inbox:")))
+        if "command" in body:
+            plain = body["command"]
+            story.commands.append((entry.seq, plain))
+            if steering is None:
+                from dagger_dsl.engine.steering import Steering
+
+                steering = Steering(run)
+            steering.rebuild(plain)
+        elif "open" in body:
+            from dagger_dsl.engine.mapping import rebuild_children
+
+            rebuild_children(run, body)
+        elif "yield" in body:
+            from dagger_dsl.engine.mapping import rebuild_items
+
+            rebuild_items(run, body)
+        elif "asks" in body:
+            asked = body["asks"]
+            place = (asked["node"], asked["key"], asked["attempt"])
+            story.questions[place] = question_of(asked)
+        elif "hooks" in body:
+            story.hooked = (body["hooks"], entry.seq)
+        elif "tokens" in body:
+            run.tokens = body["tokens"]
+        elif body and "refused" not in body:
+            continue
+        if key is not None:
+            run.applied.add(key)
+    run.renew()
+    return story
