@@ -120,14 +120,20 @@ class Watcher(Protocol):
         """Take the start of an attempt, between two turns; whether `owes` is true from now on."""
         ...
 
-    def show(self, events: Sequence[Event]) -> Generator[Reply, None, list[tuple[Command, Origin]]]:
-        """Take the events of one turn; what goes wrong in an observer is not raised."""
+    def show(self, events: Sequence[Event]) -> Reply | None:
+        """Take the events of one turn; return what to wait for before `go_on`, or None."""
         ...
 
-    def announce(
-        self, event: RunStarted | RunFinished
-    ) -> Generator[Reply, None, list[tuple[Command, Origin]]]:
-        """Take the beginning or the end of the run."""
+    def announce(self, event: RunStarted | RunFinished) -> Reply | None:
+        """Take the beginning or the end of the run; as `show`."""
+        ...
+
+    def go_on(self) -> Reply | None:
+        """Go on after an answer; return what to wait for next, or None."""
+        ...
+
+    def take(self) -> list[tuple[Command, Origin]]:
+        """Return the commands that were answered with so far."""
         ...
 
     def refused(self, who: str, error: Exception) -> None:
@@ -145,6 +151,7 @@ class Coordinator:
     Attributes:
         error: What ended the run before its time, such as a `StoreError`.
         interrupt: The KeyboardInterrupt that a body let out; the run was stopped for it.
+        steerable: Somebody may `submit` commands, so that workers look up from their calls.
     """
 
     def __init__(self, run: Run, watcher: Watcher | None = None) -> None:
@@ -152,6 +159,7 @@ class Coordinator:
         self.watcher = watcher
         self.error: BaseException | None = None
         self.interrupt: KeyboardInterrupt | None = None
+        self.steerable = False
         self._plan = run.plan
         self._state = run.state
         self._board = run.board
@@ -185,7 +193,7 @@ class Coordinator:
         self._victims: set[int] = set()
         self._left_behind: set[int] = set()
         self._first_start: dict[int, float] = {}
-        self._plain = False
+        self._plain = self._rare = False
         self._set_plain()
         if watcher is not None and watcher.wants_starts:
             run.board.announce = self._announcer(watcher)
@@ -292,8 +300,17 @@ class Coordinator:
             reply(InvalidState(f"run {self.run.run_id} is {self.run.status}; it takes no commands"))
 
     def _set_plain(self) -> None:
-        """Settle whether plain completions need nothing but their edges."""
-        plan = self._plan
+        """Settle whether completions need only their edges, and starts only their slot."""
+        plan, run = self._plan, self.run
+        self._rare = bool(
+            plan.joins
+            or plan.mapped
+            or plan.cached
+            or plan.careful
+            or run.crashes
+            or run.suspects
+            or self._state.sifting
+        )
         self._plain = self._journal is None and not (
             plan.parts
             or plan.labelled
@@ -301,7 +318,7 @@ class Coordinator:
             or plan.fallbacks
             or plan.mapped
             or plan.cached
-            or self.run.config.review_frequency
+            or run.config.review_frequency
         )
 
     def turns(self) -> Generator[float, float, None]:
@@ -309,16 +326,17 @@ class Coordinator:
         state, board, journal, watcher = self._state, self._board, self._journal, self.watcher
         done, odd, go, take = board.done, board.odd, board.go, board.done.popleft
         timers, flush = self._timers, self.run.config.flush_interval
-        records, plan = self._records, self._plan
+        records = self._records
         run, left_behind, requests = self.run, self._left_behind, self._requests
         # A hook that is slow must not let events pile up: no more are made than it can be shown.
         most = run.options.event_capacity if watcher is not None and watcher.steers else 0
         now = yield -inf
-        glance = None if self._plain and watcher is None else min(_GLANCE, flush)
+        glance = min(_GLANCE, flush)
+        if self._plain and watcher is None and not self.steerable:
+            glance = None
         yield from self._begin(now)
-        suspects = self.run.suspects
         while True:
-            quiet = not done and not odd and not requests
+            quiet = not done and not odd
             if done:
                 batch = [take()]
                 if done:  # most often not: a comprehension costs more than all of this turn
@@ -339,31 +357,27 @@ class Coordinator:
                 self._fire(now)
             if requests:
                 self._take_requests()
+                quiet = False
             if self._stop_asked and not self._stopping:
                 self._cancel(now)
             if state.ended:
                 self._record_ends()
             if not go:
-                if run.crashes:
-                    self._refuse_crashed()
-                if state.sifting or plan.mapped or plan.cached:
+                if self._rare:
                     self._prepare(now)
-                if plan.joins:
-                    self._bind(state.ready)
                 if watcher is not None and (self._events or watcher.owes):
-                    yield from self._converse()
-                    continue  # what hooks asked for may have changed what is enabled
-                if glance is None and not self._plain:
-                    glance = min(_GLANCE, flush)  # the graph has grown by something that is not
+                    reply = self._show()
+                    if reply is not None:
+                        yield from self._listen(reply)
+                    if self._heed():
+                        continue  # what hooks asked for may have changed what is enabled
                 if journal is not None:
                     self._record_turn()
                 if self._stop_asked and not self._stopping:
                     continue  # a hook cancelled the run: what it was shown enables nothing
                 ready = state.take()
-                if suspects:
-                    ready = self._set_apart(ready)
-                if plan.careful:
-                    ready = self._one_by_one(ready)
+                if self._rare:
+                    ready = self._chosen(ready)
                 if ready:
                     self._flying += len(ready)
                     go.extend(ready)
@@ -374,8 +388,11 @@ class Coordinator:
                 if records.waiting and now >= records.oldest + flush:
                     records.commit(None)
                 if watcher is not None and self._events and not records.rows:
-                    yield from self._converse()
-                    continue
+                    reply = self._show()
+                    if reply is not None:
+                        yield from self._listen(reply)
+                    if self._heed():
+                        continue
             wake_at = timers[0][0] if timers else inf
             if glance is not None:
                 # Until `due` a worker may end a call and begin the next one, a long one perhaps,
@@ -394,9 +411,8 @@ class Coordinator:
                     wake_at = now + flush
                 if self._stop_asked and not self._stopping:
                     board.due = 0.0
-            if requests or (most and done):
-                board.due = 0.0
-                wake_at = now
+            if most and done:
+                wake_at = board.due = 0.0
             now = yield wake_at
         yield from self._conclude()
 
@@ -414,10 +430,10 @@ class Coordinator:
             return
         if watcher.steers:
             self._events += run.unshown
-            event = RunStarted(run.run_id, run.dag_name, run.resumed)
-            asked = yield from self._listen(watcher.announce(event))
-            self._apply_all(asked)
-            self._records.owed = self._journal is not None
+            reply = watcher.announce(RunStarted(run.run_id, run.dag_name, run.resumed))
+            if reply is not None:
+                yield from self._listen(reply)
+            self._heed()
 
     def _stands(self) -> bool:
         """Return whether nothing can happen any more without somebody from outside."""
@@ -428,33 +444,8 @@ class Coordinator:
 
     # --- hooks and commands ----------------------------------------------------------------------
 
-    def _listen(
-        self, conversation: Generator[Reply, None, list[tuple[Command, Origin]]]
-    ) -> Generator[float, float, list[tuple[Command, Origin]]]:
-        """Drive what hooks are shown; while one of them is awaited, nothing else is decided."""
-        board, grace = self._board, self.run.config.shutdown_grace
-        while True:
-            try:
-                reply = next(conversation)
-            except StopIteration as end:
-                asked: list[tuple[Command, Origin]] = end.value
-                return asked
-            until = inf
-            board.listening = True
-            try:
-                while not reply.done:
-                    now = yield min(until, self.run.deadline or inf)
-                    late = self.run.deadline is not None and now >= self.run.deadline
-                    if until == inf and (self._stop_asked or late):
-                        until = now + grace
-                    if now >= until and not reply.done:
-                        reply.cancel()
-                        reply.give(None, TimeoutError("the hook had no answer when the run ended"))
-            finally:
-                board.listening = False
-
-    def _converse(self) -> Generator[float, float, None]:
-        """Show hooks what happened, once it is recorded, and apply what they ask for."""
+    def _show(self) -> Reply | None:
+        """Show what happened, once it is recorded; return what to wait for, if anything."""
         watcher, records = self.watcher, self._records
         assert watcher is not None
         if watcher.steers:
@@ -463,12 +454,41 @@ class Coordinator:
         elif self._journal is not None and not self._board.go:
             self._record_turn()
         events, self._events = self._events, []
-        asked = yield from self._listen(watcher.show(events))
+        return watcher.show(events)
+
+    def _listen(self, reply: Reply | None) -> Generator[float, float, None]:
+        """Wait for the answers of hooks; meanwhile nothing else is decided."""
+        board, run, watcher = self._board, self.run, self.watcher
+        assert watcher is not None
+        while reply is not None:
+            until = inf
+            board.listening = True
+            try:
+                while not reply.done:
+                    now = yield min(until, run.deadline or inf)
+                    late = run.deadline is not None and now >= run.deadline
+                    if until == inf and (self._stop_asked or late):
+                        until = now + run.config.shutdown_grace
+                    if now >= until and not reply.done:
+                        reply.cancel()
+                        reply.give(None, TimeoutError("the hook had no answer when the run ended"))
+            finally:
+                board.listening = False
+            reply = watcher.go_on()
+
+    def _heed(self) -> bool:
+        """Apply what hooks have asked for; return whether that may have changed anything."""
+        watcher = self.watcher
+        assert watcher is not None
         if watcher.steers:
-            records.owed = self._journal is not None
-        self._apply_all(asked)
+            self._records.owed = self._journal is not None
         if watcher.broken is not None and not self._stopping:
             self._abort(watcher.broken)
+            return True
+        if not watcher.owes:
+            return False
+        self._apply_all(watcher.take())
+        return True
 
     def _apply_all(self, asked: Sequence[tuple[Command, Origin]]) -> None:
         for command, origin in asked:
@@ -671,7 +691,9 @@ class Coordinator:
     def _completed(self, slots: list[int]) -> None:
         """Record calls that returned a plain value."""
         plan, run, state = self._plan, self.run, self._state
-        rare = run.handling or plan.parts or plan.labelled
+        rare = bool(
+            run.handling or plan.parts or plan.labelled
+        )  # the dict itself empties meanwhile
         easy: list[int] = []
         for slot in slots:
             if slot in self._left_behind:
@@ -1033,9 +1055,25 @@ class Coordinator:
         """Return whether a generator that a node returned is read for nodes that map over it."""
         return bool(self._plan.mapped) and self._maps_now().read(slot, generator)
 
+    def _chosen(self, ready: list[int]) -> list[int]:
+        """Return what of the enabled invocations may start now."""
+        if self.run.suspects:
+            ready = self._set_apart(ready)
+        return self._one_by_one(ready) if self._plan.careful else ready
+
     def _prepare(self, now: float) -> None:
-        """Do what is due before enabled invocations start: keep back, expand, look up."""
+        """Do what is due before enabled invocations start: keep back, expand, look up, bind."""
         state, plan = self._state, self._plan
+        if self.run.crashes:
+            self._refuse_crashed()
+        self._expand(now)
+        if plan.joins:
+            self._bind(state.ready)
+
+    def _expand(self, now: float) -> None:
+        state, plan = self._state, self._plan
+        if not (state.sifting or plan.mapped or plan.cached):
+            return
         while True:
             if state.sifting:
                 state.sift()
@@ -1297,12 +1335,19 @@ class Coordinator:
             success = run.status is RunStatus.COMPLETED
             ended = RunFinished(run.run_id, run.dag_name, str(run.status), success)
             yield from self._listen(watcher.announce(ended))
+            self._refuse_late(watcher.take())
             if steers and (self._events or records.owed) and self._journal is not None:
                 records.owed = True
                 records.commit(None, last=not self._board.lingers)
         self._over = True
         self._dismiss()
         run.finished = self._board.clock()
+
+    def _refuse_late(self, asked: Sequence[tuple[Command, Origin]]) -> None:
+        """Refuse what hooks ask for when there is no run any more that it could change."""
+        for _, origin in asked:
+            text = f"the run has ended ({self.run.status}), so a command of {origin.who} came late"
+            self._refused(origin, InvalidState(text))
 
     def _why_paused(self) -> str:
         state, ids = self._state, self._plan.ids

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dagger_dsl.engine.control import CancelToken, RunHandle
+from dagger_dsl.engine.control import CancelToken, RunHandle, Tie
 from dagger_dsl.engine.coordinator import Coordinator
 from dagger_dsl.engine.inputs import bind_inputs
 from dagger_dsl.engine.plan import Plan, compile_plan
@@ -247,31 +247,44 @@ class _Session:
             await AsyncRunner(inline=inline).run(run.board)
         return self.conclude()
 
-    def background(self) -> RunHandle:
-        """Run in a thread of its own."""
-        token = CancelToken()
-        handle = RunHandle(self.run.run_id, self.run.dag_name, token)
-        outer = self.run.token
+    def background(self, handle: RunHandle | None = None) -> RunHandle:
+        """Run in a thread of its own.
+
+        Args:
+            handle: The one of the same run, when that goes on.
+        """
+        run, recorder = self.run, self.recorder
+        token, outer = CancelToken(), run.token
+        found = RunHandle(run.run_id, run.dag_name) if handle is None else handle
+        store = None if recorder is None or recorder._own else recorder.store
+        lost = recorder is None or (store is None and recorder.store.database.is_memory)
         unsubscribe = outer.subscribe(lambda: token.cancel(outer.reason))
-        self.run.token = token
+        run.token = token
+        self.coordinator.steerable = True
 
         def work() -> None:
             try:
                 report = self.execute()
             except BaseException as error:
-                handle._finish(None, error)
+                found._finish(None, error)
             else:
-                handle._finish(report, None)
+                found._finish(report, None)
             finally:
                 unsubscribe()
 
-        threading.Thread(
+        def go_on(secrets: Mapping[str, Any]) -> None:
+            session = _prepare_resume(run.run_id, run.registry, run.options, secrets, store)
+            session.background(found)
+
+        thread = threading.Thread(
             target=contextvars.copy_context().run,  # bodies see what the caller sees
             args=(work,),
-            name=f"dagger-dsl-{self.run.run_id}",
+            name=f"dagger-dsl-{run.run_id}",
             daemon=True,
-        ).start()
-        return handle
+        )
+        found._begin(Tie(self.coordinator, thread, token, not lost, store, go_on))
+        thread.start()
+        return found
 
     def __enter__(self) -> _Session:
         run = self.run

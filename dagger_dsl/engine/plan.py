@@ -61,7 +61,7 @@ UNOPENED: Final = 1 << 59
 _new = object.__new__
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, slots=False)
 class Plan:
     """A compiled graph. A run takes its own with `own`, whose lists are copied at the first growth.
 
@@ -146,8 +146,7 @@ class Plan:
     def own(self) -> Plan:
         """Return this plan for one run; nothing is copied before the run's graph grows."""
         mine = _new(Plan)
-        for name in _FIELDS:
-            setattr(mine, name, getattr(self, name))
+        vars(mine).update(vars(self))
         mine._changed = {}
         return mine
 
@@ -288,8 +287,6 @@ class Mapped:
     collect: bool = False
 
 
-_FIELDS: Final = tuple(field.name for field in attrs.fields(Plan))
-
 # What a run that grows changes, so that other runs of the same plan must not see it.
 _GROWING: Final = (
     "ids",
@@ -390,8 +387,9 @@ def compile_plan(graph: Graph, lookup: Callable[[str], ActionDef | None]) -> Pla
     collecting = gc.isenabled()
     gc.disable()
     try:
-        plan = Plan(graph, labelled=frozenset())
+        plan = Plan(graph)
         _Compiler(plan, list(graph.nodes.values()), graph.labelled, lookup).extend()
+        _ = plan.sinks  # every run asks for them
         return plan
     finally:
         if collecting:

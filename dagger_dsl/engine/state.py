@@ -149,11 +149,12 @@ class RunState:
         """Skip the disabled ones among the invocations that wait for nothing."""
         if not self._disabled:
             return
-        before = len(self.ready)
-        for slot in self._plan.roots:
-            if slot in self._disabled and self._status[slot] == PENDING:
-                self._end(slot, SKIPPED, "disabled")
-        self._order(before)
+        roots = [slot for slot in self._plan.roots if slot in self._disabled]
+        roots = [slot for slot in roots if self._status[slot] == PENDING]
+        for slot in roots:
+            self._end(slot, SKIPPED, "disabled")
+        if roots:
+            self._order(0)  # at the same time as what else could not run from the beginning
 
     def status(self, slot: int) -> int:
         """Return the state code of one invocation."""
@@ -168,10 +169,14 @@ class RunState:
         unmet, status, ready = self._unmet, self._status, self.ready
         successors, special = self._plan.successors, self._plan.special
         self.left -= len(slots)
-        careful = bool(self._disabled)
+        if self._disabled:  # whatever becomes ready has to be looked at
+            for slot in slots:
+                status[slot] = COMPLETED
+                self._pass_on(slot, None)
+            return
         for slot in slots:
             status[slot] = COMPLETED
-            if careful or (special and slot in special):
+            if special and slot in special:
                 self._pass_on(slot, None)
                 continue
             for target in successors[slot]:

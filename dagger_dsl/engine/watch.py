@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
 
 from dagger_dsl.engine.run import Run
 from dagger_dsl.engine.state import FAILED
@@ -129,6 +131,9 @@ def completions(run: Run, slots: Iterable[int]) -> list[Event]:
     return events
 
 
+_Handle: TypeAlias = "tuple[BoundHook, Callable[..., Any], Callable[[Event], bool] | None]"
+
+
 def event_key(event: Event, attempt: int = 0) -> str:
     """Return what tells an event apart from every other one of its run, also after a crash."""
     if isinstance(event, CustomEvent):
@@ -150,6 +155,7 @@ class Observers:
     Attributes:
         wants_starts: Whether `start` is to be called.
         steers: Whether there are hooks, whose commands count.
+        owes: Whether there is something to show or to apply although nothing happened.
         broken: What a hook raised that is to stop the run for it.
     """
 
@@ -162,7 +168,7 @@ class Observers:
         self._run = run
         self._hooks = tuple(hooks)
         self._attempts = run.attempts
-        self._handles = [(each, each.handle, each.wants) for each in self._hooks]
+        self._handles: list[_Handle] = [(each, each.handle, each.wants) for each in self._hooks]
         self._progress = progress
         self._ended = len(run.restored)
         self._ctx = HookContext(
@@ -178,12 +184,14 @@ class Observers:
         )
         self.wants_starts = any(each.wants_starts for each in self._hooks)
         # An async hook cannot be awaited just before a call: it is shown starts with the next turn.
-        self._prompt = [
-            each for each in self._handles if each[0].wants_starts and not each[0].is_async
-        ]
-        self._late = [each for each in self._handles if each[0].wants_starts and each[0].is_async]
+        starts = [each for each in self._handles if each[0].wants_starts]
+        self._prompt = [each for each in starts if not each[0].is_async]
+        self._late = [each for each in starts if each[0].is_async]
         self._waiting: list[Event] = []
+        self._talk: Iterator[tuple[Event, _Handle]] = iter(())
+        self._awaited: tuple[BoundHook, Event, Reply] | None = None
         self._asked: list[tuple[Command, Origin]] = []
+        self.owes = False
         self.broken: Exception | None = None
 
     def start(self, slot: int, now: float) -> bool:
@@ -194,87 +202,88 @@ class Observers:
         """
         event = _new(_Started)
         _set_started(event, (self._run, slot, self._attempts.get(slot, 1), now))
+        ctx = self._ctx
         for hook, handle, wants in self._prompt:
-            if wants is None or wants(event):
-                self._take(hook, event, self._called(hook, handle, event))
+            if wants is not None and not wants(event):
+                continue
+            try:
+                answer = handle(ctx, event)
+            except Exception as error:
+                self._failed(hook, error)
+            else:
+                if answer is not None:
+                    self._take(hook, event, answer)
         if self._late:
             self._waiting.append(event)
+            self.owes = True
         if self._progress is not None:
             self._report(event)
-        return bool(self._waiting or self._asked)
+        return self.owes
 
-    @property
-    def owes(self) -> bool:
-        """Whether `show` has something to do although nothing happened."""
-        return bool(self._waiting or self._asked)
+    def show(self, events: Sequence[Event]) -> Reply | None:
+        """Show the events of one turn; return the answer to wait for before `go_on`, or None."""
+        self._talk = self._turn(events)
+        return self.go_on()
 
-    def show(self, events: Sequence[Event]) -> Generator[Reply, None, list[tuple[Command, Origin]]]:
-        """Show the events of one turn; yield the answers to wait for, and return the commands."""
-        ctx, progress = self._ctx, self._progress
+    def announce(self, event: RunStarted | RunFinished) -> Reply | None:
+        """Tell the hooks that the run begins, or how it ended; as `show`."""
+        found = ((hook, hook.reaction(event)) for hook in self._hooks)
+        self._talk = iter(
+            [
+                (event, (attrs.evolve(hook, is_async=react[1]), react[0], None))
+                for hook, react in found
+                if react is not None
+            ]
+        )
+        return self.go_on()
+
+    def _turn(self, events: Sequence[Event]) -> Iterator[tuple[Event, _Handle]]:
         if self._waiting:
             late, self._waiting = self._waiting, []
             for event in late:
-                for hook, _, wants in self._late:
-                    if wants is None or wants(event):
-                        yield from self._await(hook, hook.handle, event)
+                for each in self._late:
+                    yield event, each
         for event in events:
-            for hook, handle, wants in self._handles:
-                if wants is not None and not wants(event):
-                    continue
-                if hook.is_async:
-                    yield from self._await(hook, handle, event)
-                    continue
-                try:
-                    answer = handle(ctx, event)
-                except Exception as error:
-                    self._failed(hook, error)
-                else:
-                    if answer is not None:
-                        self._take(hook, event, answer)
-            if progress is not None:
+            for each in self._handles:
+                yield event, each
+            if self._progress is not None:
                 self._report(event)
-        asked, self._asked = self._asked, []
-        return asked
 
-    def announce(
-        self, event: RunStarted | RunFinished
-    ) -> Generator[Reply, None, list[tuple[Command, Origin]]]:
-        """Tell the hooks that the run begins, or how it ended; as `show`."""
-        for hook in self._hooks:
-            found = hook.reaction(event)
-            if found is None:
-                continue
-            call, is_async = found
-            if is_async:
-                yield from self._await(hook, call, event)
+    def go_on(self) -> Reply | None:
+        """Go on where `show` stopped to wait for an answer."""
+        ctx = self._ctx
+        if self._awaited is not None:
+            hook, event, reply = self._awaited
+            self._awaited = None
+            if reply.error is None:
+                if reply.value is not None:
+                    self._take(hook, event, reply.value)
+            elif isinstance(reply.error, Exception):
+                self._failed(hook, reply.error)
             else:
-                self._take(hook, event, self._called(hook, call, event))
+                raise reply.error
+        for event, (hook, handle, wants) in self._talk:
+            if wants is not None and not wants(event):
+                continue
+            try:
+                answer = handle(ctx, event)
+                if hook.is_async:
+                    reply = Reply()
+                    self._run.board.spawn(answer, reply)
+                    self._awaited = hook, event, reply
+                    return reply
+            except Exception as error:
+                self._failed(hook, error)
+            else:
+                if answer is not None:
+                    self._take(hook, event, answer)
+        return None
+
+    def take(self) -> list[tuple[Command, Origin]]:
+        """Return the commands that hooks have answered with since this was last asked."""
         asked, self._asked = self._asked, []
+        self.owes = bool(self._waiting)
         return asked
-
-    def _called(self, hook: BoundHook, call: Callable[..., Any], event: Event) -> Any:
-        try:
-            return call(self._ctx, event)
-        except Exception as error:
-            self._failed(hook, error)
-            return None
-
-    def _await(
-        self, hook: BoundHook, call: Callable[..., Any], event: Event
-    ) -> Generator[Reply, None, None]:
-        reply = Reply()
-        try:
-            self._run.board.spawn(call(self._ctx, event), reply)
-        except Exception as error:
-            self._failed(hook, error)
-            return
-        yield reply
-        if reply.error is None:
-            self._take(hook, event, reply.value)
-        elif isinstance(reply.error, Exception):
-            self._failed(hook, reply.error)
-        else:
-            raise reply.error
 
     def _take(self, hook: BoundHook, event: Event, answer: Any) -> None:
         """Note the commands that a hook answered with."""
@@ -296,6 +305,7 @@ class Observers:
         key = event_key(event, attempt)
         failed = slot if slot is not None and run.state.status(slot) == FAILED else None
         depth = 0 if node is None else run.depths.get(node.node_id, 0)
+        self.owes = True
         self._asked += [
             (
                 command,

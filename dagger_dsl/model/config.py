@@ -336,8 +336,9 @@ def _workers(value: Any) -> int | None:
 
 
 def _capacity(value: Any) -> int:
-    number: int = _count(1, optional=False)(value, "a capacity")
-    return number
+    if type(value) is int and value >= 1:
+        return value
+    raise ConfigurationError(f"a capacity is a whole number of at least 1, not {shown(value)}")
 
 
 def _url(value: Any) -> str | None:

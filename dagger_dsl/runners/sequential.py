@@ -8,6 +8,8 @@ from dagger_dsl.runners.base import ASYNC, TIMED, Bell, Board, labour
 
 __all__ = ["SequentialRunner"]
 
+_BEYOND = frozenset((ASYNC, TIMED, ASYNC | TIMED))
+
 
 class SequentialRunner:
     """Makes every call in the thread that called `run`.
@@ -20,7 +22,7 @@ class SequentialRunner:
         """Block until the run is over."""
         bell = Bell()
         board.ring = bell.ring
-        board.beyond = frozenset((ASYNC, TIMED, ASYNC | TIMED))
+        board.beyond = _BEYOND
         clock = board.clock
 
         def idle() -> bool:
