@@ -170,15 +170,26 @@ def cache(value: Any, key: str) -> CacheStrategy:
     """Return a cache strategy."""
     if isinstance(value, str) and value.strip().lower() in ("always", "never"):
         return CacheStrategy(value.strip().lower())
-    if isinstance(value, Mapping) and len(value) == 1:
-        ((name, content),) = value.items()
-        if isinstance(name, str) and name.lower() == "ttl":
-            return CacheStrategy.ttl(duration(content, "ttl"))
-        if isinstance(name, str) and name.lower() == "custom":
-            return CacheStrategy.custom(word(content, "custom"))
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        given = {name.lower(): content for name, content in value.items()}
+        if given.keys() == {"custom"}:
+            return CacheStrategy.custom(word(given["custom"], "custom"))
+        chosen = _chosen_inputs(given.pop("inputs")) if "inputs" in given else None
+        if given.keys() == {"ttl"}:
+            return CacheStrategy.ttl(duration(given["ttl"], "ttl"), inputs=chosen)
+        if given.keys() == {"always"} and given["always"] is True:
+            return CacheStrategy.always(inputs=chosen)
     raise ConfigurationError(
-        f"{key} must be 'always', 'never', {{ttl: seconds}} or {{custom: key}}, not {kind(value)}"
+        f"{key} must be 'always', 'never', {{ttl: seconds}} or {{custom: key}}, not {kind(value)}; "
+        "where only some inputs count, {ttl: seconds, inputs: [names]} or "
+        "{always: true, inputs: [names]}"
     )
+
+
+def _chosen_inputs(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise ConfigurationError(f"inputs must be a list of names, not {kind(value)}")
+    return [word(each, "a name in inputs") for each in value]
 
 
 def named_retry(value: str, key: str) -> RetryPolicy:

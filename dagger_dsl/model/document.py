@@ -96,6 +96,10 @@ def node_to_plain(node: Node) -> dict[str, Any]:
         plain["map_over"] = node.map_over
     if node.max_parallel is not None:
         plain["max_parallel"] = node.max_parallel
+    if node.map_depth is not None:
+        plain["map_depth"] = node.map_depth
+    if node.map_errors is not None:
+        plain["map_errors"] = node.map_errors
     if node.effects is not None:
         plain["effects"] = node.effects.value
     if node.branch is not None:
@@ -149,11 +153,17 @@ def _graph_input_to_plain(given: GraphInput) -> dict[str, Any]:
 
 
 def _cache_to_plain(strategy: CacheStrategy) -> Any:
+    if not strategy.is_data:
+        raise EncodingError(
+            "a cache key that is a function has no stored form; give it to the action: "
+            "@action(cache=CacheStrategy.custom(...))"
+        )
+    chosen = {} if strategy.inputs is None else {"inputs": list(strategy.inputs)}
     if strategy.kind == "ttl" and strategy.seconds is not None:
-        return {"ttl": _number(strategy.seconds)}
+        return {"ttl": _number(strategy.seconds), **chosen}
     if strategy.kind == "custom":
         return {"custom": strategy.key}
-    return strategy.kind
+    return {strategy.kind: True, **chosen} if chosen else strategy.kind
 
 
 _PLAIN_RETRY: Final = RetryPolicy()

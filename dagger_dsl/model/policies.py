@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -360,33 +360,105 @@ class RetryStrategy:
 DEFAULT_RETRY = RetryStrategy.exponential()
 
 
+def _chosen(names: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Return chosen names once each, sorted: in which order they were written says nothing."""
+    if names is None:
+        return None
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ConfigurationError(f"inputs= is a list of names, not {shown(names)}")
+    found = tuple(names)
+    for name in found:
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"inputs= is a list of names, and {shown(name)} is none")
+    return tuple(sorted(set(found)))
+
+
 @attrs.frozen
 class CacheStrategy:
-    """Whether a node may reuse a result of an earlier run.
+    """Whether a node may reuse a result of an earlier run, and which one.
 
-    Use the constants `ALWAYS` and `NEVER` (the default) and the constructors `ttl` and `custom`.
+    Use the constants `ALWAYS` and `NEVER` (the default) and the constructors `always`, `ttl` and
+    `custom`. A result is found again by the action's name, the version of its code (see
+    `ActionDef.code_version`) and the inputs: all of them, or those that are chosen. With the text
+    of a custom key it is found by that text alone.
+
+    Attributes:
+        kind: ``always``, ``never``, ``ttl`` or ``custom``.
+        seconds: How long a result stays fresh, for ``ttl``.
+        key: What a result is found by, for ``custom``: a text, or a function of the inputs.
+        inputs: Names of the inputs that count; None lets all of them count.
+
+    Raises:
+        ConfigurationError: These do not go together, or one has an impossible value.
     """
 
     kind: str
     seconds: float | None = None
-    key: str | None = None
+    key: str | Callable[[Mapping[str, Any]], str] | None = None
+    inputs: tuple[str, ...] | None = attrs.field(default=None, converter=_chosen)
 
     ALWAYS: ClassVar[CacheStrategy]
     NEVER: ClassVar[CacheStrategy]
 
-    @staticmethod
-    def ttl(ttl_seconds: float | timedelta) -> CacheStrategy:
-        """Return the strategy that reuses results younger than *ttl_seconds*."""
-        return CacheStrategy("ttl", seconds=seconds(ttl_seconds, "ttl", zero=False))
+    def __attrs_post_init__(self) -> None:
+        if self.kind not in ("always", "never", "ttl", "custom"):
+            raise ConfigurationError(
+                f"a cache strategy is 'always', 'never', 'ttl' or 'custom', not {shown(self.kind)}"
+            )
+        if (self.seconds is None) is (self.kind == "ttl"):
+            raise ConfigurationError("seconds= and the kind 'ttl' go together")
+        if (self.key is None) is (self.kind == "custom"):
+            raise ConfigurationError("key= and the kind 'custom' go together")
+        if self.inputs is not None and self.kind not in ("always", "ttl"):
+            raise ConfigurationError(
+                "inputs= goes with the kinds 'always' and 'ttl'; a custom key says what counts"
+            )
 
     @staticmethod
-    def custom(key: str) -> CacheStrategy:
-        """Return the strategy under which all nodes of one *key* share a record."""
-        if not isinstance(key, str) or not key:
+    def always(*, inputs: Iterable[str] | None = None) -> CacheStrategy:
+        """Return the strategy that reuses results however old they are.
+
+        Args:
+            inputs: Names of the inputs that count; all of them by default.
+        """
+        return CacheStrategy("always", inputs=inputs)
+
+    @staticmethod
+    def ttl(
+        ttl_seconds: float | timedelta, *, inputs: Iterable[str] | None = None
+    ) -> CacheStrategy:
+        """Return the strategy that reuses results younger than *ttl_seconds*.
+
+        Args:
+            ttl_seconds: Seconds, or a timedelta.
+            inputs: Names of the inputs that count; all of them by default.
+        """
+        return CacheStrategy("ttl", seconds(ttl_seconds, "ttl", zero=False), inputs=inputs)
+
+    @staticmethod
+    def custom(key: str | Callable[[Mapping[str, Any]], str]) -> CacheStrategy:
+        """Return the strategy that finds results by a key of your own.
+
+        Args:
+            key: A text, or a function. All nodes with one text share a record, of whatever action,
+                inputs and code: put into the text what shall count. A function is given the inputs
+                and returns a text that counts in their place; the action and its code count, too.
+                It belongs to an action: a `Node` holds data only.
+
+        Raises:
+            ConfigurationError: It is neither, or an empty text.
+        """
+        if not callable(key) and (not isinstance(key, str) or not key):
             raise ConfigurationError(
-                f"a custom cache key is a text that is not empty, not {shown(key)}"
+                "a custom cache key is a text that is not empty, or a function of the inputs, not "
+                f"{shown(key)}"
             )
         return CacheStrategy("custom", key=key)
+
+    @property
+    def is_data(self) -> bool:
+        """Whether it holds no function, so that a graph may carry it."""
+        return not callable(self.key)
 
 
 CacheStrategy.ALWAYS = CacheStrategy("always")

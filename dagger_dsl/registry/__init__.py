@@ -20,6 +20,7 @@ How an action is called (`ActionDef.style`):
 
 from dagger_dsl.registry._define import (
     bound_to,
+    check_cache,
     check_options,
     convert_options,
     define,
@@ -44,6 +45,7 @@ __all__ = [
     "Style",
     "as_registry",
     "bound_to",
+    "check_cache",
     "check_options",
     "convert_options",
     "current_registry",

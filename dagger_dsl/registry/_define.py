@@ -16,12 +16,14 @@ from dagger_dsl.errors import (
     did_you_mean,
     shown,
 )
+from dagger_dsl.model.policies import CacheStrategy
 from dagger_dsl.model.values import MISSING
 from dagger_dsl.registry._definition import ActionDef, Hints, Param
 from dagger_dsl.registry._options import read_options
 
 __all__ = [
     "bound_to",
+    "check_cache",
     "check_options",
     "convert_options",
     "define",
@@ -103,14 +105,41 @@ def redefine(definition: ActionDef, name: str | None = None, **options: Any) -> 
         )
     if name is not None:
         fields["name"] = _name(name)
-    return attrs.evolve(definition, validators={}, **fields)
+    return _checked(attrs.evolve(definition, validators={}, kept={}, **fields))
+
+
+def check_cache(definition: ActionDef, strategy: CacheStrategy | None, what: str) -> None:
+    """Check that the inputs which a cache strategy chooses can be inputs of an action.
+
+    Raises:
+        ConfigurationError: One cannot; the message starts with *what*.
+    """
+    if strategy is None or strategy.inputs is None or definition.takes_any_input:
+        return
+    known = [param.name for param in definition.params]
+    for name in strategy.inputs:
+        if name not in known:
+            raise ConfigurationError(
+                f"{what}: the cache strategy chooses the input {name!r}, which the action does not "
+                f"take{did_you_mean(name, known)}"
+            )
+
+
+def _checked(definition: ActionDef) -> ActionDef:
+    check_cache(definition, definition.cache_strategy, f"action {definition.name!r}")
+    return definition
 
 
 def bound_to(definition: ActionDef, instance: Any) -> ActionDef:
     """Return the definition of a method for one instance; the options stay."""
     bound = define(definition.original.__get__(instance), definition.name)
     return attrs.evolve(
-        definition, fn=bound.fn, original=bound.original, params=bound.params, hints=bound._hints
+        definition,
+        fn=bound.fn,
+        original=bound.original,
+        params=bound.params,
+        hints=bound._hints,
+        kept={},
     )
 
 
@@ -204,7 +233,7 @@ def _define_function(obj: Any, name: str | None, options: Mapping[str, Any]) -> 
     )
     if not found.legacy and _takes_mapping(definition, target):
         return attrs.evolve(definition, style="mapping", takes_any_input=True)
-    return definition
+    return _checked(definition)
 
 
 def _target(obj: Any) -> Any:
