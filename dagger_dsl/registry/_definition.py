@@ -140,7 +140,9 @@ class ActionDef:
         failure: Name or definition of the failure handler.
         fallback: Name or definition of the action called when the last attempt has failed.
         store: Whether results are recorded.
-        version, description, tags: For people, and to notice changes.
+        version: Says that the code is another one when it changes; empty leaves that to the code
+            itself.
+        description, tags: For people.
         doc: First line of the function's docstring.
         module, qualname: Where the function was written; ``<locals>`` is left out.
     """
@@ -177,6 +179,7 @@ class ActionDef:
     qualname: str = ""
     _hints: Hints = attrs.field(factory=lambda: Hints(None), repr=False)
     _validators: dict[str, Any] = attrs.field(factory=dict, repr=False)
+    _kept: dict[str, Any] = attrs.field(factory=dict, repr=False)
 
     @property
     def failure_name(self) -> str | None:
@@ -187,6 +190,15 @@ class ActionDef:
     def fallback_name(self) -> str | None:
         """The fallback's name."""
         return self.fallback.name if isinstance(self.fallback, ActionDef) else self.fallback
+
+    def code_version(self) -> str:
+        """Return the version of the code: the explicit one, else a hash of what it does.
+
+        What counts is said in `dagger_dsl.registry._version`.
+        """
+        from dagger_dsl.registry._version import code_version  # who shares no results pays nothing
+
+        return code_version(self)
 
     def hints(self) -> Mapping[str, Any]:
         """Return the evaluated annotations, ``return`` included; unknown names read as `Any`."""
