@@ -69,7 +69,7 @@ from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import OnFailure, Trigger
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.retry import decide, effective_policy
-from dagger_dsl.runners.base import ANSWERS, ASYNC, Overran, Reply, Writing, Yielded
+from dagger_dsl.runners.base import ANSWERS, Overran, Reply, Writing, Yielded
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.mapping import Maps
@@ -331,7 +331,7 @@ class Coordinator:
         # A hook that is slow must not let events pile up: no more are made than it can be shown.
         most = run.options.event_capacity if watcher is not None and watcher.steers else 0
         now = yield -inf
-        glance = min(_GLANCE, flush)
+        glance: float | None = min(_GLANCE, flush)
         if self._plain and watcher is None and not self.steerable:
             glance = None
         yield from self._begin(now)
@@ -800,7 +800,8 @@ class Coordinator:
         ref = self.run.ref(slot)
         who = f"node {ref.node_id!r}"
         depth = self.run.depths.get(ref.node_id, 0)
-        base = f"answer {ref.invocation_key} {ref.node_id}"
+        # Another attempt is another answer, whose commands count anew.
+        base = f"answer {self.run.attempts.get(slot, 1)} {ref.invocation_key} {ref.node_id}"
         self._deciding = True
         try:
             for k, command in enumerate(commands_of(answer.commands, who)):
@@ -881,7 +882,7 @@ class Coordinator:
         node_id = str(plan.ids[slot])
         if isinstance(error, Overran):
             error = NodeTimeout(node_id, error.seconds)
-            if not self._board.kinds[slot] & ASYNC:
+            if not run.is_awaited(slot):
                 run.abandoned.append(slot)
                 logger.warning(
                     "node %r overran its limit of %g s; its thread cannot be stopped and is left "
@@ -905,8 +906,10 @@ class Coordinator:
             self._give_up(slot, error)
             self._abort(error)
             return
-        if slot in self._victims and (isinstance(error, _Withdrawn) or _is_cancellation(error)):
-            self._state.cancel_running(slot, run.reason or "the run was stopped")
+        halted = slot in self._victims or self._stop_asked
+        if halted and (isinstance(error, _Withdrawn) or _is_cancellation(error)):
+            reason = run.reason or run.token.reason or "the run was stopped"
+            self._state.cancel_running(slot, reason)
             return
         run.errors[slot] = error
         attempt = run.attempts.get(slot, 1)
@@ -1071,45 +1074,38 @@ class Coordinator:
             self._bind(state.ready)
 
     def _expand(self, now: float) -> None:
+        """Open and gather mapped nodes, and take results of other runs, until nothing changes."""
         state, plan = self._state, self._plan
-        if not (state.sifting or plan.mapped or plan.cached):
-            return
-        while True:
+        busy = state.sifting or bool(plan.mapped or plan.cached)
+        while busy:
             if state.sifting:
                 state.sift()
-            before = list(state.ready)
-            if plan.mapped:
-                self._maps_now().expand()
-            if plan.cached and state.ready:
-                from dagger_dsl.engine.lookups import look_up
-
-                for slot in [each for each in state.ready if self._is_cached(each)]:
-                    if slot not in self.run.lookups and slot not in self.run.handling:
-                        self._looked_up(slot, look_up(self.run, slot), now)
+            busy = bool(plan.mapped) and self._maps_now().expand()
+            if plan.cached:
+                for slot in [each for each in state.ready if self._is_looked_up(each)]:
+                    busy = self._look_up(slot, now) or busy
             if state.ended:
                 self._record_ends()
-            if state.ready == before:
-                return
 
-    def _is_cached(self, slot: int) -> bool:
-        parent = self._plan.parents.get(slot)
-        return (slot if parent is None else self._top(parent)) in self._plan.cached
+    def _is_looked_up(self, slot: int) -> bool:
+        """Return whether an invocation may take the result of another run, if there is one."""
+        plan, run = self._plan, self.run
+        if slot in run.lookups or slot in run.handling or slot in plan.mapped:
+            return False
+        return run.top(slot) in plan.cached
 
-    def _top(self, slot: int) -> int:
-        while slot in self._plan.parents:
-            slot = self._plan.parents[slot]
-        return slot
+    def _look_up(self, slot: int, now: float) -> bool:
+        """Take the result of another run in the place of a call; False when there is none."""
+        from dagger_dsl.engine.lookups import look_up
 
-    def _looked_up(self, slot: int, found: Any, now: float) -> None:
-        """Take a result of another run, when there is one."""
+        found = look_up(self.run, slot)
         if found is None:
-            return
-        state, board = self._state, self._board
-        state.ready.remove(slot)
+            return False
+        board = self._board
+        self._state.ready.remove(slot)
         board.started[slot] = board.ended[slot] = now
-        board.values[slot] = found.value
-        self.run.meta.setdefault(slot, {})["cached"] = found.note
         self._complete(slot, found.value, None, False)
+        return True
 
     def _one_by_one(self, ready: list[int]) -> list[int]:
         """Keep back what starts at most once, until a worker is free for it.
@@ -1218,7 +1214,7 @@ class Coordinator:
         threads = [
             slot
             for slot in sorted(late)
-            if self._board.started[slot] and not self._board.kinds[slot] & ASYNC
+            if self._board.started[slot] and not self.run.is_awaited(slot)
         ]
         self.run.abandoned += threads
         if threads:

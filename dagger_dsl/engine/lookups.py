@@ -2,117 +2,202 @@
 
 The key of a result is its action, the version of the action's code and a hash of its inputs. With
 a database it lies in the table `memo`, written by the transaction of the result; in memory the
-process keeps the newest ones.
+process keeps the newest ones. Why something was found, or was not, stands with the node's outcome.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from dagger_dsl.engine.invoke import delivered
 from dagger_dsl.engine.plan import UNSET
-from dagger_dsl.errors import DaggerError, EncodingError
-from dagger_dsl.model.caching import ResultMemory, input_hash, memo_key
-from dagger_dsl.model.protocols import Journal
+from dagger_dsl.errors import DaggerError, EncodingError, StoreError
+from dagger_dsl.model.caching import (
+    CacheDecision,
+    CacheRequest,
+    MemoInfo,
+    ResultMemory,
+    expiry,
+    explain_miss,
+    input_hash,
+    is_fresh,
+    memo_key,
+)
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.run import Run
 
-__all__ = ["MEMORY", "Found", "Lookup", "look_up"]
+__all__ = ["MEMORY", "Found", "Lookup", "decision_of", "look_up"]
 
 logger = logging.getLogger("dagger_dsl.engine")
 
-#: The results that runs of this process without a database share.
+#: The results that runs of this process share without a database.
 MEMORY = ResultMemory()
 
+#: How many earlier results a miss is compared with, to say why it was one.
+_COMPARED = 20
 
-class Found(NamedTuple):
-    """A result of another run."""
+
+@attrs.frozen
+class Found:
+    """The result of another run."""
 
     value: Any
-    note: Mapping[str, Any]
 
 
 class Lookup:
-    """What one invocation was looked up by, and why nothing was found.
+    """What one invocation was looked up by, and what came of it.
 
     Attributes:
-        key: What its result is kept under; None when it cannot be shared.
-        action, version, input_hash: What the key is made of.
-        seconds: How long its result is good for, None for ever.
-        reason: Why it cannot be shared.
+        request: What was looked for.
+        decision: Whether something was found, and why.
     """
 
-    __slots__ = ("action", "input_hash", "key", "reason", "seconds", "version")
+    __slots__ = ("decision", "request")
 
-    def __init__(self, action: str, version: str) -> None:
-        self.action = action
-        self.version = version
-        self.key: str | None = None
-        self.input_hash = ""
-        self.seconds: float | None = None
-        self.reason = ""
+    def __init__(self, request: CacheRequest, decision: CacheDecision) -> None:
+        self.request = request
+        self.decision = decision
 
-    def remember(
-        self,
-        journal: Journal | None,
-        run: Run,
-        slot: int,
-        inline: str | None,
-        artifact: str | None,
-        value: Any = None,
-    ) -> None:
-        """Keep the result that the invocation came to, with the commit that records it."""
-        if self.key is None or "cached" in run.meta.get(slot, {}):
+    def to_plain(self) -> dict[str, Any]:
+        """Return what is recorded with the outcome; `decision_of` reads it."""
+        plain = attrs.asdict(self.decision)
+        made = self.decision.made_at
+        plain["made_at"] = None if made is None else made.isoformat()
+        return {name: value for name, value in plain.items() if value is not None}
+
+    def keep(self, run: Run, slot: int, stored: tuple[str | None, str | None], value: Any) -> None:
+        """Keep the result that the invocation came to, with the commit that records it.
+
+        Args:
+            run, slot: Which invocation.
+            stored: What the journal's `encode` gave; None twice for what is not recorded by wish.
+            value: The result.
+        """
+        request, journal = self.request, run.journal
+        ref = run.ref(slot)
+        if journal is not None and request.input_hash is not None:
+            journal.note_inputs(ref.node_id, request.input_hash, ref.invocation_key)
+        if self.decision.hit or request.key is None or request.input_hash is None:
             return
-        expires = None
-        if self.seconds is not None:
-            expires = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.seconds)
-        known = {
-            "action": self.action,
-            "version": self.version,
-            "input_hash": self.input_hash,
-            "node_id": str(run.plan.ids[slot]),
-            "expires_at": expires,
-        }
+        now = dt.datetime.now(dt.UTC)
         if journal is not None:
-            if inline is None and artifact is None:
-                return  # not recorded by wish
-            journal.remember(self.key, inline=inline, artifact_id=artifact, **known)
+            if stored != (None, None):
+                journal.remember(
+                    request.key,
+                    action=request.action,
+                    version=request.version,
+                    input_hash=request.input_hash,
+                    node_id=ref.node_id,
+                    inline=stored[0],
+                    artifact_id=stored[1],
+                    expires_at=expiry(request.strategy, now),
+                    invocation_key=ref.invocation_key,
+                    now=now,
+                )
             return
         try:
-            MEMORY.remember(self.key, value, run_id=run.run_id, **known)
+            MEMORY.remember(
+                request.key,
+                value,
+                action=request.action,
+                version=request.version,
+                input_hash=request.input_hash,
+                run_id=run.run_id,
+                node_id=ref.node_id,
+                expires_at=expiry(request.strategy, now),
+                now=now,
+            )
         except EncodingError as error:
-            logger.debug("the result of %s is not kept: %s", run.ref(slot), error)
+            logger.debug("the result of %s is not kept: %s", ref, error)
+
+
+def decision_of(plain: Mapping[str, Any]) -> CacheDecision:
+    """Return the decision that was recorded with an outcome."""
+    made = plain.get("made_at")
+    return CacheDecision(
+        hit=bool(plain.get("hit")),
+        reason=str(plain.get("reason", "")),
+        key=plain.get("key"),
+        version=str(plain.get("version", "")),
+        input_hash=plain.get("input_hash"),
+        made_at=None if made is None else dt.datetime.fromisoformat(made),
+        run_id=plain.get("run_id"),
+    )
 
 
 def look_up(run: Run, slot: int) -> Found | None:
     """Return the result of another run that an invocation may take, if there is one."""
+    request = _request(run, slot)
+    found = None
+    if request.key is not None:
+        try:
+            found = _recall(run, request)
+        except StoreError:
+            raise
+        except DaggerError as error:  # it was written by a process that knew other classes
+            request = attrs.evolve(request, problem=f"a result is there, but {error}")
+    if found is None:
+        reason = explain_miss(request, _known(run, request))
+        decision = CacheDecision(False, reason, request.key, request.version, request.input_hash)
+        run.lookups[slot] = Lookup(request, decision)
+        return None
+    value, memo = found
+    decision = CacheDecision(
+        True,
+        f"node {memo.node_id!r} had come to it with the same inputs and code",
+        request.key,
+        request.version,
+        request.input_hash,
+        memo.created_at,
+        memo.run_id,
+    )
+    run.lookups[slot] = Lookup(request, decision)
+    return Found(value)
+
+
+def _request(run: Run, slot: int) -> CacheRequest:
+    """Work out what an invocation is looked up by."""
     plan = run.plan
-    top = slot
-    while top in plan.parents:
-        top = plan.parents[top]
-    action, strategy = plan.actions[slot], plan.cached[top]
-    lookup = run.lookups[slot] = Lookup(action.name, action.code_version())
+    action, strategy = plan.actions[slot], plan.cached[run.top(slot)]
+    request = CacheRequest(
+        action=action.name,
+        node_id=str(plan.ids[slot]),
+        strategy=strategy,
+        version=action.code_version(),
+    )
     inputs = {
         name: value
         for name, value in delivered(run, slot, run.board.arguments(slot)).items()
         if value is not UNSET
     }
+    params = [each.name for each in action.params]
     try:
-        lookup.input_hash = input_hash(inputs, strategy)
-        lookup.key = memo_key(action.name, lookup.version, lookup.input_hash, strategy, inputs)
+        hashed = input_hash(inputs, strategy, params=params)
     except DaggerError as error:
-        lookup.reason = str(error)
-        logger.debug("%s cannot share its result: %s", run.ref(slot), error)
+        logger.info("%s shares no results: %s", run.ref(slot), error)
+        return attrs.evolve(request, problem=str(error))
+    key = memo_key(action.name, request.version, hashed, strategy)
+    return attrs.evolve(request, input_hash=hashed, key=key)
+
+
+def _recall(run: Run, request: CacheRequest) -> tuple[Any, MemoInfo] | None:
+    assert request.key is not None
+    source = MEMORY if run.journal is None else run.journal
+    found = source.recall(request.key)
+    if found is None or not is_fresh(found[1], request.strategy, dt.datetime.now(dt.UTC)):
         return None
-    lookup.seconds = strategy.seconds
-    found = MEMORY.recall(lookup.key) if run.journal is None else run.journal.recall(lookup.key)
-    if found is None:
-        return None
-    value, memo = found
-    note = {"run_id": memo.run_id, "node_id": memo.node_id, "at": memo.created_at.isoformat()}
-    return Found(value, note)
+    return found
+
+
+def _known(run: Run, request: CacheRequest) -> Sequence[MemoInfo]:
+    """Return the newest results that a miss can be compared with."""
+    if run.journal is None:
+        return MEMORY.memos(request.action)[:_COMPARED]
+    found: Sequence[MemoInfo] = run.journal.memos(request.action, limit=_COMPARED)
+    return found

@@ -84,10 +84,15 @@ class Maps:
 
     # --- opening and gathering -------------------------------------------------------------------
 
-    def expand(self) -> None:
-        """Open or gather the mapped invocations among what is enabled, and limit the others."""
+    def expand(self) -> bool:
+        """Open or gather the mapped invocations among what is enabled, and limit the others.
+
+        Returns:
+            Whether there were any.
+        """
         plan, state = self._plan, self._state
-        for slot in [slot for slot in state.ready if slot in plan.mapped]:
+        found = [slot for slot in state.ready if slot in plan.mapped]
+        for slot in found:
             state.ready.remove(slot)
             if slot in self._children:
                 self._gather(slot)
@@ -97,6 +102,7 @@ class Maps:
             for slot in [slot for slot in state.ready if slot in plan.parents]:
                 self._limit(slot)
         self._follow()
+        return bool(found)
 
     def _open(self, slot: int) -> None:
         plan, board = self._plan, self._board
@@ -130,7 +136,7 @@ class Maps:
     def _enlist(self, slot: int, start: int, end: int) -> list[int]:
         """Return the invocations of items *start* to *end*, making those that are not there."""
         run, plan = self._run, self._plan
-        top, prefix = self._top(slot), self._prefix(slot)
+        top, prefix = self._run.top(slot), self._prefix(slot)
         keys = [f"{prefix}{k}" for k in range(start, end)]
         known = [run.invocations.get((top, key)) for key in keys]
         there = len(known)
@@ -147,7 +153,7 @@ class Maps:
 
     def _drop_rest(self, slot: int, count: int) -> None:
         """End invocations of an earlier process that have no item any more."""
-        keys, top, prefix = self._plan.keys, self._top(slot), self._prefix(slot)
+        keys, top, prefix = self._plan.keys, self._run.top(slot), self._prefix(slot)
         known = self._run.invocations
         while (child := known.get((top, f"{prefix}{count}"))) is not None:
             if self._state.status(child) == PENDING:
@@ -166,12 +172,6 @@ class Maps:
             self.ended((slot,))
         else:
             self._by._complete(slot, values, None, False)
-
-    def _top(self, slot: int) -> int:
-        parents = self._plan.parents
-        while slot in parents:
-            slot = parents[slot]
-        return slot
 
     def _prefix(self, slot: int) -> str:
         key = self._plan.keys.get(slot)
@@ -345,7 +345,9 @@ class Maps:
         """Take that invocations have ended: others may start, generators be read on."""
         if self._limits:
             for slot in slots:
-                limit = self._limits.get(self._top(slot)) if slot in self._plan.parents else None
+                limit = (
+                    self._limits.get(self._run.top(slot)) if slot in self._plan.parents else None
+                )
                 if slot in self._plan.mapped:
                     continue
                 if limit is not None and slot in limit.released:
@@ -359,7 +361,7 @@ class Maps:
 
     def _limit(self, slot: int) -> None:
         """Keep back an enabled invocation of a node that has enough of them running."""
-        limit = self._limits.get(self._top(slot))
+        limit = self._limits.get(self._run.top(slot))
         if limit is None or slot in limit.released or slot in self._plan.mapped:
             return
         self._state.shelve(slot)

@@ -388,7 +388,7 @@ def compile_plan(graph: Graph, lookup: Callable[[str], ActionDef | None]) -> Pla
     gc.disable()
     try:
         plan = Plan(graph)
-        _Compiler(plan, list(graph.nodes.values()), graph.labelled, lookup).extend()
+        _Compiler(plan, list(graph.nodes.values()), graph.labelled, lookup, first=True).extend()
         _ = plan.sinks  # every run asks for them
         return plan
     finally:
@@ -489,6 +489,7 @@ class _Compiler:
         nodes: What is added.
         edges: Labelled edges among them.
         lookup: Finds actions.
+        first: They are the nodes that the plan begins with.
     """
 
     def __init__(
@@ -497,13 +498,16 @@ class _Compiler:
         nodes: Sequence[Node],
         edges: Sequence[Edge],
         lookup: Callable[[str], ActionDef | None],
+        *,
+        first: bool = False,
     ) -> None:
         self.into = plan
+        self.first = first
         self.base = base = plan.size
         self.nodes = nodes
         self.edges = edges
         self.lookup = lookup
-        self.known = dict(plan.looked_up) if base else plan.looked_up
+        self.known = plan.looked_up if first else dict(plan.looked_up)
         self.forms: dict[tuple[int, tuple[str, ...]], _Form] = {}
         self.added = {node.id: base + k for k, node in enumerate(nodes)}
         self.unmet = [0] * len(nodes)
@@ -524,11 +528,11 @@ class _Compiler:
         self.refuse_later(actions)
         self.wire()
         self.refuse_cycles()
-        if base:
+        if not self.first:
             plan.unshare()
         plan.looked_up = self.known
         self.reserve(actions)
-        if not base:
+        if self.first:
             for name in plan.graph.inputs:
                 plan.inputs[name] = self.new_slot()
         self.declare_parts(actions)
@@ -598,7 +602,7 @@ class _Compiler:
             plan.special[source] = tuple(sorted((*known, *found), key=lambda edge: edge[0]))
         if self.edges:
             plan.labelled |= {self.slot_of(edge.source) for edge in self.edges}
-        if base:
+        if not self.first:
             for node in self.nodes:
                 plan.replace(node)
 

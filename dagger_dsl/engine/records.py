@@ -54,8 +54,12 @@ class Records:
         """Take a completion; return why its value has no stored form, if it has none."""
         run, journal, plan = self._run, self._journal, self._run.plan
         if journal is None:
+            if slot in run.lookups:
+                run.lookups[slot].keep(run, slot, (None, None), value)
             return None
         meta: dict[str, Any] | None = run.meta.get(slot)
+        if slot in run.lookups:
+            meta = {**(meta or {}), "cache": run.lookups[slot].to_plain()}
         inline = artifact = None
         stored = plan.actions[slot].store
         try:
@@ -91,7 +95,7 @@ class Records:
         else:
             self.rows.append(row)
         if slot in run.lookups:
-            run.lookups[slot].remember(journal, run, slot, inline, artifact)
+            run.lookups[slot].keep(run, slot, (inline, artifact), value)
         return None
 
     def push(self, slot: int, row: Row) -> None:

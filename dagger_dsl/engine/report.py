@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from dagger_dsl.model.caching import CacheDecision
+
 __all__ = ["ErrorInfo", "NodeReport", "RunReport"]
 
 
@@ -71,6 +73,8 @@ class NodeReport:
         recovered: Its failure handler gave the value.
         restored: The result was taken from the store, nothing was called.
         metadata: What the node gave with its answer.
+        cache: Whether a result of another run took the place of a call, and why; None for a node
+            that shares no results.
     """
 
     node_id: str
@@ -85,6 +89,12 @@ class NodeReport:
     recovered: bool = False
     restored: bool = False
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
+    cache: CacheDecision | None = None
+
+    @property
+    def cached(self) -> bool:
+        """Whether a result of another run took the place of a call."""
+        return self.cache is not None and self.cache.hit
 
 
 class _Lazy(Mapping[str, Any]):
@@ -298,6 +308,23 @@ class RunReport:
 
     def __rich__(self) -> Table:
         return self.to_table(limit=100)
+
+    def explain_cache(self, node_id: str) -> CacheDecision:
+        """Return whether a node took the result of another run, and why or why not.
+
+        Raises:
+            NodeNotFound: The graph has no such node.
+        """
+        report = self.node_reports[node_id]
+        if report.cache is not None:
+            return report.cache
+        from dagger_dsl.model.caching import CacheDecision
+
+        if report.state is NodeState.COMPLETED and report.attempts:
+            reason = "its cache strategy is 'never': @action(cache=...) lets it share its results"
+        else:
+            reason = f"it was not looked up: the node is {report.state}"
+        return CacheDecision(False, reason, None, "", None)
 
     def raise_for_failure(self) -> RunReport:
         """Return this report when the run succeeded.

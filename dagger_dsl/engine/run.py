@@ -6,7 +6,7 @@ import datetime as dt
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.invoke import bind_call
@@ -24,6 +24,7 @@ from dagger_dsl.registry import ActionDef
 from dagger_dsl.runners.base import ASYNC, Board
 
 if TYPE_CHECKING:
+    from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.runners.annex import Annex
 
 __all__ = ["Run", "error_info"]
@@ -232,11 +233,8 @@ class Run:
 
     def enlist(self, slot: int, children: list[int]) -> None:
         """Make room on the board for invocations of a mapped one."""
-        plan = self.plan
+        plan, top = self.plan, self.top(slot)
         self._refresh()
-        top = slot
-        while top in plan.parents:
-            top = plan.parents[top]
         self.invocations.update(((top, plan.keys[child]), child) for child in children)
         if plan.mapped[slot].depth > 1:
             self.silent += len(children)
@@ -275,7 +273,7 @@ class Run:
         plan, board, kind = self.plan, self.board, self.plan.kinds[slot]
         call = bind_call(self, slot) if plan.is_wrapped(slot) else plan.calls[slot]
         if kind in board.beyond:
-            call, kind = self._elsewhere(call, kind, plan.limits.get(slot)), 0
+            call, kind = self._elsewhere(slot, call, kind, plan.limits.get(slot)), 0
         board.calls[slot] = call
         board.kinds[slot] = kind
 
@@ -314,18 +312,34 @@ class Run:
         """Let something else be called in a node's place, without the node's time limit."""
         kind = ASYNC if is_async else 0
         if kind in self.board.beyond:
-            call, kind = self._elsewhere(call, kind, None), 0
+            call, kind = self._elsewhere(slot, call, kind, None), 0
         self.board.calls[slot] = call
         self.board.kinds[slot] = kind
 
     def _elsewhere(
-        self, call: Callable[..., Any], kind: int, limit: float | None
+        self, slot: int, call: Callable[..., Any], kind: int, limit: float | None
     ) -> Callable[..., Any]:
+        if self.annex is None:
+            self._add_annex()
+        assert self.annex is not None
+        return self.annex.wrap(slot, call, kind, limit)
+
+    def _add_annex(self) -> None:
         from dagger_dsl.runners.annex import Annex
 
-        if self.annex is None:
-            self.annex = Annex()
-        return self.annex.wrap(call, kind, limit)
+        self.annex = annex = Annex(self.token)
+        halt = self.board.halt
+
+        def halt_all(slots: Collection[int]) -> None:
+            halt(slots)
+            annex.halt(slots)
+
+        self.board.halt = halt_all
+
+    def is_awaited(self, slot: int) -> bool:
+        """Return whether the call of an invocation ends as soon as it is cancelled."""
+        awaited = self.annex is not None and slot in self.annex.awaited
+        return awaited or bool(self.board.kinds[slot] & ASYNC)
 
     def attempts_made(self, slot: int) -> int:
         """Return how many calls of a node were made, earlier processes included."""
@@ -349,6 +363,13 @@ class Run:
         if slot is None or key in (DEFAULT_KEY, ""):
             return slot
         return self.invocations.get((slot, key))
+
+    def top(self, slot: int) -> int:
+        """Return the slot of the node that an invocation belongs to."""
+        parents = self.plan.parents
+        while slot in parents:
+            slot = parents[slot]
+        return slot
 
     def name_of(self, slot: int) -> str:
         """Return a text for an invocation that `slot_named` finds again, split at its first dot."""
@@ -399,7 +420,7 @@ class Run:
         return NodeReport(
             node_id=node_id,
             state=state,
-            attempts=self.attempts_made(slot),
+            attempts=0 if self.is_cached(slot) else self.attempts_made(slot),
             started_at=_moment(start) if called else None,
             finished_at=_moment(end) if known else None,
             duration=end - start if known else None,
@@ -409,7 +430,26 @@ class Run:
             recovered=bool(meta.get("recovered")),
             restored=slot in self.restored,
             metadata=meta.get("metadata", {}),
+            cache=self.cache_decision(slot),
         )
+
+    def cache_decision(self, slot: int) -> CacheDecision | None:
+        """Return whether another run's result took a node's place; None where none could."""
+        lookup = self.lookups.get(slot)
+        if lookup is not None:
+            found: CacheDecision = lookup.decision
+            return found
+        recorded = self.meta.get(slot, {}).get("cache")
+        if recorded is None:
+            return None
+        from dagger_dsl.engine.lookups import decision_of
+
+        return decision_of(recorded)
+
+    def is_cached(self, slot: int) -> bool:
+        """Return whether another run's result took a node's place."""
+        lookup = self.lookups.get(slot)
+        return lookup is not None and bool(lookup.decision.hit)
 
     def states_of(self, slot: int) -> NodeState:
         """Return one node's state."""

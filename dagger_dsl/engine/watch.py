@@ -101,7 +101,7 @@ class _Completed(NodeCompleted):
         return NodeOutcome(
             True,
             run.plan.outputs_of(slot, run.value(slot)),
-            cached="cached" in meta,
+            cached=run.is_cached(slot),
             recovered=bool(meta.get("recovered")),
             metadata=meta.get("metadata", {}),
         )

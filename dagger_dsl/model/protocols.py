@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -134,6 +135,35 @@ class Journal(Protocol):
 
     def requests(self, after: int = 0) -> Sequence[tuple[int, str]]:
         """Return the commands that were sent to the run, by number, those after *after*."""
+        ...
+
+    def recall(self, key: str) -> tuple[Any, Any] | None:
+        """Return a result that some run kept under *key*, and what is known of it."""
+        ...
+
+    def memos(self, action: str, limit: int) -> Sequence[Any]:
+        """Return what is known of the newest results of an action."""
+        ...
+
+    def remember(
+        self,
+        key: str,
+        *,
+        action: str,
+        version: str,
+        input_hash: str,
+        node_id: str,
+        inline: str | None,
+        artifact_id: str | None,
+        expires_at: dt.datetime | None = None,
+        invocation_key: str = "default",
+        now: dt.datetime | None = None,
+    ) -> None:
+        """Keep a result for other runs, with the commit that records it."""
+        ...
+
+    def note_inputs(self, node_id: str, input_hash: str, invocation_key: str = "default") -> None:
+        """Keep the hash of an invocation's inputs for its row in the next commit."""
         ...
 
     def flush(self) -> None:

@@ -38,7 +38,7 @@ from dagger_dsl.store.database import Database
 from dagger_dsl.store.faults import store_error
 from dagger_dsl.store.forks import after_fork
 from dagger_dsl.store.inbox import requests
-from dagger_dsl.store.memos import Memo, recall
+from dagger_dsl.store.memos import Memo, find, recall
 from dagger_dsl.store.ownership import Heart
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.transactions import Transaction, run_transaction
@@ -263,6 +263,10 @@ class RunJournal:
     def recall(self, key: str, now: dt.datetime | None = None) -> tuple[Any, Memo] | None:
         """Return a result that some run kept under *key*; see `Store.recall`."""
         return recall(self._database, self._payloads, key, now)
+
+    def memos(self, action: str, limit: int) -> list[Memo]:
+        """Return what is known of the newest shared results of an action; see `Store.memos`."""
+        return find(self._database, action, None, limit)
 
     # -- ending
 

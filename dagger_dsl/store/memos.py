@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 import sqlalchemy as sa
 
-from dagger_dsl.store.arguments import check_moment, check_text
+from dagger_dsl.store.arguments import check_count, check_moment, check_text
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.schema import memo
@@ -86,9 +86,14 @@ def recall(
     return payloads.decode(inline, artifact_id, f"the shared result {key!r}"), found
 
 
-def find(database: Database, action: str | None, node_id: str | None) -> list[Memo]:
+def find(
+    database: Database, action: str | None, node_id: str | None, limit: int | None = None
+) -> list[Memo]:
     """See `Store.memos`."""
     query = sa.select(*_COLUMNS).order_by(memo.c.created_at.desc(), memo.c.memo_key)
+    check_count("limit", limit)
+    if limit is not None:
+        query = query.limit(limit)
     for column, name in ((memo.c.action, action), (memo.c.node_id, node_id)):
         if name is not None:
             check_text(column.name, name)

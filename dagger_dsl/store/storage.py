@@ -276,14 +276,17 @@ class Store:
         """
         return memos.recall(self.database, self._payloads, key, now)
 
-    def memos(self, action: str | None = None, node_id: str | None = None) -> list[Memo]:
+    def memos(
+        self, action: str | None = None, node_id: str | None = None, limit: int | None = None
+    ) -> list[Memo]:
         """Return what is known of shared results, the newest first; expired ones too.
 
         Args:
             action: Only those of this action.
             node_id: Only those of nodes with this id.
+            limit: At most so many; None gives all.
         """
-        return memos.find(self.database, action, node_id)
+        return memos.find(self.database, action, node_id, limit)
 
     def forget_memo(self, key: str) -> bool:
         """Remove one shared result; return whether there was one."""
