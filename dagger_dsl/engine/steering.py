@@ -299,10 +299,11 @@ class Steering:
         return index[node_id]
 
     def _refuse_started(self, slot: int, what: str) -> None:
-        state = self._run.state
-        if not state.is_open(slot):
+        run, state = self._run, self._run.state
+        tried = run.attempts.get(slot, 1) - run.earlier.get(slot, 0) > 1
+        if tried or not state.is_open(slot):
             code = state.status(slot)
-            name = "running" if code == PENDING else NAMES[code]
+            name = ("tried again" if tried else "running") if code == PENDING else NAMES[code]
             raise InvalidState(
                 f"node {self._run.plan.ids[slot]!r} is {name}, so {what} cannot change any more"
             )
