@@ -10,8 +10,19 @@ from types import SimpleNamespace
 
 from dagger_dsl.engine.report import RunReport as DagExecutionReport
 from dagger_dsl.errors import DaggerError as DagError
-from dagger_dsl.executor import DagExecutor, DagMetadata, WorkflowSpec
-from dagger_dsl.model.commands import AddNode, AddNodes, NodeSpec, SetNodeInputs
+from dagger_dsl.executor import Coordinator, DagExecutor, DagMetadata, WorkflowSpec
+from dagger_dsl.model.commands import (
+    AddNode,
+    AddNodes,
+    CancelBranch,
+    EmitEvent,
+    NodeSpec,
+    PauseBranch,
+    ResumeBranch,
+    SetNodeInputs,
+    SetNodesEnabled,
+)
+from dagger_dsl.model.commands import Command as ExecutorCommand
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.context import HookContext, NodeCtx, NodeOutcome, NodeOutput
 from dagger_dsl.model.graph import Graph as GraphDefinition
@@ -46,12 +57,16 @@ __all__ = [
     "BackoffStrategy",
     "Cache",
     "CacheStrategy",
+    "CancelBranch",
+    "Coordinator",
     "DagConfig",
     "DagError",
     "DagExecutionReport",
     "DagExecutor",
     "DagMetadata",
+    "EmitEvent",
     "ErrorHandling",
+    "ExecutorCommand",
     "GraphDefinition",
     "HookContext",
     "HumanTimeoutAction",
@@ -63,9 +78,12 @@ __all__ = [
     "NodeSpec",
     "OField",
     "OnFailure",
+    "PauseBranch",
+    "ResumeBranch",
     "RetryPolicy",
     "RetryStrategy",
     "SetNodeInputs",
+    "SetNodesEnabled",
     "SqliteStorage",
     "WorkflowSpec",
     "clear_node_cache",

@@ -1,15 +1,45 @@
-"""Steering a run from outside: a token that cancels it, a handle of one in the background."""
+"""Steering a run from outside: one set of verbs, and the handle of a run in the background.
+
+`Steered` has the verbs; whoever has the run says where their commands go. A `RunHandle` hands them
+to the coordinator of this process, and, once its run stands still, to the database, as `RunControl`
+of `dagger_dsl.engine.remote` does.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
+import itertools
+import logging
+import os
+import sys
 import threading
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import attrs
+
+from dagger_dsl.errors import InvalidState
+from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
+from dagger_dsl.model.states import RunStatus
+from dagger_dsl.model.values import MISSING, Secret
 
 if TYPE_CHECKING:
-    from dagger_dsl.engine.report import RunReport
+    from types import FrameType
 
-__all__ = ["CancelToken", "RunHandle"]
+    from dagger_dsl.engine.coordinator import Coordinator
+    from dagger_dsl.engine.people import Question
+    from dagger_dsl.engine.report import RunReport
+    from dagger_dsl.engine.run import Run
+    from dagger_dsl.model.commands import Command, NodeSpec
+    from dagger_dsl.store.storage import Store
+
+__all__ = ["CancelToken", "OpenQuestion", "RunHandle", "Steered", "Tie"]
+
+logger = logging.getLogger("dagger_dsl.engine")
 
 
 class CancelToken:
@@ -59,21 +89,282 @@ class CancelToken:
                 self._callbacks.remove(callback)
 
 
-class RunHandle:
+# --- the verbs -----------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class OpenQuestion:
+    """What a node waits to hear from a person.
+
+    Attributes:
+        node_id: The node.
+        key: Which of its invocations.
+        prompt: What the person is asked.
+        schema: JSON Schema of the answer; None takes anything.
+        default: The answer that is taken when the time is over; `MISSING` is none.
+        expires: When the time is over, in UTC; None is never.
+    """
+
+    node_id: str
+    key: str
+    prompt: str
+    schema: Mapping[str, Any] | None = None
+    default: Any = MISSING
+    expires: dt.datetime | None = None
+
+    @classmethod
+    def of(cls, node: NodeRef, question: Question) -> OpenQuestion:
+        """Return the question of a node as it is shown to people."""
+        expires = question.expires
+        return cls(
+            node.node_id,
+            node.invocation_key,
+            question.prompt,
+            question.schema,
+            question.default,
+            None if expires is None else dt.datetime.fromtimestamp(expires, dt.UTC),
+        )
+
+
+def _commands() -> Any:
+    # Most runs are steered by nobody, and would wait for these classes to be made.
+    from dagger_dsl.model import commands
+
+    return commands
+
+
+class Steered(ABC):
+    """A run that takes commands. May be used from any thread.
+
+    Every verb answers as `send` does: True when the command was applied, False when it stands and
+    will be. A refusal is raised where the command comes from.
+
+    Attributes:
+        run_id: The run.
+    """
+
+    run_id: str
+
+    @abstractmethod
+    def send(self, command: Command, *, wait: bool = True, timeout: float | None = 10.0) -> bool:
+        """Send a command to the run.
+
+        Args:
+            command: What is asked for.
+            wait: Whether to wait until it was applied and recorded. Otherwise a refusal is logged.
+            timeout: Seconds to wait at most; None waits for ever.
+
+        Returns:
+            True when it was applied. False when it stands: it was not waited for, or nobody
+            executes the run now, and the next resume applies it before anything starts.
+
+        Raises:
+            NodeNotFound: There is no such node or branch.
+            InvalidState: It does not fit what the node, or the run, is doing.
+            ValidationError, InputError: What it brings does not fit the graph.
+            LimitExceeded: The graph may grow no further, and the run stops for it.
+            RunNotFound: The store has no such run.
+            TimeoutError: It was not applied in time; the message says whether it still stands.
+        """
+
+    @property
+    @abstractmethod
+    def is_paused(self) -> bool:
+        """Whether the run stands still, to be resumed, or will when what runs has ended."""
+
+    @abstractmethod
+    def questions(self) -> list[OpenQuestion]:
+        """Return what waits for a person and has no answer yet."""
+
+    @abstractmethod
+    def paused_branches(self) -> dict[str, str]:
+        """Return the branches that are paused, each with the reason."""
+
+    def pause(self, reason: str | None = None) -> bool:
+        """Let what runs end, start nothing more, and leave the run paused."""
+        return self.send(_commands().PauseRun(reason))
+
+    def resume(self) -> bool:
+        """Take a `pause` back."""
+        return self.send(_commands().ResumeRun())
+
+    def cancel(self, reason: str | None = None) -> bool:
+        """Cancel the run; *reason* is kept with every node that is cancelled."""
+        return self.send(_commands().CancelRun(reason))
+
+    def pause_branch(self, branch_id: str, reason: str | None = None) -> bool:
+        """Start nothing more of a branch: a node with its descendants, or a label."""
+        return self.send(_commands().PauseBranch(branch_id, reason))
+
+    def resume_branch(self, branch_id: str) -> bool:
+        """Let a paused branch go on."""
+        return self.send(_commands().ResumeBranch(branch_id))
+
+    def cancel_branch(self, branch_id: str, reason: str | None = None) -> bool:
+        """Cancel what is reachable only through a branch."""
+        return self.send(_commands().CancelBranch(branch_id, reason))
+
+    def add_node(self, spec: NodeSpec) -> bool:
+        """Add a node to the run; one that is there already, in all it says, is passed over."""
+        return self.send(_commands().AddNode(spec))
+
+    def add_nodes(self, specs: Iterable[NodeSpec]) -> bool:
+        """Add several nodes, all or none; they may depend on each other."""
+        return self.send(_commands().AddNodes(specs))
+
+    def set_node_inputs(self, node_id: str, inputs: Mapping[str, Any]) -> bool:
+        """Give inputs of a node that has not started new values; its other inputs stay."""
+        return self.send(_commands().SetNodeInputs(node_id, inputs))
+
+    def enable_nodes(self, ids: Iterable[str]) -> bool:
+        """Enable nodes that have not started."""
+        return self.send(_commands().SetNodesEnabled(ids, True))
+
+    def disable_nodes(self, ids: Iterable[str]) -> bool:
+        """Disable nodes that have not started: they are skipped."""
+        return self.send(_commands().SetNodesEnabled(ids, False))
+
+    def emit(self, name: str, payload: Any = None) -> bool:
+        """Show a `CustomEvent` to the hooks."""
+        return self.send(_commands().EmitEvent(name, payload))
+
+    def answer(
+        self, node_id: str, value: Any, key: str = DEFAULT_KEY, by: str | None = None
+    ) -> bool:
+        """Answer a node that waits for a person.
+
+        Args:
+            node_id: The node.
+            value: What becomes its result; checked against the schema it asked with.
+            key: Which of its invocations.
+            by: Who answers, for the record.
+
+        Raises:
+            InputValidationError: The answer does not fit the schema.
+            InvalidState: The node does not wait, or has its answer already.
+        """
+        return self.send(_commands().Answer(node_id, value, key, by))
+
+    submit_human_input = answer
+
+    def approve(self, branch: str, by: str | None = None) -> bool:
+        """Let what waits for an approval go on.
+
+        A node that asks is answered True, which it refuses when it asks for something else than
+        yes or no; any other branch that is paused goes on.
+
+        Args:
+            branch: The node, or the branch.
+            by: Who approves: recorded with the answer; of a branch, shown to the hooks and
+                recorded as a `CustomEvent` named ``approved``.
+        """
+        asked = [each for each in self.questions() if each.node_id == branch]
+        if asked:
+            answers = [self.answer(branch, True, each.key, by) for each in asked]
+            return all(answers)
+        done = self.resume_branch(branch)
+        if by is not None:
+            done = self.emit("approved", {"branch": branch, "by": by}) and done
+        return done
+
+    def reject(self, branch: str, reason: str | None = None, by: str | None = None) -> bool:
+        """Cancel a branch that waits for an approval; the reason says who rejected it."""
+        whose = "rejected" if by is None else f"rejected by {by}"
+        return self.cancel_branch(branch, whose if reason is None else f"{reason} ({whose})")
+
+
+# --- a run of this process -----------------------------------------------------------------------
+
+
+class Tie(NamedTuple):
+    """What ties a handle to a run that goes on in the background.
+
+    Attributes:
+        coordinator: Decides what the run does.
+        thread: Drives it: while somebody else's code has this thread, nothing is applied.
+        token: Cancels it.
+        recorded: Whether it can be found in a store after its end.
+        store: That store, where it stays open; else one is opened by the run's URL.
+        go_on: Given the run's secrets, begins a resume under the same handle.
+    """
+
+    coordinator: Coordinator
+    thread: threading.Thread
+    token: CancelToken
+    recorded: bool
+    store: Store | None
+    go_on: Callable[[Mapping[str, Any]], object]
+
+
+class _Ticket:
+    """A command on its way to the coordinator.
+
+    Args:
+        command: What is asked for.
+        settle: Called once, when `error` is known.
+        stands_still: Whether the run stood still before it could be applied.
+
+    Attributes:
+        error: Why it was refused.
+        missed: The run stood still before it could be applied.
+        known: Set when `error` is known.
+        left: Nobody waits for it.
+    """
+
+    __slots__ = ("_settle", "_stands_still", "command", "error", "known", "left", "missed")
+
+    def __init__(
+        self,
+        command: Command,
+        settle: Callable[[_Ticket], None],
+        stands_still: Callable[[], bool],
+    ) -> None:
+        self.command = command
+        self.error: Exception | None = None
+        self.missed = False
+        self.known = threading.Event()
+        self.left = False
+        self._settle = settle
+        self._stands_still = stands_still
+
+    def give(self, error: Exception | None) -> None:
+        """Take what became of it; only the first call counts."""
+        if not self.known.is_set():
+            self.error = error
+            self.missed = error is not None and self._stands_still()
+            self._settle(self)
+
+
+class RunHandle(Steered):
     """A run in the background, made by `start`. May be used from any thread; it can be awaited.
+
+    As many commands as ``RunOptions.command_capacity`` wait to be applied; who sends more waits
+    until there is room. Code in the thread that applies commands (a hook; a node of a sequential
+    run, or one on the run's event loop) is not made to wait for itself: its command stands, it is
+    applied when that thread is free, and a refusal is logged.
+
+    When the run stands still and is recorded, commands go to its database, and `resume` goes on
+    with it under this handle.
 
     Attributes:
         run_id: The run.
         dag_name: Its graph.
     """
 
-    def __init__(self, run_id: str, dag_name: str, token: CancelToken) -> None:
+    def __init__(self, run_id: str, dag_name: str) -> None:
         self.run_id = run_id
         self.dag_name = dag_name
-        self._token = token
         self._ended = threading.Event()
         self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._resuming = threading.Lock()
         self._watchers: list[Callable[[], None]] = []
+        self._tickets: set[_Ticket] = set()
+        self._missed: list[Command] = []
+        # Growths are counted by who asked for them, also in a process that goes on with the run.
+        self._name = os.urandom(4).hex()
+        self._serial = itertools.count(1)
+        self._tie: Tie | None = None
         self._report: RunReport | None = None
         self._error: BaseException | None = None
 
@@ -81,9 +372,7 @@ class RunHandle:
         state = "ended" if self._ended.is_set() else "running"
         return f"<RunHandle {self.run_id} of {self.dag_name!r}: {state}>"
 
-    def cancel(self, reason: str | None = None) -> None:
-        """Cancel the run; `result` then gives a report of status ``cancelled``."""
-        self._token.cancel(reason)
+    # --- how it stands ---------------------------------------------------------------------------
 
     @property
     def done(self) -> bool:
@@ -92,8 +381,12 @@ class RunHandle:
 
     @property
     def is_paused(self) -> bool:
-        """Whether the run stands still and waits to be resumed."""
-        return self._report is not None and self._report.status == "paused"
+        """Whether the run stands still, to be resumed, or will when what runs has ended."""
+        if self._report is not None:
+            return self._report.status is RunStatus.PAUSED
+        if self._tie is None or self._ended.is_set():
+            return False
+        return _is_held(self._tie.coordinator.run)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end, at most *timeout* seconds; return whether it came."""
@@ -133,13 +426,258 @@ class RunHandle:
             await ended.wait()
         return self.result(0)
 
+    # --- steering --------------------------------------------------------------------------------
+
+    def send(self, command: Command, *, wait: bool = True, timeout: float | None = 10.0) -> bool:
+        """Send a command to the run; see `Steered.send`."""
+        until = inf if timeout is None else time.monotonic() + timeout
+        applied = self._apply(command, wait, until)
+        if applied is not None:
+            return applied
+        with self._stored() as control:
+            return control.send(command, wait=wait, timeout=_left(until))
+
+    def cancel(self, reason: str | None = None) -> bool:
+        """Cancel the run; `result` then gives a report of status ``cancelled``.
+
+        It does not wait, so a signal handler may call it. A run that has ended stays as it is; one
+        that stands still is cancelled, in its database too.
+        """
+        tie, report = self._tie, self._report
+        if tie is None or self._error is not None:
+            return True
+        if report is None:
+            tie.token.cancel(reason)
+            return False
+        if report.status is RunStatus.PAUSED:
+            if tie.recorded:
+                with self._stored() as control:
+                    control.cancel(reason)
+            self._report = attrs.evolve(
+                report, status=RunStatus.CANCELLED, reason=reason or "cancelled"
+            )
+        return True
+
+    def resume(self) -> bool:
+        """Take a `pause` back; when the run stands still, go on with it in the background.
+
+        `wait`, `result` and ``await`` are about the new end then. A completed run stays as it is,
+        and so does a paused branch: `resume_branch` lets it go on.
+
+        Raises:
+            InvalidState: It is recorded nowhere, so nothing of it can go on.
+            RunOwned: Another process goes on with it.
+        """
+        with self._resuming:
+            applied = self._apply(_commands().ResumeRun(), True, time.monotonic() + 10.0)
+            if applied is not None:
+                return applied
+            tie, report = self._tie, self._report
+            if report is not None and report.status is RunStatus.COMPLETED:
+                return True
+            if tie is None or not tie.recorded:
+                raise self._gone()
+            inputs = tie.coordinator.run.inputs
+            tie.go_on({name: each for name, each in inputs.items() if isinstance(each, Secret)})
+            return True
+
+    def questions(self) -> list[OpenQuestion]:
+        """Return what waits for a person and has no answer yet."""
+        tie = self._tie
+        if tie is None:
+            return []
+        if self._ended.is_set() and tie.recorded:
+            with self._stored() as control:
+                return control.questions()
+        run = tie.coordinator.run
+        asked = [each for each in list(run.asked.items()) if each[0] in run.state.asking]
+        return [OpenQuestion.of(run.ref(slot), question) for slot, question in asked]
+
+    def paused_branches(self) -> dict[str, str]:
+        """Return the branches that are paused, each with the reason."""
+        tie = self._tie
+        if tie is None:
+            return {}
+        if self._ended.is_set() and tie.recorded:
+            with self._stored() as control:
+                return control.paused_branches()
+        holds = list(tie.coordinator.run.state.holds.items())
+        return {branch: held.reason for branch, held in holds}
+
+    # --- commands on their way -------------------------------------------------------------------
+
+    def _apply(self, command: Command, wait: bool, until: float) -> bool | None:
+        """Have the coordinator apply a command; None when the run came to its end before.
+
+        Returns:
+            What `send` returns.
+        """
+        ticket = self._queue(command, until)
+        if ticket is None:
+            return None
+        if not wait or self._is_turning():
+            self._leave(ticket)
+            return False
+        if not ticket.known.wait(_left(until)) and self._leave(ticket):
+            raise TimeoutError(
+                f"run {self.run_id} did not apply the command in time; it stands, and is applied "
+                "at the run's next turn"
+            )
+        if ticket.missed:
+            self._ended.wait(_left(until))
+            return None
+        if ticket.error is not None:
+            raise ticket.error
+        return True
+
+    def _queue(self, command: Command, until: float) -> _Ticket | None:
+        """Hand a command to the coordinator as soon as there is room; None after the run's end."""
+        from dagger_dsl.engine.steering import Origin
+
+        with self._room:
+            tie = self._tie
+            while tie is not None and not self._ended.is_set():
+                if len(self._tickets) < tie.coordinator.run.options.command_capacity:
+                    break
+                self._wait_for_room(tie, until)
+            else:
+                return None
+            run = tie.coordinator.run
+            ticket = _Ticket(command, self._settle, lambda: run.status is RunStatus.PAUSED)
+            self._tickets.add(ticket)
+        number = f"handle {self._name} {next(self._serial)}"
+        tie.coordinator.submit(command, Origin("the handle", None, 0, None, number), ticket.give)
+        return ticket
+
+    def _wait_for_room(self, tie: Tie, until: float) -> None:
+        full = (
+            f"{len(self._tickets)} commands wait already for run {self.run_id}, which is its "
+            "command_capacity"
+        )
+        if self._is_turning():
+            raise InvalidState(
+                f"{full}; none is applied before this thread is free. A hook may return commands, "
+                "and an action NodeOutput.success(..., commands=[...])"
+            )
+        left = _left(until)
+        if left == 0 or not self._room.wait(left):
+            raise TimeoutError(f"{full}; this one was not sent")
+
+    def _is_turning(self) -> bool:
+        """Whether nothing is applied before this thread returns to where it was called from.
+
+        It drives the run, or it is in a turn of the coordinator, or shows something to a hook.
+        """
+        tie = self._tie
+        assert tie is not None
+        if threading.current_thread() is tie.thread:
+            return True
+        busy = (tie.coordinator, tie.coordinator.watcher)
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            owner = frame.f_locals.get("self")
+            if owner is not None and any(owner is each for each in busy):
+                return True
+            frame = frame.f_back
+        return False
+
+    def _settle(self, ticket: _Ticket) -> None:
+        """Take note of what became of a command."""
+        with self._room:
+            self._tickets.discard(ticket)
+            ticket.known.set()
+            self._room.notify()
+            left = ticket.left
+        if left:
+            self._unheard(ticket)
+
+    def _leave(self, ticket: _Ticket) -> bool:
+        """Wait for a command no longer; False when what became of it is known."""
+        with self._room:
+            if not ticket.known.is_set():
+                ticket.left = True
+                return True
+        return False
+
+    def _unheard(self, ticket: _Ticket) -> None:
+        """See to what became of a command that nobody waits for."""
+        if ticket.missed:
+            self._missed.append(ticket.command)
+        elif ticket.error is not None:
+            logger.error(
+                "a command of the handle was refused: %s",
+                ticket.error,
+                extra={"run_id": self.run_id},
+            )
+
+    # --- the run's end ---------------------------------------------------------------------------
+
+    @contextmanager
+    def _stored(self) -> Iterator[Steered]:
+        """Give what steers the run through its database."""
+        from dagger_dsl.engine.remote import RunControl
+        from dagger_dsl.store.storage import Store
+
+        tie = self._tie
+        if tie is None or not tie.recorded:
+            raise self._gone()
+        if tie.store is not None:
+            yield RunControl(tie.store, self.run_id)
+            return
+        url = tie.coordinator.run.options.database_url
+        assert url is not None
+        with Store(url) as store:
+            yield RunControl(store, self.run_id)
+
+    def _gone(self) -> InvalidState:
+        """Return the refusal of a run that has ended and is recorded nowhere."""
+        status = "over" if self._report is None else self._report.status
+        return InvalidState(
+            f"run {self.run_id} is {status} and is recorded nowhere, so nothing of it can go on; "
+            "give the run a database_url to steer and resume it after that"
+        )
+
+    def _begin(self, tie: Tie) -> None:
+        with self._lock:
+            self._tie, self._report, self._error = tie, None, None
+            self._ended.clear()
+
     def _finish(self, report: RunReport | None, error: BaseException | None) -> None:
         with self._lock:
             self._report, self._error = report, error
             self._ended.set()
             watchers, self._watchers = self._watchers, []
+            left = list(self._tickets)
         for tell in watchers:
             try:
                 tell()
             except RuntimeError:  # the loop of whoever awaited is closed; nobody listens
                 continue
+        for ticket in left:  # only a run that broke off leaves any
+            ticket.give(InvalidState(f"run {self.run_id} broke off before it took the command"))
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Leave commands that nobody waits for, and that came too late, to the next resume."""
+        missed, self._missed = self._missed, []
+        for command in missed:
+            try:
+                self.send(command, wait=False)
+            except Exception as error:
+                logger.error(
+                    "a command of the handle was refused: %s", error, extra={"run_id": self.run_id}
+                )
+
+
+def _left(until: float) -> float | None:
+    """Return the seconds until then, None for ever."""
+    return None if until == inf else max(0.0, until - time.monotonic())
+
+
+def _is_held(run: Run) -> bool:
+    """Whether nothing more of a run starts, as it or its branches are paused."""
+    state = run.state
+    if state.paused or not state.holds:
+        return state.paused
+    held = frozenset[int]().union(*(branch.slots for branch in list(state.holds.values())))
+    return not any(state.is_open(slot) for slot in run.plan.invocations() if slot not in held)

@@ -272,9 +272,9 @@ class _Session:
             finally:
                 unsubscribe()
 
-        def go_on(secrets: Mapping[str, Any]) -> None:
+        def go_on(secrets: Mapping[str, Any]) -> RunHandle:
             session = _prepare_resume(run.run_id, run.registry, run.options, secrets, store)
-            session.background(found)
+            return session.background(found)
 
         thread = threading.Thread(
             target=contextvars.copy_context().run,  # bodies see what the caller sees

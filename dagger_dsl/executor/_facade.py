@@ -6,33 +6,57 @@ It decides nothing about a run: it finds the graph, puts the options together, a
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakValueDictionary
 
 import attrs
 
 from dagger_dsl import engine
-from dagger_dsl.engine.control import RunHandle
+from dagger_dsl.engine.control import RunHandle, Steered
+from dagger_dsl.engine.launch import new_run_id
 from dagger_dsl.engine.report import RunReport
-from dagger_dsl.errors import ConfigurationError, DaggerError, RunNotFound
+from dagger_dsl.errors import (
+    ConfigurationError,
+    DaggerError,
+    InputError,
+    InvalidState,
+    RunExists,
+    RunNotFound,
+    RunOwned,
+    ValidationError,
+)
 from dagger_dsl.executor._caches import Values, check_run_values, inputs_of
 from dagger_dsl.executor._catalogue import Catalogue, Compilable, DagMetadata, check_fields
 from dagger_dsl.executor._dry_run import rehearse
+from dagger_dsl.executor._recorded import (
+    hand_over,
+    newest_snapshot,
+    recorded_run,
+    standing_of,
+    unfinished_run,
+    values_of,
+)
 from dagger_dsl.model.commands import NodeSpec
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph, Input, Node
-from dagger_dsl.model.states import RunStatus
 from dagger_dsl.registry import ActionDef, Registry, as_registry
 from dagger_dsl.store.storage import Store
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.remote import RunControl
     from dagger_dsl.executor._doctor import Diagnosis
     from dagger_dsl.model.protocols import CancelSignal
     from dagger_dsl.store.cache import Cache
+    from dagger_dsl.store.snapshots import SnapshotInfo
     from dagger_dsl.yamlio import GraphList
 
 __all__ = ["DagExecutor", "WorkflowSpec"]
+
+logger = logging.getLogger("dagger_dsl.executor")
 
 
 @attrs.frozen
@@ -82,6 +106,8 @@ class DagExecutor:
         self._url = os.fspath(database_url)
         self._catalogue = Catalogue(self._registry)
         self._last: RunReport | RunHandle | None = None
+        self._newest: str | None = None
+        self._handles: WeakValueDictionary[str, RunHandle] = WeakValueDictionary()
 
     def __enter__(self) -> DagExecutor:
         self._store.init_database()
@@ -351,6 +377,7 @@ class DagExecutor:
         cancel: CancelSignal | None = None,
         *,
         dry_run: bool = False,
+        resume: bool = False,
         **options: Any,
     ) -> RunReport:
         """Run a graph and wait for its end.
@@ -362,6 +389,7 @@ class DagExecutor:
             runner: ``threads``, ``sequential`` or ``asyncio``.
             cancel: A token that ends the run when it is cancelled.
             dry_run: Whether to validate and print the plan only; no action is called.
+            resume: Whether to go on with the run of ``run_id`` where there is one already.
             **options: Those of `RunOptions`: max_workers, timeout, durability, run_id, hooks...
 
         Returns:
@@ -369,17 +397,23 @@ class DagExecutor:
 
         Raises:
             DagNotFound, ValidationError, InputError, ConfigurationError: Nothing has run.
+            RunExists: There is a run of this ``run_id``, and *resume* is False.
             StoreError: The run cannot be recorded; it stays resumable.
         """
         entry = self._catalogue.entry(dag) if isinstance(dag, str) else self._catalogue.opened(dag)
         given = inputs_of(entry.graph, inputs, cache)
         values = Values(cache)
         settings = self._options(runner, cancel, options, values)
+        if resume and not dry_run and self._has_run(settings.run_id):
+            options = {name: each for name, each in options.items() if name != "run_id"}
+            return self.resume(settings.run_id, inputs, cache, runner, cancel, **options)
         if dry_run:
             config = DagConfig.merge(self._config, entry.graph.config)
             config = DagConfig.merge(config, settings.config)
             return rehearse(entry.graph, entry.registry, given, config)
-        report = engine.run(entry.graph, entry.registry, given, settings, self._config, self._store)
+        graph, registry = entry
+        with self._making(settings.run_id):
+            report = engine.run(graph, registry, given, settings, self._config, self._store)
         return self._ended(report, entry.registry, values)
 
     def dry_run(
@@ -395,16 +429,23 @@ class DagExecutor:
         cache: Cache | None = None,
         runner: str = "asyncio",
         cancel: CancelSignal | None = None,
+        *,
+        resume: bool = False,
         **options: Any,
     ) -> RunReport:
-        """Run a graph on the running event loop; see `run`."""
+        """Run a graph on the running event loop; see `run`. A resume is made in the background."""
         entry = self._catalogue.entry(dag) if isinstance(dag, str) else self._catalogue.opened(dag)
         given = inputs_of(entry.graph, inputs, cache)
         values = Values(cache)
         settings = self._options(runner, cancel, options, values)
-        report = await engine.run_async(
-            entry.graph, entry.registry, given, settings, self._config, self._store
-        )
+        if resume and self._has_run(settings.run_id):
+            registry = self._catalogue.everything()
+            handle = self._go_on(str(settings.run_id), registry, settings, inputs, cache)
+            return self._ended(await handle, registry, values)
+        with self._making(settings.run_id):
+            report = await engine.run_async(
+                entry.graph, entry.registry, given, settings, self._config, self._store
+            )
         return self._ended(report, entry.registry, values)
 
     def start(
@@ -418,14 +459,14 @@ class DagExecutor:
         """Start a graph in the background and return its handle at once; see `run`."""
         entry = self._catalogue.entry(dag) if isinstance(dag, str) else self._catalogue.opened(dag)
         settings = self._options(runner, cancel, options, Values(None))
-        self._last = engine.start(
+        handle = engine.start(
             entry.graph, entry.registry, inputs, settings, self._config, self._store
         )
-        return self._last
+        return self._started(handle)
 
     def resume(
         self,
-        run_id: str,
+        run_id: str | None = None,
         inputs: Mapping[str, Any] | None = None,
         cache: Cache | None = None,
         runner: str = "threads",
@@ -434,33 +475,235 @@ class DagExecutor:
     ) -> RunReport:
         """Go on with a recorded run where it stands; completed nodes are not called again.
 
+        What is paused stays so: `resume_branch` or `approve` lets a branch go on.
+
         Args:
-            run_id: The run.
+            run_id: The run; the newest one of this executor when None.
             inputs: Secrets, which are never stored and have to be given again.
-            cache, runner, cancel, **options: As in `run`.
+            cache: As in `run`. Besides, its values under ``human_input`` answer the nodes that
+                their keys name, where these wait for a person; others become values of the run.
+            runner, cancel, **options: As in `run`.
 
         Raises:
             RunNotFound: The store has no such run.
             RunOwned: Another process works on it.
             ActionNotFound: An action of the recorded graph is registered nowhere here.
+            InputValidationError: An answer does not fit what was asked.
         """
         check_run_values(inputs, cache)
+        chosen = self._chosen(run_id)
         registry = self._catalogue.everything()
         values = Values(cache)
         settings = self._options(runner, cancel, options, values)
-        report = engine.resume(run_id, registry, settings, inputs, self._store)
+        hand_over(self._recorded(chosen), self._store, cache)
+        self._newest = chosen
+        report = engine.resume(chosen, registry, settings, inputs, self._store)
         return self._ended(report, registry, values)
 
+    #: Document 001's names of `resume`.
+    resume_from_pause = resume
+    resume_execution = resume
+
+    # --- steering --------------------------------------------------------------------------------
+
+    def control(self, run_id: str | None = None) -> Steered:
+        """Return what steers a run: its handle while it goes on here in the background, else the
+        database, through which a run of another process is steered too, or one that stands still.
+
+        Args:
+            run_id: The run; the newest one of this executor when None.
+
+        Raises:
+            InvalidState: None was made here.
+        """
+        chosen = self._chosen(run_id)
+        handle = self._handles.get(chosen)
+        if handle is not None and not handle.done:
+            return handle
+        return self._recorded(chosen)
+
     def is_paused(self, run_id: str | None = None) -> bool:
-        """Return whether a run stands still; without an id, the last one that was made here.
+        """Return whether a run stands still; without an id, the newest one of this executor.
 
         Raises:
             RunNotFound: The store has no such run.
         """
-        if run_id is not None:
-            return self._store.load_run(run_id).status == RunStatus.PAUSED
-        last = self.execution_context
-        return last is not None and last.status is RunStatus.PAUSED
+        if run_id is None and self._newest is None:
+            return False
+        return self.control(run_id).is_paused
+
+    def pause(self, run_id: str | None = None, reason: str | None = None) -> bool:
+        """Let what runs end, start nothing more, and leave the run paused; see `Steered`."""
+        return self.control(run_id).pause(reason)
+
+    def set_paused(self, paused: bool, run_id: str | None = None) -> bool:
+        """Document 001's spelling of `pause`, and of taking it back."""
+        return self.control(run_id).pause() if paused else self.control(run_id).resume()
+
+    def cancel(self, run_id: str | None = None, reason: str | None = None) -> bool:
+        """Cancel a run; *reason* is kept with every node that is cancelled."""
+        return self.control(run_id).cancel(reason)
+
+    def pause_branch(self, run_id: str, branch: str, reason: str | None = None) -> bool:
+        """Start nothing more of a branch: a node with its descendants, or a label."""
+        return self.control(run_id).pause_branch(branch, reason)
+
+    def resume_branch(self, run_id: str, branch: str) -> bool:
+        """Let a paused branch go on; of a run that stands still, with its next `resume`."""
+        return self.control(run_id).resume_branch(branch)
+
+    def cancel_branch(self, run_id: str, branch: str, reason: str | None = None) -> bool:
+        """Cancel what is reachable only through a branch."""
+        return self.control(run_id).cancel_branch(branch, reason)
+
+    def enable_nodes(self, run_id: str, ids: Iterable[str]) -> bool:
+        """Enable nodes that have not started."""
+        return self.control(run_id).enable_nodes(ids)
+
+    def disable_nodes(self, run_id: str, ids: Iterable[str]) -> bool:
+        """Disable nodes that have not started: they are skipped."""
+        return self.control(run_id).disable_nodes(ids)
+
+    def submit_human_input(
+        self, run_id: str, node_id: str, value: Any, by: str | None = None
+    ) -> bool:
+        """Answer a node that waits for a person; see `Steered.answer`."""
+        return self.control(run_id).answer(node_id, value, by=by)
+
+    def approve(self, run_id: str, branch: str, by: str | None = None) -> bool:
+        """Let a branch that waits for an approval go on; see `Steered.approve`."""
+        return self.control(run_id).approve(branch, by)
+
+    def reject(
+        self, run_id: str, branch: str, reason: str | None = None, by: str | None = None
+    ) -> bool:
+        """Cancel a branch that waits for an approval; see `Steered.reject`."""
+        return self.control(run_id).reject(branch, reason, by)
+
+    # --- recovery and snapshots ------------------------------------------------------------------
+
+    @classmethod
+    def recover(
+        cls,
+        run: str,
+        registry: Any = None,
+        database_url: str | os.PathLike[str] = "sqlite::memory:",
+        config: DagConfig | Mapping[str, Any] | None = None,
+    ) -> DagExecutor:
+        """Return an executor for a run that an earlier process left; `resume` goes on with it.
+
+        Args:
+            run: The run's id, or a graph's name, which means its newest run that has not ended.
+            registry, database_url, config: As in the constructor.
+
+        Raises:
+            RunNotFound: There is none.
+        """
+        executor = cls(config, registry, database_url)
+        try:
+            stored = unfinished_run(executor._store, run)
+            executor.load(stored.graph)
+        except BaseException:
+            executor.close()
+            raise
+        executor._newest = stored.run_id
+        return executor
+
+    #: Document 001's name of `recover`.
+    recover_from_snapshot = recover
+
+    def recover_all(
+        self, dag_name: str | None = None, runner: str = "threads", **options: Any
+    ) -> list[RunHandle]:
+        """Go on with all runs whose process died, in the background and at the same time.
+
+        Owners on this host are known to be dead at once; those on other hosts are watched for one
+        lease. A run that another process takes up meanwhile is left to it.
+
+        Args:
+            dag_name: Only runs of this graph.
+            runner, **options: As in `run`.
+
+        Returns:
+            A handle for each, the oldest run first. What keeps a run from going on, such as an
+            action that is not registered here, is raised by its handle's `result`.
+        """
+        registry = self._catalogue.everything()
+        settings = self._options(runner, None, options, Values(None))
+        found = []
+        for orphan in reversed(self._store.orphans(dag_name)):
+            try:
+                found.append(self._go_on(orphan.run_id, registry, settings))
+            except RunOwned:
+                continue
+            except DaggerError as error:
+                logger.error("run %s cannot go on: %s", orphan.run_id, error)
+                failed = RunHandle(orphan.run_id, orphan.flow_name)
+                failed._finish(None, error)
+                found.append(failed)
+        return found
+
+    def save_execution_snapshot(self, run: str) -> str:
+        """Save how a run stands, and return the snapshot's id.
+
+        The journal is always up to date; nothing depends on a snapshot.
+
+        Args:
+            run: The run's id, or a graph's name, which means its newest run.
+
+        Raises:
+            RunNotFound: There is none.
+        """
+        stored = recorded_run(self._store, run)
+        value = standing_of(stored)
+        return self._store.save_snapshot(stored.flow_name, value, stored.run_id, "execution")
+
+    def save_cache_snapshot(self, name: str, cache: Cache | None = None) -> str:
+        """Save the values of a cache, and return the snapshot's id.
+
+        Args:
+            name: A graph's name, or a run's id.
+            cache: What to save; the values of that run, or of the graph's newest one, when None.
+
+        Raises:
+            RunNotFound: There is no run to take the values from.
+            EncodingError: A value has no stored form.
+        """
+        check_run_values(None, cache)
+        if cache is not None:
+            return self._store.save_snapshot(name, cache.to_dict())
+        stored = recorded_run(self._store, name)
+        values = values_of(stored, self._catalogue.everything())
+        return self._store.save_snapshot(stored.flow_name, values, stored.run_id)
+
+    def load_cache_snapshot(self, name: str, snapshot: str | None = None) -> Cache:
+        """Return a cache as it was saved; without a saved one, the values of the newest run.
+
+        Args:
+            name: A graph's name, or a run's id.
+            snapshot: This snapshot; the newest one when None.
+
+        Raises:
+            ArtifactNotFound: There is no such snapshot.
+            RunNotFound: There is neither a snapshot nor a run.
+        """
+        from dagger_dsl.store.cache import Cache
+
+        chosen = newest_snapshot(self._store, name) if snapshot is None else snapshot
+        if chosen is not None:
+            return Cache(self._store.load_snapshot(snapshot_id=chosen))
+        return Cache(values_of(recorded_run(self._store, name), self._catalogue.everything()))
+
+    def list_snapshots(
+        self, name: str | None = None, kind: Literal["cache", "execution"] | None = None
+    ) -> list[SnapshotInfo]:
+        """Return what is known of snapshots, the newest first.
+
+        Args:
+            name: Only those of this graph.
+            kind: Only those of this kind.
+        """
+        return self._store.list_snapshots(name, kind)
 
     def execute_dag(
         self, spec: WorkflowSpec, cache: Cache | None = None, cancel: CancelSignal | None = None
@@ -524,6 +767,55 @@ class DagExecutor:
 
     # --- what running needs ----------------------------------------------------------------------
 
+    def _chosen(self, run_id: str | None) -> str:
+        if run_id is not None and not isinstance(run_id, str):
+            raise ConfigurationError(
+                f"a run is named by its id, a text, not {run_id!r}; a cache is given as cache=..."
+            )
+        chosen = self._newest if run_id is None else run_id
+        if chosen is None:
+            raise InvalidState("no run was made here yet; say which one is meant by its run_id")
+        return chosen
+
+    def _recorded(self, run_id: str) -> RunControl:
+        from dagger_dsl.engine.remote import RunControl  # most runs are steered by nobody
+
+        return RunControl(self._store, run_id)
+
+    def _has_run(self, run_id: str | None) -> bool:
+        try:
+            return run_id is not None and bool(self._recorded(run_id).status)
+        except RunNotFound:
+            return False
+
+    @contextmanager
+    def _making(self, run_id: str | None) -> Iterator[None]:
+        """Call a run the newest one while and after it is made, unless it cannot be."""
+        before, self._newest = self._newest, run_id
+        try:
+            yield
+        except (ConfigurationError, InputError, RunExists, ValidationError):
+            self._newest = before
+            raise
+
+    def _go_on(
+        self,
+        run_id: str,
+        registry: Registry,
+        settings: RunOptions,
+        inputs: Mapping[str, Any] | None = None,
+        cache: Cache | None = None,
+    ) -> RunHandle:
+        """Resume a run in the background."""
+        hand_over(self._recorded(run_id), self._store, cache)
+        handle = engine.start_resume(run_id, registry, settings, inputs, self._store)
+        return self._started(handle)
+
+    def _started(self, handle: RunHandle) -> RunHandle:
+        self._last = self._handles[handle.run_id] = handle
+        self._newest = handle.run_id
+        return handle
+
     def _options(
         self,
         runner: str,
@@ -540,10 +832,13 @@ class DagExecutor:
             hooks = given.get("hooks") or ()
             # Hooks that are no list are refused by `RunOptions`, in its words.
             given["hooks"] = [*hooks, values] if isinstance(hooks, Iterable) else hooks
-        return RunOptions.of({**given, "database_url": self._url})
+        settings = RunOptions.of({**given, "database_url": self._url})
+        # Named here, so that the newest run can be steered while it goes on.
+        named = settings.run_id is not None
+        return settings if named else attrs.evolve(settings, run_id=new_run_id())
 
     def _ended(self, report: RunReport, registry: Registry, values: Values) -> RunReport:
-        self._last = report
+        self._last, self._newest = report, report.run_id
         values.fill(report, registry)
         return report
 

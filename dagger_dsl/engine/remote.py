@@ -1,0 +1,429 @@
+"""`RunControl`: steers a run through its database, whoever executes it, or nobody.
+
+Commands go into the run's inbox. Whoever executes the run applies them, and the outcome is found in
+its journal; of a run that nobody executes they wait for the next resume, which applies them before
+anything starts. What can be refused at once is: nobody may come back to hear of it later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from math import inf
+from types import FunctionType
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from dagger_dsl import errors
+from dagger_dsl.engine.control import OpenQuestion, Steered
+from dagger_dsl.engine.notes import of_json, to_json
+from dagger_dsl.engine.people import Question, check_answer, question_of
+from dagger_dsl.engine.steering import requests_of
+from dagger_dsl.errors import (
+    CycleError,
+    DaggerError,
+    InvalidState,
+    NodeAlreadyExists,
+    NodeNotFound,
+    Place,
+    Problem,
+    RunNotFound,
+    RunOwned,
+    ValidationError,
+)
+from dagger_dsl.model.commands import (
+    AddNode,
+    AddNodes,
+    Answer,
+    CancelBranch,
+    CancelRun,
+    Command,
+    PauseBranch,
+    PauseRun,
+    ResumeBranch,
+    ResumeRun,
+    SetNodeInputs,
+    SetNodesEnabled,
+    command_from_plain,
+    command_to_plain,
+)
+from dagger_dsl.model.context import NodeRef
+from dagger_dsl.model.document import graph_from_plain
+from dagger_dsl.model.protocols import Row
+from dagger_dsl.model.states import RunStatus
+from dagger_dsl.store.liveness import Liveness
+from dagger_dsl.store.ownership import Heart
+from dagger_dsl.store.records import StoredRun
+from dagger_dsl.store.schema import flow_runs, node_runs, run_log
+from dagger_dsl.store.storage import Store
+
+__all__ = ["RunControl"]
+
+#: Seconds between two looks for an outcome: short at first, as the owner may look just now.
+_FIRST_LOOK: Final = 0.005
+_LAST_LOOK: Final = 0.1
+
+_LIVES: Final = (RunStatus.RUNNING, RunStatus.PAUSED)
+
+
+class _Stand(NamedTuple):
+    """Where a run stands, as its row says."""
+
+    flow_name: str
+    status: str
+
+
+class RunControl(Steered):
+    """Steers a run that another process executes, or nobody.
+
+    `pause` and `cancel` of a run that nobody executes are recorded at once. Another command of such
+    a run stands until the next resume.
+
+    Args:
+        store: Where the run is recorded; it has to stay open.
+        run_id: The run.
+    """
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.run_id = run_id
+        self._store = store
+        self._liveness = Liveness(store.database, Heart(store.database, lease=inf))
+
+    def __repr__(self) -> str:
+        return f"<RunControl {self.run_id} in {self._store.database.where}>"
+
+    # --- steering --------------------------------------------------------------------------------
+
+    def send(self, command: Command, *, wait: bool = True, timeout: float | None = 10.0) -> bool:
+        """Send a command to the run; see `Steered.send`.
+
+        Raises:
+            InvalidState: The run is completed, a question has its answer already, or a run that
+                nobody executes is to be resumed from here.
+        """
+        stand = self._stand()
+        if stand.status == RunStatus.COMPLETED:
+            raise InvalidState(f"run {self.run_id} is completed, so it takes no commands")
+        if isinstance(command, Answer):
+            self._check_answer(command)
+        if not self._is_owned():
+            if isinstance(command, (PauseRun, ResumeRun, CancelRun)):
+                return self._do_here(command)
+            self._check_names(command)
+            wait = False
+        elif self._store.database.is_memory:
+            raise InvalidState(
+                f"run {self.run_id} is executed by another thread, with a database in memory, "
+                "where it looks for no commands; start() it and steer its handle, or record it in "
+                "a file"
+            )
+        body = to_json(command_to_plain(command))
+        number = self._store.send(self.run_id, body, getattr(command, "by", None))
+        if not wait:
+            return False
+        found = self._outcome(number, inf if timeout is None else time.monotonic() + timeout)
+        if found is None:
+            return self._left_alone(command)
+        if "refused" in found:
+            raise self._refusal(found["refused"], command)
+        return True
+
+    @property
+    def status(self) -> RunStatus:
+        """How the run stands, as it is recorded."""
+        return RunStatus(self._stand().status)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the run stands still and waits to be resumed."""
+        return self.status is RunStatus.PAUSED
+
+    def questions(self) -> list[OpenQuestion]:
+        """Return what waits for a person and has no answer yet, in the order it was asked."""
+        asked, answered = self._asked(), self._answered()
+        return [
+            OpenQuestion.of(ref, question)
+            for ref, question in asked.items()
+            if (ref.node_id, ref.invocation_key) not in answered
+        ]
+
+    def paused_branches(self) -> dict[str, str]:
+        """Return the branches that are paused, each with the reason."""
+        stand, held = self._stand(), dict[str, str]()
+        if stand.status not in _LIVES:
+            return held
+        for plain in self._commands():
+            if plain["do"] == "pause":
+                held[plain["branch_id"]] = plain.get("reason", "paused")
+            elif plain["do"] in ("resume", "cancel"):
+                held.pop(plain["branch_id"], None)
+        return held
+
+    # --- what is recorded ------------------------------------------------------------------------
+
+    def _stand(self) -> _Stand:
+        """Return where the run stands.
+
+        Raises:
+            RunNotFound: There is none.
+        """
+        query = sa.select(flow_runs.c.flow_name, flow_runs.c.status)
+        with self._store.reading() as connection:
+            row = connection.execute(query.where(flow_runs.c.run_id == self.run_id)).one_or_none()
+        if row is None:
+            where = self._store.database.where
+            raise RunNotFound(f"{where} has no run {self.run_id!r}; list_runs() shows what it has")
+        return _Stand(row.flow_name, row.status)
+
+    def _is_owned(self) -> bool:
+        """Whether a process executes the run; one on another host counts as alive."""
+        seen = self._liveness.look([self.run_id]).get(self.run_id)
+        if seen is None or seen.owner is None:
+            return False
+        here = self._liveness.shows_by_lock(seen.owner)
+        return not here or self._liveness.holds_lock(self.run_id, seen.epoch)
+
+    def _commands(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the plain forms of all commands that were applied, in order."""
+        query = (
+            sa.select(run_log.c.body)
+            .where(run_log.c.run_id == self.run_id, run_log.c.kind == "command")
+            .order_by(run_log.c.seq)
+        )
+        with self._store.reading() as connection:
+            bodies = connection.scalars(query).all()
+        for body in bodies:
+            found = of_json(body)
+            if isinstance(found, dict) and "command" in found:
+                yield found["command"]
+
+    def _asked(self) -> dict[NodeRef, Question]:
+        """Return the questions that wait for an answer, in the order they were asked."""
+        columns = node_runs.c
+        waiting = (
+            sa.select(columns.node_id, columns.invocation_key, columns.attempt)
+            .where(columns.run_id == self.run_id, columns.state == "waiting")
+            .order_by(columns.seq)
+        )
+        notes = sa.select(run_log.c.entry_key, run_log.c.body).where(
+            run_log.c.run_id == self.run_id, run_log.c.entry_key.like("asks %")
+        )
+        stand = self._stand()
+        with self._store.reading() as connection:
+            rows = connection.execute(waiting).all()
+            bodies = {row.entry_key: row.body for row in connection.execute(notes)} if rows else {}
+        found = {}
+        for row in rows:
+            body = bodies.get(f"asks {row.attempt} {row.invocation_key} {row.node_id}")
+            if body is not None:
+                ref = NodeRef(self.run_id, stand.flow_name, row.node_id, row.invocation_key)
+                found[ref] = question_of(of_json(body)["asks"])
+        return found
+
+    def _answered(self) -> set[tuple[str, str]]:
+        """Return the nodes, with their keys, for which an answer waits in the inbox."""
+        query = sa.select(run_log.c.entry_key).where(
+            run_log.c.run_id == self.run_id, run_log.c.entry_key.like("inbox:%")
+        )
+        with self._store.reading() as connection:
+            taken = [int(key.removeprefix("inbox:")) for key in connection.scalars(query)]
+        new = self._store.requests(self.run_id, max(taken, default=0))
+        commands = [request[0] for _, request in requests_of(new) if request is not None]
+        return {(each.node_id, each.key) for each in commands if isinstance(each, Answer)}
+
+    # --- early refusals --------------------------------------------------------------------------
+
+    def _check_answer(self, answer: Answer) -> None:
+        """Refuse an answer that the run would refuse.
+
+        Raises:
+            NodeNotFound: There is no such node.
+            InvalidState: It does not wait, or has its answer already.
+            InputValidationError: The answer does not fit the schema.
+        """
+        place = (answer.node_id, answer.key)
+        if place in self._answered():
+            raise InvalidState(
+                f"node {answer.node_id!r} of run {self.run_id} has its answer already; it is taken "
+                "when the run goes on"
+            )
+        asked = {(ref.node_id, ref.invocation_key): each for ref, each in self._asked().items()}
+        question = asked.get(place)
+        if question is not None:
+            check_answer(question, answer)
+            return
+        self._check_names(answer)
+        names = ", ".join(repr(node_id) for node_id, _ in asked)
+        raise InvalidState(
+            f"node {answer.node_id!r} of run {self.run_id} does not wait for a person"
+            + (f"; these do: {names}" if names else "")
+        )
+
+    def _check_names(self, command: Command) -> None:
+        """Refuse a command about nodes and branches that the run does not have.
+
+        Raises:
+            NodeNotFound: There is none of a name.
+        """
+        named = set(_names_in(command))
+        if named:
+            known = self._names(branches=isinstance(command, _OF_BRANCHES))
+            for name in sorted(named - known.keys()):
+                raise NodeNotFound(name, tuple(known))
+
+    def _names(self, *, branches: bool) -> dict[str, None]:
+        """Return the ids of the nodes that the run has by now, and the labels of its branches."""
+        query = sa.select(flow_runs.c.graph).where(flow_runs.c.run_id == self.run_id)
+        with self._store.reading() as connection:
+            graph = graph_from_plain(of_json(connection.scalars(query).one()))
+        nodes = [(node.id, node.branch) for node in graph.nodes.values()]
+        for plain in self._commands():
+            if plain["do"] == "add":
+                command = command_from_plain({"do": "add", "specs": plain["specs"]})
+                assert isinstance(command, AddNodes)
+                nodes += [(str(spec.id), spec.branch) for spec in command.specs]
+        labels = [label for _, label in nodes if label is not None] if branches else []
+        return dict.fromkeys([*(node_id for node_id, _ in nodes), *labels])
+
+    # --- outcomes --------------------------------------------------------------------------------
+
+    def _outcome(self, number: int, until: float) -> Mapping[str, Any] | None:
+        """Wait for what becomes of a request; None when nobody executes the run any more.
+
+        Raises:
+            TimeoutError: It was not applied until then.
+        """
+        pause = _FIRST_LOOK
+        while True:
+            owned = self._is_owned()  # first: an outcome is recorded before the run is given free
+            text = self._store.outcome_of(self.run_id, number)
+            if text is not None:
+                found: Mapping[str, Any] = of_json(text)
+                return found
+            if not owned:
+                return None
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(
+                    f"whoever executes run {self.run_id} has not applied the command in time; it "
+                    "stands, and is applied at the run's next turn, or by its next resume. In a "
+                    "node or a hook of that run itself use send(..., wait=False)"
+                )
+            time.sleep(min(pause, left))
+            pause = min(1.5 * pause, _LAST_LOOK)
+
+    def _left_alone(self, command: Command) -> bool:
+        """Say what becomes of a command that was sent while the run came to its end."""
+        if isinstance(command, (PauseRun, ResumeRun, CancelRun)):
+            return self._do_here(command)
+        if self._stand().status == RunStatus.COMPLETED:
+            raise InvalidState(f"run {self.run_id} completed before it took the command")
+        return False
+
+    def _refusal(self, told: Mapping[str, Any], command: Command) -> DaggerError:
+        """Return the error that the run's owner recorded, of the same class where that is ours."""
+        kind, message = getattr(errors, str(told["type"]), None), str(told["message"])
+        if not (isinstance(kind, type) and issubclass(kind, DaggerError)):
+            return InvalidState(f"{told['type']}: {message}")
+        if kind is NodeNotFound:
+            known = tuple(self._names(branches=isinstance(command, _OF_BRANCHES)))
+            return NodeNotFound(_meant(command, message), known)
+        if kind is NodeAlreadyExists:
+            return NodeAlreadyExists(_meant(command, message), _problems(message))
+        if kind is CycleError:
+            return CycleError((), _problems(message))
+        if issubclass(kind, ValidationError):
+            return kind(_problems(message))
+        takes_text = not isinstance(kind.__init__, FunctionType)
+        return kind(message) if takes_text else InvalidState(message)
+
+    # --- runs that nobody executes ---------------------------------------------------------------
+
+    def _do_here(self, command: PauseRun | ResumeRun | CancelRun) -> bool:
+        """Record what becomes of a run that nobody executes.
+
+        Raises:
+            InvalidState: It has ended, or can only be resumed by whoever has its actions.
+        """
+        status = self._stand().status
+        if isinstance(command, ResumeRun):
+            raise InvalidState(
+                f"nobody executes run {self.run_id}, which is {status}; whoever has its actions "
+                f"goes on with it: executor.resume({self.run_id!r}), or dagger-dsl resume "
+                f"{self.run_id}"
+            )
+        wanted = RunStatus.PAUSED if isinstance(command, PauseRun) else RunStatus.CANCELLED
+        if status == wanted:
+            return True
+        if status not in _LIVES:
+            raise InvalidState(f"run {self.run_id} has ended already: it is {status}")
+        try:
+            stored, journal = self._store.claim_run(self.run_id)
+        except RunOwned:  # somebody goes on with it just now
+            return self.send(command)
+        try:
+            reason = command.reason or str(wanted)
+            if wanted is RunStatus.CANCELLED:
+                journal.commit((), replacing=_cancelled(stored, reason))
+            error = {**(stored.error or {}), "reason": reason}
+            journal.finish(wanted, to_json(error))
+        finally:
+            journal.close()
+        return True
+
+
+_OF_BRANCHES: Final = (PauseBranch, ResumeBranch, CancelBranch)
+
+
+def _names_in(command: Command) -> tuple[str, ...]:
+    """Return the nodes and branches that a command is about, and that have to be there."""
+    if isinstance(command, _OF_BRANCHES):
+        return (command.branch_id,)
+    if isinstance(command, (Answer, SetNodeInputs)):
+        return (command.node_id,)
+    return command.ids if isinstance(command, SetNodesEnabled) else ()
+
+
+def _meant(command: Command, message: str) -> str:
+    """Return which name in a command a message is about."""
+    specs = (
+        (command.spec,)
+        if isinstance(command, AddNode)
+        else command.specs
+        if isinstance(command, AddNodes)
+        else ()
+    )
+    names = [*_names_in(command), *(spec.id for spec in specs if spec.id is not None)]
+    return next((name for name in names if repr(name) in message), names[0] if names else "")
+
+
+def _problems(message: str) -> list[Problem]:
+    """Return the problems whose text, listed as a `ValidationError` lists them, is *message*."""
+    head, _, rest = message.partition(" problems:\n  ")
+    lines = rest.split("\n  ") if head.isdigit() and rest else [message]
+    found = []
+    for line in lines:
+        place, colon, text = line.partition(": ")
+        found.append(Problem(text, Place(path=place)) if colon else Problem(line))
+    return found
+
+
+def _cancelled(stored: StoredRun, reason: str) -> list[Row]:
+    """Return the ends of the nodes of a cancelled run that waited for a person."""
+    return [
+        (
+            node.node_id,
+            node.key,
+            node.attempt,
+            "cancelled",
+            None,
+            None,
+            node.started_at,
+            None if node.duration is None else node.duration * 1000.0,
+            None,
+            to_json({"reason": reason}),
+        )
+        for node in stored.attempts
+        if node.state == "waiting"
+    ]
