@@ -1,5 +1,8 @@
 """Helpers for tests of workflows: a clock to turn by hand, contexts, fresh registries, one call.
 
+`play` runs a whole graph under such a clock: retries, time limits and the waiting for people take
+no time, and the order of everything is always the same.
+
 Nothing here needs a test framework, an executor or a database: an action or a hook is called as a
 run would call it, and gives back what it returned.
 """
@@ -12,19 +15,25 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from dagger_dsl.engine.hooks import at_once, bind_hooks, hook_definition
 from dagger_dsl.errors import ConfigurationError
-from dagger_dsl.model.commands import Command
+from dagger_dsl.model.commands import Answer, Command
+from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.context import HookContext, NodeCtx, NodeOutput
-from dagger_dsl.model.events import Event, RunStarted
+from dagger_dsl.model.events import Event, HumanInputRequested, RunStarted
 from dagger_dsl.model.graph import Graph, Input, Node
 from dagger_dsl.model.protocols import CacheReader, CancelSignal
 from dagger_dsl.model.values import to_shown
 from dagger_dsl.registry import ActionDef, Registry, as_registry, current_registry, define
+from dagger_dsl.runners.base import Board, Overran, labour
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.report import RunReport
 
 __all__ = [
     "FakeClock",
@@ -32,6 +41,7 @@ __all__ = [
     "make_ctx",
     "make_hook_ctx",
     "mutation_checked",
+    "play",
     "run_action",
     "run_hook",
     "unchanged",
@@ -197,6 +207,101 @@ def run_action(
         result = _called(definition, given, context)
     definition.check_output(result.outputs if isinstance(result, NodeOutput) else result)
     return result
+
+
+class _Player:
+    """Makes every call in the thread that plays; waiting moves the clock."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+
+    def run(self, board: Board) -> None:
+        """Block until the run is over."""
+        clock = self._clock
+
+        def idle() -> bool:
+            if board.wake_at == inf:
+                raise AssertionError("the run waits for something that never comes")
+            clock.sleep(max(0.0, board.wake_at - clock()))
+            return True
+
+        def special(slot: int) -> bool:
+            if board.announce is not None and not board.announce(slot, clock()):
+                return True
+            board.started[slot] = begun = clock()
+            try:
+                answer = _result(board.calls[slot](*board.arguments(slot)))
+            except BaseException as error:
+                answer = error
+            board.ended[slot] = clock()
+            limit = board.limits.get(slot)
+            if limit is not None and clock() - begun > limit:
+                answer = Overran(limit)
+            if isinstance(answer, BaseException):
+                board.odd.append((slot, answer))
+            else:
+                board.settle(slot, answer)
+            return True
+
+        board.ring = lambda: None
+        labour(board, board.step, idle, special)
+
+
+def play(
+    dag: Any,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    clock: FakeClock | None = None,
+    answers: Mapping[str, Any] | None = None,
+    registry: Any = None,
+    **options: Any,
+) -> RunReport:
+    """Run a graph under a clock of the test's, without waiting, and return its report.
+
+    One call at a time is made, in the thread that plays. What waits (for the next attempt, for the
+    end of a question's time) moves the clock; a body takes the time that it moves it by itself, and
+    fails with `NodeTimeout` where that is more than its limit.
+
+    Args:
+        dag: A DAG or a Graph; or the id of a recorded run, to go on with it.
+        inputs: Values of its inputs by name.
+        clock: The clock; `FakeClock.sleeps` says how long was waited. A new one by default.
+        answers: What nodes that wait for a person are answered, by node. The others stay without
+            an answer.
+        registry: Where the actions of a Graph, or of a recorded run, are looked up; the registry in
+            force by default.
+        **options: Those of `RunOptions`: database_url, hooks, config...
+
+    Raises:
+        ValidationError, InputError, ConfigurationError: Nothing has run.
+        AssertionError: The run waits for something that never comes.
+    """
+    from dagger_dsl.engine import launch  # tests of single actions need no engine
+
+    given = dict(answers or {})
+    hands = FakeClock() if clock is None else clock
+
+    def reply(_ctx: HookContext, event: Any) -> Answer | None:
+        if isinstance(event, HumanInputRequested) and event.node.node_id in given:
+            node = event.node
+            return Answer(node.node_id, given[node.node_id], node.invocation_key)
+        return None
+
+    if given:
+        options["hooks"] = [*options.get("hooks", ()), reply]
+    resumed = isinstance(dag, str)
+    compiled = getattr(dag, "compile", None)
+    source = getattr(dag, "registry", None) if registry is None else registry
+    return launch.play(
+        compiled() if callable(compiled) else dag,
+        as_registry(source),
+        inputs,
+        RunOptions.of(options),
+        clock=hands,
+        runner=_Player(hands),
+        # A question that an earlier process asked is not asked again.
+        commands=[Answer(node, value) for node, value in given.items()] if resumed else (),
+    )
 
 
 def _called(definition: ActionDef, given: dict[str, Any], ctx: NodeCtx) -> Any:

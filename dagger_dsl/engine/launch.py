@@ -32,7 +32,8 @@ from dagger_dsl.runners.threads import ThreadRunner
 if TYPE_CHECKING:
     from dagger_dsl.engine.hooks import BoundHook
     from dagger_dsl.engine.recorder import Recorder
-    from dagger_dsl.runners.aio import AsyncRunner
+    from dagger_dsl.model.commands import Command
+    from dagger_dsl.runners.base import Runner
     from dagger_dsl.store.storage import Store
 
 __all__ = ["Lookup", "resume", "run", "run_async", "start", "start_resume"]
@@ -76,6 +77,37 @@ def run(
         KeyboardInterrupt: Raised again after what had ended was recorded.
     """
     return _prepare(graph, registry, inputs, options or RunOptions(), base_config, store).execute()
+
+
+def play(
+    graph: Graph | str,
+    registry: Lookup,
+    inputs: Mapping[str, Any] | None,
+    options: RunOptions,
+    *,
+    clock: Callable[[], float],
+    runner: Runner,
+    commands: Sequence[Command] = (),
+) -> RunReport:
+    """Run *graph*, or go on with the run of that id, by a clock and a runner of the caller's.
+
+    For `dagger_dsl.testing`; everything else is as in `run` and `resume`.
+
+    Args:
+        clock: Seconds.
+        runner: Makes the calls.
+        commands: Applied first; what cannot be is passed over.
+    """
+    if isinstance(graph, str):
+        session = _prepare_resume(graph, registry, options, inputs, None, clock=clock)
+    else:
+        session = _prepare(graph, registry, inputs, options, None, None, clock)
+    if commands:
+        from dagger_dsl.engine.steering import Origin  # runs without commands do not load it
+
+        for command in commands:
+            session.coordinator.submit(command, Origin("the test"), lambda _refusal: None)
+    return session.execute(runner)
 
 
 async def run_async(
@@ -203,7 +235,7 @@ class _Session:
         run.board.step = self.coordinator.step
         run.board.interrupt = self.coordinator.stop
 
-    def runner(self) -> SequentialRunner | ThreadRunner | AsyncRunner:
+    def runner(self) -> Runner:
         """Return the runner for this run when a plain thread waits for it.
 
         A sequential run with a time limit needs a second thread, and one with something to await
@@ -213,25 +245,19 @@ class _Session:
         sequential = run.options.runner == "sequential"
         limited = bool(run.plan.limits) or run.config.timeout_seconds is not None
         if run.plan.needs_loop or self.needs_loop or run.options.runner == "asyncio":
-            from dagger_dsl.runners.aio import AsyncRunner
+            from dagger_dsl.runners.aio import LoopRunner
 
-            return AsyncRunner(inline=sequential and not limited)
+            return LoopRunner(inline=sequential and not limited)
         if sequential and not limited:
             return SequentialRunner()
         return ThreadRunner()
 
-    def execute(self) -> RunReport:
-        """Run in the calling thread."""
+    def execute(self, runner: Runner | None = None) -> RunReport:
+        """Run in the calling thread, by the runner that fits the graph unless one is given."""
         if self.ended is not None:
             return self.ended
-        runner = self.runner()
         with self:
-            if isinstance(runner, (SequentialRunner, ThreadRunner)):
-                runner.run(self.run.board)
-            else:
-                from dagger_dsl.runners.aio import run_blocking
-
-                run_blocking(runner, self.run.board)
+            (self.runner() if runner is None else runner).run(self.run.board)
         return self.conclude()
 
     async def execute_async(self) -> RunReport:
@@ -339,6 +365,7 @@ def _prepare(
     options: RunOptions,
     base_config: DagConfig | None,
     store: Store | None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> _Session:
     hooks = _bound(options.hooks, registry, graph.name)
     config = _configured(DagConfig.merge(base_config, graph.config), options)
@@ -348,7 +375,7 @@ def _prepare(
     _slots(options, config)  # refused here, before anything is recorded
     _warn_of_ignored(config, graph.name)
     if options.database_url is None and store is None:
-        run = _run(plan, run_id, registry, values, options, config, None)
+        run = _run(plan, run_id, registry, values, options, config, None, clock)
         return _Session(run, None, hooks)
     from dagger_dsl.engine.recorder import Recorder  # an in-memory run imports no store
 
@@ -356,11 +383,13 @@ def _prepare(
     with _released_on_error(recorder):
         existing = recorder.create(graph, values, config, options)
         if existing is None:
-            run = _run(plan, run_id, registry, values, options, config, recorder)
+            run = _run(plan, run_id, registry, values, options, config, recorder, clock)
             recorder.begin(run, hooked=bool(hooks))
             return _Session(run, recorder, hooks)
         recorder.close()
-    return _prepare_resume(existing, registry, options, inputs, store, as_recorded=True)
+    return _prepare_resume(
+        existing, registry, options, inputs, store, as_recorded=True, clock=clock
+    )
 
 
 def _prepare_resume(
@@ -371,6 +400,7 @@ def _prepare_resume(
     store: Store | None,
     *,
     as_recorded: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> _Session:
     """Claim a recorded run.
 
@@ -393,7 +423,7 @@ def _prepare_resume(
         plan = plan_for(graph, registry)
         given = _with_secrets(stored.inputs, inputs if not as_recorded else None)
         values = given if ended else bind_inputs(plan, given, config.on_missing)
-        run = _run(plan, run_id, registry, values, options, config, recorder)
+        run = _run(plan, run_id, registry, values, options, config, recorder, clock)
         if ended:
             return _Session(run, recorder, ended=recorder.show(run))
         recorder.restore(run, options.on_change, hooked=bool(hooks))
@@ -431,6 +461,7 @@ def _run(
     options: RunOptions,
     config: DagConfig,
     recorder: Recorder | None,
+    clock: Callable[[], float],
 ) -> Run:
     return Run(
         plan=plan,
@@ -442,6 +473,7 @@ def _run(
         lookup=registry.get,
         lookup_in=registry,
         slots=_slots(options, config),
+        clock=clock,
         journal=None if recorder is None else recorder.journal,
     )
 

@@ -6,7 +6,6 @@ and the answer, checked against the question's schema, becomes the node's result
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +83,7 @@ def ask(run: Run, request: HumanRequest) -> Question:
         request.prompt,
         request.schema,
         request.default,
-        None if seconds is None else time.time() + seconds,
+        None if seconds is None else run.wall + run.board.clock() + seconds,
         config.human_timeout_action is HumanTimeoutAction.AUTOPILOT
         # A body that names the time and the answer decides, unless somebody says otherwise.
         or ("human_timeout_action" not in config.given and request.timeout is not None),

@@ -16,7 +16,7 @@ from typing import Any
 from dagger_dsl.runners.base import ASYNC, TIMED, Board, Overran, Reply
 from dagger_dsl.runners.threads import Crew
 
-__all__ = ["AsyncRunner", "run_blocking"]
+__all__ = ["AsyncRunner", "LoopRunner", "run_blocking"]
 
 # A call that never suspends would starve the loop; after so long a task lets others run.
 _BREATH = 0.0005
@@ -36,6 +36,21 @@ class AsyncRunner:
     async def run(self, board: Board) -> None:
         """Return when the run is over; a cancelled caller ends the run's own tasks first."""
         await _Loop(board, self.inline).run()
+
+
+class LoopRunner:
+    """Makes async calls on a loop of its own, and blocks until the run is over.
+
+    Args:
+        inline: As for `AsyncRunner`.
+    """
+
+    def __init__(self, *, inline: bool = False) -> None:
+        self.inline = inline
+
+    def run(self, board: Board) -> None:
+        """Block until the run is over."""
+        run_blocking(AsyncRunner(inline=self.inline), board)
 
 
 class _Loop:
