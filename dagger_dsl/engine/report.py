@@ -20,6 +20,7 @@ from dagger_dsl.errors import (
     RunCancelled,
     RunPaused,
 )
+from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import MISSING
@@ -63,6 +64,7 @@ class NodeReport:
 
     Attributes:
         node_id: The node.
+        key: Which invocation, of a mapped node.
         state: A `NodeState`.
         attempts: Calls that were made, earlier processes included; 0 when there was none.
         started_at, finished_at: Times of day of the last attempt (UTC), for people.
@@ -90,6 +92,7 @@ class NodeReport:
     restored: bool = False
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
     cache: CacheDecision | None = None
+    key: str = DEFAULT_KEY
 
     @property
     def cached(self) -> bool:
@@ -157,6 +160,9 @@ class RunReport:
     _limit: float | None = attrs.field(default=None, repr=False)
     _states: Callable[[], Mapping[str, NodeState]] = attrs.field(repr=False)
     _node: Callable[[str], NodeReport] = attrs.field(repr=False)
+    _invocations: Callable[[str], Mapping[str, NodeReport]] = attrs.field(
+        default=lambda _node_id: {}, repr=False
+    )
     _value: Callable[[str], Any] = attrs.field(repr=False)
     #: What `outputs` asks for, so that it need not look at every node.
     _state: Callable[[str], NodeState] | None = attrs.field(default=None, repr=False)
@@ -169,11 +175,16 @@ class RunReport:
 
     @property
     def error(self) -> ErrorInfo | None:
-        """The first unhandled failure, or None."""
+        """The first unhandled failure, of a node or of the run itself, or None."""
+        exception = self.exception
+        if exception is not None and not hasattr(exception, "node_id"):
+            from dagger_dsl.engine.run import error_info  # what makes reports
+
+            return error_info(exception)
         failed = self.nodes_in(NodeState.FAILED)
-        if self.exception is None and not failed:
+        if exception is None and not failed:
             return None
-        first = getattr(self.exception, "node_id", failed[0] if failed else None)
+        first = getattr(exception, "node_id", failed[0] if failed else None)
         known = isinstance(first, str) and first in self.graph.nodes
         return self.node_reports[str(first)].error if known else None
 
@@ -216,6 +227,18 @@ class RunReport:
     def node_reports(self) -> Mapping[str, NodeReport]:
         """A `NodeReport` by node id, in declaration order."""
         return _Lazy(self.graph.nodes, self._node)
+
+    def invocations(self, node_id: str) -> Mapping[str, NodeReport]:
+        """Return a `NodeReport` for each invocation of a mapped node, by key, in order of items.
+
+        A node that is not mapped, or has not begun, has none.
+
+        Raises:
+            NodeNotFound: The graph has no such node.
+        """
+        if node_id not in self.graph.nodes:
+            raise NodeNotFound(node_id, tuple(self.graph.nodes))
+        return self._invocations(node_id)
 
     @property
     def node_times(self) -> dict[str, float]:

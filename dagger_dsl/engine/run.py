@@ -402,9 +402,20 @@ class Run:
             found[node_id] = state
         return found
 
+    def invocation_reports(self, node_id: str) -> dict[str, NodeReport]:
+        """Return how the invocations of a mapped node stand, by key; nothing for other nodes."""
+        plan, slot = self.plan, self.plan.index[node_id]
+        return {
+            key: self._report_of(child)
+            for (top, key), child in self.invocations.items()
+            if top == slot and child not in plan.mapped
+        }
+
     def node_report(self, node_id: str) -> NodeReport:
         """Return how one node stands."""
-        slot = self.plan.index[node_id]
+        return self._report_of(self.plan.index[node_id])
+
+    def _report_of(self, slot: int) -> NodeReport:
         start, end = self.board.started[slot] + self.wall, self.board.ended[slot] + self.wall
         called = self.board.started[slot] != 0.0
         if not called and slot in self.before:
@@ -418,7 +429,8 @@ class Run:
         meta = self.meta.get(slot, {})
         state = self.states_of(slot)
         return NodeReport(
-            node_id=node_id,
+            node_id=str(self.plan.ids[slot]),
+            key=self.plan.keys.get(slot, DEFAULT_KEY),
             state=state,
             attempts=0 if self.is_cached(slot) else self.attempts_made(slot),
             started_at=_moment(start) if called else None,
@@ -482,6 +494,7 @@ class Run:
             limit=self.config.timeout_seconds,
             states=self.states,
             node=self.node_report,
+            invocations=self.invocation_reports,
             value=lambda node_id: self.value(self.plan.index[node_id]),
             state=lambda node_id: self.states_of(self.plan.index[node_id]),
             sinks=self.plan.sinks,
