@@ -2,7 +2,8 @@
 
 A namespace is a node's id or one of `inputs`, `global` and `human_input`. In memory the cache holds
 the live objects. Whoever makes it may ask to be told of every write first; so the run store records
-what `insert_value` writes.
+what `insert_value` writes. Where a `CacheConfig` limits what is kept in memory, values that left it
+are read back from whoever keeps them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, overload
@@ -21,6 +23,7 @@ from dagger_dsl.errors import (
     TypeMismatch,
     did_you_mean,
 )
+from dagger_dsl.model._limits import CacheConfig, EvictionPolicy, Ledger, estimate_size
 from dagger_dsl.model.graph import RESERVED_IDS, Input
 from dagger_dsl.model.types import misfit, show_type
 from dagger_dsl.model.values import MISSING, to_plain, to_shown
@@ -32,6 +35,8 @@ __all__ = [
     "INPUTS",
     "RESERVED_NAMESPACES",
     "Cache",
+    "CacheConfig",
+    "EvictionPolicy",
     "Namespace",
     "clear_node_cache",
     "get_input",
@@ -54,28 +59,55 @@ T = TypeVar("T")
 #: Told of a write before it is visible: namespace, key, value (`MISSING` when a key goes away).
 OnWrite = Callable[[str, str, Any], None]
 
+#: Asked for a value that is not in memory: namespace and key; `MISSING` when nobody has it.
+ReadBack = Callable[[str, str], Any]
+
 
 class Cache:
-    """One run's values. Threads may share it; reading never waits.
+    """One run's values. Threads may share it; reading never waits, unless there are limits.
+
+    With a `CacheConfig`, values leave memory when there is no more room, or when they get too old;
+    the database keeps them. Where somebody is told of writes or can be asked, the names of such
+    values stay in the cache, and their values come back when they are read. Otherwise they are
+    gone.
 
     Args:
         initial: ``{namespace: {key: value}}`` to begin with; `on_write` is not told of it.
+        config: What is kept in memory; None keeps everything.
         on_write: Called before each write becomes visible, one write at a time and in their order.
             What it raises, the writer gets, and the value is not written. It may read the cache; it
             must not wait for another thread that writes to it.
+        read_back: Asked for values that are not in memory, by any thread that reads one and by
+            several at the same time. It has to know of every write that `on_write` was told of.
+        clock: Seconds that never go back, for `CacheConfig.ttl`.
+
+    Raises:
+        ConfigurationError: *initial* or *config* is something else.
     """
 
-    __slots__ = ("_lock", "_on_write", "_values")
+    __slots__ = ("_all", "_config", "_limits", "_lock", "_on_write", "_values")
 
     def __init__(
         self,
         initial: Mapping[str, Mapping[str, Any]] | None = None,
+        config: CacheConfig | None = None,
         *,
         on_write: OnWrite | None = None,
+        read_back: ReadBack | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lock = threading.RLock()
         self._on_write = on_write
-        self._values: dict[str, dict[str, Any]] = {}
+        self._all: dict[str, dict[str, Any]] = {}
+        # What is read without a question asked: nothing where there are limits.
+        self._values = self._all
+        if config is not None and not isinstance(config, CacheConfig):
+            raise ConfigurationError(f"config is a CacheConfig or None, not {config!r}")
+        self._config = config
+        self._limits: _Limits | None = None
+        if config is not None or read_back is not None:
+            self._limits = _Limits(self._all, config, on_write is not None, read_back, clock)
+            self._values = {}
         if initial is not None and not isinstance(initial, Mapping):
             raise ConfigurationError(
                 f"Cache() takes {{namespace: {{key: value}}}} or None, not {initial!r}"
@@ -88,7 +120,18 @@ class Cache:
                 )
             for key, value in values.items():
                 _check_names(namespace, key)
-                self._values.setdefault(namespace, {})[key] = value
+                self._all.setdefault(namespace, {})[key] = value
+                if self._limits is not None:
+                    self._limits.written(namespace, key, value)
+
+    @classmethod
+    def with_config(cls, config: CacheConfig) -> Cache:
+        """Return an empty cache with limits.
+
+        Raises:
+            ConfigurationError: It is no `CacheConfig`.
+        """
+        return cls(None, config)
 
     def insert(self, namespace: str, key: str, value: Any) -> None:
         """Write one value, over the one that was there.
@@ -100,15 +143,22 @@ class Cache:
         with self._lock:
             if self._on_write is not None:
                 self._on_write(namespace, key, value)
-            values = self._values.get(namespace)
+            values = self._all.get(namespace)
             if values is None:
-                values = self._values[namespace] = {}
+                values = self._all[namespace] = {}
             values[key] = value
+            if self._limits is not None:
+                self._limits.written(namespace, key, value)
 
     def get(self, namespace: str, key: str, default: Any = None) -> Any:
         """Return one value, or *default* when it was never written."""
         values = self._values.get(namespace)
-        return default if values is None else values.get(key, default)
+        if values is not None:
+            return values.get(key, default)
+        if self._limits is None:
+            return default
+        found = self._limits.read(self._lock, namespace, key)
+        return default if found is MISSING else found
 
     def has(self, namespace: str, key: str) -> bool:
         """Return whether a value was written, None included."""
@@ -117,31 +167,56 @@ class Cache:
     def namespaces(self) -> list[str]:
         """Return the namespaces that hold values, in the order of their first write."""
         with self._lock:
-            return list(self._values)
+            self._expire()
+            return list(self._all)
+
+    def keys_of(self, namespace: str) -> list[str]:
+        """Return the keys of a namespace, in the order of their first write.
+
+        Of values that only `read_back` knows, those that were not read yet are not among them.
+        """
+        if self._limits is None:
+            return list(self.to_dict().get(namespace, ()))
+        with self._lock:
+            self._expire()
+            return list(self._all.get(namespace, ()))
+
+    def _expire(self) -> None:
+        if self._limits is not None:
+            self._limits.expire()
 
     def clear(self, namespace: str) -> None:
-        """Remove every value of a namespace; one that is not there is no error."""
+        """Remove every value of a namespace (see `keys_of`); one that is not there is no error."""
         with self._lock:
-            for key in list(self._values.get(namespace, ())):
+            for key in list(self._all.get(namespace, ())):
                 self.discard(namespace, key)
 
     def discard(self, namespace: str, key: str) -> bool:
         """Remove one value; return whether there was one."""
+        if self._limits is not None:
+            self._limits.read(self._lock, namespace, key)  # perhaps only others know it
         with self._lock:
-            values = self._values.get(namespace)
+            values = self._all.get(namespace)
             if values is None or key not in values:
                 return False
             if self._on_write is not None:
                 self._on_write(namespace, key, MISSING)
             del values[key]
             if not values:
-                del self._values[namespace]
+                del self._all[namespace]
+            if self._limits is not None:
+                self._limits.removed(namespace, key)
             return True
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Return a copy of the mappings, as they are at one moment; the values are not copied."""
+        """Return a copy of the mappings, as they are at one moment; the values are not copied.
+
+        Values that left memory are read back for it one after the other, and do not stay.
+        """
         with self._lock:
-            return {namespace: dict(values) for namespace, values in self._values.items()}
+            self._expire()
+            found = {namespace: dict(values) for namespace, values in self._all.items()}
+        return found if self._limits is None else self._limits.completed(found)
 
     def to_json(self, indent: int | None = 2) -> str:
         """Return all values as JSON for people to read; it never fails on a value.
@@ -163,13 +238,13 @@ class Cache:
         return Namespace(self, namespace)
 
     def __contains__(self, namespace: object) -> bool:
-        return namespace in self._values
+        return namespace in (self._all if self._limits is None else self.namespaces())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.namespaces())
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._all if self._limits is None else self.namespaces())
 
     def __bool__(self) -> bool:
         return True
@@ -180,11 +255,112 @@ class Cache:
     __hash__ = None  # type: ignore[assignment]  # it changes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Cache, (self.to_dict(),)
+        given = (self.to_dict(),) if self._config is None else (self.to_dict(), self._config)
+        return Cache, given
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{name}: {len(values)}" for name, values in self.to_dict().items())
+        if self._limits is None:
+            sizes = {name: len(values) for name, values in self.to_dict().items()}
+        else:
+            sizes = {name: len(self.keys_of(name)) for name in self.namespaces()}
+        counts = ", ".join(f"{name}: {size}" for name, size in sizes.items())
         return f"<Cache {counts or 'empty'}>"
+
+
+#: In the place of a value that left memory.
+_AWAY: Final = object()
+
+
+class _Limits:
+    """What leaves a cache's memory, and how it comes back. Its owner has the lock.
+
+    Args:
+        values: The owner's values; one that left is replaced by `_AWAY` where somebody keeps it,
+            and removed otherwise.
+        config: The limits, None for none.
+        told: Whether somebody is told of writes.
+        read_back: Asked for values that left.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        values: dict[str, dict[str, Any]],
+        config: CacheConfig | None,
+        told: bool,
+        read_back: ReadBack | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._values = values
+        self._ledger = None if config is None else Ledger(config, clock)
+        self._is_kept = told or read_back is not None
+        self._read_back = read_back
+        self._writes = 0
+
+    def written(self, namespace: str, key: str, value: Any) -> None:
+        """Note a value that was just put into its place, and let others go for it."""
+        self._writes += 1
+        if self._ledger is None:
+            return
+        self.expire()
+        # The names are a part of what an entry takes, and may be the larger one.
+        size = 0
+        if self._ledger.counts_bytes:
+            size = estimate_size(value) + len(namespace) + len(key)
+        for gone in self._ledger.put((namespace, key), size):
+            self._put_away(gone)
+
+    def removed(self, namespace: str, key: str) -> None:
+        """Note that a value is gone for good."""
+        self._writes += 1
+        if self._ledger is not None:
+            self._ledger.drop((namespace, key))
+
+    def expire(self) -> None:
+        """Let go what is too old."""
+        if self._ledger is not None:
+            for gone in self._ledger.expire():
+                self._put_away(gone)
+
+    def _put_away(self, name: Any) -> None:
+        namespace, key = name
+        if self._is_kept:
+            self._values[namespace][key] = _AWAY
+            return
+        del self._values[namespace][key]
+        if not self._values[namespace]:
+            del self._values[namespace]
+
+    def read(self, lock: threading.RLock, namespace: str, key: str) -> Any:
+        """Return a value from memory or from whoever keeps it, `MISSING` when there is none."""
+        with lock:
+            self.expire()
+            found = self._values.get(namespace, {}).get(key, _AWAY)
+            if found is not _AWAY:
+                if self._ledger is not None:
+                    self._ledger.use((namespace, key))
+                return found
+            writes = self._writes
+        if self._read_back is None:
+            return MISSING
+        found = self._read_back(namespace, key)  # without the lock: others go on meanwhile
+        with lock:
+            # After another write it may be an older value, or one that was removed.
+            if writes == self._writes and found is not MISSING:
+                self._values.setdefault(namespace, {})[key] = found
+                self.written(namespace, key, found)
+        return found
+
+    def completed(self, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return *found* with the values that left memory; without those that nobody has."""
+        for namespace, values in found.items():
+            for key in [key for key, value in values.items() if value is _AWAY]:
+                value = MISSING if self._read_back is None else self._read_back(namespace, key)
+                if value is MISSING:
+                    del values[key]
+                else:
+                    values[key] = value
+        return {namespace: values for namespace, values in found.items() if values}
 
 
 class Namespace(MutableMapping[str, Any]):
@@ -195,9 +371,6 @@ class Namespace(MutableMapping[str, Any]):
     def __init__(self, cache: Cache, name: str) -> None:
         self._cache = cache
         self._name = name
-
-    def _values(self) -> dict[str, Any]:
-        return self._cache.to_dict().get(self._name, {})
 
     def __getitem__(self, key: str) -> Any:
         value = self._cache.get(self._name, key, MISSING)
@@ -213,10 +386,10 @@ class Namespace(MutableMapping[str, Any]):
             raise KeyError(key)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values())
+        return iter(self._cache.keys_of(self._name))
 
     def __len__(self) -> int:
-        return len(self._values())
+        return len(self._cache.keys_of(self._name))
 
     def __repr__(self) -> str:
         return f"<Namespace {self._name!r}: {', '.join(map(repr, self)) or 'empty'}>"

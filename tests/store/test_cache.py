@@ -28,6 +28,8 @@ from dagger_dsl.store.cache import (
     INPUTS,
     RESERVED_NAMESPACES,
     Cache,
+    CacheConfig,
+    EvictionPolicy,
     clear_node_cache,
     get_input,
     get_value_from_cache,
@@ -400,3 +402,227 @@ class TestJson:
         assert shown["many"] == [{"$repr": "<odd>"}] * 9
         assert set(shown["large"]) == {"$omitted", "bytes"}
         cache.to_json().encode()
+
+
+class Database:
+    """What a store does for a cache: it is told of writes, and asked for what left memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], bytes] = {}
+        self.asked: list[tuple[str, str]] = []
+
+    def write(self, namespace: str, key: str, value: Any) -> None:
+        if value is MISSING:
+            del self.rows[namespace, key]
+        else:
+            self.rows[namespace, key] = encode(value)
+
+    def read(self, namespace: str, key: str) -> Any:
+        self.asked.append((namespace, key))
+        data = self.rows.get((namespace, key))
+        return MISSING if data is None else decode(data)
+
+    def cache(self, config: CacheConfig | None = None, **given: Any) -> Cache:
+        return Cache(None, config, on_write=self.write, read_back=self.read, **given)
+
+
+class TestLimits:
+    @pytest.mark.row("C38")
+    def test_let_the_least_recently_used_of_10_001_leave_memory_but_not_the_database(self) -> None:
+        database = Database()
+        cache = database.cache(CacheConfig())
+        for number in range(10_000):
+            cache.insert("n", str(number), number)
+        assert cache.get("n", "0") == 0
+        cache.insert("n", "10000", 10_000)
+        assert len(database.rows) == 10_001
+        assert [cache.get("n", key) for key in ("0", "2", "9999", "10000")] == [0, 2, 9999, 10_000]
+        assert database.asked == []
+        assert cache.get("n", "1") == 1
+        assert database.asked == [("n", "1")]
+        assert cache.get("n", "1") == 1
+        assert database.asked == [("n", "1")], "it is in memory again"
+
+    @pytest.mark.row("C39")
+    @pytest.mark.parametrize(
+        ("policy", "left"),
+        [
+            (EvictionPolicy.LRU, {"a", "c", "d"}),
+            (EvictionPolicy.FIFO, {"b", "c", "d"}),
+            (EvictionPolicy.LFU, {"a", "c", "d"}),
+        ],
+    )
+    def test_are_enforced_where_nobody_keeps_what_leaves(
+        self, policy: EvictionPolicy, left: set[str]
+    ) -> None:
+        cache = Cache.with_config(CacheConfig(max_entries=3, eviction_policy=policy))
+        for key in "abc":
+            cache.insert("n", key, key)
+        assert cache.get("n", "a") == "a"
+        cache.insert("n", "d", "d")
+        assert set(cache["n"]) == set(cache.keys_of("n")) == left
+        assert cache.to_dict() == {"n": {key: key for key in cache.keys_of("n")}}
+        (gone,) = set("abcd") - left
+        assert cache.get("n", gone) is None
+        assert not cache.has("n", gone)
+        assert not cache.discard("n", gone)
+        cache.insert("m", "x", 1)
+        assert len(cache["n"]) == 2
+        assert cache.namespaces() == ["n", "m"]
+
+    @pytest.mark.row("C39")
+    def test_count_memory_and_let_the_newest_value_stay(self) -> None:
+        cache = Cache(config=CacheConfig(max_memory_mb=1))
+        for key in "abcd":
+            cache.insert("n", key, "x" * 300_000)
+        assert cache.keys_of("n") == ["b", "c", "d"]
+        cache.insert("m", "huge", "x" * 2**21)
+        assert cache.namespaces() == ["m"]
+        assert len(cache.get("m", "huge")) == 2**21
+
+    def test_hold_for_initial_values_too(self) -> None:
+        cache = Cache({"n": {"a": 1, "b": 2}, "m": {"c": 3}}, CacheConfig(max_entries=2))
+        assert cache.to_dict() == {"n": {"b": 2}, "m": {"c": 3}}
+
+    @pytest.mark.row("C38")
+    def test_of_age_let_values_go_by_the_clock(self) -> None:
+        now = [0.0]
+        cache = Cache(config=CacheConfig(ttl=60), clock=lambda: now[0])
+        cache.insert("n", "a", 1)
+        cache.insert("m", "b", 2)
+        now[0] = 59.0
+        assert cache.get("n", "a") == 1
+        cache.insert("m", "b", 3)
+        now[0] = 60.0
+        assert cache.get("n", "a", "gone") == "gone"
+        assert "n" not in cache
+        assert (len(cache), list(cache), cache.to_dict()) == (1, ["m"], {"m": {"b": 3}})
+        assert repr(cache) == "<Cache m: 1>"
+        now[0] = 119.0
+        assert not cache["m"]
+
+    def test_of_age_let_what_others_keep_come_back(self) -> None:
+        now = [0.0]
+        database = Database()
+        cache = database.cache(CacheConfig(ttl=60), clock=lambda: now[0])
+        cache.insert("n", "a", 1)
+        database.rows["n", "a"] = encode(2)
+        assert cache.get("n", "a") == 1
+        now[0] = 60.0
+        assert cache.get("n", "a") == 2, "another process wrote it"
+
+    def test_leave_the_names_of_what_others_keep(self) -> None:
+        database = Database()
+        cache = database.cache(CacheConfig(max_entries=1))
+        for key in "abc":
+            cache.insert("n", key, key)
+        assert cache.keys_of("n") == list(cache["n"]) == ["a", "b", "c"]
+        assert repr(cache) == "<Cache n: 3>"
+        assert database.asked == []
+        assert cache.to_dict() == {"n": {key: key for key in "abc"}}
+        assert dict(cache["n"]) == {key: key for key in "abc"}
+        assert json.loads(cache.to_json())["n"] == {key: key for key in "abc"}
+        assert pickle.loads(pickle.dumps(cache)).keys_of("n") == ["c"], "limits travel with it"
+
+    def test_let_values_be_removed_that_are_not_in_memory(self) -> None:
+        database = Database()
+        cache = database.cache(CacheConfig(max_entries=1))
+        for key in "abc":
+            cache.insert("n", key, key)
+        assert cache.discard("n", "a")
+        assert cache.get("n", "a") is None
+        clear_node_cache(cache, "n")
+        assert database.rows == {}
+        assert cache.namespaces() == []
+
+    def test_tell_of_removals_where_nothing_is_read_back(self) -> None:
+        database = Database()
+        cache = Cache(None, CacheConfig(max_entries=1), on_write=database.write)
+        cache.insert("n", "a", 1)
+        cache.insert("n", "b", 2)
+        assert cache.get("n", "a", "away") == "away"
+        assert cache.to_dict() == {"n": {"b": 2}}
+        cache.clear("n")
+        assert database.rows == {}
+
+    def test_refuse_what_is_no_configuration(self) -> None:
+        with pytest.raises(ConfigurationError, match="config is a CacheConfig or None"):
+            Cache(None, {"max_entries": 5})  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="config is a CacheConfig or None"):
+            Cache.with_config("small")  # type: ignore[arg-type]
+
+    @pytest.mark.row("C11", "C39")
+    def test_hold_under_eight_threads_and_lose_no_write(self) -> None:
+        database = Database()
+        cache = database.cache(CacheConfig(max_entries=50))
+        start = threading.Barrier(8)
+        wrong: list[Any] = []
+
+        def work(number: int) -> None:
+            start.wait()
+            for step in range(1_000):
+                key = f"{number}-{step % 40}"
+                cache.insert("n", key, step)
+                if cache.get("n", key) != step:
+                    wrong.append((key, step))
+                cache.get("n", f"{(number + 1) % 8}-{step % 40}")
+                if step % 250 == 0:
+                    cache.to_dict()
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        assert len(database.rows) == len(cache["n"]) == 320
+        assert cache.to_dict()["n"] == {
+            key: decode(data) for (_, key), data in database.rows.items()
+        }
+        assert {cache.get("n", f"{number}-39") for number in range(8)} == {999}
+
+
+class TestReadingBack:
+    def test_finds_what_only_others_know_and_keeps_it(self) -> None:
+        database = Database()
+        database.write("n", "a", [1])
+        cache = database.cache()
+        assert cache.get("n", "missing", "no") == "no"
+        assert cache.keys_of("n") == []
+        assert cache.get("n", "a") == [1]
+        assert cache["n"]["a"] is cache.get("n", "a")
+        assert cache.has("n", "a")
+        assert database.asked == [("n", "missing"), ("n", "a")]
+        assert cache.keys_of("n") == ["a"]
+        assert parse_input_from_name(cache, "x", (Input("x", "n.a"),)) == [1]
+
+    def test_removes_what_only_others_know(self) -> None:
+        database = Database()
+        database.write("n", "a", 1)
+        assert database.cache().discard("n", "a")
+        assert database.rows == {}
+        assert not database.cache().discard("n", "a")
+
+    @pytest.mark.parametrize("change", ["write", "removal"])
+    def test_does_not_bring_back_what_changed_meanwhile(self, change: str) -> None:
+        database = Database()
+        database.write("n", "a", "old")
+
+        def read(namespace: str, key: str) -> Any:
+            found = database.read(namespace, key)
+            if len(database.asked) == 1:  # another thread is faster
+                cache.insert("n", "a", "new")
+                if change == "removal":
+                    cache.discard("n", "a")
+            return found
+
+        cache = Cache(on_write=database.write, read_back=read)
+        assert cache.get("n", "a") == "old"
+        assert cache.get("n", "a") == ("new" if change == "write" else None)
+
+    def test_lets_errors_through(self) -> None:
+        def read(namespace: str, key: str) -> Any:
+            raise EncodingError("no")
+
+        with pytest.raises(EncodingError, match="no"):
+            Cache(read_back=read).get("n", "a")
