@@ -32,6 +32,12 @@ __all__ = ["call"]
 _DONE_IN: Final = {
     "run": "running",
     "resume": "running",
+    "recover": "running",
+    "pause": "steering",
+    "cancel": "steering",
+    "answer": "steering",
+    "approve": "steering",
+    "reject": "steering",
     "validate": "looking",
     "dot": "looking",
     "runs": "looking",
@@ -79,6 +85,9 @@ def _tell(error: Exception, arguments: argparse.Namespace, screen: Screen) -> in
         if isinstance(error, ImportError):  # a package of an extra, such as a database driver
             line = f"{error}; install what it belongs to (dagger-dsl doctor lists the extras)"
             return _one_line(line, USAGE, screen)
+        if isinstance(error, TimeoutError) and error.errno is None:
+            # Whoever executes a run did not take a command; it is no trouble of the system's.
+            return _one_line(str(error), FAILED, screen)
         if isinstance(error, OSError):
             return _one_line(_what_of(error), STORE, screen)
         what = "".join(traceback.format_exception_only(error)).strip().replace("\n", " ")
@@ -148,5 +157,7 @@ def _where_actions_are(arguments: argparse.Namespace) -> str:
     if arguments.command == "resume":
         line = resume_line(arguments.run_id, arguments.db, arguments.actions or "MODULE_OR_FILE")
         return f"name the module or the .py file that defines them:\n  {line}"
+    if arguments.command == "recover":
+        return "name the module or the .py file that defines them by --actions"
     line = shlex.join(["dagger-dsl", arguments.command, arguments.file])
     return f"name the module or the .py file that defines them:\n  {line} --actions MODULE_OR_FILE"

@@ -23,9 +23,11 @@ __all__ = [
     "STORE",
     "TIMED_OUT",
     "USAGE",
+    "command_line",
     "existing_store",
     "load_run",
     "many",
+    "no_run",
     "refuse_empty",
     "resume_line",
 ]
@@ -43,14 +45,16 @@ def many(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
+def command_line(database: str, *words: str) -> str:
+    """Return the line that calls this command for a database."""
+    where = [] if database == DEFAULT_DB else ["--db", database]
+    return shlex.join(["dagger-dsl", *words, *where])
+
+
 def resume_line(run_id: str, database: str, actions: str | None) -> str:
     """Return the command line that goes on with a run."""
-    words = ["dagger-dsl", "resume", run_id]
-    if actions is not None:
-        words += ["--actions", actions]
-    if database != DEFAULT_DB:
-        words += ["--db", database]
-    return shlex.join(words)
+    named = [] if actions is None else ["--actions", actions]
+    return command_line(database, "resume", run_id, *named)
 
 
 @contextmanager
@@ -98,8 +102,12 @@ def load_run(store: Store, run_id: str, database: str) -> StoredRun:
     try:
         return store.load_run(run_id)
     except RunNotFound:
-        words = ["dagger-dsl", "runs", *([] if database == DEFAULT_DB else ["--db", database])]
-        raise RunNotFound(
-            f"{store.database.where} has no run {run_id!r}; this lists what there is:\n"
-            f"  {shlex.join(words)}"
-        ) from None
+        raise no_run(store, run_id, database) from None
+
+
+def no_run(store: Store, run_id: str, database: str) -> RunNotFound:
+    """Return the error that there is no such run; it says which command lists them."""
+    return RunNotFound(
+        f"{store.database.where} has no run {run_id!r}; this lists what there is:\n"
+        f"  {command_line(database, 'runs')}"
+    )

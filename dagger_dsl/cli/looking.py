@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from dagger_dsl.cli.common import OK, STORE, existing_store, load_run, many
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import input_names, load_source
+from dagger_dsl.cli.steering import question_lines, waits_for, waits_for_plain
 from dagger_dsl.errors import ConfigurationError, DaggerError, NodeNotFound, StoreError
 from dagger_dsl.views.plain import duration, node_to_plain, problem_to_plain, shown
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.remote import RunControl
     from dagger_dsl.engine.report import RunReport
 
 __all__ = ["dot", "runs", "show", "validate"]
@@ -28,7 +30,8 @@ def validate(arguments: argparse.Namespace, screen: Screen) -> int:
     graph = source.graph
     known = source.actions is not None  # without actions only the structure can be checked
     report = graph.validate(source.registry if known else None)
-    warnings = [*source.problems, *report.problems, *graph.lint()]
+    remarks = graph.lint(source.registry if known else None)
+    warnings = list(dict.fromkeys([*source.problems, *report.problems, *remarks]))
     if screen.as_json:
         screen.json(
             {
@@ -149,19 +152,26 @@ def _note(run: Any) -> str:
 
 def show(arguments: argparse.Namespace, screen: Screen) -> int:
     """Show one recorded run, or one node of it."""
+    from dagger_dsl.engine.remote import RunControl
     from dagger_dsl.views.stored import stored_report
 
     with existing_store(arguments.db) as store:
         report = stored_report(load_run(store, arguments.run_id, arguments.db), arguments.db)
-        if arguments.node is None:
-            whole = screen.report(report, every_node=True)
-            if not screen.as_json:
-                screen.failure(report)
-            return OK if whole else STORE
-        return _show_node(report, arguments.node, screen)
+        run = RunControl(store, arguments.run_id)
+        if arguments.node is not None:
+            return _show_node(report, arguments.node, run, arguments.db, screen)
+        waits = report.status in ("paused", "running")
+        whole = screen.report(report, every_node=True, more=waits_for_plain(run) if waits else {})
+        if not screen.as_json:
+            screen.failure(report)
+            for line in waits_for(run, arguments.db) if waits else ():
+                screen.say(line)
+        return OK if whole else STORE
 
 
-def _show_node(report: RunReport, node_id: str, screen: Screen) -> int:
+def _show_node(
+    report: RunReport, node_id: str, run: RunControl, database: str, screen: Screen
+) -> int:
     if node_id not in report.graph.nodes:
         raise NodeNotFound(node_id, tuple(report.graph.nodes))
     node = report.node_reports[node_id]
@@ -186,6 +196,9 @@ def _show_node(report: RunReport, node_id: str, screen: Screen) -> int:
     screen.result(f"{node_id}: {node.state}, {attempts}{took}")
     if node.reason:
         screen.result(f"reason: {node.reason}")
+    for each in run.questions() if node.state == "waiting" else ():
+        if each.node_id == node_id:
+            screen.result("\n".join(question_lines(run, each, database)))
     if isinstance(fault, StoreError):
         screen.error(f"error: {fault}")
     elif fault is not None:

@@ -13,8 +13,9 @@ DEFAULT_DB = "sqlite:dagger_dsl.db"
 _EPILOG = """\
 exit codes:
   0    the run completed, or the command did what it was asked
-  1    the run failed, or was cancelled by one of its own; doctor found trouble
-  2    a wrong argument, file, graph or input; nothing has run
+  1    the run failed, or was cancelled by one of its own; doctor found trouble;
+       whoever executes the run did not take a command in time
+  2    a wrong argument, file, graph or input, or a command that does not fit; nothing has run
   3    the run is paused and waits to be resumed
   4    the database, its disk or the output is in trouble; the run can be resumed
   70   a fault in dagger-dsl itself; DAGGER_DSL_DEBUG=1 shows where
@@ -24,6 +25,11 @@ exit codes:
 
 environment: DAGGER_DSL_MAX_ATTEMPTS=3 and the like set defaults of the configuration;
 NO_COLOR=1 turns colours off; DAGGER_DSL_DEBUG=1 shows the traceback of whatever went wrong.
+"""
+
+_STEERING = """\
+A run that a process executes takes this within a second, wherever that process was started. One
+that nobody executes is paused or cancelled at once; anything else it takes when it is resumed.
 """
 
 #: What sizes of thread pools and ages of runs can be meant in earnest.
@@ -60,7 +66,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _validate(commands.add_parser("validate", help="say what is wrong with a workflow"))
     _dot(commands.add_parser("dot", help="print a workflow as DOT, or draw it"))
     _runs(commands.add_parser("runs", help="list recorded runs"))
-    _show(commands.add_parser("show", help="show one recorded run"))
+    _show(commands.add_parser("show", help="show one recorded run, and what it waits for"))
+    _steering(commands)
+    _recover(
+        commands.add_parser(
+            "recover", help="go on with the runs whose process died", epilog=_EPILOG
+        )
+    )
     _db(commands.add_parser("db", help="look after the database"))
     doctor = commands.add_parser("doctor", help="print what this installation is made of")
     doctor.add_argument(
@@ -75,7 +87,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if arguments.version:
         arguments.command = "version"
     elif arguments.command is None:
-        parser.error("a command is needed: run, resume, validate, dot, runs, show, db, doctor")
+        parser.error(f"a command is needed: {', '.join(commands.choices)}")
     return arguments
 
 
@@ -103,6 +115,11 @@ def _json(parser: argparse.ArgumentParser) -> None:
 
 def _running(parser: argparse.ArgumentParser, given: str) -> None:
     parser.add_argument("--actions", metavar="MODULE_OR_FILE", help=_ACTIONS)
+    _inputs(parser, given)
+    _how(parser)
+
+
+def _inputs(parser: argparse.ArgumentParser, given: str) -> None:
     parser.add_argument(
         "--input",
         "-i",
@@ -112,6 +129,9 @@ def _running(parser: argparse.ArgumentParser, given: str) -> None:
         dest="inputs",
         help=given,
     )
+
+
+def _how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runner", choices=("threads", "sequential", "asyncio"), default="threads")
     parser.add_argument("--workers", type=_workers, metavar="N", help="nodes at the same time")
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="limit of the run")
@@ -137,6 +157,12 @@ def _run(parser: argparse.ArgumentParser) -> None:
 
 def _resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_id", metavar="RUN_ID")
+    parser.add_argument(
+        "--branch",
+        metavar="B",
+        help="let this paused branch go on: at once when a process executes the run, which is all "
+        "then; else with the resume",
+    )
     _running(parser, "a secret, which was not recorded and has to be given again")
 
 
@@ -174,6 +200,40 @@ def _show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", metavar="ID", help="one node: its value, its error, its attempts")
     _database(parser)
     _json(parser)
+
+
+def _steering(commands: argparse._SubParsersAction[_Parser]) -> None:
+    pause = _steered(commands, "pause", "let what runs end, and start nothing more")
+    cancel = _steered(commands, "cancel", "cancel a run, or a branch of it")
+    for each in (pause, cancel):
+        each.add_argument("--branch", metavar="B", help="only this branch: a node's id, or a label")
+    answer = _steered(commands, "answer", "answer a node that waits for a person")
+    answer.add_argument("node", metavar="NODE")
+    answer.add_argument("value", metavar="VALUE", help="JSON, else a text")
+    answer.add_argument("--key", default="default", help="which invocation of a mapped node")
+    approve = _steered(commands, "approve", "let what waits for an approval go on")
+    reject = _steered(commands, "reject", "cancel a branch that waits for an approval")
+    for each in (approve, reject):
+        each.add_argument("branch", metavar="BRANCH", help="a node's id, or a label")
+    for each in (pause, cancel, reject):
+        each.add_argument("--reason", metavar="T", help="kept with what is paused or cancelled")
+    for each in (answer, approve, reject):
+        each.add_argument("--by", metavar="NAME", help="who says so, for the record")
+    for each in (pause, cancel, answer, approve, reject):
+        _database(each)
+        _json(each)
+
+
+def _steered(commands: argparse._SubParsersAction[_Parser], name: str, text: str) -> _Parser:
+    parser = commands.add_parser(name, help=text, description=f"{text}.", epilog=_STEERING)
+    parser.add_argument("run_id", metavar="RUN_ID")
+    return parser
+
+
+def _recover(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dag", metavar="NAME", help="runs of one graph")
+    parser.add_argument("--actions", metavar="MODULE_OR_FILE", required=True, help=_ACTIONS)
+    _how(parser)
 
 
 def _db(parser: argparse.ArgumentParser) -> None:

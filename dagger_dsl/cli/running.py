@@ -1,4 +1,4 @@
-"""``run`` and ``resume``: a run in the background, its progress, and signals that stop it."""
+"""``run``, ``resume``, ``recover``: a run in the background, its progress, signals that stop it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from dagger_dsl.cli.common import (
     FAILED,
     OK,
     PAUSED,
+    STORE,
     TIMED_OUT,
+    USAGE,
     existing_store,
     load_run,
     resume_line,
@@ -33,10 +35,13 @@ from dagger_dsl.cli.sources import (
     missing_inputs,
     read_inputs,
 )
+from dagger_dsl.cli.steering import waits_for, waits_for_plain
 from dagger_dsl.errors import (
     ConfigurationError,
+    DaggerError,
     InputValidationError,
     MissingInputError,
+    RunOwned,
     StoreError,
     UnknownInputError,
     did_you_mean,
@@ -46,11 +51,13 @@ from dagger_dsl.views.plain import report_to_plain
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import RunHandle
+    from dagger_dsl.engine.report import RunReport
     from dagger_dsl.model.graph import Graph
     from dagger_dsl.registry import Registry
     from dagger_dsl.store.runs import StoredRun
+    from dagger_dsl.store.storage import Store
 
-__all__ = ["resume", "run"]
+__all__ = ["recover", "resume", "run"]
 
 #: Exit codes by the status of a run.
 CODES: Final = {
@@ -101,17 +108,19 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             return handle
 
         grace = _grace(executor.config, source.graph)
-        return _watch(start, progress, grace, arguments, source.actions, screen)
+        code, handle = _watch(start, progress, grace, arguments, source.actions, screen)
+        _tell(handle, arguments, source.actions, screen)
+        return code
 
 
 def resume(arguments: argparse.Namespace, screen: Screen) -> int:
-    """Go on with a recorded run and wait for its end."""
+    """Go on with a recorded run, or with a branch of one that is executed, and wait for its end."""
     inputs = read_inputs(arguments.inputs)
     registry = load_actions(arguments.actions)
-    from dagger_dsl import engine
-
     with existing_store(arguments.db) as store:
         stored = load_run(store, arguments.run_id, arguments.db)
+        if arguments.branch is not None and _let_go(store, arguments, screen):
+            return OK
         _refuse_recorded(stored, inputs)
         if stored.status == "completed":
             from dagger_dsl.views.stored import stored_report
@@ -119,18 +128,79 @@ def resume(arguments: argparse.Namespace, screen: Screen) -> int:
             screen.say(f"run {stored.run_id} is completed; nothing is left to do")
             screen.report(stored_report(stored, arguments.db))
             return OK
-        graph = stored.graph
-        progress = Progress(screen, len(graph.nodes))
-        options = RunOptions.of({"database_url": arguments.db, **_options(arguments, progress)})
+        code, handle = _go_on(store, stored, registry, inputs, arguments, screen)
+        _tell(handle, arguments, arguments.actions, screen)
+        return code
 
-        def start() -> RunHandle:
-            with _inputs_told(graph, registry, arguments.inputs, stored.inputs):
-                handle = engine.start_resume(arguments.run_id, registry, options, inputs, store)
-            screen.say(f"run {handle.run_id} of {graph.name} goes on in {store.database.where}")
-            return handle
 
-        grace = _grace(DagConfig.from_env(), graph)
-        return _watch(start, progress, grace, arguments, arguments.actions, screen)
+def _let_go(store: Store, arguments: argparse.Namespace, screen: Screen) -> bool:
+    """Let a branch go on; False when nobody executes the run, so that it has to be resumed."""
+    from dagger_dsl.engine.remote import RunControl
+
+    run = RunControl(store, arguments.run_id)
+    if not run.resume_branch(arguments.branch):
+        return False
+    if screen.as_json:
+        screen.json({"run_id": run.run_id, "applied": True, "status": str(run.status)})
+    else:
+        screen.result(f"run {run.run_id}: branch {arguments.branch!r} goes on")
+    return True
+
+
+def recover(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Go on with all runs whose process died, one after the other, the oldest first."""
+    registry = load_actions(arguments.actions)
+    codes, reports = [], []
+    with existing_store(arguments.db) as store:
+        for orphan in reversed(store.orphans(arguments.dag)):
+            try:
+                stored = load_run(store, orphan.run_id, arguments.db)
+                code, handle = _go_on(store, stored, registry, {}, arguments, screen)
+            except RunOwned as error:
+                screen.say(f"left alone: {error}")
+                continue
+            except DaggerError as error:
+                screen.error(f"error: run {orphan.run_id}: {error}")
+                codes.append(STORE if isinstance(error, StoreError) else USAGE)
+                continue
+            codes.append(code)
+            if screen.as_json:
+                reports.append(_plain(handle))
+            else:
+                _tell(handle, arguments, arguments.actions, screen)
+            if code > TIMED_OUT:  # a signal
+                break
+    if screen.as_json:
+        screen.json(reports)
+    elif not codes:
+        screen.say("no run was left by a process that died")
+    return next((code for code in codes if code != OK), OK)
+
+
+def _go_on(
+    store: Store,
+    stored: StoredRun,
+    registry: Registry,
+    inputs: Mapping[str, Any],
+    arguments: argparse.Namespace,
+    screen: Screen,
+) -> tuple[int, RunHandle]:
+    """Resume a run and wait for its end; return the exit code and the handle."""
+    from dagger_dsl import engine
+
+    graph = stored.graph
+    progress = Progress(screen, len(graph.nodes))
+    options = RunOptions.of({"database_url": arguments.db, **_options(arguments, progress)})
+    given = getattr(arguments, "inputs", ())
+
+    def start() -> RunHandle:
+        with _inputs_told(graph, registry, given, stored.inputs):
+            handle = engine.start_resume(stored.run_id, registry, options, inputs, store)
+        screen.say(f"run {handle.run_id} of {graph.name} goes on in {store.database.where}")
+        return handle
+
+    grace = _grace(DagConfig.from_env(), graph)
+    return _watch(start, progress, grace, arguments, arguments.actions, screen)
 
 
 def _refuse_recorded(stored: StoredRun, given: Mapping[str, Any]) -> None:
@@ -200,8 +270,8 @@ def _watch(
     arguments: argparse.Namespace,
     actions: str | None,
     screen: Screen,
-) -> int:
-    """Start a run, wait for its end with signals in mind, and show what became of it."""
+) -> tuple[int, RunHandle]:
+    """Start a run, wait for its end with signals in mind; return the exit code and the handle."""
     with progress, _Signals(screen) as signals:
         handle = start()
         gc.enable()  # `main` turned it off for the time of loading
@@ -210,18 +280,40 @@ def _watch(
             if signals.overdue(grace + BEYOND_GRACE):
                 screen.error("a node did not end within the grace time; leaving it behind")
                 signals.leave()
-    way_on = f"resume it by:\n  {resume_line(handle.run_id, arguments.db, actions)}"
     try:
         report = handle.result()
     except StoreError:
-        screen.error(way_on)
+        screen.error(_way_on(handle, arguments, actions))
         raise
     if report.status != "completed":
         screen.failure(report)
-    screen.report(report)
+    return signals.code or CODES[report.status], handle
+
+
+def _tell(
+    handle: RunHandle, arguments: argparse.Namespace, actions: str | None, screen: Screen
+) -> None:
+    """Show how a run ended, what it waits for, and how to go on with it."""
+    report = handle.result()
+    screen.report(report, more=_waiting(handle, report))
+    if report.status == "paused":
+        for line in waits_for(handle, arguments.db):
+            screen.say(line)
     if report.status != "completed":
-        screen.say(way_on)
-    return signals.code or CODES[report.status]
+        screen.say(_way_on(handle, arguments, actions))
+
+
+def _plain(handle: RunHandle) -> dict[str, Any]:
+    report = handle.result()
+    return {**report_to_plain(report), **_waiting(handle, report)}
+
+
+def _waiting(handle: RunHandle, report: RunReport) -> dict[str, Any]:
+    return waits_for_plain(handle) if report.status == "paused" else {}
+
+
+def _way_on(handle: RunHandle, arguments: argparse.Namespace, actions: str | None) -> str:
+    return f"resume it by:\n  {resume_line(handle.run_id, arguments.db, actions)}"
 
 
 class _Signals:

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dagger_dsl.errors import StoreError
@@ -112,11 +112,23 @@ class Screen:
 
     # --- runs ------------------------------------------------------------------------------------
 
-    def report(self, report: RunReport, *, every_node: bool = False) -> bool:
-        """Show how a run ended; return False when the store has lost an output."""
+    def report(
+        self,
+        report: RunReport,
+        *,
+        every_node: bool = False,
+        more: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Show how a run ended; return False when the store has lost an output.
+
+        Args:
+            report: What to show.
+            every_node: Whether to list all nodes, however many.
+            more: What else the JSON document has.
+        """
         if self.as_json:
             outputs = list(outputs_of(report))
-            self.json(report_to_plain(report, outputs))
+            self.json({**report_to_plain(report, outputs), **(more or {})})
             return not any(isinstance(fault, StoreError) for _, _, fault in outputs)
         if self.quiet:
             return True

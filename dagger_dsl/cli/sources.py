@@ -33,6 +33,7 @@ __all__ = [
     "misread_inputs",
     "missing_inputs",
     "read_inputs",
+    "read_value",
 ]
 
 #: The module beside a YAML file that is taken for its actions when none are named.
@@ -252,7 +253,7 @@ def read_inputs(given: Iterable[str]) -> dict[str, Any]:
             raise ConfigurationError(f"an input is written NAME=VALUE, not {text!r}")
         if name in values:
             raise ConfigurationError(f"input {name!r} is given twice")
-        values[name] = _from_file(name, value[1:]) if value.startswith("@") else _value(value)
+        values[name] = _from_file(name, value[1:]) if value.startswith("@") else read_value(value)
     return values
 
 
@@ -294,7 +295,7 @@ def misread_inputs(
     """
     for each in given:
         name, _, text = each.partition("=")
-        value = _value(text)
+        value = read_value(text)
         if not text.startswith("@") and type(value) is not str:
             faults = _faults(graph, registry, name)
             if any(fault(value) and not fault(text) for fault in faults):
@@ -316,7 +317,8 @@ def _faults(graph: Graph, registry: Registry, name: str) -> Iterator[Callable[[A
                 yield partial(action.value_fault, parameter)
 
 
-def _value(text: str) -> Any:
+def read_value(text: str) -> Any:
+    """Return the value that a text is: JSON where it is JSON, else the text itself."""
     try:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):

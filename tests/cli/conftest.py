@@ -156,11 +156,19 @@ def cli(
 ROOT = Path(dagger_dsl.__file__).parents[1]
 
 
+#: A shell lets what it runs in the background ignore SIGINT, and children inherit that.
+_COMMAND = """\
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from dagger_dsl.cli import main
+sys.exit(main())
+"""
+
+
 def spawn(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     """Start the command in a process of its own."""
-    code = "import sys; from dagger_dsl.cli import main; sys.exit(main())"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", _COMMAND, *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,0 +1,169 @@
+"""``pause``, ``cancel``, ``answer``, ``approve``, ``reject``: commands to a recorded run.
+
+Who executes the run, in which process, makes no difference; see `dagger_dsl.engine.remote`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from dagger_dsl.cli.common import OK, command_line, existing_store, no_run
+from dagger_dsl.cli.screen import Screen
+from dagger_dsl.cli.sources import read_value
+from dagger_dsl.errors import InputValidationError, RunNotFound
+from dagger_dsl.model.values import MISSING, to_shown
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.control import OpenQuestion, Steered
+    from dagger_dsl.engine.remote import RunControl
+
+__all__ = [
+    "answer",
+    "approve",
+    "cancel",
+    "pause",
+    "question_lines",
+    "reject",
+    "waits_for",
+    "waits_for_plain",
+]
+
+
+def pause(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Start nothing more of a run or a branch."""
+    branch, reason = arguments.branch, arguments.reason
+    if branch is None:
+        return _steer(arguments, screen, lambda run: run.pause(reason), "paused")
+    what = f"branch {branch!r} is paused"
+    return _steer(arguments, screen, lambda run: run.pause_branch(branch, reason), what)
+
+
+def cancel(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Cancel a run or a branch."""
+    branch, reason = arguments.branch, arguments.reason
+    if branch is None:
+        return _steer(arguments, screen, lambda run: run.cancel(reason), "cancelled")
+    what = f"branch {branch!r} is cancelled"
+    return _steer(arguments, screen, lambda run: run.cancel_branch(branch, reason), what)
+
+
+def answer(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Answer a node that waits for a person."""
+    node, text = arguments.node, arguments.value
+    value = read_value(text)
+
+    def act(run: RunControl) -> bool:
+        try:
+            return run.answer(node, value, arguments.key, arguments.by)
+        except InputValidationError as error:
+            if isinstance(value, str):
+                raise
+            as_text = shlex.quote(json.dumps(text, ensure_ascii=False))
+            raise InputValidationError(f"{error}; a text is written as {as_text}") from error
+
+    return _steer(arguments, screen, act, f"node {node!r} has its answer")
+
+
+def approve(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Let what waits for an approval go on."""
+    branch = arguments.branch
+    what = f"{branch!r} is approved"
+    return _steer(arguments, screen, lambda run: run.approve(branch, arguments.by), what)
+
+
+def reject(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Cancel a branch that waits for an approval."""
+    branch, reason, by = arguments.branch, arguments.reason, arguments.by
+    what = f"{branch!r} is rejected"
+    return _steer(arguments, screen, lambda run: run.reject(branch, reason, by), what)
+
+
+def _steer(
+    arguments: argparse.Namespace, screen: Screen, act: Callable[[RunControl], bool], what: str
+) -> int:
+    """Send a command and say what became of it.
+
+    Args:
+        arguments: Name the run and the database.
+        screen: Where to say it.
+        act: Sends it.
+        what: What is so afterwards.
+    """
+    from dagger_dsl.engine.remote import RunControl
+
+    run_id = arguments.run_id
+    with existing_store(arguments.db) as store:
+        run = RunControl(store, run_id)
+        try:
+            applied = act(run)
+        except RunNotFound:
+            raise no_run(store, run_id, arguments.db) from None
+        status = str(run.status)
+    if screen.as_json:
+        screen.json(
+            {
+                "run_id": run_id,
+                "command": arguments.command,
+                "applied": applied,
+                "status": status,
+            }
+        )
+    elif applied:
+        screen.result(f"run {run_id}: {what}")
+    else:
+        screen.result(
+            f"run {run_id} is {status} and nobody executes it: {what} as soon as it is resumed:\n"
+            f"  {command_line(arguments.db, 'resume', run_id)}"
+        )
+    return OK
+
+
+# --- what a run waits for ------------------------------------------------------------------------
+
+
+def waits_for(run: Steered, database: str) -> list[str]:
+    """Return what a run waits for, with the lines that let it go on, for people."""
+    lines = [line for each in run.questions() for line in question_lines(run, each, database)]
+    for branch, reason in run.paused_branches().items():
+        lines += [
+            f"branch {branch!r} is paused: {reason}",
+            f"  {command_line(database, 'approve', run.run_id, branch)}",
+        ]
+    return lines
+
+
+def question_lines(run: Steered, question: OpenQuestion, database: str) -> Iterator[str]:
+    """Yield a question and the line that answers it."""
+    kind = (question.schema or {}).get("type")
+    notes = [str(kind)] if kind is not None else []
+    if question.default is not MISSING:
+        notes.append(f"default {json.dumps(to_shown(question.default), ensure_ascii=False)}")
+    if question.expires is not None:
+        notes.append(f"until {question.expires:%Y-%m-%d %H:%M:%S} UTC")
+    more = f" ({', '.join(notes)})" if notes else ""
+    key = [] if question.key == "default" else ["--key", question.key]
+    value = "true" if kind == "boolean" else "VALUE"
+    yield f"node {question.node_id!r} asks: {question.prompt}{more}"
+    yield f"  {command_line(database, 'answer', run.run_id, question.node_id, value, *key)}"
+
+
+def waits_for_plain(run: Steered) -> dict[str, Any]:
+    """Return what a run waits for as JSON types."""
+    return {
+        "questions": [
+            {
+                "node": each.node_id,
+                "key": each.key,
+                "prompt": each.prompt,
+                "schema": each.schema,
+                "default": None if each.default is MISSING else to_shown(each.default),
+                "expires": None if each.expires is None else each.expires.isoformat(),
+            }
+            for each in run.questions()
+        ],
+        "paused_branches": run.paused_branches(),
+    }
