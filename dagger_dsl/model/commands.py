@@ -1,12 +1,14 @@
 """Commands: changes that hooks, actions and people ask of a running graph. Values only.
 
-`NodeSpec` describes a node to add; its inputs are literal values unless wrapped by `ref`. The plain
-form of a command is JSON: it travels between processes and stands in a run's journal.
+`NodeSpec` describes a node to add; its inputs are literal values unless wrapped by `ref`. A `Chain`
+is several, each of which waits for the one before. The plain form of a command is JSON: it travels
+between processes and stands in a run's journal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 import attrs
@@ -14,8 +16,16 @@ import attrs
 from dagger_dsl.errors import ConfigurationError, DecodingError, cut
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.document import node_from_plain, node_to_plain
-from dagger_dsl.model.graph import Input, Node, split_reference
-from dagger_dsl.model.policies import OnFailure, RetryPolicy, Trigger
+from dagger_dsl.model.graph import Input, Node, Output, split_reference
+from dagger_dsl.model.policies import (
+    CacheStrategy,
+    Effects,
+    OnFailure,
+    RetryPolicy,
+    Trigger,
+    as_enum,
+    seconds,
+)
 from dagger_dsl.model.values import from_plain, to_plain
 
 __all__ = [
@@ -24,6 +34,7 @@ __all__ = [
     "Answer",
     "CancelBranch",
     "CancelRun",
+    "Chain",
     "Command",
     "EmitEvent",
     "NodeSpec",
@@ -58,14 +69,18 @@ def ref(reference: str) -> Ref:
 
 def input_from(name: str, value: Any) -> Input:
     """Return the `Input` that *value* means: a `Ref` or ``{"$ref": "a.b"}``, else a literal."""
-    if isinstance(value, Ref):
-        return Input(name, value.reference)
+    meant = _meant(value)
+    return Input(name, meant.reference) if isinstance(meant, Ref) else Input(name, value=meant)
+
+
+def _meant(value: Any) -> Any:
+    """Return the `Ref` or the literal that a value stands for."""
     if isinstance(value, Mapping) and set(value) == {"$ref"}:
-        return Input(name, value["$ref"])
+        return Ref(value["$ref"])
     if isinstance(value, BaseException):  # as a hook hands on what it was shown
         text = str(value)
-        value = f"{type(value).__name__}: {text}" if text else type(value).__name__
-    return Input(name, value=value)
+        return f"{type(value).__name__}: {text}" if text else type(value).__name__
+    return value
 
 
 def _mapping(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -76,7 +91,7 @@ def _mapping(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     for name in given:
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"an input's name is a text that is not empty, not {name!r}")
-    return dict(given)
+    return {name: _meant(value) for name, value in given.items()}
 
 
 def _texts(given: Iterable[str]) -> tuple[str, ...]:
@@ -112,6 +127,34 @@ def _specs(given: Any) -> tuple[NodeSpec, ...]:
     return found
 
 
+def _limit(given: float | timedelta | None) -> float | None:
+    return None if given is None else seconds(given, "a NodeSpec's timeout", zero=False)
+
+
+def _trigger(given: Any) -> Trigger | None:
+    return None if given is None else as_enum(Trigger, given, "a NodeSpec's trigger")
+
+
+def _on_failure(given: Any) -> OnFailure | None:
+    return None if given is None else as_enum(OnFailure, given, "a NodeSpec's on_failure")
+
+
+def _effects(given: Any) -> Effects | None:
+    return None if given is None else as_enum(Effects, given, "a NodeSpec's effects")
+
+
+def _outputs(given: Any) -> tuple[Output, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConfigurationError(f"a NodeSpec's outputs are a list of names, not {given!r}")
+    found = tuple(each if isinstance(each, Output) else Output(each) for each in given)
+    for each in found:
+        if not isinstance(each.name, str) or not each.name:
+            raise ConfigurationError(
+                f"an output's name is a text that is not empty, not {each.name!r}"
+            )
+    return found
+
+
 def _spec(_: Any, __: Any, given: Any) -> None:
     if not isinstance(given, NodeSpec):
         raise ConfigurationError(f"a node to be added is a NodeSpec, not {given!r}")
@@ -126,20 +169,42 @@ class NodeSpec:
         id: The node's id; by default the action's name when it is free, else ``action_2``...
         deps: Ids to wait for; ids of the same batch count.
         inputs: Literal values and `ref`s by name.
-        timeout: Seconds per attempt.
+        timeout: Seconds (or timedelta) per attempt.
         try_count: Calls in all.
+        map_over, max_parallel, map_depth, map_errors: As for `Node`: the input whose items each get
+            an invocation, and how that is done.
+        failure: Name of the failure handler.
+        outputs: Names (or `Output`s) instead of those that the action declares.
+
+    Raises:
+        ConfigurationError: A field has an impossible value.
     """
 
     action: str = attrs.field(validator=_action)
     id: str | None = attrs.field(default=None, validator=_own_id)
     deps: tuple[str, ...] = attrs.field(default=(), converter=_texts)
     inputs: Mapping[str, Any] = attrs.field(default=None, converter=_mapping)
-    timeout: float | None = None
+    timeout: float | None = attrs.field(default=None, converter=_limit)
     try_count: int | None = None
-    trigger: Trigger | str | None = None
-    on_failure: OnFailure | str | None = None
+    trigger: Trigger | None = attrs.field(default=None, converter=_trigger)
+    on_failure: OnFailure | None = attrs.field(default=None, converter=_on_failure)
     retry: RetryPolicy | None = None
     branch: str | None = None
+    map_over: str | None = None
+    max_parallel: int | None = None
+    map_depth: int | None = None
+    map_errors: str | None = None
+    failure: str | None = None
+    cache_strategy: CacheStrategy | None = None
+    effects: Effects | None = attrs.field(default=None, converter=_effects)
+    description: str = ""
+    outputs: tuple[Output, ...] = attrs.field(default=(), converter=_outputs)
+
+    @classmethod
+    def of(cls, node: Node) -> NodeSpec:
+        """Return a spec that says everything a node says which came from a spec."""
+        fields = {name: getattr(node, name) for name in _SHARED}
+        return cls(node.action, node.id, node.dependencies, _given_to(node), **fields)
 
     def with_id(self, node_id: str) -> NodeSpec:
         """Return this spec with another id."""
@@ -182,13 +247,62 @@ class NodeSpec:
             action=self.action,
             inputs=[input_from(name, value) for name, value in self.inputs.items()],
             dependencies=self.deps,
-            timeout=self.timeout,
-            try_count=self.try_count,
-            trigger=self.trigger if self.trigger is not None else Trigger.SUCCESS,
-            on_failure=self.on_failure,
-            retry=self.retry,
-            branch=self.branch,
+            **{
+                **{name: getattr(self, name) for name in _SHARED},
+                "trigger": self.trigger if self.trigger is not None else Trigger.SUCCESS,
+            },
         )
+
+
+#: What a `NodeSpec` and a `Node` call by one name and mean by one value.
+_SHARED = tuple(
+    field.name
+    for field in attrs.fields(NodeSpec)
+    if field.name not in ("action", "id", "deps", "inputs")
+)
+
+
+def _given_to(node: Node) -> dict[str, Any]:
+    return {
+        each.name: Ref(each.reference) if each.reference is not None else each.value
+        for each in node.inputs
+    }
+
+
+class Chain(tuple[NodeSpec, ...]):
+    """Specs of which each waits for the one before: ``AddNodes(Chain(steps, after=["plan"]))``.
+
+    Args:
+        specs: The steps, in order.
+        after: Ids that the first one waits for.
+        prefix: Steps without an id get ``<prefix>_0``, ``<prefix>_1``... by their place.
+
+    Raises:
+        ConfigurationError: A step is no `NodeSpec`, or two of them have one id.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls, specs: Iterable[NodeSpec], *, after: Iterable[str] = (), prefix: str = "step"
+    ) -> Chain:
+        if not isinstance(prefix, str) or not prefix:
+            raise ConfigurationError(
+                f"a chain's prefix is a text that is not empty, not {prefix!r}"
+            )
+        before = _texts(after)
+        steps: dict[str, NodeSpec] = {}
+        for place, spec in enumerate(_specs(specs)):
+            node_id = spec.id if spec.id is not None else f"{prefix}_{place}"
+            if node_id in steps:
+                raise ConfigurationError(
+                    f"two steps of a chain have the id {node_id!r}; give one of them another id, "
+                    "or the chain another prefix="
+                )
+            deps = tuple(dict.fromkeys((*spec.deps, *before)))
+            steps[node_id] = attrs.evolve(spec, id=node_id, deps=deps)
+            before = (node_id,)
+        return super().__new__(cls, steps.values())
 
 
 @attrs.frozen
@@ -392,27 +506,27 @@ def _spec_to_plain(spec: NodeSpec) -> dict[str, Any]:
     if spec.id is None:
         del plain["id"]
     if spec.trigger is not None:
-        plain["trigger"] = str(spec.trigger)
+        plain["trigger"] = spec.trigger.value
+    plain.pop("dependencies", None)  # a node's own are more: what its inputs refer to counts
+    if spec.deps:
+        plain["dependencies"] = list(spec.deps)
     return plain
+
+
+#: The keys of a spec's plain form whose names are not those of its fields.
+_OTHER_KEYS = {"on_failure": "onfailure"}
+_SPEC_KEYS = {"action", "id", "dependencies", "inputs", *(_OTHER_KEYS.get(n, n) for n in _SHARED)}
 
 
 def _spec_from_plain(plain: Any) -> NodeSpec:
     if not isinstance(plain, Mapping):
         raise DecodingError(f"a node to be added is a mapping, not {cut(repr(plain))}")
     node = node_from_plain({"id": "_", **plain})
-    inputs = {
-        each.name: Ref(each.reference) if each.reference is not None else each.value
-        for each in node.inputs
-    }
-    return NodeSpec(
-        node.action,
-        plain.get("id"),
-        node.dependencies,
-        inputs,
-        node.timeout,
-        node.try_count,
-        node.trigger if "trigger" in plain else None,
-        node.on_failure,
-        node.retry,
-        node.branch,
+    if not plain.keys() <= _SPEC_KEYS:
+        raise DecodingError(f"a node to be added has no {sorted(plain.keys() - _SPEC_KEYS)}")
+    return attrs.evolve(
+        NodeSpec.of(node),
+        id=plain.get("id"),
+        deps=plain.get("dependencies") or (),
+        trigger=node.trigger if "trigger" in plain else None,
     )
