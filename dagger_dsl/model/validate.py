@@ -7,7 +7,7 @@ that 100,000 nodes of a few actions cost little more than looking up their refer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -24,11 +24,12 @@ from dagger_dsl.errors import (
     did_you_mean,
 )
 from dagger_dsl.model.graph import RESULT, Graph, Input, Node, missing_dependency
+from dagger_dsl.model.mapped import collected_type, mapped_fault, mapped_misfit
 from dagger_dsl.model.policies import Trigger
 from dagger_dsl.model.protocols import ActionInfo, ParamInfo
-from dagger_dsl.model.types import compatible, misfit, output_type, show_type
+from dagger_dsl.model.types import output_type, show_type
 
-__all__ = ["ValidationReport", "lint", "validate"]
+__all__ = ["ValidationReport", "validate", "validate_growth"]
 
 
 @attrs.frozen
@@ -69,6 +70,35 @@ def validate(graph: Graph, registry: Any = None, *, types: bool = True) -> Valid
     if errors:
         raise _error(errors)
     return report
+
+
+def validate_growth(
+    graph: Graph, nodes: Sequence[Node], node_of: Callable[[str], Node | None], registry: Any
+) -> None:
+    """Look for everything that is wrong with nodes that a graph is to get, and with nothing else.
+
+    Args:
+        graph: What it was at first: its name and its inputs.
+        nodes: What is added or changed.
+        node_of: Returns a node of the graph as it is now, None for an unknown id.
+        registry: As for `validate`.
+
+    Raises:
+        ValidationError: There are problems; all are listed.
+    """
+    new = {node.id for node in nodes}
+    sources = dict.fromkeys(name for node in nodes for name in node.dependencies)
+    around = [node_of(name) for name in sources if name not in new]
+    # What they are looked at for is what they give; what they take was checked before.
+    stubs = [each.replace(inputs=(), dependencies=()) for each in around if each is not None]
+    part = Graph(graph.name, [*stubs, *nodes], config=graph.config, inputs=graph.inputs.values())
+    errors = tuple(
+        each
+        for each in _Analysis(part, registry, True).problems()
+        if each.severity == "error" and each.place.node in new
+    )
+    if errors:
+        raise _error(errors)
 
 
 #: How many problems an error lists; the rest is counted.
@@ -136,9 +166,9 @@ class _Analysis:
         self.params: dict[str, Mapping[str, ParamInfo]] = {}
         self.shapes: dict[str, dict[tuple[str, ...], _Shape]] = {}
         self.kinds: dict[str | None, int] = {}
-        self.kind_numbers: dict[tuple[str, str, int, bool], int] = {}
+        self.kind_numbers: dict[tuple[Any, ...], int] = {}
         self.plain: dict[str, int] = {}
-        self.wanted: dict[str, dict[tuple[str, str], tuple[int, Any]]] = {}
+        self.wanted: dict[str, dict[tuple[str, str, int], tuple[int, Any]]] = {}
         self.missing_is_none = graph.config is not None and graph.config.on_missing == "null"
         self.labelled: dict[str, list[str]] = {}
         for edge in graph.labelled:
@@ -190,12 +220,12 @@ class _Analysis:
                         self.unknown_action(position, f"action {node.action!r}", node.action)
                     elif node.action in plain and not node.outputs and node.map_over is None:
                         self.kinds[f"{node.id}.{RESULT}"] = plain[node.action]  # as `kind_of` would
+            if node.map_over is not None:
+                self.check_map(position, node)
             if node.inputs or action is not None:
                 self.check_inputs(position, node, action)
             if node.trigger is not Trigger.SUCCESS:
                 self.check_deliveries(position, node, action)
-            if node.map_over is not None:
-                self.check_map(position, node)
         return ordered and all(index[each.source] < index[each.target] for each in self.edges)
 
     def lost_dependencies(self, position: int, node: Node) -> None:
@@ -260,9 +290,11 @@ class _Analysis:
             return None  # a reference is a dependency too, so a lost one was reported
         if not self.check_output(position, source, output):
             return None
-        # All that the verdict on its type depends on; items and lists of them are not looked into.
-        known = source.map_over is not None or source.subgraph is not None
-        said = (source.action, output, len(source.outputs), known)
+        # All that the verdict on its type depends on.
+        own = source.subgraph is not None
+        said: tuple[Any, ...] = (source.action, output, len(source.outputs), own)
+        if source.map_over is not None:
+            said += (source.map_depth, source.map_errors)
         kind = self.kind_numbers.setdefault(said, len(self.kind_numbers))
         self.kinds[given.reference] = kind
         return kind
@@ -272,11 +304,9 @@ class _Analysis:
         assert given.reference is not None
         if action is None or not self.types:
             return True
-        if node.map_over is not None:
-            return False
         source_id, _, output = given.reference.partition(".")
         source = self.table[source_id]
-        if source.map_over is not None or source.subgraph is not None:
+        if source.subgraph is not None:
             return True
         return self.check_types(position, source, output, node, given)
 
@@ -286,6 +316,14 @@ class _Analysis:
             hint = self.suggest(node.map_over, names)
             self.report(
                 position, f"map_over names an input, not {node.map_over!r}{hint}", "unknown-input"
+            )
+        declared = self.declared(node)
+        if len(declared) > 1:
+            self.report(
+                position,
+                f"it is mapped, so its value is a list, which has no {' and '.join(declared)}; "
+                f"say so with outputs: [{RESULT}]",
+                "mapped-outputs",
             )
 
     def check_handlers(self, position: int, node: Node) -> None:
@@ -379,31 +417,40 @@ class _Analysis:
             return True
         wanted = taker.hints().get(given.name, Any)
         returns = giver.hints().get("return", Any)
-        if wanted is Any or returns is Any:
+        depth = _levels(node, given.name)
+        if (wanted is Any or returns is Any) and not depth and source.map_over is None:
             return True
-        declared = self.declared(source)
-        if output == RESULT and RESULT not in declared:
-            offered = returns
-        else:
-            offered = output_type(returns, declared, output)
-        if compatible(offered, wanted):
+        offered = self.offered(source, output, returns)
+        fault = mapped_fault(offered, wanted, depth)
+        if fault is None:
             return True
         self.report(
             position,
-            f"{given.name!r} is {show_type(wanted)}, but {given.reference} is "
+            f"{given.name!r} cannot be mapped over {given.reference}: {fault}"
+            if depth
+            else f"{given.name!r} is {show_type(wanted)}, but {given.reference} is "
             f"{show_type(offered)}; no value is both",
             "type-mismatch",
         )
         return False
 
+    def offered(self, source: Node, output: str, returns: Any) -> Any:
+        """Return the annotation of one output of a node whose action returns *returns*."""
+        if source.map_over is not None:
+            return collected_type(returns, source.map_depth or 1, source.map_errors == "collect")
+        declared = self.declared(source)
+        if output == RESULT and RESULT not in declared:
+            return returns
+        return output_type(returns, declared, output)
+
     def check_literal(self, position: int, node: Node, given: Input) -> None:
         action = self.lookup(node.action)
         assert action is not None
         assert given.literal is not None
-        wanted = action.hints().get(given.name, Any)
-        if wanted is Any or node.map_over == given.name:
+        wanted, depth = action.hints().get(given.name, Any), _levels(node, given.name)
+        if wanted is Any and not depth:
             return
-        fault = misfit(given.literal.value, wanted, repr(given.name))
+        fault = mapped_misfit(given.literal.value, wanted, depth, repr(given.name))
         if fault is not None:
             self.report(position, fault, "type-mismatch")
 
@@ -440,34 +487,34 @@ class _Analysis:
                 "unknown-graph-input",
             )
         users = self.wanted.setdefault(wanted, {})
-        if self.types and action is not None and node.map_over != name:
-            pair = (node.action, name)
-            if pair not in users:
-                users[pair] = (position, action.hints().get(name, Any))
+        if self.types and action is not None:
+            user = (node.action, name, _levels(node, name))
+            if user not in users:
+                users[user] = (position, action.hints().get(name, Any))
 
     # The graph as a whole.
 
     def graph_inputs(self) -> None:
         """Compare what the users of each graph input want, with each other and its default."""
         for name, users in self.wanted.items():
-            first: tuple[int, Any] | None = None
-            for position, annotation in users.values():
-                if annotation is Any:
+            declared = self.graph.inputs.get(name)
+            default = None if declared is None else declared.default
+            first: tuple[int, Any, int] | None = None
+            for (_, _, depth), (position, annotation) in users.items():
+                if annotation is Any and not depth:
                     continue
-                declared = self.graph.inputs.get(name)
-                if declared is not None and declared.default is not None:
-                    fault = misfit(
-                        declared.default.value, annotation, f"the default of inputs.{name}"
-                    )
+                if default is not None:
+                    what = f"the default of inputs.{name}"
+                    fault = mapped_misfit(default.value, annotation, depth, what)
                     if fault is not None:
                         self.report(position, fault, "type-mismatch")
                 if first is None:
-                    first = (position, annotation)
-                elif not compatible(first[1], annotation):
+                    first = (position, annotation, depth)
+                elif not _agree(first[1:], (annotation, depth)):
                     self.report(
                         position,
-                        f"inputs.{name} is {show_type(annotation)} here and "
-                        f"{show_type(first[1])} for {self.nodes[first[0]].id!r}; no value is both",
+                        f"inputs.{name} is {_shown(annotation, depth)} here and "
+                        f"{_shown(*first[1:])} for {self.nodes[first[0]].id!r}; no value is both",
                         "type-mismatch",
                     )
         for name in self.graph.inputs:
@@ -535,6 +582,23 @@ class _Analysis:
         return [*path[first:], *path[:first], path[first]]
 
 
+def _levels(node: Node, name: str) -> int:
+    """Return how many levels of lists a node maps over in one of its inputs."""
+    return (node.map_depth or 1) if node.map_over == name else 0
+
+
+def _agree(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
+    """Return whether some value suits two users, each with the levels of lists it maps over."""
+    (annotation, depth), (item, levels) = sorted((one, other), key=lambda user: user[1])
+    if depth and levels:
+        return True
+    return mapped_fault(annotation, item, levels) is None
+
+
+def _shown(annotation: Any, depth: int) -> str:
+    return show_type(collected_type(annotation, depth, False))
+
+
 def _labels_of(returns: Any) -> set[str] | None:
     """Return the labels that a return annotation allows, None where it allows any."""
     if returns is bool:
@@ -546,79 +610,3 @@ def _labels_of(returns: Any) -> set[str] | None:
         if all(isinstance(each, str) for each in args):
             return set(args)
     return None
-
-
-# --- lint ----------------------------------------------------------------------------------------
-
-#: Steps that a search for implied edges may take, per node and edge of the graph.
-_STEPS = 20
-
-
-def lint(graph: Graph) -> list[Problem]:
-    """Return remarks on edges that carry nothing, as warnings; see `Graph.lint`.
-
-    ``redundant-edge``: the node waits for the source anyway, through another of its dependencies.
-    ``order-only``: no value flows along the edge.
-    """
-    search = _Ancestors(graph)
-    remarks = []
-    for node in graph.nodes.values():
-        used = {each.source[0] for each in node.inputs if each.source is not None}
-        idle = [each for each in node.dependencies if each not in used and each in graph.nodes]
-        implied = search.implied(node, idle)
-        for source in idle:
-            through = implied.get(source)
-            if through is not None:
-                message = f"waits for {source!r} anyway, through {through!r}; drop the dependency"
-                code = "redundant-edge"
-            else:
-                message = f"waits for {source!r} and takes nothing from it; is the order needed?"
-                code = "order-only"
-            remarks.append(Problem(message, Place(node=node.id), code, "warning"))
-    if search.steps < 0:
-        remarks.append(
-            Problem(
-                "the graph is too dense to look at every edge; some redundant ones may be missing",
-                Place(),
-                "lint-limited",
-                "warning",
-            )
-        )
-    return remarks
-
-
-class _Ancestors:
-    """Looks for ways around an edge, backwards and only as deep as the edge reaches."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.before = graph._sources()
-        self.level: dict[str, int] = {}
-        edges = 0
-        for name in graph.topological_order():
-            sources = self.before[name]
-            edges += len(sources)
-            self.level[name] = 1 + max((self.level[each] for each in sources), default=-1)
-        self.steps = _STEPS * (len(self.before) + edges) + 10_000
-
-    def implied(self, node: Node, idle: Sequence[str]) -> dict[str, str]:
-        """Return for each of *idle* that another dependency implies, that dependency."""
-        if not idle or len(self.before[node.id]) < 2:
-            return {}
-        wanted = set(idle)
-        found: dict[str, str] = {}
-        lowest = min(self.level[each] for each in idle)
-        for start in sorted(self.before[node.id], key=self.level.__getitem__):
-            if self.level[start] <= lowest or len(found) == len(wanted):
-                continue
-            todo, seen = [start], {start}
-            while todo and self.steps >= 0:
-                here = todo.pop()
-                self.steps -= 1
-                for source in self.before[here]:
-                    if source in seen or self.level[source] < lowest:
-                        continue
-                    seen.add(source)
-                    todo.append(source)
-                    if source in wanted:
-                        found.setdefault(source, start)
-        return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import pytest
@@ -19,11 +19,10 @@ from dagger_dsl.errors import (
     ValidationError,
 )
 from dagger_dsl.model.config import DagConfig
-from dagger_dsl.model.context import NodeCtx, NodeOutput
+from dagger_dsl.model.context import Failed, NodeCtx, NodeOutput
 from dagger_dsl.model.graph import Edge, Graph, GraphInput, Input, Node
-from dagger_dsl.model.validate import MAX_PROBLEMS, lint, validate
+from dagger_dsl.model.validate import MAX_PROBLEMS, validate, validate_growth
 from dagger_dsl.registry import Registry
-from tests.scale import count
 
 
 class Anything:
@@ -265,20 +264,146 @@ def test_users_of_one_graph_input_must_be_able_to_agree() -> None:
     ]
 
 
+def mapped(node_id: str, action: str = "step", over: str = "x", **fields: Any) -> Node:
+    """Return a node that maps over one of its inputs; text values with ``$`` are references."""
+    options = {name: fields.pop(name) for name in ("map_depth", "map_errors") if name in fields}
+    return node(node_id, action, **fields).replace(map_over=over, **options)
+
+
+def listing() -> list[int]:
+    return []
+
+
+def total(x: list[int]) -> int:
+    return 0
+
+
 def test_mapped_nodes_take_items_and_give_lists() -> None:
-    def listing() -> list[int]:
-        return []
-
-    def total(x: list[int]) -> int:
-        return 0
-
     actions = registry(listing, step, total)
-    mapped = Node("m", "step", inputs=[Input("x", "l.result")], map_over="x")
-    nodes = [node("l", "listing"), mapped, node("t", "total", x="$m.result")]
+    over = mapped("m", x="$l.result")
+    nodes = [node("l", "listing"), over, node("t", "total", x="$m.result")]
     assert codes(nodes, actions) == []
-    wrong = mapped.replace(map_over="y")
+    wrong = over.replace(map_over="y")
     assert problems([nodes[0], wrong], actions)[0][0] == "unknown-input"
     assert codes([nodes[0], wrong]) == ["unknown-input"]
+
+
+@pytest.mark.row("G14")
+def test_what_is_mapped_over_has_to_have_items_of_the_parameters_type() -> None:
+    def words() -> list[str]:
+        return []
+
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    actions = registry(source, text, words, numbers, step)
+    givers = [node(name, name) for name in ("source", "text", "words", "numbers")]
+    takers = [mapped(f"m{i}", x=f"${each.id}.result") for i, each in enumerate(givers)]
+    assert [told for _, told in problems([*givers, *takers], actions)] == [
+        "node 'm0': 'x' cannot be mapped over source.result: int has no items to map over",
+        "node 'm1': 'x' cannot be mapped over text.result: str has no items to map over",
+        "node 'm2': 'x' cannot be mapped over words.result: its items are str, and int is wanted",
+    ]
+    assert codes([*givers, *takers]) == []
+
+
+@pytest.mark.row("G14")
+def test_the_depth_of_a_map_counts_on_both_of_its_sides() -> None:
+    def table() -> list[list[int]]:
+        return []
+
+    def lines(x: list[list[int]]) -> None: ...
+
+    def number(x: int) -> None: ...
+
+    def labels(x: str) -> None: ...
+
+    actions = registry(listing, table, step, lines, number, labels)
+    nodes = [node("t", "table"), node("l", "listing")]
+    deep = mapped("m", x="$t.result", map_depth=2)
+    assert codes([*nodes, deep, node("u", "lines", x="$m.result")], actions) == []
+    assert codes([*nodes, deep, node("n", "number", x="$m.result")], actions) == ["type-mismatch"]
+    found = problems([*nodes, mapped("m", x="$t.result")], actions)
+    assert "its items are list[int], and int is wanted" in found[0][1]
+    found = problems([*nodes, mapped("m", x="$l.result", map_depth=2)], actions)
+    assert "int has no items to map over" in found[0][1]
+    again = mapped("a", x="$m.result", map_depth=2)
+    assert codes([*nodes, deep, again], actions) == []
+    found = problems([*nodes, deep, mapped("a", "labels", x="$m.result", map_depth=2)], actions)
+    assert "its items are int, and str is wanted" in found[0][1]
+
+
+@pytest.mark.row("G14")
+def test_failures_that_are_collected_may_stand_in_the_list() -> None:
+    def judge(x: list[Failed]) -> None: ...
+
+    def one(x: Failed) -> None: ...
+
+    actions = registry(listing, step, judge, one)
+    nodes = [node("l", "listing"), mapped("m", x="$l.result", map_errors="collect")]
+    assert codes([*nodes, mapped("o", "one", x="$m.result")], actions) == []
+    plain = [nodes[0], mapped("m", x="$l.result")]
+    assert codes([*plain, mapped("o", "one", x="$m.result")], actions) == ["type-mismatch"]
+
+
+@pytest.mark.row("G14")
+def test_literals_and_defaults_that_are_mapped_over_are_lists_of_items() -> None:
+    actions = registry(step)
+    assert codes([mapped("m", x=[1, 2]), mapped("n", x=[])], actions) == []
+    assert codes([mapped("m", x=[[1], [2, 3]], map_depth=2)], actions) == []
+    assert problems([mapped("m", x="12")], actions) == [
+        ("type-mismatch", "node 'm': 'x' is mapped over, so it must be a list, not '12'")
+    ]
+    assert problems([mapped("m", x=[1, "2"])], actions) == [
+        ("type-mismatch", "node 'm': 'x'[1] must be int, not str '2'")
+    ]
+    over = mapped("m", x="$inputs.xs")
+    assert codes([over], actions, inputs=[GraphInput("xs", default=[1])]) == []
+    found = problems([over], actions, inputs=[GraphInput("xs", default=1)])
+    assert found == [
+        (
+            "type-mismatch",
+            "node 'm': the default of inputs.xs is mapped over, so it must be a list, not 1",
+        )
+    ]
+
+
+@pytest.mark.row("G14")
+def test_who_maps_over_a_graph_input_and_who_takes_it_whole_agree() -> None:
+    actions = registry(step, total, maybe)
+    over = mapped("m", x="$inputs.n")
+    deep = mapped("d", x="$inputs.n", map_depth=2)
+    assert codes([over, node("t", "total", x="$inputs.n")], actions) == []
+    assert codes([over, deep], actions) == []
+    for nodes in (
+        [over, node("s", "maybe", x="$inputs.n")],
+        [node("s", "maybe", x="$inputs.n"), over],
+    ):
+        ((code, told),) = problems(nodes, actions)
+        assert code == "type-mismatch"
+        assert "list[int]" in told
+        assert "no value is both" in told
+
+
+def test_a_mapped_node_has_one_output() -> None:
+    actions = registry(listing, step)
+    actions.register(lambda x: {}, "split", outputs=["a", "b"])
+    nodes = [node("l", "listing"), mapped("m", "split", x="$l.result")]
+    ((code, told),) = problems(nodes, actions)
+    assert code == "mapped-outputs"
+    assert told.endswith("its value is a list, which has no a and b; say so with outputs: [result]")
+    assert codes([nodes[0], nodes[1].replace(outputs=["result"])], actions) == []
+
+
+def test_constants_of_a_mapped_node_are_compared_as_ever() -> None:
+    def scale(x: int, factor: int) -> int:
+        return x * factor
+
+    actions = registry(listing, scale, text)
+    nodes = [node("l", "listing"), node("t", "text")]
+    assert codes([*nodes, mapped("m", "scale", x="$l.result", factor=2)], actions) == []
+    wrong = mapped("m", "scale", x="$l.result", factor="$t.result")
+    assert codes([*nodes, wrong], actions) == ["type-mismatch"]
 
 
 @pytest.mark.parametrize(
@@ -379,6 +504,87 @@ def test_a_flood_of_problems_is_counted_and_not_listed() -> None:
     assert str(caught.value.problems[-1]).endswith(f"{1_000 - MAX_PROBLEMS} more problems")
 
 
+# Growth.
+
+
+def growth(
+    *nodes: Node, known: Iterable[Node] = (), actions: Any = None, **graph: Any
+) -> list[str]:
+    """Return what is wrong with nodes that a graph is to get: codes with their nodes."""
+    table = {each.id: each for each in known}
+    try:
+        validate_growth(Graph("g", **graph), nodes, table.get, actions)
+    except ValidationError as error:
+        return [f"{each.code} {each.place.node}" for each in error.problems]
+    return []
+
+
+def nobody(_: str) -> None:
+    """Return no node: the graph has none yet."""
+
+
+@pytest.mark.row("G9")
+def test_one_bad_node_of_three_is_the_one_that_is_named() -> None:
+    actions = registry(source, step)
+    nodes = [node("a", "source"), node("b", "stp", x="$a.result"), node("c", "step", x="$a.result")]
+    assert growth(*nodes, actions=actions) == ["unknown-action b"]
+    with pytest.raises(ActionNotFound, match="node 'b': action 'stp' is not registered"):
+        validate_growth(Graph("g"), nodes, nobody, actions)
+    assert growth(nodes[0], nodes[2], actions=actions) == []
+
+
+@pytest.mark.row("G11")
+def test_what_new_nodes_wait_for_is_there_or_comes_with_them() -> None:
+    known = [node("old")]
+    assert growth(node("a", "anything", "old"), node("b", "anything", "a"), known=known) == []
+    assert growth(node("a", "anything", "odl"), known=known) == ["unknown-dependency a"]
+    with pytest.raises(DependencyNotFound, match="'odl', which is not in the graph"):
+        validate_growth(Graph("g"), [node("a", "anything", "odl")], nobody, None)
+
+
+def test_values_of_nodes_that_are_there_have_to_fit() -> None:
+    actions = registry(source, text, step, listing)
+    known = [node("t", "text"), node("s", "source"), node("l", "listing")]
+    assert growth(node("a", "step", x="$s.result"), known=known, actions=actions) == []
+    bad = node("a", "step", x="$t.result")
+    assert growth(bad, known=known, actions=actions) == ["type-mismatch a"]
+    assert growth(mapped("m", x="$l.result"), known=known, actions=actions) == []
+    assert growth(mapped("m", x="$t.result"), known=known, actions=actions) == ["type-mismatch m"]
+    assert growth(node("a", "step", x="$s.left"), known=known, actions=actions) == [
+        "unknown-output a"
+    ]
+
+
+@pytest.mark.row("G12")
+def test_a_missing_input_of_a_new_node_is_found_and_that_of_an_old_one_is_its_own_affair() -> None:
+    actions = registry(step)
+    known = [node("old", "step")]
+    assert growth(node("a", "step"), actions=actions) == ["missing-input a"]
+    assert growth(node("b", "anything", "old"), known=known, actions=actions) == []
+    forgiving = DagConfig(on_missing="null")
+    assert growth(node("a", "step"), actions=actions, config=forgiving) == []
+
+
+def test_new_nodes_that_wait_for_each_other_are_a_cycle() -> None:
+    nodes = [node("a", "anything", "b"), node("b", "anything", "a"), node("c")]
+    assert growth(*nodes) == ["cycle a"]
+    with pytest.raises(CycleError, match="a -> b -> a"):
+        validate_growth(Graph("g"), nodes, nobody, None)
+
+
+def test_references_to_inputs_of_the_graph_are_those_it_declares() -> None:
+    inputs = [GraphInput("path"), GraphInput("unused")]
+    assert growth(node("a", x="$inputs.path"), inputs=inputs) == []
+    assert growth(node("a", x="$inputs.pth"), inputs=inputs) == ["unknown-graph-input a"]
+
+
+def test_an_id_that_is_taken_is_looked_at_as_a_change_of_that_node() -> None:
+    actions = registry(source, text, step)
+    known = [node("s", "source"), node("t", "text"), node("a", "step", x="$s.result")]
+    changed = node("a", "step", x="$t.result")
+    assert growth(changed, known=known, actions=actions) == ["type-mismatch a"]
+
+
 # Large graphs.
 
 
@@ -410,10 +616,9 @@ def test_a_long_chain_is_validated_without_recursion(backwards: bool) -> None:
     assert len(caught.value.path) == n + 1
 
 
-def test_a_dense_ladder_is_validated_and_linted_in_time() -> None:
+def test_a_dense_ladder_is_validated_in_time() -> None:
     graph = Graph("g", ladder(40, 40))
     assert timed(lambda: validate(graph, registry())) < 1
-    assert timed(lambda: lint(graph)) < 2
 
 
 def test_a_graph_full_of_mistakes_is_refused_in_time() -> None:
@@ -472,68 +677,3 @@ def test_cycles_are_found_exactly_where_there_is_no_order(made: tuple[list[Node]
             assert before in graph.nodes[after].dependencies
     else:
         assert ordered
-
-
-# Lint.
-
-
-def remarks(*nodes: Node) -> list[tuple[str, str]]:
-    return [(each.code, str(each)) for each in lint(Graph("g", nodes))]
-
-
-@pytest.mark.row("B49")
-def test_lint_reports_edges_that_others_imply() -> None:
-    found = remarks(node("a"), node("b", x="$a.result"), node("c", "anything", "a", x="$b.result"))
-    assert found == [
-        (
-            "redundant-edge",
-            "node 'c': waits for 'a' anyway, through 'b'; drop the dependency",
-        )
-    ]
-
-
-@pytest.mark.row("B49")
-def test_lint_reports_edges_that_carry_nothing() -> None:
-    assert remarks(node("a"), node("b", "anything", "a")) == [
-        ("order-only", "node 'b': waits for 'a' and takes nothing from it; is the order needed?")
-    ]
-    assert remarks(node("a"), node("b", x="$a.result")) == []
-
-
-@given(graphs())
-def test_lint_finds_every_redundant_edge_of_small_graphs(made: tuple[list[Node], bool]) -> None:
-    nodes, forward = made
-    if not forward:
-        return
-    before = {each.id: set(each.dependencies) for each in nodes}
-
-    def ancestors(name: str) -> set[str]:
-        found, todo = set(), list(before[name])
-        while todo:
-            each = todo.pop()
-            if each not in found:
-                found.add(each)
-                todo += before[each]
-        return found
-
-    expected = {
-        (name, source)
-        for name, sources in before.items()
-        for source in sources
-        if any(source in ancestors(other) for other in sources - {source})
-    }
-    found = {
-        (each.place.node, each.message.split("'")[1])
-        for each in lint(Graph("g", nodes))
-        if each.code == "redundant-edge"
-    }
-    assert found == expected
-
-
-def test_lint_gives_up_on_what_would_take_for_ever_and_says_so() -> None:
-    n = count(3_000, least=600)
-    nodes = [node("root")]
-    for i in range(n):
-        nodes.append(node(f"c{i}", "anything", *([f"c{i - 1}"] if i else []), "root"))
-    spent = timed(lambda: lint(Graph("g", nodes)))
-    assert spent < 2
