@@ -26,7 +26,7 @@ from dagger_dsl.model.values import to_plain
 from dagger_dsl.runners.base import Yielded
 
 if TYPE_CHECKING:
-    from dagger_dsl.engine.coordinator import Coordinator
+    from dagger_dsl.engine.course import Course
     from dagger_dsl.engine.run import Run
 
 __all__ = ["Maps", "rebuild_children", "rebuild_items"]
@@ -70,12 +70,12 @@ class Maps:
     """The mapped nodes of one run.
 
     Args:
-        coordinator: Who decides what becomes of them; this is a part of it.
+        course: Where the run stands.
     """
 
-    def __init__(self, coordinator: Coordinator) -> None:
-        self._by = coordinator
-        self._run = run = coordinator.run
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._run = run = course.run
         self._plan, self._state, self._board = run.plan, run.state, run.board
         self._children: dict[int, list[int]] = {}  # of what is open, in order
         self._feeds: dict[int, _Feed] = {}
@@ -118,7 +118,9 @@ class Maps:
                 "or anything else with items"
             )
             board.ended[slot] = board.started[slot]
-            self._by._failed(slot, MapError(str(plan.ids[slot]), plan.keys.get(slot, ""), text))
+            self._course.outcomes.fail(
+                slot, MapError(str(plan.ids[slot]), plan.keys.get(slot, ""), text)
+            )
             return
         items = list(value)
         children = self._enlist(slot, 0, len(items))
@@ -148,7 +150,7 @@ class Maps:
             self._state.left += len(made)
             known[there:] = made
             body = {"open": plan.ids[slot], "at": plan.keys.get(slot, ""), "from": start + there}
-            self._by._records.note(None, {**body, "to": end})
+            self._course.records.note(None, {**body, "to": end})
         return [child for child in known if child is not None]
 
     def _drop_rest(self, slot: int, count: int) -> None:
@@ -171,7 +173,7 @@ class Maps:
             self._state.complete((slot,))
             self.ended((slot,))
         else:
-            self._by._complete(slot, values, None, False)
+            self._course.outcomes.complete(slot, values, None, False)
 
     def _prefix(self, slot: int) -> str:
         key = self._plan.keys.get(slot)
@@ -261,24 +263,24 @@ class Maps:
 
     def _sip(self, slot: int) -> None:
         """Have a worker read some more of a generator."""
-        self._by._flying += 1
+        self._course.flying += 1
         self._board.go.append(slot)
 
     def take(self, slot: int, found: Yielded, now: float) -> None:
         """Take what was read of a generator."""
-        run, by = self._run, self._by
+        run, course = self._run, self._course
         feed = self._feeds[slot]
-        if by._state.stopped or slot in by._victims:
+        if self._state.stopped or slot in course.victims:
             self._put_back(slot, feed)
             if not isinstance(feed.generator, AsyncGeneratorType):
                 feed.generator.close()
-            by._state.cancel_running(slot, run.reason or "the run was stopped")
+            self._state.cancel_running(slot, run.reason or "the run was stopped")
             return
         try:
             self._compare(slot, feed, found.items)
         except (OutputError, EncodingError) as error:
             self._put_back(slot, feed)
-            by._failed(slot, error)
+            course.outcomes.fail(slot, error)
             return
         for target in self._plan.successors[slot]:
             if target in self._children and self._source(target) == slot:
@@ -286,10 +288,10 @@ class Maps:
         self._follow()
         if found.error is not None:
             self._put_back(slot, feed)
-            by._raised(slot, found.error, now)
+            course.outcomes.raised(slot, found.error, now)
         elif found.over:
             self._put_back(slot, feed)
-            by._answer(slot, feed.items, None)
+            course.outcomes.answer(slot, feed.items, None)
         elif self._crowded(slot):
             feed.hungry = True
         else:
@@ -321,7 +323,7 @@ class Maps:
         known += plain
         if plain and run.journal is not None:
             note = {"yield": name, "from": start + len(again), "items": plain}
-            self._by._records.note(None, note)
+            self._course.records.note(None, note)
 
     def _put_back(self, slot: int, feed: _Feed) -> None:
         """Let the node be itself again, and not the reading of its generator."""

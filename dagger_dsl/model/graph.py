@@ -449,6 +449,11 @@ class Node:
                 f"node {id!r}: a graph holds data only; give classes, predicates and tenacity "
                 "objects to the action: @action(retry=...)"
             )
+        if cache_strategy is not None and not cache_strategy.is_data:
+            raise ConfigurationError(
+                f"node {id!r}: a graph holds data only; give a cache key's function to the action: "
+                "@action(cache=...)"
+            )
         if not isinstance(enabled, bool):
             raise ConfigurationError(f"node {id!r}: enabled is True or False, not {shown(enabled)}")
         if map_over is None and (map_depth, map_errors) != (None, None):

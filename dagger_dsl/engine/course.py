@@ -1,0 +1,226 @@
+"""`Course`: where one run stands between two turns, and what brings it off its way.
+
+The parts of a coordinator share it: what is on its way, what was asked to end, which timers are
+set. All of it belongs to whoever steps the coordinator; nothing here is called from another thread.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections import deque
+from collections.abc import Callable, Collection
+from itertools import count
+from typing import TYPE_CHECKING
+
+from dagger_dsl.engine.notes import to_json
+from dagger_dsl.engine.records import Records
+from dagger_dsl.engine.run import Run
+from dagger_dsl.engine.state import NAMES, SKIPPED
+from dagger_dsl.model.events import Event, NodeCancelled, NodeSkipped
+from dagger_dsl.model.states import RunStatus
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.desk import Desk
+    from dagger_dsl.engine.mapping import Maps
+    from dagger_dsl.engine.outcomes import Outcomes
+    from dagger_dsl.engine.watch import Observers
+
+__all__ = ["Course"]
+
+logger = logging.getLogger("dagger_dsl.engine")
+
+
+class Course:
+    """Where one run stands.
+
+    Args:
+        run: The run.
+        watcher: Who is shown events; None makes none.
+
+    Attributes:
+        records: What the next commit holds.
+        outcomes, desk, maps: The parts of the coordinator that others need; `maps` is None while
+            nothing was mapped.
+        events: What hooks are to be shown.
+        timers: ``(when, order, what)``, a heap.
+        flying: How many released calls have not come back.
+        apart: Enabled invocations that wait to be called alone.
+        withdrawn: What a stop took away from the workers.
+        victims: Invocations that were asked to end.
+        left_behind: Invocations whose outcome is ignored.
+        stop_asked: Somebody wants the run to end.
+        stopping: It is ending.
+        interrupt: The KeyboardInterrupt that a body let out; the run is stopped for it.
+        plain: Completions need nothing but their edges.
+        rare: Something has to be looked at before invocations start.
+    """
+
+    outcomes: Outcomes
+    desk: Desk
+
+    def __init__(self, run: Run, watcher: Observers | None) -> None:
+        self.run = run
+        self.watcher = watcher
+        self.plan = run.plan
+        self.state = run.state
+        self.board = run.board
+        self.journal = run.journal
+        self.records = Records(run)
+        self.maps: Maps | None = None
+        self.events: list[Event] = []
+        self.timers: list[tuple[float, int, Callable[[float], None]]] = []
+        self._order = count()
+        self.flying = 0
+        self.apart: deque[int] = deque()
+        self.withdrawn: deque[int] = deque()
+        self.victims: set[int] = set()
+        self.left_behind: set[int] = set()
+        self.stop_asked = False
+        self.stopping = False
+        self.interrupt: KeyboardInterrupt | None = None
+        self._sync = run.options.durability == "sync"
+        self.plain = self.rare = False
+        self.settle_paths()
+
+    def settle_paths(self) -> None:
+        """Settle whether completions need only their edges, and starts only their slot."""
+        plan, run = self.plan, self.run
+        self.rare = bool(
+            plan.joins
+            or plan.mapped
+            or plan.cached
+            or plan.careful
+            or run.crashes
+            or run.suspects
+            or self.state.sifting
+        )
+        self.plain = self.journal is None and not (
+            plan.parts
+            or plan.labelled
+            or plan.handlers
+            or plan.fallbacks
+            or plan.mapped
+            or plan.cached
+            or run.config.review_frequency
+        )
+
+    def pause(self, reason: str) -> None:
+        self.state.give_back(self.recall())
+        self.state.paused = True
+        self.run.reason = self.run.reason or reason
+
+    def abort(self, error: Exception) -> None:
+        """Stop the run for an error that is no node's."""
+        if self.stopping:
+            return
+        if self.run.exception is None:
+            self.run.exception = error
+        self.end_early(RunStatus.FAILED, str(error))
+        self.at(self.board.clock() + self.run.config.shutdown_grace, self.leave_behind)
+
+    def end_early(self, status: RunStatus, reason: str) -> None:
+        self.stopping = True
+        self.run.status, self.run.reason = status, reason
+        self.state.give_back(self.recall())
+        go, handling = self.board.go, self.run.handling
+        while go:  # failure handlers that are due
+            try:
+                slot = go.popleft()
+            except IndexError:
+                break
+            self.flying -= 1
+            self.outcomes.give_up(slot, handling.pop(slot))
+        self.state.cancel(reason)
+        self.halt(self.state.taken())
+
+    def recall(self) -> list[int]:
+        """Take back released calls that no worker has taken, but for failure handlers."""
+        go, taken, handling = self.board.go, [], self.run.handling
+        while go:
+            try:
+                taken.append(go.popleft())
+            except IndexError:  # a worker was faster
+                break
+        # What `stop` withdrew stood behind the failure handlers that have come since.
+        while self.withdrawn:
+            taken.append(self.withdrawn.popleft())
+        if handling:
+            go.extend(slot for slot in taken if slot in handling)
+            taken = [slot for slot in taken if slot not in handling]
+        self.flying -= len(taken)
+        taken += self.apart
+        self.apart.clear()
+        return taken
+
+    def halt(self, slots: Collection[int]) -> None:
+        if slots:
+            self.victims |= set(slots)
+            self.board.halt(slots)
+
+    def leave_behind(self, _now: float) -> None:
+        """Write off calls that did not end in time; their outcomes will be ignored."""
+        late = (self.victims & self.state.taken()).difference(self.board.go)
+        for slot in sorted(late):
+            self.state.cancel_running(slot, self.run.reason)
+        self.left_behind |= late
+        self.flying -= len(late)
+        # Async calls were cancelled and end as soon as their loop turns; threads go on.
+        threads = [
+            slot
+            for slot in sorted(late)
+            if self.board.started[slot] and not self.run.is_awaited(slot)
+        ]
+        self.run.abandoned += threads
+        if threads:
+            names = ", ".join(repr(self.plan.ids[slot]) for slot in threads[:5])
+            logger.warning(
+                "left behind in threads that cannot be stopped, results will be ignored: %s%s",
+                names,
+                f" and {len(threads) - 5} more" if len(threads) > 5 else "",
+                extra={"run_id": self.run.run_id},
+            )
+
+    def record_ends(self) -> None:
+        """Record invocations that ended without a call."""
+        ended, self.state.ended = self.state.ended, []
+        for slot, code, reason in ended:
+            self.records.push(
+                slot, self.run.row(slot, NAMES[code], meta=to_json({"reason": reason}))
+            )
+            if self.watcher is not None:
+                kind = NodeSkipped if code == SKIPPED else NodeCancelled
+                self.events.append(kind(self.run.ref(slot), reason))
+
+    def at(self, when: float, act: Callable[[float], None]) -> None:
+        heapq.heappush(self.timers, (when, next(self._order), act))
+
+    def fire(self, now: float) -> None:
+        while self.timers and self.timers[0][0] <= now:
+            heapq.heappop(self.timers)[2](now)
+
+    def maps_now(self) -> Maps:
+        """Return what expands mapped nodes; made when the first one is due."""
+        if self.maps is None:
+            from dagger_dsl.engine.mapping import Maps
+
+            self.maps = Maps(self)
+        return self.maps
+
+    def record_turn(self) -> None:
+        """Commit what happened, with the starts it enables."""
+        state = self.state
+        ready = [] if state.paused else state.ready
+        records, careful = self.records, self.plan.careful
+        if careful and ready:
+            ready = [slot for slot in ready if slot not in careful]
+        if not (ready or self.flying or self.apart or self.events or state.waiting):
+            return  # the run is over, and its end records the rest
+        # Nobody waits for a commit at the other levels: they take rows by the batch.
+        due = (
+            self._sync
+            or not ready
+            or self.board.clock() >= records.oldest + self.run.config.flush_interval
+        )
+        if due and (records.waiting or ready):
+            records.commit(ready)

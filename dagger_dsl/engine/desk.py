@@ -1,0 +1,352 @@
+"""`Desk`: takes in what hooks, nodes, people and other processes ask of a run.
+
+Commands are applied one at a time, between two outcomes. What they did is noted in the journal,
+those of hooks and of other processes under a key, so that each applies once however often it is
+asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from dagger_dsl.engine.course import Course
+from dagger_dsl.errors import (
+    DaggerError,
+    EncodingError,
+    InvalidState,
+    LimitExceeded,
+    StoreError,
+)
+from dagger_dsl.model.context import NodeOutput
+from dagger_dsl.model.events import HumanInputRequested
+from dagger_dsl.model.people import HumanRequest
+from dagger_dsl.model.states import RunStatus
+from dagger_dsl.runners.base import Reply
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.steering import Origin, Steering
+    from dagger_dsl.model.commands import Command
+
+__all__ = ["Desk"]
+
+logger = logging.getLogger("dagger_dsl.engine")
+
+# How often commands of other processes are looked for (seconds); the documents promise a second.
+_LOOK = 0.4
+
+
+class Desk:
+    """Takes in commands of one run.
+
+    Args:
+        course: Where the run stands.
+
+    Attributes:
+        requests: What was asked for from outside and not taken yet.
+        expiring: Questions that time alone can answer.
+        over: The run has ended; nothing is taken any more.
+    """
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._run = course.run
+        self._plan, self._state, self._board = course.plan, course.state, course.board
+        self._journal, self._records = course.journal, course.records
+        self._steering: Steering | None = None
+        self._seen_request = course.run.seen_request
+        self._deciding = False  # a command of a node's answer is being applied
+        self.requests: deque[tuple[Command, Origin, Callable[[Exception | None], None]]] = deque()
+        self.expiring: set[int] = set()
+        self.over = False
+
+    def submit(
+        self, command: Command, origin: Origin, reply: Callable[[Exception | None], None]
+    ) -> None:
+        """Ask for a command from outside; safe from any thread.
+
+        Args:
+            command: What is asked for.
+            origin: Who asks.
+            reply: Called once, with None when it was applied and recorded, else with the reason.
+        """
+        self.requests.append((command, origin, reply))
+        self._board.due = 0.0
+        self._board.ring()
+        if self.over:
+            self.dismiss()
+
+    def dismiss(self) -> None:
+        """Refuse what was asked for after the end."""
+        while True:
+            try:
+                _, _, reply = self.requests.popleft()
+            except IndexError:
+                return
+            reply(
+                InvalidState(f"run {self._run.run_id} is {self._run.status}; it takes no commands")
+            )
+
+    def show(self) -> Reply | None:
+        """Show what happened, once it is recorded; return what to wait for, if anything."""
+        watcher, records = self._course.watcher, self._records
+        assert watcher is not None
+        if watcher.steers:
+            if records.waiting:
+                records.commit_unshown()
+        elif self._journal is not None and not self._board.go:
+            self._course.record_turn()
+        events, self._course.events = self._course.events, []
+        return watcher.show(events)
+
+    def listen(self, reply: Reply | None) -> Generator[float, float, None]:
+        """Wait for the answers of hooks; meanwhile nothing else is decided."""
+        board, run, watcher = self._board, self._run, self._course.watcher
+        assert watcher is not None
+        while reply is not None:
+            until = inf
+            board.listening = True
+            try:
+                while not reply.done:
+                    now = yield min(until, run.deadline or inf)
+                    late = run.deadline is not None and now >= run.deadline
+                    if until == inf and (self._course.stop_asked or late):
+                        until = now + run.config.shutdown_grace
+                    if now >= until and not reply.done:
+                        reply.cancel()
+                        reply.give(None, TimeoutError("the hook had no answer when the run ended"))
+            finally:
+                board.listening = False
+            reply = watcher.go_on()
+
+    def heed(self) -> bool:
+        """Apply what hooks have asked for; return whether that may have changed anything."""
+        watcher = self._course.watcher
+        assert watcher is not None
+        if watcher.steers:
+            self._records.owed = self._journal is not None
+        if watcher.broken is not None and not self._course.stopping:
+            self._course.abort(watcher.broken)
+            return True
+        if not watcher.owes:
+            return False
+        self._apply_all(watcher.take())
+        return True
+
+    def _apply_all(self, asked: Sequence[tuple[Command, Origin]]) -> None:
+        for command, origin in asked:
+            try:
+                self.apply(command, origin)
+            except LimitExceeded as error:
+                self._refused(origin, error)
+                self._course.abort(error)
+            except StoreError:
+                raise
+            except Exception as error:
+                self._refused(origin, error)
+
+    def _refused(self, origin: Origin, error: Exception) -> None:
+        if self._course.watcher is not None:
+            self._course.watcher.refused(origin.who, error)
+        else:
+            logger.error("a command of %s was refused: %s", origin.who, error)
+            self._run.hook_errors.append(error)
+
+    @property
+    def steering(self) -> Steering:
+        """What applies commands; made when the first one comes."""
+        if self._steering is None:
+            from dagger_dsl.engine.steering import Steering
+
+            self._steering = Steering(self._run)
+        return self._steering
+
+    def apply(self, command: Command, origin: Origin) -> None:
+        """Apply one command, all or nothing, and note it; one whose key is known is passed over.
+
+        Raises:
+            DaggerError: It cannot be applied; nothing was changed.
+        """
+        run, state = self._run, self._state
+        if origin.key is not None and origin.key in run.applied:
+            return
+        steering = self.steering
+        if steering.is_for_run(command):
+            self._apply_to_run(command)
+            note = None
+        else:
+            if self._board.go and not steering.only_grows(command):
+                state.give_back(self._course.recall())  # what nobody has taken has not started
+            effect = steering.apply(command, origin)
+            note = effect.note
+            self._course.events += effect.events if self._course.watcher is not None else ()
+            self._course.halt(effect.running)
+            self._course.settle_paths()
+        if origin.key is not None:
+            run.applied.add(origin.key)
+        if note is not None or origin.key is not None:
+            self._records.note(origin.key, {} if note is None else {"command": note})
+        if state.ended and not self._deciding:
+            self._course.record_ends()
+
+    def _apply_to_run(self, command: Command) -> None:
+        """Apply what is about the whole run, or answers one of its questions."""
+        from dagger_dsl.model.commands import Answer, CancelRun, PauseRun
+
+        run, state = self._run, self._state
+        if isinstance(command, Answer):
+            self._take_answer(command)
+        elif isinstance(command, CancelRun):
+            if not self._course.stopping:
+                self._course.end_early(RunStatus.CANCELLED, command.reason or "cancelled")
+                grace = run.config.shutdown_grace
+                self._course.at(self._board.clock() + grace, self._course.leave_behind)
+        elif isinstance(command, PauseRun):
+            if not (self._course.stopping or state.paused):
+                self._course.pause(command.reason or "paused")
+        elif state.paused and not state.undecided:
+            state.paused = False
+            run.reason = ""
+
+    def take_requests(self) -> None:
+        """Apply what was asked for from outside, and say what became of it once it is recorded."""
+        replies = []
+        for _ in range(len(self.requests)):
+            command, origin, reply = self.requests.popleft()
+            error: Exception | None = None
+            try:
+                self.apply(command, origin)
+            except StoreError:
+                raise
+            except LimitExceeded as limit:
+                error = limit
+                self._course.abort(limit)
+            except Exception as refused:
+                error = refused
+            if error is not None and origin.key is not None:
+                # Whoever asks from another process finds the reason in the journal.
+                self._run.applied.add(origin.key)
+                told = {"type": type(error).__name__, "message": str(error)}
+                self._records.note(origin.key, {"refused": told})
+            replies.append((reply, error))
+        if self._records.waiting and self._journal is not None:
+            self._records.commit_unshown()
+        for reply, error in replies:
+            reply(error)
+
+    def begin_looking(self, now: float) -> None:
+        """Look for commands of other processes: of a run that goes on, at once."""
+        interval = self._run.config.cache_snapshot_interval
+        if interval and "cache_snapshot_interval" in self._run.config.given:
+            self._course.at(now + interval, self._snapshot)
+        if self._run.resumed:
+            self._look(now)
+        elif self._journal is not None and self._journal.shared:
+            self._course.at(now + _LOOK, self._look)
+
+    def _snapshot(self, now: float) -> None:
+        """Write what a level that does not write at once has kept back."""
+        assert self._journal is not None
+        if self._records.waiting:
+            self._records.commit_unshown()
+        self._journal.flush()
+        self._course.at(now + self._run.config.cache_snapshot_interval, self._snapshot)
+
+    def _look(self, now: float) -> None:
+        """Take the commands that other processes have sent, and look again in a while."""
+        from dagger_dsl.engine.steering import requests_of
+
+        assert self._journal is not None
+        for number, request in requests_of(self._journal.requests(self._seen_request)):
+            self._seen_request = number
+            if request is not None:
+                self.requests.append((*request, lambda _error: None))
+        if self.requests:
+            self.take_requests()
+        if self._journal.shared:
+            self._course.at(now + _LOOK, self._look)
+
+    def refuse_late(self, asked: Sequence[tuple[Command, Origin]]) -> None:
+        """Refuse what hooks ask for when there is no run any more that it could change."""
+        for _, origin in asked:
+            text = f"the run has ended ({self._run.status}), so a command of {origin.who} came late"
+            self._refused(origin, InvalidState(text))
+
+    def decided(self, slot: int, answer: NodeOutput) -> bool:
+        """Apply the commands of a node's answer; False when one is refused and fails the node."""
+        from dagger_dsl.engine.hooks import commands_of
+        from dagger_dsl.engine.steering import Origin
+
+        ref = self._run.ref(slot)
+        who = f"node {ref.node_id!r}"
+        depth = self._run.depths.get(ref.node_id, 0)
+        # Another attempt is another answer, whose commands count anew.
+        base = f"answer {self._run.attempts.get(slot, 1)} {ref.invocation_key} {ref.node_id}"
+        self._deciding = True
+        try:
+            for k, command in enumerate(commands_of(answer.commands, who)):
+                self.apply(command, Origin(who, f"{k} {base}", depth, None, base))
+        except LimitExceeded as error:
+            self._course.outcomes.fail(slot, error)
+            self._course.abort(error)
+            return False
+        except StoreError:
+            raise
+        except DaggerError as error:
+            self._course.outcomes.fail(slot, error)
+            return False
+        finally:
+            self._deciding = False
+        return True
+
+    def ask(self, slot: int, request: HumanRequest) -> None:
+        """Let an invocation wait for a person; its body has ended."""
+        from dagger_dsl.engine.people import ask, question_note
+
+        run = self._run
+        question = ask(run, request)
+        if self._journal is not None:
+            try:
+                run.notes.append(question_note(run, slot, question))
+            except EncodingError as error:
+                self._course.outcomes.fail(
+                    slot, EncodingError(f"node {self._plan.ids[slot]!r}: {error}")
+                )
+                return
+        self._records.push(slot, run.row(slot, "waiting"))
+        run.asked[slot] = question
+        self._state.ask(slot)
+        self.set_alarm(slot, question)
+        if self._course.watcher is not None:
+            self._course.events.append(
+                HumanInputRequested(run.ref(slot), question.prompt, question.schema)
+            )
+
+    def set_alarm(self, slot: int, question: Any) -> None:
+        """Let time answer a question that can be answered so."""
+        if not question.answers_itself:
+            return
+        run = self._run
+
+        def expire(_now: float) -> None:
+            self.expiring.discard(slot)
+            if self._state.answered(slot):
+                run.meta.setdefault(slot, {})["answered"] = {"by": "autopilot"}
+                self._course.outcomes.answer(slot, question.default, None)
+
+        self.expiring.add(slot)
+        self._course.at(question.expires - run.wall, expire)
+
+    def _take_answer(self, answer: Any) -> None:
+        from dagger_dsl.engine.people import asked_slot, check_answer
+
+        run = self._run
+        slot = asked_slot(run, answer)
+        check_answer(run.asked[slot], answer)
+        self._state.answered(slot)
+        if answer.by is not None:
+            run.meta.setdefault(slot, {})["answered"] = {"by": answer.by}
+        self._course.outcomes.answer(slot, answer.value, None)
