@@ -36,7 +36,7 @@ DaggerError
 │   ├── EncodingError (TypeError), DecodingError
 ├── StoreError                           storage trouble; never a node's result
 │   ├── StoreFull, StoreBusy, StoreReadOnly, StoreDamaged, StoreVersionError
-│   ├── RunNotFound, ArtifactNotFound (LookupError)
+│   ├── RunNotFound, ArtifactNotFound, SnapshotNotFound (LookupError)
 │   ├── RunExists, RunOwned, RunFenced, IdempotencyConflict
 ├── VisualizationUnavailable
 └── MissingExtra (ImportError)           an optional dependency is not installed
@@ -97,6 +97,7 @@ __all__ = [
     "RunNotFound",
     "RunOwned",
     "RunPaused",
+    "SnapshotNotFound",
     "StalledError",
     "StoreBusy",
     "StoreDamaged",
@@ -629,6 +630,10 @@ class RunNotFound(StoreError, LookupError):
 
 class ArtifactNotFound(StoreError, LookupError):
     """The store has no artifact of this id."""
+
+
+class SnapshotNotFound(StoreError, LookupError):
+    """The store has no snapshot of this id, or none of this graph."""
 
 
 class RunExists(StoreError):

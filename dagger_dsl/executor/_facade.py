@@ -684,7 +684,7 @@ class DagExecutor:
             snapshot: This snapshot; the newest one when None.
 
         Raises:
-            ArtifactNotFound: There is no such snapshot.
+            SnapshotNotFound: There is no such snapshot.
             RunNotFound: There is neither a snapshot nor a run.
         """
         from dagger_dsl.store.cache import Cache

@@ -10,7 +10,7 @@ from typing import Any, Final
 import attrs
 import sqlalchemy as sa
 
-from dagger_dsl.errors import ArtifactNotFound, ConfigurationError, RunOwned, did_you_mean
+from dagger_dsl.errors import SnapshotNotFound, ConfigurationError, RunOwned, did_you_mean
 from dagger_dsl.store.arguments import check_number, check_text, no_such_run
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.batches import INSERT_ARTIFACT, UPSERT_CACHE, file_row
@@ -122,7 +122,7 @@ class Snapshots:
         with self._database.reading() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
-            raise ArtifactNotFound(
+            raise SnapshotNotFound(
                 f"{self._database.where} has no {what}; list_snapshots() shows what there is"
             )
         value: dict[Any, Any] = self._payloads.decode(

@@ -343,7 +343,7 @@ class Store:
             kind: Only one of this kind.
 
         Raises:
-            ArtifactNotFound: There is none.
+            SnapshotNotFound: There is none.
             DecodingError: This process does not know a stored type.
             StoreDamaged: Its artifact is not what was written.
         """

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from dagger_dsl.errors import (
-    ArtifactNotFound,
+    SnapshotNotFound,
     ConfigurationError,
     EncodingError,
     RunNotFound,
@@ -67,11 +67,11 @@ def test_the_newest_of_a_kind_is_loaded_unless_an_id_is_given(store: Store) -> N
 def test_a_snapshot_that_is_not_there_is_named(store: Store) -> None:
     store.save_snapshot("flow", {})
     saved = store.save_snapshot("flow", {}, kind="execution")
-    with pytest.raises(ArtifactNotFound, match=r"no cache snapshot of 'nope'; list_snapshots\(\)"):
+    with pytest.raises(SnapshotNotFound, match=r"no cache snapshot of 'nope'; list_snapshots\(\)"):
         store.load_snapshot("nope")
-    with pytest.raises(ArtifactNotFound, match="no execution snapshot with the id 'x'"):
+    with pytest.raises(SnapshotNotFound, match="no execution snapshot with the id 'x'"):
         store.load_snapshot(snapshot_id="x", kind="execution")
-    with pytest.raises(ArtifactNotFound, match=f"no cache snapshot .* id '{saved}'"):
+    with pytest.raises(SnapshotNotFound, match=f"no cache snapshot .* id '{saved}'"):
         store.load_snapshot(snapshot_id=saved)
     assert store.list_snapshots("nope") == []
 
