@@ -791,7 +791,7 @@ def other_way(x: int) -> int:
         ({"part": Plain(rate=1)}, {"part": Plain(rate=2)}),
         ({"parts": [Plain(rate=1)]}, {"parts": [Plain(rate=2)]}),
     ],
-    ids=repr,
+    ids=lambda held: "-".join(held),
 )
 @pytest.mark.parametrize("kind", [lambda o: o, lambda o: o.method, lambda o: o.execute])
 def test_what_an_object_holds_counts(
