@@ -7,6 +7,7 @@ anything starts. What can be refused at once is: nobody may come back to hear of
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from math import inf
@@ -39,6 +40,7 @@ from dagger_dsl.model.commands import (
     CancelBranch,
     CancelRun,
     Command,
+    NodeSpec,
     PauseBranch,
     PauseRun,
     ResumeBranch,
@@ -221,16 +223,19 @@ class RunControl(Steered):
                 found[ref] = question_of(of_json(body)["asks"])
         return found
 
-    def _answered(self) -> set[tuple[str, str]]:
-        """Return the nodes, with their keys, for which an answer waits in the inbox."""
+    def _pending(self) -> list[Command]:
+        """Return the commands of the inbox that nobody has taken yet, in order."""
         query = sa.select(run_log.c.entry_key).where(
             run_log.c.run_id == self.run_id, run_log.c.entry_key.like("inbox:%")
         )
         with self._store.reading() as connection:
             taken = [int(key.removeprefix("inbox:")) for key in connection.scalars(query)]
         new = self._store.requests(self.run_id, max(taken, default=0))
-        commands = [request[0] for _, request in requests_of(new) if request is not None]
-        return {(each.node_id, each.key) for each in commands if isinstance(each, Answer)}
+        return [request[0] for _, request in requests_of(new) if request is not None]
+
+    def _answered(self) -> set[tuple[str, str]]:
+        """Return the nodes, with their keys, for which an answer is pending."""
+        return {(each.node_id, each.key) for each in self._pending() if isinstance(each, Answer)}
 
     # --- early refusals --------------------------------------------------------------------------
 
@@ -273,16 +278,19 @@ class RunControl(Steered):
                 raise NodeNotFound(name, tuple(known))
 
     def _names(self, *, branches: bool) -> dict[str, None]:
-        """Return the ids of the nodes that the run has by now, and the labels of its branches."""
+        """Return the ids of the nodes that the run has, or will have, and its branches' labels."""
         query = sa.select(flow_runs.c.graph).where(flow_runs.c.run_id == self.run_id)
         with self._store.reading() as connection:
             graph = graph_from_plain(of_json(connection.scalars(query).one()))
         nodes = [(node.id, node.branch) for node in graph.nodes.values()]
-        for plain in self._commands():
-            if plain["do"] == "add":
-                command = command_from_plain({"do": "add", "specs": plain["specs"]})
-                assert isinstance(command, AddNodes)
-                nodes += [(str(spec.id), spec.branch) for spec in command.specs]
+        applied = (
+            command_from_plain({"do": "add", "specs": plain["specs"]})
+            for plain in self._commands()
+            if plain["do"] == "add"
+        )
+        for command in itertools.chain(applied, self._pending()):
+            for spec in _specs_of(command):
+                nodes.append((spec.id or spec.action.rpartition(".")[2], spec.branch))
         labels = [label for _, label in nodes if label is not None] if branches else []
         return dict.fromkeys([*(node_id for node_id, _ in nodes), *labels])
 
@@ -385,16 +393,16 @@ def _names_in(command: Command) -> tuple[str, ...]:
     return command.ids if isinstance(command, SetNodesEnabled) else ()
 
 
+def _specs_of(command: Command) -> tuple[NodeSpec, ...]:
+    """Return the nodes that a command adds."""
+    if isinstance(command, AddNode):
+        return (command.spec,)
+    return command.specs if isinstance(command, AddNodes) else ()
+
+
 def _meant(command: Command, message: str) -> str:
     """Return which name in a command a message is about."""
-    specs = (
-        (command.spec,)
-        if isinstance(command, AddNode)
-        else command.specs
-        if isinstance(command, AddNodes)
-        else ()
-    )
-    names = [*_names_in(command), *(spec.id for spec in specs if spec.id is not None)]
+    names = [*_names_in(command), *(spec.id for spec in _specs_of(command) if spec.id)]
     return next((name for name in names if repr(name) in message), names[0] if names else "")
 
 

@@ -1,0 +1,437 @@
+"""Runs that are steered through their database: by whom, in which process, makes no difference."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dagger_dsl
+from dagger_dsl import engine
+from dagger_dsl.engine.control import RunHandle, Steered
+from dagger_dsl.engine.notes import of_json
+from dagger_dsl.engine.remote import RunControl
+from dagger_dsl.errors import (
+    ActionNotFound,
+    ConfigurationError,
+    CycleError,
+    DependencyNotFound,
+    InputValidationError,
+    InvalidState,
+    NodeAlreadyExists,
+    NodeNotFound,
+    RunNotFound,
+    ValidationError,
+)
+from dagger_dsl.model.commands import (
+    AddNode,
+    AddNodes,
+    Answer,
+    CancelRun,
+    Command,
+    EmitEvent,
+    NodeSpec,
+    PauseBranch,
+    PauseRun,
+    SetNodeInputs,
+    ref,
+)
+from dagger_dsl.model.config import RunOptions
+from dagger_dsl.model.context import NodeCtx
+from dagger_dsl.model.events import CustomEvent
+from dagger_dsl.model.values import MISSING
+from dagger_dsl.store.storage import Store
+from tests.engine.helpers import Answers, Workflow, states, url_of
+from tests.runners.helpers import eventually
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """The database as somebody else opens it."""
+    with Store(url_of(tmp_path)) as opened:
+        yield opened
+
+
+class Gate:
+    """A body that says that it has begun, and ends when it is let."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.let = threading.Event()
+
+    def __call__(self) -> int:
+        self.begun.set()
+        assert self.let.wait(30)
+        return 1
+
+
+def ask(ctx: NodeCtx) -> Any:
+    return ctx.wait_for_human("how many?", int)
+
+
+def gated(gate: Gate) -> Workflow:
+    """Return ``gate >> after >> last``, a question, and an action ``extra``."""
+    flow = Workflow().add("gate", gate).note("after", 2, after=["gate"])
+    flow.note("last", 3, after=["after"], branch="ending").add("ask", ask)
+    flow.registry.register(lambda: flow.calls.append("extra"), "extra")
+    return flow
+
+
+def started(flow: Workflow, gate: Gate, folder: Path, **options: Any) -> RunHandle:
+    """Start a run called ``r``, and wait until everything that can happen has happened."""
+    chosen = RunOptions(runner="threads", database_url=url_of(folder), run_id="r", **options)
+    handle = engine.start(flow.graph(), flow.registry, None, chosen)
+    assert gate.begun.wait(20)
+    eventually(handle.questions, "the question is asked")
+    return handle
+
+
+def asking(folder: Path, *bodies: Callable[..., Any], run_id: str = "r") -> Workflow:
+    """Return a workflow whose run stands still, because it asks."""
+    flow = Workflow().note("before").add("ask", bodies[0] if bodies else ask, after=["before"])
+    flow.note("after", after=["ask"])
+    report = flow.run(database_url=url_of(folder), run_id=run_id)
+    assert report.status == "paused"
+    return flow
+
+
+# --- runs that somebody executes ------------------------------------------------------------------
+
+
+@pytest.mark.row("B24", "B25", "B26", "B27", "B28", "B29", "B30", "E14", "E19", "E20")
+def test_every_verb_is_applied_within_a_second(store: Store, tmp_path: Path) -> None:
+    gate, seen = Gate(), list[Any]()
+
+    def hook(_ctx: Any, event: Any) -> None:
+        if isinstance(event, CustomEvent):
+            seen.append((event.name, event.payload))
+
+    flow = gated(gate).note("off", after=["gate"]).note("left", after=["gate"])
+    handle = started(flow, gate, tmp_path, hooks=[hook])
+    run = RunControl(store, "r")
+
+    def quick(act: Callable[[], bool]) -> None:
+        began = time.monotonic()
+        assert act()
+        assert time.monotonic() - began < 1
+
+    quick(lambda: run.add_node(NodeSpec("extra", id="one", deps=["gate"])))
+    quick(lambda: run.add_nodes([NodeSpec("extra", id="two", deps=["gate"])]))
+    quick(lambda: run.set_node_inputs("last", {"x": 5}))
+    quick(lambda: run.disable_nodes(["off"]))
+    quick(lambda: run.emit("hello", {"n": 1}))
+    quick(lambda: run.cancel_branch("left", "not wanted"))
+    quick(lambda: run.pause_branch("after"))
+    quick(lambda: run.resume_branch("after"))
+    quick(lambda: run.pause_branch("ending", "look first"))
+    assert run.paused_branches() == handle.paused_branches() == {"ending": "look first"}
+    assert run.questions() == handle.questions()
+    quick(lambda: run.answer("ask", 7, by="anna"))
+    assert run.questions() == []
+    quick(lambda: run.pause("a rest"))
+    quick(run.resume)
+    gate.let.set()
+    report = handle.result(20)
+    assert (report.status, report.reason) == ("paused", "look first")
+    assert run.is_paused
+    assert seen == [("hello", {"n": 1})]
+    assert report.value("ask") == 7
+    assert states(report) == {
+        **dict.fromkeys(("gate", "after", "ask", "one", "two"), "completed"),
+        "last": "pending",
+        "off": "skipped",
+        "left": "cancelled",
+    }
+
+
+@pytest.mark.row("E6")
+def test_a_cancel_is_seen_within_a_second(store: Store, tmp_path: Path) -> None:
+    gate = Gate()
+    handle = started(gated(gate), gate, tmp_path)
+    began = time.monotonic()
+    assert RunControl(store, "r").cancel("enough")
+    assert time.monotonic() - began < 1
+    gate.let.set()
+    report = handle.result(20)
+    assert (report.status, report.reason) == ("cancelled", "enough")
+    assert RunControl(store, "r").cancel("again"), "it is cancelled already"
+
+
+REFUSED: list[tuple[type[Exception], Command]] = [
+    (NodeNotFound, PauseBranch("nobody")),
+    (NodeNotFound, SetNodeInputs("aftr", {"x": 1})),
+    (InvalidState, SetNodeInputs("gate", {"x": 1})),
+    (NodeAlreadyExists, AddNode(NodeSpec("extra", id="last"))),
+    (ActionNotFound, AddNode(NodeSpec("extre", id="new"))),
+    (DependencyNotFound, AddNodes([NodeSpec("extra", id=each, deps=["no"]) for each in "xy"])),
+    (CycleError, SetNodeInputs("after", {"x": ref("last.result")})),
+    (InvalidState, AddNode(NodeSpec("extra"), "another_graph")),
+    (InputValidationError, Answer("ask", "many")),
+]
+
+
+@pytest.mark.row("B24", "B25", "B26")
+def test_a_refusal_is_the_same_as_in_the_process_of_the_run(store: Store, tmp_path: Path) -> None:
+    gate = Gate()
+    handle = started(gated(gate), gate, tmp_path)
+    told: list[list[str]] = []
+    for control in (handle, RunControl(store, "r")):
+        texts = []
+        for kind, command in REFUSED:
+            with pytest.raises(kind) as caught:
+                control.send(command)
+            assert type(caught.value) is kind
+            texts.append(str(caught.value))
+            if isinstance(caught.value, ValidationError):
+                assert all(problem.message for problem in caught.value.problems)
+        told.append(texts)
+    assert told[0] == told[1]
+    gate.let.set()
+    handle.result(20)
+
+
+def test_an_unknown_run_and_a_completed_one_take_nothing(store: Store, tmp_path: Path) -> None:
+    nobody = RunControl(store, "nobody")
+    acts: list[Callable[[], object]] = [
+        nobody.pause,
+        nobody.questions,
+        nobody.paused_branches,
+        lambda: nobody.is_paused,
+        lambda: nobody.answer("ask", 1),
+    ]
+    for act in acts:
+        with pytest.raises(RunNotFound, match="'nobody'"):
+            act()
+    Workflow().note("a").run(database_url=url_of(tmp_path), run_id="done")
+    done = RunControl(store, "done")
+    for act in (done.pause, done.cancel, done.resume, lambda: done.emit("x")):
+        with pytest.raises(InvalidState, match="run done is completed"):
+            act()
+    assert store.requests("done") == []
+    assert done.questions() == []
+    assert done.paused_branches() == {}
+
+
+def test_an_owner_that_takes_no_turn_is_a_timeout_and_the_command_stands(
+    store: Store, tmp_path: Path
+) -> None:
+    flow = Workflow().note("a").note("b", Answers([OSError(), 1]), after=["a"])
+    flow.run(database_url=url_of(tmp_path), run_id="r")
+    run = RunControl(store, "r")
+    with Store(url_of(tmp_path)) as other:
+        _, journal = other.claim_run("r")
+        assert not run.send(PauseBranch("b", "look first"), wait=False)
+        with pytest.raises(TimeoutError, match=r"run r .*it stands.*wait=False"):
+            run.send(EmitEvent("x"), timeout=0.05)
+        journal.close()
+    assert flow.resume("r", url_of(tmp_path)).reason == "look first"
+    assert [of_json(str(store.outcome_of("r", number)))["command"]["do"] for number in (1, 2)] == [
+        "pause",
+        "emit",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [(EmitEvent("x"), "running"), (PauseRun("rest"), "paused"), (CancelRun("no"), "cancelled")],
+)
+def test_whose_owner_leaves_while_a_command_waits_is_not_waited_for(
+    command: Command, status: str, store: Store, tmp_path: Path
+) -> None:
+    asking(tmp_path)
+    with Store(url_of(tmp_path)) as other:
+        _, journal = other.claim_run("r")
+        journal.commit((), status="running")
+        leaving = threading.Timer(0.1, journal.close)
+        leaving.start()
+        began = time.monotonic()
+        applied = RunControl(store, "r").send(command)
+        assert time.monotonic() - began < 5
+        leaving.join()
+    assert applied == (status != "running")
+    assert store.load_run("r").status == status
+
+
+def test_a_database_in_memory_says_that_nobody_looks_there(tmp_path: Path) -> None:
+    gate = Gate()
+    with Store("sqlite::memory:") as memory:
+        flow = gated(gate)
+        options = RunOptions(runner="threads", run_id="r")
+        handle = engine.start(flow.graph(), flow.registry, None, options, store=memory)
+        assert gate.begun.wait(20)
+        with pytest.raises(InvalidState, match=r"in memory.* steer its handle"):
+            RunControl(memory, "r").pause()
+        gate.let.set()
+        assert handle.result(20).status == "paused"
+        assert not RunControl(memory, "r").answer("ask", 7)
+        handle.resume()
+        assert handle.result(20).value("ask") == 7
+
+
+# --- runs that nobody executes --------------------------------------------------------------------
+
+
+@pytest.mark.row("E11", "E13")
+def test_an_answer_is_taken_by_the_next_resume_and_delivered_once(
+    store: Store, tmp_path: Path
+) -> None:
+    flow = asking(tmp_path)
+    run = RunControl(store, "r")
+    (question,) = run.questions()
+    assert (question.node_id, question.key, question.prompt) == ("ask", "default", "how many?")
+    assert (question.default, question.expires) == (MISSING, None)
+    with pytest.raises(InputValidationError, match="how many"):
+        run.answer("ask", "many")
+    assert store.requests("r") == []
+    assert not run.answer("ask", 7, by="anna")
+    assert run.questions() == []
+    with pytest.raises(InvalidState, match="has its answer already"):
+        run.answer("ask", 8)
+    report = flow.resume("r", url_of(tmp_path))
+    assert report.value("ask") == 7
+    assert flow.calls == ["before", "after"]
+    assert len(store.requests("r")) == 1
+    (row,) = [each for each in store.load_run("r").attempts if each.node_id == "ask"]
+    assert (row.attempt, row.state, row.meta) == (1, "completed", {"answered": {"by": "anna"}})
+
+
+@pytest.mark.parametrize(
+    ("node_id", "kind", "message"),
+    [
+        ("aks", NodeNotFound, "did you mean 'ask'"),
+        ("before", InvalidState, "does not wait for a person; these do: 'ask'"),
+        ("after", InvalidState, "does not wait"),
+    ],
+)
+def test_an_answer_to_a_node_that_does_not_wait_is_refused_at_once(
+    node_id: str, kind: type[Exception], message: str, store: Store, tmp_path: Path
+) -> None:
+    asking(tmp_path)
+    with pytest.raises(kind, match=message):
+        RunControl(store, "r").answer(node_id, 1)
+    assert store.requests("r") == []
+
+
+@pytest.mark.row("E14", "B27", "B28")
+def test_commands_of_a_run_that_stands_still_come_before_anything_else(
+    store: Store, tmp_path: Path
+) -> None:
+    flow = Workflow().note("a", Answers([OSError("not yet"), 1]), on_failure="pause")
+    flow.note("b", after=["a"]).note("c", after=["b"], branch="end")
+    flow.registry.register(lambda: flow.calls.append("extra"), "extra")
+    assert flow.run(database_url=url_of(tmp_path), run_id="r").status == "paused"
+    run = RunControl(store, "r")
+    began = time.monotonic()
+    assert not run.disable_nodes(["b"])
+    assert not run.add_node(NodeSpec("extra", id="new", deps=["a"]))
+    assert not run.pause_branch("new", "look first")
+    assert time.monotonic() - began < 1, "nobody is waited for"
+    for name in ("nobody", "en"):
+        with pytest.raises(NodeNotFound):
+            run.resume_branch(name)
+    with pytest.raises(NodeNotFound, match="'end'; known: 'a', 'b', 'c', 'new'"):
+        run.set_node_inputs("end", {})
+    report = flow.resume("r", url_of(tmp_path))
+    assert states(report) == {"a": "completed", "b": "skipped", "c": "skipped", "new": "pending"}
+    assert run.paused_branches() == {"new": "look first"}
+    assert not run.resume_branch("new"), "a node that was added is known"
+    assert flow.resume("r", url_of(tmp_path)).success
+    assert flow.calls == ["a", "a", "extra"]
+
+
+@pytest.mark.row("E13")
+def test_approving_and_rejecting_a_run_that_stands_still(store: Store, tmp_path: Path) -> None:
+    def sure(ctx: NodeCtx) -> Any:
+        return ctx.wait_for_human("sure?", bool)
+
+    for run_id, act in (("yes", "approve"), ("no", "reject")):
+        flow = asking(tmp_path, sure, run_id=run_id)
+        run = RunControl(store, run_id)
+        assert not (run.approve("ask", by="anna") if act == "approve" else run.reject("ask", "no"))
+        report = flow.resume(run_id, url_of(tmp_path))
+        assert states(report)["ask"] == ("completed" if act == "approve" else "cancelled")
+        if act == "reject":
+            assert report.node_reports["after"].reason == "no (rejected)"
+    flow = asking(tmp_path, run_id="number")
+    with pytest.raises(InputValidationError, match="how many"):
+        RunControl(store, "number").approve("ask")
+
+
+@pytest.mark.row("E6", "E19")
+def test_a_run_that_stands_still_is_cancelled_and_not_resumed_from_afar(
+    store: Store, tmp_path: Path
+) -> None:
+    flow = asking(tmp_path)
+    run = RunControl(store, "r")
+    assert run.pause("once more"), "it is paused"
+    with pytest.raises(InvalidState, match=r"executor\.resume\('r'\)"):
+        run.resume()
+    assert run.cancel("enough")
+    assert run.status == "cancelled"
+    assert run.questions() == []
+    with pytest.raises(InvalidState, match="does not wait"):
+        run.answer("ask", 7)
+    with pytest.raises(InvalidState, match="run r has ended already: it is cancelled"):
+        run.pause()
+    assert store.load_run("r").error == {"reason": "enough"}
+    assert flow.resume("r", url_of(tmp_path)).status == "paused", "it asks again"
+
+
+def test_a_failed_run_is_neither_paused_nor_cancelled(store: Store, tmp_path: Path) -> None:
+    flow = Workflow().note("bad", ValueError("x"))
+    flow.run(database_url=url_of(tmp_path), run_id="r")
+    run = RunControl(store, "r")
+    for act in (run.pause, run.cancel):
+        with pytest.raises(InvalidState, match="run r has ended already: it is failed"):
+            act()
+    assert store.load_run("r").status == "failed"
+
+
+def test_what_is_no_command_is_refused_before_it_is_sent(store: Store, tmp_path: Path) -> None:
+    asking(tmp_path)
+    with pytest.raises(ConfigurationError):
+        RunControl(store, "r").send("pause")  # type: ignore[arg-type]
+    assert store.requests("r") == []
+
+
+DYING = """
+import os, sys
+sys.path.insert(0, {root!r})
+from dagger_dsl import engine
+from dagger_dsl.model.config import RunOptions
+from dagger_dsl.model.graph import Graph, Node
+from dagger_dsl.registry import Registry
+registry = Registry()
+registry.register(lambda: 1, "one")
+registry.register(lambda: os._exit(9), "die")
+graph = Graph("g", [Node("one", "one"), Node("die", "die", dependencies=["one"])])
+engine.run(graph, registry, None, RunOptions(database_url={url!r}, run_id="r"))
+"""
+
+
+@pytest.mark.row("E18")
+@pytest.mark.parametrize(("verb", "status"), [("cancel", "cancelled"), ("pause", "paused")])
+def test_a_run_whose_process_died_is_cancelled_or_paused_at_once(
+    verb: str, status: str, store: Store, tmp_path: Path
+) -> None:
+    code = DYING.format(root=str(Path(dagger_dsl.__file__).parents[1]), url=url_of(tmp_path))
+    died = subprocess.run([sys.executable, "-c", code], timeout=60)
+    assert died.returncode == 9
+    run: Steered = RunControl(store, "r")
+    assert [each.run_id for each in store.orphans()] == ["r"]
+    assert not run.emit("x"), "nobody executes it"
+    assert getattr(run, verb)("not now")
+    assert store.orphans() == []
+    stored = store.load_run("r")
+    assert (stored.status, stored.error) == (status, {"reason": "not now"})
+    flow = Workflow().note("one").note("die", after=["one"])
+    flow.registry.register(lambda: 1, "one")
+    flow.registry.register(lambda: 2, "die")
+    options = RunOptions(database_url=url_of(tmp_path))
+    assert engine.resume("r", flow.registry, options).outputs == {"die": 2}
