@@ -230,8 +230,8 @@ class Coordinator:
                     break
             else:
                 if records.waiting and now >= records.oldest + flush:
-                    records.commit(None)
-                if watcher is not None and course.events and not records.rows:
+                    records.commit_unshown()
+                if watcher is not None and course.events and not records.held:
                     reply = desk.show()
                     if reply is not None:
                         yield from desk.listen(reply)

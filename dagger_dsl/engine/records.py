@@ -50,6 +50,11 @@ class Records:
         """Whether there is something to commit."""
         return bool(self.rows or self.replacing or self._run.notes)
 
+    @property
+    def held(self) -> bool:
+        """Whether outcomes wait for a commit, so that nobody may be shown them."""
+        return bool(self.rows or self.replacing)
+
     def completed(self, slot: int, value: Any) -> EncodingError | None:
         """Take a completion; return why its value has no stored form, if it has none."""
         run, journal, plan = self._run, self._journal, self._run.plan
