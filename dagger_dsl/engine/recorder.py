@@ -168,9 +168,7 @@ class Recorder:
             self.journal.commit((), status=RunStatus.RUNNING)
         needed = {source for slot in _open(run.state, plan) for source in _sources(run, slot)}
         for slot in sorted(needed & done.keys()):
-            value = run.value(slot)
-            for where, part in plan.split(slot, value):
-                run.board.values[where] = part
+            run.load(slot)
 
     def _ask_again(self, run: Run, story: Story) -> None:
         """Let nodes whose body has ended with a question wait for its answer."""

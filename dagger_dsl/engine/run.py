@@ -246,9 +246,11 @@ class Run:
                 self._install(child)
 
     def load(self, slot: int) -> None:
-        """Have a completed node's value on the board, for those who take it from there."""
-        if slot in self.loaders:
-            self.value(slot)
+        """Have what an earlier process recorded on the board, for those who take it from there."""
+        if slot in self.restored:
+            value = self.value(slot)
+            for where, part in self.plan.split(slot, value):
+                self.board.values[where] = part
 
     def _refresh(self) -> None:
         """Bring the board to the size of the plan."""

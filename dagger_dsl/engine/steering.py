@@ -159,6 +159,7 @@ class Steering:
         validate_growth(run.plan.graph, new, run.plan.find, run.registry)
         self._check_graph_inputs(new)
         note = command_to_plain(AddNodes([_spec_of(node) for node in new]))
+        self._load_sources(new)
         slots = extend_plan(run.plan, new, run.lookup)
         if origin.round:
             self.rounds.add(origin.round)
@@ -251,6 +252,15 @@ class Steering:
                             f"{did_you_mean(name, run.inputs)}; give the node a value instead"
                         )
 
+    def _load_sources(self, nodes: Iterable[Node]) -> None:
+        """Read what nodes take from results of earlier processes; nobody has needed them so far."""
+        run = self._run
+        for node in nodes:
+            for each in node.inputs:
+                slot = None if each.source is None else run.plan.index.get(each.source[0])
+                if slot is not None:
+                    run.load(slot)
+
     # --- changes ---------------------------------------------------------------------------------
 
     def _set_inputs(self, command: SetNodeInputs) -> Effect:
@@ -267,6 +277,7 @@ class Steering:
         validate_growth(run.plan.graph, [node], run.plan.find, run.registry)
         self._check_graph_inputs([node])
         more = self._new_sources(slot, before, node)
+        self._load_sources([node])
         rebind(run.plan, slot, node, more)
         run.rebound(slot)
         for source in more:
