@@ -7,7 +7,6 @@ line.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 from dagger_dsl.engine.course import Course
@@ -31,7 +30,6 @@ class Starts:
         self._plan, self._state, self._board = course.plan, course.state, course.board
         self._journal, self._records = course.journal, course.records
         self._solo = False
-        self._careful: deque[int] = deque()  # to be started one by one, at most once
 
     def prepare(self, now: float) -> None:
         """Do what is due before enabled invocations start: keep back, expand, look up, bind."""
@@ -87,13 +85,13 @@ class Starts:
 
         Its start is on record from its release on, so it must not stand in line behind others.
         """
-        careful, plan = self._careful, self._plan
-        careful.extend(slot for slot in ready if slot in plan.careful)
-        ready = [slot for slot in ready if slot not in plan.careful]
+        careful = [slot for slot in ready if slot in self._plan.careful]
         if not careful:
             return ready
-        free = self._board.slots - self._course.flying - len(ready)
-        chosen = [careful.popleft() for _ in range(max(0, min(free, len(careful))))]
+        ready = [slot for slot in ready if slot not in self._plan.careful]
+        free = max(0, self._board.slots - self._course.flying - len(ready))
+        chosen, rest = careful[:free], careful[free:]
+        self._state.give_back(rest)  # there they can be held, cancelled and disabled
         if chosen and self._journal is not None:
             self._records.commit(chosen)
             self._journal.flush()
