@@ -30,8 +30,12 @@ def _schema(_: Any, __: Any, schema: Any) -> None:
         )
 
 
+#: What nobody means as a type.
+_VALUES = (str, bytes, bool, int, float, complex, list, tuple, set, frozenset)
+
+
 def _as_schema(given: Any) -> Any:
-    if given is None or isinstance(given, Mapping):
+    if given is None or isinstance(given, (Mapping, *_VALUES)):
         return given
     from dagger_dsl.model.types import schema_of
 
