@@ -339,8 +339,10 @@ def labour(
                     break
                 continue
             where = bindings[slot]
-            if announce is not None and not announce(slot, clock()):
-                continue
+            if announce is not None:
+                if not announce(slot, clock()):
+                    continue
+                due = board.due  # a hook that was told may have asked for something
             flight[seat] = slot
             started[slot] = clock()
             try:
