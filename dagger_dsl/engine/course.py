@@ -48,6 +48,7 @@ class Course:
         apart: Enabled invocations that wait to be called alone.
         withdrawn: What a stop took away from the workers.
         victims: Invocations that were asked to end.
+        dropped: By those of them that run in a cancelled branch, why it was cancelled.
         left_behind: Invocations whose outcome is ignored.
         stop_asked: Somebody wants the run to end.
         stopping: It is ending.
@@ -75,6 +76,7 @@ class Course:
         self.apart: deque[int] = deque()
         self.withdrawn: deque[int] = deque()
         self.victims: set[int] = set()
+        self.dropped: dict[int, str] = {}
         self.left_behind: set[int] = set()
         self.stop_asked = False
         self.stopping = False
@@ -158,11 +160,26 @@ class Course:
             self.victims |= set(slots)
             self.board.halt(slots)
 
+    def drop(self, slots: Collection[int], reason: str) -> None:
+        """Ask calls to end whose branch was cancelled; what they come to counts no more."""
+        if slots:
+            self.dropped |= dict.fromkeys(slots, reason)
+            self.halt(slots)
+            self.at(self.board.clock() + self.run.config.shutdown_grace, self.leave_behind)
+
+    def cancelled(self, slot: int) -> None:
+        """Record that a call which was asked to end has ended."""
+        if slot in self.dropped:
+            self.state.cancel_dropped(slot, self.dropped.pop(slot))
+            return
+        reason = self.run.reason or self.run.token.reason or "the run was stopped"
+        self.state.cancel_running(slot, reason)
+
     def leave_behind(self, _now: float) -> None:
         """Write off calls that did not end in time; their outcomes will be ignored."""
         late = (self.victims & self.state.taken()).difference(self.board.go)
         for slot in sorted(late):
-            self.state.cancel_running(slot, self.run.reason)
+            self.cancelled(slot)
         self.left_behind |= late
         self.flying -= len(late)
         # Async calls were cancelled and end as soon as their loop turns; threads go on.

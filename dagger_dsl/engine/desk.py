@@ -183,7 +183,7 @@ class Desk:
             effect = steering.apply(command, origin)
             note = effect.note
             self._course.events += effect.events if self._course.watcher is not None else ()
-            self._course.halt(effect.running)
+            self._course.drop(effect.running, effect.reason)
             self._course.settle_paths()
         if origin.key is not None:
             run.applied.add(origin.key)
@@ -316,6 +316,10 @@ class Desk:
                     slot, EncodingError(f"node {self._plan.ids[slot]!r}: {error}")
                 )
                 return
+        if slot in self._course.dropped:
+            self._course.cancelled(slot)
+            return
+        self._course.outcomes.clear_seats(slot)
         self._records.push(slot, run.row(slot, "waiting"))
         run.asked[slot] = question
         self._state.ask(slot)
@@ -339,6 +343,18 @@ class Desk:
 
         self.expiring.add(slot)
         self._course.at(question.expires - run.wall, expire)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether hooks have asked for something, or have not been shown everything."""
+        watcher = self._course.watcher
+        return watcher is not None and watcher.owes
+
+    @property
+    def stands_by(self) -> bool:
+        """Whether nothing goes on but the time of people."""
+        state = self._state
+        return bool(state.asking) and not (self._course.flying or state.waiting)
 
     def _take_answer(self, answer: Any) -> None:
         from dagger_dsl.engine.people import asked_slot, check_answer

@@ -268,13 +268,13 @@ class Maps:
 
     def take(self, slot: int, found: Yielded, now: float) -> None:
         """Take what was read of a generator."""
-        run, course = self._run, self._course
+        course = self._course
         feed = self._feeds[slot]
         if self._state.stopped or slot in course.victims:
             self._put_back(slot, feed)
             if not isinstance(feed.generator, AsyncGeneratorType):
                 feed.generator.close()
-            self._state.cancel_running(slot, run.reason or "the run was stopped")
+            course.cancelled(slot)
             return
         try:
             self._compare(slot, feed, found.items)

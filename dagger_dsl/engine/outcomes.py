@@ -252,8 +252,7 @@ class Outcomes:
             return
         halted = slot in self._course.victims or self._course.stop_asked
         if halted and (isinstance(error, Withdrawn) or _is_cancellation(error)):
-            reason = run.reason or run.token.reason or "the run was stopped"
-            self._state.cancel_running(slot, reason)
+            self._course.cancelled(slot)
             return
         run.errors[slot] = error
         attempt = run.attempts.get(slot, 1)
@@ -313,7 +312,8 @@ class Outcomes:
             original.add_note(f"its failure handler failed too: {error!r}")
             fallback = handler = None
         run.meta.get(slot, {}).pop("recovered", None)
-        if self._course.stopping or (fallback is None and handler is None):
+        over = self._course.stopping or slot in self._course.dropped
+        if over or (fallback is None and handler is None):
             self.give_up(slot, original)
             return
         try:
@@ -337,6 +337,9 @@ class Outcomes:
     def give_up(self, slot: int, error: BaseException) -> None:
         """Record a final failure and do what ``on_failure`` says."""
         run, plan, state = self._run, self._plan, self._state
+        if slot in self._course.dropped:
+            self._course.cancelled(slot)
+            return
         parent = plan.parents.get(slot)
         if parent is not None:
             self._give_up_invocation(slot, parent, error)

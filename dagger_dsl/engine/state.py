@@ -75,6 +75,8 @@ class RunState:
         holds: The branches that are held, by their name.
         stopped: Nothing becomes enabled any more but what `fail` spared.
         paused: Nothing is handed out by `take` for now.
+        patient: Disabled invocations that become ready are skipped by `sift`, and not at once:
+            whoever is shown what made them ready may enable them first.
     """
 
     __slots__ = (
@@ -95,6 +97,7 @@ class RunState:
         "ended",
         "holds",
         "left",
+        "patient",
         "paused",
         "ready",
         "reasons",
@@ -127,6 +130,7 @@ class RunState:
         self.waiting = 0
         self.stopped = False
         self.paused = False
+        self.patient = False
         self._end_the_hopeless()
 
     def _end_the_hopeless(self) -> None:
@@ -147,7 +151,7 @@ class RunState:
 
     def _skip_roots(self) -> None:
         """Skip the disabled ones among the invocations that wait for nothing."""
-        if not self._disabled:
+        if self.patient or not self._disabled:
             return
         roots = [slot for slot in self._plan.roots if slot in self._disabled]
         roots = [slot for slot in roots if self._status[slot] == PENDING]
@@ -349,11 +353,13 @@ class RunState:
 
     @property
     def sifting(self) -> bool:
-        """Whether `sift` has something to keep back."""
-        return bool(self._held)
+        """Whether `sift` has something to keep back, or to skip."""
+        return bool(self._held) or (self.patient and bool(self._disabled))
 
     def sift(self) -> None:
-        """Keep back what is held among the enabled invocations."""
+        """Keep back what is held among the enabled invocations, and skip what is disabled."""
+        if self.patient:
+            self._skip_disabled(0)
         self._parked += [slot for slot in self.ready if slot in self._held]
         self.ready = [slot for slot in self.ready if slot not in self._held]
 
@@ -372,15 +378,18 @@ class RunState:
 
     def _order(self, before: int) -> None:
         """Put what one event enabled into declaration order; what is disabled is skipped."""
-        if self._disabled:
-            while any(slot in self._disabled for slot in self.ready[before:]):
-                fresh = self.ready[before:]
-                self.ready[before:] = [slot for slot in fresh if slot not in self._disabled]
-                for slot in fresh:
-                    if slot in self._disabled:
-                        self._end(slot, SKIPPED, "disabled")
+        if self._disabled and not self.patient:
+            self._skip_disabled(before)
         if len(self.ready) - before > 1:
             self.ready[before:] = sorted(self.ready[before:])
+
+    def _skip_disabled(self, before: int) -> None:
+        while any(slot in self._disabled for slot in self.ready[before:]):
+            fresh = self.ready[before:]
+            self.ready[before:] = [slot for slot in fresh if slot not in self._disabled]
+            for slot in fresh:
+                if slot in self._disabled:
+                    self._end(slot, SKIPPED, "disabled")
 
     def _pass_on(self, slot: int, labels: Collection[str] | None) -> None:
         """Settle every edge of an invocation that completed and chose *labels*."""
@@ -542,9 +551,11 @@ class RunState:
 
     def _inherit(self, slot: int) -> None:
         """Hold what was added to a branch that is held, spare what was added to a spared one."""
-        sources = self._plan.sources(slot)
-        for branch in self.holds.values():
-            if not branch.slots.isdisjoint(sources):
+        plan = self._plan
+        sources, label = plan.sources(slot), plan.node(slot).branch
+        for name, branch in self.holds.items():
+            named = name == label and name not in plan.index
+            if named or not branch.slots.isdisjoint(sources):
                 self._hold_one(branch, slot)
         if self.stopped and not self._final:
             join = self._joins.get(slot)
@@ -646,36 +657,49 @@ class RunState:
         self.ready += parked  # `sift` keeps back what another branch holds
         return True
 
-    def cancel_branch(self, roots: Collection[int], reason: str) -> set[int]:
+    def cancel_branch(self, roots: Collection[int], reason: str, before: int = _NEVER) -> set[int]:
         """Cancel what is reachable only through a branch; return what of it is running.
 
         For joins that can be reached in another way the branch counts as skipped.
+
+        Args:
+            roots: Where it begins.
+            reason: Kept with all that ends.
+            before: Nodes from this slot on came later, and do not belong to it.
         """
-        inside = self._only_through(roots)
+        inside = self._only_through(roots, before)
         running = self.taken() & inside
         ended = [
             slot
             for slot in sorted(inside)
             if self._status[slot] in (PENDING, WAITING) and slot not in running
         ]
-        for slot in ended:
+        self._drop_all(ended, reason)
+        return running
+
+    def cancel_dropped(self, slot: int, reason: str) -> None:
+        """Record the end of a call that `cancel_branch` found running."""
+        self._drop_all([slot], reason)
+
+    def _drop_all(self, slots: Sequence[int], reason: str) -> None:
+        """Cancel parts of a branch; those who join it with another one take that for a skip."""
+        for slot in slots:
             self._awake(slot)
             self._status[slot] = CANCELLED
             self._unmet[slot] = _NEVER
             self.reasons[slot] = reason
             self.ended.append(Ended(slot, CANCELLED, reason))
-        self.left -= len(ended)
-        gone = set(ended)
+        self.left -= len(slots)
+        gone = set(slots)
         self.ready = [slot for slot in self.ready if slot not in gone]
         self._parked = [slot for slot in self._parked if slot not in gone]
         before = len(self.ready)
-        for slot in ended:
+        for slot in slots:
             for target, code, why in self._dead_edges(slot, CANCELLED, SKIPPED):
                 self._end(target, code, why)
         self._order(before)
-        return running
 
-    def _only_through(self, roots: Collection[int]) -> set[int]:
+    def _only_through(self, roots: Collection[int], before: int) -> set[int]:
         inside = set(roots)
         work = list(inside)
         while work:
@@ -684,7 +708,8 @@ class RunState:
             found += [
                 target
                 for target in self._targets(here)
-                if all(source in inside for source in self._plan.sources(target))
+                if target < before
+                and all(source in inside for source in self._plan.sources(target))
             ]
             for target in found:
                 if target not in inside:

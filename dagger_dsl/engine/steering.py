@@ -39,7 +39,6 @@ from dagger_dsl.model.commands import (
     NodeSpec,
     PauseBranch,
     PauseRun,
-    Ref,
     ResumeBranch,
     ResumeRun,
     SetNodeInputs,
@@ -83,11 +82,13 @@ class Effect(NamedTuple):
         note: Its plain form as it was applied, for the journal; None when nothing changed.
         running: What is running and should be cancelled.
         events: What hooks are shown of it.
+        reason: Why that should be cancelled.
     """
 
     note: Mapping[str, Any] | None = None
     running: Collection[int] = ()
     events: tuple[Event, ...] = ()
+    reason: str = ""
 
 
 _NOTHING = Effect()
@@ -158,7 +159,7 @@ class Steering:
         self._check_limits(new, origin)
         validate_growth(run.plan.graph, new, run.plan.find, run.registry)
         self._check_graph_inputs(new)
-        note = command_to_plain(AddNodes([_spec_of(node) for node in new]))
+        note = command_to_plain(AddNodes([NodeSpec.of(node) for node in new]))
         self._load_sources(new)
         slots = extend_plan(run.plan, new, run.lookup)
         if origin.round:
@@ -362,16 +363,25 @@ class Steering:
         state.hold(command.branch_id, roots, reason)
         return Effect(command_to_plain(command))
 
-    def _cancel(self, command: CancelBranch) -> Effect:
-        state = self._run.state
-        roots = self.roots_of(command.branch_id)
+    def _cancel(self, command: CancelBranch, count: int | None = None) -> Effect:
+        """Cancel a branch.
+
+        Args:
+            command: What is asked for.
+            count: How many nodes the graph had then, when it is done again.
+        """
+        plan, state = self._run.plan, self._run.state
+        later = list(plan.index.values())[count:] if count is not None else []
+        since = later[0] if later else plan.size
+        roots = [slot for slot in self.roots_of(command.branch_id) if slot < since]
         reason = command.reason or f"branch {command.branch_id!r} was cancelled"
         before, ended = state.left, len(state.ended)
-        running = state.cancel_branch(roots, reason)
+        running = state.cancel_branch(roots, reason, since)
         if before == state.left and ended == len(state.ended) and not running:
             return _NOTHING
         state.let_go(command.branch_id)
-        return Effect(command_to_plain(command), running)
+        note = {**command_to_plain(command), "count": len(plan.index)}
+        return Effect(note, running, reason=reason)
 
     def _emit(self, command: EmitEvent) -> Effect:
         plain = command_to_plain(command)
@@ -422,9 +432,11 @@ class Steering:
         if plain["do"] == "enable":
             slots = [self._run.plan.index[node_id] for node_id in plain["ids"]]
             state.enable(slots, plain.get("enabled", True))
-        elif plain["do"] in ("pause", "resume", "cancel"):
-            command = command_from_plain(plain)
-            self.apply(command, Origin("the journal"))
+        elif plain["do"] == "cancel":
+            cancel = CancelBranch(plain["branch_id"], plain.get("reason"))
+            self._cancel(cancel, plain["count"])
+        elif plain["do"] in ("pause", "resume"):
+            self.apply(command_from_plain(plain), Origin("the journal"))
 
 
 def requests_of(
@@ -440,22 +452,3 @@ def requests_of(
             yield number, None
         else:
             yield number, (command, Origin(f"request {number}", key, 0, None, key))
-
-
-def _spec_of(node: Node) -> NodeSpec:
-    """Return a spec that says everything a resolved node says."""
-    return NodeSpec(
-        node.action,
-        node.id,
-        node.dependencies,
-        {
-            each.name: Ref(each.reference) if each.reference is not None else each.value
-            for each in node.inputs
-        },
-        node.timeout,
-        node.try_count,
-        node.trigger,
-        node.on_failure,
-        node.retry,
-        node.branch,
-    )
