@@ -63,6 +63,7 @@ class Coordinator:
         self.run = run
         self.error: BaseException | None = None
         self.steerable = False
+        run.state.patient = watcher is not None and watcher.steers
         self._course = course = Course(run, watcher)
         self._outcomes = course.outcomes = Outcomes(course)
         self._desk = course.desk = Desk(course)
@@ -173,7 +174,8 @@ class Coordinator:
         records = self._records
         run, left_behind, requests = self.run, course.left_behind, desk.requests
         # A hook that is slow must not let events pile up: no more are made than it can be shown.
-        most = run.options.event_capacity if watcher is not None and watcher.steers else 0
+        steers = watcher is not None and watcher.steers
+        most = run.options.event_capacity if steers else 0
         now = yield -inf
         glance: float | None = min(_GLANCE, flush)
         if course.plain and watcher is None and not self.steerable:
@@ -207,13 +209,14 @@ class Coordinator:
             if state.ended:
                 course.record_ends()
             if not go:
-                if course.rare:
+                # What hooks ask for comes before anything that happens to what is enabled.
+                if course.rare and not (steers and (course.events or desk.is_asked)):
                     self._starts.prepare(now)
                 if watcher is not None and (course.events or watcher.owes):
                     reply = desk.show()
                     if reply is not None:
                         yield from desk.listen(reply)
-                    if desk.heed():
+                    if desk.heed() or (course.rare and steers):
                         continue  # what hooks asked for may have changed what is enabled
                 if journal is not None:
                     course.record_turn()
@@ -257,7 +260,10 @@ class Coordinator:
                     board.due = 0.0
             if most and done:
                 wake_at = board.due = 0.0
+            before = now if run.deadline is not None and desk.stands_by else None
             now = yield wake_at
+            if run.deadline is not None and before is not None:
+                run.deadline += now - before
         yield from self._conclude()
 
     def _begin(self, now: float) -> Generator[float, float, None]:
@@ -295,7 +301,10 @@ class Coordinator:
         self._course.at(now + self.run.config.shutdown_grace, self._course.leave_behind)
 
     def _time_out(self, now: float) -> None:
-        if not self._course.stopping:
+        deadline = self.run.deadline
+        if deadline is not None and now < deadline:  # people have taken their time meanwhile
+            self._course.at(deadline, self._time_out)
+        elif not self._course.stopping:
             self._course.end_early(RunStatus.TIMED_OUT, "the run passed its time limit")
             self._course.leave_behind(now)
 
@@ -345,6 +354,7 @@ class Coordinator:
                 run.status = RunStatus.FAILED
             else:
                 run.status = RunStatus.COMPLETED
+                run.reason = ""
         steers = watcher is not None and watcher.steers
         if records.waiting:
             # What is shown is recorded.

@@ -162,6 +162,7 @@ class Recorder:
         run.bound |= {slot: frozenset((source,)) for slot, source in winners.items()}
         self._ask_again(run, story)
         self._ask_about_started(run, done)
+        run.state.patient = hooked
         run.state.restore(list(done), _labels(done), winners, story.between(run, done))
         self._show_again(run, story, done, hooked)
         if self.stored.status != RunStatus.RUNNING:
