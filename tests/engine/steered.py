@@ -24,8 +24,8 @@ __all__ = [
     "everywhere",
     "kept",
     "name_of",
+    "reasons",
     "send",
-    "statements",
 ]
 
 #: Where a run is kept: nowhere, or in a SQLite file.
@@ -199,6 +199,6 @@ def send(url: str, run_id: str, commands: Iterable[Command]) -> None:
             store.send(run_id, to_json(command_to_plain(command)), sender="test")
 
 
-def statements(report: RunReport) -> dict[str, str]:
+def reasons(report: RunReport) -> dict[str, str]:
     """Return why each node did not run, where it says so."""
     return {node_id: each.reason for node_id, each in report.node_reports.items() if each.reason}

@@ -1,0 +1,439 @@
+"""Nodes that wait for people: questions, answers, time that answers, and reviews of the run."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagger_dsl.errors import (
+    ConfigurationError,
+    InputValidationError,
+    InvalidState,
+    NodeNotFound,
+    OutputError,
+    RunPaused,
+)
+from dagger_dsl.model.commands import AddNode, Answer, CancelBranch, NodeSpec
+from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.context import NodeCtx, NodeOutput
+from dagger_dsl.model.events import HumanInputRequested
+from dagger_dsl.store.storage import Store
+from tests.engine.helpers import Answers, Clocked, boom, states, url_of
+from tests.engine.steered import Script, Steered, every_runner, everywhere, kept, send
+
+
+def asking(
+    *question: Any, name: str = "ask", after: tuple[str, ...] = (), **details: Any
+) -> Steered:
+    """Return a flow of a node before, one that asks, and one that gets the answer."""
+    flow = Steered().note("before", 1)
+
+    def ask(ctx: NodeCtx) -> Any:
+        flow.calls.append(name)
+        return ctx.wait_for_human(*(question or ("Ship it?",)), **details)
+
+    def got(value: Any) -> Any:
+        flow.calls.append("after")
+        return value
+
+    return flow.add(name, ask, after=("before", *after)).add("after", got, take={"value": name})
+
+
+def executions(folder: Path) -> dict[str, int]:
+    """Return how many rows of each node the database has."""
+    with Store(url_of(folder)) as store:
+        rows = store.query("SELECT node_id, count(*) AS n FROM node_runs GROUP BY node_id")
+    return {each["node_id"]: each["n"] for each in rows}
+
+
+# --- asking and answering ------------------------------------------------------------------------
+
+
+@pytest.mark.row("E11", "H15")
+@everywhere
+def test_a_question_leaves_the_run_paused_and_no_worker_held(
+    runner: str, place: str, tmp_path: Path
+) -> None:
+    flow = asking("Ship it?", bool).note("aside", after=["before"])
+    hook = Script()
+    report = flow.run(runner, hooks=[hook], **kept(place, tmp_path))
+    assert report.status == "paused"
+    assert report.reason == "node 'ask' waits for a person: Ship it?"
+    assert states(report) == {
+        "before": "completed",
+        "ask": "waiting",
+        "after": "pending",
+        "aside": "completed",
+    }
+    (event,) = hook.of(HumanInputRequested)
+    assert (event.node.node_id, event.prompt) == ("ask", "Ship it?")
+    assert event.schema["type"] == "boolean"
+    assert hook.told[-1] == "end False"
+    with pytest.raises(RunPaused, match="Ship it"):
+        report.raise_for_failure()
+
+
+@pytest.mark.row("E11")
+@everywhere
+def test_an_answer_becomes_the_result_of_the_node(runner: str, place: str, tmp_path: Path) -> None:
+    flow = asking("Which one?", {"type": "integer"})
+    hook = Script({"HumanInputRequested ask": Answer("ask", 7, by="ann")})
+    report = flow.run(runner, hooks=[hook], **kept(place, tmp_path))
+    assert report.success
+    assert report.outputs == {"after": 7}
+    assert flow.calls == ["before", "ask", "after"]
+    assert hook.told.count("NodeCompleted ask") == 1
+
+
+@pytest.mark.row("E11", "E10")
+@every_runner
+def test_nothing_before_the_question_runs_twice_over_a_resume(runner: str, tmp_path: Path) -> None:
+    flow, url = asking("Ship it?", bool), url_of(tmp_path)
+    flow.run(runner, **kept("file", tmp_path))
+    still = flow.resume("r", url, runner=runner)
+    assert still.status == "paused"
+    assert still.reason == "node 'ask' waits for a person: Ship it?"
+    assert states(still)["ask"] == "waiting"
+    send(url, "r", [Answer("ask", True)])
+    report = flow.resume("r", url, runner=runner)
+    assert report.outputs == {"after": True}
+    assert flow.calls == ["before", "ask", "after"]
+    assert executions(tmp_path) == {"before": 1, "ask": 1, "after": 1}
+    assert report.node_reports["ask"].attempts == 1
+
+
+@pytest.mark.row("E11")
+@everywhere
+def test_an_answer_that_does_not_fit_changes_nothing(
+    runner: str, place: str, tmp_path: Path
+) -> None:
+    flow = asking("Which one?", {"type": "integer", "minimum": 1})
+    answers = [Answer("ask", "seven"), Answer("ask", 0), Answer("ask", None)]
+    hook = Script({"HumanInputRequested ask": answers})
+    report = flow.run(runner, hooks=[hook], **kept(place, tmp_path))
+    assert [type(each) for each in report.hook_errors] == [InputValidationError] * 3
+    assert "Which one?" in str(report.hook_errors[0])
+    assert states(report)["ask"] == "waiting"
+    assert flow.calls == ["before", "ask"]
+    if place == "file":
+        send(url_of(tmp_path), "r", [Answer("ask", 0), Answer("ask", 1), Answer("ask", 2)])
+        again = flow.resume("r", url_of(tmp_path))
+        assert again.outputs == {"after": 1}, "the first one that fits counts, and once"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Answer("nobody", 1), NodeNotFound),
+        (Answer("before", 1), InvalidState),
+        (Answer("after", 1), InvalidState),
+        (Answer("ask", 1, key="3"), InvalidState),
+    ],
+)
+def test_an_answer_to_nobody_s_question_is_refused(answer: Answer, error: type[Exception]) -> None:
+    hook = Script({"HumanInputRequested ask": answer})
+    report = asking().run(hooks=[hook])
+    assert [type(each) for each in report.hook_errors] == [error]
+    assert states(report)["ask"] == "waiting"
+
+
+def test_a_second_answer_is_refused() -> None:
+    hook = Script({"HumanInputRequested ask": [Answer("ask", 1), Answer("ask", 2)]})
+    report = asking().run(hooks=[hook])
+    assert report.outputs == {"after": 1}
+    assert [type(each) for each in report.hook_errors] == [InvalidState]
+
+
+@pytest.mark.row("E13")
+@pytest.mark.parametrize(("answer", "ran"), [(True, "on_true"), (False, "on_false")])
+@everywhere
+def test_a_yes_or_no_chooses_the_way_on(
+    runner: str, place: str, answer: bool, ran: str, tmp_path: Path
+) -> None:
+    flow = Steered()
+    flow.add("ask", lambda ctx: ctx.wait_for_human("Go?", bool)).note("on_true").note("on_false")
+    flow.when("ask", "true", "on_true").when("ask", "false", "on_false")
+    if place == "memory":
+        hook = Script({"HumanInputRequested ask": Answer("ask", answer)})
+        report = flow.run(runner, hooks=[hook])
+    else:
+        flow.run(runner, **kept(place, tmp_path))
+        send(url_of(tmp_path), "r", [Answer("ask", answer)])
+        report = flow.resume("r", url_of(tmp_path), runner=runner)
+    assert report.success
+    assert flow.calls == [ran]
+
+
+@every_runner
+def test_async_nodes_and_answers_with_metadata_may_ask(runner: str, tmp_path: Path) -> None:
+    async def ask(ctx: NodeCtx) -> Any:
+        await asyncio.sleep(0)
+        more = AddNode(NodeSpec("note", id="meanwhile"))
+        question = ctx.wait_for_human("How many?", int)
+        return NodeOutput.success(question, metadata={"cost": 3}, commands=[more])
+
+    flow = Steered()
+    flow.add("ask", ask)
+    report = flow.run(runner, **kept("file", tmp_path))
+    assert states(report) == {"ask": "waiting", "meanwhile": "completed"}
+    send(url_of(tmp_path), "r", [Answer("ask", 4)])
+    again = flow.resume("r", url_of(tmp_path), runner=runner)
+    assert again.value("ask") == 4
+
+
+@pytest.mark.row("E11")
+def test_an_answer_is_split_as_any_other_result() -> None:
+    flow = Steered()
+    flow.add("ask", lambda ctx: ctx.wait_for_human("Who?"), outputs=["name", "age"])
+    flow.add("use", lambda name, age: f"{name} {age}", take={"name": "ask.name", "age": "ask.age"})
+    hook = Script({"HumanInputRequested ask": Answer("ask", {"name": "Ann", "age": 9})})
+    assert flow.run(hooks=[hook]).outputs == {"use": "Ann 9"}
+    wrong = flow.run(hooks=[Script({"HumanInputRequested ask": Answer("ask", {"name": "Ann"})})])
+    assert isinstance(wrong.node_reports["ask"].exception, OutputError)
+
+
+def test_a_later_attempt_may_ask(tmp_path: Path) -> None:
+    flow = Steered()
+    failed: list[int] = []
+
+    def ask(ctx: NodeCtx) -> Any:
+        failed.append(ctx.attempt)
+        if ctx.attempt == 1:
+            raise OSError("busy")
+        return ctx.wait_for_human("And now?")
+
+    flow.add("ask", ask, try_count=2, retry=None)
+    config = {"retry_strategy": "immediate"}
+    flow.run(config=config, **kept("file", tmp_path))
+    send(url_of(tmp_path), "r", [Answer("ask", "yes")])
+    report = flow.resume("r", url_of(tmp_path))
+    assert report.value("ask") == "yes"
+    assert failed == [1, 2]
+    assert report.node_reports["ask"].attempts == 2
+
+
+@every_runner
+def test_each_invocation_of_a_mapped_node_asks_for_itself(runner: str, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def ask(ctx: NodeCtx, name: str) -> Any:
+        asked.append(name)
+        return name if name == "b" else ctx.wait_for_human(f"Is {name} well?", bool)
+
+    flow = Steered()
+    flow.add("ask", ask, give={"name": ["a", "b", "c"]}, map_over="name")
+    hook = Script({"HumanInputRequested ask[0]": Answer("ask", True, key="0")})
+    report = flow.run(runner, hooks=[hook], **kept("file", tmp_path))
+    assert report.status == "paused"
+    send(url_of(tmp_path), "r", [Answer("ask", False, key="2")])
+    again = flow.resume("r", url_of(tmp_path), runner=runner)
+    assert again.value("ask") == [True, "b", False]
+    assert sorted(asked) == ["a", "b", "c"]
+
+
+@pytest.mark.row("H8")
+@every_runner
+def test_a_failure_handler_may_ask_a_person(runner: str) -> None:
+    flow = Steered().act("help", lambda ctx, error: ctx.wait_for_human(f"{error}: what now?"))
+    flow.add("bad", boom, failure="help")
+    flow.add("use", lambda value: value, take={"value": "bad"})
+    hook = Script({"HumanInputRequested bad": Answer("bad", "go on")})
+    report = flow.run(runner, hooks=[hook])
+    assert report.outputs == {"use": "go on"}
+    assert report.node_reports["bad"].recovered
+
+
+# --- ends ----------------------------------------------------------------------------------------
+
+
+@every_runner
+def test_a_question_of_a_run_that_stops_is_not_asked_any_more(runner: str, tmp_path: Path) -> None:
+    flow = asking().note("bad", Answers([OSError("no"), 1]), after=["before"])
+    report = flow.run(runner, max_workers=1, **kept("file", tmp_path))
+    assert states(report) == {
+        "before": "completed",
+        "ask": "cancelled",
+        "after": "cancelled",
+        "bad": "failed",
+    }
+    again = flow.resume("r", url_of(tmp_path), runner=runner)
+    assert states(again)["bad"] == "completed"
+    assert states(again)["ask"] == "waiting"
+
+
+@every_runner
+def test_a_question_of_a_cancelled_branch_is_not_asked_any_more(
+    runner: str, tmp_path: Path
+) -> None:
+    flow = asking()
+    hook = Script(
+        {"HumanInputRequested ask": [CancelBranch("ask", "nobody cares"), Answer("ask", 1)]}
+    )
+    report = flow.run(runner, hooks=[hook], **kept("file", tmp_path))
+    assert report.success
+    assert states(report) == {"before": "completed", "ask": "cancelled", "after": "cancelled"}
+    assert [type(each) for each in report.hook_errors] == [InvalidState]
+
+
+def test_two_questions_are_answered_one_by_one(tmp_path: Path) -> None:
+    flow, url = Steered(), url_of(tmp_path)
+    for name in ("one", "two"):
+        flow.add(name, lambda ctx: ctx.wait_for_human("?"))
+    flow.note("both", after=["one", "two"])
+    flow.run(**kept("file", tmp_path))
+    send(url, "r", [Answer("two", 2)])
+    half = flow.resume("r", url)
+    assert states(half) == {"one": "waiting", "two": "completed", "both": "pending"}
+    send(url, "r", [Answer("one", 1)])
+    assert flow.resume("r", url).success
+    assert flow.calls == ["both"]
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"prompt": ""},
+        {"prompt": "?", "timeout": -1},
+        {"prompt": "?", "schema": 5},
+    ],
+)
+def test_what_is_no_question_fails_the_node(details: dict[str, Any]) -> None:
+    flow = Steered()
+    flow.add("ask", lambda ctx: ctx.wait_for_human(**details))
+    report = flow.run()
+    assert isinstance(report.node_reports["ask"].exception, ConfigurationError)
+
+
+# --- time ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.row("D7", "D8")
+def test_autopilot_takes_the_default_when_the_time_is_over() -> None:
+    config = DagConfig(human_wait_minutes=30, human_timeout_action="autopilot")
+    clocked = Clocked(asking("Ship it?", bool, True), config, hooks=[hook := Script()])
+    report = clocked.run()
+    assert report.outputs == {"after": True}
+    assert sum(clocked.waits) == pytest.approx(1800, abs=1e-3)
+    assert hook.told.count("NodeCompleted ask") == 1
+
+
+@pytest.mark.row("D7", "D8")
+def test_autopilot_without_a_default_waits_for_the_person() -> None:
+    config = DagConfig(human_wait_minutes=30, human_timeout_action="autopilot")
+    report = Clocked(asking("Ship it?", bool), config).run()
+    assert report.status == "paused"
+    assert states(report)["ask"] == "waiting"
+
+
+@pytest.mark.row("D7", "D8")
+@pytest.mark.parametrize("action", [{}, {"human_timeout_action": "pause"}])
+def test_pause_leaves_the_question_open_whatever_the_time(action: dict[str, str]) -> None:
+    config = DagConfig(human_wait_minutes=30, **action)
+    clocked = Clocked(asking("Ship it?", bool, True), config)
+    report = clocked.run()
+    assert report.status == "paused", "nobody decides for a person silently"
+    assert clocked.waits == []
+
+
+@pytest.mark.row("D7")
+def test_a_body_that_names_time_and_answer_decides_itself() -> None:
+    clocked = Clocked(asking("Ship it?", default="later", timeout=90))
+    assert clocked.run().outputs == {"after": "later"}
+    assert sum(clocked.waits) == pytest.approx(90, abs=1e-3)
+    paused = Clocked(
+        asking("Ship it?", default="later", timeout=90), DagConfig(human_timeout_action="pause")
+    )
+    assert paused.run().status == "paused"
+
+
+@pytest.mark.row("D7")
+def test_the_time_of_the_body_beats_that_of_the_configuration() -> None:
+    config = DagConfig(human_wait_minutes=30, human_timeout_action="autopilot")
+    clocked = Clocked(asking(default=1, timeout=5), config)
+    assert clocked.run().success
+    assert sum(clocked.waits) == pytest.approx(5, abs=1e-3)
+
+
+@pytest.mark.row("D7")
+def test_a_person_who_is_faster_than_the_time_counts() -> None:
+    hook = Script({"HumanInputRequested ask": Answer("ask", "mine")})
+    clocked = Clocked(asking(default="later", timeout=90), hooks=[hook])
+    assert clocked.run().outputs == {"after": "mine"}
+    assert sum(clocked.waits) < 1
+
+
+@pytest.mark.row("D7", "D8")
+@every_runner
+def test_time_goes_on_while_no_process_does(runner: str, tmp_path: Path) -> None:
+    """What died while it waited takes the default as soon as it goes on."""
+    alive, dead = tmp_path / "alive", tmp_path / "dead"
+    alive.mkdir()
+
+    def die(_ctx: Any, _event: Any) -> None:
+        shutil.copytree(alive, dead)
+
+    flow = asking(default="later", timeout=0.3)
+    flow.run(runner, hooks=[Script({"HumanInputRequested ask": die})], **kept("file", alive))
+    flow.calls.clear()
+    time.sleep(0.1)
+    began = time.monotonic()
+    report = flow.resume("r", url_of(dead), runner=runner)
+    assert report.outputs == {"after": "later"}
+    assert time.monotonic() - began < 0.25
+    assert flow.calls == ["after"]
+
+
+@pytest.mark.row("D3", "D7")
+def test_the_limit_of_a_run_does_not_count_the_waiting_for_people() -> None:
+    config = DagConfig(timeout_seconds=10)
+    clocked = Clocked(asking(default="later", timeout=3600), config)
+    report = clocked.run()
+    assert report.status == "completed"
+    assert report.outputs == {"after": "later"}
+
+
+# --- reviews -------------------------------------------------------------------------------------
+
+
+@pytest.mark.row("D11")
+@every_runner
+def test_a_run_is_reviewed_after_n_and_2n_completions(runner: str, tmp_path: Path) -> None:
+    flow, url = Steered().note("n0"), url_of(tmp_path)
+    for k in range(1, 5):
+        flow.note(f"n{k}", after=[f"n{k - 1}"])
+    config = {"review_frequency": 2}
+    first = flow.run(runner, config=config, **kept("file", tmp_path))
+    assert (first.status, first.reason) == ("paused", "review after 2 completed nodes")
+    assert flow.calls == ["n0", "n1"]
+    second = flow.resume("r", url, runner=runner)
+    assert (second.status, second.reason) == ("paused", "review after 4 completed nodes")
+    assert flow.calls == ["n0", "n1", "n2", "n3"]
+    last = flow.resume("r", url, runner=runner)
+    assert last.success
+    assert flow.calls == [f"n{k}" for k in range(5)]
+
+
+@pytest.mark.row("D11")
+@every_runner
+def test_a_run_that_is_done_needs_no_review(runner: str) -> None:
+    flow = Steered().note("a").note("b", after=["a"])
+    report = flow.run(runner, config={"review_frequency": 2})
+    assert report.success
+    assert report.reason == ""
+
+
+@pytest.mark.row("D11")
+def test_a_review_lets_running_nodes_end() -> None:
+    flow = Steered()
+    for k in range(4):
+        flow.add(f"n{k}", lambda: time.sleep(0.02))
+    flow.note("last", after=["n0", "n1", "n2", "n3"])
+    report = flow.run("threads", max_workers=4, config={"review_frequency": 2})
+    assert report.status == "paused"
+    assert states(report)["last"] == "pending"
+    assert report.completed_nodes == 4
