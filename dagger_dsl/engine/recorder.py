@@ -164,12 +164,26 @@ class Recorder:
         self._ask_about_started(run, done)
         run.state.patient = hooked
         run.state.restore(list(done), _labels(done), winners, story.between(run, done))
+        self._end_within(run, done)
         self._show_again(run, story, done, hooked)
         if self.stored.status != RunStatus.RUNNING:
             self.journal.commit((), status=RunStatus.RUNNING)
         needed = {source for slot in _open(run.state, plan) for source in _sources(run, slot)}
         for slot in sorted(needed & done.keys()):
             run.load(slot)
+
+    def _end_within(self, run: Run, done: Mapping[int, StoredNode]) -> None:
+        """End what is left of completed mapped nodes; nothing of it is called again.
+
+        Levels of lists have no record of their own, and a failure may have been collected.
+        """
+        ended: dict[int, str] = {}
+        for slot in run.plan.parents:
+            if slot not in done and run.top(slot) in done:
+                failed = slot in run.stored_errors
+                whole = slot in run.plan.mapped
+                ended[slot] = "failed" if failed else "completed" if whole else "cancelled"
+        run.state.show(ended)
 
     def _ask_again(self, run: Run, story: Story) -> None:
         """Let nodes whose body has ended with a question wait for its answer."""
