@@ -12,7 +12,7 @@ import attrs
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.protocols import CacheReader, CancelSignal
-from dagger_dsl.model.values import MISSING
+from dagger_dsl.model.values import MISSING, register_type
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -149,6 +149,7 @@ class Branch:
     value: Any = None
 
 
+@register_type
 @attrs.frozen
 class Failed:
     """Stands in the list of a mapped node for an invocation that failed.
