@@ -19,6 +19,7 @@ PIPELINE_PY = """\
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from dagger_dsl import DAG, NodeCtx, action
 
@@ -71,11 +72,42 @@ def stuck(x: int) -> int:
     return x
 
 
+@action
+def ask(x: int, ctx: NodeCtx) -> Any:
+    note("ask")
+    return ctx.wait_for_human("go on?", bool)
+
+
+@action
+def told(answer: bool) -> str:
+    note("told")
+    return "yes" if answer else "no"
+
+
+@action
+def held(x: int, ctx: NodeCtx) -> int:
+    note("held")
+    while not ((HERE / "works").exists() or ctx.cancelled):
+        time.sleep(0.01)
+    return x
+
+
+@action
+def dying(x: int) -> int:
+    note("dying")
+    if not (HERE / "works").exists():
+        os._exit(9)
+    return x
+
+
 good = DAG(one >> double, name="good")
 bad = DAG(one >> fickle, name="bad")
 paused = DAG(one >> pausing >> double, name="paused")
 long = DAG(one >> slow >> double, name="long")
 hung = DAG(one >> stuck, name="hung", config={"shutdown_grace": 0.2})
+asking = DAG(one >> ask >> told, name="asking")
+busy = DAG(one >> held >> double, name="busy", config={"shutdown_grace": 0.3})
+dead = DAG(one >> dying >> double, name="dead")
 number = 42
 """
 
