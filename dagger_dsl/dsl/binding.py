@@ -10,8 +10,9 @@ When ``a >> b`` is drawn:
 3. Else nothing: ``b`` waits for ``a``.
 
 An action that takes any input (``**kwargs``, an object with `execute`) gets the value under the
-name of the output, or of the node. An arrow that leaves from a branch carries a value only where
-the source is annotated to return a `Branch`.
+name of the output, or of the node. An arrow that leaves from a branch, or from an action that
+`branch` made, carries a value only where the source is annotated to return a `Branch`. Into the
+parameter that a node maps over goes what has items of its type.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from dagger_dsl.errors import (
 from dagger_dsl.model.graph import (
     RESULT,
 )
-from dagger_dsl.model.types import compatible, output_type
+from dagger_dsl.model.types import output_type
 
 __all__ = ["bind", "flow"]
 
@@ -48,6 +49,7 @@ def flow(sources: Sequence[Source], target: NodeBuilder) -> None:
     later = []
     for source in sources:
         _check_home(source, target)
+        source = _labelled(source, target)
         if isinstance(source, Port) and source.label is not None:
             target._choose(source.node, source.label)
             if not _returns_branch(source.node):
@@ -59,6 +61,13 @@ def flow(sources: Sequence[Source], target: NodeBuilder) -> None:
     for source in later:
         if not _bind_free(source, target):
             _order(source, target)
+
+
+def _labelled(source: Source, target: NodeBuilder) -> Source:
+    """Return where an arrow leaves from: from a node that chooses, by the label of its target."""
+    if isinstance(source, NodeBuilder) and source._recipe.chooses:
+        return Port(source, label=target.id)
+    return source
 
 
 def _check_home(source: Source, target: NodeBuilder) -> None:
@@ -119,7 +128,7 @@ def _bind_free(source: Source, target: NodeBuilder) -> bool:
     recipe = target._recipe
     free = [name for name in recipe.order if name in recipe.required and name not in target.inputs]
     given = _type_of(source)
-    fitting = [name for name in free if compatible(given, recipe.params[name].annotation)]
+    fitting = [name for name in free if recipe.fits(name, given)]
     if len(fitting) > 1:
         _refuse_ambiguous(source, target, fitting)
     if not fitting:
@@ -143,12 +152,10 @@ def _type_of(source: Source) -> Any:
         output, source = source.output, source.node
     assert isinstance(source, NodeBuilder)
     recipe = source._recipe
-    if recipe.options.get("map_over") is not None:
-        return list
     if output is None:
         output = recipe.outputs[0] if len(recipe.outputs) == 1 else RESULT
-    if output == RESULT and RESULT not in recipe.outputs:
-        return recipe.returns()
+    if recipe.map_over is not None or (output == RESULT and RESULT not in recipe.outputs):
+        return recipe.value_type()
     return output_type(recipe.returns(), recipe.outputs, output)
 
 
@@ -183,6 +190,7 @@ def bind(source: Source, target: NodeBuilder, name: str) -> None:
     """
     _check_home(source, target)
     recipe = target._recipe
+    source = _labelled(source, target)
     if isinstance(source, Port) and source.label is not None:
         target._choose(source.node, source.label)
     if name not in recipe.names and not recipe.open:

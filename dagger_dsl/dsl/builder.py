@@ -320,16 +320,26 @@ class DAG:
         id: str | None = None,
         **options: Unpack[ActionOptions],
     ) -> Callable[[Callable[P, R]], NodeFunction[P, R]]:
-        """Make a function a node with a cache strategy: ``@dag.cached_node(ttl=60)``.
+        """Make a function a node whose results later runs may take: ``@dag.cached_node(ttl=60)``.
 
-        The strategy is built, drawn and written to YAML. This version keeps no results for later
-        runs: it refuses to run a graph that asks for them, so use ``@dag.node`` for now.
+        A result is taken instead of a call when the action, its code and the inputs are the same.
+        Runs share results through their database, and runs without one within the process.
 
         Args:
-            ttl: Seconds (or timedelta) that a result is to stay fresh; for ever by default.
-            id, **options: As for `node`.
+            ttl: Seconds (or timedelta) that a result stays fresh; for ever by default.
+            id, **options: As for `node`; ``cache`` takes any `CacheStrategy` in the place of *ttl*.
+
+        Raises:
+            ConfigurationError: As `node`, or *ttl* and ``cache`` are both given.
         """
-        return NodeDecorator(self, cache=True if ttl is None else ttl)(id=id, **options)
+        if options.get("cache") is None:
+            options["cache"] = True if ttl is None else ttl
+        elif ttl is not None:
+            raise ConfigurationError(
+                "@dag.cached_node: ttl= and cache= both say how long a result is used; give one, "
+                "such as cache=CacheStrategy.ttl(60, inputs=['url'])"
+            )
+        return NodeDecorator(self)(id=id, **options)
 
     def _node_function(
         self, fn: Any, node_id: str | None, options: Mapping[str, Any]

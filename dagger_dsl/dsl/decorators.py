@@ -1,14 +1,15 @@
-"""`action`: a function becomes something a graph can call, and stays a function."""
+"""`action` and `branch`: a function becomes something a graph can call, and stays a function."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
     Generic,
+    Never,
     ParamSpec,
     TypeVar,
     cast,
@@ -88,16 +89,19 @@ if TYPE_CHECKING:
         metadata: Mapping[str, Any] | None
         map_over: str | None
         max_parallel: int | None
+        map_depth: int | None
+        map_errors: Literal["fail", "collect"] | None
         branch: str | None
         enabled: bool | None
 
 
-__all__ = ["Action", "action"]
+__all__ = ["Action", "action", "branch"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Action(Ends, Generic[P, R]):
@@ -125,6 +129,7 @@ class Action(Ends, Generic[P, R]):
         self._method = method
         self._function: Callable[P, R] = definition.original
         self._made: Recipe | None = None
+        self._mapped: dict[Any, Recipe] = {}
         functools.update_wrapper(self, self._function, updated=())
 
     @property
@@ -149,6 +154,117 @@ class Action(Ends, Generic[P, R]):
             return self._function(*args, **kwargs)
         return cast(R, top[0]._place(self._made or self._recipe(), args, kwargs))
 
+    # Where nothing is known of the result, it is not known whether it is to be awaited.
+    @overload
+    def map(
+        self: Action[Q, Never],
+        items: Any = ...,
+        /,
+        *,
+        max_parallel: int | None = ...,
+        depth: int = ...,
+        on_error: Literal["fail", "collect"] = ...,
+        id: str | None = ...,
+        over: str | None = ...,
+        **inputs: Any,
+    ) -> Any: ...
+    @overload
+    def map(
+        self: Action[Q, Coroutine[Any, Any, T]],
+        items: Any = ...,
+        /,
+        *,
+        max_parallel: int | None = ...,
+        depth: Literal[1] = ...,
+        on_error: Literal["fail"] = ...,
+        id: str | None = ...,
+        over: str | None = ...,
+        **inputs: Any,
+    ) -> Coroutine[Any, Any, list[T]]: ...
+    @overload
+    def map(
+        self,
+        items: Any = ...,
+        /,
+        *,
+        max_parallel: int | None = ...,
+        depth: Literal[1] = ...,
+        on_error: Literal["fail"] = ...,
+        id: str | None = ...,
+        over: str | None = ...,
+        **inputs: Any,
+    ) -> list[R]: ...
+    @overload
+    def map(
+        self,
+        items: Any = ...,
+        /,
+        *,
+        max_parallel: int | None = ...,
+        depth: int = ...,
+        on_error: Literal["fail", "collect"] = ...,
+        id: str | None = ...,
+        over: str | None = ...,
+        **inputs: Any,
+    ) -> Any: ...
+    def map(
+        self,
+        items: Any = None,
+        /,
+        *,
+        max_parallel: int | None = None,
+        depth: int = 1,
+        on_error: str = "fail",
+        id: str | None = None,
+        over: str | None = None,
+        **inputs: Any,
+    ) -> Any:
+        """Call the function for each item of a list: ``square.map(numbers)``.
+
+        Inside a ``with DAG`` block this places one node, which has an invocation for each item of a
+        list that need not be known before the run; its value is the list of their results, in
+        order. Each invocation is retried, timed and recorded by itself. ``b.map(a.map(xs))`` starts
+        an item's ``b`` when its ``a`` has ended, and items of a generator are begun while it still
+        yields.
+
+        Outside of a block it calls the function, one item after the other, and returns the list; of
+        an async function it returns what gives the list when awaited, and the calls run together.
+
+        Args:
+            items: What has the items: a list, a handle, an output (``split.out.rows``) or an input
+                of the DAG. They go into the parameter that `over` names, else into the first one
+                that is not given by name.
+            max_parallel: Invocations at the same time; by default as many as the run has room for.
+            depth: Levels of lists; with 2, ``items`` is a list of lists, and so is the value.
+            on_error: ``fail`` lets a failed invocation fail the node; ``collect`` puts a `Failed`
+                value in its place. Outside of a block, ``fail`` lets the exception through.
+            id: The node's id; nothing outside of a block.
+            over: The parameter that takes the items. Without `items` it says which of the inputs
+                that are given by name is mapped; a single one is.
+            **inputs: What all invocations are given alike. A parameter with the name of an argument
+                above is bound by the longer way: ``with_options(map_over=...)``.
+
+        Raises:
+            ConfigurationError: It is not clear what is mapped over, that has no items, or an
+                argument has an impossible value.
+            ValidationError: Inside a block: as for any call.
+        """
+        from dagger_dsl.dsl.mapping import MapCall, mapped_input  # who maps nothing pays nothing
+
+        what = f"{self.name}.map"
+        name, given = mapped_input(self.definition, items, over, inputs)
+        call = MapCall.of(what, name, depth, on_error, max_parallel)
+        top = active.get()
+        if top is None:
+            return call.run(self.definition, given)
+        recipe = self._mapped.get(call)
+        if recipe is None:
+            from dagger_dsl.dsl.recipes import Recipe
+
+            options = call.options(self._options, self.definition.outputs)
+            recipe = self._mapped[call] = Recipe(self.definition, options)
+        return top[0]._place(recipe, (), given, id)
+
     @overload
     def __get__(self, instance: None, owner: Any = None) -> Action[P, R]: ...
     @overload
@@ -169,7 +285,8 @@ class Action(Ends, Generic[P, R]):
         Args:
             **options: ``id`` of the one node it stands for then; timeout, attempts, retry,
                 on_failure, failure, fallback, cache, trigger, effects, keep, outputs, description,
-                instructions, metadata, map_over, max_parallel, branch, enabled.
+                instructions, metadata, map_over, max_parallel, map_depth, map_errors (see `map`),
+                branch, enabled.
 
         Raises:
             ConfigurationError: An option is unknown or has an impossible value.
@@ -251,11 +368,49 @@ def action(fn: Any = None, /, **options: Any) -> Any:
     return _make(fn, options)
 
 
-def _make(fn: Any, options: Mapping[str, Any]) -> Action[Any, Any]:
+@overload
+def branch(fn: Callable[P, R], /, **options: Unpack[ActionOptions]) -> Action[P, R]: ...
+@overload
+def branch(
+    fn: None = None, /, **options: Unpack[ActionOptions]
+) -> Callable[[Callable[P, R]], Action[P, R]]: ...
+def branch(fn: Any = None, /, **options: Any) -> Any:
+    """Make a function that chooses the way on an action, and register it.
+
+    It returns the id of the node that goes on, or a list of ids; the other nodes that its arrows
+    lead to are skipped. The arrows need no labels: ``route >> [ship, refuse]`` labels each with the
+    id of its target. What the function returns is the choice, so no value flows along the arrows
+    unless it returns ``Branch(id, value)`` and is annotated so. Annotated as ``Literal["ship",
+    "refuse"]`` it is checked, before anything runs, that it never answers another id than that of
+    an arrow's target.
+
+    A node that waits by `after`, or takes the result as an argument, waits for the answer and is no
+    part of the choice.
+
+    Args:
+        fn: The function.
+        **options: Those of `action`.
+
+    Raises:
+        ConfigurationError, RegistryError: As `action`.
+    """
+    if fn is None:
+        from dagger_dsl.registry import check_options
+
+        check_options(options)
+        return lambda fn: _make(fn, options, chooses=True)
+    return _make(fn, options, chooses=True)
+
+
+def _make(fn: Any, options: Mapping[str, Any], chooses: bool = False) -> Action[Any, Any]:
     from dagger_dsl.registry import as_registry, define, is_method
 
     fields = {key: value for key, value in options.items() if key not in ("name", "registry")}
     definition = define(fn, options.get("name"), **fields)
+    if chooses:
+        from dagger_dsl.dsl.choosing import as_choice
+
+        definition = as_choice(definition)
     if is_method(fn):
         return Action(definition, method=True)
     as_registry(options.get("registry")).register(definition)

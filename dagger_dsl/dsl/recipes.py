@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dagger_dsl.dsl.builder import DAG
+from dagger_dsl.dsl.choosing import Choice
 from dagger_dsl.dsl.decorators import Action
 from dagger_dsl.dsl.handles import InputHandle, NodeBuilder, NodeFunction
 from dagger_dsl.dsl.operators import Nodes, Operand, Port
@@ -27,8 +28,9 @@ from dagger_dsl.model.graph import (
     Output,
     id_problem,
 )
-from dagger_dsl.model.policies import Trigger
-from dagger_dsl.model.types import accepts_none, compatible, schema_of
+from dagger_dsl.model.mapped import collected_type, mapped_fault, mapped_misfit, nested
+from dagger_dsl.model.policies import CacheStrategy, RetryPolicy, Trigger
+from dagger_dsl.model.types import accepts_none, schema_of
 from dagger_dsl.model.values import Literal
 from dagger_dsl.registry import ActionDef, define, definition_of
 
@@ -49,16 +51,20 @@ class Recipe:
         names: The same, to look up.
         open: Whether inputs of other names are taken.
         outputs: Declared output names.
+        map_over: The input that is mapped over, or None.
+        chooses: Whether it returns the ids of the nodes that go on.
         suffix: What follows a node's id in the reference to its value.
     """
 
     __slots__ = (
         "_template",
         "base",
+        "chooses",
         "definition",
         "docs",
         "graph_inputs",
         "handlers",
+        "map_over",
         "names",
         "node_id",
         "open",
@@ -84,6 +90,8 @@ class Recipe:
         self.positional = tuple(name for name in self.order if not self.params[name].keyword_only)
         self.open = definition.takes_any_input
         self.outputs: tuple[str, ...] = options.get("outputs", definition.outputs)
+        self.map_over: str | None = options.get("map_over")
+        self.chooses = isinstance(definition, Choice)
         self.suffix = "." + (self.outputs[0] if len(self.outputs) == 1 else RESULT)
         self.docs = definition.input_docs
         self.plain = not self.open and not self.docs and self.required == self.names
@@ -225,19 +233,32 @@ class Recipe:
                 "argument: give each a parameter of its own, or collect them in an action that "
                 "returns the container"
             )
-        literal = value if isinstance(value, Literal) else literal_of(value, what)
-        fault = self.definition.value_fault(name, value)
-        if fault is not None and self.options.get("map_over") != name:
+        levels = self.levels(name)
+        if isinstance(value, Literal):
+            literal, value = value, value.value
+        else:
+            value = nested(value, levels)
+            literal = literal_of(value, what)
+        fault = mapped_misfit(value, self.definition.hints().get(name, Any), levels, name)
+        if fault is not None:
             self._refuse(f"cannot take that: {fault}")
         return literal
+
+    def levels(self, name: str) -> int:
+        """Return how many levels of lists are mapped over in an input, 0 for none."""
+        return (self.options.get("map_depth") or 1) if name == self.map_over else 0
+
+    def fits(self, name: str, offered: Any) -> bool:
+        """Return whether a parameter can take a value of an annotation, item by item if mapped."""
+        return mapped_fault(offered, self.params[name].annotation, self.levels(name)) is None
 
     def graph_input(self, name: str) -> GraphInput:
         """Return what a graph says about the input that a free parameter becomes."""
         found = self.graph_inputs.get(name)
         if found is None:
-            annotation = self.params[name].annotation
-            schema = schema_of(annotation)
-            optional = accepts_none(annotation)
+            annotation, levels = self.params[name].annotation, self.levels(name)
+            schema = schema_of(collected_type(annotation, levels, False))
+            optional = not levels and accepts_none(annotation)
             found = self.graph_inputs[name] = GraphInput(
                 name,
                 schema=Literal(schema) if schema else None,
@@ -251,6 +272,13 @@ class Recipe:
         """Return the annotation of what the action returns."""
         return self.definition.hints().get("return", Any)
 
+    def value_type(self) -> Any:
+        """Return the annotation of a node's whole value: of a mapped one, the list."""
+        if self.map_over is None:
+            return self.returns()
+        collects = self.options.get("map_errors") == "collect"
+        return collected_type(self.returns(), self.levels(self.map_over), collects)
+
     def template(self) -> tuple[Any, ...]:
         """Return the fields of a node, in the order of `Node`, from the sixth on."""
         if self._template is None:
@@ -260,8 +288,8 @@ class Recipe:
                 "try_count": definition.try_count,
                 "on_failure": definition.on_failure,
                 "failure": definition.failure,
-                "retry": definition.retry if _is_data(definition) else None,
-                "cache_strategy": definition.cache_strategy,
+                "retry": _data(definition.retry),
+                "cache_strategy": _data(definition.cache_strategy),
                 "trigger": definition.trigger,
                 "effects": definition.effects,
                 "keep": definition.keep,
@@ -286,6 +314,8 @@ class Recipe:
                 metadata=fields.get("metadata"),
                 map_over=fields.get("map_over"),
                 max_parallel=fields.get("max_parallel"),
+                map_depth=fields.get("map_depth"),
+                map_errors=fields.get("map_errors"),
                 effects=fields["effects"],
                 branch=fields.get("branch"),
                 keep=fields["keep"],
@@ -296,8 +326,9 @@ class Recipe:
         return self._template
 
 
-def _is_data(definition: ActionDef) -> bool:
-    return definition.retry is not None and definition.retry.is_data
+def _data(policy: RetryPolicy | CacheStrategy | None) -> RetryPolicy | CacheStrategy | None:
+    """Return a policy that a graph may carry; one with functions in it stays with the action."""
+    return policy if policy is not None and policy.is_data else None
 
 
 def _handler_name(handler: str | ActionDef | None) -> str | None:
@@ -394,11 +425,10 @@ def check_input_type(source: InputHandle, recipe: Recipe, name: str) -> None:
     Raises:
         ValidationError: It is one.
     """
-    param = recipe.params.get(name)
-    if param is None or compatible(source.annotation, param.annotation):
+    if name not in recipe.params or recipe.fits(name, source.annotation):
         return
-    if recipe.options.get("map_over") == name:
-        return
+    if recipe.levels(name):
+        recipe._refuse(f"cannot map over {source!r} as {name!r}: it has no items that fit")
     recipe._refuse(f"cannot take {source!r} as {name!r}: their types have no value in common")
 
 

@@ -38,6 +38,8 @@ _EXTRA = {
     "metadata": lambda value, what: _metadata(value, what),
     "map_over": lambda value, what: _text(value, what),
     "max_parallel": lambda value, what: _count(value, what),
+    "map_depth": lambda value, what: _count(value, what),
+    "map_errors": lambda value, what: _map_errors(value, what),
     "branch": lambda value, what: _text(value, what),
     "enabled": lambda value, what: _flag(value, what),
 }
@@ -166,6 +168,12 @@ def _count(value: Any, what: str) -> int:
     return value
 
 
+def _map_errors(value: Any, what: str) -> str:
+    if value not in ("fail", "collect"):
+        raise ConfigurationError(f"{what} is 'fail' or 'collect', not {shown(value)}")
+    return str(value)
+
+
 def _flag(value: Any, what: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigurationError(f"{what} is True or False, not {shown(value)}")
@@ -185,6 +193,12 @@ def node_options(definition: ActionDef, given: Mapping[str, Any]) -> dict[str, A
         raise ConfigurationError(
             f"{what}: a node holds data only; give classes, predicates and tenacity objects to the "
             "action itself: @action(retry=...)"
+        )
+    cache = found.get("cache_strategy")
+    if cache is not None and not cache.is_data:
+        raise ConfigurationError(
+            f"{what}: a node holds data only; give a cache key that is a function to the action "
+            "itself: @action(cache=CacheStrategy.custom(...))"
         )
     if found.get("map_over") is not None and not definition.takes_any_input:
         name = found["map_over"]

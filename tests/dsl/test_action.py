@@ -16,7 +16,7 @@ from dagger_dsl import DAG, action
 from dagger_dsl.dsl import Action
 from dagger_dsl.errors import ConfigurationError, RegistryError, ValidationError
 from dagger_dsl.model.context import NodeCtx, NodeOutput
-from dagger_dsl.model.policies import OnFailure, RetryPolicy
+from dagger_dsl.model.policies import CacheStrategy, OnFailure, RetryPolicy
 from dagger_dsl.registry import Registry, as_registry
 
 
@@ -256,6 +256,14 @@ def test_options_of_a_node_make_a_new_action_and_leave_the_old_one() -> None:
         module_level.with_options(store=False)  # type: ignore[call-arg]
     with pytest.raises(ConfigurationError, match="map_over names a parameter, not 'y'"):
         module_level.with_options(map_over="y")
+    with pytest.raises(ConfigurationError, match="a cache key that is a function to the action"):
+        module_level.with_options(cache=CacheStrategy.custom(str))
+    with pytest.raises(ConfigurationError, match="map_errors is 'fail' or 'collect', not 'skip'"):
+        module_level.with_options(map_errors="skip")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="map_depth is a whole number of at least 1"):
+        module_level.with_options(map_depth=0)
+    with pytest.raises(ConfigurationError, match="say how map_over is done, which is not set"):
+        DAG(module_level.with_options(map_depth=2)).compile()
     with pytest.raises(ValidationError, match="no dot"), DAG("d"):
         module_level.with_options(id="a.b")(1)
 

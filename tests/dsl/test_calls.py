@@ -488,7 +488,7 @@ def test_options_of_the_node_reach_the_graph(dag: DAG) -> None:
             branch="main",
             enabled=False,
             outputs=["rows"],
-        )("b")
+        )(["b"])  # type: ignore[arg-type]
     first, other = dag.compile().nodes.values()
     assert (first.timeout, first.description) == (5.0, "from the action")
     assert other.timeout == 7.0

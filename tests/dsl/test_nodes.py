@@ -152,6 +152,7 @@ def test_any_condition_and_select_set_triggers_and_labels(dag: DAG) -> None:
     assert dag.validate().problems == ()
 
 
+@pytest.mark.row("C19", "C21")
 def test_cached_nodes(dag: DAG) -> None:
     @dag.cached_node(ttl=3600)
     def fresh(data: int) -> int:
@@ -161,9 +162,59 @@ def test_cached_nodes(dag: DAG) -> None:
     def always(data: int) -> int:
         return data
 
+    @dag.cached_node(cache=CacheStrategy.ttl(60, inputs=["data"]), timeout=3)
+    def chosen(data: int, note: str = "") -> int:
+        return data
+
+    @dag.cached_node(cache=None, id="plain")
+    def unsaid(data: int) -> int:
+        return data
+
     nodes = dag.compile().nodes
     assert nodes["fresh"].cache_strategy == CacheStrategy.ttl(3600)
     assert nodes["always"].cache_strategy == CacheStrategy.ALWAYS
+    assert nodes["chosen"].cache_strategy == CacheStrategy.ttl(60, inputs=["data"])
+    assert nodes["chosen"].timeout == 3.0
+    assert nodes["plain"].cache_strategy == CacheStrategy.ALWAYS
+    with pytest.raises(ConfigurationError, match="ttl= and cache= both say"):
+        dag.cached_node(ttl=60, cache=True)
+
+
+@pytest.mark.row("C22")
+def test_a_cache_key_that_is_a_function_stays_with_the_action(dag: DAG) -> None:
+    strategy = CacheStrategy.custom(lambda inputs: f"{inputs['user']}")
+
+    @dag.cached_node(cache=strategy)
+    def profile(user: str) -> str:
+        return user
+
+    assert dag.compile().nodes["profile"].cache_strategy is None
+    assert dag.registry["flow.profile"].cache_strategy is strategy
+    assert dag.compile() == type(dag.compile()).from_yaml(dag.compile().to_yaml())
+
+
+@pytest.mark.row("C19", "C20")
+def test_cached_nodes_are_called_once_for_equal_inputs() -> None:
+    calls: list[int] = []
+
+    def build() -> DAG:
+        dag = DAG("cached")
+
+        @dag.cached_node()
+        def kept(data: int) -> int:
+            calls.append(data)
+            return data * 2
+
+        @dag.node(cache=False)
+        def fresh(kept: int) -> int:
+            calls.append(-kept)
+            return kept
+
+        kept >> fresh
+        return dag
+
+    assert [build().run({"data": n}) for n in (4, 4, 5)] == [8, 8, 10]
+    assert calls == [4, -8, -8, 5, -10]
 
 
 @pytest.mark.row("O5")
