@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "DAG",
+    "AddNode",
+    "AddNodes",
     "Backoff",
     "Branch",
     "Cache",
@@ -17,7 +19,9 @@ __all__ = [
     "DagConfig",
     "DagExecutor",
     "DaggerError",
+    "EventHook",
     "ExecutionError",
+    "Failed",
     "Graph",
     "Input",
     "Node",
@@ -42,7 +46,9 @@ __all__ = [
     "ValidationError",
     "YamlError",
     "action",
+    "branch",
     "dump_yaml",
+    "hook",
     "insert_value",
     "load_yaml",
     "load_yaml_dir",
@@ -54,8 +60,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from dagger_dsl.agents import task_agent
-    from dagger_dsl.dsl import DAG, action
+    from dagger_dsl.dsl import DAG, action, branch
+    from dagger_dsl.dsl.hooks import hook
     from dagger_dsl.engine.control import CancelToken, RunHandle
+    from dagger_dsl.engine.hooks import EventHook
     from dagger_dsl.engine.report import RunReport
     from dagger_dsl.errors import (
         DaggerError,
@@ -66,9 +74,9 @@ if TYPE_CHECKING:
         YamlError,
     )
     from dagger_dsl.executor import DagExecutor
-    from dagger_dsl.model.commands import NodeSpec, ref
+    from dagger_dsl.model.commands import AddNode, AddNodes, NodeSpec, ref
     from dagger_dsl.model.config import DagConfig, RunOptions
-    from dagger_dsl.model.context import Branch, NodeCtx, NodeOutput
+    from dagger_dsl.model.context import Branch, Failed, NodeCtx, NodeOutput
     from dagger_dsl.model.graph import Graph, Input, Node, Output
     from dagger_dsl.model.policies import (
         Backoff,
@@ -94,15 +102,17 @@ if TYPE_CHECKING:
 else:  # hidden from type checkers, which would take any misspelt name for an attribute
     _ROOMS = {
         "agents": "task_agent",
-        "dsl": "DAG action",
+        "dsl": "DAG action branch",
+        "dsl.hooks": "hook",
         "engine.control": "CancelToken RunHandle",
+        "engine.hooks": "EventHook",
         "engine.report": "RunReport",
         "errors": "DaggerError ExecutionError NodeExecutionError StoreError "
         "ValidationError YamlError",
         "executor": "DagExecutor",
-        "model.commands": "NodeSpec ref",
+        "model.commands": "AddNode AddNodes NodeSpec ref",
         "model.config": "DagConfig RunOptions",
-        "model.context": "Branch NodeCtx NodeOutput",
+        "model.context": "Branch Failed NodeCtx NodeOutput",
         "model.graph": "Graph Input Node Output",
         "model.policies": "Backoff CacheStrategy OnFailure RetryPolicy RetryStrategy Trigger",
         "model.states": "NodeState RunStatus",

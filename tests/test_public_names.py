@@ -16,6 +16,8 @@ import dagger_dsl
 #: Every public name. Adding one is a decision: at most 50, ever.
 NAMES = [
     "DAG",
+    "AddNode",
+    "AddNodes",
     "Backoff",
     "Branch",
     "Cache",
@@ -24,7 +26,9 @@ NAMES = [
     "DagConfig",
     "DagExecutor",
     "DaggerError",
+    "EventHook",
     "ExecutionError",
+    "Failed",
     "Graph",
     "Input",
     "Node",
@@ -49,7 +53,9 @@ NAMES = [
     "ValidationError",
     "YamlError",
     "action",
+    "branch",
     "dump_yaml",
+    "hook",
     "insert_value",
     "load_yaml",
     "load_yaml_dir",

@@ -12,7 +12,7 @@ from typing import Any, assert_type
 
 import tenacity
 
-from dagger_dsl import DAG, CacheStrategy, NodeCtx, RetryPolicy, Trigger, action
+from dagger_dsl import DAG, CacheStrategy, NodeCtx, RetryPolicy, Trigger, action, branch
 from dagger_dsl.dsl import Action, InputHandle, NodeBuilder, NodeFunction, nodes
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.model.validate import ValidationReport
@@ -65,6 +65,27 @@ async def caller() -> None:
     await waiting
 
 
+# A map gives lists: of an async function, when awaited; where the shape hangs on the arguments, or
+# nothing is known of the result, anything.
+
+
+@action(registry=own)
+def untyped(x):  # type: ignore[no-untyped-def]
+    return x
+
+
+assert_type(load.map(["a", "b"], limit=3), list[list[int]])
+assert_type(load.map(path=["a"]), list[list[int]])
+assert_type(load.map([["a"], ["b"]], depth=2), Any)
+assert_type(load.map(["a"], on_error="collect", max_parallel=2), Any)
+assert_type(untyped.map([1]), Any)
+
+
+async def mapper() -> None:
+    assert_type(await report.map([1, 2], title="x"), list[str])
+    assert_type(await report.map([[1]], depth=2), Any)
+
+
 # Wrong calls are seen, outside of a DAG and inside.
 
 
@@ -78,6 +99,10 @@ def wrong() -> None:
     load.no_such_attribute  # type: ignore[attr-defined]
     action(timout=3)  # type: ignore[call-overload]
     action(attempts="often")  # type: ignore[call-overload]
+    load.map(["a"], on_error="skip")  # type: ignore[call-overload]
+    load.map(["a"], depth="2")  # type: ignore[call-overload]
+    load.map(["a"], max_parallel=2.5)  # type: ignore[call-overload]
+    load.map([1]) + "text"  # type: ignore[operator]
     with DAG("flow") as dag:
         summarise(load(1))  # type: ignore[arg-type]
         load >> "text"  # type: ignore[operator]
@@ -98,6 +123,24 @@ class Scaler:
 
 
 assert_type(Scaler(2).scale(3), int)
+assert_type(Scaler(2).scale.map([3, 4]), list[int])
+
+
+# What chooses the way on is an action too.
+
+
+@branch(registry=own, timeout=2)
+def route(total: int) -> str:
+    return "report" if total else "load"
+
+
+@branch(registry=own)
+def undecided() -> list[str]:
+    return []
+
+
+assert_type(route(1), str)
+assert_type(undecided, Action[[], list[str]])
 
 
 # Calls inside a block, handles and arrows.
@@ -116,6 +159,11 @@ def build() -> DAG:
         report.branches["big"] >> action(plain, name="big", registry=own)
         [load, summarise] >> action(plain, registry=own)
         nodes(load, summarise) >> [report]
+        route >> [
+            action(plain, name="left", registry=own),
+            action(plain, name="right", registry=own),
+        ]
+        assert_type(summarise.map(load.map(["a"])), list[dict[str, int]])
     handle = dag.nodes["report"]
     assert_type(handle, NodeBuilder)
     handle.after(dag.nodes["load"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.resources
 import sys
@@ -26,14 +27,20 @@ def test_what_type_checkers_are_shown_is_what_runs(api: ModuleType) -> None:
     assert api.load("a", limit=3) == [3]
     assert api.build().validate().problems == ()
     assert list(api.by_nodes().nodes) == ["first", "then", "check", "either", "cached"]
+    asyncio.run(api.mapper())
     assert api.own.list_actions() == [
         "big",
+        "left",
         "load",
         "one",
         "plain",
         "report",
+        "right",
+        "route",
         "stacked",
         "summarise",
+        "undecided",
+        "untyped",
     ]
 
 
