@@ -49,6 +49,7 @@ from dagger_dsl.model.values import MISSING
 from dagger_dsl.store.storage import Store
 from tests.engine.helpers import Answers, Workflow, states, url_of
 from tests.runners.helpers import eventually
+from tests.scale import count
 
 
 @pytest.fixture
@@ -194,6 +195,69 @@ def test_a_refusal_is_the_same_as_in_the_process_of_the_run(store: Store, tmp_pa
     assert told[0] == told[1]
     gate.let.set()
     handle.result(20)
+
+
+SENDING = """
+import sys
+sys.path.insert(0, {root!r})
+from dagger_dsl.engine.remote import RunControl
+from dagger_dsl.model.commands import AddNode, NodeSpec
+from dagger_dsl.store.storage import Store
+with Store({url!r}) as store:
+    run = RunControl(store, "r")
+    for k in range({number}):
+        spec = NodeSpec("extra", id=f"{name}_{{k}}", deps=["after"])
+        run.send(AddNode(spec), wait=False)
+    assert run.emit("done")
+"""
+
+
+@pytest.mark.row("B37")
+def test_commands_of_threads_and_processes_are_applied_once_each(
+    store: Store, tmp_path: Path
+) -> None:
+    gate, number = Gate(), count(1_000) // 10
+    flow = gated(gate)
+    handle = started(flow, gate, tmp_path)
+    root = str(Path(dagger_dsl.__file__).parents[1])
+    senders = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                SENDING.format(root=root, url=url_of(tmp_path), number=number, name=name),
+            ]
+        )
+        for name in ("p", "q")
+    ]
+    faults: list[BaseException] = []
+
+    def send(thread: int) -> None:
+        try:
+            for k in range(number):
+                assert handle.add_node(NodeSpec("extra", id=f"t{thread}_{k}", deps=["after"]))
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=send, args=(k,)) for k in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(60)
+    assert [each.wait(60) for each in senders] == [0, 0]
+    assert faults == []
+    assert handle.answer("ask", 1)
+    gate.let.set()
+    report = handle.result(60)
+    assert report.success
+    assert len(report.graph.nodes) == 4 + 10 * number
+    assert flow.calls.count("extra") == 10 * number
+    sent = store.requests("r")
+    assert len(sent) == 2 * (number + 1)
+    outcomes = [of_json(str(store.outcome_of("r", each))) for each, _ in sent]
+    assert all("refused" not in each for each in outcomes)
+    added = [each for each in store.load_run("r").commands if '"do":"add"' in each.body]
+    assert len(added) == 10 * number, "none is recorded twice"
 
 
 def test_an_unknown_run_and_a_completed_one_take_nothing(store: Store, tmp_path: Path) -> None:
