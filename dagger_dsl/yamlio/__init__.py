@@ -1,4 +1,30 @@
-"""Front door 2: workflows as YAML, read strictly, written readably, edited with their comments."""
+"""Front door 2: workflows as YAML, read strictly, written readably, edited with their comments.
+
+A file is a legacy one of the source documents plus optional keys, so that every legacy file loads.
+The keys that are ours, each of which says nothing where it is left out:
+
+Of the workflow:
+    ``inputs``: what a run is given; names, or mappings of ``name``, ``description``, ``schema``,
+    ``default``, ``required``.
+    ``edges``: ``{source, target, when}`` or ``[source, target]``; ``when`` is a branch label.
+
+Of a node:
+    ``retry``: extra calls, a name (``immediate``, ``exponential``) or the fields of a RetryPolicy.
+    ``cache_strategy``: ``always``, ``never``, ``{ttl: seconds}``, ``{custom: key}``; where only
+    some inputs count, ``{ttl: seconds, inputs: [names]}`` or ``{always: true, inputs: [names]}``.
+    ``trigger``: ``success``, ``any``, ``none_failed``, ``failed`` or ``done``.
+    ``map_over``: the input whose items each get an invocation; the node's value is the list of
+    their results, so a node that declares several outputs says ``outputs: [result]``.
+    ``map_depth``: how many levels of lists it goes into; 1.
+    ``map_errors``: ``fail`` (a failed invocation fails the node) or ``collect`` (it gives a
+    `Failed` value).
+    ``max_parallel``: invocations of the node at the same time; any number.
+    ``effects``: ``at_least_once`` or ``at_most_once``.
+    ``fallback``: the action that is called when the last attempt has failed.
+    ``branch``, ``keep``, ``enabled``, ``subgraph``, ``metadata``: as for `Node`.
+
+``map_depth`` and ``map_errors`` go with ``map_over`` only. ``on_failure`` is read as ``onfailure``.
+"""
 
 from __future__ import annotations
 

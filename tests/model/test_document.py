@@ -110,6 +110,19 @@ def test_python_objects_in_a_policy_have_no_plain_form() -> None:
         graph_to_plain(Graph("x", config=config))
 
 
+@pytest.mark.row("G14")
+def test_how_a_node_maps_stands_in_its_plain_form() -> None:
+    node = Node("a", "f", map_over="x", max_parallel=3, map_depth=2, map_errors="collect")
+    assert node_to_plain(node) == {
+        "id": "a",
+        "action": "f",
+        "map_over": "x",
+        "max_parallel": 3,
+        "map_depth": 2,
+        "map_errors": "collect",
+    }
+
+
 # Problems.
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
@@ -125,6 +138,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (of_node(try_count=2.0), "$.nodes[0].try_count", "not the number 2.0"),
     (of_node(try_count=True), "$.nodes[0].try_count", "not the boolean true"),
     (of_node(max_parallel=0), "$.nodes[0].max_parallel", "at least 1"),
+    (of_node(map_over="x", map_depth=0), "$.nodes[0].map_depth", "at least 1"),
+    (of_node(map_over=3), "$.nodes[0].map_over", "must be text"),
+    (of_node(map_over="x", map_errors="skip"), "$.nodes[0]", "'fail' or 'collect', not 'skip'"),
+    (of_node(map_depth=2), "$.nodes[0]", "say how map_over is done"),
+    (of_node(map_errors="fail"), "$.nodes[0]", "say how map_over is done"),
     (of_node(enabled=1), "$.nodes[0].enabled", "true or false, not the number 1"),
     (of_node(keep="no"), "$.nodes[0].keep", "true or false"),
     (of_node(failure=""), "$.nodes[0].failure", "must not be empty"),

@@ -190,6 +190,12 @@ def test_inputs_and_outputs_carry_descriptions() -> None:
         {"effects": "twice"},
         {"dependencies": "node1"},
         {"enabled": "yes"},
+        {"map_depth": 2},
+        {"map_errors": "fail"},
+        {"map_over": "x", "map_depth": 0},
+        {"map_over": "x", "map_depth": 1.5},
+        {"map_over": "x", "map_depth": True},
+        {"map_over": "x", "map_errors": "skip"},
         {"retry": RetryPolicy(retry_on=ValueError)},
     ],
 )

@@ -96,10 +96,17 @@ retries = st.one_of(
         retry_on=st.lists(st.sampled_from(CATEGORIES), max_size=3).map(tuple),
     ),
 )
+_chosen = st.none() | st.lists(words, min_size=1, max_size=3, unique=True)
 caches = st.one_of(
-    st.sampled_from((CacheStrategy.ALWAYS, CacheStrategy.NEVER)),
-    durations.map(CacheStrategy.ttl),
+    st.just(CacheStrategy.NEVER),
+    st.builds(lambda inputs: CacheStrategy.always(inputs=inputs), _chosen),
+    st.builds(lambda age, inputs: CacheStrategy.ttl(age, inputs=inputs), durations, _chosen),
     words.map(CacheStrategy.custom),
+)
+#: How a node maps over an input: how deep it goes and what becomes of failures goes with that only.
+mapping = st.fixed_dictionaries(
+    {"map_over": words},
+    optional={"map_depth": counts, "map_errors": st.sampled_from(("fail", "collect"))},
 )
 _CONFIG: dict[str, st.SearchStrategy[Any]] = {
     "max_attempts": counts,
@@ -174,7 +181,6 @@ def nodes(draw: st.DrawFn, node_id: str, earlier: list[Node]) -> Node:
         "cache_strategy": caches,
         "trigger": st.sampled_from(Trigger),
         "metadata": st.dictionaries(texts(), values(), max_size=3),
-        "map_over": words,
         "max_parallel": counts,
         "effects": st.sampled_from(Effects),
         "branch": words,
@@ -184,6 +190,8 @@ def nodes(draw: st.DrawFn, node_id: str, earlier: list[Node]) -> Node:
         "subgraph": words,
     }
     chosen = draw(st.fixed_dictionaries({}, optional=fields))
+    if draw(st.booleans()):
+        chosen |= draw(mapping)
     return Node(node_id, draw(words), inputs, **chosen)
 
 

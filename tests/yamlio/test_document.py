@@ -161,6 +161,11 @@ def test_a_document_knows_what_is_odd_about_it() -> None:
         ),
         (lambda graph: node(graph, "fetch", keep=True), [], ["    keep: true"]),
         (
+            lambda graph: node(graph, "fetch", map_over="url", map_depth=2, map_errors="collect"),
+            [],
+            ["    map_over: url", "    map_depth: 2", "    map_errors: collect"],
+        ),
+        (
             lambda graph: node(graph, "clean", on_failure=OnFailure.PAUSE),
             ["    onfailure: no  # stop"],
             ["    onfailure: pause  # stop"],

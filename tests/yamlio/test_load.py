@@ -256,6 +256,8 @@ trigger: always
 metadata: {owner: me}
 map_over: urls
 max_parallel: 3
+map_depth: 2
+map_errors: collect
 effects: at_most_once
 branch: eu
 keep: false
@@ -279,6 +281,8 @@ instructions: how
         metadata={"owner": "me"},
         map_over="urls",
         max_parallel=3,
+        map_depth=2,
+        map_errors="collect",
         effects=Effects.AT_MOST_ONCE,
         branch="eu",
         keep=False,
@@ -315,10 +319,67 @@ def test_retry_is_a_number_of_retries_a_name_or_its_fields(
         ("Never", CacheStrategy.NEVER),
         ("{Ttl: 5}", CacheStrategy.ttl(5)),
         ("{custom: k}", CacheStrategy.custom("k")),
+        ("{ttl: 5, inputs: [url]}", CacheStrategy.ttl(5, inputs=["url"])),
+        ("{always: true, inputs: [a, b]}", CacheStrategy.always(inputs=["a", "b"])),
     ],
 )
 def test_cache_strategies(written: str, strategy: CacheStrategy) -> None:
     assert one_node(f"cache_strategy: {written}").cache_strategy == strategy
+
+
+MAPPED = """\
+name: sums
+nodes:
+  - {id: rows, action: fetch}
+  - id: square
+    action: square
+    inputs:
+      - {name: x, reference: rows.result}
+      - {name: factor, value: 2}
+    map_over: x
+    max_parallel: 8
+    map_depth: 2
+    map_errors: collect
+"""
+
+
+@pytest.mark.row("G14")
+def test_a_mapped_node_says_over_what_and_how() -> None:
+    graph = load_yaml(MAPPED)
+    assert graph.nodes["square"] == Node(
+        "square",
+        "square",
+        [Input("x", "rows.result"), Input("factor", value=2)],
+        map_over="x",
+        max_parallel=8,
+        map_depth=2,
+        map_errors="collect",
+    )
+    assert load_yaml(graph.to_yaml()) == graph
+
+
+@pytest.mark.row("G14")
+@pytest.mark.parametrize(
+    ("line", "instead", "place", "says"),
+    [
+        ("map_depth: 2", "map_depth: 0", "11:16", "map_depth must be a whole number of at least 1"),
+        ("map_depth: 2", "map_depth: deep", "11:16", "not the text 'deep'"),
+        ("max_parallel: 8", "max_parallel: 0", "10:19", "max_parallel must be a whole number"),
+        ("map_over: x", "map_over: [x]", "9:15", "map_over must be text, not a list"),
+        ("map_errors: collect", "map_errors: true", "12:17", "map_errors must be text"),
+        ("map_errors: collect", "map_errors: skip", "4:5", "'fail' or 'collect', not 'skip'"),
+        ("    map_over: x\n", "", "4:5", "map_depth and map_errors say how map_over is done"),
+    ],
+)
+def test_what_cannot_be_said_of_a_map_is_refused_at_its_place(
+    line: str, instead: str, place: str, says: str
+) -> None:
+    assert line in MAPPED
+    with pytest.raises(YamlError) as caught:
+        load_yaml(MAPPED.replace(line, instead), name="flow.yaml")
+    (told,) = caught.value.problems
+    assert str(told).startswith(f"flow.yaml:{place}: node 'square': ")
+    assert says in str(told)
 
 
 @pytest.mark.row("A14")
