@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,7 +181,6 @@ def test_cached_nodes(dag: DAG) -> None:
         dag.cached_node(ttl=60, cache=True)
 
 
-@pytest.mark.row("C22")
 def test_a_cache_key_that_is_a_function_stays_with_the_action(dag: DAG) -> None:
     strategy = CacheStrategy.custom(lambda inputs: f"{inputs['user']}")
 
@@ -194,27 +194,48 @@ def test_a_cache_key_that_is_a_function_stays_with_the_action(dag: DAG) -> None:
 
 
 @pytest.mark.row("C19", "C20")
-def test_cached_nodes_are_called_once_for_equal_inputs() -> None:
-    calls: list[int] = []
+def test_cached_nodes_are_called_once_for_equal_inputs(tmp_path: Path) -> None:
+    calls: list[str] = []
 
     def build() -> DAG:
         dag = DAG("cached")
 
         @dag.cached_node()
         def kept(data: int) -> int:
-            calls.append(data)
+            calls.append(f"kept {data}")
             return data * 2
 
         @dag.node(cache=False)
         def fresh(kept: int) -> int:
-            calls.append(-kept)
+            calls.append(f"fresh {kept}")
             return kept
 
         kept >> fresh
         return dag
 
-    assert [build().run({"data": n}) for n in (4, 4, 5)] == [8, 8, 10]
-    assert calls == [4, -8, -8, 5, -10]
+    url = f"sqlite:///{tmp_path / 'cached.db'}"
+    assert [build().run({"data": n}, database_url=url) for n in (4, 4, 5)] == [8, 8, 10]
+    assert calls == ["kept 4", "fresh 8", "fresh 8", "kept 5", "fresh 10"]
+
+
+@pytest.mark.row("C22")
+def test_nodes_share_a_result_where_their_keys_are_equal(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def build() -> DAG:
+        dag = DAG("keyed")
+
+        @dag.cached_node(cache=CacheStrategy.custom(lambda inputs: str(inputs["user"]).lower()))
+        def profile(user: str) -> str:
+            calls.append(user)
+            return f"profile of {user}"
+
+        return dag
+
+    url = f"sqlite:///{tmp_path / 'keyed.db'}"
+    answers = [build().run({"user": user}, database_url=url) for user in ("Ada", "ADA", "Bob")]
+    assert answers == ["profile of Ada", "profile of Ada", "profile of Bob"]
+    assert calls == ["Ada", "Bob"]
 
 
 @pytest.mark.row("O5")

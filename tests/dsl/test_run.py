@@ -10,7 +10,20 @@ from typing import Any
 
 import pytest
 
-from dagger_dsl import DAG, Graph, Input, Node, RunOptions, Secret, action, engine
+from dagger_dsl import (
+    DAG,
+    AddNodes,
+    Graph,
+    Input,
+    Node,
+    NodeCtx,
+    NodeOutput,
+    NodeSpec,
+    RunOptions,
+    Secret,
+    action,
+    engine,
+)
 from dagger_dsl.errors import (
     ConfigurationError,
     InputValidationError,
@@ -20,6 +33,7 @@ from dagger_dsl.errors import (
     NotExecuted,
     ValidationError,
 )
+from dagger_dsl.model.commands import Chain
 from dagger_dsl.model.graph import GraphInput
 from dagger_dsl.model.values import Literal
 from dagger_dsl.registry import Registry
@@ -323,3 +337,39 @@ def test_an_awaited_run_keeps_the_loop_free(dag: DAG) -> None:
     assert asyncio.run(dag.run_async()) != threading.get_ident()
     assert asyncio.run(dag.run_async(mode="sequential")) == threading.get_ident()
     assert dag.run() == threading.get_ident()
+
+
+@pytest.mark.row("G4")
+@pytest.mark.parametrize("runner", ["sequential", "threads", "asyncio"])
+def test_the_steps_of_a_chain_run_in_order(runner: str) -> None:
+    order: list[str] = []
+
+    @action
+    def step(ctx: NodeCtx) -> None:
+        order.append(ctx.node_id)
+
+    @action
+    def plan() -> NodeOutput:
+        steps = Chain([NodeSpec("step") for _ in range(20)], after=["plan"])
+        return NodeOutput.success({"steps": len(steps)}, commands=[AddNodes(steps)])
+
+    with DAG("planned") as dag:
+        plan()
+    dag.registry.register(step.definition)
+    dag.run(runner=runner)
+    assert order == [f"step_{place}" for place in range(20)]
+
+
+@pytest.mark.row("E20")
+def test_a_join_after_a_disabled_node_still_runs() -> None:
+    @action(trigger="none_failed")
+    def join(one: int | None, other: int | None) -> tuple[int | None, int | None]:
+        return one, other
+
+    double_ = action(double)
+    with DAG("partly") as dag:
+        on: Any = double_.with_options(id="one")(1)
+        off: Any = double_.with_options(id="other", enabled=False)(2)
+        join(on, off)
+    assert dag.run() == (2, None)
+    assert dag.report.states()["other"] == "skipped"
