@@ -14,6 +14,7 @@ from collections.abc import (
     AsyncIterable,
     Generator,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
@@ -70,6 +71,8 @@ def mapped_misfit(value: Any, item: Any, depth: int, path: str) -> str | None:
         return None if item is Any else misfit(value, item, path)
     if not has_items(value):
         return f"{path} is mapped over, so it must be a list, not {shown(value, 60)}"
+    if isinstance(value, Iterator):
+        return None  # looking at its items would take them
     faults = (
         mapped_misfit(each, item, depth - 1, f"{path}[{place}]") for place, each in enumerate(value)
     )

@@ -182,3 +182,9 @@ def test_a_value_is_told_by_the_path_of_what_is_wrong_in_it() -> None:
         assert fault == f"xs is mapped over, so it must be a list, not {value!r}"
     assert mapped_misfit([1], int, 2, "xs") == ("xs[0] is mapped over, so it must be a list, not 1")
     assert mapped_misfit("a", int, 0, "x") == "x must be int, not str 'a'"
+
+
+def test_items_that_can_be_had_only_once_are_not_looked_at() -> None:
+    once = iter(["a"])
+    assert mapped_misfit(once, int, 1, "xs") is None
+    assert list(once) == ["a"]
