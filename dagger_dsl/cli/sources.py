@@ -304,6 +304,7 @@ def misread_inputs(
 
 def _faults(graph: Graph, registry: Registry, name: str) -> Iterator[Callable[[Any], str | None]]:
     """Yield what checks the values of one input."""
+    from dagger_dsl.model.mapped import mapped_misfit
     from dagger_dsl.registry import schema_fault
 
     declared = graph.inputs.get(name)
@@ -314,7 +315,9 @@ def _faults(graph: Graph, registry: Registry, name: str) -> Iterator[Callable[[A
         action = registry.get(node.action)
         for parameter, source in _taken(node):
             if action is not None and source == name:
-                yield partial(action.value_fault, parameter)
+                levels = (node.map_depth or 1) if node.map_over == parameter else 0
+                hint = action.hints().get(parameter, Any)
+                yield partial(mapped_misfit, item=hint, depth=levels, path=parameter)
 
 
 def read_value(text: str) -> Any:

@@ -13,6 +13,7 @@ from dagger_dsl.errors import (
     did_you_mean,
     shown,
 )
+from dagger_dsl.model.mapped import mapped_misfit
 from dagger_dsl.model.types import asks_for_secret
 from dagger_dsl.model.values import Secret
 
@@ -79,7 +80,7 @@ def _is_secret(plan: Plan, name: str) -> bool:
         return True
     return any(
         asks_for_secret(action.hints().get(parameter))
-        for action, parameter in plan.input_uses.get(name, ())
+        for action, parameter, _ in plan.input_uses.get(name, ())
     )
 
 
@@ -98,5 +99,8 @@ def _check(plan: Plan, values: Mapping[str, Any], given: Mapping[str, Any]) -> N
                 if hidden:  # the fault would show what it is about
                     fault = f"the secret inputs.{name} does not fit its schema"
                 raise InputValidationError(f"graph {plan.graph.name!r}: {fault}")
-        for action, parameter in plan.input_uses.get(name, ()):
-            action.check_value(parameter, values[name])
+        for action, parameter, levels in plan.input_uses.get(name, ()):
+            annotation = action.hints().get(parameter, Any)
+            fault = mapped_misfit(values[name], annotation, levels, parameter)
+            if fault is not None:
+                raise InputValidationError(f"action {action.name!r}: {fault}")

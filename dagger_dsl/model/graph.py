@@ -464,6 +464,11 @@ class Node:
             raise ConfigurationError(
                 f"node {id!r}: map_depth is a whole number of at least 1, not {shown(map_depth)}"
             )
+        if max_parallel is not None and (type(max_parallel) is not int or max_parallel < 1):
+            raise ConfigurationError(
+                f"node {id!r}: max_parallel is a whole number of at least 1, not "
+                f"{shown(max_parallel)}"
+            )
         if map_errors not in (None, "fail", "collect"):
             raise ConfigurationError(
                 f"node {id!r}: map_errors is 'fail' or 'collect', not {shown(map_errors)}"

@@ -10,7 +10,7 @@ from typing import Any, Final
 import attrs
 import sqlalchemy as sa
 
-from dagger_dsl.errors import SnapshotNotFound, ConfigurationError, RunOwned, did_you_mean
+from dagger_dsl.errors import ConfigurationError, RunOwned, SnapshotNotFound, did_you_mean
 from dagger_dsl.store.arguments import check_number, check_text, no_such_run
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.batches import INSERT_ARTIFACT, UPSERT_CACHE, file_row

@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy as sa
 
 from dagger_dsl.errors import (
-    SnapshotNotFound,
     ConfigurationError,
     EncodingError,
     RunNotFound,
     RunOwned,
+    SnapshotNotFound,
 )
 from dagger_dsl.store.cache import Cache
 from dagger_dsl.store.ownership import Owner
