@@ -17,9 +17,7 @@ from math import asin, cos, pi, radians, sin, sqrt
 from pathlib import Path
 from typing import Any, TypedDict
 
-from dagger_dsl import NodeCtx, NodeOutput, NodeSpec, action, ref
-from dagger_dsl.dsl.hooks import hook
-from dagger_dsl.model.commands import AddNode, AddNodes
+from dagger_dsl import AddNode, AddNodes, NodeCtx, NodeOutput, NodeSpec, action, hook, ref
 from dagger_dsl.model.context import HookContext
 from dagger_dsl.model.events import NodeCompleted, NodeFailed
 

@@ -19,8 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TypeAlias
 
-from dagger_dsl import DAG, NodeCtx, NodeOutput, NodeSpec, action, ref
-from dagger_dsl.model.commands import AddNodes
+from dagger_dsl import DAG, AddNodes, NodeCtx, NodeOutput, NodeSpec, action, ref
 
 WET_MM, HEAVY_MM = 1.0, 20.0
 SEASONS = {
