@@ -35,7 +35,7 @@ from dagger_dsl.cli.sources import (
     missing_inputs,
     read_inputs,
 )
-from dagger_dsl.cli.steering import waits_for, waits_for_plain
+from dagger_dsl.cli.steering import question_lines, waits_for, waits_for_plain
 from dagger_dsl.errors import (
     ConfigurationError,
     DaggerError,
@@ -276,7 +276,9 @@ def _watch(
         handle = start()
         gc.enable()  # `main` turned it off for the time of loading
         signals.guard(handle)
+        known: set[tuple[str, str, str]] = set()
         while not handle.wait(0.5):
+            _ask(handle, known, arguments, screen)
             if signals.overdue(grace + BEYOND_GRACE):
                 screen.error("a node did not end within the grace time; leaving it behind")
                 signals.leave()
@@ -288,6 +290,21 @@ def _watch(
     if report.status != "completed":
         screen.failure(report)
     return signals.code or CODES[report.status], handle
+
+
+def _ask(
+    handle: RunHandle,
+    known: set[tuple[str, str, str]],
+    arguments: argparse.Namespace,
+    screen: Screen,
+) -> None:
+    """Show what a run asks while it goes on; *known* are the questions that were shown before."""
+    for each in handle.questions():
+        name = (each.node_id, each.key, each.prompt)
+        if name not in known:
+            known.add(name)
+            for line in question_lines(handle, each, arguments.db):
+                screen.say(line)
 
 
 def _tell(

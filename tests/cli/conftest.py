@@ -79,6 +79,11 @@ def ask(x: int, ctx: NodeCtx) -> Any:
 
 
 @action
+def patient(x: int, ctx: NodeCtx) -> Any:
+    return ctx.wait_for_human("go on?", bool, default=False, timeout=60)
+
+
+@action
 def told(answer: bool) -> str:
     note("told")
     return "yes" if answer else "no"
@@ -106,6 +111,7 @@ paused = DAG(one >> pausing >> double, name="paused")
 long = DAG(one >> slow >> double, name="long")
 hung = DAG(one >> stuck, name="hung", config={"shutdown_grace": 0.2})
 asking = DAG(one >> ask >> told, name="asking")
+waiting = DAG(one >> patient >> told, name="waiting")
 busy = DAG(one >> held >> double, name="busy", config={"shutdown_grace": 0.3})
 dead = DAG(one >> dying >> double, name="dead")
 number = 42

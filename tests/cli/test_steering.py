@@ -64,6 +64,21 @@ def test_a_question_is_answered_and_the_run_resumed_by_three_processes(folder: P
 
 
 @pytest.mark.row("E11")
+def test_a_run_that_waits_for_the_time_to_be_over_asks_and_can_be_answered(folder: Path) -> None:
+    process = spawn(folder, "run", "pipeline.py:waiting", "--run-id", "r")
+    assert process.stdout is not None
+    lines = []
+    while "dagger-dsl answer" not in "".join(lines):
+        lines.append(process.stdout.readline())
+        assert process.poll() is None, lines
+    assert "node 'patient' asks: go on? (boolean, default false, until " in lines[-2]
+    assert finish(spawn(folder, *line_in(lines[-1], "answer"))).code == 0
+    done = finish(process)
+    assert done.code == 0, done.err
+    assert "told = 'yes'" in done.out
+
+
+@pytest.mark.row("E11")
 def test_what_a_run_waits_for_is_shown(cli: Cli) -> None:
     cli("run", "pipeline.py:asking", "--run-id", "r")
     shown = cli("show", "r")
