@@ -67,7 +67,7 @@ def test_a_question_is_answered_and_the_run_resumed_by_three_processes(folder: P
 def test_a_run_that_waits_for_the_time_to_be_over_asks_and_can_be_answered(folder: Path) -> None:
     process = spawn(folder, "run", "pipeline.py:waiting", "--run-id", "r")
     assert process.stdout is not None
-    lines = []
+    lines: list[str] = []
     while "dagger-dsl answer" not in "".join(lines):
         lines.append(process.stdout.readline())
         assert process.poll() is None, lines
