@@ -178,7 +178,8 @@ class Desk:
             self._apply_to_run(command)
             note = None
         else:
-            if self._board.go and not steering.only_grows(command):
+            released = self._board.go or self._course.withdrawn
+            if released and not steering.only_grows(command):
                 state.give_back(self._course.recall())  # what nobody has taken has not started
             effect = steering.apply(command, origin)
             note = effect.note

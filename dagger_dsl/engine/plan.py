@@ -100,6 +100,8 @@ class Plan:
         size: Number of slots.
         needs_loop: Something in the graph has to be awaited.
         rebound: Slots of nodes that got other inputs.
+        late: Slots of nodes that came while the run went on.
+        late_edges: ``(source, target)`` of edges that came to nodes which were there.
     """
 
     graph: Graph
@@ -137,6 +139,8 @@ class Plan:
     size: int = 0
     needs_loop: bool = False
     rebound: set[int] = attrs.field(factory=set)
+    late: set[int] = attrs.field(factory=set)
+    late_edges: set[tuple[int, int]] = attrs.field(factory=set)
     _shared: bool = True
     _changed: dict[str, Node] = attrs.field(factory=dict)  # nodes that were added or changed
     _current: Graph | None = None
@@ -319,6 +323,8 @@ _GROWING: Final = (
     "looked_up",
     "owners",
     "rebound",
+    "late",
+    "late_edges",
 )
 
 #: Fields that the IR has for later versions, and the values that ask for nothing.
@@ -406,7 +412,9 @@ def extend_plan(
     Raises:
         ActionNotFound, CycleError, DependencyNotFound, ValidationError: One cannot be added.
     """
-    return _Compiler(plan, nodes, (), lookup).extend()
+    slots = _Compiler(plan, nodes, (), lookup).extend()
+    plan.late.update(slots)
+    return slots
 
 
 def add_children(plan: Plan, slot: int, keys: Sequence[str]) -> list[int]:
@@ -453,15 +461,15 @@ def add_children(plan: Plan, slot: int, keys: Sequence[str]) -> list[int]:
     return list(children)
 
 
-def rebind(plan: Plan, slot: int, node: Node, more: Sequence[int], *, waits: bool = False) -> None:
+def rebind(plan: Plan, slot: int, node: Node, more: Sequence[int]) -> None:
     """Give a node that has not started other inputs, in a run's own plan.
 
     Args:
         plan: The plan.
         slot: The node's.
         node: How it is from now on.
-        more: What it waits for that it did not wait for before.
-        waits: Whether the plan itself has to count them; a state that exists counts for itself.
+        more: What it waits for that it did not wait for before. The state of the run counts these
+            edges, when `RunState.add_edge` tells it of them; the plan does not.
     """
     plan.unshare()
     compiler = _Compiler(plan, (), (), plan.looked_up.get)
@@ -470,12 +478,8 @@ def rebind(plan: Plan, slot: int, node: Node, more: Sequence[int], *, waits: boo
     action = plan.actions[slot]
     compiler.bind(slot, node, action)
     for source in more:
-        plan.successors[source] += (slot,)
-    if more:
-        if waits:
-            plan.unmet[slot] += len(more)
-        if slot in plan.roots:
-            plan.roots.remove(slot)
+        plan.successors[source] = tuple(sorted((*plan.successors[source], slot)))
+        plan.late_edges.add((source, slot))
     plan.ids += [None] * (plan.size - len(plan.ids))
     if node.map_over is not None:
         plan.mapped[slot] = compiler.mapped(slot, node)

@@ -149,8 +149,9 @@ class Recorder:
         done = self._place(run)
         plan = run.plan
         winners = self._winners(run)
+        again: set[int] = set()
         if not all(map(_is_stored, done.values())):
-            _reopen(run, done, winners)
+            again = _reopen(run, done, winners, story, hooked)
         self._count_crashes(run, done)
         for slot, node in done.items():
             run.restored.add(slot)
@@ -163,7 +164,8 @@ class Recorder:
         self._ask_again(run, story)
         self._ask_about_started(run, done)
         run.state.patient = hooked
-        run.state.restore(list(done), _labels(done), winners, story.between(run, done))
+        commands = story.between(run, done)
+        run.state.restore(list(done), _labels(done), winners, commands, again)
         self._end_within(run, done)
         self._show_again(run, story, done, hooked)
         if self.stored.status != RunStatus.RUNNING:
@@ -460,22 +462,36 @@ def _one_more(run: Run, slot: int, attempts: int) -> None:
     run.attempts[slot] = attempts + 1
 
 
-def _reopen(run: Run, done: dict[int, StoredNode], winners: Mapping[int, int]) -> None:
+def _reopen(
+    run: Run,
+    done: dict[int, StoredNode],
+    winners: Mapping[int, int],
+    story: Story,
+    hooked: bool,
+) -> set[int]:
     """Take out results that were not stored by wish and that a node which may run still needs.
 
     Whoever is called again may choose other branches, so more nodes may run than before.
+
+    Returns:
+        What was taken out.
     """
+    again: set[int] = set()
     before = len(done) + 1
     while len(done) < before:
         before = len(done)
-        outlook = RunState(run.plan)
-        outlook.restore(list(done), _labels(done), winners)
-        todo = _open(outlook, run.plan)
+        run.state = RunState(run.plan)  # of the run, as commands are done again to it
+        run.state.patient = hooked  # a disabled node may be enabled, and needs its inputs then
+        run.state.restore(list(done), _labels(done), winners, story.between(run, done), again)
+        todo = _open(run.state, run.plan)
         while todo:
             for source in _sources(run, todo.pop()):
                 if source in done and not _is_stored(done[source]):
                     _one_more(run, source, done.pop(source).attempt)
+                    again.add(source)
                     todo.append(source)
+    run.state = RunState(run.plan)
+    return again
 
 
 def _sources(run: Run, slot: int) -> set[int]:

@@ -80,8 +80,13 @@ class RunState:
     """
 
     __slots__ = (
+        "_absent",
+        "_again",
+        "_begun",
         "_children",
+        "_cut",
         "_disabled",
+        "_due",
         "_final",
         "_held",
         "_joins",
@@ -90,6 +95,7 @@ class RunState:
         "_shelved",
         "_spared",
         "_status",
+        "_to_come",
         "_undecided",
         "_unmet",
         "_why",
@@ -119,6 +125,15 @@ class RunState:
             self._children.setdefault(parent, []).append(child)
         self._spared: set[int] = set()
         self._undecided: set[int] = set()  # failed, and a resume decides
+        self._cut: set[int] = set()  # cancelled with their branch: for joins they were skipped
+        # What a resume takes over step by step, as it came to be: nodes and edges of commands that
+        # are not yet due, completions whose edges are not yet settled, and what had completed but
+        # is called again.
+        self._absent = set(plan.late)
+        self._to_come = set(plan.late_edges)
+        self._due: set[int] = set()
+        self._again: set[int] = set()
+        self._begun = False
         self._final = False
         self._why = ""
         self.holds: dict[str, Held] = {}
@@ -126,7 +141,9 @@ class RunState:
         self.ready: list[int] = []
         self.ended: list[Ended] = []
         self.reasons: dict[int, str] = {}
-        self.left = plan.count
+        self.left = plan.count - len(self._absent)
+        for slot in self._absent:
+            self._status[slot], self._unmet[slot] = WAITING, _NEVER  # nothing settles its edges
         self.waiting = 0
         self.stopped = False
         self.paused = False
@@ -144,7 +161,10 @@ class RunState:
         self._order(0)
 
     def begin(self) -> None:
-        """Enable the invocations that wait for nothing, ahead of what was enabled so far."""
+        """Enable the invocations that wait for nothing; `restore` has done it already."""
+        if self._begun:
+            return
+        self._begun = True
         self._skip_roots()
         enabled = [*self._plan.roots, *self.ready]
         self.ready = [slot for slot in enabled if self._status[slot] == PENDING]
@@ -201,8 +221,9 @@ class RunState:
         labels: Mapping[int, Collection[str] | None],
         winners: Mapping[int, int] | None = None,
         commands: Iterable[tuple[int, Callable[[], object]]] = (),
+        again: Collection[int] = (),
     ) -> None:
-        """Take over completions that an earlier process recorded; called before `begin`.
+        """Take over what an earlier process recorded, in its order; called before `begin`.
 
         Args:
             slots: Completed invocations, in the order of their record.
@@ -210,6 +231,8 @@ class RunState:
             winners: The source that each `any` join had taken.
             commands: What changed the state between completions: each with the number of
                 completions that came before it.
+            again: What had completed too, and is called again as its value was not stored. No
+                command that was recorded ends it.
         """
         for slot, source in (winners or {}).items():
             self._joins[slot].only = source
@@ -217,24 +240,30 @@ class RunState:
             self._status[slot] = COMPLETED
             self._unmet[slot] = _NEVER  # whatever its sources do again, it stays as it is
         self.left -= len(slots)
+        self._due, self._again = set(slots), set(again)
+        self.begin()
         later = iter(commands)
         due, act = next(later, (_NEVER, None))
-        while act is not None and not due:
-            act()
-            due, act = next(later, (_NEVER, None))
-        self._skip_roots()
         for number, slot in enumerate(slots):
             while act is not None and due <= number:
                 act()
                 due, act = next(later, (_NEVER, None))
+            self._due.discard(slot)
             if slot not in self._plan.parents:  # whoever it belongs to counts it when it begins
                 self._pass_on(slot, labels.get(slot))
         while act is not None:
             act()
             due, act = next(later, (_NEVER, None))
+        self._again = set()
+        self.ready = [slot for slot in self.ready if self._status[slot] == PENDING]
+        self._parked = [slot for slot in self._parked if self._status[slot] == PENDING]
 
     def show(self, states: Mapping[int, str]) -> None:
         """Take over the recorded states of a run that is only looked at."""
+        for slot in self._absent.difference(self.asking):
+            self._status[slot] = PENDING
+        self.left += len(self._absent)
+        self._absent = set()
         for slot, name in states.items():
             self._status[slot] = NAMES.index(name)
         self.left -= len(states)
@@ -289,13 +318,10 @@ class RunState:
             self._undecided.add(slot)
             return
         before = len(self.ready)
-        for child in self._children.get(slot, ()):
-            if self.is_open(child):
-                self._end(
-                    child, CANCELLED, f"another invocation of {self._plan.ids[slot]!r} failed"
-                )
         self._settle_dead(slot, FAILED)
         self._order(before)
+        if slot in self._children:
+            self._end_children(slot, f"another invocation of {self._plan.ids[slot]!r} failed")
         if policy is OnFailure.STOP and not self.stopped:
             self._spare(slot)
             self.stopped = True
@@ -322,10 +348,12 @@ class RunState:
     def taken(self) -> set[int]:
         """Return the invocations that were handed out by `take` and have not ended."""
         waiting = {*self.ready, *self._parked, *self._shelved}
+        ids = self._plan.ids
         return {
             slot
             for slot, rest in enumerate(self._unmet)
             if self._status[slot] == PENDING
+            and ids[slot] is not None
             and (not rest or (slot in self._joins and self._joins[slot].closed))
             and slot not in waiting
         }
@@ -360,8 +388,17 @@ class RunState:
         """Keep back what is held among the enabled invocations, and skip what is disabled."""
         if self.patient:
             self._skip_disabled(0)
-        self._parked += [slot for slot in self.ready if slot in self._held]
-        self.ready = [slot for slot in self.ready if slot not in self._held]
+        self._park()
+
+    def _park(self) -> None:
+        held = [
+            slot
+            for slot in self.ready
+            if slot in self._held and not (self.patient and slot in self._disabled)
+        ]
+        if held:
+            self._parked += held
+            self.ready = [slot for slot in self.ready if slot not in set(held)]
 
     def take(self) -> list[int]:
         """Return what may be launched now, and forget it; nothing while paused."""
@@ -389,13 +426,15 @@ class RunState:
             self.ready[before:] = [slot for slot in fresh if slot not in self._disabled]
             for slot in fresh:
                 if slot in self._disabled:
+                    start = len(self.ready)
                     self._end(slot, SKIPPED, "disabled")
+                    self.ready[start:] = sorted(self.ready[start:])
 
     def _pass_on(self, slot: int, labels: Collection[str] | None) -> None:
         """Settle every edge of an invocation that completed and chose *labels*."""
         unmet, ready = self._unmet, self.ready
         before = len(ready)
-        for target in self._plan.successors[slot]:
+        for target in self._successors(slot):
             rest = unmet[target] - 1
             unmet[target] = rest
             if not rest:
@@ -427,7 +466,7 @@ class RunState:
 
     def _end(self, slot: int, state: int, reason: str) -> None:
         """End *slot* without a call, and everything that can no longer run because of it."""
-        work = [(slot, state, reason)]
+        work, mapped = [(slot, state, reason)], []
         while work:
             here, code, why = work.pop()
             if self._status[here] not in (PENDING, WAITING):
@@ -439,27 +478,31 @@ class RunState:
             self.reasons[here] = why
             self.ended.append(Ended(here, code, why))
             work.extend(reversed(self._dead_edges(here, code)))
-            if self._children:
-                work += [(each, CANCELLED, why) for each in self._children.get(here, ())]
+            if here in self._children:
+                mapped.append((here, why))
+        for here, why in mapped:
+            self._end_children(here, why)
+
+    def _end_children(self, slot: int, reason: str) -> None:
+        """Cancel what has not begun of a mapped invocation; what runs comes to its end."""
+        running, work, ended = self.taken(), [slot], []
+        while work:
+            for child in self._children.get(work.pop(), ()):
+                if self._status[child] in (PENDING, WAITING) and child not in running:
+                    ended.append(child)
+                work.append(child)
+        self._drop_all(ended, reason)
 
     def _settle_dead(self, slot: int, state: int) -> None:
         for target, code, reason in self._dead_edges(slot, state):
             self._end(target, code, reason)
 
-    def _dead_edges(
-        self, slot: int, state: int, counts_as: int | None = None
-    ) -> list[tuple[int, int, str]]:
-        """Settle the edges of an invocation that did not complete; return whom that ends.
-
-        Args:
-            slot: The invocation.
-            state: How it ended.
-            counts_as: What joins take that for, where it is something else.
-        """
+    def _dead_edges(self, slot: int, state: int) -> list[tuple[int, int, str]]:
+        """Settle the edges of an invocation that did not complete; return whom that ends."""
         why = self._why_dead(slot, state)
         ends = [
             (target, SKIPPED, why)
-            for target in self._plan.successors[slot]
+            for target in self._successors(slot)
             if self._status[target] == PENDING
         ]
         for target, _label in self._plan.special.get(slot, ()):
@@ -469,13 +512,31 @@ class RunState:
             if join is None:
                 ends.append((target, SKIPPED, why))
                 continue
-            verdict = join.settle(False, state if counts_as is None else counts_as, slot)
+            verdict = join.settle(False, self._for_joins(slot, state), slot)
             if verdict:
                 join.closed = True
                 self.ready.append(target)
             elif verdict is False:
                 ends.append((target, SKIPPED, join.reason()))
         return ends
+
+    def _for_joins(self, slot: int, state: int) -> int:
+        """Return how an invocation ended, for those who join it with others."""
+        return SKIPPED if state == CANCELLED and slot in self._cut else state
+
+    def _successors(self, slot: int) -> Sequence[int]:
+        """Return the targets of plain edges that are there by now."""
+        found = self._plan.successors[slot]
+        if self._to_come:
+            return [target for target in found if (slot, target) not in self._to_come]
+        return found
+
+    def _sources(self, slot: int) -> Sequence[int]:
+        """Return what an invocation waits for by now."""
+        found = self._plan.sources(slot)
+        if self._to_come:
+            return [source for source in found if (source, slot) not in self._to_come]
+        return found
 
     def _why_dead(self, slot: int, state: int) -> str:
         name = self._plan.ids[slot]
@@ -537,22 +598,49 @@ class RunState:
         self._disabled |= disabled
         for slot in slots:
             join = plan.joins.get(slot)
-            if join is not None:
+            if join is not None and slot not in self._absent:
                 self._joins[slot] = join.fresh()
-        for slot in slots:
-            self._inherit(slot)
-            self._settle_new(slot)
+        self._absent.update(slots)
+        for slot in self._sources_first(slots):
+            self._absent.discard(slot)
+            sources = self._sources(slot)
+            self._inherit(slot, sources)
+            if slot in self._due or slot in self.asking:
+                continue  # a resume knows what has become of it
+            self._status[slot] = PENDING
+            self._unmet[slot] = plan.unmet[slot]
+            self._settle_new(slot, sources)
         self._order(before)
+
+    def _sources_first(self, slots: Sequence[int]) -> Sequence[int]:
+        """Return what is added together, each behind what it waits for."""
+        if len(slots) == 1:
+            return slots
+        new = set(slots)
+        for slot in slots:
+            if slot not in self._due and slot not in self.asking:
+                self._status[slot] = WAITING  # nobody settles its edges before it is its turn
+        waits = {slot: len(new.intersection(self._sources(slot))) for slot in slots}
+        order = [slot for slot in slots if not waits[slot]]
+        for slot in order:  # grows while it is walked
+            targets = [
+                *self._successors(slot),
+                *(each for each, _ in self._plan.special.get(slot, ())),
+            ]
+            for target in new.intersection(targets):
+                waits[target] -= 1
+                if not waits[target]:
+                    order.append(target)
+        return order
 
     def _make_room(self) -> None:
         plan = self._plan
         self._status += bytes(len(plan.ids) - len(self._status))
         self._unmet += plan.unmet[len(self._unmet) :]
 
-    def _inherit(self, slot: int) -> None:
+    def _inherit(self, slot: int, sources: Sequence[int]) -> None:
         """Hold what was added to a branch that is held, spare what was added to a spared one."""
-        plan = self._plan
-        sources, label = plan.sources(slot), plan.node(slot).branch
+        plan, label = self._plan, self._plan.node(slot).branch
         for name, branch in self.holds.items():
             named = name == label and name not in plan.index
             if named or not branch.slots.isdisjoint(sources):
@@ -564,19 +652,18 @@ class RunState:
             if (rescues and failed) or not self._spared.isdisjoint(sources):
                 self._spared.add(slot)
 
-    def _settle_new(self, slot: int) -> None:
+    def _settle_new(self, slot: int, sources: Sequence[int]) -> None:
         """Settle the edges of a new invocation whose sources have ended."""
         if self.stopped and slot not in self._spared:
             self._end(slot, CANCELLED, self._why)
             return
         join = self._joins.get(slot)
-        sources = self._plan.sources(slot)
         for source in sources:
-            state = self._status[source]
-            if state in (PENDING, WAITING) or source in self._undecided:
+            if self._is_undecided(source):
                 continue
+            state = self._status[source]
             if join is not None:
-                verdict = join.settle(state == COMPLETED, state, source)
+                verdict = join.settle(state == COMPLETED, self._for_joins(source, state), source)
                 if verdict is False:
                     self._end(slot, SKIPPED, join.reason())
                     return
@@ -600,15 +687,34 @@ class RunState:
 
     def add_edge(self, source: int, target: int) -> None:
         """Let an open invocation wait for one more, which the plan has noted."""
-        state = self._status[source]
-        if state in (PENDING, WAITING) or source in self._undecided:
+        self._to_come.discard((source, target))
+        for branch in self.holds.values():
+            if source in branch.slots:
+                for slot in self.descendants((target,)):
+                    self._hold_one(branch, slot)
+        self._park()
+        state, undecided = self._status[source], self._is_undecided(source)
+        if self._status[target] != PENDING or (state == COMPLETED and not undecided):
+            return
+        for line in (self.ready, self._parked):
+            if target in line:
+                line.remove(target)
+        if undecided:
             self._unmet[target] += 1
-            if target in self.ready:
-                self.ready.remove(target)
-            if target in self._parked:
-                self._parked.remove(target)
-        elif state != COMPLETED:
-            self._end(target, SKIPPED, self._why_dead(source, state))
+            return
+        before = len(self.ready)
+        self._end(target, SKIPPED, self._why_dead(source, state))
+        self._order(before)
+
+    def is_to_come(self, source: int, target: int) -> bool:
+        """Return whether an edge of the plan is one that `add_edge` has yet to tell of."""
+        return (source, target) in self._to_come
+
+    def _is_undecided(self, slot: int) -> bool:
+        """Return whether the edges of an invocation are settled later."""
+        if self._status[slot] in (PENDING, WAITING):
+            return True
+        return slot in self._undecided or slot in self._due
 
     def descendants(self, roots: Iterable[int]) -> set[int]:
         """Return invocations and everything that waits for them."""
@@ -622,28 +728,30 @@ class RunState:
                     work.append(target)
         return found
 
-    def _targets(self, slot: int) -> Iterable[int]:
-        yield from self._plan.successors[slot]
-        for target, _ in self._plan.special.get(slot, ()):
-            yield target
+    def _targets(self, slot: int) -> list[int]:
+        """Return what waits for an invocation by now."""
+        found = [*self._successors(slot), *(each for each, _ in self._plan.special.get(slot, ()))]
+        return [each for each in found if each not in self._absent] if self._absent else found
 
     def hold(self, branch: str, roots: Iterable[int], reason: str) -> None:
         """Start nothing more of a branch; holding it again changes the reason only."""
-        self.let_go(branch)
-        held = self.holds[branch] = Held(reason, set())
-        for slot in self.descendants(roots):
+        known = self.holds.get(branch)
+        held = self.holds[branch] = Held(reason, set() if known is None else known.slots)
+        for slot in self.descendants(set(roots) - self._absent):
             self._hold_one(held, slot)
+        self._park()
 
     def _hold_one(self, branch: Held, slot: int) -> None:
         assert isinstance(branch.slots, set)
         if slot not in branch.slots:
             branch.slots.add(slot)
             self._held[slot] = self._held.get(slot, 0) + 1
-            if self._status[slot] in (PENDING, WAITING):
-                self.reasons[slot] = f"paused: {branch.reason}"
+        if self._status[slot] in (PENDING, WAITING):
+            self.reasons[slot] = f"paused: {branch.reason}"
 
     def let_go(self, branch: str) -> bool:
         """Let a branch go on; False when it is not held."""
+        self._park()  # what is to go on stands in the order in which it was enabled
         found = self.holds.pop(branch, None)
         if found is None:
             return False
@@ -653,22 +761,17 @@ class RunState:
                 del self._held[slot]
                 if self._status[slot] in (PENDING, WAITING):
                     self.reasons.pop(slot, None)
-        parked, self._parked = self._parked, []
-        self.ready += parked  # `sift` keeps back what another branch holds
+        self.ready += [slot for slot in self._parked if slot not in self._held]
+        self._parked = [slot for slot in self._parked if slot in self._held]
         return True
 
-    def cancel_branch(self, roots: Collection[int], reason: str, before: int = _NEVER) -> set[int]:
+    def cancel_branch(self, roots: Collection[int], reason: str) -> set[int]:
         """Cancel what is reachable only through a branch; return what of it is running.
 
         For joins that can be reached in another way the branch counts as skipped.
-
-        Args:
-            roots: Where it begins.
-            reason: Kept with all that ends.
-            before: Nodes from this slot on came later, and do not belong to it.
         """
-        inside = self._only_through(roots, before)
-        running = self.taken() & inside
+        inside = self._only_through(set(roots) - self._absent)
+        running = (self.taken() | self._again) & inside
         ended = [
             slot
             for slot in sorted(inside)
@@ -694,12 +797,13 @@ class RunState:
         self.ready = [slot for slot in self.ready if slot not in gone]
         self._parked = [slot for slot in self._parked if slot not in gone]
         before = len(self.ready)
+        self._cut.update(slots)
         for slot in slots:
-            for target, code, why in self._dead_edges(slot, CANCELLED, SKIPPED):
+            for target, code, why in self._dead_edges(slot, CANCELLED):
                 self._end(target, code, why)
         self._order(before)
 
-    def _only_through(self, roots: Collection[int], before: int) -> set[int]:
+    def _only_through(self, roots: Collection[int]) -> set[int]:
         inside = set(roots)
         work = list(inside)
         while work:
@@ -708,8 +812,7 @@ class RunState:
             found += [
                 target
                 for target in self._targets(here)
-                if target < before
-                and all(source in inside for source in self._plan.sources(target))
+                if all(source in inside for source in self._sources(target))
             ]
             for target in found:
                 if target not in inside:
@@ -772,6 +875,10 @@ class RunState:
                 if slot in branch.slots:
                     for child in children:
                         self._hold_one(branch, child)
+
+    def waits_for(self, slot: int) -> int:
+        """Return how many edges and invocations of its own an open invocation waits for."""
+        return self._unmet[slot]
 
     def waits_only(self, slot: int) -> bool:
         """Return whether an open invocation waits for exactly one more edge."""

@@ -254,13 +254,28 @@ class Steering:
                         )
 
     def _load_sources(self, nodes: Iterable[Node]) -> None:
-        """Read what nodes take from results of earlier processes; nobody has needed them so far."""
+        """Read what nodes take from results of earlier processes; nobody has needed them so far.
+
+        Raises:
+            InvalidState: One was not stored, and its node is not called again: the run went on
+                without it.
+        """
         run = self._run
+        needed: dict[int, None] = {}
         for node in nodes:
             for each in node.inputs:
                 slot = None if each.source is None else run.plan.index.get(each.source[0])
-                if slot is not None:
-                    run.load(slot)
+                if slot is None or slot not in run.restored:
+                    continue
+                needed[slot] = None
+                if run.meta.get(slot, {}).get("stored") is False:
+                    raise InvalidState(
+                        f"node {node.id!r} takes {each.reference!r}, which an earlier process had "
+                        f"and did not store (store=False); add a node of action "
+                        f"{run.plan.actions[slot].name!r} that computes it again"
+                    )
+        for slot in needed:
+            run.load(slot)
 
     # --- changes ---------------------------------------------------------------------------------
 
@@ -363,25 +378,16 @@ class Steering:
         state.hold(command.branch_id, roots, reason)
         return Effect(command_to_plain(command))
 
-    def _cancel(self, command: CancelBranch, count: int | None = None) -> Effect:
-        """Cancel a branch.
-
-        Args:
-            command: What is asked for.
-            count: How many nodes the graph had then, when it is done again.
-        """
-        plan, state = self._run.plan, self._run.state
-        later = list(plan.index.values())[count:] if count is not None else []
-        since = later[0] if later else plan.size
-        roots = [slot for slot in self.roots_of(command.branch_id) if slot < since]
+    def _cancel(self, command: CancelBranch) -> Effect:
+        state = self._run.state
+        roots = self.roots_of(command.branch_id)
         reason = command.reason or f"branch {command.branch_id!r} was cancelled"
         before, ended = state.left, len(state.ended)
-        running = state.cancel_branch(roots, reason, since)
-        if before == state.left and ended == len(state.ended) and not running:
+        running = state.cancel_branch(roots, reason)
+        released = state.let_go(command.branch_id)
+        if before == state.left and ended == len(state.ended) and not (running or released):
             return _NOTHING
-        state.let_go(command.branch_id)
-        note = {**command_to_plain(command), "count": len(plan.index)}
-        return Effect(note, running, reason=reason)
+        return Effect(command_to_plain(command), running, reason=reason)
 
     def _emit(self, command: EmitEvent) -> Effect:
         plain = command_to_plain(command)
@@ -398,7 +404,7 @@ class Steering:
     # --- replay ----------------------------------------------------------------------------------
 
     def rebuild(self, plain: Mapping[str, Any]) -> None:
-        """Do again to the plan what a recorded command did to it; the state does not exist yet."""
+        """Do again to the plan what a recorded command did to it; `replay` tells the state."""
         run = self._run
         if plain["do"] == "add":
             command = command_from_plain({"do": "add", "specs": plain["specs"]})
@@ -417,7 +423,7 @@ class Steering:
             fields |= {name: input_from(name, value) for name, value in changes.inputs.items()}
             node = before.replace(inputs=tuple(fields.values()))
             names = [name for name in node.dependencies if name not in before.dependencies]
-            rebind(run.plan, slot, node, [run.plan.index[name] for name in names], waits=True)
+            rebind(run.plan, slot, node, [run.plan.index[name] for name in names])
         elif plain["do"] == "enable":
             for node_id in plain["ids"]:
                 slot = run.plan.index[node_id]
@@ -428,14 +434,22 @@ class Steering:
 
     def replay(self, plain: Mapping[str, Any]) -> None:
         """Do again to the state what a recorded command did to it."""
-        state = self._run.state
-        if plain["do"] == "enable":
-            slots = [self._run.plan.index[node_id] for node_id in plain["ids"]]
-            state.enable(slots, plain.get("enabled", True))
-        elif plain["do"] == "cancel":
-            cancel = CancelBranch(plain["branch_id"], plain.get("reason"))
-            self._cancel(cancel, plain["count"])
-        elif plain["do"] in ("pause", "resume"):
+        state, index = self._run.state, self._run.plan.index
+        if plain["do"] == "add":
+            state.grow([index[spec["id"]] for spec in plain["specs"]])
+        elif plain["do"] == "inputs":
+            changes = command_from_plain(plain)
+            assert isinstance(changes, SetNodeInputs)
+            slot = index[changes.node_id]
+            given = [input_from(name, value).source for name, value in changes.inputs.items()]
+            for source in dict.fromkeys(
+                index[each[0]] for each in given if each and each[0] in index
+            ):
+                if state.is_to_come(source, slot):
+                    state.add_edge(source, slot)
+        elif plain["do"] == "enable":
+            state.enable([index[node_id] for node_id in plain["ids"]], plain.get("enabled", True))
+        elif plain["do"] in ("cancel", "pause", "resume"):
             self.apply(command_from_plain(plain), Origin("the journal"))
 
 

@@ -1,8 +1,9 @@
 """What a run's journal tells beside outcomes, and how a resume does it again.
 
 Commands, the invocations of mapped nodes and the items of generators are replayed in the order in
-which they were recorded. What they did to the graph comes first, so that every recorded outcome has
-a slot; what they did to the state comes between the completions it came between.
+which they were recorded. What they did to the plan comes first, so that every recorded outcome has
+a slot. What they did to the state comes between the completions it came between: a node that was
+added after a branch was cancelled does not belong to that branch, however often the run is resumed.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Story:
         return [
             (bisect_left(numbers, seq), partial(steering.replay, plain))
             for seq, plain in self.commands
-            if plain["do"] in ("cancel", "enable", "pause", "resume")
+            if plain["do"] in ("add", "cancel", "enable", "inputs", "pause", "resume")
         ]
 
     def emitted(self, run: Run, after: int) -> list[CustomEvent]:
