@@ -148,7 +148,6 @@ class RunState:
         self.stopped = False
         self.paused = False
         self.patient = False
-        self._end_the_hopeless()
 
     def _end_the_hopeless(self) -> None:
         """End what cannot run whatever happens: `failed` joins without edges."""
@@ -165,6 +164,7 @@ class RunState:
         if self._begun:
             return
         self._begun = True
+        self._end_the_hopeless()
         self._skip_roots()
         enabled = [*self._plan.roots, *self.ready]
         self.ready = [slot for slot in enabled if self._status[slot] == PENDING]

@@ -284,15 +284,13 @@ class Steering:
         self._check_graph(command.dag_name)
         slot = self._slot(command.node_id)
         before = run.plan.node(slot)
-        fields = {each.name: each for each in before.inputs}
-        fields |= {name: input_from(name, value) for name, value in command.inputs.items()}
-        node = before.replace(inputs=tuple(fields.values()))
+        node = with_inputs(before, command.inputs)
         if node == before:
             return _NOTHING
         self._refuse_started(slot, "its inputs")
         validate_growth(run.plan.graph, [node], run.plan.find, run.registry)
         self._check_graph_inputs([node])
-        more = self._new_sources(slot, before, node)
+        more = self._new_sources(slot, node)
         self._load_sources([node])
         rebind(run.plan, slot, node, more)
         run.rebound(slot)
@@ -300,24 +298,31 @@ class Steering:
             run.state.add_edge(source, slot)
         return Effect(command_to_plain(command))
 
-    def _new_sources(self, slot: int, before: Node, node: Node) -> list[int]:
+    def _new_sources(self, slot: int, node: Node) -> list[int]:
         """Return what a node waits for that it did not wait for before."""
         run = self._run
-        names = [name for name in node.dependencies if name not in before.dependencies]
-        if not names:
+        found = self._unknown_sources(slot, node)
+        if not found:
             return []
         if node.trigger is not Trigger.SUCCESS:
+            names = ", ".join(repr(run.plan.ids[source]) for source in found)
             raise InvalidState(
                 f"node {node.id!r} has the trigger {str(node.trigger)!r}, so its sources cannot "
-                f"change; it does not wait for {', '.join(map(repr, names))} yet"
+                f"change; it does not wait for {names} yet"
             )
         behind = run.state.descendants((slot,))
-        found = [run.plan.index[name] for name in names]
         for source in found:
             if source in behind:
                 name = str(run.plan.ids[source])
                 raise CycleError((node.id, name, node.id) if source != slot else (name, name))
         return found
+
+    def _unknown_sources(self, slot: int, node: Node) -> list[int]:
+        """Return what a changed node waits for and its plan does not, by labelled edges neither."""
+        plan = self._run.plan
+        known = set(plan.sources(slot))
+        found = [plan.index[name] for name in node.dependencies]
+        return [source for source in found if source not in known]
 
     def _slot(self, node_id: str) -> int:
         index = self._run.plan.index
@@ -419,11 +424,8 @@ class Steering:
             assert isinstance(changes, SetNodeInputs)
             slot = run.plan.index[changes.node_id]
             before = run.plan.node(slot)
-            fields = {each.name: each for each in before.inputs}
-            fields |= {name: input_from(name, value) for name, value in changes.inputs.items()}
-            node = before.replace(inputs=tuple(fields.values()))
-            names = [name for name in node.dependencies if name not in before.dependencies]
-            rebind(run.plan, slot, node, [run.plan.index[name] for name in names])
+            node = with_inputs(before, changes.inputs)
+            rebind(run.plan, slot, node, self._unknown_sources(slot, node))
         elif plain["do"] == "enable":
             for node_id in plain["ids"]:
                 slot = run.plan.index[node_id]
