@@ -1,8 +1,9 @@
 """Whole runs without threads: a coordinator whose workers, clock and store are played by a test.
 
 `Scenario` draws a graph; `Life` plays one process: it takes released calls, answers them in any
-order, lets time pass, cancels, and dies. Everything that the engine does is compared with
-`tests.engine.reference.Model`, which is told of the same outcomes.
+order, lets time pass, cancels, and dies; `Wishes` draws commands, which come from outside and from
+hooks. Everything that the engine does is compared with `tests.engine.reference.Model`, which is
+told of the same outcomes and commands, in the same order.
 """
 
 from __future__ import annotations
@@ -24,11 +25,32 @@ from dagger_dsl.engine.coordinator import Coordinator
 from dagger_dsl.engine.plan import Plan, compile_plan
 from dagger_dsl.engine.recorder import Recorder
 from dagger_dsl.engine.run import Run
+from dagger_dsl.engine.state import FAILED as FAILED_CODE
 from dagger_dsl.engine.state import NAMES
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.engine.steering import Origin
+from dagger_dsl.engine.watch import event_key
+from dagger_dsl.errors import ConfigurationError, InvalidState
+from dagger_dsl.model.commands import (
+    AddNode,
+    AddNodes,
+    CancelBranch,
+    CancelRun,
+    Command,
+    EmitEvent,
+    NodeSpec,
+    PauseBranch,
+    PauseRun,
+    Ref,
+    ResumeBranch,
+    ResumeRun,
+    SetNodeInputs,
+    SetNodesEnabled,
+    command_from_plain,
+)
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import Branch, NodeCtx, NodeOutput
 from dagger_dsl.model.events import (
+    CustomEvent,
     NodeCancelled,
     NodeCompleted,
     NodeFailed,
@@ -52,16 +74,28 @@ from tests.engine.reference import (
     PENDING,
     SKIPPED,
     WAITING,
+    Done,
     Given,
+    Kind,
     Model,
     Recipe,
 )
 
-__all__ = ["Features", "Life", "MemoryStore", "Scenario"]
+__all__ = [
+    "WISHES",
+    "Features",
+    "Life",
+    "MemoryJournal",
+    "MemoryStore",
+    "Scenario",
+    "play",
+]
 
 GRACE = 10.0
 LIMIT = 90.0
+LIVES = 6
 LABELS = ("x", "y", "true")
+BRANCHES = ("left", "right")
 SHOWN = (NodeCompleted, NodeFailed, NodeSkipped, NodeCancelled, NodeRetrying)
 
 
@@ -73,31 +107,80 @@ class Boom(Exception):
 
 
 class MemoryStore:
-    """What `Recorder` needs of a store; it outlives the processes that a test plays."""
+    """What `Recorder` needs of a store; it outlives the processes that a test plays.
 
-    def __init__(self) -> None:
+    Attributes:
+        log: What was done to it, in order; everything else follows from that.
+        rows: By node, key and attempt, the row and its place in the history.
+        commands: What a replay needs beside outcomes.
+        acked: The place up to which hooks were shown everything.
+        slots: By node id, where it stood in the plan of the last life.
+    """
+
+    def __init__(self, log: Sequence[Commit | None] = ()) -> None:
         self.database = SimpleNamespace(path=None)
         self.payloads = Payloads(None)
+        self.log: list[Commit | None] = []
         self.rows: dict[tuple[str, str, int], tuple[int, Row]] = {}
+        self.commands: list[Any] = []
+        self.acked = 0
         self.seq = 0
         self.epoch = 1
-        self.commands: list[Any] = []
+        self.slots: dict[str, int] = {}
+        for each in log:
+            self.append(each)
+
+    def append(self, commit: Commit | None) -> None:
+        """Do what one transaction does; None is the start of a resume."""
+        self.log.append(commit)
+        if commit is None:  # ends without a call are worked out anew
+            self.rows = {
+                key: (seq, row)
+                for key, (seq, row) in self.rows.items()
+                if row[3] not in (SKIPPED, CANCELLED) or row[6] is not None
+            }
+            return
+        for row in (*commit.rows, *commit.replacing):
+            self.rows[row[0], row[1], row[2]] = (self._next(), row)
+        for key, body in commit.commands:
+            self.commands.append(SimpleNamespace(key=key, body=body, seq=self._next()))
+        if commit.ack:
+            self.acked = self._next()
+
+    def _next(self) -> int:
+        self.seq += 1
+        return self.seq
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first transactions, as if the process had died before."""
+        slots = self.slots
+        self.__init__(self.log[:length])  # type: ignore[misc]
+        self.slots = slots
 
     def in_order(self) -> list[Row]:
         """Return the rows as they were recorded."""
-        return [row for _, row in sorted(self.rows.values(), key=lambda pair: pair[0])]
+        return [row for _, row in self.history()]
+
+    def history(self) -> list[tuple[int, Row]]:
+        """Return the rows as they were recorded, each with its place."""
+        return sorted(self.rows.values(), key=lambda pair: pair[0])
+
+    def bodies(self) -> list[tuple[int, dict[str, Any]]]:
+        """Return what was noted beside the rows, each with its place."""
+        found = [(each.seq, json.loads(each.body)) for each in self.commands]
+        return [(seq, body) for seq, body in found if isinstance(body, dict)]
 
     def claim_run(self, run_id: str, durability: str) -> tuple[Any, MemoryJournal]:
         """Return what was recorded, and a new journal."""
         self.epoch += 1
         attempts = [
-            StoredNode(self.payloads, (*row[:3], seq, *row[3:]))
-            for seq, row in sorted(self.rows.values(), key=lambda pair: pair[0])
+            StoredNode(self.payloads, (*row[:3], seq, *row[3:], None, None))
+            for seq, row in self.history()
         ]
         stored = SimpleNamespace(
             attempts=attempts,
             history=attempts,
-            acked=0,
+            acked=self.acked,
             released=[],
             nodes={(node.node_id, node.key): node for node in attempts},
             status="running",
@@ -112,15 +195,18 @@ class MemoryStore:
     @contextmanager
     def writing(self) -> Iterator[Any]:
         """Play the one statement that a resume executes: forget ends without a call."""
+        yield SimpleNamespace(execute=lambda _statement: self.append(None))
 
-        def execute(_statement: Any) -> None:
-            self.rows = {
-                key: (seq, row)
-                for key, (seq, row) in self.rows.items()
-                if row[3] not in (SKIPPED, CANCELLED) or row[6] is not None
-            }
 
-        yield SimpleNamespace(execute=execute)
+@attrs.frozen
+class Commit:
+    """What one transaction of a journal holds."""
+
+    rows: tuple[Row, ...] = ()
+    released: tuple[int, ...] = ()
+    commands: tuple[tuple[str | None, str], ...] = ()
+    replacing: tuple[Row, ...] = ()
+    ack: bool = False
 
 
 class MemoryJournal:
@@ -150,25 +236,26 @@ class MemoryJournal:
         rows: Sequence[Row],
         released: Sequence[int] | None = None,
         *,
-        commands: Any = None,
+        commands: Sequence[tuple[str | None, str]] | None = None,
         replay: bool = False,
         last: bool = False,
         ack: bool = False,
         replacing: Sequence[Row] = (),
     ) -> None:
         """Record, as the schema allows it: attempt 0 replaces, every other number is new."""
-        assert rows or released or ack or commands
-        for note, body in commands or ():
-            known = [each.key for each in self.store.commands if each.key is not None]
-            assert note not in known or replay, f"{note} is noted twice"
-            self.store.seq += 1
-            self.store.commands.append(SimpleNamespace(key=note, body=body, seq=self.store.seq))
+        assert rows or released or ack or commands or replacing
+        known = {each.key for each in self.store.commands}
+        for key, _ in commands or ():
+            assert key is None or key not in known or replay, f"{key} is noted twice"
+            known.add(key)
         for row in rows:
-            key = (row[0], row[1], row[2])
-            assert row[2] == 0 or key not in self.store.rows, f"attempt {key} is recorded twice"
+            place = (row[0], row[1], row[2])
+            assert row[2] == 0 or place not in self.store.rows, f"attempt {place} is recorded twice"
             assert (row[2] == 0) == (row[6] is None), f"only calls have numbers: {row}"
-            self.store.seq += 1
-            self.store.rows[key] = (self.store.seq, row)
+        commit = Commit(
+            tuple(rows), tuple(released or ()), tuple(commands or ()), tuple(replacing), ack
+        )
+        self.store.append(commit)
         self.commits.append((list(rows), list(released or ())))
 
 
@@ -182,6 +269,10 @@ class Features:
     Attributes:
         triggers, labels, policies, handlers, retries, soft, disabled, unstored, outputs: Of graphs.
         cancels, limits, kills, stuck: Of lives.
+        hooks: Whether hooks answer with commands, too.
+        wrong: Whether there are commands that cannot be applied.
+        asks: What commands there may be, by the names of `Wishes`.
+        commands: How many commands there may be.
         failures: Share of calls that fail.
     """
 
@@ -198,6 +289,10 @@ class Features:
     limits: bool = True
     kills: bool = True
     stuck: bool = True
+    hooks: bool = True
+    wrong: bool = True
+    asks: frozenset[str] = frozenset()
+    commands: int = 0
     failures: float = 0.15
 
 
@@ -218,10 +313,36 @@ class Scenario:
         self.registry = Registry()
         self.life: Life | None = None
         self.serial = itertools.count()
+        self.budget = features.commands
+        self.added = itertools.count()
+        self.asked: list[tuple[Command, str | None]] = []
         for recipe in self.recipes.values():
-            self.registry.register(self._action(recipe), f"act_{recipe.id}", store=recipe.stored)
+            action = self._action(len(recipe.inputs))
+            self.registry.register(action, f"act_{recipe.id}", store=recipe.stored)
         self.registry.register(self._handler(), "rescue")
+        self.kinds: dict[str, Kind] = {}
+        if features.commands:
+            self._offer_kinds()
         self.plan: Plan = compile_plan(self.graph, self.registry.get)
+
+    def _offer_kinds(self) -> None:
+        """Register actions that nodes can be added of."""
+        has = self.features
+        self.kinds = {
+            "plain": Kind(),
+            "other": Kind(),
+            "unstored": Kind(stored=not has.unstored),
+            "split": Kind(splits=has.outputs),
+            "rescued": Kind(handler=has.handlers),
+        }
+        for name, kind in self.kinds.items():
+            self.registry.register(
+                self._action(0),
+                name,
+                store=kind.stored,
+                outputs=["result", "extra"] if kind.splits else None,
+                failure="rescue" if kind.handler else None,
+            )
 
     def _draw(self, size: int) -> dict[str, Recipe]:
         rng, has = self.rng, self.features
@@ -259,7 +380,7 @@ class Scenario:
                 handler=has.handlers and rng.random() < 0.2,
                 enabled=not (has.disabled and rng.random() < 0.05),
                 inputs=self._inputs(sources),
-                chooses=False,
+                branch=rng.choice((None, None, None, *BRANCHES)) if has.commands else None,
             )
         labelled = {source for each in found.values() for source, label in each.edges if label}
         return {
@@ -305,35 +426,40 @@ class Scenario:
                     retry=RetryPolicy(base_delay=each.delay, backoff=backoff),
                     failure="rescue" if each.handler else None,
                     enabled=each.enabled,
+                    branch=each.branch,
                 )
             )
             edges += [Edge(source, each.id, label) for source, label in each.edges if label]
         return Graph("scenario", nodes, edges)
 
-    def _action(self, recipe: Recipe) -> Callable[..., Any]:
-        """Return a function that asks the life that is being played what to do."""
+    def _action(self, number: int) -> Callable[..., Any]:
+        """Return a function that asks the life that is being played what to do.
+
+        Args:
+            number: Of the inputs that a node of it has at least.
+        """
         by_default = bool(self.rng.getrandbits(1))
 
-        def answer(inputs: Mapping[str, Any], attempt: int | None = None) -> Any:
+        def answer(given: Mapping[str, Any], attempt: int | None = None) -> Any:
             assert self.life is not None
-            return self.life.body(recipe, inputs, attempt)
+            inputs = {each.name: given[each.name] for each in self.life.recipe.inputs}
+            return self.life.body(inputs, attempt)
 
-        names = [each.name for each in recipe.inputs]
         if self.rng.random() < 0.3:
 
             def with_ctx(ctx: NodeCtx, a: Any = NOTHING, b: Any = NOTHING, c: Any = NOTHING) -> Any:
                 given = {"a": a, "b": b, "c": c}
-                assert {name: ctx.inputs.get(name, NOTHING) for name in names} == {
-                    name: given[name] for name in names
-                }
-                return answer({name: given[name] for name in names}, ctx.attempt)
+                assert self.life is not None
+                assert ctx.node_id == self.life.recipe.id
+                for each in self.life.recipe.inputs:
+                    assert ctx.inputs.get(each.name, NOTHING) == given[each.name]
+                return answer(given, ctx.attempt)
 
             return with_ctx
-        if by_default or len(names) < 3:
+        if by_default or number < 3:
 
             def plain(c: Any = NOTHING, a: Any = NOTHING, b: Any = NOTHING) -> Any:
-                given = {"a": a, "b": b, "c": c}
-                return answer({name: given[name] for name in names})
+                return answer({"a": a, "b": b, "c": c})
 
             return plain
 
@@ -353,44 +479,261 @@ class Scenario:
         return rescue
 
 
+# --- commands ------------------------------------------------------------------------------------
+
+
+class Wishes:
+    """Draws commands: sensible ones, useless ones, repeated ones and wrong ones.
+
+    Args:
+        life: Whose run they are for.
+    """
+
+    def __init__(self, life: Life) -> None:
+        self.life = life
+        self.rng = life.rng
+        self.has = life.scenario.features
+
+    def draw(self, near: str | None = None) -> tuple[Command, str | None]:
+        """Return a command and the key under which it counts once.
+
+        Args:
+            near: The node that it should have to do with.
+        """
+        rng, scenario = self.rng, self.life.scenario
+        scenario.budget -= 1
+        if scenario.asked and rng.random() < 0.1:
+            return rng.choice(scenario.asked)
+        kinds = [name for name in WISHES if name in self.has.asks for _ in range(WISHES[name])]
+        command = getattr(self, rng.choice(kinds))(near)
+        key = rng.choice((None, f"wish {next(scenario.added)}"))
+        scenario.asked.append((command, key))
+        return command, key
+
+    def is_wrong(self, share: float = 0.2) -> bool:
+        """Whether the command is one that cannot be applied."""
+        return self.has.wrong and self.rng.random() < share
+
+    def pick(self, near: str | None) -> str:
+        """Return a node: that one, one that has not ended, or any."""
+        model, luck = self.life.model, self.rng.random()
+        if self.is_wrong(0.05):
+            return "nobody"
+        if near is not None and luck < 0.3:
+            return near
+        left = [each for each, state in model.state.items() if state == PENDING]
+        return self.rng.choice(left if left and luck < 0.8 else list(model.recipes))
+
+    def add(self, near: str | None) -> Command:
+        """Return a command that lets the graph grow."""
+        rng = self.rng
+        ids = [f"g{next(self.life.scenario.added)}" for _ in range(rng.choice((1, 1, 2, 3)))]
+        specs = [self.spec(node_id, ids[:k], near) for k, node_id in enumerate(ids)]
+        if self.is_wrong():
+            self.spoil(specs)
+        rng.shuffle(specs)
+        if len(specs) == 1 and rng.random() < 0.5:
+            if rng.random() < 0.2:
+                specs = [attrs.evolve(specs[0], id=None)]
+            return AddNode(specs[0])
+        return AddNodes(specs)
+
+    def spec(self, node_id: str, mates: Sequence[str], near: str | None) -> NodeSpec:
+        """Return what describes a node that can be added."""
+        rng, known = self.rng, list(self.life.model.recipes)
+        deps = rng.sample(known, min(len(known), rng.choice((0, 1, 1, 2))))
+        deps += [each for each in mates if rng.random() < 0.5]
+        if near is not None and near not in deps and rng.random() < 0.5:
+            deps.append(near)
+        inputs: dict[str, Any] = {}
+        for name in ("a", "b", "c")[: rng.choice((0, 0, 1, 2))]:
+            source = rng.choice(deps if deps and rng.random() < 0.8 else known)
+            inputs[name] = Ref(f"{source}.result") if rng.random() < 0.7 else rng.randint(0, 9)
+        delay = rng.choice((0.0, 0.5, 30.0))
+        backoff = Backoff.FIXED if delay else Backoff.IMMEDIATE
+        again = self.has.retries and rng.random() < 0.3
+        rules = (None, None, "success", "any", "none_failed", "failed", "done")
+        policies = (None, "continue", "continue", "stop", "pause")
+        return NodeSpec(
+            rng.choice(list(self.life.scenario.kinds)),
+            node_id,
+            deps,
+            inputs,
+            try_count=2 if again else None,
+            retry=RetryPolicy(base_delay=delay, backoff=backoff) if again else None,
+            trigger=rng.choice(rules) if self.has.triggers else None,
+            on_failure=rng.choice(policies) if self.has.policies else "continue",
+            branch=rng.choice((None, None, None, *BRANCHES)),
+        )
+
+    def spoil(self, specs: list[NodeSpec]) -> None:
+        """Make one mistake, so that none of them can be added."""
+        rng, place = self.rng, self.rng.randrange(len(specs))
+        spec = specs[place]
+        match rng.randrange(6):
+            case 0:
+                specs[place] = attrs.evolve(spec, deps=(*spec.deps, "nobody"))
+            case 1:
+                specs[place] = attrs.evolve(spec, inputs={**spec.inputs, "c": Ref("nobody.result")})
+            case 2:
+                specs[place] = attrs.evolve(spec, action="nothing")
+            case 3:
+                specs[place] = attrs.evolve(spec, id=rng.choice(list(self.life.model.recipes)))
+            case 4:
+                specs.append(attrs.evolve(spec, deps=(), inputs={"a": 17}))
+            case 5:
+                mate = f"{spec.id}x"
+                specs[place] = attrs.evolve(spec, deps=(*spec.deps, mate))
+                specs.append(NodeSpec("plain", mate, (str(spec.id),)))
+
+    def inputs(self, near: str | None) -> Command:
+        """Return a command that gives a node other inputs."""
+        rng, known = self.rng, list(self.life.model.recipes)
+        names = rng.sample(("a", "b", "c"), rng.choice((1, 1, 2)))
+        if self.is_wrong(0.05):
+            names.append("zzz")
+        values = {
+            name: Ref(f"{self.pick(near) if rng.random() < 0.3 else rng.choice(known)}.result")
+            if rng.random() < 0.5
+            else rng.randint(0, 9)
+            for name in names
+        }
+        return SetNodeInputs(self.pick(near), values)
+
+    def enable(self, near: str | None) -> Command:
+        """Return a command that enables or disables nodes."""
+        ids = dict.fromkeys(self.pick(near) for _ in range(self.rng.choice((1, 1, 2))))
+        return SetNodesEnabled(ids, self.rng.random() < 0.5)
+
+    def branch(self, near: str | None) -> str:
+        """Return a branch: a node, or a label."""
+        return self.rng.choice(BRANCHES) if self.rng.random() < 0.25 else self.pick(near)
+
+    def pause(self, near: str | None) -> Command:
+        """Return a command that holds a branch."""
+        return PauseBranch(self.branch(near), self.rng.choice((None, "a reason", "another")))
+
+    def resume(self, near: str | None) -> Command:
+        """Return a command that lets a branch go."""
+        holds = sorted(self.life.model.holds)
+        wise = holds and self.rng.random() < 0.9
+        return ResumeBranch(self.rng.choice(holds) if wise else self.branch(near))
+
+    def cancel(self, near: str | None) -> Command:
+        """Return a command that cancels a branch."""
+        return CancelBranch(self.branch(near), self.rng.choice((None, "not needed")))
+
+    def emit(self, _near: str | None) -> Command:
+        """Return a command that tells the hooks something."""
+        return EmitEvent("news", self.rng.randint(0, 9))
+
+    def whole(self, _near: str | None) -> Command:
+        """Return a command about the whole run."""
+        return self.rng.choice((PauseRun(), ResumeRun(), ResumeRun(), CancelRun("enough")))
+
+
+#: What there is to wish for, and how often each is wished.
+WISHES = {
+    "add": 5,
+    "inputs": 3,
+    "enable": 2,
+    "pause": 2,
+    "resume": 3,
+    "cancel": 2,
+    "emit": 1,
+    "whole": 1,
+}
+
+
 # --- one process ---------------------------------------------------------------------------------
 
 
 class Watching:
-    """Sees what hooks see; nothing may be shown before it is recorded."""
+    """Sees what hooks see; nothing may be shown before it is recorded.
 
-    def __init__(self, life: Life, wants_starts: bool) -> None:
+    Args:
+        life: Whose run it watches.
+        wants_starts: Whether it is told of starts.
+        steers: Whether it answers with commands.
+    """
+
+    broken = None
+
+    def __init__(self, life: Life, wants_starts: bool, steers: bool) -> None:
         self.life = life
         self.wants_starts = wants_starts
+        self.steers = steers
         self.seen: list[tuple[type, str]] = []
+        self.asked: list[tuple[Command, Origin]] = []
+        self.taken: list[tuple[Command, Origin]] = []
+        self.refusals: list[type[Exception]] = []
+        self.over = False
 
-    #: It observes; what it is shown is not acknowledged.
-    steers = False
-    owes = False
-    broken = None
+    @property
+    def owes(self) -> bool:
+        """Whether there is something to show or to apply."""
+        return bool(self.asked)
+
+    asks = owes
 
     def start(self, slot: int, now: float) -> bool:
         """Take the start of a call."""
-        assert now == self.life.clock()
-        if slot not in self.life.run.handling:
-            self.seen.append((NodeStarted, str(self.life.run.plan.ids[slot])))
-        return False
+        life = self.life
+        assert now == life.clock()
+        if slot not in life.run.handling:
+            node_id = str(life.run.plan.ids[slot])
+            self.seen.append((NodeStarted, node_id))
+            self.answer(f"NodeStarted {life.run.attempts.get(slot, 1)} {node_id}", node_id, slot)
+        return self.owes
 
-    def announce(self, _event: Any) -> Iterator[Any]:
+    def announce(self, event: Any) -> None:
         """Take the beginning or the end."""
-        yield from ()
-        return []  # type: ignore[return-value]
+        self.over = type(event).__name__ == "RunFinished"
+        self.answer(type(event).__name__, None, None)
 
-    def show(self, events: Sequence[Any]) -> Iterator[Any]:
+    def show(self, events: Sequence[Any]) -> None:
         """Take the events of a turn."""
-        yield from ()
+        life = self.life
+        life.catch_up()
         for event in events:
+            if isinstance(event, CustomEvent):
+                self.seen.append((CustomEvent, str(event.sequence)))
+                self.answer(event_key(event), None, None)
+                continue
             node_id = event.node.node_id
+            slot = life.slot(node_id)
             kind = next(kind for kind in SHOWN if isinstance(event, kind))
             self.seen.append((kind, node_id))
             if kind is NodeCompleted and event.outcome.success:
-                self.life.must_be_recorded(node_id)
-        return []  # type: ignore[return-value]
+                life.must_be_recorded(node_id)
+            self.answer(event_key(event, life.run.attempts.get(slot, 1)), node_id, slot)
+
+    def answer(self, key: str, node_id: str | None, slot: int | None) -> None:
+        """Answer an event with commands, under keys that stay the same when it is shown again."""
+        life = self.life
+        for number in itertools.count():
+            if not self.steers or life.scenario.budget <= 0 or life.rng.random() < 0.7:
+                return
+            failed = slot is not None and life.run.state.status(slot) == FAILED_CODE
+            command, _ = life.wishes.draw(node_id)
+            origin = Origin(
+                "hook 'sim'", f"sim {number} {key}", 0, slot if failed else None, f"sim {key}"
+            )
+            self.asked.append((command, origin))
+
+    def go_on(self) -> None:
+        """Wait for nothing."""
+
+    def take(self) -> list[tuple[Command, Origin]]:
+        """Return what was answered since this was last asked."""
+        self.life.heed()
+        self.taken, self.asked = self.asked, []
+        return self.taken
+
+    def refused(self, who: str, error: Exception) -> None:
+        """Take that a command was refused."""
+        assert who == "hook 'sim'"
+        self.refusals.append(type(error))
 
 
 class Life:
@@ -422,9 +765,11 @@ class Life:
         self.token = CancelToken()
         self.slots = rng.choice((1, 2, 3, 8))
         self.flush = rng.choice((0.0, 0.005, 0.005, 1.0))
-        self.model = Model(scenario.recipes)
-        self.model.tries = {}
+        self.model = Model(scenario.recipes, scenario.kinds)
         self.before = self._attempts_before()
+        self.wishes = Wishes(self)
+        wants_hooks = scenario.features.hooks and scenario.features.commands > 0
+        steers = self.model.patient = wants_hooks and rng.random() < 0.7
         config = DagConfig(
             flush_interval=self.flush,
             shutdown_grace=GRACE,
@@ -448,18 +793,31 @@ class Life:
             clock=self.clock,
             journal=journal,
         )
+        self.start_of_step = 0 if store is None else len(store.log)
+        record: list[tuple[int, Done | Command]] = []
+        again: set[str] = set()
         if store is not None:
             self.model.only = self._taken_by_joins(store)
-        recorded = self._recorded() if resumed else []
-        if recorder is not None and resumed:
-            recorder.restore(self.run, "warn")
+            self.model.applied = {each.key for each in store.commands if each.key is not None}
+        if resumed:
+            record, again = self._recorded()
+        if recorder is not None:
+            owed = self._owed_to_hooks(record) if resumed and steers else []
+            if resumed:
+                recorder.restore(self.run, "warn", hooked=steers)
+            else:
+                recorder.begin(self.run, hooked=steers)
+            assert [self._name(each) for each in self.run.unshown] == owed
+            self._check_slots()
         self.watching = None
-        if rng.random() < 0.3:
-            self.watching = Watching(self, rng.random() < 0.5)
+        if steers or rng.random() < 0.3:
+            self.watching = Watching(self, rng.random() < 0.5, steers)
         self.coordinator = Coordinator(self.run, self.watching)  # type: ignore[arg-type]
+        self.token.subscribe(self.coordinator.stop)
         self.run.board.halt = self._halt
         self.run.began = self.clock()
-        self.model.begin(recorded)
+        self.model.begin([entry for _, entry in record], again)
+        self.given_back = set(self.model.completed)
         self.timers: list[tuple[float, int, str, str]] = []
         self.order = itertools.count()
         if config.timeout_seconds is not None:
@@ -469,6 +827,10 @@ class Life:
         self.flying: dict[str, tuple[Any, bool]] = {}
         self.left_behind: set[str] = set()
         self.pending: list[tuple[str, Any, str]] = []
+        #: What was asked for from outside, with the key and the answers to it.
+        self.requests: list[tuple[Command, str | None, list[Exception | None]]] = []
+        self.told = True
+        self.current = ""
         self.asked = False
         self.ended: str | None = None
         self.halted: set[str] = set()
@@ -486,35 +848,63 @@ class Life:
         return {
             each.key.removeprefix("any:"): json.loads(each.body)
             for each in store.commands
-            if each.key.startswith("any:")
+            if each.key is not None and each.key.startswith("any:")
         }
 
-    def _recorded(self) -> list[tuple[str, frozenset[str], Any]]:
-        """Return what a resume has to know, read off the rows; forget what was not stored."""
+    def _recorded(self) -> tuple[list[tuple[int, Done | Command]], set[str]]:
+        """Return what a resume has to know, and what it has to call again as it was not stored."""
         assert self.store is not None
-        done: dict[str, tuple[str, frozenset[str], Any]] = {}
-        for row in self.store.in_order():
+        done: dict[str, tuple[int, Done]] = {}
+        for seq, row in self.store.history():
             if row[6] is None:
                 continue  # an end without a call is worked out anew
             done.pop(row[0], None)
             if row[3] == COMPLETED:
                 labels = frozenset(json.loads(row[9] or "{}").get("labels", ()))
                 value = None if row[4] is None else json.loads(row[4])
-                done[row[0]] = (row[0], labels, value)
-        recipes = self.scenario.recipes
-        before = len(done) + 1
-        while len(done) < before:  # whoever is called again may choose another way
-            before = len(done)
-            outlook = Model(recipes)
+                done[row[0]] = (seq, Done(row[0], labels, value))
+        commands = [
+            (seq, command_from_plain(_without_origin(plain)))
+            for seq, body in self.store.bodies()
+            if (plain := body.get("command")) is not None
+        ]
+        again: set[str] = set()
+        while True:  # whoever is called again may choose another way
+            record = sorted([*done.values(), *commands], key=lambda pair: pair[0])
+            outlook = Model(self.scenario.recipes, self.scenario.kinds)
             outlook.only = self.model.only
-            outlook.begin(list(done.values()))
-            todo = [each for each in recipes if outlook.state[each] == PENDING]
+            outlook.patient = self.model.patient
+            outlook.begin([entry for _, entry in record], again)
+            todo = [each for each, state in outlook.state.items() if state == PENDING]
+            before = len(again)
             while todo:  # and it needs its inputs, which may not be stored either
-                for given in recipes[todo.pop()].inputs:
-                    if given.source in done and not recipes[given.source].stored:
+                for given in outlook.recipes[todo.pop()].inputs:
+                    if given.source in done and not outlook.recipes[given.source].stored:
                         del done[given.source]
+                        again.add(given.source)
                         todo.append(given.source)
-        return list(done.values())
+            if len(again) == before:
+                return record, again
+
+    def _owed_to_hooks(self, record: Sequence[tuple[int, Done | Command]]) -> list[str]:
+        """Return what hooks may not have been shown: what came after their last acknowledgement."""
+        assert self.store is not None
+        hooked = [(seq, body["hooks"]) for seq, body in self.store.bodies() if "hooks" in body]
+        if not hooked or not hooked[-1][1]:
+            return []
+        last = max(self.store.acked, hooked[-1][0])
+        done = [entry.node_id for seq, entry in record if isinstance(entry, Done) and seq > last]
+        emits = [seq for seq, entry in record if isinstance(entry, EmitEvent)]
+        return done + [str(k) for k, seq in enumerate(emits, start=1) if seq > last]
+
+    def _name(self, event: Any) -> str:
+        return str(event.sequence) if isinstance(event, CustomEvent) else event.node.node_id
+
+    def _check_slots(self) -> None:
+        """What was recorded by slot means the same node in every life."""
+        assert self.store is not None
+        for node_id, slot in self.run.plan.index.items():
+            assert self.store.slots.get(node_id, slot) == slot, node_id
 
     # --- bodies ----------------------------------------------------------------------------------
 
@@ -522,8 +912,14 @@ class Life:
         """Return a value that no other call has returned."""
         return [node_id, next(self.scenario.serial)]
 
-    def body(self, recipe: Recipe, inputs: Mapping[str, Any], attempt: int | None) -> Any:
+    @property
+    def recipe(self) -> Recipe:
+        """What is being called."""
+        return self.model.recipes[self.current]
+
+    def body(self, inputs: Mapping[str, Any], attempt: int | None) -> Any:
         """Play the body of a node."""
+        recipe = self.recipe
         assert dict(inputs) == self.model.inputs(recipe.id), recipe.id
         number = self.before.get(recipe.id, 0) + self.model.tries[recipe.id]
         assert self.run.attempts.get(self.slot(recipe.id), 1) == number
@@ -559,7 +955,7 @@ class Life:
             raise Boom("again")
         if self.rng.random() < 0.3:
             return None
-        recipe = self.scenario.recipes[node_id]
+        recipe = self.model.recipes[node_id]
         if recipe.chooses:
             return self.choice(node_id)
         value = self.value(node_id)
@@ -580,10 +976,10 @@ class Life:
     def check(self) -> None:
         """Compare every node's state and the whole order of what may start."""
         run, model, ids = self.run, self.model, self.run.plan.ids
-        states = {ids[slot]: NAMES[run.state.status(slot)] for slot in range(run.plan.count)}
+        states = {ids[slot]: NAMES[run.state.status(slot)] for slot in run.plan.invocations()}
         assert states == model.state
-        waiting = [*run.board.go, *run.state.ready]
-        assert [ids[slot] for slot in waiting] == model.ready
+        waiting = [str(ids[slot]) for slot in (*run.board.go, *run.state.ready)]
+        assert [each for each in waiting if each not in model.parked] == model.ready
         assert run.state.left == sum(s in (PENDING, WAITING) for s in model.state.values())
         assert run.state.waiting == sum(s == WAITING for s in model.state.values())
         for node_id in model.completed:
@@ -609,11 +1005,28 @@ class Life:
 
     def step(self) -> bool:
         """Step the coordinator, tell the model the same, and compare."""
-        now = self.clock()
-        pending, self.pending = self.pending, []
-        alive = self.coordinator.step(now)
+        self.told = False
+        self.start_of_step = 0 if self.store is None else len(self.store.log)
+        alive = self.coordinator.step(self.clock())
         if self.coordinator.error is not None:
             raise self.coordinator.error
+        self.catch_up()
+        self.check()
+        self.check_record()
+        assert alive == (not self.model.is_over()), "the run ends when nothing is left to do"
+        return alive
+
+    def catch_up(self) -> None:
+        """Tell the model everything that the coordinator has taken so far, in the same order."""
+        self.heed()
+        if not self.told:
+            self.told = True
+            self.tell(self.clock())
+        self.follow()
+
+    def tell(self, now: float) -> None:
+        """Tell the model what one turn begins with."""
+        pending, self.pending = self.pending, []
         for kind in ("done", "odd"):
             for node_id, answer, queue in pending:
                 if queue == kind:
@@ -622,14 +1035,76 @@ class Life:
             timer = min(self.timers)
             self.timers.remove(timer)
             self.fire(timer, now)
+        requests, self.requests = self.requests, []
+        for command, key, answers in requests:
+            expected = self.do(command, key)
+            assert [each and type(each) for each in answers] == [expected], (command, answers)
+            if key is not None:
+                self.model.applied.add(key)  # a refusal is recorded, too
+        self.end_if_asked()
+
+    def end_if_asked(self) -> None:
+        """Cancel the run, where that was asked for."""
         if self.asked and not self.model.stopping:
-            self.ended = CANCELLED
-            self.model.ends_early()
-            self.at(now + GRACE, "grace")
-        self.check()
-        self.check_record()
-        assert alive == (not self.model.is_over()), "the run ends when nothing is left to do"
-        return alive
+            self.end_early(CANCELLED)
+
+    def follow(self) -> None:
+        """Tell the model of the disabled nodes whose turn has come; hooks may enable them first."""
+        model, state = self.model, self.run.state
+        turn = [each for each in model.ready if not model.recipes[each].enabled]
+        while turn:
+            for node_id in turn:
+                if NAMES[state.status(self.slot(node_id))] == SKIPPED:
+                    model.skips(node_id)
+            before, turn = turn, [each for each in model.ready if not model.recipes[each].enabled]
+            if before == turn:
+                return
+
+    def heed(self) -> None:
+        """Tell the model what hooks have asked for, once the coordinator has applied it."""
+        watching = self.watching
+        if watching is None:
+            return
+        taken, watching.taken = watching.taken, []
+        refusals, watching.refusals = watching.refusals, []
+        ids, expected = self.run.plan.ids, []
+        for command, origin in taken:
+            failed = None if origin.failed is None else str(ids[origin.failed])
+            kind = InvalidState if watching.over else self.do(command, origin.key, failed)
+            if kind is not None:
+                expected.append(kind)
+        assert refusals == expected, (taken, refusals, expected)
+        if taken and not watching.over:
+            self.end_if_asked()
+
+    def do(self, command: Command, key: str | None, failed: str | None = None) -> Any:
+        """Let the model do what was asked for; return the class of the error if it refuses."""
+        if isinstance(command, CancelRun) and key not in self.model.applied:
+            self.asked = True
+        halts = self.model.halts
+        error = self.model.apply(command, key, failed)
+        if self.model.halts > halts:
+            self.at(self.clock() + GRACE, "grace")
+        return error
+
+    def end_early(self, status: str) -> None:
+        """End the run from outside; what runs has a while to end."""
+        self.ended = status
+        self.model.ends_early()
+        self.at(self.clock() + GRACE, "grace")
+
+    def ask(self) -> None:
+        """Ask for a command from outside."""
+        command, key = self.wishes.draw()
+        answers: list[Exception | None] = []
+
+        def reply(error: Exception | None) -> None:
+            answers.append(error)
+            if error is None and key is not None and self.store is not None:
+                assert key in [each.key for each in self.store.commands], "answered, so recorded"
+
+        self.requests.append((command, key, answers))
+        self.coordinator.submit(command, Origin("a test", key), reply)
 
     def fire(self, timer: tuple[float, int, str, str], now: float) -> None:
         """Let a timer of the model go off."""
@@ -683,10 +1158,10 @@ class Life:
         if not failed:
             model.completes(node_id, labels, value)
             return
-        before = len(model.failures)
+        stopped = model.stopped
         if model.errs(node_id, retried=retried) == "retry":
             self.at(now + recipe.delay, "wake", node_id)
-        if len(model.failures) > before and recipe.policy == "stop":
+        if model.stopped and not stopped:
             self.at(now + GRACE, "grace")
 
     def launch(self) -> None:
@@ -703,8 +1178,9 @@ class Life:
         assert node_id not in self.flying, "never twice at once"
         self.check_causes(node_id)
         model.starts(node_id)
+        self.current = node_id
         if board.announce is not None:
-            board.announce(slot, self.clock())
+            assert board.announce(slot, self.clock())
         board.started[slot] = self.clock()
         try:
             answer = board.calls[slot](*board.arguments(slot))
@@ -744,18 +1220,29 @@ class Life:
 
     def live(self) -> str:
         """Play until the run ends or the process dies; return its status, or ``killed``."""
+        end = self.play()
+        if self.store is not None:
+            self.store.slots = dict(self.run.plan.index)
+        return end
+
+    def play(self) -> str:
+        """Play until the run ends or the process dies."""
         self.scenario.life = self
         has, rng = self.scenario.features, self.rng
         luck = 1.5 / (len(self.scenario.recipes) + 5)
-        alive = self.step()
+        alive, launched = self.step(), False
         while alive:
             if has.kills and self.store is not None and rng.random() < luck / 3:
+                if rng.random() < 0.5 and not launched:  # in the middle of a turn
+                    self.store.rewind(rng.randint(self.start_of_step, len(self.store.log)))
                 return "killed"
+            launched = False
+            if self.scenario.budget > 0 and rng.random() < 0.15:
+                self.ask()
             urge = 3 if set(self.model.ready) & self.model.handling else 1 / 6
             if has.cancels and not self.asked and rng.random() < luck * urge:
                 self.asked = True
                 self.token.cancel("enough")
-                self.coordinator.stop()
             move = rng.random()
             movable = [
                 each
@@ -764,6 +1251,7 @@ class Life:
             ]
             if move < 0.4 and self.may_launch():
                 self.launch()
+                launched = True
                 alive = not self.model.is_over() or self.pending != []
                 continue
             if move < 0.75 and movable:
@@ -817,6 +1305,8 @@ class Life:
         )
         if report.status != "paused":
             assert not report.pending_nodes
+        self.check_graph(report.graph)
+        self.check_dismissed()
         for node_id, each in report.node_reports.items():
             self.check_node(node_id, each)
         if self.store is not None:
@@ -824,6 +1314,28 @@ class Life:
         if self.watching is not None:
             self.check_events()
         return str(report.status)
+
+    def check_graph(self, graph: Graph) -> None:
+        """The graph is what the model says, and has no cycle."""
+        recipes = self.model.recipes
+        assert sorted(graph.topological_order()) == sorted(recipes)
+        for node_id, recipe in recipes.items():
+            node = graph.nodes[node_id]
+            labelled = {edge.source for edge in graph.labelled if edge.target == node_id}
+            assert set(node.dependencies) | labelled == set(recipe.sources), node_id
+            assert node.enabled == recipe.enabled
+            assert str(node.trigger) == recipe.trigger
+            given = {each.name: each.reference or each.value for each in node.inputs}
+            assert given == {
+                each.name: each.literal if each.source is None else f"{each.source}.result"
+                for each in recipe.inputs
+            }
+
+    def check_dismissed(self) -> None:
+        """Whoever comes late is told so."""
+        answers: list[Exception | None] = []
+        self.coordinator.submit(ResumeRun(), Origin("a test"), answers.append)
+        assert [type(each) for each in answers] == [InvalidState]
 
     def check_node(self, node_id: str, report: Any) -> None:
         """Check what is said of one node."""
@@ -855,6 +1367,9 @@ class Life:
         seen = self.watching.seen
         ends = [node_id for kind, node_id in seen if kind in kinds.values()]
         assert len(ends) == len(set(ends))
+        if self.watching.steers:
+            news = [int(number) for kind, number in seen if kind is CustomEvent]
+            assert news == list(range(self.model.emitted - len(news) + 1, self.model.emitted + 1))
         for node_id, state in self.model.state.items():
             if state in (PENDING, WAITING) or node_id in self.restored():
                 continue
@@ -866,4 +1381,33 @@ class Life:
 
     def restored(self) -> set[str]:
         """Return the nodes whose result an earlier life had recorded."""
-        return set(self.model.completed) - set(self.model.tries)
+        return self.given_back
+
+
+#: What the record says of a command beside itself.
+_ORIGIN = ("depth", "round", "count")
+
+
+def _without_origin(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded command without what the record says of who asked for it."""
+    return {name: value for name, value in plain.items() if name not in _ORIGIN}
+
+
+def play(size: int, seed: int, features: Features, *, durable: bool) -> list[str]:
+    """Play lives until the run is completed; return how each one ended."""
+    scenario = Scenario(size, seed, features)
+    store = MemoryStore() if durable else None
+    ends: list[str] = []
+    for number in range(LIVES if durable else 1):
+        last = number == LIVES - 1
+        life = Life(
+            scenario,
+            store,
+            f"life {seed} {number}",
+            resumed=number > 0,
+            failures=0.0 if last else features.failures,
+        )
+        ends.append(life.live())
+        if ends[-1] == "completed":
+            break
+    return ends

@@ -9,7 +9,8 @@ after every turn, with the naive model in `tests.engine.reference`:
 7. What becomes ready starts first in, first out, ties by declaration.
 
 Beside them: nothing hangs, counts add up, what is on the disk is a causally closed prefix, and a
-resumed run gives every node the inputs it would have had. Laws 4 to 6 are about commands.
+resumed run gives every node the inputs it would have had. Laws 4 to 6 are about commands: they are
+in `test_command_laws`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from tests.engine.simulation import Features, Life, MemoryStore, Scenario
+from tests.engine.simulation import Features, play
 from tests.scale import count
 
 EXAMPLES = count(2_000)
-LIVES = 6
 
 flags = st.builds(
     Features,
@@ -46,26 +46,6 @@ flags = st.builds(
     },
     failures=st.sampled_from((0.0, 0.05, 0.2, 0.5)),
 )
-
-
-def play(size: int, seed: int, features: Features, *, durable: bool) -> list[str]:
-    """Play lives until the run is completed; return how each one ended."""
-    scenario = Scenario(size, seed, features)
-    store = MemoryStore() if durable else None
-    ends: list[str] = []
-    for number in range(LIVES if durable else 1):
-        last = number == LIVES - 1
-        life = Life(
-            scenario,
-            store,
-            f"life {seed} {number}",
-            resumed=number > 0,
-            failures=0.0 if last else features.failures,
-        )
-        ends.append(life.live())
-        if ends[-1] == "completed":
-            break
-    return ends
 
 
 @pytest.mark.row("A5")
