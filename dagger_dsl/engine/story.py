@@ -34,7 +34,8 @@ class Story:
     Attributes:
         commands: Plain forms of the applied commands, each with its number in the record.
         questions: What nodes asked, by node, key and attempt.
-        hooked: Whether hooks watched the last owner's part of the run, and where that began.
+        hooked: Whether hooks watched the last owner's part of the run, and since when they have
+            watched every owner's.
     """
 
     commands: list[tuple[int, Mapping[str, Any]]] = attrs.field(factory=list)
@@ -103,7 +104,9 @@ def rebuild(run: Run, recorded: Iterable[StoredCommand]) -> Story:
             place = (asked["node"], asked["key"], asked["attempt"])
             story.questions[place] = question_of(asked)
         elif "hooks" in body:
-            story.hooked = (body["hooks"], entry.seq)
+            # An owner that went on with hooks owes them what those before it did not show.
+            if not (body["hooks"] and story.hooked[0]):
+                story.hooked = (body["hooks"], entry.seq)
         elif "tokens" in body:
             run.tokens = body["tokens"]
         elif body and "refused" not in body:
