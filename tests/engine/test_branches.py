@@ -171,7 +171,7 @@ def test_two_branches_that_overlap_are_held_until_both_are_let_go(runner: str) -
     answers = {
         "start": [PauseBranch("left", "one"), PauseBranch("right", "two")],
         "NodeCompleted top": ResumeBranch("left"),
-        "NodeCompleted left_2": ResumeBranch("nothing"),
+        "NodeCompleted left_2": ResumeBranch("left_2"),
     }
     report = flow.run(runner, hooks=[Script(answers)])
     assert report.hook_errors == ()
