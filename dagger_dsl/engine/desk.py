@@ -103,15 +103,24 @@ class Desk:
         return watcher.show(events)
 
     def listen(self, reply: Reply | None) -> Generator[float, float, None]:
-        """Wait for the answers of hooks; meanwhile nothing else is decided."""
+        """Wait for the answers of hooks; meanwhile nothing else is decided.
+
+        Calls go on, and begin, until something that has ended waits too long for its record.
+        """
         board, run, watcher = self._board, self._run, self._course.watcher
         assert watcher is not None
+        late_from = inf
         while reply is not None:
             until = inf
             board.listening = True
+            board.due = 0.0  # whoever ends a call steps before the next one
             try:
                 while not reply.done:
                     now = yield min(until, run.deadline or inf)
+                    if self._journal is not None and (board.done or board.odd):
+                        late_from = min(late_from, now + run.config.flush_interval)
+                        if now >= late_from:
+                            self._state.give_back(self._course.recall())
                     late = run.deadline is not None and now >= run.deadline
                     if until == inf and (self._course.stop_asked or late):
                         until = now + run.config.shutdown_grace
