@@ -2,117 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import statistics
-import subprocess
-import time
 from pathlib import Path
-from typing import Any
 
-import attrs
 import pytest
 
-from tests.reliability.helpers import (
-    COUNT,
-    KILL,
-    TEAR,
-    Record,
-    Zygote,
-    calls_of,
-    check_end,
-    check_record,
-    look,
-    popen,
-)
-from tests.reliability.victim import Call, Spec
+from tests.reliability.evidence import Deaths
+from tests.reliability.helpers import COUNT, KILL, RUNNERS, TEAR, Zygote
+from tests.reliability.lives import Life, live, live_in, moments, new_spec, run_and_kill
+from tests.reliability.workloads import Spec
 from tests.scale import count
 
-RUNNERS = ("sequential", "threads", "asyncio")
+GROWING = ("one by one", "in batches", "in answers")
+KINDS = ("layers", *GROWING, "mapped", "people")
 
 #: From the command to the first new node, in seconds; what a quiet machine needs.
 RESUME_WITHIN = 0.5
 
 
-@attrs.define
-class Deaths:
-    """Checks each death of a run's processes, and all of them in the end.
-
-    Args:
-        spec: The run.
-        database: Its file.
-        side: Where copies are looked at.
-    """
-
-    spec: Spec
-    database: Path
-    side: Path
-    done: set[int] = attrs.field(factory=set)
-    seen: int = 0
-    deaths: int = 0
-
-    def after(self) -> tuple[Record, list[Call]]:
-        """Check what a process that died has left; return the record and its calls."""
-        self.deaths += 1
-        calls = calls_of(self.spec)
-        record = look(self.database, self.side, self.spec.run_id)
-        check_record(self.spec, record, calls)
-        mine = calls[self.seen :]
-        again = {call.node for call in mine} & self.done
-        assert not again, f"completed nodes were called again: {sorted(again)}"
-        assert self.done <= set(record.completed), "recorded results are gone"
-        lost = [call for call in mine if call.node not in record.completed]
-        slots = 1 if self.spec.runner == "sequential" else self.spec.slots
-        if self.spec.durability == "sync" and self.spec.flush == 0:
-            assert len(lost) <= slots, lost
-        self.seen = len(calls)
-        self.done = set(record.completed)
-        return record, mine
-
-    def end(self) -> None:
-        """Check the run after its last process has completed it."""
-        calls = calls_of(self.spec)
-        again = {call.node for call in calls[self.seen :]} & self.done
-        assert not again, f"completed nodes were called again: {sorted(again)}"
-        slots = 1 if self.spec.runner == "sequential" else self.spec.slots
-        if self.spec.durability == "sync" and self.spec.flush == 0:
-            assert len(calls) <= self.spec.nodes + self.deaths * slots
-        check_end(self.spec, self.database, self.side)
-
-
-def _spec(folder: Path, **fields: Any) -> tuple[Spec, Path]:
-    database = folder / "db" / "state.db"
-    database.parent.mkdir(parents=True)
-    options = fields.pop("options", "")
-    return Spec(url=f"{database}{options}", log=str(folder / "calls.log"), **fields), database
-
-
 # --- random moments -------------------------------------------------------------------------------
 
 
-def _run_and_kill(spec: Spec, rng: random.Random, more: int | None) -> tuple[int, float | None]:
-    """Start a process; kill it after *more* calls, if any. Return its exit code and latency."""
-    before = len(calls_of(spec))
-    started = time.monotonic()
-    process = popen("tests.reliability.victim", spec.to_text(), stdout=subprocess.PIPE)
-    try:
-        if more is not None:
-            deadline = time.monotonic() + 60
-            while process.poll() is None and time.monotonic() < deadline:
-                if len(calls_of(spec)) - before >= more:
-                    break
-                time.sleep(0.0005)
-            time.sleep(rng.random() * 0.006)
-            process.send_signal(signal.SIGKILL)
-        said = process.communicate(timeout=100)[0]
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-    if process.returncode == 0:
-        assert said.strip() == "completed"
-    calls = calls_of(spec)[before:]
-    return process.returncode, calls[0].began - started if calls else None
+def _killed_often(deaths: Deaths, rng: random.Random, kills: int) -> list[Life]:
+    """Complete a run whose processes are killed so often, spread over its calls; print how."""
+    calls = len(deaths.work.called)
+
+    def next_life() -> Life:
+        if deaths.deaths >= kills:
+            return run_and_kill(deaths.spec, rng, None)
+        return run_and_kill(deaths.spec, rng, rng.randrange(0, 2 + 2 * calls // (kills + 1)))
+
+    lives = live(deaths, next_life)
+    latencies = [life.latency for life in lives[1:] if life.latency is not None]
+    assert latencies
+    print(
+        f"{deaths.spec.kind}, {deaths.spec.runner}, seed {deaths.spec.seed}: {deaths.deaths} kills,"
+        f" {len(lives) - deaths.deaths} ends; resumed to the first new node in "
+        f"{statistics.median(latencies):.3f} s (median), {min(latencies):.3f} s at best"
+    )
+    return lives
 
 
 @pytest.mark.slow
@@ -126,7 +57,7 @@ def test_a_run_of_200_nodes_survives_kills_at_random_moments(
     tmp_path: Path, runner: str, mixed: bool, flush: float, rng: random.Random
 ) -> None:
     kills = count(20, least=2)
-    spec, database = _spec(
+    spec, database = new_spec(
         tmp_path,
         runner=runner,
         mixed=mixed,
@@ -138,40 +69,79 @@ def test_a_run_of_200_nodes_survives_kills_at_random_moments(
         large=25,
         max_crashes=kills + 1,  # it is us who kill, no node does
     )
-    deaths = Deaths(spec, database, tmp_path / "side")
-    latencies: list[float] = []
-    code: int | None = None
-    while code != 0:
-        more = rng.randrange(0, 2 * 200 // (kills + 1)) if deaths.deaths < kills else None
-        resumed = deaths.deaths > 0
-        code, latency = _run_and_kill(spec, rng, more)
-        if latency is not None and resumed:
-            latencies.append(latency)
-        if code != 0:
-            assert code == -signal.SIGKILL
-            deaths.after()
-    deaths.end()
-    assert latencies
-    print(
-        f"{runner}: {deaths.deaths} kills; resumed to the first new node in "
-        f"{statistics.median(latencies):.3f} s (median), {min(latencies):.3f} s at best"
-    )
+    _killed_often(Deaths(spec, database, tmp_path / "side"), rng, kills)
+
+
+#: Kills of one run, where there are many.
+KILLS = 20
+
+
+def _survives(
+    folder: Path, kind: str, runner: str, kills: int, rng: random.Random, **fields: object
+) -> None:
+    """Kill as many processes, in as many runs of a kind as that takes."""
+    killed = 0
+    for number in itertools.count():
+        spec, database = new_spec(
+            folder / f"run{number}",
+            kind=kind,
+            runner=runner,
+            seed=rng.randrange(1 << 30),
+            large=25,
+            max_crashes=KILLS + 1,
+            mixed=number % 2 == 1,
+            **fields,
+        )
+        deaths = Deaths(spec, database, folder / "side")
+        _killed_often(deaths, rng, min(KILLS, kills - killed))
+        killed += deaths.deaths
+        if killed >= kills:
+            break
+    print(f"{killed} kills in {number + 1} runs")
+
+
+@pytest.mark.slow
+@pytest.mark.row("E18", "G1", "G7")
+@pytest.mark.parametrize("kind", GROWING)
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_run_that_grows_by_200_nodes_survives_kills_at_random_moments(
+    tmp_path: Path, runner: str, kind: str, rng: random.Random
+) -> None:
+    _survives(tmp_path, kind, runner, count(100), rng, nodes=220, work=0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.row("G14", "E18")
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_mapped_nodes_survive_kills_at_random_moments(
+    tmp_path: Path, runner: str, rng: random.Random
+) -> None:
+    _survives(tmp_path, "mapped", runner, count(40), rng, nodes=160, work=0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.row("E10", "E11", "E14", "E18")
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_answers_and_paused_branches_survive_kills_at_random_moments(
+    tmp_path: Path, runner: str, rng: random.Random
+) -> None:
+    _survives(tmp_path, "people", runner, count(40), rng, nodes=80, layers=8, work=0.002)
 
 
 def _resume_times(tmp_path: Path) -> tuple[list[float], list[float]]:
     """Return what resumes took until their first new node: on the clock, and of the processor."""
-    spec, database = _spec(tmp_path, nodes=200, layers=20, work=0.002, max_crashes=100)
+    spec, database = new_spec(tmp_path, nodes=200, layers=20, work=0.002, max_crashes=100)
     deaths = Deaths(spec, database, tmp_path / "side")
     rng = random.Random(1)
     waited: list[float] = []
     spent: list[float] = []
     for _ in range(8):
-        code, latency = _run_and_kill(spec, rng, 5)
-        assert code == -signal.SIGKILL
+        life = run_and_kill(spec, rng, 5)
+        assert life.code == -signal.SIGKILL
         resumed = bool(deaths.done)
         _, calls = deaths.after()
-        if latency is not None and resumed:
-            waited.append(latency)
+        if life.latency is not None and resumed:
+            waited.append(life.latency)
             spent.append(calls[0].spent)
     print(
         f"first new node after {statistics.median(waited):.3f} s (median; {min(waited):.3f} at "
@@ -194,84 +164,84 @@ def test_resume_reaches_its_first_new_node_in_half_a_second(tmp_path: Path) -> N
 
 # --- every write ----------------------------------------------------------------------------------
 
-
-def _moments(calls: str, rng: random.Random) -> list[tuple[int, int]]:
-    """Return the calls to die at, and how: all of them in a full run, else some of every kind.
-
-    A write is also torn. The WAL is given its size by one long write; of its two thousand equal
-    steps some are enough.
-    """
-    numbers: list[tuple[int, int]] = []
-    start = 0
-    while start < len(calls):
-        end = start
-        while end < len(calls) and calls[end] == calls[start]:
-            end += 1
-        step = 1 if end - start < 500 else 97
-        for nth in range(start + 1, end + 1, step):
-            numbers.append((nth, KILL))
-            if calls[start] == "w":
-                numbers.append((nth, TEAR))
-        start = end
-    wanted = count(len(numbers), least=10)
-    if wanted >= len(numbers):
-        return numbers
-    kinds: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    for nth, mode in numbers:
-        kinds.setdefault((calls[nth - 1], mode), []).append((nth, mode))
-    chosen = {rng.choice(each) for each in kinds.values()}
-    return sorted(chosen | set(rng.sample(numbers, wanted)))
+#: Nodes of the small runs, by kind.
+SMALL = {"layers": 20, "mapped": 16, "people": 10}
 
 
 @pytest.mark.slow
 @pytest.mark.row("C12", "C13", "P12")
-@pytest.mark.parametrize("synchronous", ["NORMAL", "FULL"])
+@pytest.mark.parametrize(
+    ("kind", "synchronous"),
+    [(kind, "NORMAL") for kind in KINDS] + [("layers", "FULL"), ("in batches", "FULL")],
+)
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_a_run_survives_a_kill_at_every_write(
-    tmp_path: Path, zygote: Zygote, runner: str, synchronous: str, rng: random.Random
+    tmp_path: Path, zygote: Zygote, runner: str, kind: str, synchronous: str, rng: random.Random
 ) -> None:
-    fields = {"runner": runner, "options": f"?synchronous={synchronous}"}
-    spec, database = _spec(tmp_path / "whole", **fields)
-    whole = zygote.run(spec, database.parent, mode=COUNT)
-    assert (whole.status, whole.told) == (0, "completed")
-    check_end(spec, database, tmp_path / "side")
-    assert {"w", "s", "r", "u"} <= set(whole.calls)
+    """At every one of the first process; after a pause there are others."""
+
+    def spec_in(folder: Path) -> Deaths:
+        spec, database = new_spec(
+            folder,
+            runner=runner,
+            kind=kind,
+            nodes=SMALL.get(kind, 12),
+            options=f"?synchronous={synchronous}",
+        )
+        return Deaths(spec, database, tmp_path / "side")
+
+    whole = spec_in(tmp_path / "whole")
+    folder = whole.database.parent
+    first = zygote.run(whole.spec, folder, mode=COUNT)
+    assert first.status == 0
+    lives = iter([Life(0, first.told, None)])
+    live(whole, lambda: next(lives, None) or live_in(zygote, whole.spec, folder))
+    assert {"w", "s", "r", "u"} <= set(first.calls)
     killed = 0
-    for nth, mode in _moments(whole.calls, rng):
-        spec, database = _spec(tmp_path / f"at{nth}_{mode}", **fields)
-        first = zygote.run(spec, database.parent, nth, mode)
-        deaths = Deaths(spec, database, tmp_path / "side")
-        if first.status == -signal.SIGKILL:
-            killed += 1
-            deaths.after()
-            again = zygote.run(spec, database.parent)
-            assert (again.status, again.told) == (0, "completed"), (nth, again)
-        else:  # threads do not always write the same number of times
-            assert first.status == 0
-            assert runner != "sequential"
-        deaths.end()
-    print(f"{killed} kills among {len(whole.calls)} calls")
+    for nth, mode in moments(first.calls, rng):
+        deaths = spec_in(tmp_path / f"at{nth}_{mode}")
+        died = _lives_on(zygote, deaths, nth, mode)
+        # Threads do not always write the same number of times.
+        assert died or runner != "sequential", nth
+        killed += died
+    print(f"{kind}, {runner}, {synchronous}: {killed} kills among {len(first.calls)} calls")
+
+
+def _lives_on(zygote: Zygote, deaths: Deaths, nth: int, mode: int) -> bool:
+    """Let a run die at one call and complete afterwards; return whether it died."""
+    folder = deaths.database.parent
+    first = live_in(zygote, deaths.spec, folder, nth, mode)
+    lives = iter([first])
+    try:
+        live(deaths, lambda: next(lives, None) or live_in(zygote, deaths.spec, folder))
+    except AssertionError as error:
+        error.add_note(f"killed at call {nth}, mode {mode}, in {folder}")
+        raise
+    return first.code == -signal.SIGKILL
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_a_resume_survives_kills_too(
-    tmp_path: Path, zygote: Zygote, runner: str, rng: random.Random
+    tmp_path: Path, zygote: Zygote, runner: str, kind: str, rng: random.Random
 ) -> None:
     """Die after die: each process comes a few writes further, or not at all."""
+    kills = 0
     for attempt in range(count(40)):
-        spec, database = _spec(
+        spec, database = new_spec(
             tmp_path / f"run{attempt}",
             runner=runner,
+            kind=kind,
+            nodes=SMALL.get(kind, 12),
             options="?synchronous=NORMAL",
             max_crashes=1000,
         )
+
+        def next_life(spec: Spec = spec, folder: Path = database.parent) -> Life:
+            return live_in(zygote, spec, folder, rng.randrange(1, 150), rng.choice((KILL, TEAR)))
+
         deaths = Deaths(spec, database, tmp_path / "side")
-        while True:
-            nth = rng.randrange(1, 150)
-            ending = zygote.run(spec, database.parent, nth, rng.choice((KILL, TEAR)))
-            if ending.status == 0:
-                break
-            assert ending.status == -signal.SIGKILL, ending
-            deaths.after()
-        deaths.end()
+        live(deaths, next_life)
+        kills += deaths.deaths
+    print(f"{kind}, {runner}: {kills} kills in {count(40)} runs")

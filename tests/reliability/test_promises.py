@@ -30,9 +30,11 @@ from dagger_dsl.model.states import RunStatus
 from dagger_dsl.store.schema import SCHEMA_VERSION
 from dagger_dsl.store.storage import Store
 from tests.reliability import scripts
-from tests.reliability.helpers import FULL, KILL, Zygote, calls_of, check_end, check_record, look
+from tests.reliability.evidence import calls_of, check_end, check_record, look
+from tests.reliability.helpers import FULL, KILL, RUNNERS, Zygote
+from tests.reliability.lives import new_spec
 from tests.reliability.scripts import child, ended, line
-from tests.reliability.test_kill import RUNNERS, _spec
+from tests.reliability.workloads import work_of
 from tests.runners.helpers import Flow, Gauge, eventually, report_of
 from tests.scale import count
 
@@ -412,26 +414,25 @@ def test_5_a_full_database_stops_the_run_which_goes_on_later(path: Path, runner:
 def test_5_a_full_disk_at_any_write(tmp_path: Path, zygote: Zygote, runner: str, rng: Any) -> None:
     """Every write from the n-th on fails with ENOSPC; later there is space again."""
     fields: dict[str, Any] = {"runner": runner, "options": "?synchronous=NORMAL", "large": 4}
-    spec, database = _spec(tmp_path / "whole", **fields)
+    spec, database = new_spec(tmp_path / "whole", **fields)
     calls = zygote.run(spec, database.parent).calls
     moments = [n for n, kind in enumerate(calls, 1) if kind in "wm"]
     stopped = 0
     for nth in sorted(rng.sample(moments, min(len(moments), count(len(moments), least=15)))):
-        spec, database = _spec(tmp_path / f"at{nth}", **fields)
+        spec, database = new_spec(tmp_path / f"at{nth}", **fields)
         ending = zygote.run(spec, database.parent, nth, FULL)
         record = look(database, tmp_path / "side")
-        check_record(spec, record, calls_of(spec))
+        check_record(work_of(spec), record, calls_of(spec))
         if ending.status != 0:
             stopped += 1
             assert ending.told.startswith(("StoreFull", "StoreError", "StoreDamaged")), ending
             assert record.status in (None, "running"), ending
             made, done = calls_of(spec), set(record.completed)
             slots = 1 if runner == "sequential" else spec.slots
-            assert len([call for call in made if call.node not in done]) <= 2 * slots
+            assert len([call for call in made if call.name not in done]) <= 2 * slots
         assert zygote.run(spec, database.parent).told == "completed"
         check_end(spec, database, tmp_path / "side")
-        seen = {call.node for call in calls_of(spec)}
-        assert seen == set(range(spec.nodes))
+        assert {call.name for call in calls_of(spec)} == work_of(spec).called
     assert stopped
 
 
@@ -545,7 +546,7 @@ def test_5_files_without_the_right_to_write_are_refused(path: Path, what: str) -
 
 def _killed(path: Path, spec_folder: Path, zygote: Zygote, **fields: Any) -> Any:
     """Return the spec of a run that was killed about half way."""
-    spec, database = _spec(spec_folder, options="?synchronous=NORMAL", **fields)
+    spec, database = new_spec(spec_folder, options="?synchronous=NORMAL", **fields)
     total = len(zygote.run(spec, database.parent).calls)
     for twentieth in range(19, 0, -1):  # the tables come first, and then one commit a node
         shutil.rmtree(database.parent)

@@ -18,9 +18,13 @@ from typing import Any
 
 import sqlalchemy.dialects.sqlite  # noqa: F401 - loaded once, here
 
+import dagger_dsl.engine.hooks
+import dagger_dsl.engine.mapping
 import dagger_dsl.engine.recorder
+import dagger_dsl.engine.steering
 import dagger_dsl.runners.aio  # noqa: F401
 from tests.reliability import victim
+from tests.reliability.workloads import Spec
 
 __all__ = ["main"]
 
@@ -30,9 +34,9 @@ def _child(order: dict[str, Any], answer: int) -> None:
     shim.shim_arm(order["folder"].encode(), ctypes.c_long(order["nth"]), order["mode"])
     code, told = 0, ""
     try:
-        report = victim.run(victim.Spec(**order["spec"]))
+        report = victim.run(Spec(**order["spec"]))
         told = str(report.status)
-        code = 0 if report.success else 1
+        code = 0 if report.success or told == "paused" else 1
     except BaseException as error:
         code, told = 3, f"{type(error).__name__}: {error}"
         if order.get("loud"):
