@@ -22,10 +22,10 @@ from rich.table import Table
 
 from tests.scale import DEFAULT_SCALE, SCALE_VARIABLE, count
 
-# The acceptance list of the core: every one of these rows has a test.
+# The acceptance list of the core, and of hooks, growth and control: every one of these rows has a
+# test.
 REQUIRED_ROWS = """
-    A1-A8 A10-A56 B1-B14 B22 B23 C1-C13 C24-C37 C40-C43 D1-D6 D12 D14-D19 D21-D28 E1-E8
-    H1-H6 H9-H11 N1-N5 O1-O6 P1-P4 P6-P16 R1 R3 R4 R8 R10
+    A1-A56 B1-B49 C1-C43 D1-D28 E1-E21 G1-G16 H1-H15 N1-N5 O1-O6 P1-P4 P6-P16 R1-R4 R8 R10
 """
 SLOW_TIMEOUT_FACTOR = 10
 

@@ -18,6 +18,7 @@ from tests.engine.helpers import RUNNERS, Workflow, url_of
 
 __all__ = [
     "PLACES",
+    "AsyncScript",
     "Script",
     "Steered",
     "every_runner",
