@@ -30,6 +30,7 @@ from dagger_dsl.model.events import (
     RunStarted,
 )
 from dagger_dsl.model.policies import CacheStrategy
+from dagger_dsl.store.journal import RunJournal
 from tests.engine.helpers import IMMEDIATE, Answers, boom, states, url_of
 from tests.engine.steered import (
     AsyncScript,
@@ -556,6 +557,31 @@ def test_a_failing_node_with_dependents_ends_the_run(
     assert time.monotonic() - began < 5
     assert report.status == "failed"
     assert report.pending_nodes == 0
+
+
+@every_runner
+def test_a_progress_bar_costs_no_commit(
+    runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits: list[int] = []
+    commit = RunJournal.commit
+
+    def counted(journal: RunJournal, *args: Any, **more: Any) -> None:
+        commits.append(1)
+        commit(journal, *args, **more)
+
+    monkeypatch.setattr(RunJournal, "commit", counted)
+    counts: list[int] = []
+    for progress in (None, lambda *_args: None):
+        commits.clear()
+        flow = Steered().note("n0")
+        for k in range(1, 6):
+            flow.note(f"n{k}", after=[f"n{k - 1}"])
+        folder = tmp_path / str(len(counts))
+        folder.mkdir()
+        flow.run(runner, max_workers=1, progress=progress, **kept("file", folder))
+        counts.append(len(commits))
+    assert counts[0] == counts[1]
 
 
 @every_runner

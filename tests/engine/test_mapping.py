@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from dagger_dsl.engine.control import CancelToken
 from dagger_dsl.errors import MapError, NodeExecutionError, NodeTimeout, OutputError
 from dagger_dsl.model.commands import (
     AddNode,
+    Answer,
     CancelBranch,
     CancelRun,
     Command,
@@ -23,6 +25,7 @@ from dagger_dsl.model.commands import (
     PauseBranch,
     PauseRun,
     ResumeBranch,
+    SetNodeInputs,
     ref,
 )
 from dagger_dsl.model.context import Failed, NodeCtx, NodeOutput
@@ -635,6 +638,122 @@ def test_a_mapped_node_grows(runner: str, tmp_path: Path) -> None:
     assert flow.resume("r", url_of(tmp_path)).value("many") == [2, 4, 6]
 
 
+@everywhere
+def test_a_node_added_in_the_middle_follows_what_is_open(
+    runner: str, place: str, tmp_path: Path
+) -> None:
+    spec = NodeSpec("double", id="more", inputs={"x": ref("many.result")}, map_over="x")
+    flow = mapped(list(range(6))).act("double", double)
+    hook = Script({"NodeCompleted many[0]": AddNode(spec)})
+    report = flow.run(runner, max_workers=2, hooks=[hook], **kept(place, tmp_path))
+    assert report.hook_errors == ()
+    assert report.value("more") == [4 * k for k in range(6)]
+    if place == "file":
+        assert flow.resume("r", url_of(tmp_path)).value("more") == [4 * k for k in range(6)]
+
+
+@everywhere
+def test_a_node_added_in_the_middle_follows_a_generator(
+    runner: str, place: str, tmp_path: Path
+) -> None:
+    spec = NodeSpec("double", id="more", inputs={"x": ref("source.result")}, map_over="x")
+    flow = fed(Source(30, pause=0.001), "plain").act("double", double)
+    hook = Script({"NodeCompleted many[0]": AddNode(spec)})
+    report = flow.run(runner, max_workers=2, hooks=[hook], **kept(place, tmp_path))
+    assert report.hook_errors == ()
+    assert report.value("more") == [2 * k for k in range(30)]
+
+
+@pytest.mark.row("B26")
+@everywhere
+def test_what_is_mapped_over_can_be_changed_before_it_is_opened(
+    runner: str, place: str, tmp_path: Path
+) -> None:
+    flow = mapped([1, 2]).note("other", [5, 6, 7])
+    hook = Script({"NodeCompleted items": SetNodeInputs("many", {"x": ref("other.result")})})
+    report = flow.run(runner, max_workers=1, hooks=[hook], **kept(place, tmp_path))
+    assert report.hook_errors == ()
+    assert report.value("many") == [10, 12, 14]
+    if place == "file":
+        assert flow.resume("r", url_of(tmp_path)).value("many") == [10, 12, 14]
+
+
+@everywhere
+def test_a_run_is_cancelled_at_once_however_many_invocations_wait(
+    runner: str, place: str, tmp_path: Path
+) -> None:
+    token = CancelToken()
+
+    def body(x: int) -> int:
+        if x == 5:
+            token.cancel("enough")
+        return x
+
+    flow = mapped(list(range(5_000)), body)
+    began = time.monotonic()
+    report = flow.run(runner, max_workers=2, cancel=token, **kept(place, tmp_path))
+    assert time.monotonic() - began < 10
+    assert states(report) == {"items": "completed", "many": "cancelled"}
+    if place == "file":
+        assert flow.resume("r", url_of(tmp_path)).value("many") == list(range(5_000))
+
+
+@every_runner
+def test_async_invocations_of_a_grown_node_have_their_own_limits(
+    runner: str, tmp_path: Path
+) -> None:
+    async def body(x: int) -> int:
+        await asyncio.sleep(5 if x == 1 else 0)
+        return x
+
+    spec = NodeSpec(
+        "body",
+        id="many",
+        inputs={"x": ref("items.result")},
+        map_over="x",
+        map_errors="collect",
+        timeout=0.1,
+    )
+    flow = Steered().act("body", body)
+    flow.add("items", lambda: [0, 1, 2])
+    hook = Script({"NodeCompleted items": AddNode(spec)})
+    report = flow.run(runner, hooks=[hook], **kept("file", tmp_path))
+    values = report.value("many")
+    assert (values[0], values[2]) == (0, 2)
+    assert values[1].type.endswith("NodeTimeout")
+    assert report.abandoned == ()
+
+
+@every_runner
+def test_questions_count_against_the_limit_of_their_node(runner: str, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def ask(ctx: NodeCtx, x: int) -> Any:
+        asked.append(x)
+        return ctx.wait_for_human(f"{x}?")
+
+    flow, url = Steered(), url_of(tmp_path)
+    flow.add("ask", ask, give={"x": [1, 2]}, map_over="x", max_parallel=1)
+    flow.run(runner, **kept("file", tmp_path))
+    assert asked == [1]
+    send(url, "r", [Answer("ask", "one", key="0")])
+    flow.resume("r", url, runner=runner)
+    assert asked == [1, 2]
+    send(url, "r", [Answer("ask", "two", key="1")])
+    assert flow.resume("r", url, runner=runner).value("ask") == ["one", "two"]
+    assert asked == [1, 2]
+
+
+@everywhere
+def test_a_failure_handler_stands_in_for_a_node_that_has_no_items(
+    runner: str, place: str, tmp_path: Path
+) -> None:
+    flow = mapped(7, failure="rescue").offer("rescue", [1])
+    report = flow.run(runner, **kept(place, tmp_path))
+    assert report.value("many") == [1]
+    assert report.node_reports["many"].recovered
+
+
 @every_runner
 def test_a_held_mapped_node_goes_on_where_it_stood(runner: str, tmp_path: Path) -> None:
     flow = counted(range(6))
@@ -755,6 +874,29 @@ def test_a_generator_is_mapped_over(runner: str, place: str, kind: str, tmp_path
     if place == "file":
         again = flow.resume("r", url_of(tmp_path))
         assert again.value("many") == [2 * k for k in range(20)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@every_runner
+def test_a_generator_is_read_again_after_a_death(runner: str, kind: str, tmp_path: Path) -> None:
+    """Its recorded items are compared and passed over; what was used is not used again."""
+    alive, dead = tmp_path / "alive", tmp_path / "dead"
+    alive.mkdir()
+    calls: list[int] = []
+
+    def body(x: int) -> int:
+        calls.append(x)
+        if x == 4 and not dead.exists():
+            shutil.copytree(alive, dead)
+        return x
+
+    flow = fed(Source(8), kind, body)
+    options = {**kept("file", alive), "config": {"flush_interval": 0}}
+    flow.run(runner, max_workers=1, **options)
+    calls.clear()
+    again = flow.resume("r", url_of(dead), runner=runner)
+    assert again.value("many") == list(range(8))
+    assert calls == [4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("kind", KINDS)
