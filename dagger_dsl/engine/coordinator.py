@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Coordinator"]
 
+# After so many answers of hooks in a row the clock is looked at again.
+_BREATH = 100
+
 # While `go` is not empty, outcomes are looked at this often (seconds), so that they reach the
 # journal, hooks and progress bars, and values that fit no declaration stop their run; longer than a
 # commit, shorter than a person notices.
@@ -181,8 +184,11 @@ class Coordinator:
         if course.plain and watcher is None and not self.steerable:
             glance = None
         yield from self._begin(now)
+        heeded = 0
         while True:
             quiet = not done and not odd
+            if records.commands and not quiet:
+                records.commit_unshown()  # they stand before what has arrived since, for a replay
             if done:
                 batch = [take()]
                 if done:  # most often not: a comprehension costs more than all of this turn
@@ -210,15 +216,19 @@ class Coordinator:
                 course.record_ends()
             if not go:
                 # What hooks ask for comes before anything that happens to what is enabled.
-                if course.rare and not (steers and (course.events or desk.is_asked)):
+                news = bool(course.events) or (watcher is not None and watcher.owes)
+                if course.rare and not (steers and news):
                     self._starts.prepare(now)
                 if watcher is not None and (course.events or watcher.owes):
                     reply = desk.show()
                     if reply is not None:
                         yield from desk.listen(reply)
                     if desk.heed() or (course.rare and steers):
+                        heeded += 1
+                        if heeded % _BREATH == 0:
+                            now = yield -inf  # whoever answers events with events ends in time
                         continue  # what hooks asked for may have changed what is enabled
-                if journal is not None:
+                if journal is not None and (steers or not news):  # else it was, to be shown
                     course.record_turn()
                 if course.stop_asked and not course.stopping:
                     continue  # a hook cancelled the run: what it was shown enables nothing
@@ -232,9 +242,10 @@ class Coordinator:
                 elif not course.flying and not done and self._stands():
                     break
             else:
-                if records.waiting and now >= records.oldest + flush:
+                asked = steers and desk.is_asked  # by a hook that was shown a start
+                if records.waiting and (asked or now >= records.oldest + flush):
                     records.commit_unshown()
-                if watcher is not None and course.events and not records.held:
+                if watcher is not None and (course.events or asked) and not records.held:
                     reply = desk.show()
                     if reply is not None:
                         yield from desk.listen(reply)
@@ -258,6 +269,10 @@ class Coordinator:
                     wake_at = now + flush
                 if course.stop_asked and not course.stopping:
                     board.due = 0.0
+            if go and state.ready and now + flush < wake_at:
+                # The last released call may be taken by a worker when all others have gone to
+                # sleep, and take long: somebody has to look, whoever it is.
+                wake_at = now + max(flush, _GLANCE)
             if most and done:
                 wake_at = board.due = 0.0
             before = now if run.deadline is not None and desk.stands_by else None
@@ -355,6 +370,8 @@ class Coordinator:
             else:
                 run.status = RunStatus.COMPLETED
                 run.reason = ""
+        if self._course.maps is not None:
+            self._course.maps.close()
         steers = watcher is not None and watcher.steers
         if records.waiting:
             # What is shown is recorded.

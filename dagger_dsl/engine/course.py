@@ -104,6 +104,7 @@ class Course:
             or plan.fallbacks
             or plan.mapped
             or plan.cached
+            or self.dropped
             or run.config.review_frequency
         )
 
@@ -151,11 +152,16 @@ class Course:
             go.extend(slot for slot in taken if slot in handling)
             taken = [slot for slot in taken if slot not in handling]
         self.flying -= len(taken)
+        careful = [self.run.name_of(slot) for slot in taken if slot in self.plan.careful]
+        if careful:  # their release is on record
+            self.records.note(None, {"recalled": careful})
         taken += self.apart
         self.apart.clear()
         return taken
 
     def halt(self, slots: Collection[int]) -> None:
+        if slots and self.maps is not None:
+            self.maps.let_go(slots)
         if slots:
             self.victims |= set(slots)
             self.board.halt(slots)
@@ -234,9 +240,11 @@ class Course:
         if not (ready or self.flying or self.apart or self.events or state.waiting):
             return  # the run is over, and its end records the rest
         # Nobody waits for a commit at the other levels: they take rows by the batch.
+        # A note ends a batch: what comes of it stands behind it in the record.
         due = (
             self._sync
             or not ready
+            or bool(self.run.notes)
             or self.board.clock() >= records.oldest + self.run.config.flush_interval
         )
         if due and (records.waiting or ready):

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.course import Course
 from dagger_dsl.errors import (
-    DaggerError,
     EncodingError,
     InvalidState,
     LimitExceeded,
@@ -24,11 +23,11 @@ from dagger_dsl.errors import (
 from dagger_dsl.model.context import NodeOutput
 from dagger_dsl.model.events import HumanInputRequested
 from dagger_dsl.model.people import HumanRequest
-from dagger_dsl.model.states import RunStatus
 from dagger_dsl.runners.base import Reply
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.steering import Origin, Steering
+    from dagger_dsl.engine.watch import Observers
     from dagger_dsl.model.commands import Command
 
 __all__ = ["Desk"]
@@ -58,6 +57,7 @@ class Desk:
         self._journal, self._records = course.journal, course.records
         self._steering: Steering | None = None
         self._seen_request = course.run.seen_request
+        self._looked = not course.run.resumed
         self._deciding = False  # a command of a node's answer is being applied
         self.requests: deque[tuple[Command, Origin, Callable[[Exception | None], None]]] = deque()
         self.expiring: set[int] = set()
@@ -137,25 +137,47 @@ class Desk:
         assert watcher is not None
         if watcher.steers:
             self._records.owed = self._journal is not None
-        if watcher.broken is not None and not self._course.stopping:
-            self._course.abort(watcher.broken)
+        if self._stop_for(watcher):
             return True
         if not watcher.owes:
             return False
         self._apply_all(watcher.take())
+        self._stop_for(watcher)  # a hook may want that for a refused command, too
+        return True
+
+    def _stop_for(self, watcher: Observers) -> bool:
+        """Stop the run for a hook that wants it; return whether there was one."""
+        if watcher.broken is None or self._course.stopping:
+            return False
+        self._course.abort(watcher.broken)
         return True
 
     def _apply_all(self, asked: Sequence[tuple[Command, Origin]]) -> None:
+        if self._course.stopping:
+            self.refuse_late(asked)
+            return
         for command, origin in asked:
             try:
                 self.apply(command, origin)
             except LimitExceeded as error:
                 self._refused(origin, error)
+                self._records.acknowledges = False  # a resume with another limit asks again
                 self._course.abort(error)
             except StoreError:
                 raise
             except Exception as error:
                 self._refused(origin, error)
+                self._note_refusal(origin, error)
+
+    def _note_refusal(self, origin: Origin, error: Exception) -> None:
+        """Record that a command was refused, so that it is not applied at another time.
+
+        Whoever asks from another process finds the reason in the journal.
+        """
+        if origin.key is not None:
+            self._run.applied.add(origin.key)
+            told = {"type": type(error).__name__, "message": str(error)}
+            self._records.note(origin.key, {"refused": told})
 
     def _refused(self, origin: Origin, error: Exception) -> None:
         if self._course.watcher is not None:
@@ -210,10 +232,7 @@ class Desk:
         if isinstance(command, Answer):
             self._take_answer(command)
         elif isinstance(command, CancelRun):
-            if not self._course.stopping:
-                self._course.end_early(RunStatus.CANCELLED, command.reason or "cancelled")
-                grace = run.config.shutdown_grace
-                self._course.at(self._board.clock() + grace, self._course.leave_behind)
+            run.token.cancel(command.reason or "cancelled")  # bodies look at it, too
         elif isinstance(command, PauseRun):
             if not (self._course.stopping or state.paused):
                 self._course.pause(command.reason or "paused")
@@ -224,8 +243,10 @@ class Desk:
     def take_requests(self) -> None:
         """Apply what was asked for from outside, and say what became of it once it is recorded."""
         replies = []
+        awaited = False  # by another process, which sees what is written
         for _ in range(len(self.requests)):
             command, origin, reply = self.requests.popleft()
+            awaited = awaited or origin.key is not None
             error: Exception | None = None
             try:
                 self.apply(command, origin)
@@ -236,14 +257,13 @@ class Desk:
                 self._course.abort(limit)
             except Exception as refused:
                 error = refused
-            if error is not None and origin.key is not None:
-                # Whoever asks from another process finds the reason in the journal.
-                self._run.applied.add(origin.key)
-                told = {"type": type(error).__name__, "message": str(error)}
-                self._records.note(origin.key, {"refused": told})
+            if error is not None:
+                self._note_refusal(origin, error)
             replies.append((reply, error))
         if self._records.waiting and self._journal is not None:
             self._records.commit_unshown()
+            if awaited:
+                self._journal.flush()
         for reply, error in replies:
             reply(error)
 
@@ -267,13 +287,20 @@ class Desk:
 
     def _look(self, now: float) -> None:
         """Take the commands that other processes have sent, and look again in a while."""
-        from dagger_dsl.engine.steering import requests_of
+        from dagger_dsl.engine.steering import is_for_now, requests_of
 
         assert self._journal is not None
+        first, self._looked = not self._looked, True
         for number, request in requests_of(self._journal.requests(self._seen_request)):
             self._seen_request = number
-            if request is not None:
-                self.requests.append((*request, lambda _error: None))
+            if request is None:
+                continue
+            command, origin = request
+            if first and is_for_now(command):
+                # It was meant for the process before this one, and came after its end.
+                self._records.note(origin.key, {})
+            else:
+                self.requests.append((command, origin, lambda _error: None))
         if self.requests:
             self.take_requests()
         if self._journal.shared:
@@ -282,7 +309,7 @@ class Desk:
     def refuse_late(self, asked: Sequence[tuple[Command, Origin]]) -> None:
         """Refuse what hooks ask for when there is no run any more that it could change."""
         for _, origin in asked:
-            text = f"the run has ended ({self._run.status}), so a command of {origin.who} came late"
+            text = f"the run is {self._run.status}, so a command of {origin.who} came late"
             self._refused(origin, InvalidState(text))
 
     def decided(self, slot: int, answer: NodeOutput) -> bool:
@@ -294,23 +321,30 @@ class Desk:
         who = f"node {ref.node_id!r}"
         depth = self._run.depths.get(ref.node_id, 0)
         # Another attempt is another answer, whose commands count anew.
-        base = f"answer {self._run.attempts.get(slot, 1)} {ref.invocation_key} {ref.node_id}"
+        attempt = self._run.attempts.get(slot, 1)
+        base = f"answer {self._answering(slot)} {attempt} {ref.invocation_key} {ref.node_id}"
         self._deciding = True
+        self._run.unshared.add(slot)
         try:
             for k, command in enumerate(commands_of(answer.commands, who)):
                 self.apply(command, Origin(who, f"{k} {base}", depth, None, base))
         except LimitExceeded as error:
-            self._course.outcomes.fail(slot, error)
-            self._course.abort(error)
+            self._course.outcomes.exceeded(slot, error)
             return False
         except StoreError:
             raise
-        except DaggerError as error:
+        except Exception as error:
             self._course.outcomes.fail(slot, error)
             return False
         finally:
             self._deciding = False
         return True
+
+    def _answering(self, slot: int) -> str:
+        """Return who answers for a node: its body, its fallback or its failure handler."""
+        if slot not in self._run.handling:
+            return "body"
+        return "fallback" if slot in self._run.standing_in else "handler"
 
     def ask(self, slot: int, request: HumanRequest) -> None:
         """Let an invocation wait for a person; its body has ended."""
@@ -332,7 +366,9 @@ class Desk:
         self._course.outcomes.clear_seats(slot)
         self._records.push(slot, run.row(slot, "waiting"))
         run.asked[slot] = question
+        run.unshared.add(slot)
         self._state.ask(slot)
+        self._state.reasons[slot] = f"waits for a person: {question.prompt}"
         self.set_alarm(slot, question)
         if self._course.watcher is not None:
             self._course.events.append(
@@ -356,9 +392,9 @@ class Desk:
 
     @property
     def is_asked(self) -> bool:
-        """Whether hooks have asked for something, or have not been shown everything."""
+        """Whether hooks have asked for something that was not applied yet."""
         watcher = self._course.watcher
-        return watcher is not None and watcher.owes
+        return watcher is not None and watcher.asks
 
     @property
     def stands_by(self) -> bool:

@@ -280,12 +280,10 @@ class _Session:
             handle: The one of the same run, when that goes on.
         """
         run, recorder = self.run, self.recorder
-        token, outer = CancelToken(), run.token
+        token = run.token
         found = RunHandle(run.run_id, run.dag_name) if handle is None else handle
         store = None if recorder is None or recorder._own else recorder.store
         lost = recorder is None or (store is None and recorder.store.database.is_memory)
-        unsubscribe = outer.subscribe(lambda: token.cancel(outer.reason))
-        run.token = token
         self.coordinator.steerable = True
 
         def work() -> None:
@@ -295,8 +293,6 @@ class _Session:
                 found._finish(None, error)
             else:
                 found._finish(report, None)
-            finally:
-                unsubscribe()
 
         def go_on(secrets: Mapping[str, Any]) -> RunHandle:
             session = _prepare_resume(run.run_id, run.registry, run.options, secrets, store)
@@ -317,11 +313,15 @@ class _Session:
         run.began = run.board.clock()
         if run.config.timeout_seconds is not None:
             run.deadline = run.began + max(0.0, run.config.timeout_seconds - run.spent)
-        self._unsubscribe = run.token.subscribe(self.coordinator.stop)
+        outer = run.options.cancel
+        self._unsubscribe = [run.token.subscribe(self.coordinator.stop)]
+        if outer is not None:
+            self._unsubscribe.append(outer.subscribe(lambda: run.token.cancel(outer.reason)))
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._unsubscribe()
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
         if self.run.annex is not None:
             self.run.annex.close()
         if error is not None:  # the waiting thread was interrupted
@@ -469,7 +469,7 @@ def _run(
         options=options,
         config=config,
         inputs=values,
-        token=options.cancel if options.cancel is not None else CancelToken(),
+        token=CancelToken(),
         lookup=registry.get,
         lookup_in=registry,
         slots=_slots(options, config),

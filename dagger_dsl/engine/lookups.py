@@ -28,6 +28,7 @@ from dagger_dsl.model.caching import (
     is_fresh,
     memo_key,
 )
+from dagger_dsl.model.context import labels_of
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.run import Run
@@ -85,6 +86,8 @@ class Lookup:
             journal.note_inputs(ref.node_id, request.input_hash, ref.invocation_key)
         if self.decision.hit or request.key is None or request.input_hash is None:
             return
+        if not _says_all(run, slot, value):
+            return
         now = dt.datetime.now(dt.UTC)
         if journal is not None:
             if stored != (None, None):
@@ -115,6 +118,15 @@ class Lookup:
             )
         except EncodingError as error:
             logger.debug("the result of %s is not kept: %s", ref, error)
+
+
+def _says_all(run: Run, slot: int, value: Any) -> bool:
+    """Return whether a result in the place of a call would do all that the call did."""
+    if slot in run.unshared or not run.plan.actions[slot].store:
+        return False
+    if slot not in run.plan.labelled:
+        return True
+    return run.meta.get(slot, {}).get("labels") == sorted(labels_of(value) or ())
 
 
 def decision_of(plain: Mapping[str, Any]) -> CacheDecision:

@@ -8,10 +8,11 @@ a generator begins while the generator still yields; neither waits for the whole
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import ne
 from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +21,18 @@ import attrs
 from dagger_dsl.engine.plan import UNSET, add_children
 from dagger_dsl.engine.run import error_info
 from dagger_dsl.engine.state import PENDING
-from dagger_dsl.errors import EncodingError, MapError, OutputError
+from dagger_dsl.errors import ConfigurationError, EncodingError, MapError, OutputError, shown
 from dagger_dsl.model.context import Failed
 from dagger_dsl.model.values import to_plain
-from dagger_dsl.runners.base import Yielded
+from dagger_dsl.runners.base import TIMED, Overran, Yielded
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.course import Course
     from dagger_dsl.engine.run import Run
 
 __all__ = ["Maps", "rebuild_children", "rebuild_items"]
+
+logger = logging.getLogger("dagger_dsl.engine")
 
 # How long a generator is read at a time (seconds), and how many items at most: what it has yielded
 # so far shall not wait for what it has not.
@@ -46,6 +49,7 @@ class _Feed:
         call, kind: What was called for the node itself.
         started: When that was.
         hungry: It is not being read, because enough invocations wait.
+        resting: It is not being read, and shall be.
     """
 
     generator: Any
@@ -54,6 +58,7 @@ class _Feed:
     started: float
     items: list[Any] = attrs.field(factory=list)
     hungry: bool = False
+    resting: bool = False
 
 
 @attrs.define(eq=False)
@@ -80,6 +85,7 @@ class Maps:
         self._children: dict[int, list[int]] = {}  # of what is open, in order
         self._feeds: dict[int, _Feed] = {}
         self._limits: dict[int, _Limit] = {}
+        self._thirsty: list[int] = []  # generators to be read on
         self._waiting: set[int] = set(run.plan.mapped)
 
     # --- opening and gathering -------------------------------------------------------------------
@@ -93,18 +99,23 @@ class Maps:
         plan, state = self._plan, self._state
         found = [slot for slot in state.ready if slot in plan.mapped]
         for slot in found:
+            place = state.ready.index(slot)
             state.ready.remove(slot)
             if slot in self._children:
                 self._gather(slot)
-            else:
-                self._open(slot)
+                continue
+            count = len(state.ready)
+            if self._open(slot):  # its invocations take its place in the line
+                fresh, state.ready[count:] = state.ready[count:], []
+                state.ready[place:place] = fresh
+        followed = self._follow()
         if self._limits:
             for slot in [slot for slot in state.ready if slot in plan.parents]:
                 self._limit(slot)
-        self._follow()
-        return bool(found)
+        return bool(found) or followed
 
-    def _open(self, slot: int) -> None:
+    def _open(self, slot: int) -> bool:
+        """Make the invocations of a mapped one; False when it fails instead."""
         plan, board = self._plan, self._board
         spec = plan.mapped[slot]
         board.started[slot] = board.clock()
@@ -112,17 +123,14 @@ class Maps:
         if value is UNSET:
             param = plan.actions[slot].param(spec.name)
             value = param.default if param is not None and not param.required else None
-        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-            text = (
-                f"it maps over its input {spec.name!r}, which is {value!r:.100}; give it a list, "
-                "or anything else with items"
-            )
+        try:
+            items = _items_of(spec.name, value)
+        except Exception as error:  # of the user's own iterator, too
             board.ended[slot] = board.started[slot]
-            self._course.outcomes.fail(
-                slot, MapError(str(plan.ids[slot]), plan.keys.get(slot, ""), text)
-            )
-            return
-        items = list(value)
+            failed = MapError(str(plan.ids[slot]), plan.keys.get(slot, ""), str(error))
+            failed.__cause__ = error
+            self._course.outcomes.fail(slot, failed)
+            return False
         children = self._enlist(slot, 0, len(items))
         for child, item in zip(children, items, strict=True):
             board.values[plan.items[child]] = item
@@ -134,6 +142,7 @@ class Maps:
         self._drop_rest(slot, len(items))
         if not any(self._state.status(child) == PENDING for child in children):
             self._gather(slot)
+        return True
 
     def _enlist(self, slot: int, start: int, end: int) -> list[int]:
         """Return the invocations of items *start* to *end*, making those that are not there."""
@@ -181,13 +190,20 @@ class Maps:
 
     # --- following -------------------------------------------------------------------------------
 
-    def _follow(self) -> None:
-        """Open what maps over something whose items come one by one, and waits for that alone."""
+    def _follow(self) -> bool:
+        """Open what maps over something whose items come one by one, and waits for that alone.
+
+        Returns:
+            Whether there was any.
+        """
         plan, state = self._plan, self._state
+        before = len(self._children)
         if len(self._waiting) != len(plan.mapped):
             self._waiting = set(plan.mapped)
         for slot in sorted(self._waiting):
             if slot in plan.parents or slot in self._children or slot in plan.joins:
+                continue
+            if not plan.node(slot).enabled:
                 continue
             source = self._source(slot)
             if source is None or not state.waits_only(slot):
@@ -196,6 +212,7 @@ class Maps:
                 self._follow_map(slot, source)
             elif source in self._feeds:
                 self._follow_feed(slot, source)
+        return len(self._children) > before
 
     def _source(self, slot: int) -> int | None:
         """Return the node whose whole value a mapped node maps over."""
@@ -203,21 +220,23 @@ class Maps:
         found = where if isinstance(where, int) else (where or ())[self._plan.mapped[slot].place]
         return found if found < len(self._plan.ids) and self._plan.ids[found] else None
 
-    def _begin(self, slot: int) -> list[int]:
-        children = self._children[slot] = []
+    def _begin(self, slot: int) -> None:
+        self._children[slot] = []
         most = self._plan.mapped[slot].most
         if most is not None:
             self._limits[slot] = _Limit(most)
         self._board.started[slot] = self._board.clock()
         self._state.open(slot, (), more=True)
-        return children
 
     def _follow_map(self, slot: int, source: int) -> None:
         """Let each invocation wait for the one of the same item."""
-        plan, board = self._plan, self._board
-        leaders = self._children[source]
-        children = self._begin(slot)
-        made = self._enlist(slot, 0, len(leaders))
+        self._begin(slot)
+        self._pair(slot, self._children[source])
+
+    def _pair(self, slot: int, leaders: Sequence[int]) -> None:
+        """Add an invocation for each of some more that it follows."""
+        plan, board, children = self._plan, self._board, self._children[slot]
+        made = self._enlist(slot, len(children), len(children) + len(leaders))
         for child, leader in zip(made, leaders, strict=True):
             place, where = plan.mapped[slot].place, board.bindings[child]
             board.bindings[child] = plan.bindings[child] = (
@@ -229,6 +248,13 @@ class Maps:
             self._run.load(leader)
         self._state.add_children(slot, made, dict(zip(made, leaders, strict=True)))
         children += made
+        self._lead(slot, made)
+
+    def _lead(self, slot: int, made: Sequence[int]) -> None:
+        """Let those who follow a mapped node follow its new invocations."""
+        for target in self._plan.successors[slot]:
+            if target in self._children and self._source(target) == slot:
+                self._pair(target, made)
 
     def _follow_feed(self, slot: int, source: int) -> None:
         self._begin(slot)
@@ -241,54 +267,89 @@ class Maps:
             self._board.values[plan.items[child]] = item
         self._state.add_children(slot, made)
         children += made
+        self._lead(slot, made)
 
     # --- generators ------------------------------------------------------------------------------
 
     def read(self, slot: int, generator: Any) -> bool:
         """Read a generator that a node returned, if somebody maps over it; else return False."""
         plan, run, board = self._plan, self._run, self._board
-        if not any(
-            target in plan.mapped and self._source(target) == slot
-            for target in plan.successors[slot]
-        ):
+        targets = [*plan.successors[slot], *(target for target, _ in plan.special.get(slot, ()))]
+        if not any(target in plan.mapped and self._source(target) == slot for target in targets):
             return False
         self._feeds[slot] = _Feed(
             generator, board.calls[slot], board.kinds[slot], board.started[slot]
         )
         is_async = isinstance(generator, AsyncGeneratorType)
         run.stand_in(slot, _sip_async(generator) if is_async else _sip(generator), is_async)
+        kind = board.kinds[slot] | TIMED
+        if slot in board.limits and kind not in board.beyond:
+            board.kinds[slot] = kind
         run.pumping.add(slot)
         self._sip(slot)
         return True
 
     def _sip(self, slot: int) -> None:
-        """Have a worker read some more of a generator."""
-        self._course.flying += 1
-        self._board.go.append(slot)
+        """Have a worker read some more of a generator, behind what waits for its items."""
+        self._feeds[slot].resting = True
+        self._thirsty.append(slot)
+
+    def sips(self) -> list[int]:
+        """Return the generators that are to be read on now."""
+        thirsty, self._thirsty = self._thirsty, []
+        for slot in thirsty:
+            self._feeds[slot].resting = False
+        return thirsty
+
+    def let_go(self, slots: Collection[int]) -> None:
+        """End generators that nobody reads just now; the others end when they come back."""
+        for slot in [slot for slot in slots if slot in self._feeds]:
+            feed = self._feeds[slot]
+            if feed.hungry or feed.resting:
+                self._close(slot, feed)
+                self._course.cancelled(slot)
+
+    def close(self) -> None:
+        """End every generator; the run has ended or stands still."""
+        for slot, feed in list(self._feeds.items()):
+            self._close(slot, feed)
+
+    def _close(self, slot: int, feed: _Feed) -> None:
+        self._put_back(slot, feed)
+        if isinstance(feed.generator, AsyncGeneratorType):
+            return  # its loop ends it
+        try:
+            feed.generator.close()
+        except Exception:  # the user's own clean-up; a thread may even be in it
+            logger.exception("the generator of %s could not be closed", self._run.ref(slot))
 
     def take(self, slot: int, found: Yielded, now: float) -> None:
         """Take what was read of a generator."""
         course = self._course
         feed = self._feeds[slot]
         if self._state.stopped or slot in course.victims:
-            self._put_back(slot, feed)
-            if not isinstance(feed.generator, AsyncGeneratorType):
-                feed.generator.close()
+            self._close(slot, feed)
             course.cancelled(slot)
             return
+        course.outcomes.clear_seats(slot)
         try:
-            self._compare(slot, feed, found.items)
+            self._compare(slot, feed, found)
         except (OutputError, EncodingError) as error:
             self._put_back(slot, feed)
             course.outcomes.fail(slot, error)
             return
         for target in self._plan.successors[slot]:
             if target in self._children and self._source(target) == slot:
-                self._add_items(target, found.items)
+                # A generator that is read again gives what its followers have already.
+                self._add_items(target, feed.items[len(self._children[target]) :])
         self._follow()
-        if found.error is not None:
+        limit = self._board.limits.get(slot)
+        failure = found.error
+        if failure is None and limit is not None and now - feed.started > limit:
+            failure = Overran(limit)  # all of it together, however quick each item was
+        if failure is not None:
             self._put_back(slot, feed)
-            course.outcomes.raised(slot, found.error, now)
+            course.outcomes.raised(slot, failure, now)
         elif found.over:
             self._put_back(slot, feed)
             course.outcomes.answer(slot, feed.items, None)
@@ -297,37 +358,35 @@ class Maps:
         else:
             self._sip(slot)
 
-    def _compare(self, slot: int, feed: _Feed, items: Sequence[Any]) -> None:
+    def _compare(self, slot: int, feed: _Feed, found: Yielded) -> None:
         """Note what was yielded; what an earlier reading had yielded has to come again."""
-        run = self._run
+        run, name = self._run, str(self._plan.ids[slot])
         known = run.yielded.setdefault(slot, [])
-        start = len(feed.items)
+        start, items = len(feed.items), found.items
         feed.items += items
+        kept: list[Any] = list(items)
+        differs: Callable[[Any, Any], Any] = _differ
+        if run.journal is not None:
+            kept = [to_plain(item, f"item {start + k} of {name!r}") for k, item in enumerate(items)]
+            differs = ne
         again = known[start : start + len(items)]
-        fresh = list(islice(items, len(again), None))
-        name = str(self._plan.ids[slot])
-        if run.journal is None:
-            plain = [*fresh]
-        else:
-            plain = [
-                to_plain(item, f"item {start + k} of {name!r}") for k, item in enumerate(items)
-            ]
-            for k, before in enumerate(again):
-                if before != plain[k]:
-                    raise OutputError(
-                        f"node {name!r} is a generator that was read again, and its item "
-                        f"{start + k} is not what it was; what others map over has to yield the "
-                        "same items each time"
-                    )
-            plain = plain[len(again) :]
-        known += plain
-        if plain and run.journal is not None:
-            note = {"yield": name, "from": start + len(again), "items": plain}
+        for k, (before, now) in enumerate(zip(again, kept, strict=False), start):
+            if differs(before, now):
+                raise OutputError(_other_item(name, f"its item {k} is not what it was"))
+        if found.over and found.error is None and len(feed.items) < len(known):
+            text = f"it ended after {len(feed.items)} items and not after {len(known)}"
+            raise OutputError(_other_item(name, text))
+        fresh = kept[len(again) :]
+        known += fresh
+        if fresh and run.journal is not None:
+            note = {"yield": name, "from": start + len(again), "items": fresh}
             self._course.records.note(None, note)
 
     def _put_back(self, slot: int, feed: _Feed) -> None:
         """Let the node be itself again, and not the reading of its generator."""
         self._feeds.pop(slot)
+        if slot in self._thirsty:
+            self._thirsty.remove(slot)
         self._run.pumping.discard(slot)
         self._board.calls[slot], self._board.kinds[slot] = feed.call, feed.kind
         self._board.started[slot] = feed.started
@@ -336,7 +395,7 @@ class Maps:
         """Return whether so many invocations wait that reading on would only fill the memory."""
         most = 4 * self._board.slots + _GULP
         return any(
-            sum(self._state.status(child) == PENDING for child in self._children[target]) > most
+            self._state.waits_for(target) > most
             for target in self._plan.successors[slot]
             if target in self._children
         )
@@ -386,6 +445,35 @@ class Maps:
         info = error_info(error)
         attempts = self._run.attempts_made(slot)
         return Failed(self._plan.keys[slot], info.type, info.message, attempts)
+
+
+def _items_of(name: str, value: Any) -> list[Any]:
+    """Return the items of what is mapped over.
+
+    Raises:
+        ConfigurationError: It has none.
+    """
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise ConfigurationError(
+            f"it maps over its input {name!r}, which is {shown(value, 100)}; give it a list, or "
+            "anything else with items"
+        )
+    return list(value)
+
+
+def _differ(before: Any, now: Any) -> bool:
+    """Whether two items that are not stored are known to differ."""
+    try:
+        return bool(to_plain(before) != to_plain(now))
+    except EncodingError:  # who could tell
+        return False
+
+
+def _other_item(name: str, what: str) -> str:
+    return (
+        f"node {name!r} is a generator that was read again, and {what}; what others map over has "
+        "to yield the same items each time"
+    )
 
 
 def _sip(generator: Any) -> Any:

@@ -72,6 +72,10 @@ class Outcomes:
             if slot in self._course.left_behind:
                 self._course.left_behind.discard(slot)
                 self._course.flying += 1  # it was written off before
+            elif self._course.dropped and slot in self._course.dropped:
+                state.complete(easy)
+                easy = []
+                self._course.cancelled(slot)
             elif rare and (slot in run.handling or slot in plan.parts or slot in plan.labelled):
                 state.complete(easy)
                 easy = []
@@ -144,6 +148,8 @@ class Outcomes:
             self.raised(slot, OutputError(self._unfinished(slot, answer)), now)
         elif isinstance(answer, Yielded):
             self._course.maps_now().take(slot, answer, now)
+        elif slot in self._course.dropped:  # whatever it is
+            self._course.cancelled(slot)
         elif isinstance(answer, HumanRequest):
             self._course.desk.ask(slot, answer)
         elif isinstance(answer, Writing):
@@ -212,6 +218,7 @@ class Outcomes:
             self.give_up(slot, handling.pop(slot))
         else:
             self._run.meta.setdefault(slot, {})["recovered"] = True
+            self._run.unshared.add(slot)
             self.complete(slot, value, label, split)
             handling.pop(slot, None)
             self._run.standing_in.discard(slot)
@@ -245,10 +252,8 @@ class Outcomes:
         if slot in run.handling:
             self.fail(slot, error)
             return
-        if isinstance(error, LimitExceeded):  # its budget is the run's
-            run.errors[slot] = error
-            self.give_up(slot, error)
-            self._course.abort(error)
+        if isinstance(error, LimitExceeded):
+            self.exceeded(slot, error)
             return
         halted = slot in self._course.victims or self._course.stop_asked
         if halted and (isinstance(error, Withdrawn) or _is_cancellation(error)):
@@ -286,6 +291,14 @@ class Outcomes:
         run.another(slot)
         self._state.wait(slot)
         self._course.at(now + delay, lambda _now: self._state.wake(slot))
+
+    def exceeded(self, slot: int, error: LimitExceeded) -> None:
+        """Fail a node that has passed a limit of its run; nobody stands in, and the run stops."""
+        run = self._run
+        run.errors[slot] = error
+        run.exception = run.exception or error
+        self.give_up(slot, error)
+        self._course.abort(error)
 
     def clear_seats(self, slot: int) -> None:
         """Note that a call has come back: whatever kills the process now, it was not this call."""

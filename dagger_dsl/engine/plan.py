@@ -94,7 +94,8 @@ class Plan:
         mapped: By slot of a mapped node, what it maps over.
         careful: Slots of nodes that are started at most once.
         cached: By slot, the strategy of nodes that share their results between runs.
-        input_uses: By name of a graph input, the parameters it reaches.
+        input_uses: By name of a graph input, the parameters it reaches, each with the number of
+            levels that are mapped over there.
         looked_up: The actions that were found, by the name they were looked up under.
         owners: By slot of a split output, the slot of its node.
         size: Number of slots.
@@ -133,7 +134,7 @@ class Plan:
     mapped: dict[int, Mapped] = attrs.field(factory=dict)
     careful: set[int] = attrs.field(factory=set)
     cached: dict[int, CacheStrategy] = attrs.field(factory=dict)
-    input_uses: dict[str, dict[tuple[ActionDef, str], None]] = attrs.field(factory=dict)
+    input_uses: dict[str, dict[tuple[ActionDef, str, int], None]] = attrs.field(factory=dict)
     looked_up: dict[str, ActionDef] = attrs.field(factory=dict)
     owners: dict[int, int] = attrs.field(factory=dict)
     size: int = 0
@@ -721,6 +722,8 @@ class _Compiler:
     def declare_parts(self, actions: list[ActionDef]) -> None:
         plan = self.into
         for slot, node in enumerate(self.nodes, self.base):
+            if node.map_over is not None:
+                continue  # its value is the list, of which nothing has a name
             declared = (
                 [each.name for each in node.outputs]
                 if node.outputs
@@ -833,7 +836,8 @@ class _Compiler:
             known = plan.inputs.get(output)
             if known is None:
                 known = plan.inputs[output] = self.new_slot()
-            plan.input_uses.setdefault(output, {})[action, given.name] = None
+            levels = (node.map_depth or 1) if node.map_over == given.name else 0
+            plan.input_uses.setdefault(output, {})[action, given.name, levels] = None
             return known
         slot = plan.index[source]
         parts = plan.parts.get(slot)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dagger_dsl.engine.notes import of_json, to_json
-from dagger_dsl.engine.people import Question
+from dagger_dsl.engine.people import Question, question_note
 from dagger_dsl.engine.plan import Plan
 from dagger_dsl.engine.report import ErrorInfo, RunReport
 from dagger_dsl.engine.run import Run, error_info
@@ -20,6 +20,7 @@ from dagger_dsl.engine.story import Story, rebuild
 from dagger_dsl.engine.watch import completions
 from dagger_dsl.errors import ConfigurationError, InvalidState, KeyTaken, StoreError
 from dagger_dsl.model.config import DagConfig, RunOptions
+from dagger_dsl.model.events import HumanInputRequested
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.model.values import Secret, allow_hints, from_plain
@@ -149,9 +150,9 @@ class Recorder:
         done = self._place(run)
         plan = run.plan
         winners = self._winners(run)
-        again: set[int] = set()
+        again = self._call_again(run, story, done, hooked)
         if not all(map(_is_stored, done.values())):
-            again = _reopen(run, done, winners, story, hooked)
+            again = _reopen(run, done, winners, story, hooked, again)
         self._count_crashes(run, done)
         for slot, node in done.items():
             run.restored.add(slot)
@@ -162,7 +163,7 @@ class Recorder:
         run.inserted.update(self.stored.cache)
         run.bound |= {slot: frozenset((source,)) for slot, source in winners.items()}
         self._ask_again(run, story)
-        self._ask_about_started(run, done)
+        self._ask_about_started(run, story, done)
         run.state.patient = hooked
         commands = story.between(run, done)
         run.state.restore(list(done), _labels(done), winners, commands, again)
@@ -206,21 +207,25 @@ class Recorder:
     def _ask_at(self, run: Run, slot: int, question: Question) -> None:
         run.asked[slot] = question
         run.state.ask(slot)
+        run.state.reasons[slot] = f"waits for a person: {question.prompt}"
 
-    def _ask_about_started(self, run: Run, done: Mapping[int, StoredNode]) -> None:
+    def _ask_about_started(self, run: Run, story: Story, done: Mapping[int, StoredNode]) -> None:
         """Ask what came of nodes that were started at most once by a process that died."""
         assert self.stored is not None
         careful = run.plan.careful
         if not careful:
             return
         starts = Counter(slot for each in self.stored.released for slot in each if slot in careful)
+        # Of one that was cancelled while it was asked about, nobody knows more than before.
         ends = Counter(
             run.slot_named(node.node_id, node.key)
             for node in self.stored.attempts
-            if node.started_at is not None
+            if node.state in ("completed", "failed")
         )
+        rows = []
         for slot, times in starts.items():
-            if slot in done or slot in run.asked or times <= ends[slot]:
+            over = ends[slot] + story.recalled[run.name_of(slot)]
+            if slot in done or slot in run.asked or times <= over:
                 continue
             now = run.board.clock()
             run.board.started[slot] = run.board.ended[slot] = now
@@ -228,22 +233,68 @@ class Recorder:
                 f"{run.plan.ids[slot]!r} is started at most once, and a process died after it had "
                 "started it: what is its result?"
             )
-            self._ask_at(run, slot, Question(text))
+            question = Question(text)
+            self._ask_at(run, slot, question)
+            run.notes.append(question_note(run, slot, question))
+            rows.append(run.row(slot, "waiting"))
+        if rows:
+            assert self.journal is not None
+            self.journal.commit((), commands=run.notes, replacing=rows)
+            self.journal.flush()
+            run.notes = []
 
     def _show_again(
         self, run: Run, story: Story, done: Mapping[int, StoredNode], hooked: bool
     ) -> None:
         """Have hooks shown what an earlier process may not have shown them."""
         assert self.stored is not None
-        before, since = story.hooked
-        if hooked or before:
+        if hooked or story.hooked[0]:
             run.notes.append((None, to_json({"hooks": hooked})))
-        if not (hooked and before):
+        last = self._shown(story, hooked)
+        if last is None:
             return
-        last = max(self.stored.acked, since)
         late = [slot for slot, node in done.items() if node.seq > last]
         run.unshown += completions(run, late)
+        run.unshown += [
+            HumanInputRequested(run.ref(slot), question.prompt, question.schema)
+            for slot, question in run.asked.items()
+            if self._asked_after(run, slot, last)
+        ]
         run.unshown += story.emitted(run, last)
+
+    def _asked_after(self, run: Run, slot: int, last: int) -> bool:
+        """Return whether a node asked its question after an entry of the record."""
+        assert self.stored is not None
+        ref = run.ref(slot)
+        node = self.stored.nodes.get((ref.node_id, ref.invocation_key))
+        return node is not None and node.state == "waiting" and node.seq > last
+
+    def _call_again(
+        self, run: Run, story: Story, done: dict[int, StoredNode], hooked: bool
+    ) -> set[int]:
+        """Take out results that were not stored and that hooks have yet to be shown.
+
+        They need them, and so may the nodes that they ask for. It is noted, so that the next
+        process does not take them for shown when this one dies before it has them again.
+        """
+        shown = self._shown(story, hooked)
+        lost = [] if shown is None else [slot for slot in done if not _is_stored(done[slot])]
+        owed = {slot for slot in lost if shown is not None and done[slot].seq > shown}
+        if owed:
+            run.notes.append((None, to_json({"again": [run.name_of(slot) for slot in owed]})))
+        for name, seq in story.again.items():
+            slot = run.slot_named(*name.partition(".")[::2])
+            if slot in done and done[slot].seq < seq:
+                owed.add(slot)
+        for slot in owed:
+            _one_more(run, slot, done.pop(slot).attempt)
+        return owed
+
+    def _shown(self, story: Story, hooked: bool) -> int | None:
+        """Return up to which entry hooks were shown everything; None when none are, or were."""
+        assert self.stored is not None
+        before, since = story.hooked
+        return max(self.stored.acked, since) if hooked and before else None
 
     def _winners(self, run: Run) -> dict[int, int]:
         """Return the source that each `any` join had taken, as it was noted."""
@@ -468,15 +519,16 @@ def _reopen(
     winners: Mapping[int, int],
     story: Story,
     hooked: bool,
+    before_that: Collection[int],
 ) -> set[int]:
     """Take out results that were not stored by wish and that a node which may run still needs.
 
     Whoever is called again may choose other branches, so more nodes may run than before.
 
     Returns:
-        What was taken out.
+        What was taken out, *before_that* included.
     """
-    again: set[int] = set()
+    again = set(before_that)
     before = len(done) + 1
     while len(done) < before:
         before = len(done)

@@ -31,7 +31,10 @@ class Records:
     Attributes:
         rows: Outcomes, in order of arrival.
         replacing: Outcomes of attempts that are recorded as waiting.
+        commands: Commands were applied since the last commit.
         oldest: When the first of them ended; ``-inf`` when they must not wait any longer.
+        acknowledges: That hooks were shown events is recorded at all; False when they were, and
+            what they asked for has to be asked again.
         owed: Hooks were shown events that the journal does not know of yet.
     """
 
@@ -43,6 +46,8 @@ class Records:
         self.replacing: list[Row] = []
         self.oldest = inf
         self.owed = False
+        self.acknowledges = True
+        self.commands = False
         self._tokens = run.tokens
 
     @property
@@ -118,6 +123,7 @@ class Records:
         """Take what a resume needs beside outcomes."""
         if self._journal is not None:
             self._run.notes.append((key, to_json(body)))
+            self.commands = self.commands or "command" in body
 
     def commit(self, released: Sequence[int] | None, *, last: bool = False) -> None:
         """Record everything in one transaction.
@@ -140,7 +146,7 @@ class Records:
                 released,
                 commands=run.notes or None,
                 last=last,
-                ack=self.owed,
+                ack=self.owed and self.acknowledges,
                 replacing=self.replacing,
             )
         else:
@@ -150,6 +156,7 @@ class Records:
         self.replacing = []
         run.notes = []
         self.owed = False
+        self.commands = False
         self.oldest = inf
 
     def commit_unshown(self, *, last: bool = False) -> None:

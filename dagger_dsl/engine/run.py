@@ -18,12 +18,13 @@ from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
 from dagger_dsl.model.events import Event
 from dagger_dsl.model.graph import RESULT
-from dagger_dsl.model.protocols import CancelSignal, Journal, Row
+from dagger_dsl.model.protocols import Journal, Row
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.registry import ActionDef
 from dagger_dsl.runners.base import ASYNC, Board
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.control import CancelToken
     from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.runners.annex import Annex
 
@@ -119,6 +120,8 @@ class Run:
         silent: Number of invocations that are no calls: levels of lists that are mapped over.
         asked: By slot, the question that a person was asked.
         lookups: By slot, what was found out about results of other runs.
+        unshared: Slots whose result is more, or less, than what their action returned for its
+            inputs: somebody else gave it, or it came with commands.
         standing_in: Slots for which a fallback is called, and not a failure handler.
         applied: Keys of the commands that were applied.
         unshown: Events that an earlier process may not have shown to hooks.
@@ -140,7 +143,7 @@ class Run:
         options: RunOptions,
         config: DagConfig,
         inputs: Mapping[str, Any],
-        token: CancelSignal,
+        token: CancelToken,
         lookup: Callable[[str], ActionDef | None],
         slots: int,
         clock: Callable[[], float] = time.perf_counter,
@@ -192,6 +195,7 @@ class Run:
         self.silent = 0
         self.asked: dict[int, Any] = {}
         self.lookups: dict[int, Any] = {}
+        self.unshared: set[int] = set()
         self.standing_in: set[int] = set()
         self.applied: set[str] = set()
         self.unshown: list[Event] = []

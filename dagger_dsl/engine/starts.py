@@ -43,14 +43,13 @@ class Starts:
     def _expand(self, now: float) -> None:
         """Open and gather mapped nodes, and take results of other runs, until nothing changes."""
         state, plan = self._state, self._plan
-        busy = state.sifting or bool(plan.mapped or plan.cached)
+        busy = not state.paused and (state.sifting or bool(plan.mapped or plan.cached))
         while busy:
             if state.sifting:
                 state.sift()
             busy = bool(plan.mapped) and self._course.maps_now().expand()
             if plan.cached:
-                for slot in [each for each in state.ready if self._is_looked_up(each)]:
-                    busy = self._look_up(slot, now) or busy
+                busy = self._look_up(now) or busy
             if state.ended:
                 self._course.record_ends()
 
@@ -61,24 +60,28 @@ class Starts:
             return False
         return run.top(slot) in plan.cached
 
-    def _look_up(self, slot: int, now: float) -> bool:
-        """Take the result of another run in the place of a call; False when there is none."""
+    def _look_up(self, now: float) -> bool:
+        """Take results of other runs in the place of calls; return whether there were any."""
         from dagger_dsl.engine.lookups import look_up
 
-        found = look_up(self._run, slot)
-        if found is None:
-            return False
-        board = self._board
-        self._state.ready.remove(slot)
-        board.started[slot] = board.ended[slot] = now
-        self._course.outcomes.complete(slot, found.value, None, False)
-        return True
+        state, board = self._state, self._board
+        wanted = [slot for slot in state.ready if self._is_looked_up(slot)]
+        found = {slot: hit for slot in wanted if (hit := look_up(self._run, slot)) is not None}
+        if found:
+            state.ready = [slot for slot in state.ready if slot not in found]
+        for slot, hit in found.items():
+            board.started[slot] = board.ended[slot] = now
+            self._course.outcomes.complete(slot, hit.value, None, False)
+        return bool(found)
 
     def chosen(self, ready: list[int]) -> list[int]:
         """Return what of the enabled invocations may start now."""
         if self._run.suspects:
             ready = self._set_apart(ready)
-        return self._one_by_one(ready) if self._plan.careful else ready
+        if self._plan.careful:
+            ready = self._one_by_one(ready)
+        maps = self._course.maps
+        return ready if maps is None else ready + maps.sips()
 
     def _one_by_one(self, ready: list[int]) -> list[int]:
         """Keep back what starts at most once, until a worker is free for it.

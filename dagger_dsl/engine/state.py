@@ -283,6 +283,7 @@ class RunState:
         if slot not in self.asking:
             return False
         self.asking.discard(slot)
+        self.reasons.pop(slot, None)
         self._status[slot] = PENDING
         return True
 
@@ -371,7 +372,7 @@ class RunState:
 
     def is_open(self, slot: int) -> bool:
         """Return whether an invocation has not been handed out, and may still be."""
-        if self._status[slot] != PENDING:
+        if self._status[slot] != PENDING or slot in self._children:
             return False
         join = self._joins.get(slot)
         enabled = join.closed if join is not None else not self._unmet[slot]

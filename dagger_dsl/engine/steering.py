@@ -46,13 +46,14 @@ from dagger_dsl.model.commands import (
     command_from_plain,
     command_to_plain,
     input_from,
+    with_inputs,
 )
 from dagger_dsl.model.events import CustomEvent, Event
 from dagger_dsl.model.graph import Node
 from dagger_dsl.model.policies import Trigger
 from dagger_dsl.model.validate import validate_growth
 
-__all__ = ["Effect", "Origin", "Steering", "requests_of"]
+__all__ = ["Effect", "Origin", "Steering", "is_for_now", "requests_of"]
 
 logger = logging.getLogger("dagger_dsl.engine")
 
@@ -139,12 +140,13 @@ class Steering:
         if isinstance(command, PauseBranch):
             return self._pause(command)
         if isinstance(command, ResumeBranch):
+            self.roots_of(command.branch_id)
             changed = self._run.state.let_go(command.branch_id)
             return Effect(command_to_plain(command)) if changed else _NOTHING
         if isinstance(command, CancelBranch):
             return self._cancel(command)
         if isinstance(command, EmitEvent):
-            return self._emit(command)
+            return self._emit(command, origin)
         raise ConfigurationError(f"{origin.who}: {command!r} is no command for a running graph")
 
     # --- growth ----------------------------------------------------------------------------------
@@ -237,8 +239,8 @@ class Steering:
             return
         if len(self.rounds) >= config.max_iterations:
             raise MaxIterationsExceeded(
-                f"{origin.who} would let the graph grow for the {len(self.rounds) + 1}th time, and "
-                f"max_iterations is {config.max_iterations}; raise it, or let the graph end"
+                f"{origin.who} would let the graph grow once more than the max_iterations of "
+                f"{config.max_iterations} allow; raise it, or let the graph end"
             )
 
     def _check_graph_inputs(self, nodes: Iterable[Node]) -> None:
@@ -394,8 +396,8 @@ class Steering:
             return _NOTHING
         return Effect(command_to_plain(command), running, reason=reason)
 
-    def _emit(self, command: EmitEvent) -> Effect:
-        plain = command_to_plain(command)
+    def _emit(self, command: EmitEvent, origin: Origin) -> Effect:
+        plain = {**command_to_plain(command), "depth": origin.depth}
         self._run.emitted += 1
         event = CustomEvent(
             self._run.run_id,
@@ -403,6 +405,7 @@ class Steering:
             command.payload,
             self._run.emitted,
             dt.datetime.now(dt.UTC),
+            origin.depth,
         )
         return Effect(plain, (), (event,))
 
@@ -453,6 +456,11 @@ class Steering:
             state.enable([index[node_id] for node_id in plain["ids"]], plain.get("enabled", True))
         elif plain["do"] in ("cancel", "pause", "resume"):
             self.apply(command_from_plain(plain), Origin("the journal"))
+
+
+def is_for_now(command: Command) -> bool:
+    """Whether a command is about what a process does at the moment, and nothing that lasts."""
+    return isinstance(command, (CancelRun, PauseRun, ResumeRun))
 
 
 def requests_of(

@@ -9,6 +9,7 @@ added after a branch was cancelled does not belong to that branch, however often
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,24 @@ import attrs
 from dagger_dsl.engine.notes import of_json
 from dagger_dsl.engine.people import Question, question_of
 from dagger_dsl.engine.run import Run
-from dagger_dsl.model.commands import EmitEvent, command_from_plain
+from dagger_dsl.model.commands import (
+    AddNodes,
+    EmitEvent,
+    SetNodeInputs,
+    SetNodesEnabled,
+    command_from_plain,
+    with_inputs,
+)
 from dagger_dsl.model.events import CustomEvent
+from dagger_dsl.model.graph import Graph
 
 if TYPE_CHECKING:
     from dagger_dsl.store.records import StoredCommand, StoredNode
 
-__all__ = ["Story", "rebuild"]
+__all__ = ["Story", "graph_now", "prompts", "rebuild"]
+
+#: What stands in the note of a command beside the command itself.
+BESIDE = frozenset(("depth", "round"))
 
 
 @attrs.define
@@ -34,6 +46,7 @@ class Story:
     Attributes:
         commands: Plain forms of the applied commands, each with its number in the record.
         questions: What nodes asked, by node, key and attempt.
+        again: By name, the entry since which a node counts as not completed.
         hooked: Whether hooks watched the last owner's part of the run, and since when they have
             watched every owner's.
     """
@@ -41,6 +54,8 @@ class Story:
     commands: list[tuple[int, Mapping[str, Any]]] = attrs.field(factory=list)
     questions: dict[tuple[str, str, int], Question] = attrs.field(factory=dict)
     hooked: tuple[bool, int] = (False, 0)
+    again: dict[str, int] = attrs.field(factory=dict)
+    recalled: Counter[str] = attrs.field(factory=Counter)
 
     def between(
         self, run: Run, done: Mapping[int, StoredNode]
@@ -62,10 +77,53 @@ class Story:
         emits = [(seq, plain) for seq, plain in self.commands if plain["do"] == "emit"]
         for number, (seq, plain) in enumerate(emits, start=1):
             if seq > after:
-                command = command_from_plain(plain)
+                command = command_from_plain(_alone(plain))
                 assert isinstance(command, EmitEvent)
-                found.append(CustomEvent(run.run_id, command.name, command.payload, number))
+                depth = plain.get("depth", 0)
+                found.append(
+                    CustomEvent(run.run_id, command.name, command.payload, number, depth=depth)
+                )
         return found
+
+
+def _alone(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a command's plain form without what its note holds beside it."""
+    return {name: value for name, value in plain.items() if name not in BESIDE}
+
+
+def graph_now(graph: Graph, recorded: Iterable[StoredCommand]) -> Graph:
+    """Return a recorded graph as commands have changed it; no action need be known for that.
+
+    Args:
+        graph: What the run began with.
+        recorded: The entries of its journal, in order.
+    """
+    nodes = dict(graph.nodes)
+    for entry in recorded:
+        body = of_json(entry.body)
+        plain = body.get("command") if isinstance(body, dict) else None
+        if plain is None or plain["do"] not in ("add", "enable", "inputs"):
+            continue
+        command = command_from_plain(_alone(plain))
+        if isinstance(command, AddNodes):
+            nodes |= {node.id: node for node in (spec.to_node() for spec in command.specs)}
+        elif isinstance(command, SetNodesEnabled):
+            for node_id in command.ids:
+                nodes[node_id] = nodes[node_id].replace(enabled=command.enabled)
+        elif isinstance(command, SetNodeInputs):
+            nodes[command.node_id] = with_inputs(nodes[command.node_id], command.inputs)
+    return graph if nodes == graph.nodes else graph.replace(nodes=nodes)
+
+
+def prompts(recorded: Iterable[StoredCommand]) -> dict[tuple[str, str], str]:
+    """Return what nodes have asked a person last, by node and key."""
+    found = {}
+    for entry in recorded:
+        body = of_json(entry.body)
+        if isinstance(body, dict) and "asks" in body:
+            asked = body["asks"]
+            found[asked["node"], asked["key"]] = str(asked["prompt"])
+    return found
 
 
 def rebuild(run: Run, recorded: Iterable[StoredCommand]) -> Story:
@@ -103,6 +161,10 @@ def rebuild(run: Run, recorded: Iterable[StoredCommand]) -> Story:
             asked = body["asks"]
             place = (asked["node"], asked["key"], asked["attempt"])
             story.questions[place] = question_of(asked)
+        elif "recalled" in body:
+            story.recalled.update(body["recalled"])
+        elif "again" in body:
+            story.again |= dict.fromkeys(body["again"], entry.seq)
         elif "hooks" in body:
             # An owner that went on with hooks owes them what those before it did not show.
             if not (body["hooks"] and story.hooked[0]):

@@ -135,13 +135,18 @@ _Handle: TypeAlias = "tuple[BoundHook, Callable[..., Any], Callable[[Event], boo
 
 
 def event_key(event: Event, attempt: int = 0) -> str:
-    """Return what tells an event apart from every other one of its run, also after a crash."""
+    """Return what tells an event apart from every other one of its run, also after a crash.
+
+    A node completes once, though a result that was not stored may have to be computed again.
+    """
     if isinstance(event, CustomEvent):
         return f"custom {event.sequence}"
     if isinstance(event, (RunStarted, RunFinished)):
         return type(event).__name__
-    node = event.node
-    return f"{type(event).__name__} {attempt} {node.invocation_key} {node.node_id}"
+    node, kind = event.node, event.__class__.__name__
+    if type(event) is _Completed:
+        return f"{kind} {node.invocation_key} {node.node_id}"
+    return f"{kind} {attempt} {node.invocation_key} {node.node_id}"
 
 
 class Observers:
@@ -279,6 +284,11 @@ class Observers:
                     self._take(hook, event, answer)
         return None
 
+    @property
+    def asks(self) -> bool:
+        """Whether there are commands to apply."""
+        return bool(self._asked)
+
     def take(self) -> list[tuple[Command, Origin]]:
         """Return the commands that hooks have answered with since this was last asked."""
         asked, self._asked = self._asked, []
@@ -304,7 +314,7 @@ class Observers:
         attempt = 0 if slot is None else run.attempts.get(slot, 1)
         key = event_key(event, attempt)
         failed = slot if slot is not None and run.state.status(slot) == FAILED else None
-        depth = 0 if node is None else run.depths.get(node.node_id, 0)
+        depth = getattr(event, "depth", 0) if node is None else run.depths.get(node.node_id, 0)
         self.owes = True
         self._asked += [
             (

@@ -23,7 +23,7 @@ from dagger_dsl.errors import (
     RegistryError,
     did_you_mean,
 )
-from dagger_dsl.model.commands import NodeSpec, input_from
+from dagger_dsl.model.commands import NodeSpec, with_inputs
 from dagger_dsl.model.graph import Graph, Node, missing_dependency
 from dagger_dsl.registry import Registry
 
@@ -213,9 +213,7 @@ class Catalogue:
         with self._lock:
             entry = self.entry(dag_name)
             node = entry.graph.node(node_id)
-            fields = {each.name: each for each in node.inputs}
-            fields |= {name: input_from(name, value) for name, value in inputs.items()}
-            changed = node.replace(inputs=tuple(fields.values()))
+            changed = with_inputs(node, inputs)
             nodes = {**entry.graph.nodes, node_id: changed}
             self._put(entry, entry.graph.replace(nodes=nodes))
         return changed

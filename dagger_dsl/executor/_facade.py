@@ -19,7 +19,9 @@ from dagger_dsl import engine
 from dagger_dsl.engine.control import RunHandle, Steered
 from dagger_dsl.engine.launch import new_run_id
 from dagger_dsl.engine.report import RunReport
+from dagger_dsl.engine.story import graph_now
 from dagger_dsl.errors import (
+    ActionNotFound,
     ConfigurationError,
     DaggerError,
     InputError,
@@ -43,6 +45,7 @@ from dagger_dsl.executor._recorded import (
 from dagger_dsl.model.commands import NodeSpec
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph, Input, Node
+from dagger_dsl.model.states import RunStatus
 from dagger_dsl.registry import ActionDef, Registry, as_registry
 from dagger_dsl.store.storage import Store
 
@@ -497,7 +500,15 @@ class DagExecutor:
         settings = self._options(runner, cancel, options, values)
         hand_over(self._recorded(chosen), self._store, cache)
         self._newest = chosen
-        report = engine.resume(chosen, registry, settings, inputs, self._store)
+        try:
+            report = engine.resume(chosen, registry, settings, inputs, self._store)
+        except ActionNotFound:
+            stored = self._store.load_run(chosen)
+            if stored.status != RunStatus.COMPLETED or cache is not None:
+                raise
+            from dagger_dsl.views.stored import stored_report
+
+            return stored_report(stored, self._url)  # as it is: nothing of it is called
         return self._ended(report, registry, values)
 
     #: Document 001's names of `resume`.
@@ -746,7 +757,7 @@ class DagExecutor:
             stored = self._store.load_run(run_id)
         except RunNotFound:
             raise self._catalogue.unknown(run_id) from None
-        return stored.graph.to_dot(_stored_states(stored))
+        return graph_now(stored.graph, stored.commands).to_dot(_stored_states(stored))
 
     def doctor(self, dag: str | Graph | Compilable) -> Diagnosis:
         """Look for everything that can keep a graph from running here; print the answer.

@@ -83,6 +83,13 @@ def _meant(value: Any) -> Any:
     return value
 
 
+def with_inputs(node: Node, inputs: Mapping[str, Any]) -> Node:
+    """Return a node with other values for some inputs, literals or references as in a spec."""
+    fields = {each.name: each for each in node.inputs}
+    fields |= {name: input_from(name, value) for name, value in inputs.items()}
+    return node.replace(inputs=tuple(fields.values()))
+
+
 def _mapping(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if given is None:
         return {}

@@ -111,13 +111,14 @@ class HumanInputRequested:
 
 @attrs.frozen
 class CustomEvent:
-    """What an `EmitEvent` command said."""
+    """What an `EmitEvent` command said; `depth` is that of the node that it goes back to."""
 
     run_id: str
     name: str
     payload: Any = None
     sequence: int = 0
     at: dt.datetime | None = None
+    depth: int = 0
 
 
 Event: TypeAlias = (

@@ -9,8 +9,12 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
+from dagger_dsl.engine.lookups import decision_of
 from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
-from dagger_dsl.errors import NotExecuted
+from dagger_dsl.engine.story import graph_now, prompts
+from dagger_dsl.errors import ExecutionError, NotExecuted
 from dagger_dsl.model.states import NodeState, RunStatus
 
 if TYPE_CHECKING:
@@ -26,7 +30,8 @@ def stored_report(stored: StoredRun, database_url: str | None = None) -> RunRepo
         stored: The run, as `Store.load_run` gives it.
         database_url: Where it is recorded, for the report.
     """
-    graph = stored.graph
+    graph = graph_now(stored.graph, stored.commands)
+    asked = prompts(stored.commands)
     latest = {node_id: node for (node_id, key), node in stored.nodes.items() if key == "default"}
 
     def states() -> Mapping[str, NodeState]:
@@ -37,7 +42,13 @@ def stored_report(stored: StoredRun, database_url: str | None = None) -> RunRepo
 
     def node(node_id: str) -> NodeReport:
         known = latest.get(node_id)
-        return NodeReport(node_id, NodeState.PENDING) if known is None else _node_report(known)
+        if known is None:
+            return NodeReport(node_id, NodeState.PENDING)
+        found = _node_report(known)
+        if found.state is not NodeState.WAITING:
+            return found
+        reason = f"waits for a person: {asked.get((node_id, known.key), '')}"
+        return attrs.evolve(found, reason=reason)
 
     def value(node_id: str) -> Any:
         known = latest[node_id]
@@ -45,7 +56,15 @@ def stored_report(stored: StoredRun, database_url: str | None = None) -> RunRepo
             raise NotExecuted(f"the value of node {node_id!r} was not stored: it said store=False")
         return known.value()
 
+    def invocations(node_id: str) -> Mapping[str, NodeReport]:
+        return {
+            key: _node_report(known)
+            for (each, key), known in stored.nodes.items()
+            if each == node_id and key != "default"
+        }
+
     error = stored.error or {}
+    failed = any(known.state == NodeState.FAILED for known in latest.values())
     return RunReport(
         run_id=stored.run_id,
         dag_name=stored.flow_name,
@@ -57,7 +76,10 @@ def stored_report(stored: StoredRun, database_url: str | None = None) -> RunRepo
         duration=(stored.updated_at - stored.created_at).total_seconds(),
         reason=str(error.get("reason", "")),
         database_url=database_url,
+        # Of a run that failed for no node, such as one that passed a limit.
+        exception=None if failed or "message" not in error else ExecutionError(error["message"]),
         states=states,
+        invocations=invocations,
         node=node,
         value=value,
     )
@@ -72,6 +94,7 @@ def _node_report(node: StoredNode) -> NodeReport:
         ended = started + dt.timedelta(seconds=node.duration)
     return NodeReport(
         node_id=node.node_id,
+        key=node.key,
         state=NodeState(node.state),
         attempts=node.attempt if started is not None else 0,
         started_at=started,
@@ -81,6 +104,7 @@ def _node_report(node: StoredNode) -> NodeReport:
         reason=str(meta.get("reason", "")),
         recovered=bool(meta.get("recovered")),
         metadata=meta.get("metadata", {}),
+        cache=decision_of(meta["cache"]) if "cache" in meta else None,
     )
 
 

@@ -438,8 +438,8 @@ def test_a_node_that_waits_for_its_next_attempt_can_be_cancelled() -> None:
 
 
 @pytest.mark.row("B29")
-def test_what_a_node_that_was_cancelled_in_vain_answers_is_kept() -> None:
-    """A thread goes on to its end; its value is recorded, as after any other stop."""
+def test_what_a_node_of_a_cancelled_branch_answers_is_dropped() -> None:
+    """A thread goes on to its end; whether it came in time is no matter of luck."""
     flow = Steered()
     cancelled = threading.Event()
     flow.add("long", lambda: cancelled.wait(10)).note("after", after=["long"]).note("short")
@@ -450,7 +450,7 @@ def test_what_a_node_that_was_cancelled_in_vain_answers_is_kept() -> None:
 
     report = flow.run("threads", max_workers=2, hooks=[Script({"NodeCompleted short": cancel})])
     assert report.success
-    assert states(report) == {"long": "completed", "after": "cancelled", "short": "completed"}
+    assert states(report) == {"long": "cancelled", "after": "cancelled", "short": "completed"}
 
 
 @pytest.mark.row("B29")

@@ -292,7 +292,7 @@ def test_a_run_that_failed_for_no_node_has_the_error_in_its_report(executor: Dag
     assert report.status == "failed"
     assert report.error is not None
     assert report.error.type == "dagger_dsl.errors.MaxIterationsExceeded"
-    assert "max_iterations is 3" in report.error.message
+    assert "max_iterations of 3" in report.error.message
     with pytest.raises(MaxIterationsExceeded):
         report.raise_for_failure()
 
