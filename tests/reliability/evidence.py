@@ -99,8 +99,12 @@ def check_record(work: Work, record: Record, calls: Sequence[Call]) -> None:
         assert set(work.sources[name]) <= seen, f"{name} without its sources"
         seen.add(name)
     over = {call.name for call in calls if call.ended is not None}
-    assert (done | record.waiting) & work.called <= over
-    assert {call.name for call in calls} & work.added <= set(record.added), "not added, but called"
+    assert ((done | record.waiting) & work.called) - work.once <= over
+    often = [name for name, n in Counter(c.name for c in calls).items() if n > 1]
+    assert work.once.isdisjoint(often), f"called more than once: {often}"
+    if work.spec.durability == "sync":
+        begun = {call.name for call in calls}
+        assert begun & work.added <= set(record.added), "called before it was recorded as added"
 
 
 def check_end(spec: Spec, database: Path, side: Path) -> None:

@@ -17,7 +17,7 @@ from tests.reliability.workloads import Spec
 from tests.scale import count
 
 GROWING = ("one by one", "in batches", "in answers")
-KINDS = ("layers", *GROWING, "mapped", "people")
+KINDS = ("layers", *GROWING, "mapped", "people", "careful")
 
 #: From the command to the first new node, in seconds; what a quiet machine needs.
 RESUME_WITHIN = 0.5
@@ -165,7 +165,7 @@ def test_resume_reaches_its_first_new_node_in_half_a_second(tmp_path: Path) -> N
 # --- every write ----------------------------------------------------------------------------------
 
 #: Nodes of the small runs, by kind.
-SMALL = {"layers": 20, "mapped": 16, "people": 10}
+SMALL = {"layers": 20, "mapped": 16, "people": 10, "careful": 12}
 
 
 @pytest.mark.slow
@@ -221,10 +221,14 @@ def _lives_on(zygote: Zygote, deaths: Deaths, nth: int, mode: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "durability"),
+    [(kind, "sync") for kind in KINDS]
+    + [(kind, level) for kind in ("in batches", "careful") for level in ("async", "exit")],
+)
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_a_resume_survives_kills_too(
-    tmp_path: Path, zygote: Zygote, runner: str, kind: str, rng: random.Random
+    tmp_path: Path, zygote: Zygote, runner: str, kind: str, durability: str, rng: random.Random
 ) -> None:
     """Die after die: each process comes a few writes further, or not at all."""
     kills = 0
@@ -235,6 +239,7 @@ def test_a_resume_survives_kills_too(
             kind=kind,
             nodes=SMALL.get(kind, 12),
             options="?synchronous=NORMAL",
+            durability=durability,
             max_crashes=1000,
         )
 
@@ -244,4 +249,4 @@ def test_a_resume_survives_kills_too(
         deaths = Deaths(spec, database, tmp_path / "side")
         live(deaths, next_life)
         kills += deaths.deaths
-    print(f"{kind}, {runner}: {kills} kills in {count(40)} runs")
+    print(f"{kind}, {runner}, {durability}: {kills} kills in {count(40)} runs")

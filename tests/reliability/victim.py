@@ -43,23 +43,19 @@ def run(spec: Spec) -> RunReport:
         hooks=hooks,
     )
     try:
-        if _is_recorded(spec):
-            return engine.resume(spec.run_id, registry, options)
-        return engine.run(graph, registry, None, options)
+        with Store(spec.url, lease=spec.lease) as store:
+            if _is_recorded(store, spec.run_id):
+                return engine.resume(spec.run_id, registry, options, store=store)
+            return engine.run(graph, registry, None, options, store=store)
     finally:
         os.close(file)
 
 
-def _is_recorded(spec: Spec) -> bool:
-    store = Store(spec.url)
-    path = store.database.path
-    if path is None or not os.path.exists(path):
+def _is_recorded(store: Store, run_id: str) -> bool:
+    try:
+        store.load_run(run_id)
+    except RunNotFound:
         return False
-    with store:
-        try:
-            store.load_run(spec.run_id)
-        except RunNotFound:
-            return False
     return True
 
 

@@ -23,6 +23,7 @@ from dagger_dsl.model.commands import AddNode, AddNodes, Command, NodeSpec, Paus
 from dagger_dsl.model.context import DEFAULT_KEY, NodeCtx, NodeOutput
 from dagger_dsl.model.events import NodeCompleted
 from dagger_dsl.model.graph import Graph, Input, Node
+from dagger_dsl.model.policies import Effects
 from dagger_dsl.registry import Registry
 
 __all__ = ["Note", "Spec", "Work", "name_of", "work_of"]
@@ -49,6 +50,7 @@ class Spec:
         mixed: Whether a third of the bodies are async; under asyncio they are anyway.
         large: Every so-manieth node returns a value that goes to an artifact file; 0 for none.
         max_crashes: See `DagConfig`.
+        lease: See `Store`.
     """
 
     url: str
@@ -66,6 +68,7 @@ class Spec:
     mixed: bool = False
     large: int = 7
     max_crashes: int = 3
+    lease: float = 15.0
 
     @classmethod
     def of_text(cls, text: str) -> Spec:
@@ -103,12 +106,14 @@ class Work(ABC):
         asks: What people answer, by invocation.
         held: The branches that a hook pauses, each with its invocations.
         added: The nodes that come while it runs.
+        once: What is called at most once, whoever dies.
     """
 
     streams: frozenset[str] = frozenset()
     asks: Mapping[str, Any] = {}
     held: Mapping[str, Sequence[str]] = {}
     added: frozenset[str] = frozenset()
+    once: frozenset[str] = frozenset()
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
@@ -428,6 +433,25 @@ class People(Layers):
         }
 
 
+class Careful(Layers):
+    """Every third node starts at most once; people are asked about those that have died."""
+
+    @cached_property
+    def once(self) -> frozenset[str]:  # type: ignore[override]
+        """Every third node."""
+        return frozenset(f"n{k}" for k in range(0, self.spec.nodes, 3))
+
+    @cached_property
+    def asks(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """What people answer: what the node would have computed."""
+        return {name: self.values[name] for name in self.once}
+
+    def node(self, k: int) -> Node:
+        """Return a node, with its effects."""
+        effects = Effects.AT_MOST_ONCE if f"n{k}" in self.once else None
+        return super().node(k).replace(effects=effects)
+
+
 # --- mapped nodes ---------------------------------------------------------------------------------
 
 
@@ -592,6 +616,7 @@ _KINDS: dict[str, type[Work]] = {
     "in answers": InAnswers,
     "in batches": Batches,
     "people": People,
+    "careful": Careful,
     "mapped": MappedNodes,
 }
 
