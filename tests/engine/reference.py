@@ -357,6 +357,7 @@ class Model:
                 self.do(entry)
         self.reliving = False
         self.victims = set()
+        self.cut = {each for each in self.cut if self.state[each] == CANCELLED}
         self.lost = {each for each in known if not self.recipes[each].stored}
 
     # --- what happens ----------------------------------------------------------------------------
@@ -370,6 +371,9 @@ class Model:
 
     def completes(self, node_id: str, labels: frozenset[str], value: object) -> None:
         """A call returned, or a handler gave a value."""
+        if node_id in self.cut and not self.reliving:  # what it comes to counts no more
+            self.dies(node_id)
+            return
         self.running.discard(node_id)
         self.handling.discard(node_id)
         self.state[node_id] = COMPLETED

@@ -94,6 +94,8 @@ __all__ = [
 GRACE = 10.0
 LIMIT = 90.0
 LIVES = 6
+#: How often the coordinator may look whether something has come, before a stuck call ends.
+LOOKS = 20
 LABELS = ("x", "y", "true")
 BRANCHES = ("left", "right")
 SHOWN = (NodeCompleted, NodeFailed, NodeSkipped, NodeCancelled, NodeRetrying)
@@ -802,7 +804,7 @@ class Life:
         if resumed:
             record, again = self._recorded()
         if recorder is not None:
-            owed = self._owed_to_hooks(record) if resumed and steers else []
+            owed = self._owed_to_hooks(record) if resumed else []
             if resumed:
                 recorder.restore(self.run, "warn", hooked=steers)
             else:
@@ -831,6 +833,7 @@ class Life:
         self.requests: list[tuple[Command, str | None, list[Exception | None]]] = []
         self.told = True
         self.current = ""
+        self.looks = 0
         self.asked = False
         self.ended: str | None = None
         self.halted: set[str] = set()
@@ -855,12 +858,25 @@ class Life:
         """Return what a resume has to know, and what it has to call again as it was not stored."""
         assert self.store is not None
         done: dict[str, tuple[int, Done]] = {}
+        again: set[str] = set()
+        shown = self._shown()
+        void = {
+            name.partition(".")[0]: seq
+            for seq, body in self.store.bodies()
+            for name in body.get("again", ())
+        }
         for seq, row in self.store.history():
             if row[6] is None:
                 continue  # an end without a call is worked out anew
             done.pop(row[0], None)
             if row[3] == COMPLETED:
-                labels = frozenset(json.loads(row[9] or "{}").get("labels", ()))
+                meta = json.loads(row[9] or "{}")
+                unstored = meta.get("stored") is False
+                if (unstored and shown is not None and seq > shown) or seq < void.get(row[0], 0):
+                    again.add(row[0])  # hooks have to be shown its result
+                    continue
+                again.discard(row[0])
+                labels = frozenset(meta.get("labels", ()))
                 value = None if row[4] is None else json.loads(row[4])
                 done[row[0]] = (seq, Done(row[0], labels, value))
         commands = [
@@ -868,7 +884,6 @@ class Life:
             for seq, body in self.store.bodies()
             if (plain := body.get("command")) is not None
         ]
-        again: set[str] = set()
         while True:  # whoever is called again may choose another way
             record = sorted([*done.values(), *commands], key=lambda pair: pair[0])
             outlook = Model(self.scenario.recipes, self.scenario.kinds)
@@ -888,14 +903,21 @@ class Life:
 
     def _owed_to_hooks(self, record: Sequence[tuple[int, Done | Command]]) -> list[str]:
         """Return what hooks may not have been shown: what came after their last acknowledgement."""
-        assert self.store is not None
-        hooked = [(seq, body["hooks"]) for seq, body in self.store.bodies() if "hooks" in body]
-        if not hooked or not hooked[-1][1]:
+        last = self._shown()
+        if last is None:
             return []
-        last = max(self.store.acked, hooked[-1][0])
         done = [entry.node_id for seq, entry in record if isinstance(entry, Done) and seq > last]
         emits = [seq for seq, entry in record if isinstance(entry, EmitEvent)]
         return done + [str(k) for k, seq in enumerate(emits, start=1) if seq > last]
+
+    def _shown(self) -> int | None:
+        """Return up to where hooks were shown everything; None where nobody was, or is, shown."""
+        assert self.store is not None
+        hooked = [(seq, body["hooks"]) for seq, body in self.store.bodies() if "hooks" in body]
+        since = None
+        for seq, watching in hooked:  # since when has every life watched?
+            since = None if not watching else seq if since is None else since
+        return max(self.store.acked, since) if self.model.patient and since is not None else None
 
     def _name(self, event: Any) -> str:
         return str(event.sequence) if isinstance(event, CustomEvent) else event.node.node_id
@@ -1068,11 +1090,14 @@ class Life:
         taken, watching.taken = watching.taken, []
         refusals, watching.refusals = watching.refusals, []
         ids, expected = self.run.plan.ids, []
+        late = watching.over or self.model.stopping
         for command, origin in taken:
             failed = None if origin.failed is None else str(ids[origin.failed])
-            kind = InvalidState if watching.over else self.do(command, origin.key, failed)
+            kind = InvalidState if late else self.do(command, origin.key, failed)
             if kind is not None:
                 expected.append(kind)
+                if not late and origin.key is not None:
+                    self.model.applied.add(origin.key)
         assert refusals == expected, (taken, refusals, expected)
         if taken and not watching.over:
             self.end_if_asked()
@@ -1208,6 +1233,7 @@ class Life:
         """Deliver what a running call answered."""
         board, slot = self.run.board, self.slot(node_id)
         answer, _ = self.flying.pop(node_id)
+        self.looks = 0
         if node_id in self.halted and self.rng.random() < 0.5:
             answer = asyncio.CancelledError()
         board.ended[slot] = self.clock()
@@ -1276,7 +1302,9 @@ class Life:
     def wait(self) -> None:
         """Let time pass until the coordinator wants to be stepped; free a call that is stuck."""
         wake = self.run.board.wake_at
-        if wake != inf:
+        self.looks += 1
+        if wake != inf and (self.looks < LOOKS or not self.flying):
+            assert self.looks < 100 * LOOKS, "it looks for something that does not come"
             self.clock.advance(max(0.0, wake - self.clock()))
             return
         assert self.flying, "nothing runs, nothing waits, and the run has not ended: it hangs"
