@@ -125,6 +125,32 @@ def _own_id(_: Any, __: Any, given: Any) -> None:
         raise ConfigurationError(f"an id is a text, not {given!r}")
 
 
+def _text(command: Any, field: Any, given: Any) -> None:
+    if not isinstance(given, str) or not given:
+        raise ConfigurationError(
+            f"the {field.name} of {_a(command)} is a text that is not empty, not {cut(repr(given))}"
+        )
+
+
+def _text_or_none(command: Any, field: Any, given: Any) -> None:
+    if given is not None and not isinstance(given, str):
+        raise ConfigurationError(
+            f"the {field.name} of {_a(command)} is a text or None, not {cut(repr(given))}"
+        )
+
+
+def _flag(command: Any, field: Any, given: Any) -> None:
+    if not isinstance(given, bool):
+        raise ConfigurationError(
+            f"the {field.name} of {_a(command)} is True or False, not {cut(repr(given))}"
+        )
+
+
+def _a(command: Any) -> str:
+    name = type(command).__name__
+    return f"{'an' if name[0] in 'AE' else 'a'} {name}"
+
+
 def _specs(given: Any) -> tuple[NodeSpec, ...]:
     if not isinstance(given, Iterable):
         raise ConfigurationError(f"nodes to be added are a list of NodeSpec, not {given!r}")
@@ -148,6 +174,13 @@ def _on_failure(given: Any) -> OnFailure | None:
 
 def _effects(given: Any) -> Effects | None:
     return None if given is None else as_enum(Effects, given, "a NodeSpec's effects")
+
+
+def _strategy(_: Any, __: Any, given: Any) -> None:
+    if given is not None and not isinstance(given, CacheStrategy):
+        raise ConfigurationError(
+            f"a NodeSpec's cache_strategy is a CacheStrategy or None, not {cut(repr(given))}"
+        )
 
 
 def _outputs(given: Any) -> tuple[Output, ...]:
@@ -196,13 +229,13 @@ class NodeSpec:
     trigger: Trigger | None = attrs.field(default=None, converter=_trigger)
     on_failure: OnFailure | None = attrs.field(default=None, converter=_on_failure)
     retry: RetryPolicy | None = None
-    branch: str | None = None
+    branch: str | None = attrs.field(default=None, validator=_text_or_none)
     map_over: str | None = None
     max_parallel: int | None = None
     map_depth: int | None = None
     map_errors: str | None = None
     failure: str | None = None
-    cache_strategy: CacheStrategy | None = None
+    cache_strategy: CacheStrategy | None = attrs.field(default=None, validator=_strategy)
     effects: Effects | None = attrs.field(default=None, converter=_effects)
     description: str = ""
     outputs: tuple[Output, ...] = attrs.field(default=(), converter=_outputs)
@@ -317,7 +350,7 @@ class AddNode:
     """Add one node to the run."""
 
     spec: NodeSpec = attrs.field(validator=_spec)
-    dag_name: str | None = None
+    dag_name: str | None = attrs.field(default=None, validator=_text_or_none)
 
 
 @attrs.frozen
@@ -325,16 +358,16 @@ class AddNodes:
     """Add several nodes, all or none; they may depend on each other."""
 
     specs: tuple[NodeSpec, ...] = attrs.field(converter=_specs)
-    dag_name: str | None = None
+    dag_name: str | None = attrs.field(default=None, validator=_text_or_none)
 
 
 @attrs.frozen
 class SetNodeInputs:
     """Replace inputs of a node that has not started."""
 
-    node_id: str
+    node_id: str = attrs.field(validator=_text)
     inputs: Mapping[str, Any] = attrs.field(converter=_mapping)
-    dag_name: str | None = None
+    dag_name: str | None = attrs.field(default=None, validator=_text_or_none)
 
 
 @attrs.frozen
@@ -342,37 +375,37 @@ class SetNodesEnabled:
     """Enable or disable nodes that have not started; disabled ones are skipped."""
 
     ids: tuple[str, ...] = attrs.field(converter=_texts)
-    enabled: bool = True
+    enabled: bool = attrs.field(default=True, validator=_flag)
 
 
 @attrs.frozen
 class PauseBranch:
     """Start nothing more of a branch (a node with its descendants, or a label)."""
 
-    branch_id: str
-    reason: str | None = None
+    branch_id: str = attrs.field(validator=_text)
+    reason: str | None = attrs.field(default=None, validator=_text_or_none)
 
 
 @attrs.frozen
 class ResumeBranch:
     """Let a paused branch go on."""
 
-    branch_id: str
+    branch_id: str = attrs.field(validator=_text)
 
 
 @attrs.frozen
 class CancelBranch:
     """Cancel what is reachable only through the branch."""
 
-    branch_id: str
-    reason: str | None = None
+    branch_id: str = attrs.field(validator=_text)
+    reason: str | None = attrs.field(default=None, validator=_text_or_none)
 
 
 @attrs.frozen
 class EmitEvent:
     """Show a `CustomEvent` to the hooks."""
 
-    name: str
+    name: str = attrs.field(validator=_text)
     payload: Any = None
 
 
@@ -387,17 +420,17 @@ class Answer:
         by: Who answers, for the record.
     """
 
-    node_id: str
+    node_id: str = attrs.field(validator=_text)
     value: Any = None
-    key: str = DEFAULT_KEY
-    by: str | None = None
+    key: str = attrs.field(default=DEFAULT_KEY, validator=_text)
+    by: str | None = attrs.field(default=None, validator=_text_or_none)
 
 
 @attrs.frozen
 class PauseRun:
     """Let what runs end, start nothing more, and leave the run paused."""
 
-    reason: str | None = None
+    reason: str | None = attrs.field(default=None, validator=_text_or_none)
 
 
 @attrs.frozen
@@ -409,7 +442,7 @@ class ResumeRun:
 class CancelRun:
     """Cancel the run."""
 
-    reason: str | None = None
+    reason: str | None = attrs.field(default=None, validator=_text_or_none)
 
 
 Command: TypeAlias = (

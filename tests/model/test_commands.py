@@ -300,3 +300,22 @@ def test_a_chain_refuses_what_is_none(
 ) -> None:
     with pytest.raises(ConfigurationError, match=says):
         make(lambda wrong: wrong)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda wrong: CancelBranch(wrong(None)), "branch_id of a CancelBranch is a text .* None"),
+        (lambda wrong: PauseBranch(wrong("")), "branch_id of a PauseBranch is .* not empty"),
+        (lambda wrong: EmitEvent(wrong(3)), "name of an EmitEvent is a text"),
+        (lambda wrong: Answer(wrong(3)), "node_id of an Answer is a text"),
+        (lambda wrong: SetNodesEnabled(["a"], wrong("no")), "enabled .* True or False, not 'no'"),
+        (lambda wrong: NodeSpec("f", branch=wrong(3)), "branch of a NodeSpec is a text or None"),
+        (lambda wrong: NodeSpec("f", cache_strategy=wrong("x")), "cache_strategy is a CacheStr"),
+    ],
+)
+def test_a_command_refuses_a_field_of_another_type(
+    make: Callable[[Callable[[Any], Any]], object], says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        make(lambda wrong: wrong)

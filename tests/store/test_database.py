@@ -126,7 +126,8 @@ def test_a_reader_is_not_blocked_by_a_writer(store: Store) -> None:
         connection.exec_driver_sql("UPDATE flow_runs SET status = 'paused'")
         began = time.monotonic()
         assert store.load_run("r1").status == "running"
-        assert time.monotonic() - began < 1
+        # SQLite would wait for a lock for as long as the store's busy timeout.
+        assert time.monotonic() - began < 4
     assert store.load_run("r1").status == "paused"
 
 
