@@ -50,6 +50,8 @@ class Starts:
             busy = bool(plan.mapped) and self._course.maps_now().expand()
             if plan.cached:
                 busy = self._look_up(now) or busy
+            if self._run.crashes:  # what was opened just now has been looked at by nobody
+                busy = self._refuse_crashed() or busy
             if state.ended:
                 self._course.record_ends()
 
@@ -100,8 +102,12 @@ class Starts:
             self._journal.flush()
         return ready + chosen
 
-    def _refuse_crashed(self) -> None:
-        """Fail what has taken its process down too often, instead of launching it."""
+    def _refuse_crashed(self) -> bool:
+        """Fail what has taken its process down too often, instead of launching it.
+
+        Returns:
+            Whether there was anything.
+        """
         state = self._state
         crashed = [slot for slot in state.ready if slot in self._run.crashes]
         if crashed:
@@ -112,6 +118,7 @@ class Starts:
             self._course.outcomes.give_up(slot, error)
         if crashed:
             self._course.record_ends()
+        return bool(crashed)
 
     def _set_apart(self, ready: list[int]) -> list[int]:
         """Return what can start now; a suspect starts when nothing else can, and runs alone.
