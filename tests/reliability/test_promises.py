@@ -34,7 +34,7 @@ from tests.reliability.evidence import calls_of, check_end, check_record, look
 from tests.reliability.helpers import FULL, KILL, RUNNERS, Zygote
 from tests.reliability.lives import new_spec
 from tests.reliability.scripts import child, ended, line
-from tests.reliability.workloads import work_of
+from tests.reliability.workloads import name_of, work_of
 from tests.runners.helpers import Flow, Gauge, eventually, report_of
 from tests.scale import count
 
@@ -117,7 +117,7 @@ def test_1_whoever_sees_a_result_sees_it_recorded(path: Path, runner: str) -> No
         return value
 
     def hook(_ctx: Any, event: Any) -> None:
-        if type(event).__name__ == "NodeCompleted":
+        if event.__class__.__name__ == "NodeCompleted":
             check(event.node.node_id)
 
     def progress(node: str, state: str, _done: float) -> None:
@@ -622,7 +622,7 @@ def test_6_a_damaged_artifact_is_refused_and_no_node_fails(
 # --- 8: a node that kills its process -------------------------------------------------------------
 
 KILLER = """
-    kind, runner, how, deaths = sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5])
+    kind, runner, how, deaths, shape = *sys.argv[2:5], int(sys.argv[5]), sys.argv[6]
 
     def die():
         if how == "signal":
@@ -650,65 +650,104 @@ KILLER = """
             return k
         return work(k)
 
-    flow = Flow().add("first", lambda: 0)
+    from dagger_dsl.engine.hooks import EventHook
+    from dagger_dsl.model.commands import AddNodes, NodeSpec
+    from dagger_dsl.model.graph import Input, Node
+    flow = Flow()
     flow.registry.register(work, "work")
     flow.registry.register(work_async, "work_async")
-    flow.registry.register(lambda: 0, "first")
+    flow.registry.register(lambda: list(range(10)), "first")
     flow.registry.register(lambda: 1, "last")
-    from dagger_dsl.model.graph import Input, Node
     action = "work_async" if kind == "async" else "work"
-    flow.nodes = [Node("first", "first")] + [
-        Node(f"n{k}", action, [Input("k", value=k)], dependencies=["first"]) for k in range(10)
-    ]
-    flow.nodes.append(Node("last", "last", dependencies=[f"n{k}" for k in range(10)]))
+    many = [NodeSpec(action, id=f"n{k}", inputs={"k": k}, deps=["first"]) for k in range(10)]
+    many.append(NodeSpec("last", deps=[each.id for each in many]))
+    flow.nodes = [Node("first", "first")]
+
+    class Grow(EventHook):
+        def handle(self, ctx, event):
+            if event.__class__.__name__ == "NodeCompleted" and event.node.node_id == "first":
+                return AddNodes(many)
+
+    hooks = []
+    if shape == "there":
+        flow.nodes += [each.to_node("last") for each in many]
+    elif shape == "added":
+        hooks = [Grow()]
+    else:
+        taken = [Input("k", reference="first.result")]
+        flow.nodes.append(Node("n", action, taken, map_over="k", map_errors=shape))
+        flow.nodes.append(Node("last", "last", dependencies=["n"]))
     run = again if os.path.exists(sys.argv[1]) else start
-    report = run(flow, sys.argv[1], runner, config={"on_failure": "continue"})
-    for name, state in report.states().items():
-        error = report.node_reports[name].error
-        say("state", name, state, "" if error is None else error.type.rpartition(".")[2])
+    report = run(flow, sys.argv[1], runner, config={"on_failure": "continue"}, hooks=hooks)
     say("run", report.status)
 """
 
 
+def ends(path: Path) -> dict[str, tuple[str, str]]:
+    """Return each invocation's last state, and what it failed for."""
+    with Store(path) as store:
+        found = store.load_run("r").nodes
+    named = {name_of(*place): node for place, node in found.items()}
+    return {
+        name: (node.state, "" if node.error is None else node.error["type"].rpartition(".")[2])
+        for name, node in named.items()
+    }
+
+
 @pytest.mark.parametrize("how", ["signal", "exit"])
+@pytest.mark.parametrize("shape", ["there", "added", "fail", "collect"])
 @pytest.mark.parametrize(
     ("runner", "kind"),
     [("sequential", "sync"), ("threads", "sync"), ("asyncio", "sync"), ("asyncio", "async")],
 )
 def test_8_a_node_that_kills_its_process_fails_and_its_neighbours_do_not(
-    path: Path, runner: str, kind: str, how: str
+    path: Path, runner: str, kind: str, shape: str, how: str
 ) -> None:
+    """Nodes of the graph, nodes that a hook adds, invocations whose failure counts or does not."""
     calls: list[str] = []
     processes = 0
     while True:
         processes += 1
         assert processes < 10, "it is retried for ever"
-        process = child(KILLER, path, kind, runner, how, 1000)
+        process = child(KILLER, path, kind, runner, how, 1000, shape)
         said = ended(process)
         calls += [each for each in said if each.startswith("call")]
         if process.returncode == 0:
             break
     assert processes == 4, "three deaths, then the run goes on without it"
     assert calls.count("call 5") == 3
-    states = dict(each.split()[1:3] for each in said if each.startswith("state"))
-    expected = {"first": "completed", "last": "skipped"}
-    expected |= {f"n{k}": "failed" if k == 5 else "completed" for k in range(10)}
-    assert states == expected
-    assert "state n5 failed NodeCrashed" in said
+    pattern = "n{}" if shape in ("there", "added") else "n[{}]"
+    expected = {pattern.format(k): ("completed", "") for k in range(10)}
+    expected[pattern.format(5)] = ("failed", "NodeCrashed")
+    expected |= {"first": ("completed", ""), "last": ("skipped", "")}
+    found, dropped = ends(path), []
+    if shape == "fail":  # with its first failure the node has failed, whatever is still open
+        expected["n"] = ("failed", "MapError")
+        dropped = [name for name, (state, _) in found.items() if state == "cancelled"]
+        expected |= dict.fromkeys(dropped, ("cancelled", ""))
+    if shape == "collect":
+        expected |= {"n": ("completed", ""), "last": ("completed", "")}
+    assert found == expected
+    if shape == "collect":
+        assert said[-1] == "run completed"
+        with Store(path) as store:
+            values = store.load_run("r").nodes["n", "default"].value()
+        assert values[5].type.endswith("NodeCrashed")
+        assert [*values[:5], *values[6:]] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+        return
     assert said[-1] == "run failed"
-    with Store(path) as store:
-        assert store.load_run("r").nodes["n5", "default"].error is not None
     # Whoever asks for it gets a fresh budget; the cause may have been mended.
-    process = child(KILLER, path, kind, runner, how, 0)
+    process = child(KILLER, path, kind, runner, how, 0, shape)
     said = ended(process)
     assert said[-1] == "run completed"
-    assert [each for each in said if each.startswith("call")] == ["call 5"]
+    again = {each for each in said if each.startswith("call")}
+    assert again == {f"call {name.strip('n[]')}" for name in ("n5", *dropped)}
 
 
 @runners
 def test_8_a_node_that_stops_killing_in_time_completes(path: Path, runner: str) -> None:
     for deaths in (1, 2, 3):
-        process = child(KILLER, path, "sync", runner, "signal", 2)
+        process = child(KILLER, path, "sync", runner, "signal", 2, "there")
         said = ended(process)
         assert process.returncode == (0 if deaths == 3 else -signal.SIGKILL)
     assert said[-1] == "run completed"
