@@ -107,8 +107,13 @@ def check_record(work: Work, record: Record, calls: Sequence[Call]) -> None:
         assert begun & work.added <= set(record.added), "called before it was recorded as added"
 
 
-def check_end(spec: Spec, database: Path, side: Path) -> None:
-    """Check a run that came to its end after any number of deaths."""
+def check_end(spec: Spec, database: Path, side: Path, *, alone: bool = True) -> None:
+    """Check a run that came to its end after any number of deaths.
+
+    Args:
+        spec, database, side: As for `Deaths`.
+        alone: Whether no other process has the database open, which would keep files.
+    """
     work, record = work_of(spec), look(database, side, spec.run_id)
     assert record.status == "completed"
     check_record(work, record, calls_of(spec))
@@ -120,6 +125,8 @@ def check_end(spec: Spec, database: Path, side: Path) -> None:
     assert values == work.values
     if work.added and (shown := read_shown(spec.log)):
         assert set(shown) == set(work.sources), "completions that no hook was shown"
+    if not alone:
+        return
     left = {each.name.removeprefix(database.name) for each in database.parent.iterdir()}
     assert left <= {"", "-lock", "-artifacts"}, left
 
@@ -132,6 +139,7 @@ class Deaths:
         spec: The run.
         database: Its file.
         side: Where copies are looked at.
+        alone: Whether no other process has the database open.
 
     Attributes:
         done: The invocations whose body never has to be called again.
@@ -141,6 +149,7 @@ class Deaths:
     spec: Spec
     database: Path
     side: Path
+    alone: bool = True
     done: frozenset[str] = frozenset()
     seen: int = 0
     deaths: int = 0
@@ -174,7 +183,7 @@ class Deaths:
             once = [call for call in calls if call.name not in self.work.streams]
             expected = len(self.work.called - self.work.streams)
             assert len(once) <= expected + self.deaths * self.spec.at_once
-        check_end(self.spec, self.database, self.side)
+        check_end(self.spec, self.database, self.side, alone=self.alone)
 
     @property
     def _is_exact(self) -> bool:

@@ -132,9 +132,9 @@ def waiting(store: Store, run_id: str) -> list[str]:
 # --- whole runs -----------------------------------------------------------------------------------
 
 
-def live(deaths: Deaths, next_life: Callable[[], Life]) -> list[Life]:
+def live(deaths: Deaths, next_life: Callable[[], Life], person: Person | None = None) -> list[Life]:
     """Let processes follow each other until the run is completed; check what each one leaves."""
-    person, lives = Person(deaths.spec), [next_life()]
+    person, lives = person or Person(deaths.spec), [next_life()]
     while lives[-1].told != "completed":
         killed = lives[-1].code == -signal.SIGKILL
         assert killed or lives[-1].told == "paused", lives[-1]
