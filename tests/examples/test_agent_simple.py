@@ -103,7 +103,7 @@ def test_the_tools_measure_what_a_plain_loop_measures(agent: ModuleType) -> None
 def test_a_supervisor_that_never_has_enough_is_stopped(agent: ModuleType, tmp_path: Path) -> None:
     report = ask(agent, tmp_path, "summer", config={"max_iterations": 2})
     assert not report.success
-    assert "max_iterations is 2" in str(report.error)
+    assert "max_iterations of 2" in str(report.error)
     assert not (tmp_path / "rain.md").exists()
 
 
