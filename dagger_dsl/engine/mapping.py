@@ -132,8 +132,7 @@ class Maps:
             self._course.outcomes.fail(slot, failed)
             return False
         children = self._enlist(slot, 0, len(items))
-        for child, item in zip(children, items, strict=True):
-            board.values[plan.items[child]] = item
+        self._give(children, items)
         self._children[slot] = children
         top = plan.mapped[slot]
         if top.most is not None and slot not in plan.parents:
@@ -144,18 +143,31 @@ class Maps:
             self._gather(slot)
         return True
 
+    def _give(self, children: Sequence[int], items: Sequence[Any]) -> None:
+        """Put the items of invocations onto the board."""
+        where, values = self._plan.items, self._board.values
+        if children and where[children[-1]] - where[children[0]] == len(children) - 1:
+            first = where[children[0]]  # they rise, so they lie side by side
+            values[first : first + len(children)] = items
+            return
+        for child, item in zip(children, items, strict=True):
+            values[where[child]] = item
+
     def _enlist(self, slot: int, start: int, end: int) -> list[int]:
         """Return the invocations of items *start* to *end*, making those that are not there."""
         run, plan = self._run, self._plan
         top, prefix = self._run.top(slot), self._prefix(slot)
-        keys = [f"{prefix}{k}" for k in range(start, end)]
-        known = [run.invocations.get((top, key)) for key in keys]
+        keys = list(map(str, range(start, end)))
+        if prefix:
+            keys = [prefix + key for key in keys]
+        before = run.invocations.get(top)
+        known = [] if before is None else [before.get(key) for key in keys]
         there = len(known)
         while there and known[there - 1] is None:
             there -= 1
         if there < len(keys):
             made = add_children(plan, slot, keys[there:])
-            run.enlist(slot, made)
+            run.enlist(slot, keys[there:], made)
             self._state.left += len(made)
             known[there:] = made
             body = {"open": plan.ids[slot], "at": plan.keys.get(slot, ""), "from": start + there}
@@ -165,8 +177,8 @@ class Maps:
     def _drop_rest(self, slot: int, count: int) -> None:
         """End invocations of an earlier process that have no item any more."""
         keys, top, prefix = self._plan.keys, self._run.top(slot), self._prefix(slot)
-        known = self._run.invocations
-        while (child := known.get((top, f"{prefix}{count}"))) is not None:
+        known = self._run.invocations.get(top, {})
+        while (child := known.get(f"{prefix}{count}")) is not None:
             if self._state.status(child) == PENDING:
                 self._state.drop(child, f"there is no item {keys[child]} any more")
             count += 1
@@ -174,7 +186,8 @@ class Maps:
     def _gather(self, slot: int) -> None:
         """Complete an invocation with the values of its own ones."""
         run, board = self._run, self._board
-        values = [run.value(child) for child in self._children.pop(slot)]
+        read = run.value if run.loaders else board.values.__getitem__
+        values = list(map(read, self._children.pop(slot)))
         board.ended[slot] = board.clock()
         self._limits.pop(slot, None)
         if slot in self._plan.parents:  # one level of several; the record has what it is made of
@@ -518,10 +531,10 @@ def rebuild_children(run: Run, note: Mapping[str, Any]) -> None:
     """Make the invocations again that an earlier process had noted; their state comes later."""
     top = run.plan.index[note["open"]]
     at = note["at"]
-    slot = top if not at else run.invocations[top, at]
+    slot = top if not at else run.invocations[top][at]
     prefix = f"{at}." if at else ""
-    made = add_children(run.plan, slot, [f"{prefix}{k}" for k in range(note["from"], note["to"])])
-    run.invocations.update(((top, run.plan.keys[child]), child) for child in made)
+    keys = [f"{prefix}{k}" for k in range(note["from"], note["to"])]
+    run.know(slot, keys, add_children(run.plan, slot, keys))
 
 
 def rebuild_items(run: Run, note: Mapping[str, Any]) -> None:

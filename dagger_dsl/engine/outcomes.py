@@ -58,6 +58,10 @@ class Outcomes:
         self._first_start: dict[int, float] = {}
         every = run.config.review_frequency
         self._reviews = every is not None
+        # A value of a run in memory, which nobody is shown, needs nothing but its edges.
+        self._looks_at_each = self._reviews or not (
+            run.journal is None and self._course.watcher is None
+        )
         self._completions = len(run.restored)
         self._reviewed = 0 if every is None else self._completions // every
 
@@ -68,14 +72,17 @@ class Outcomes:
             run.handling or plan.parts or plan.labelled
         )  # the dict itself empties meanwhile
         easy: list[int] = []
+        course = self._course
+        if not (rare or self._looks_at_each or course.left_behind or course.dropped):
+            easy, slots = slots, []
         for slot in slots:
-            if slot in self._course.left_behind:
-                self._course.left_behind.discard(slot)
-                self._course.flying += 1  # it was written off before
-            elif self._course.dropped and slot in self._course.dropped:
+            if slot in course.left_behind:
+                course.left_behind.discard(slot)
+                course.flying += 1  # it was written off before
+            elif course.dropped and slot in course.dropped:
                 state.complete(easy)
                 easy = []
-                self._course.cancelled(slot)
+                course.cancelled(slot)
             elif rare and (slot in run.handling or slot in plan.parts or slot in plan.labelled):
                 state.complete(easy)
                 easy = []
@@ -83,8 +90,8 @@ class Outcomes:
             elif self._record(slot, self._board.values[slot]):
                 easy.append(slot)
         state.complete(easy)
-        if self._course.maps is not None:
-            self._course.maps.ended(easy)
+        if course.maps is not None:
+            course.maps.ended(easy)
 
     def complete(self, slot: int, value: Any, label: Any, split: bool) -> None:
         """Record one completion with everything that can come with it: parts, labels, metadata."""

@@ -14,7 +14,6 @@ import attrs
 from dagger_dsl.engine.notes import to_json
 from dagger_dsl.errors import InputValidationError, InvalidState, NodeNotFound
 from dagger_dsl.model.commands import Answer
-from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import HumanTimeoutAction
 from dagger_dsl.model.values import MISSING, from_plain, to_plain
@@ -115,9 +114,7 @@ def asked_slot(run: Run, answer: Answer) -> int:
     index = run.plan.index
     if answer.node_id not in index:
         raise NodeNotFound(answer.node_id, tuple(index))
-    slot: int | None = index[answer.node_id]
-    if answer.key != DEFAULT_KEY and slot is not None:
-        slot = run.invocations.get((slot, answer.key))
+    slot = run.slot_named(answer.node_id, answer.key)
     if slot is None or slot not in run.state.asking:
         waiting = sorted(str(run.plan.ids[each]) for each in run.state.asking)
         raise InvalidState(

@@ -430,7 +430,7 @@ def add_children(plan: Plan, slot: int, keys: Sequence[str]) -> list[int]:
     plan.unshare()
     base, count, gap = plan.size, len(keys), plan.size - len(plan.actions)
     nobody: Any = None
-    children = range(base, base + count)
+    children = list(range(base, base + count))  # the tables share their integers
     spec, where, node_id = plan.mapped[slot], plan.bindings[slot], plan.ids[slot]
     plan.ids += [node_id] * count + [None] * count
     plan.size += 2 * count
@@ -442,7 +442,7 @@ def add_children(plan: Plan, slot: int, keys: Sequence[str]) -> list[int]:
     plan.successors += [()] * gap + [(slot,)] * count
     plan.unmet += [0] * gap + [UNOPENED] * count
     plan.bindings += [None] * gap
-    items = range(base + count, base + 2 * count)
+    items = list(range(base + count, base + 2 * count))
     if isinstance(where, tuple):
         before, after = where[: spec.place], where[spec.place + 1 :]
         plan.bindings += [(*before, item, *after) for item in items]
@@ -459,7 +459,7 @@ def add_children(plan: Plan, slot: int, keys: Sequence[str]) -> list[int]:
         plan.careful.update(children)
     if spec.depth > 1:
         plan.mapped.update(dict.fromkeys(children, attrs.evolve(spec, depth=spec.depth - 1)))
-    return list(children)
+    return children
 
 
 def rebind(plan: Plan, slot: int, node: Node, more: Sequence[int]) -> None:

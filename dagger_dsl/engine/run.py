@@ -6,7 +6,7 @@ import datetime as dt
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.invoke import bind_call
@@ -111,7 +111,7 @@ class Run:
         inserted: What functions of the old form wrote, by namespace and key, elsewhere than among
             their own outputs.
         notes: Keyed notes for a resume, recorded with the next commit.
-        invocations: By a mapped node's slot and a key, the slot of the invocation.
+        invocations: By a mapped node's slot, the slots of its invocations by their key.
         tokens: How many tokens its nodes have used.
         rounds: What has been counted as growths of its graph.
         emitted: How many custom events there were.
@@ -202,7 +202,7 @@ class Run:
         self.seen_request = 0
         self.resumed = False
         self.depths: dict[str, int] = {}
-        self.invocations: dict[tuple[int, str], int] = {}
+        self.invocations: dict[int, dict[str, int]] = {}
         self.annex: Annex | None = None
         self.registry: Any = lookup_in if lookup_in is not None else _Found(lookup)
         self._constants = len(plan.constants)
@@ -235,11 +235,11 @@ class Run:
         self.board.bindings[slot] = self.plan.bindings[slot]
         self._install(slot)
 
-    def enlist(self, slot: int, children: list[int]) -> None:
+    def enlist(self, slot: int, keys: Sequence[str], children: Sequence[int]) -> None:
         """Make room on the board for invocations of a mapped one."""
-        plan, top = self.plan, self.top(slot)
+        plan = self.plan
         self._refresh()
-        self.invocations.update(((top, plan.keys[child]), child) for child in children)
+        self.know(slot, keys, children)
         if plan.mapped[slot].depth > 1:
             self.silent += len(children)
         bound = self.bound.get(slot)
@@ -248,6 +248,10 @@ class Run:
         if plan.is_wrapped(slot) or plan.kinds[slot] in self.board.beyond:
             for child in children:
                 self._install(child)
+
+    def know(self, slot: int, keys: Sequence[str], children: Sequence[int]) -> None:
+        """Have invocations of a mapped one found by their keys."""
+        self.invocations.setdefault(self.top(slot), {}).update(zip(keys, children, strict=True))
 
     def load(self, slot: int) -> None:
         """Have what an earlier process recorded on the board, for those who take it from there."""
@@ -368,7 +372,8 @@ class Run:
         slot = self.plan.index.get(node_id)
         if slot is None or key in (DEFAULT_KEY, ""):
             return slot
-        return self.invocations.get((slot, key))
+        known = self.invocations.get(slot)
+        return None if known is None else known.get(key)
 
     def top(self, slot: int) -> int:
         """Return the slot of the node that an invocation belongs to."""
@@ -413,8 +418,8 @@ class Run:
         plan, slot = self.plan, self.plan.index[node_id]
         return {
             key: self._report_of(child)
-            for (top, key), child in self.invocations.items()
-            if top == slot and child not in plan.mapped
+            for key, child in self.invocations.get(slot, {}).items()
+            if child not in plan.mapped
         }
 
     def node_report(self, node_id: str) -> NodeReport:

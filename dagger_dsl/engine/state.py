@@ -689,6 +689,7 @@ class RunState:
     def add_edge(self, source: int, target: int) -> None:
         """Let an open invocation wait for one more, which the plan has noted."""
         self._to_come.discard((source, target))
+        self._park()
         for branch in self.holds.values():
             if source in branch.slots:
                 for slot in self.descendants((target,)):
@@ -736,6 +737,7 @@ class RunState:
 
     def hold(self, branch: str, roots: Iterable[int], reason: str) -> None:
         """Start nothing more of a branch; holding it again changes the reason only."""
+        self._park()  # what was held before stands before
         known = self.holds.get(branch)
         held = self.holds[branch] = Held(reason, set() if known is None else known.slots)
         for slot in self.descendants(set(roots) - self._absent):
@@ -862,15 +864,18 @@ class RunState:
         """
         self._make_room()
         self._children[slot] += children
-        fresh = [each for each in children if self._status[each] == PENDING]
-        self._unmet[slot] += len(fresh)
-        for child in fresh:
-            source = None if waiting is None else waiting.get(child)
-            if source is None or self._status[source] == COMPLETED:
-                self._unmet[child] = 0
-                self.ready.append(child)
-            else:
-                self._unmet[child] = 1
+        status, unmet = self._status, self._unmet
+        fresh = [each for each in children if status[each] == PENDING]
+        unmet[slot] += len(fresh)
+        if not waiting:
+            for child in fresh:
+                unmet[child] = 0
+            self.ready += fresh
+        else:
+            for child in fresh:
+                source = waiting.get(child)
+                unmet[child] = int(source is not None and status[source] != COMPLETED)
+            self.ready += [child for child in fresh if not unmet[child]]
         if slot in self._held:
             for branch in self.holds.values():
                 if slot in branch.slots:
