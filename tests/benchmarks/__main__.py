@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import attrs
 from rich.console import Console
@@ -30,6 +31,7 @@ from tests.benchmarks.shapes import SHAPES, Shape
 
 ROOT = Path(__file__).parents[2]
 SIZES = (1_000, 100_000)
+ITEMS = 10_000
 Make = Callable[[], Trial]
 Pick = Callable[[list[float]], float]
 
@@ -135,7 +137,13 @@ def memory_cases(shape: Shape, n: int) -> Iterator[Case]:
     mine = partial(ours.run, shape)
     for path, run, hand, bound in (
         ("sequential", partial(mine, "sequential"), loop, Bound(ratio=0.7)),
-        ("sequential, one hook", partial(mine, "sequential", hook=True), loop, Bound(ratio=1.0)),
+        ("sequential, one hook", partial(mine, "sequential", hook="given"), loop, Bound(ratio=1.0)),
+        (
+            "sequential, hook on one event",
+            partial(mine, "sequential", hook="registered"),
+            loop,
+            Bound(ratio=1.0),
+        ),
         (
             "threads, 4 slots",
             partial(mine, "threads", max_workers=4),
@@ -195,6 +203,45 @@ def durable_cases(shape: Shape, n: int, folder: Path) -> Iterator[Case]:
                 path=f"sync {level}, opening too",
                 ours=partial(mine, "sequential", "sync", open_too=True),
                 hand=partial(ready_set, open_too=True),
+            )
+
+
+def map_cases(folder: Path) -> Iterator[Case]:
+    """Yield what an item of a mapped node costs; `hand` is a plain node of ours, not a loop."""
+    shape = SHAPES["fan"](ITEMS)
+    case = partial(Case, shape=shape, n=ITEMS, bound=Bound(ratio=2))
+    for runner, workers in (("sequential", 1), ("threads", 4), ("asyncio", 4)):
+        options: dict[str, Any] = {"runner": runner, "max_workers": workers}
+        yield case(
+            path=f"map over nodes, {runner}",
+            ours=partial(ours.map_in_memory, ITEMS, **options),
+            hand=partial(ours.run, shape, **options),
+        )
+        for level in ("FULL", "NORMAL"):
+            yield case(
+                path=f"map over nodes, sync {level}, {runner}",
+                ours=partial(ours.map_on_file, ITEMS, folder, level, **options),
+                hand=partial(
+                    ours.with_database,
+                    shape,
+                    folder,
+                    durability="sync",
+                    synchronous=level,
+                    **options,
+                ),
+            )
+
+
+def growing_cases(n: int) -> Iterator[Case]:
+    """Yield what a node costs that a hook adds."""
+    for batch, shape in ((1, SHAPES["chain"](n)), (100, SHAPES["fan"](n - 2))):
+        for runner in ("sequential", "threads", "asyncio"):
+            yield Case(
+                path=f"added by a hook, {batch} at a time, {runner}",
+                shape=shape,
+                n=n,
+                ours=partial(ours.grow, n, batch, runner),
+                hand=None,
             )
 
 
@@ -275,6 +322,9 @@ def cases(sizes: list[int], folder: Path) -> Iterator[Case]:
             yield from memory_cases(shape, n)
             yield from durable_cases(shape, n, folder)
             yield from build_cases(shape, n)
+        if n <= ITEMS:
+            yield from growing_cases(n)
+    yield from map_cases(folder)
 
 
 def print_table(rows: list[Row], console: Console, what: str) -> None:
@@ -282,7 +332,8 @@ def print_table(rows: list[Row], console: Console, what: str) -> None:
     table = Table(
         title=f"Cost of a node (us), {what} of interleaved runs",
         caption="Both sides open their database and write a row before the clock starts; "
-        "'opening too' counts that. '6 us at 2.5': where the loop by hand costs 2.5 us.",
+        "'opening too' counts that. '6 us at 2.5': where the loop by hand costs 2.5 us. "
+        "'map over nodes': an item of a mapped node; by hand is a plain node of ours.",
     )
     for name in ("path", "shape"):
         table.add_column(name, no_wrap=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-__all__ = ["ASYNC", "SYNC"]
+__all__ = ["ASYNC", "SYNC", "whole"]
 
 
 def none() -> int:
@@ -27,6 +27,11 @@ def two(a: int, b: int) -> int:
 
 def three(a: int, b: int, c: int) -> int:
     """Take three values."""
+    return 1
+
+
+def whole(values: list[int]) -> int:
+    """Take what a mapped node gives."""
     return 1
 
 

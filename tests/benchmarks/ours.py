@@ -10,16 +10,26 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from dagger_dsl import DAG, DagExecutor, Registry, action
-from tests.benchmarks.bodies import ASYNC, SYNC
+from dagger_dsl import DAG, DagExecutor, Registry, action, hook
+from dagger_dsl.model.commands import AddNode, AddNodes, Command, NodeSpec, ref
+from dagger_dsl.model.events import NodeCompleted, NodeFailed
+from tests.benchmarks.bodies import ASYNC, SYNC, whole
 from tests.benchmarks.measure import Trial, timed, timed_inside
 from tests.benchmarks.shapes import PARAMETERS, Shape
 
 __all__ = [
+    "Growing",
     "bare_import",
     "build",
     "build_compile_validate",
+    "build_map",
+    "build_seed",
     "forbidden_imports",
+    "grow",
+    "in_memory",
+    "map_in_memory",
+    "map_on_file",
+    "on_file",
     "run",
     "with_database",
 ]
@@ -35,6 +45,28 @@ class Quiet:
     def handle(self, ctx: Any, event: Any) -> list[Any]:
         """Ask for nothing."""
         return []
+
+
+class Growing:
+    """A hook that brings a graph to its size: after each node, or each batch, the next."""
+
+    def __init__(self, size: int, batch: int) -> None:
+        self.size = size
+        self.batch = batch
+        self.added = 1
+
+    def handle(self, ctx: Any, event: Any) -> Command | None:
+        """Answer the first completion of each batch."""
+        if not isinstance(event, NodeCompleted) or self.added >= self.size:
+            return None
+        node_id = event.node.node_id
+        if node_id != "n0" and (int(node_id[1:]) - 1) % self.batch:
+            return None
+        taken = {"a": ref(f"{node_id}.result")}
+        more = range(self.added, min(self.added + self.batch, self.size))
+        self.added += len(more)
+        specs = [NodeSpec("one", id=f"n{k}", inputs=taken) for k in more]
+        return AddNode(specs[0]) if self.batch == 1 else AddNodes(specs)
 
 
 def build(shape: Shape, *, functions: str = "sync") -> DAG:
@@ -54,14 +86,69 @@ def build(shape: Shape, *, functions: str = "sync") -> DAG:
     return dag
 
 
+def build_map(n: int) -> DAG:
+    """Return a DAG of a list, a node that maps over it, and one that takes what comes out."""
+    registry = Registry()
+
+    def items() -> list[int]:
+        return list(range(n))
+
+    first, each, last = (action(body, registry=registry) for body in (items, SYNC[1], whole))
+    with DAG("bench_map", registry=registry) as dag:
+        last(each.map(first()))
+    return dag
+
+
 def run(
-    shape: Shape, runner: str, *, functions: str = "sync", hook: bool = False, **options: Any
+    shape: Shape,
+    runner: str,
+    *,
+    functions: str = "sync",
+    hook: str = "",
+    **options: Any,
 ) -> Trial:
-    """Run the graph in memory; building and compiling are measured apart."""
+    """Run the graph in memory; building and compiling are measured apart.
+
+    Args:
+        shape: The graph.
+        runner: Which runner.
+        functions: ``sync`` or ``async``.
+        hook: ``given`` to the run, ``registered`` for one class of events, or none.
+        **options: Further options of the run.
+    """
     dag = build(shape, functions=functions)
+    if hook == "registered":
+        _register(dag.registry)
+    return in_memory(dag, runner, hooks=[Quiet()] if hook == "given" else [], **options)
+
+
+def _register(registry: Registry) -> None:
+    @hook(on=NodeFailed, registry=registry)
+    def on_failure(ctx: Any, event: Any) -> None:
+        """Ask for nothing."""
+
+
+def in_memory(dag: DAG, runner: str, **options: Any) -> Trial:
+    """Run a DAG in memory."""
     dag.compile()
-    hooks = [Quiet()] if hook else []
-    return timed(lambda: dag.run(runner=runner, hooks=hooks, **options))
+    return timed(lambda: dag.run(runner=runner, **options))
+
+
+def build_seed() -> DAG:
+    """Return a DAG of the one node that `Growing` begins with."""
+    registry = Registry()
+    first = action(SYNC[0], registry=registry)
+    action(SYNC[1], registry=registry)
+    with DAG("bench_growth", registry=registry) as dag:
+        first.with_options(id="n0")()
+    return dag
+
+
+def grow(n: int, batch: int, runner: str, **options: Any) -> Trial:
+    """Run a graph of one node that a hook brings to *n*, in batches of one size."""
+    dag = build_seed()
+    dag.compile()
+    return timed(lambda: dag.run(runner=runner, hooks=[Growing(n, batch)], **options))
 
 
 def with_database(
@@ -85,18 +172,40 @@ def with_database(
         open_too: Whether opening and closing the database counts.
         **options: Further options of the run.
     """
-    path = folder / f"ours-{shape.name}-{len(shape.ids)}-{runner}-{durability}-{synchronous}.db"
-    url = f"sqlite:{path}" + ("" if synchronous == "FULL" else f"?synchronous={synchronous}")
-    dag = build(shape)
-    dag.compile()
+    name = f"{shape.name}-{len(shape.ids)}-{runner}-{durability}-{synchronous}"
     options = {"runner": runner, "durability": durability, **options}
+    url = _url(folder, name, synchronous)
+    dag = build(shape)
     if open_too:
+        dag.compile()
         return timed(lambda: dag.run(database_url=url, **options))
+    return on_file(dag, url, **options)
+
+
+def _url(folder: Path, name: str, synchronous: str) -> str:
+    options = "" if synchronous == "FULL" else f"?synchronous={synchronous}"
+    return f"sqlite:{folder}/ours-{name}.db{options}"
+
+
+def on_file(dag: DAG, url: str, **options: Any) -> Trial:
+    """Run a DAG on a file database that is open already."""
+    dag.compile()
 
     def body(executor: DagExecutor) -> None:
         executor.run(dag.name, **options).raise_for_failure()
 
     return timed_inside(_executor(dag, url), body)
+
+
+def map_in_memory(n: int, runner: str, **options: Any) -> Trial:
+    """Run a map over *n* items in memory."""
+    return in_memory(build_map(n), runner, **options)
+
+
+def map_on_file(n: int, folder: Path, synchronous: str, **options: Any) -> Trial:
+    """Run a map over *n* items on a file database."""
+    url = _url(folder, f"map-{n}-{options['runner']}-{synchronous}", synchronous)
+    return on_file(build_map(n), url, **options)
 
 
 def _executor(dag: DAG, url: str) -> Callable[[], AbstractContextManager[DagExecutor]]:

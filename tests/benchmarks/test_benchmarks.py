@@ -80,6 +80,32 @@ def test_our_runs_store_every_node_too(
     assert (rows, runs) == (2 * len(shape.ids), 2)
 
 
+@pytest.mark.parametrize("batch", [1, 7])
+def test_a_hook_brings_a_graph_to_its_size(batch: int) -> None:
+    dag = ours.build_seed()
+    dag.run(runner="sequential", hooks=[ours.Growing(50, batch)])
+    assert dag.report is not None
+    assert dag.report.completed_nodes == 50
+
+
+def test_a_mapped_node_has_as_many_invocations_as_the_fan_has_nodes() -> None:
+    dag = ours.build_map(50)
+    assert dag.run(runner="sequential") == 1
+    assert dag.report is not None
+    assert len(dag.report.invocations("one")) == 50
+    assert ours.map_in_memory(50, "threads")() > 0
+
+
+def test_mapped_nodes_are_stored_too(tmp_path: Path) -> None:
+    ours.map_on_file(50, tmp_path, "NORMAL", runner="sequential")()
+    (file,) = tmp_path.glob("*.db")
+    connection = sqlite3.connect(file)
+    query = "SELECT COUNT(*) FROM node_runs WHERE node_id = 'one' AND state = 'completed'"
+    ((rows,),) = connection.execute(query)
+    connection.close()
+    assert rows == 51
+
+
 def test_both_sides_call_the_same_functions(shape: Shape) -> None:
     dag = ours.build(shape)
     graph = dag.compile()
