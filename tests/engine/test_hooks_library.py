@@ -330,7 +330,8 @@ class Mixed(EventHook):
 
 @pytest.mark.row("B15")
 @pytest.mark.parametrize(
-    "given", [later, yielding, around, Calling(), functools.partial(later), hook(later, register=False)]
+    "given",
+    [later, yielding, around, Calling(), functools.partial(later), hook(later, register=False)],
 )
 def test_async_ones_are_recognised(given: Any) -> None:
     (bound,) = bind(given)
