@@ -58,7 +58,7 @@ class Desk:
         self._steering: Steering | None = None
         self._seen_request = course.run.seen_request
         self._looked = not course.run.resumed
-        self._deciding = False  # a command of a node's answer is being applied
+        self._deciding: int | None = None  # whose answer's commands are being applied
         self.requests: deque[tuple[Command, Origin, Callable[[Exception | None], None]]] = deque()
         self.expiring: set[int] = set()
         self.over = False
@@ -215,13 +215,15 @@ class Desk:
             effect = steering.apply(command, origin)
             note = effect.note
             self._course.events += effect.events if self._course.watcher is not None else ()
-            self._course.drop(effect.running, effect.reason)
+            # Who answers has ended, also when it asks for the end of its own branch.
+            running = [slot for slot in effect.running if slot != self._deciding]
+            self._course.drop(running, effect.reason)
             self._course.settle_paths()
         if origin.key is not None:
             run.applied.add(origin.key)
         if note is not None or origin.key is not None:
             self._records.note(origin.key, {} if note is None else {"command": note})
-        if state.ended and not self._deciding:
+        if state.ended and self._deciding is None:
             self._course.record_ends()
 
     def _apply_to_run(self, command: Command) -> None:
@@ -323,7 +325,7 @@ class Desk:
         # Another attempt is another answer, whose commands count anew.
         attempt = self._run.attempts.get(slot, 1)
         base = f"answer {self._answering(slot)} {attempt} {ref.invocation_key} {ref.node_id}"
-        self._deciding = True
+        self._deciding = slot
         self._run.unshared.add(slot)
         try:
             for k, command in enumerate(commands_of(answer.commands, who)):
@@ -337,7 +339,7 @@ class Desk:
             self._course.outcomes.fail(slot, error)
             return False
         finally:
-            self._deciding = False
+            self._deciding = None
         return True
 
     def _answering(self, slot: int) -> str:

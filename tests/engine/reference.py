@@ -163,6 +163,7 @@ class Model:
         cut: What was cancelled with its branch, or is to be.
         applied: Keys of commands that were applied.
         emitted: How many custom events there were.
+        answering: The node with whose answer a command comes; it has ended.
         halts: How often calls were asked to end as their branch was cancelled.
         patient: What is disabled is skipped not before it is its turn.
         kinds: The actions that nodes can be added of.
@@ -198,6 +199,7 @@ class Model:
         self.halts = 0
         self.patient = False
         self.added_last: set[str] = set()
+        self.answering = ""
         self.again: set[str] = set()
         self.lost: set[str] = set()
         self.reliving = False
@@ -700,7 +702,7 @@ class Model:
 
     def cancel_branch(self, branch_id: str) -> None:
         """Cancel what is reachable only through a branch."""
-        inside = self.only_through(self.roots(branch_id))
+        inside = self.only_through(self.roots(branch_id)) - {self.answering}
         begun = inside & (self.running | self.handling)
         if self.reliving:
             begun |= inside & self.again

@@ -271,7 +271,7 @@ class Features:
     Attributes:
         triggers, labels, policies, handlers, retries, soft, disabled, unstored, outputs: Of graphs.
         cancels, limits, kills, stuck: Of lives.
-        hooks: Whether hooks answer with commands, too.
+        hooks, answers: Whether hooks ask for commands, too, and nodes with what they return.
         wrong: Whether there are commands that cannot be applied.
         asks: What commands there may be, by the names of `Wishes`.
         commands: How many commands there may be.
@@ -292,6 +292,7 @@ class Features:
     kills: bool = True
     stuck: bool = True
     hooks: bool = True
+    answers: bool = True
     wrong: bool = True
     asks: frozenset[str] = frozenset()
     commands: int = 0
@@ -869,13 +870,13 @@ class Life:
             if row[6] is None:
                 continue  # an end without a call is worked out anew
             done.pop(row[0], None)
+            again.discard(row[0])
             if row[3] == COMPLETED:
                 meta = json.loads(row[9] or "{}")
                 unstored = meta.get("stored") is False
                 if (unstored and shown is not None and seq > shown) or seq < void.get(row[0], 0):
                     again.add(row[0])  # hooks have to be shown its result
                     continue
-                again.discard(row[0])
                 labels = frozenset(meta.get("labels", ()))
                 value = None if row[4] is None else json.loads(row[4])
                 done[row[0]] = (seq, Done(row[0], labels, value))
@@ -957,6 +958,9 @@ class Life:
         if recipe.splits:
             misfit = rng.random() < self.misfits
             value = {"result": value} if misfit else {"extra": 7, "result": value}
+        if self.scenario.features.answers and self.scenario.budget > 0 and rng.random() < 0.15:
+            commands = [self.wishes.draw(recipe.id)[0] for _ in range(rng.choice((1, 1, 2)))]
+            return NodeOutput.success(value, commands=commands)
         return NodeOutput.success(value, metadata={"k": 1}) if rng.random() < 0.2 else value
 
     def choice(self, node_id: str) -> Any:
@@ -1161,12 +1165,13 @@ class Life:
         if isinstance(answer, asyncio.CancelledError) and node_id not in model.handling:
             model.dies(node_id)
             return
+        refused = isinstance(answer, NodeOutput) and not self.decide(node_id, answer)
         if isinstance(answer, NodeOutput) and answer.success:
             answer = answer.outputs
         label = value = answer
         if isinstance(answer, Branch):
             label, value = answer.label, answer.value
-        failed = isinstance(answer, (BaseException, NodeOutput))
+        failed = isinstance(answer, (BaseException, NodeOutput)) or refused
         retried = isinstance(answer, Exception) and not isinstance(answer, ConfigurationError)
         labels: frozenset[str] = frozenset()
         if not failed and recipe.chooses:
@@ -1188,6 +1193,19 @@ class Life:
             self.at(now + recipe.delay, "wake", node_id)
         if model.stopped and not stopped:
             self.at(now + GRACE, "grace")
+
+    def decide(self, node_id: str, answer: NodeOutput) -> bool:
+        """Tell the model what a node asked for with its answer; False if that was refused."""
+        if node_id in self.model.cut:  # what it comes to counts no more
+            return True
+        number = self.before.get(node_id, 0) + self.model.tries[node_id]
+        self.model.answering = node_id
+        accepted = all(
+            self.do(command, f"{k} answer body {number} default {node_id}") is None
+            for k, command in enumerate(answer.commands)
+        )
+        self.model.answering = ""
+        return accepted
 
     def launch(self) -> None:
         """Play a worker that takes a call; the answer is known to nobody until it is delivered."""

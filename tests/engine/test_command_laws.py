@@ -1,9 +1,10 @@
 """The laws of design.md section 5 in runs that are steered while they go on.
 
-The simulation of `test_state_laws` plays whole runs; here commands come from outside and from
-hooks, at any moment: nodes are added, given other inputs, enabled and disabled, branches are held,
-let go and cancelled, the run is paused and cancelled; some commands are repeated, some are wrong.
-After every turn the engine is compared with the naive model. Beside the laws of that module:
+The simulation of `test_state_laws` plays whole runs; here commands come from outside, from hooks
+and with what nodes return, at any moment: nodes are added, given other inputs, enabled and
+disabled, branches are held, let go and cancelled, the run is paused and cancelled; some commands
+are repeated, some are wrong. After every turn the engine is compared with the naive model. Beside
+the laws of that module:
 
 4. Commands are applied one at a time, between two outcomes, all or nothing.
 5. The commands that a hook returns for an event are applied before anything that the event makes
@@ -44,7 +45,7 @@ EXAMPLES = count(5_000)
 
 FLAGS = (
     "triggers labels policies handlers retries soft disabled unstored outputs cancels limits kills "
-    "stuck hooks wrong"
+    "stuck hooks answers wrong"
 )
 
 features = st.builds(
