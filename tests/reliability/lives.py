@@ -154,11 +154,16 @@ def live_in(zygote: Zygote, spec: Spec, folder: Path, nth: int = 0, mode: int = 
     return Life(ending.status, ending.told, None)
 
 
-def moments(calls: str, rng: random.Random) -> list[tuple[int, int]]:
+def moments(calls: str, rng: random.Random, share: float = 1.0) -> list[tuple[int, int]]:
     """Return the calls to die at, and how: all of them in a full run, else some of every kind.
 
     A write is also torn. The WAL is given its size by one long write; of its two thousand equal
     steps some are enough.
+
+    Args:
+        calls: What they were.
+        rng: Chooses.
+        share: How much of the usual part is enough where it is not a full run.
     """
     numbers: list[tuple[int, int]] = []
     start = 0
@@ -179,4 +184,4 @@ def moments(calls: str, rng: random.Random) -> list[tuple[int, int]]:
     for nth, mode in numbers:
         kinds.setdefault((calls[nth - 1], mode), []).append((nth, mode))
     chosen = {rng.choice(each) for each in kinds.values()}
-    return sorted(chosen | set(rng.sample(numbers, wanted)))
+    return sorted(chosen | set(rng.sample(numbers, round(share * wanted))))

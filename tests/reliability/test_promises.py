@@ -694,8 +694,10 @@ def ends(path: Path) -> dict[str, tuple[str, str]]:
     }
 
 
-@pytest.mark.parametrize("how", ["signal", "exit"])
-@pytest.mark.parametrize("shape", ["there", "added", "fail", "collect"])
+@pytest.mark.parametrize(
+    ("shape", "how"),
+    [("there", "exit")] + [(shape, "signal") for shape in ("there", "added", "fail", "collect")],
+)
 @pytest.mark.parametrize(
     ("runner", "kind"),
     [("sequential", "sync"), ("threads", "sync"), ("asyncio", "sync"), ("asyncio", "async")],
