@@ -180,6 +180,7 @@ class Coordinator:
         steers = watcher is not None and watcher.steers
         most = run.options.event_capacity if steers else 0
         now = yield -inf
+        limited = run.deadline is not None
         glance: float | None = min(_GLANCE, flush)
         if course.plain and watcher is None and not self.steerable:
             glance = None
@@ -187,7 +188,7 @@ class Coordinator:
         heeded = 0
         while True:
             quiet = not done and not odd
-            if records.commands and not quiet:
+            if journal is not None and records.commands and not quiet:
                 records.commit_unshown()  # they stand before what has arrived since, for a replay
             if done:
                 batch = [take()]
@@ -216,14 +217,16 @@ class Coordinator:
                 course.record_ends()
             if not go:
                 # What hooks ask for comes before anything that happens to what is enabled.
-                news = bool(course.events) or (watcher is not None and watcher.owes)
-                if course.rare and not (steers and news):
+                news = watcher is not None and bool(course.events or watcher.owes)
+                rare = course.rare
+                if rare and not (steers and news):
                     self._starts.prepare(now)
-                if watcher is not None and (course.events or watcher.owes):
+                    news = bool(course.events)
+                if news:
                     reply = desk.show()
                     if reply is not None:
                         yield from desk.listen(reply)
-                    if desk.heed() or (course.rare and steers):
+                    if desk.heed() or (rare and steers):
                         heeded += 1
                         if heeded % _BREATH == 0:
                             now = yield -inf  # whoever answers events with events ends in time
@@ -233,7 +236,7 @@ class Coordinator:
                 if course.stop_asked and not course.stopping:
                     continue  # a hook cancelled the run: what it was shown enables nothing
                 ready = state.take()
-                if course.rare:
+                if rare:
                     ready = self._starts.chosen(ready)
                 if ready:
                     course.flying += len(ready)
@@ -269,16 +272,18 @@ class Coordinator:
                     wake_at = now + flush
                 if course.stop_asked and not course.stopping:
                     board.due = 0.0
-            if go and state.ready and now + flush < wake_at:
+            if state.ready and go and now + flush < wake_at:
                 # The last released call may be taken by a worker when all others have gone to
                 # sleep, and take long: somebody has to look, whoever it is.
                 wake_at = now + max(flush, _GLANCE)
             if most and done:
                 wake_at = board.due = 0.0
-            before = now if run.deadline is not None and desk.stands_by else None
-            now = yield wake_at
-            if run.deadline is not None and before is not None:
-                run.deadline += now - before
+            if limited and desk.stands_by:  # people take their own time
+                before = now
+                now = yield wake_at
+                course.postpone(now - before)
+            else:
+                now = yield wake_at
         yield from self._conclude()
 
     def _begin(self, now: float) -> Generator[float, float, None]:

@@ -218,6 +218,11 @@ class Course:
     def at(self, when: float, act: Callable[[float], None]) -> None:
         heapq.heappush(self.timers, (when, next(self._order), act))
 
+    def postpone(self, seconds: float) -> None:
+        """Let the run's time limit be later."""
+        assert self.run.deadline is not None
+        self.run.deadline += seconds
+
     def fire(self, now: float) -> None:
         while self.timers and self.timers[0][0] <= now:
             heapq.heappop(self.timers)[2](now)
