@@ -21,9 +21,16 @@ from dagger_dsl.errors import (
     StalledError,
     TokenBudgetExceeded,
 )
-from dagger_dsl.model.commands import AddNode, AddNodes, Command, NodeSpec, PauseBranch
+from dagger_dsl.model.commands import (
+    AddNode,
+    AddNodes,
+    Command,
+    EmitEvent,
+    NodeSpec,
+    PauseBranch,
+)
 from dagger_dsl.model.context import NodeCtx, NodeOutput
-from dagger_dsl.model.events import NodeCompleted
+from dagger_dsl.model.events import CustomEvent, NodeCompleted
 from dagger_dsl.model.graph import Graph, Node
 from dagger_dsl.registry import Registry
 from dagger_dsl.store.storage import Store
@@ -109,6 +116,25 @@ def test_depth_is_known_after_a_resume(runner: str, tmp_path: Path) -> None:
     again = flow.resume("r", url_of(tmp_path), runner=runner, hooks=[endless])
     assert again.value("c") == 2
     assert isinstance(again.exception, GrowthLimitExceeded)
+
+
+@pytest.mark.row("B46", "B30")
+@everywhere
+def test_an_event_of_one_s_own_is_no_way_around_the_depth(
+    runner: str, place: str, tmp_path: Path
+) -> None:
+    def grow(_ctx: Any, event: Any) -> Command | None:
+        if isinstance(event, NodeCompleted):
+            return EmitEvent("done", event.node.node_id)
+        if isinstance(event, CustomEvent):
+            return AddNode(NodeSpec("note", id=f"{event.payload}_x"))
+        return None
+
+    flow = Steered().note("a")
+    config = {"max_growth_depth": 2}
+    report = flow.run(runner, hooks=[grow], config=config, **kept(place, tmp_path))
+    assert isinstance(report.exception, GrowthLimitExceeded)
+    assert flow.calls == ["a", "a_x", "a_x_x"]
 
 
 @pytest.mark.row("D10")
