@@ -17,7 +17,7 @@ from tests.reliability.workloads import Spec
 from tests.scale import count
 
 GROWING = ("one by one", "in batches", "in answers")
-KINDS = ("layers", *GROWING, "mapped", "people", "careful")
+KINDS = ("layers", *GROWING, "mapped", "maps added", "people", "careful")
 
 #: From the command to the first new node, in seconds; what a quiet machine needs.
 RESUME_WITHIN = 0.5
@@ -112,11 +112,12 @@ def test_a_run_that_grows_by_200_nodes_survives_kills_at_random_moments(
 
 @pytest.mark.slow
 @pytest.mark.row("G14", "E18")
+@pytest.mark.parametrize("kind", ["mapped", "maps added"])
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_mapped_nodes_survive_kills_at_random_moments(
-    tmp_path: Path, runner: str, rng: random.Random
+    tmp_path: Path, runner: str, kind: str, rng: random.Random
 ) -> None:
-    _survives(tmp_path, "mapped", runner, count(40), rng, nodes=160, work=0.002)
+    _survives(tmp_path, kind, runner, count(40), rng, nodes=160, work=0.002)
 
 
 @pytest.mark.slow
@@ -165,7 +166,7 @@ def test_resume_reaches_its_first_new_node_in_half_a_second(tmp_path: Path) -> N
 # --- every write ----------------------------------------------------------------------------------
 
 #: Nodes of the small runs, by kind.
-SMALL = {"layers": 20, "mapped": 16, "people": 10, "careful": 12}
+SMALL = {"layers": 20, "mapped": 16, "maps added": 16, "people": 10, "careful": 12}
 
 
 @pytest.mark.slow

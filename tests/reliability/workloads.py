@@ -22,7 +22,7 @@ import attrs
 from dagger_dsl.model.commands import AddNode, AddNodes, Command, NodeSpec, PauseBranch, ref
 from dagger_dsl.model.context import DEFAULT_KEY, NodeCtx, NodeOutput
 from dagger_dsl.model.events import NodeCompleted
-from dagger_dsl.model.graph import Graph, Input, Node
+from dagger_dsl.model.graph import Graph, Node
 from dagger_dsl.model.policies import Effects
 from dagger_dsl.registry import Registry
 
@@ -482,7 +482,7 @@ class MappedNodes(Work):
     @cached_property
     def sources(self) -> Mapping[str, Sequence[str]]:
         """By invocation, what it takes its value from."""
-        found: dict[str, Sequence[str]] = {"list": (), "stream": (), "grid": ()}
+        found: dict[str, Sequence[str]] = {"list": (), "stream": (), "grid": ("list",)}
         leads = {"m1": "list", "m2": None, "m3": None, "m4": "grid"}
         for node, lead in leads.items():
             for key in self._keys(node):
@@ -526,30 +526,40 @@ class MappedNodes(Work):
         return sum(int(each["n"]) for each in (*a, *b, *(each for row in c for each in row)))
 
     def build(self, note: Note) -> tuple[Graph, Registry, list[Any]]:
-        """Return the graph and its actions; there are no hooks."""
+        """Return the graph, its actions and its hooks."""
         registry = Registry()
         for name, body in self._bodies(note).items():
             registry.register(body, name)
 
-        def mapped(node: str, over: str, **fields: Any) -> Node:
-            taken = [Input("x", reference=f"{over}.result")]
-            return Node(node, node, taken, map_over="x", **fields)
+        return Graph("victim", self._nodes()), registry, self._hooks(note)
 
-        parts = [
-            Input(name, reference=f"{node}.result")
-            for name, node in zip(PARAMETERS, ("m2", "m3", "m4"), strict=True)
-        ]
-        nodes = [
-            Node("list", "list"),
+    def _nodes(self) -> list[Node]:
+        """Return the nodes of the first graph."""
+        return [each.to_node() for each in self._specs()]
+
+    def _hooks(self, note: Note) -> list[Any]:
+        return []
+
+    def _specs(self) -> list[NodeSpec]:
+        def mapped(node: str, over: str, **fields: Any) -> NodeSpec:
+            taken = {"x": ref(f"{over}.result")}
+            return NodeSpec(node, id=node, inputs=taken, map_over="x", **fields)
+
+        parts = zip(PARAMETERS, ("m2", "m3", "m4"), strict=True)
+        return [
+            NodeSpec("list", id="list"),
             mapped("m1", "list"),
             mapped("m2", "m1"),
-            Node("stream", "stream"),
+            NodeSpec("stream", id="stream"),
             mapped("m3", "stream"),
-            Node("grid", "grid"),
+            NodeSpec("grid", id="grid", deps=["list"]),
             mapped("m4", "grid", map_depth=2, max_parallel=2),
-            Node("total", "total", parts),
+            NodeSpec(
+                "total",
+                id="total",
+                inputs={name: ref(f"{node}.result") for name, node in parts},
+            ),
         ]
-        return Graph("victim", nodes), registry, []
 
     def _bodies(self, note: Note) -> dict[str, Callable[..., Any]]:
         spec, values = self.spec, self.values
@@ -610,6 +620,32 @@ class MappedNodes(Work):
         }
 
 
+class MapsAdded(MappedNodes):
+    """The same, but a hook adds the maps when what they map over completes."""
+
+    follows: Mapping[str, Sequence[str]] = {"list": ("m1", "m2"), "grid": ("m4", "total")}
+
+    @cached_property
+    def added(self) -> frozenset[str]:  # type: ignore[override]
+        """The maps, and the node that takes what comes of them."""
+        return frozenset(name for names in self.follows.values() for name in names)
+
+    def _nodes(self) -> list[Node]:
+        return [each for each in super()._nodes() if each.id not in self.added]
+
+    def _hooks(self, note: Note) -> list[Any]:
+        specs = {each.id: each for each in self._specs()}
+
+        def grow(_ctx: Any, event: Any) -> Command | None:
+            if not isinstance(event, NodeCompleted):
+                return None
+            note("shown", name_of(event.node.node_id, event.node.invocation_key))
+            new = self.follows.get(event.node.node_id, ())
+            return AddNodes([specs[name] for name in new]) if new else None
+
+        return [grow]
+
+
 _KINDS: dict[str, type[Work]] = {
     "layers": Layers,
     "one by one": OneByOne,
@@ -618,6 +654,7 @@ _KINDS: dict[str, type[Work]] = {
     "people": People,
     "careful": Careful,
     "mapped": MappedNodes,
+    "maps added": MapsAdded,
 }
 
 
