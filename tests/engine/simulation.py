@@ -1047,8 +1047,17 @@ class Life:
         self.heed()
         if not self.told:
             self.told = True
+            before = self.disabled()
             self.tell(self.clock())
+            for node_id in set(self.disabled()).difference(before):
+                state = NAMES[self.run.state.status(self.slot(node_id))]
+                assert state == PENDING or not self.model.patient, "hooks may enable it first"
         self.follow()
+
+    def disabled(self) -> list[str]:
+        """Return the disabled nodes that would start."""
+        recipes = self.model.recipes
+        return [each for each in self.model.ready if not recipes[each].enabled]
 
     def tell(self, now: float) -> None:
         """Tell the model what one turn begins with."""
@@ -1077,12 +1086,12 @@ class Life:
     def follow(self) -> None:
         """Tell the model of the disabled nodes whose turn has come; hooks may enable them first."""
         model, state = self.model, self.run.state
-        turn = [each for each in model.ready if not model.recipes[each].enabled]
+        turn = self.disabled()
         while turn:
             for node_id in turn:
                 if NAMES[state.status(self.slot(node_id))] == SKIPPED:
                     model.skips(node_id)
-            before, turn = turn, [each for each in model.ready if not model.recipes[each].enabled]
+            before, turn = turn, self.disabled()
             if before == turn:
                 return
 
