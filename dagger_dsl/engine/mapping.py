@@ -20,7 +20,7 @@ import attrs
 
 from dagger_dsl.engine.plan import UNSET, add_children
 from dagger_dsl.engine.run import error_info
-from dagger_dsl.engine.state import PENDING
+from dagger_dsl.engine.state import PENDING, WAITING
 from dagger_dsl.errors import ConfigurationError, EncodingError, MapError, OutputError, shown
 from dagger_dsl.model.context import Failed
 from dagger_dsl.model.values import to_plain
@@ -139,7 +139,7 @@ class Maps:
             self._limits[slot] = _Limit(top.most)
         self._state.open(slot, children, more=False)
         self._drop_rest(slot, len(items))
-        if not any(self._state.status(child) == PENDING for child in children):
+        if not any(self._state.status(child) in (PENDING, WAITING) for child in children):
             self._gather(slot)
         return True
 
@@ -179,7 +179,7 @@ class Maps:
         keys, top, prefix = self._plan.keys, self._run.top(slot), self._prefix(slot)
         known = self._run.invocations.get(top, {})
         while (child := known.get(f"{prefix}{count}")) is not None:
-            if self._state.status(child) == PENDING:
+            if self._state.status(child) in (PENDING, WAITING):
                 self._state.drop(child, f"there is no item {keys[child]} any more")
             count += 1
 

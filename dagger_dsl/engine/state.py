@@ -866,7 +866,10 @@ class RunState:
         self._children[slot] += children
         status, unmet = self._status, self._unmet
         fresh = [each for each in children if status[each] == PENDING]
-        unmet[slot] += len(fresh)
+        asked = self.asking.intersection(children)  # of an earlier process: bodies that have ended
+        unmet[slot] += len(fresh) + len(asked)
+        for child in asked:
+            unmet[child] = 0
         if not waiting:
             for child in fresh:
                 unmet[child] = 0
@@ -892,6 +895,7 @@ class RunState:
 
     def drop(self, slot: int, reason: str) -> None:
         """End an invocation that nobody asks for any more; whom it belonged to counts it not."""
+        self._awake(slot)
         self._status[slot] = CANCELLED
         self._unmet[slot] = _NEVER
         self.left -= 1
