@@ -234,7 +234,8 @@ class Action(Ends, Generic[P, R]):
             items: What has the items: a list, a handle, an output (``split.out.rows``) or an input
                 of the DAG. They go into the parameter that `over` names, else into the first one
                 that is not given by name.
-            max_parallel: Invocations at the same time; by default as many as the run has room for.
+            max_parallel: Invocations at the same time, those that wait for another attempt or a
+                person not counted; by default as many as the run has room for.
             depth: Levels of lists; with 2, ``items`` is a list of lists, and so is the value.
             on_error: ``fail`` lets a failed invocation fail the node; ``collect`` puts a `Failed`
                 value in its place. Outside of a block, ``fail`` lets the exception through.

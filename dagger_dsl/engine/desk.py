@@ -370,6 +370,8 @@ class Desk:
         run.asked[slot] = question
         run.unshared.add(slot)
         self._state.ask(slot)
+        if self._course.maps is not None:
+            self._course.maps.ended((slot,))  # nothing of it runs, whatever `max_parallel` says
         self._state.reasons[slot] = f"waits for a person: {question.prompt}"
         self.set_alarm(slot, question)
         if self._course.watcher is not None:

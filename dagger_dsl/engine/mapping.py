@@ -416,7 +416,7 @@ class Maps:
     # --- ends and limits -------------------------------------------------------------------------
 
     def ended(self, slots: Collection[int]) -> None:
-        """Take that invocations have ended: others may start, generators be read on."""
+        """Take that invocations have ended, or wait: others may start, generators be read on."""
         if self._limits:
             for slot in slots:
                 limit = (

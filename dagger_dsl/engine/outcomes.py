@@ -297,6 +297,8 @@ class Outcomes:
             self._course.events.append(NodeRetrying(self._run.ref(slot), error, attempt, delay))
         run.another(slot)
         self._state.wait(slot)
+        if self._course.maps is not None:
+            self._course.maps.ended((slot,))
         self._course.at(now + delay, lambda _now: self._state.wake(slot))
 
     def exceeded(self, slot: int, error: LimitExceeded) -> None:

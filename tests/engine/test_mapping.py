@@ -369,22 +369,28 @@ def test_a_limit_holds_for_all_levels_together_and_for_pairs() -> None:
 
 
 @every_runner
-def test_invocations_that_are_retried_keep_their_place_under_the_limit(runner: str) -> None:
+@pytest.mark.parametrize("delay", [0.0, 0.002])
+def test_the_limit_holds_for_invocations_that_are_retried(runner: str, delay: float) -> None:
     tries: dict[int, int] = {}
+    order: list[int] = []
     gauge = Gauge()
 
     def body(x: int) -> int:
         with gauge:
+            order.append(x)
             tries[x] = tries.get(x, 0) + 1
             if tries[x] < 3:
                 raise OSError("again")
         return x
 
-    flow = mapped(list(range(6)), body, max_parallel=2, try_count=3, retry=IMMEDIATE)
+    retry = RetryPolicy(max_attempts=3, base_delay=delay, backoff="linear")
+    flow = mapped(list(range(6)), body, max_parallel=2, retry=retry)
     report = flow.run(runner, max_workers=4)
     assert report.value("many") == list(range(6))
     assert tries == dict.fromkeys(range(6), 3)
     assert gauge.peak <= 2
+    if delay:
+        assert order.index(2) < len(order) - order[::-1].index(0) - 1, "a wait takes no place"
 
 
 # --- failures ------------------------------------------------------------------------------------
@@ -725,7 +731,9 @@ def test_async_invocations_of_a_grown_node_have_their_own_limits(
 
 
 @every_runner
-def test_questions_count_against_the_limit_of_their_node(runner: str, tmp_path: Path) -> None:
+def test_an_invocation_that_waits_for_a_person_takes_no_place_under_the_limit(
+    runner: str, tmp_path: Path
+) -> None:
     asked: list[int] = []
 
     def ask(ctx: NodeCtx, x: int) -> Any:
@@ -735,10 +743,9 @@ def test_questions_count_against_the_limit_of_their_node(runner: str, tmp_path: 
     flow, url = Steered(), url_of(tmp_path)
     flow.add("ask", ask, give={"x": [1, 2]}, map_over="x", max_parallel=1)
     flow.run(runner, **kept("file", tmp_path))
-    assert asked == [1]
+    assert asked == [1, 2]
     send(url, "r", [Answer("ask", "one", key="0")])
     flow.resume("r", url, runner=runner)
-    assert asked == [1, 2]
     send(url, "r", [Answer("ask", "two", key="1")])
     assert flow.resume("r", url, runner=runner).value("ask") == ["one", "two"]
     assert asked == [1, 2]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from dagger_dsl import engine
+from dagger_dsl.engine.remote import RunControl
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.errors import (
     IdempotencyConflict,
@@ -673,6 +674,13 @@ KILLER = """
         flow.nodes += [each.to_node("last") for each in many]
     elif shape == "added":
         hooks = [Grow()]
+    elif shape == "answered":
+        def ask(ctx):
+            return ctx.wait_for_human("Go on?")
+        flow.registry.register(ask, "ask")
+        flow.nodes.append(Node("ask", "ask", dependencies=["first"]))
+        flow.nodes += [each.with_deps(["ask"]).to_node() for each in many[:-1]]
+        flow.nodes.append(many[-1].to_node("last"))
     else:
         taken = [Input("k", reference="first.result")]
         flow.nodes.append(Node("n", action, taken, map_over="k", map_errors=shape))
@@ -696,7 +704,8 @@ def ends(path: Path) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("shape", "how"),
-    [("there", "exit")] + [(shape, "signal") for shape in ("there", "added", "fail", "collect")],
+    [("there", "exit")]
+    + [(shape, "signal") for shape in ("there", "added", "answered", "fail", "collect")],
 )
 @pytest.mark.parametrize(
     ("runner", "kind"),
@@ -705,7 +714,9 @@ def ends(path: Path) -> dict[str, tuple[str, str]]:
 def test_8_a_node_that_kills_its_process_fails_and_its_neighbours_do_not(
     path: Path, runner: str, kind: str, shape: str, how: str
 ) -> None:
-    """Nodes of the graph, nodes that a hook adds, invocations whose failure counts or does not."""
+    """Nodes of the graph, those that a hook adds, those behind a person's answer, and invocations
+    whose failure counts or does not.
+    """
     calls: list[str] = []
     processes = 0
     while True:
@@ -714,14 +725,20 @@ def test_8_a_node_that_kills_its_process_fails_and_its_neighbours_do_not(
         process = child(KILLER, path, kind, runner, how, 1000, shape)
         said = ended(process)
         calls += [each for each in said if each.startswith("call")]
-        if process.returncode == 0:
+        if said[-1:] == ["run paused"]:
+            processes -= 1  # it has ended, and waits
+            with Store(path) as store:
+                RunControl(store, "r").answer("ask", True)
+        elif process.returncode == 0:
             break
     assert processes == 4, "three deaths, then the run goes on without it"
     assert calls.count("call 5") == 3
-    pattern = "n{}" if shape in ("there", "added") else "n[{}]"
+    pattern = "n[{}]" if shape in ("fail", "collect") else "n{}"
     expected = {pattern.format(k): ("completed", "") for k in range(10)}
     expected[pattern.format(5)] = ("failed", "NodeCrashed")
     expected |= {"first": ("completed", ""), "last": ("skipped", "")}
+    if shape == "answered":
+        expected["ask"] = ("completed", "")
     found, dropped = ends(path), []
     if shape == "fail":  # with its first failure the node has failed, whatever is still open
         expected["n"] = ("failed", "MapError")

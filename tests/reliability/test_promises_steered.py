@@ -359,6 +359,60 @@ def test_every_question_and_every_branch_of_a_run_by_other_processes(
     assert len(calls_of(spec)) == spec.nodes
 
 
+MAPPED_ASK = """
+    from dagger_dsl.model.graph import Input, Node
+
+    def ask(x, ctx):
+        say("call", x)
+        if x == 1 and sys.argv[3] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
+        return x if x % 2 == 0 else ctx.wait_for_human(f"How many are {x}?")
+
+    flow = Flow()
+    flow.registry.register(lambda: [0, 1, 2, 3], "items")
+    flow.registry.register(ask, "ask")
+    flow.registry.register(lambda x: sum(x), "total")
+    flow.nodes = [
+        Node("items", "items"),
+        Node("ask", "ask", [Input("x", reference="items.result")], map_over="x"),
+        Node("total", "total", [Input("x", reference="ask.result")]),
+    ]
+    run = again if os.path.exists(sys.argv[1]) else start
+    report = run(flow, sys.argv[1], sys.argv[2])
+    say(report.status, report.value("total", None))
+"""
+
+
+@runners
+@pytest.mark.row("E11", "G14")
+def test_invocations_of_a_mapped_node_ask_and_are_answered_one_by_one(
+    path: Path, runner: str
+) -> None:
+    """The process dies while one of them runs; what the others did and asked stays."""
+
+    def life(what: str) -> list[str]:
+        return ended(child(MAPPED_ASK, path, runner, what))
+
+    calls = life("kill")
+    calls += life("live")
+    assert calls[-1] == "paused None"
+    for number, key in enumerate(("3", "1")):
+        with Store(path) as store:
+            control = RunControl(store, "r")
+            asked = {each.key: each.prompt for each in control.questions()}
+            assert asked == {k: f"How many are {k}?" for k in ("1", "3")[: 2 - number]}
+            control.answer("ask", 100 * int(key), key)
+        calls += life("live")
+    assert calls[-1] == "completed 402"
+    ends = rows(path)
+    whole = ("items", "total", "ask", *(f"ask[{k}]" for k in range(4)))
+    assert {name: found[-1][1] for name, found in ends.items()} == dict.fromkeys(whole, "completed")
+    assert all(len(found) == 1 for found in ends.values())
+    assert calls.count("call 1") == 2
+    assert all(calls.count(f"call {k}") <= 2 for k in (0, 2, 3)), "twice beside the one that died"
+
+
 # --- 4: one owner ---------------------------------------------------------------------------------
 
 
