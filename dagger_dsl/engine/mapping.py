@@ -98,16 +98,23 @@ class Maps:
         """
         plan, state = self._plan, self._state
         found = [slot for slot in state.ready if slot in plan.mapped]
+        start = 0
         for slot in found:
-            place = state.ready.index(slot)
-            state.ready.remove(slot)
+            place = state.ready.index(slot, start)
+            del state.ready[place]
             if slot in self._children:
                 self._gather(slot)
-                continue
-            count = len(state.ready)
-            if self._open(slot):  # its invocations take its place in the line
-                fresh, state.ready[count:] = state.ready[count:], []
-                state.ready[place:place] = fresh
+                start = 0
+            else:
+                count = len(state.ready)
+                if self._open(slot):  # its invocations take its place in the line
+                    fresh, state.ready[count:] = state.ready[count:], []
+                    state.ready[place:place] = fresh
+                    start = place + len(fresh)
+                else:
+                    start = 0
+            if state.stopped or state.paused:
+                break  # by a failure just now, perhaps: the others need not be enabled any more
         followed = self._follow()
         if self._limits:
             for slot in [slot for slot in state.ready if slot in plan.parents]:
@@ -134,9 +141,8 @@ class Maps:
         children = self._enlist(slot, 0, len(items))
         self._give(children, items)
         self._children[slot] = children
-        top = plan.mapped[slot]
-        if top.most is not None and slot not in plan.parents:
-            self._limits[slot] = _Limit(top.most)
+        if slot not in plan.parents:
+            self._limit_to(slot, plan.mapped[slot].most)
         self._state.open(slot, children, more=False)
         self._drop_rest(slot, len(items))
         if not any(self._state.status(child) in (PENDING, WAITING) for child in children):
@@ -235,9 +241,7 @@ class Maps:
 
     def _begin(self, slot: int) -> None:
         self._children[slot] = []
-        most = self._plan.mapped[slot].most
-        if most is not None:
-            self._limits[slot] = _Limit(most)
+        self._limit_to(slot, self._plan.mapped[slot].most)
         self._board.started[slot] = self._board.clock()
         self._state.open(slot, (), more=True)
 
@@ -432,6 +436,10 @@ class Maps:
             if feed.hungry and not self._crowded(source):
                 feed.hungry = False
                 self._sip(source)
+
+    def _limit_to(self, slot: int, most: int | None) -> None:
+        if most is not None and most < self._board.slots:  # else the run has no room for more
+            self._limits[slot] = _Limit(most)
 
     def _limit(self, slot: int) -> None:
         """Keep back an enabled invocation of a node that has enough of them running."""

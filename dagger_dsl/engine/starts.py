@@ -43,8 +43,8 @@ class Starts:
     def _expand(self, now: float) -> None:
         """Open and gather mapped nodes, and take results of other runs, until nothing changes."""
         state, plan = self._state, self._plan
-        busy = not state.paused and (state.sifting or bool(plan.mapped or plan.cached))
-        while busy:
+        busy = state.sifting or bool(plan.mapped or plan.cached)
+        while busy and not state.paused:
             if state.sifting:
                 state.sift()
             busy = bool(plan.mapped) and self._course.maps_now().expand()

@@ -30,7 +30,7 @@ from dagger_dsl.model.commands import (
 )
 from dagger_dsl.model.context import Failed, NodeCtx, NodeOutput
 from dagger_dsl.model.events import NodeCompleted, NodeStarted
-from dagger_dsl.model.policies import RetryPolicy
+from dagger_dsl.model.policies import OnFailure, RetryPolicy
 from dagger_dsl.store.storage import Store
 from tests.engine.helpers import IMMEDIATE, Clocked, states, url_of
 from tests.engine.steered import Script, Steered, every_runner, everywhere, kept, send
@@ -749,6 +749,23 @@ def test_an_invocation_that_waits_for_a_person_takes_no_place_under_the_limit(
     send(url, "r", [Answer("ask", "two", key="1")])
     assert flow.resume("r", url, runner=runner).value("ask") == ["one", "two"]
     assert asked == [1, 2]
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("policy", "status", "other"),
+    [("stop", "failed", "cancelled"), ("pause", "paused", "pending")],
+)
+def test_a_node_without_items_ends_a_run_in_which_other_mapped_nodes_are_enabled(
+    runner: str, place: str, tmp_path: Path, policy: str, status: str, other: str
+) -> None:
+    flow = mapped(7, on_failure=OnFailure(policy))
+    flow.add("other", lambda x: x, give={"x": [1, 2]}, map_over="x", after=["items"])
+    flow.add("after", lambda xs: xs, take={"xs": "other"})
+    report = flow.run(runner, **kept(place, tmp_path))
+    assert report.status == status
+    found = {name: str(each.state) for name, each in report.node_reports.items()}
+    assert found == {"items": "completed", "many": "failed", "other": other, "after": other}
 
 
 @everywhere
