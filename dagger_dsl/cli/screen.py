@@ -203,6 +203,7 @@ class Progress:
         self._lock = threading.Lock()
         self._running: dict[str, None] = {}
         self._percent = -1
+        self._unread = False  # whoever read the lines has gone
         self._live = screen.is_terminal and not screen.quiet
         self._bar: Any = None
         self._task: Any = None
@@ -215,10 +216,15 @@ class Progress:
     def update(self, node_id: str, status: str, fraction: float) -> None:
         """Take the engine's word on one node; called from any thread."""
         with self._lock:
-            if self._live:
-                self._draw(node_id, status, fraction)
-            elif status != "running" and not self._screen.quiet:
-                self._line(node_id, status, fraction)
+            if self._unread:
+                return
+            try:
+                if self._live:
+                    self._draw(node_id, status, fraction)
+                elif status != "running" and not self._screen.quiet:
+                    self._line(node_id, status, fraction)
+            except BrokenPipeError:
+                self._unread = True  # the run goes on; the command says at its end what it can
 
     def _draw(self, node_id: str, status: str, fraction: float) -> None:
         if status == "running":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dagger_dsl.cli.screen import Progress, Screen
 from tests.cli.conftest import ROOT, Cli, finish, spawn
 
 
@@ -148,6 +150,23 @@ def test_output_that_nobody_reads_is_no_disaster(folder: Path) -> None:
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
+
+
+def test_progress_that_nobody_reads_any_more_is_shown_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[str] = []
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            tried.append(text)
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    with Progress(Screen(), nodes=2) as progress:
+        progress.update("a", "completed", 0.5)
+        progress.update("b", "completed", 1.0)
+    assert tried == ["[1/2] a: completed\n"]
 
 
 def test_an_encoding_that_lacks_a_character_ends_no_run(folder: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 import pickle
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -374,6 +375,7 @@ def test_what_is_enabled_while_a_start_is_shown_does_not_wait_for_that_call(runn
 def test_nothing_begins_after_what_ended_it(runner: str, how: str) -> None:
     """A worker has taken a call and waits for a turn that decides: nothing starts any more."""
     told: list[str] = []
+    shown = threading.Event()
     token = CancelToken()
     flow = Workflow()
 
@@ -383,7 +385,7 @@ def test_nothing_begins_after_what_ended_it(runner: str, how: str) -> None:
             raise ValueError("no")
 
     flow.add("short", short, on_failure="pause" if how == "pause" else "stop")
-    flow.add("other", lambda: time.sleep(0.05))
+    flow.add("other", lambda: shown.wait(10))
     flow.note("late")
 
     def hook(_ctx: Any, event: Any) -> None:
@@ -391,6 +393,7 @@ def test_nothing_begins_after_what_ended_it(runner: str, how: str) -> None:
         if event.node.node_id == "short" and not isinstance(event, NodeStarted):
             if how == "cancel":
                 token.cancel("enough")
+            shown.set()
             time.sleep(0.3)
 
     report = flow.run(runner, max_workers=2, hooks=[hook], cancel=token)
