@@ -542,13 +542,13 @@ def test_a_retry_that_waits_ends_with_its_node(runner: str) -> None:
     def body(x: int) -> int:
         raise (OSError("busy") if x else ValueError("no"))
 
-    policy = RetryPolicy(3, base_delay=0.2, backoff="fixed", retry_on=("io",))
+    policy = RetryPolicy(3, base_delay=5, backoff="fixed", retry_on=("io",))
     flow = Steered()
     flow.add("many", body, give={"x": [1, 0]}, map_over="x", retry=policy, on_failure="continue")
     flow.note("after", after=["many"])
     began = time.monotonic()
     report = flow.run(runner, max_workers=1)
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 5
     assert states(report) == {"many": "failed", "after": "skipped"}
 
 

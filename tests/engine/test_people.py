@@ -377,14 +377,13 @@ def test_time_goes_on_while_no_process_does(runner: str, tmp_path: Path) -> None
     def die(_ctx: Any, _event: Any) -> None:
         shutil.copytree(alive, dead)
 
-    flow = asking(default="later", timeout=0.3)
+    flow = asking(default="later", timeout=1.0)
     flow.run(runner, hooks=[Script({"HumanInputRequested ask": die})], **kept("file", alive))
     flow.calls.clear()
-    time.sleep(0.1)
     began = time.monotonic()
     report = flow.resume("r", url_of(dead), runner=runner)
     assert report.outputs == {"after": "later"}
-    assert time.monotonic() - began < 0.25
+    assert time.monotonic() - began < 0.9
     assert flow.calls == ["after"]
 
 
