@@ -280,7 +280,11 @@ class Coordinator:
                 wake_at = board.due = 0.0
             if limited and desk.stands_by:  # people take their own time
                 before = now
+                if journal is not None:
+                    journal.rest(True)
                 now = yield wake_at
+                if journal is not None:
+                    journal.rest(False)
                 course.postpone(now - before)
             else:
                 now = yield wake_at

@@ -525,9 +525,10 @@ def _slots(options: RunOptions, config: DagConfig) -> int:
 
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 def new_run_id(now: Callable[[], float] = time.time) -> str:
     """Return a new ULID: 26 characters that sort by the time they were made."""
     number = int(now() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])

@@ -122,10 +122,11 @@ class DagConfig:
     @staticmethod
     def merge(base: DagConfig | None, override: DagConfig | None) -> DagConfig:
         """Return *base* with the fields that *override* was given; the others keep *base*'s."""
-        fields = base.changes() if base is not None else {}
-        if override is not None:
-            fields.update(override.changes())
-        return DagConfig(**fields)
+        if override is None or not override.given:
+            return base or _DEFAULTS  # frozen, so they can be shared
+        if base is None or not base.given:
+            return override
+        return DagConfig(**{**base.changes(), **override.changes()})
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> DagConfig:
@@ -279,6 +280,8 @@ _CHECKS: dict[str, Any] = {
 # Documented fields whose behaviour comes with later versions, marked [*] in `DagConfig`; a run that
 # sets them is warned.
 _LATER = ("enable_incremental_cache",)
+
+_DEFAULTS = DagConfig()
 
 #: More slots than any machine can use; each one costs memory.
 _MOST_WORKERS = 10_000

@@ -133,6 +133,10 @@ class Journal(Protocol):
         """Whether other processes can send commands to the run."""
         ...
 
+    def rest(self, resting: bool) -> None:
+        """Count no time as the run's from now on, or count it again."""
+        ...
+
     def requests(self, after: int = 0) -> Sequence[tuple[int, str]]:
         """Return the commands that were sent to the run, by number, those after *after*."""
         ...

@@ -119,6 +119,10 @@ class RunJournal:
         """Whether other processes can send commands to the run."""
         return not self._database.is_memory
 
+    def rest(self, resting: bool) -> None:
+        """Count no time as the run's from now on, or count it again."""
+        self._heart.rest(self.run_id, resting)
+
     # -- writing
 
     def commit(

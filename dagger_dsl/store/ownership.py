@@ -128,6 +128,7 @@ class Heart:
 
     def _start_over(self) -> None:
         self._owned: dict[str, float] = {}  # until when the time is counted, by run
+        self._resting: dict[str, float] = {}  # since when no time is counted, by run
         self._lock = threading.Lock()
         self._stop: threading.Lock | None = None  # held while a thread beats; releasing it ends it
 
@@ -146,6 +147,16 @@ class Heart:
         """Stop beating for a run."""
         with self._lock:
             self._owned.pop(run_id, None)
+            self._resting.pop(run_id, None)
+
+    def rest(self, run_id: str, resting: bool) -> None:
+        """Count no time of a run from now on, or count it again; its lease is kept all the same."""
+        with self._lock:
+            now = time.monotonic()
+            if resting:
+                self._resting.setdefault(run_id, now)
+            elif run_id in self._resting:
+                self._owned[run_id] += now - self._resting.pop(run_id)
 
     def _uncount(self, counted: Mapping[str, float]) -> None:
         with self._lock:
@@ -153,9 +164,9 @@ class Heart:
                 self._owned[run_id] -= counted[run_id]
 
     def count(self, run_id: str) -> float:
-        """Return for how many seconds a run was owned since this was last asked."""
+        """Return for how many seconds a run was owned since this was last asked, but for rests."""
         with self._lock:
-            now = time.monotonic()
+            now = self._resting.get(run_id) or time.monotonic()
             before = self._owned.get(run_id, now)
             if run_id in self._owned:
                 self._owned[run_id] = now
@@ -165,6 +176,7 @@ class Heart:
         """End the thread, if there is one; a beat that is under way may still be made."""
         with self._lock:
             self._owned.clear()
+            self._resting.clear()
             stop, self._stop = self._stop, None
         if stop is not None:
             stop.release()

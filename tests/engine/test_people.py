@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dagger_dsl import engine
 from dagger_dsl.errors import (
     ConfigurationError,
     InputValidationError,
@@ -19,7 +20,7 @@ from dagger_dsl.errors import (
     RunPaused,
 )
 from dagger_dsl.model.commands import AddNode, Answer, CancelBranch, NodeSpec
-from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import NodeCtx, NodeOutput
 from dagger_dsl.model.events import HumanInputRequested
 from dagger_dsl.store.storage import Store
@@ -394,6 +395,20 @@ def test_the_limit_of_a_run_does_not_count_the_waiting_for_people() -> None:
     report = clocked.run()
     assert report.status == "completed"
     assert report.outputs == {"after": "later"}
+
+
+@every_runner
+def test_the_record_of_what_a_limit_has_used_up_leaves_out_the_waiting(
+    runner: str, tmp_path: Path
+) -> None:
+    """Whoever takes over a run that died while it waited has its time left."""
+    flow = asking(default="later", timeout=0.5)
+    options = RunOptions(runner=runner, run_id="r", config={"timeout_seconds": 10})
+    with Store(url_of(tmp_path), lease=0.15) as store:
+        report = engine.run(flow.graph(), flow.registry, options=options, store=store)
+        assert report.outputs == {"after": "later"}
+        assert report.duration > 0.5
+        assert 0.0 < store.load_run("r").owned_seconds < 0.4
 
 
 # --- reviews -------------------------------------------------------------------------------------
