@@ -262,11 +262,11 @@ class Coordinator:
                 board.due = now if quiet else now + glance
                 if journal is not None:
                     # Rows wait no longer than `flush`: from then on workers launch nothing before.
-                    latest = (records.oldest if records.rows else now) + flush
+                    latest = min(records.oldest, now) + flush
                     board.latest = latest
                     if latest < board.due:
                         board.due = latest
-                    if latest < wake_at and go and glance and (records.rows or not quiet):
+                    if latest < wake_at and go and glance and (records.held or not quiet):
                         wake_at = latest
                 elif glance and not quiet and now + flush < wake_at:
                     wake_at = now + flush

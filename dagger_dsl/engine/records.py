@@ -83,10 +83,7 @@ class Records:
             meta = {**(meta or {}), "stored": False}
         board = run.board
         start, end = board.started[slot], board.ended[slot]
-        if not self.rows:
-            self.oldest = end
-        if end - start >= self._flush:
-            self.oldest = -inf  # what took long does not wait behind the next long call
+        self._date(start, end)
         keys = plan.keys
         row: Row = (
             plan.ids[slot],  # type: ignore[assignment]  # invocations have an id
@@ -112,12 +109,19 @@ class Records:
         """Take the end of an invocation that did not complete, or of one attempt."""
         if self._journal is None:
             return
-        if not self.rows:
-            self.oldest = self._run.board.clock()
+        board = self._run.board
+        self._date(board.started[slot], board.ended[slot] or board.clock())
         if slot in self._run.asked and row[3] != "waiting":
             self.replacing.append(row)
         else:
             self.rows.append(row)
+
+    def _date(self, start: float, end: float) -> None:
+        """Settle until when what comes now can wait."""
+        if not (self.rows or self.replacing):
+            self.oldest = end
+        if end - start >= self._flush:
+            self.oldest = -inf  # what took long does not wait behind the next long call
 
     def note(self, key: str | None, body: Mapping[str, Any]) -> None:
         """Take what a resume needs beside outcomes."""

@@ -115,6 +115,10 @@ class _Completed(NodeCompleted):
         return hash(self.node)
 
 
+# What people print, and compare with a text: `type(event).__name__`.
+_Started.__name__ = _Started.__qualname__ = NodeStarted.__name__
+_Completed.__name__ = _Completed.__qualname__ = NodeCompleted.__name__
+
 _new = object.__new__
 # Frozen classes refuse assignment; their slots' own setters are the quick way in.
 _set_started: Callable[[_Started, Any], None] = _Started._of.__set__  # type: ignore[attr-defined]

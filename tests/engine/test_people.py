@@ -397,6 +397,28 @@ def test_the_limit_of_a_run_does_not_count_the_waiting_for_people() -> None:
     assert report.outputs == {"after": "later"}
 
 
+@pytest.mark.parametrize("how", ["asks", "fails"])
+def test_a_question_or_a_failure_is_on_record_before_the_next_call_begins(
+    how: str, tmp_path: Path
+) -> None:
+    """With no time to wait for others, as an answer is."""
+    found: list[dict[str, str]] = []
+
+    def first(ctx: NodeCtx) -> Any:
+        if how == "fails":
+            raise ValueError("no")
+        return ctx.wait_for_human("Ship it?")
+
+    def second() -> None:
+        with Store(url_of(tmp_path)) as store:
+            rows = store.query("SELECT node_id, state FROM node_runs")
+        found.append({each["node_id"]: each["state"] for each in rows})
+
+    flow = Steered().add("first", first, on_failure="continue").add("second", second)
+    flow.run("sequential", **kept("file", tmp_path), config={"flush_interval": 0})
+    assert found == [{"first": "waiting" if how == "asks" else "failed"}]
+
+
 @every_runner
 def test_the_record_of_what_a_limit_has_used_up_leaves_out_the_waiting(
     runner: str, tmp_path: Path

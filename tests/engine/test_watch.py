@@ -190,6 +190,7 @@ def test_events_can_be_kept_sent_and_changed() -> None:
         assert type(changed) is kind
         assert changed.node.node_id == "other"
         assert event.__class__ is kind
+        assert type(event).__name__ == kind.__name__
 
 
 def test_the_end_of_a_run_is_told_as_it_is() -> None:
