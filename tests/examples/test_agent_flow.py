@@ -262,6 +262,7 @@ def copied(folder: Path) -> Path:
     return Path(shutil.copytree(EXAMPLE, folder / "agent_flow", ignore=ignored))
 
 
+@pytest.mark.slow
 @pytest.mark.row("R3")
 def test_the_example_is_typed_strictly() -> None:
     assert checked(EXAMPLES, "agent_flow/agent.py", "agent_flow/__main__.py") == ""

@@ -167,6 +167,7 @@ def test_run_sh_kills_a_run_and_gets_the_same_answer(tmp_path: Path) -> None:
     assert runs == [(name, "completed") for name in ("killed", "summer", "year")]
 
 
+@pytest.mark.slow
 @pytest.mark.row("R3")
 def test_the_example_is_typed_strictly() -> None:
     assert checked(EXAMPLE, "agent.py") == ""

@@ -201,6 +201,7 @@ def test_run_sh_leaves_results_in_sqlite_and_a_readable_report(tmp_path: Path) -
     assert runs == [("weather_report", "completed")] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.row("R3")
 def test_the_examples_are_typed_strictly(tmp_path: Path) -> None:
     done = subprocess.run(

@@ -39,6 +39,8 @@ from tests.scale import count
 THREADS, PROCESSES = 8, 2
 SENDERS = THREADS + PROCESSES
 
+pytestmark = pytest.mark.slow  # nearly each of them starts processes
+
 runners = pytest.mark.parametrize("runner", RUNNERS)
 
 

@@ -39,6 +39,8 @@ from tests.reliability.workloads import name_of, work_of
 from tests.runners.helpers import Flow, Gauge, eventually, report_of
 from tests.scale import count
 
+pytestmark = pytest.mark.slow  # nearly each of them starts processes
+
 runners = pytest.mark.parametrize("runner", RUNNERS)
 
 

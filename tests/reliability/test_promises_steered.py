@@ -31,6 +31,8 @@ from tests.runners.helpers import Flow, Gauge, eventually
 
 KINDS = ("one by one", "in batches", "in answers", "mapped", "people", "careful")
 
+pytestmark = pytest.mark.slow  # nearly each of them starts processes
+
 runners = pytest.mark.parametrize("runner", RUNNERS)
 kinds = pytest.mark.parametrize("kind", KINDS)
 
