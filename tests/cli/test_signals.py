@@ -12,6 +12,8 @@ import pytest
 from dagger_dsl.store.storage import Store
 from tests.cli.conftest import finish, spawn
 
+pytestmark = pytest.mark.slow  # nearly each of them starts processes
+
 
 def wait_for(folder: Path, word: str) -> None:
     """Wait until an action of pipeline.py noted *word*."""

@@ -14,6 +14,8 @@ import pytest
 from dagger_dsl.store.storage import Store
 from tests.cli.conftest import Cli, finish, spawn
 
+pytestmark = pytest.mark.slow  # nearly each of them starts processes
+
 
 def calls(folder: Path) -> list[str]:
     """Return what the actions of pipeline.py noted."""

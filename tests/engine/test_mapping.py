@@ -852,7 +852,8 @@ class Source:
         self.yielded = 0
         try:
             for k in range(self.items):
-                time.sleep(self.pause)
+                if self.pause:
+                    time.sleep(self.pause)
                 self.yielded += 1
                 yield k
             if self.error is not None:

@@ -105,6 +105,7 @@ def asking(folder: Path, *bodies: Callable[..., Any], run_id: str = "r") -> Work
 # --- runs that somebody executes ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.row("B24", "B25", "B26", "B27", "B28", "B29", "B30", "E14", "E19", "E20")
 def test_every_verb_is_applied_within_a_second(store: Store, tmp_path: Path) -> None:
     gate, seen = Gate(), list[Any]()
@@ -177,6 +178,7 @@ REFUSED: list[tuple[type[Exception], Command]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.row("B24", "B25", "B26")
 def test_a_refusal_is_the_same_as_in_the_process_of_the_run(store: Store, tmp_path: Path) -> None:
     gate = Gate()
@@ -212,6 +214,7 @@ with Store({url!r}) as store:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.row("B37")
 def test_commands_of_threads_and_processes_are_applied_once_each(
     store: Store, tmp_path: Path

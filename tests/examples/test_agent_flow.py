@@ -216,6 +216,7 @@ with DagExecutor(registry=agent, database_url=f"sqlite:{folder}/runs.db") as exe
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
 def test_a_killed_run_comes_to_the_same_sheet(
     agent: ModuleType, graph: Graph, tmp_path: Path, part: int
@@ -232,6 +233,7 @@ def test_a_killed_run_comes_to_the_same_sheet(
     assert (tmp_path / "sheet.md").read_text(encoding="utf-8") == by_hand(agent, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_script_leaves_the_sheet_and_the_graph(tmp_path: Path) -> None:
     folder = copied(tmp_path)
     done = outside(tmp_path, sys.executable, "-m", "agent_flow")
@@ -243,6 +245,7 @@ def test_the_script_leaves_the_sheet_and_the_graph(tmp_path: Path) -> None:
     assert outside(tmp_path, sys.executable, "-m", "agent_flow", "--task", "sing").returncode == 1
 
 
+@pytest.mark.slow
 def test_the_command_line_of_the_readme_answers_from_another_process(tmp_path: Path) -> None:
     folder = copied(tmp_path)
     readme = (EXAMPLE / "README.md").read_text(encoding="utf-8")

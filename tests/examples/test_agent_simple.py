@@ -153,6 +153,7 @@ def test_a_killed_run_goes_on_with_the_graph_it_had_grown(
     assert (tmp_path / "rain.md").read_bytes() == (undisturbed / "rain.md").read_bytes()
 
 
+@pytest.mark.slow
 def test_run_sh_kills_a_run_and_gets_the_same_answer(tmp_path: Path) -> None:
     for name in ("agent_simple", "dag_flow"):
         ignored = shutil.ignore_patterns("out", "__pycache__")

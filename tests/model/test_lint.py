@@ -336,6 +336,7 @@ def ladder(layers: int, width: int) -> list[Node]:
     ]
 
 
+@pytest.mark.slow
 def test_dense_graphs_are_linted_in_time() -> None:
     assert timed(lambda: Graph("g", ladder(40, 40)).lint()) < 2
     chain = [node(f"n{i}", *([f"n{i - 1}"] if i else [])) for i in range(2_000)]

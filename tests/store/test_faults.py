@@ -166,6 +166,7 @@ def test_an_error_between_two_statements_leaves_nothing_of_them(
 # --- one owner ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_gets_the_run(path: Path) -> None:
     with Store(path) as store:
         start(store).close()
@@ -301,6 +302,7 @@ def test_a_stale_owner_is_fenced_whatever_it_writes(store: Store) -> None:
 # --- many writers ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.row("H11", "C27", "C28")
 @pytest.mark.parametrize("synchronous", ["FULL", "NORMAL"])
 def test_sixteen_writers_in_two_processes_never_see_a_lock(path: Path, synchronous: str) -> None:

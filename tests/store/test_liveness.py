@@ -22,6 +22,8 @@ from dagger_dsl.store.ownership import Owner
 from dagger_dsl.store.schema import flow_runs
 from tests.store.helpers import GRAPH, Store, child, kill, line, row, start
 
+pytestmark = pytest.mark.slow  # many of them wait for a lease to end
+
 STRANGER = Owner("elsewhere", 77, "another boot", "another machine", "token")
 
 OWNER = """

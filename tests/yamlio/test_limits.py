@@ -147,6 +147,7 @@ def test_large_graphs_load_in_time_and_memory(text: str, expected: str) -> None:
     assert peak < MEGABYTES
 
 
+@pytest.mark.slow
 def test_a_whole_megabyte_loads_in_a_few_seconds() -> None:
     text = "name: x\nnodes:\n" + "".join(
         f"  - id: node_{i}\n    action: step\n    description: {'words ' * 8}\n    timeout: 30\n"
