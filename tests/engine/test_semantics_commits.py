@@ -218,20 +218,20 @@ def test_one_turn_takes_all_outcomes_commits_them_and_shows_them_then() -> None:
     flow = Timed().takes("a", 0).takes("b", 0, after=["a"])
 
     def hook(_ctx: Any, event: Any) -> None:
-        flow.journal.log.append(f"{type(event).__name__.lstrip('_')} {event.node.node_id}")
+        flow.journal.log.append(f"{type(event).__name__} {event.node.node_id}")
 
     Clocked(flow, clock=flow.clock, journal=flow.journal, hooks=[hook]).run()
     assert flow.journal.log == [
         "commit  | a",
-        "Started a",
+        "NodeStarted a",
         "a",
         "commit a | ",
-        "Completed a",
+        "NodeCompleted a",
         "commit  | b",  # with the acknowledgement
-        "Started b",
+        "NodeStarted b",
         "b",
         "commit b | ",
-        "Completed b",
+        "NodeCompleted b",
         "commit  | ",
     ]
 

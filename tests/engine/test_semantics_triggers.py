@@ -106,7 +106,7 @@ def test_success_is_skipped_at_the_first_dead_edge() -> None:
     states_now: list[str] = []
 
     def watch(_ctx: Any, event: Any) -> None:
-        states_now.append(f"{type(event).__name__.lstrip('_')} {event.node.node_id}")
+        states_now.append(f"{type(event).__name__} {event.node.node_id}")
 
     watch.wants_starts = False  # type: ignore[attr-defined]
     flow.run(hooks=[watch])

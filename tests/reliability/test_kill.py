@@ -199,12 +199,12 @@ def test_a_run_survives_a_kill_at_every_write(
     live(whole, lambda: next(lives, None) or live_in(zygote, whole.spec, folder))
     assert {"w", "s", "r", "u"} <= set(first.calls)
     killed = 0
-    share = 1.0 if (kind, synchronous) == ("layers", "NORMAL") else 0.2
+    share = 1.0 if (kind, synchronous) == ("layers", "NORMAL") else 0.05
     for nth, mode in moments(first.calls, rng, share):
         deaths = spec_in(tmp_path / f"at{nth}_{mode}")
         died = _lives_on(zygote, deaths, nth, mode)
-        # Threads do not always write the same number of times.
-        assert died or runner != "sequential", nth
+        # Threads, and generators, do not always write the same number of times.
+        assert died or runner != "sequential" or whole.work.streams, nth
         killed += died
     print(f"{kind}, {runner}, {synchronous}: {killed} kills among {len(first.calls)} calls")
 
