@@ -7,10 +7,13 @@ environment: decorators need it while modules are imported, and child processes 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["DEFAULT_SCALE", "SCALE_VARIABLE", "count", "current_scale"]
+__all__ = ["DEFAULT_SCALE", "SCALE_VARIABLE", "count", "current_scale", "product"]
 
 DEFAULT_SCALE = 0.1
 SCALE_VARIABLE = "DAGGER_DSL_TEST_SCALE"
@@ -29,3 +32,18 @@ def count(whole: int, *, least: int = 1) -> int:
         least: Smallest useful count, kept however small the scale is.
     """
     return max(least, math.ceil(whole * current_scale()))
+
+
+def product(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Return the cases of slow tests that have several parameters.
+
+    Args:
+        *axes: The values of each parameter.
+
+    Returns:
+        Every combination in a full run, else so many that every value occurs.
+    """
+    if current_scale() >= 1:
+        return list(itertools.product(*axes))
+    cases = range(max(map(len, axes)))
+    return [tuple(axis[case % len(axis)] for axis in axes) for case in cases]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REQUIRED_ROWS, expand_rows
-from tests.scale import SCALE_VARIABLE, count
+from tests.scale import SCALE_VARIABLE, count, product
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +36,15 @@ def test_count_scales_but_keeps_the_least(
 ) -> None:
     monkeypatch.setenv(SCALE_VARIABLE, scale)
     assert count(2_000, least=5) == expected
+
+
+def test_a_product_is_whole_in_full_runs_and_has_every_value_in_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(SCALE_VARIABLE, "1.0")
+    assert product("ab", (1, 2, 3)) == [(a, n) for a in "ab" for n in (1, 2, 3)]
+    monkeypatch.setenv(SCALE_VARIABLE, "0.1")
+    assert product("ab", (1, 2, 3)) == [("a", 1), ("b", 2), ("a", 3)]
 
 
 def test_global_random_is_seeded_per_test(request: pytest.FixtureRequest, seed: int) -> None:

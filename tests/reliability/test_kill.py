@@ -14,7 +14,7 @@ from tests.reliability.evidence import Deaths
 from tests.reliability.helpers import COUNT, KILL, RUNNERS, TEAR, Zygote
 from tests.reliability.lives import Life, live, live_in, moments, new_spec, run_and_kill
 from tests.reliability.workloads import Spec
-from tests.scale import count
+from tests.scale import count, product
 
 GROWING = ("one by one", "in batches", "in answers")
 KINDS = ("layers", *GROWING, "mapped", "maps added", "people", "careful")
@@ -172,10 +172,11 @@ SMALL = {"layers": 20, "mapped": 16, "maps added": 16, "people": 10, "careful": 
 @pytest.mark.slow
 @pytest.mark.row("C12", "C13", "P12")
 @pytest.mark.parametrize(
-    ("kind", "synchronous"),
-    [(kind, "NORMAL") for kind in KINDS] + [("layers", "FULL"), ("in batches", "FULL")],
+    ("kind", "runner", "synchronous"),
+    [("layers", runner, "NORMAL") for runner in RUNNERS]
+    + [(kind, runner, "NORMAL") for kind, runner in product(KINDS[1:], RUNNERS)]
+    + [(kind, runner, "FULL") for kind, runner in product(("layers", "in batches"), RUNNERS)],
 )
-@pytest.mark.parametrize("runner", RUNNERS)
 def test_a_run_survives_a_kill_at_every_write(
     tmp_path: Path, zygote: Zygote, runner: str, kind: str, synchronous: str, rng: random.Random
 ) -> None:
@@ -224,11 +225,10 @@ def _lives_on(zygote: Zygote, deaths: Deaths, nth: int, mode: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "durability"),
-    [(kind, "sync") for kind in KINDS]
-    + [(kind, level) for kind in ("in batches", "careful") for level in ("async", "exit")],
+    ("kind", "runner", "durability"),
+    [(kind, runner, "sync") for kind, runner in product(KINDS, RUNNERS)]
+    + product(("in batches", "careful"), RUNNERS, ("async", "exit")),
 )
-@pytest.mark.parametrize("runner", RUNNERS)
 def test_a_resume_survives_kills_too(
     tmp_path: Path, zygote: Zygote, runner: str, kind: str, durability: str, rng: random.Random
 ) -> None:

@@ -37,7 +37,7 @@ from tests.reliability.lives import new_spec
 from tests.reliability.scripts import child, ended, line
 from tests.reliability.workloads import name_of, work_of
 from tests.runners.helpers import Flow, Gauge, eventually, report_of
-from tests.scale import count
+from tests.scale import count, product
 
 pytestmark = pytest.mark.slow  # nearly each of them starts processes
 
@@ -704,14 +704,13 @@ def ends(path: Path) -> dict[str, tuple[str, str]]:
     }
 
 
+SHAPES = ["there", "added", "answered", "fail", "collect"]
+WAYS = [("there", "exit"), *((shape, "signal") for shape in SHAPES)]
+CALLS = [("sequential", "sync"), ("threads", "sync"), ("asyncio", "sync"), ("asyncio", "async")]
+
+
 @pytest.mark.parametrize(
-    ("shape", "how"),
-    [("there", "exit")]
-    + [(shape, "signal") for shape in ("there", "added", "answered", "fail", "collect")],
-)
-@pytest.mark.parametrize(
-    ("runner", "kind"),
-    [("sequential", "sync"), ("threads", "sync"), ("asyncio", "sync"), ("asyncio", "async")],
+    ("shape", "how", "runner", "kind"), [(*way, *call) for way, call in product(WAYS, CALLS)]
 )
 def test_8_a_node_that_kills_its_process_fails_and_its_neighbours_do_not(
     path: Path, runner: str, kind: str, shape: str, how: str

@@ -28,6 +28,7 @@ from tests.reliability.lives import Life, Person, live, live_in, new_spec
 from tests.reliability.scripts import child, ended
 from tests.reliability.workloads import Spec, name_of, work_of
 from tests.runners.helpers import Flow, Gauge, eventually
+from tests.scale import product
 
 KINDS = ("one by one", "in batches", "in answers", "mapped", "people", "careful")
 
@@ -442,9 +443,7 @@ def stopped(spec: Spec, store: Store) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-@pytest.mark.slow
-@kinds
-@runners
+@pytest.mark.parametrize(("kind", "runner"), product(KINDS, RUNNERS))
 def test_4_a_process_that_was_stopped_past_its_lease_records_nothing(
     tmp_path: Path, zygote: Zygote, runner: str, kind: str
 ) -> None:
@@ -523,14 +522,17 @@ ONCE = """
 """
 
 
-@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 @pytest.mark.parametrize(
-    ("runner", "kind"), [(runner, "sync") for runner in RUNNERS] + [("asyncio", "async")]
+    ("call", "durability"),
+    product(
+        [*((each, "sync") for each in RUNNERS), ("asyncio", "async")], ["sync", "async", "exit"]
+    ),
 )
 def test_a_node_that_starts_at_most_once_is_never_called_again(
-    path: Path, runner: str, kind: str, durability: str
+    path: Path, call: tuple[str, str], durability: str
 ) -> None:
     """Its start is on record before its call; who recovers the run asks what came of it."""
+    runner, kind = call
 
     def life(what: str) -> list[str]:
         return ended(child(ONCE, path, runner, durability, what, kind))
