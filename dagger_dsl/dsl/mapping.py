@@ -11,7 +11,7 @@ import attrs
 from dagger_dsl.errors import ConfigurationError, did_you_mean, shown
 from dagger_dsl.model.context import Failed
 from dagger_dsl.model.graph import RESULT
-from dagger_dsl.model.mapped import has_items
+from dagger_dsl.model.mapped import depth_of, has_items, parallel_of
 
 if TYPE_CHECKING:
     from dagger_dsl.registry import ActionDef
@@ -111,14 +111,9 @@ class MapCall:
         Raises:
             ConfigurationError: One of these has an impossible value.
         """
-        if type(depth) is not int or depth < 1:
-            raise ConfigurationError(
-                f"{what}: depth is a whole number of at least 1, not {shown(depth)}"
-            )
-        if most is not None and (type(most) is not int or most < 1):
-            raise ConfigurationError(
-                f"{what}: max_parallel is a whole number of at least 1, not {shown(most)}"
-            )
+        depth = depth_of(depth, f"{what}: depth")
+        if most is not None:
+            most = parallel_of(most, f"{what}: max_parallel")
         if on_error not in ("fail", "collect"):
             raise ConfigurationError(
                 f"{what}: on_error is 'fail' or 'collect', not {shown(on_error)}"

@@ -11,6 +11,7 @@ from typing import Any, Final
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import id_problem, split_reference
+from dagger_dsl.model.mapped import depth_of, parallel_of
 from dagger_dsl.model.policies import (
     DEFAULT_RETRY,
     CacheStrategy,
@@ -123,6 +124,16 @@ def count(value: Any, key: str) -> int:
     if type(value) is int and value >= 1:
         return value
     raise ConfigurationError(f"{key} must be a whole number of at least 1, not {kind(value)}")
+
+
+def depth(value: Any, key: str) -> int:
+    """Return how many levels of lists are mapped over."""
+    return depth_of(count(value, key), key)
+
+
+def parallel(value: Any, key: str) -> int:
+    """Return how many invocations may run at the same time."""
+    return parallel_of(count(value, key), key)
 
 
 def duration(value: Any, key: str) -> float:

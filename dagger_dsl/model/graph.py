@@ -29,6 +29,7 @@ from dagger_dsl.errors import (
     shown,
 )
 from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.mapped import depth_of, parallel_of
 from dagger_dsl.model.policies import (
     CacheStrategy,
     Effects,
@@ -358,14 +359,15 @@ class Node:
         trigger: When the node may start.
         metadata: Free data of the user.
         map_over: Name of the input whose items each get an invocation.
-        max_parallel: Invocations of this node at the same time.
+        max_parallel: Invocations of this node at the same time, 1,000,000 at most.
         effects: What recovery may do with a started node.
         branch: Name of the branch the node belongs to.
         keep: Whether the value is kept after its last consumer.
         enabled: A disabled node is skipped.
         fallback: Action that is called when the last attempt has failed.
         subgraph: Name of a graph that is the node's body.
-        map_depth: How many levels of lists `map_over` goes into; 1 where nothing is said.
+        map_depth: How many levels of lists `map_over` goes into, 100 at most; 1 where nothing is
+            said.
         map_errors: What a failed invocation of a mapped node does: ``fail`` the node (the default),
             or ``collect`` a `Failed` value in its place.
     """
@@ -460,15 +462,10 @@ class Node:
             raise ConfigurationError(
                 f"node {id!r}: map_depth and map_errors say how map_over is done, which is not set"
             )
-        if map_depth is not None and (type(map_depth) is not int or map_depth < 1):
-            raise ConfigurationError(
-                f"node {id!r}: map_depth is a whole number of at least 1, not {shown(map_depth)}"
-            )
-        if max_parallel is not None and (type(max_parallel) is not int or max_parallel < 1):
-            raise ConfigurationError(
-                f"node {id!r}: max_parallel is a whole number of at least 1, not "
-                f"{shown(max_parallel)}"
-            )
+        if map_depth is not None:
+            map_depth = depth_of(map_depth, f"node {id!r}: map_depth")
+        if max_parallel is not None:
+            max_parallel = parallel_of(max_parallel, f"node {id!r}: max_parallel")
         if map_errors not in (None, "fail", "collect"):
             raise ConfigurationError(
                 f"node {id!r}: map_errors is 'fail' or 'collect', not {shown(map_errors)}"

@@ -18,9 +18,9 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Final, Union, get_args, get_origin
 
-from dagger_dsl.errors import shown
+from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.context import Failed
 from dagger_dsl.model.types import (
     _class_of,
@@ -35,12 +35,22 @@ from dagger_dsl.model.types import (
 )
 
 __all__ = [
+    "MAX_MAP_DEPTH",
+    "MAX_PARALLEL",
     "collected_type",
+    "depth_of",
     "has_items",
     "mapped_fault",
     "mapped_misfit",
     "nested",
+    "parallel_of",
 ]
+
+#: Levels of lists that one node may map over; types and values are walked that deep.
+MAX_MAP_DEPTH: Final = 100
+
+#: Invocations of one node at the same time that may be asked for; None is for any number.
+MAX_PARALLEL: Final = 1_000_000
 
 #: Values of these are one thing, although some have parts.
 _SINGLE = (str, bytes, int, float, complex, type(None), enum.Enum, Mapping)
@@ -49,6 +59,32 @@ _SINGLE = (str, bytes, int, float, complex, type(None), enum.Enum, Mapping)
 def has_items(value: Any) -> bool:
     """Return whether a node can map over *value*: a text or a mapping is one thing."""
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+
+
+def depth_of(value: Any, what: str) -> int:
+    """Return how many levels of lists are mapped over.
+
+    Raises:
+        ConfigurationError: It is no number, or none from 1 to `MAX_MAP_DEPTH`.
+    """
+    return _count(value, what, MAX_MAP_DEPTH)
+
+
+def parallel_of(value: Any, what: str) -> int:
+    """Return how many invocations may run at the same time.
+
+    Raises:
+        ConfigurationError: It is no number, or none from 1 to `MAX_PARALLEL`.
+    """
+    return _count(value, what, MAX_PARALLEL)
+
+
+def _count(value: Any, what: str, most: int) -> int:
+    if type(value) is not int or value < 1:
+        raise ConfigurationError(f"{what} is a whole number of at least 1, not {shown(value)}")
+    if value > most:
+        raise ConfigurationError(f"{what} is at most {most:,}, not {shown(value)}")
+    return value
 
 
 def nested(value: Any, depth: int) -> Any:
@@ -88,6 +124,8 @@ def mapped_fault(offered: Any, item: Any, depth: int) -> str | None:
         depth: Levels of lists.
     """
     for _ in range(depth):
+        if offered is Any:
+            break  # and so are the items of its items
         inside = _item_type(offered)
         if inside is None:
             return f"{show_type(offered)} has no items to map over"
@@ -106,7 +144,7 @@ def collected_type(returns: Any, depth: int, collects: bool) -> Any:
         collects: Whether failed invocations stand in the list.
     """
     found = _either((returns, Failed)) if collects else returns
-    for _ in range(depth):
+    for _ in range(min(depth, MAX_MAP_DEPTH)):  # no node is made of what is deeper
         found = list if found is Any else types.GenericAlias(list, (found,))
     return found
 

@@ -143,6 +143,11 @@ def test_which_parameter_gets_the_items(
         (lambda fn: fn.map(a=[1], over="b"), r"over='b' names an input that is not given"),
         (lambda fn: fn.map([1], over="bb"), "over= names a parameter, not 'bb'; did you mean"),
         (lambda fn: fn.map([1], depth=0), "depth is a whole number of at least 1, not 0"),
+        (lambda fn: fn.map([1], depth=10**9), "depth is at most 100, not 1000000000"),
+        (
+            lambda fn: fn.map([1], max_parallel=10**30),
+            "max_parallel is at most 1,000,000, not 1000",
+        ),
         (lambda fn: fn.map([1], depth=True), "depth is a whole number of at least 1, not True"),
         (lambda fn: fn.map([1], max_parallel=0), "max_parallel is a whole number of at least 1"),
         (lambda fn: fn.map([1], max_parallel="2"), "max_parallel is a whole number of at least 1"),

@@ -20,6 +20,7 @@ import pytest
 
 from dagger_dsl.model.context import Branch, Failed, NodeOutput
 from dagger_dsl.model.mapped import (
+    MAX_MAP_DEPTH,
     collected_type,
     has_items,
     mapped_fault,
@@ -138,6 +139,12 @@ def test_levels_are_gone_into_one_by_one() -> None:
     assert mapped_fault(list[int], int, 2) == "int has no items to map over"
     assert mapped_fault(int, int, 0) is None
     assert mapped_fault(int, str, 0) is not None
+
+
+def test_a_depth_that_no_node_may_have_is_gone_into_at_once() -> None:
+    assert mapped_fault(Any, int, 10**18) is None
+    assert mapped_fault(list[Any], int, 10**18) is None
+    assert collected_type(int, 10**18, False) == collected_type(int, MAX_MAP_DEPTH, False)
 
 
 def test_a_mapped_node_gives_lists_of_what_its_action_returns() -> None:

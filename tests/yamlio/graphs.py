@@ -106,7 +106,7 @@ caches = st.one_of(
 #: How a node maps over an input: how deep it goes and what becomes of failures goes with that only.
 mapping = st.fixed_dictionaries(
     {"map_over": words},
-    optional={"map_depth": counts, "map_errors": st.sampled_from(("fail", "collect"))},
+    optional={"map_depth": st.integers(1, 100), "map_errors": st.sampled_from(("fail", "collect"))},
 )
 _CONFIG: dict[str, st.SearchStrategy[Any]] = {
     "max_attempts": counts,

@@ -363,6 +363,18 @@ def test_a_mapped_node_says_over_what_and_how() -> None:
     ("line", "instead", "place", "says"),
     [
         ("map_depth: 2", "map_depth: 0", "11:16", "map_depth must be a whole number of at least 1"),
+        (
+            "map_depth: 2",
+            "map_depth: 1000000000",
+            "11:16",
+            "map_depth is at most 100, not 1000000000",
+        ),
+        (
+            "max_parallel: 8",
+            f"max_parallel: {10**30}",
+            "10:19",
+            "max_parallel is at most 1,000,000",
+        ),
         ("map_depth: 2", "map_depth: deep", "11:16", "not the text 'deep'"),
         ("max_parallel: 8", "max_parallel: 0", "10:19", "max_parallel must be a whole number"),
         ("map_over: x", "map_over: [x]", "9:15", "map_over must be text, not a list"),
