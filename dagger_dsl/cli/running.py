@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
 def resume(arguments: argparse.Namespace, screen: Screen) -> int:
     """Go on with a recorded run, or with a branch of one that is executed, and wait for its end."""
     inputs = read_inputs(arguments.inputs)
-    registry = load_actions(arguments.actions)
+    load_actions(arguments.actions)  # broken code is told before anything about a database
     with existing_store(arguments.db) as store:
         stored = load_run(store, arguments.run_id, arguments.db)
         if arguments.branch is not None and _let_go(store, arguments, screen):
@@ -128,7 +128,7 @@ def resume(arguments: argparse.Namespace, screen: Screen) -> int:
             screen.say(f"run {stored.run_id} is completed; nothing is left to do")
             screen.report(stored_report(stored, arguments.db))
             return OK
-        code, handle = _go_on(store, stored, registry, inputs, arguments, screen)
+        code, handle = _go_on(store, stored, inputs, arguments, screen)
         _tell(handle, arguments, arguments.actions, screen)
         return code
 
@@ -149,13 +149,13 @@ def _let_go(store: Store, arguments: argparse.Namespace, screen: Screen) -> bool
 
 def recover(arguments: argparse.Namespace, screen: Screen) -> int:
     """Go on with all runs whose process died, one after the other, the oldest first."""
-    registry = load_actions(arguments.actions)
+    load_actions(arguments.actions)
     codes, reports = [], []
     with existing_store(arguments.db) as store:
         for orphan in reversed(store.orphans(arguments.dag)):
             try:
                 stored = load_run(store, orphan.run_id, arguments.db)
-                code, handle = _go_on(store, stored, registry, {}, arguments, screen)
+                code, handle = _go_on(store, stored, {}, arguments, screen)
             except RunOwned as error:
                 screen.say(f"left alone: {error}")
                 continue
@@ -180,7 +180,6 @@ def recover(arguments: argparse.Namespace, screen: Screen) -> int:
 def _go_on(
     store: Store,
     stored: StoredRun,
-    registry: Registry,
     inputs: Mapping[str, Any],
     arguments: argparse.Namespace,
     screen: Screen,
@@ -189,6 +188,7 @@ def _go_on(
     from dagger_dsl import engine
 
     graph = stored.graph
+    registry = load_actions(arguments.actions, graph.name)
     progress = Progress(screen, len(graph.nodes))
     options = RunOptions.of({"database_url": arguments.db, **_options(arguments, progress)})
     given = getattr(arguments, "inputs", ())

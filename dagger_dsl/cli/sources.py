@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dagger_dsl.errors import ConfigurationError, DaggerError, Problem, did_you_mean
 
 if TYPE_CHECKING:
+    from dagger_dsl.dsl import DAG
     from dagger_dsl.model.graph import Graph, Node
     from dagger_dsl.registry import Registry
 
@@ -96,11 +97,24 @@ def load_source(
     return Source(graph, load_actions(actions), actions, tuple(problems))
 
 
-def load_actions(actions: str | None) -> Registry:
-    """Return the actions of a module or a .py file; without one, those that are registered."""
+def load_actions(actions: str | None, dag_name: str | None = None) -> Registry:
+    """Return the actions and hooks of a module or a .py file.
+
+    Args:
+        actions: Names it; None means what is registered.
+        dag_name: The graph of the run that is to have them: hooks that a DAG of this name there
+            keeps for itself count, too.
+    """
     from dagger_dsl.registry import as_registry
 
-    return as_registry(None) if actions is None else _registry_of(load_module(actions))
+    if actions is None:
+        return as_registry(None)
+    module = load_module(actions)
+    registry = _registry_of(module)
+    for dag in _dags_of(module):
+        if dag.name == dag_name:
+            _take_hooks(registry, dag.registry)
+    return registry
 
 
 def _split(text: str) -> tuple[str | None, str | None]:
@@ -117,11 +131,14 @@ def _from_python(path: str, name: str | None, actions: str | None) -> Source:
     module = load_module(path)
     found = _workflow(module, path, name)
     graph = found if _is_graph(found) else found.compile()
-    registry = Registry(parent=load_actions(actions) if actions is not None else None)
-    _take(registry, _registry_of(module))
+    # Hooks that the file registers are found in the registry in force, as they are by a resume.
+    registry = Registry(parent=load_actions(actions))
+    theirs = _registry_of(module)
     own = getattr(found, "registry", None)
-    if own is not None:  # what the DAG was built with beats what the module calls the same
-        _take(registry, own)
+    # What the DAG was built with beats what the module calls the same.
+    for each in (theirs,) if own is None else (theirs, own):
+        _take(registry, each)
+        _take_hooks(registry, each)
     return Source(graph, registry, actions if actions is not None else path)
 
 
@@ -165,19 +182,29 @@ def _is_workflow(thing: Any) -> bool:
 
 def _registry_of(module: ModuleType) -> Registry:
     """Return the actions of a module, and those that its DAGs were built with."""
-    from dagger_dsl.dsl import DAG
     from dagger_dsl.registry import as_registry
 
     registry = as_registry(module)
-    for thing in vars(module).values():
-        if isinstance(thing, DAG):
-            _take(registry, thing.registry)
+    for dag in _dags_of(module):
+        _take(registry, dag.registry)
     return registry
+
+
+def _dags_of(module: ModuleType) -> list[DAG]:
+    from dagger_dsl.dsl import DAG
+
+    return [thing for thing in vars(module).values() if isinstance(thing, DAG)]
 
 
 def _take(registry: Registry, other: Registry) -> None:
     for name in other.list_actions():
         registry.register(other[name], replace=True)
+
+
+def _take_hooks(registry: Registry, other: Registry) -> None:
+    """Take the hooks of another registry, in its order; a name that is known keeps its place."""
+    for name, hook in other.all_hooks().items():
+        registry.register_hook(name, hook, replace=True)
 
 
 def load_module(text: str) -> ModuleType:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import ACTIONS_PY, Cli
+from tests.cli.conftest import ACTIONS_PY, Cli, finish, spawn
 
 
 def calls(folder: Path) -> list[str]:
@@ -374,3 +374,104 @@ def test_quiet_prints_errors_only(cli: Cli) -> None:
     done = cli("run", "pipeline.py:bad", "-q")
     assert done.out == ""
     assert "ValueError: not yet" in done.err
+
+
+# --- hooks ----------------------------------------------------------------------------------------
+
+GROWING_PY = """\
+import os
+from pathlib import Path
+
+from dagger_dsl import DAG, AddNode, NodeSpec, action, hook
+from dagger_dsl.model.events import NodeCompleted
+from dagger_dsl.registry import Registry
+
+HERE = Path(__file__).parent
+more = Registry()
+
+
+def note(text: str) -> None:
+    with (HERE / "calls.txt").open("a") as file:
+        file.write(text + "\\n")
+
+
+@action
+def one() -> int:
+    return 1
+
+
+@action
+def deadly(x: int) -> int:
+    if not (HERE / "works").exists():
+        os._exit(9)
+    return x
+
+
+@action
+def extra() -> int:
+    note("extra")
+    return 7
+
+
+@hook(on=NodeCompleted)
+def grow(ctx, event):
+    note("grow")
+    return AddNode(NodeSpec("extra", id=f"after_{event.node.node_id}")) if (
+        event.node.node_id in ("one", "deadly")
+    ) else None
+
+
+@hook(on=NodeCompleted, registry=more)
+def further(ctx, event):
+    note("further")
+
+
+dag = DAG(one >> deadly, name="growing")
+
+
+@hook(on=NodeCompleted, registry=dag.registry)
+def own(ctx, event):
+    note("own")
+
+
+other = DAG(one, name="other")
+
+
+@hook(on=NodeCompleted, registry=other.registry)
+def strange(ctx, event):
+    note("strange")
+
+
+@hook(on=NodeCompleted, order=-1)
+def first(ctx, event):
+    note("first")
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--actions", "growing.py")], ids=["file", "actions"])
+def test_the_hooks_of_a_file_are_those_of_its_run_and_of_a_resume(
+    cli: Cli, folder: Path, more: tuple[str, ...]
+) -> None:
+    (folder / "growing.py").write_text(GROWING_PY)
+    (folder / "works").touch()
+    done = cli("run", "growing.py:dag", *more, "--run-id", "r", "--runner", "sequential")
+    assert done.code == 0, done.err
+    shown = [word for word in calls(folder) if word != "extra"]
+    assert shown == ["first", "grow", "further", "own"] * 4, "each of two nodes added one"
+    assert "after_one" in done.out
+    assert "after_deadly" in done.out
+
+
+@pytest.mark.slow  # it starts a process
+def test_a_run_that_was_killed_grows_alike_when_it_is_resumed(cli: Cli, folder: Path) -> None:
+    (folder / "growing.py").write_text(GROWING_PY)
+    dead = finish(spawn(folder, "run", "growing.py:dag", "--run-id", "r"))
+    assert dead.code == 9
+    (folder / "works").touch()
+    (folder / "calls.txt").unlink(missing_ok=True)
+    done = cli("resume", "r", "--actions", "growing.py")
+    assert done.code == 0, done.err
+    assert "after_deadly" in done.out
+    shown = [word for word in calls(folder) if word != "extra"]
+    assert shown[-4:] == ["first", "grow", "further", "own"]
+    assert "strange" not in shown, "the hooks of another DAG are for its own runs"
