@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from operator import ne
-from types import AsyncGeneratorType
+from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -23,6 +23,7 @@ from dagger_dsl.engine.run import error_info
 from dagger_dsl.engine.state import PENDING, WAITING
 from dagger_dsl.errors import ConfigurationError, EncodingError, MapError, OutputError, shown
 from dagger_dsl.model.context import Failed
+from dagger_dsl.model.mapped import has_items
 from dagger_dsl.model.values import to_plain
 from dagger_dsl.runners.base import TIMED, Overran, Yielded
 
@@ -333,8 +334,8 @@ class Maps:
 
     def _close(self, slot: int, feed: _Feed) -> None:
         self._put_back(slot, feed)
-        if isinstance(feed.generator, AsyncGeneratorType):
-            return  # its loop ends it
+        if not isinstance(feed.generator, GeneratorType):
+            return  # its loop ends an async one, and other iterators have nothing to end
         try:
             feed.generator.close()
         except Exception:  # the user's own clean-up; a thread may even be in it
@@ -474,11 +475,11 @@ def _items_of(name: str, value: Any) -> list[Any]:
     Raises:
         ConfigurationError: It has none.
     """
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise ConfigurationError(
-            f"it maps over its input {name!r}, which is {shown(value, 100)}; give it a list, or "
-            "anything else with items"
-        )
+    what = f"it maps over its input {name!r}, which is {shown(value, 100)}"
+    if not has_items(value):
+        raise ConfigurationError(f"{what}; give it a list, or anything else with items")
+    if isinstance(value, Iterator):
+        raise ConfigurationError(f"{what} and can be read only once; give it list(...) of that")
     return list(value)
 
 

@@ -7,6 +7,7 @@ or fails it, and everything else that a body can return means what it says.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -26,6 +27,7 @@ from dagger_dsl.errors import (
     NodeFailure,
     NodeTimeout,
     OutputError,
+    shown,
 )
 from dagger_dsl.model.context import Branch, NodeOutcome, NodeOutput, labels_of
 from dagger_dsl.model.events import NodeCompleted, NodeFailed, NodeRetrying
@@ -97,6 +99,8 @@ class Outcomes:
         """Record one completion with everything that can come with it: parts, labels, metadata."""
         plan, run = self._plan, self._run
         try:
+            if isinstance(value, Iterator):
+                raise OutputError(self._unfinished(slot, value))
             parts = plan.split(slot, value, always=split)
             labels = None
             if slot in plan.labelled:
@@ -147,10 +151,10 @@ class Outcomes:
             self._course.flying += 1
         elif isinstance(answer, BaseException):
             self.raised(slot, answer, now)
-        elif isinstance(answer, (CoroutineType, GeneratorType, AsyncGeneratorType)):
+        elif isinstance(answer, (CoroutineType, AsyncGeneratorType, Iterator)):
             if not isinstance(answer, CoroutineType) and self._feeds(slot, answer):
                 return
-            if not isinstance(answer, AsyncGeneratorType):
+            if isinstance(answer, (CoroutineType, GeneratorType)):
                 answer.close()
             self.raised(slot, OutputError(self._unfinished(slot, answer)), now)
         elif isinstance(answer, Yielded):
@@ -203,10 +207,11 @@ class Outcomes:
                 journal.write_cache(stored)
 
     def _unfinished(self, slot: int, answer: object) -> str:
-        if isinstance(answer, (GeneratorType, AsyncGeneratorType)):
+        if not isinstance(answer, CoroutineType):
+            made = isinstance(answer, (GeneratorType, AsyncGeneratorType))
             advice = (
-                "a generator, which can be read only once; return list(...) of it, or let every "
-                "dependent map over it"
+                f"{'a generator' if made else shown(answer, 60)}, which can be read only once; "
+                "return list(...) of it, or let every dependent map over it"
             )
         else:
             advice = (

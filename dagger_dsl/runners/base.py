@@ -12,6 +12,7 @@ nothing for the garbage collector to walk.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import (
@@ -19,6 +20,7 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
+    Iterable,
     Mapping,
     MutableSequence,
 )
@@ -80,9 +82,18 @@ class Yielded:  # an outcome between rooms, never shown to users
         self.error = error
 
 
+# Python's own iterators: whoever reads one first leaves nothing for the others.
+_READ: tuple[Iterable[Any], ...] = ([], (), {}, set(), "", b"", range(0), {}.values(), {}.items())
+_ITERATORS = (
+    *(map, zip, filter, enumerate, reversed),
+    *(type(iter(each)) for each in _READ),
+    *(each for each in vars(itertools).values() if hasattr(each, "__next__")),
+)
+
 #: Results that the coordinator has to look at; everything else is a plain value.
 ANSWERS: Final = frozenset(
     {
+        *_ITERATORS,
         NodeOutput,
         Branch,
         HumanRequest,

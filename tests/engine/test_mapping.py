@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import shutil
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from dagger_dsl import DAG, Registry, action
 from dagger_dsl.engine.control import CancelToken
 from dagger_dsl.errors import MapError, NodeExecutionError, NodeTimeout, OutputError
 from dagger_dsl.model.commands import (
@@ -256,6 +258,51 @@ def test_lists_of_lists_are_gone_into(runner: str, place: str, tmp_path: Path) -
         assert sorted(key for key, _, _ in rows(tmp_path)) == ["0.0", "0.1", "2.0"]
         again = flow.resume("r", url_of(tmp_path))
         assert again.value("deep") == [[[2], [4, 6]], [], [[]]]
+
+
+ITERATORS: list[Callable[[], Any]] = [
+    lambda: map(str, [1, 2, 3]),
+    lambda: zip([1, 2, 3], strict=False),
+    lambda: iter([1, 2, 3]),
+    lambda: iter({1: 2}.items()),
+    lambda: itertools.chain([1], [2, 3]),
+]
+
+
+@everywhere
+@pytest.mark.parametrize("make", ITERATORS)
+def test_several_may_map_over_one_iterator(
+    runner: str, place: str, make: Callable[[], Any], tmp_path: Path
+) -> None:
+    flow = Steered().add("source", make)
+    flow.add("one", lambda x: [x], take={"x": "source"}, map_over="x")
+    flow.add("two", lambda x: [x], take={"x": "source"}, map_over="x")
+    report = flow.run(runner, **kept(place, tmp_path))
+    assert report.value("one") == report.value("two") == [[each] for each in make()]
+
+
+@everywhere
+@pytest.mark.parametrize("make", ITERATORS)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_iterator_is_no_value_for_others(
+    runner: str, place: str, make: Callable[[], Any], wrapped: bool, tmp_path: Path
+) -> None:
+    """Whoever read it first would leave nothing to the others, or to a resume."""
+    flow = Steered().add("source", lambda: NodeOutput.success(make()) if wrapped else make())
+    flow.add("one", list, take={"iterable": "source"})
+    report = flow.run(runner, **kept(place, tmp_path))
+    assert states(report) == {"source": "failed", "one": "skipped"}
+    error = str(report.node_reports["source"].exception)
+    assert "can be read only once; return list(...) of it" in error
+    assert type(make()).__name__ in error
+
+
+def test_an_input_that_can_be_read_only_once_is_not_mapped_over() -> None:
+    with Registry(), DAG("given") as dag:
+        action(double).map(dag.input("items"))
+    with pytest.raises(NodeExecutionError, match="can be read only once; give it list"):
+        dag.run({"items": iter([1, 2])})
+    assert dag.run({"items": [1, 2]}) == [2, 4]
 
 
 def test_a_level_that_has_no_items_fails_the_node() -> None:
