@@ -415,8 +415,10 @@ class Outcomes:
             self._board.values[slot] = self._course.maps_now().failed_value(slot, error)
             self._course.maps_now().ended((slot,))
         elif state.status(parent) == PENDING:
-            failed = MapError(str(plan.ids[slot]), plan.keys[slot], str(error_info(error)))
-            failed.__cause__ = error
+            failed = error
+            if not (slot in plan.mapped and isinstance(error, MapError)):  # else it says all
+                failed = MapError(str(plan.ids[slot]), plan.keys[slot], str(error_info(error)))
+                failed.__cause__ = error
             run.errors[parent] = failed
             self.give_up(parent, failed)
 

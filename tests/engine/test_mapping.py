@@ -305,6 +305,12 @@ def test_an_input_that_can_be_read_only_once_is_not_mapped_over() -> None:
     assert dag.run({"items": [1, 2]}) == [2, 4]
 
 
+def test_a_failure_levels_down_is_told_once() -> None:
+    report = mapped([[[1, "x"]]], lambda x: 1 + x, map_depth=3).run()
+    error = str(report.node_reports["many"].exception)
+    assert error.startswith("invocation 0.0.1 of node 'many': TypeError: unsupported")
+
+
 def test_a_level_that_has_no_items_fails_the_node() -> None:
     report = mapped([[1], 2], map_depth=2).run()
     error = report.node_reports["many"].exception
