@@ -56,14 +56,36 @@ class Lookup:
 
     Attributes:
         request: What was looked for.
-        decision: Whether something was found, and why.
+        decision: Whether something was found, and why; once the invocation has ended, also why
+            other runs will not find its result.
+        shared: Whether other runs may find its result.
     """
 
-    __slots__ = ("decision", "request")
+    __slots__ = ("decision", "request", "shared")
 
     def __init__(self, request: CacheRequest, decision: CacheDecision) -> None:
         self.request = request
         self.decision = decision
+        self.shared = True
+
+    def settle(self, run: Run, slot: int, value: Any) -> None:
+        """Note why other runs will not find a result, before it is recorded.
+
+        Args:
+            run, slot: Which invocation.
+            value: The result.
+        """
+        if self.decision.hit or self.request.key is None:
+            return
+        why = _why_unshared(run, slot, value)
+        if why is not None:
+            self._keep_apart(why)
+
+    def _keep_apart(self, why: str) -> None:
+        if self.shared:
+            self.shared = False
+            reason = f"{self.decision.reason}; other runs will not find its result: {why}"
+            self.decision = attrs.evolve(self.decision, reason=reason)
 
     def to_plain(self) -> dict[str, Any]:
         """Return what is recorded with the outcome; `decision_of` reads it."""
@@ -74,6 +96,8 @@ class Lookup:
 
     def keep(self, run: Run, slot: int, stored: tuple[str | None, str | None], value: Any) -> None:
         """Keep the result that the invocation came to, with the commit that records it.
+
+        `settle` has been called.
 
         Args:
             run, slot: Which invocation.
@@ -86,7 +110,7 @@ class Lookup:
             journal.note_inputs(ref.node_id, request.input_hash, ref.invocation_key)
         if self.decision.hit or request.key is None or request.input_hash is None:
             return
-        if not _says_all(run, slot, value):
+        if not self.shared:
             return
         now = dt.datetime.now(dt.UTC)
         if journal is not None:
@@ -118,15 +142,23 @@ class Lookup:
             )
         except EncodingError as error:
             logger.debug("the result of %s is not kept: %s", ref, error)
+            self._keep_apart(str(error))
 
 
-def _says_all(run: Run, slot: int, value: Any) -> bool:
-    """Return whether a result in the place of a call would do all that the call did."""
-    if slot in run.unshared or not run.plan.actions[slot].store:
-        return False
-    if slot not in run.plan.labelled:
-        return True
-    return run.meta.get(slot, {}).get("labels") == sorted(labels_of(value) or ())
+def _why_unshared(run: Run, slot: int, value: Any) -> str | None:
+    """Return why a result in the place of a call would not do all that the call did."""
+    meta = run.meta.get(slot, {})
+    if not run.plan.actions[slot].store:
+        return "its action says store=False"
+    if slot in run.asked:
+        return "a person was asked"
+    if meta.get("recovered"):
+        return "a fallback or a failure handler gave it"
+    if slot in run.unshared:
+        return "commands came with it, and a result alone would not repeat them"
+    if slot in run.plan.labelled and meta.get("labels") != sorted(labels_of(value) or ()):
+        return "its label does not follow from its value"
+    return None
 
 
 def decision_of(plain: Mapping[str, Any]) -> CacheDecision:

@@ -63,6 +63,8 @@ class Records:
     def completed(self, slot: int, value: Any) -> EncodingError | None:
         """Take a completion; return why its value has no stored form, if it has none."""
         run, journal, plan = self._run, self._journal, self._run.plan
+        if slot in run.lookups:
+            run.lookups[slot].settle(run, slot, value)
         if journal is None:
             if slot in run.lookups:
                 run.lookups[slot].keep(run, slot, (None, None), value)

@@ -14,11 +14,14 @@ import attrs
 
 from dagger_dsl._doors import through
 from dagger_dsl.errors import (
+    ConfigurationError,
     ExecutionTimeout,
     NodeNotFound,
     NotExecuted,
     RunCancelled,
     RunPaused,
+    did_you_mean,
+    shown,
 )
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.graph import Graph
@@ -332,22 +335,29 @@ class RunReport:
     def __rich__(self) -> Table:
         return self.to_table(limit=100)
 
-    def explain_cache(self, node_id: str) -> CacheDecision:
+    def explain_cache(self, node_id: str, key: str | None = None) -> CacheDecision:
         """Return whether a node took the result of another run, and why or why not.
+
+        Args:
+            node_id: The node.
+            key: Which invocation of a mapped node, as in `invocations`. Without one they are
+                counted: it is a hit when each of them is.
 
         Raises:
             NodeNotFound: The graph has no such node.
+            ConfigurationError: The node has no such invocation.
         """
+        calls = self.invocations(node_id)
+        if key is not None:
+            if not isinstance(key, str) or key not in calls:
+                raise ConfigurationError(
+                    f"node {node_id!r} has no invocation {shown(key)}{did_you_mean(key, calls)}"
+                )
+            return _cache_decision(calls[key])
         report = self.node_reports[node_id]
-        if report.cache is not None:
-            return report.cache
-        from dagger_dsl.model.caching import CacheDecision
-
-        if report.state is NodeState.COMPLETED and report.attempts:
-            reason = "its cache strategy is 'never': @action(cache=...) lets it share its results"
-        else:
-            reason = f"it was not looked up: the node is {report.state}"
-        return CacheDecision(False, reason, None, "", None)
+        if report.cache is None and calls:
+            return _cache_summary(calls)
+        return _cache_decision(report)
 
     def raise_for_failure(self) -> RunReport:
         """Return this report when the run succeeded.
@@ -375,3 +385,32 @@ class RunReport:
             report = self.node_reports[node_id]
             return NodeExecutionError(node_id, report.attempts, str(report.error or ""))
         return ExecutionError(f"run {self.run_id} is {self.status}")
+
+
+def _cache_decision(report: NodeReport) -> CacheDecision:
+    """Return what became of the results of other runs, for one call."""
+    if report.cache is not None:
+        return report.cache
+    from dagger_dsl.model.caching import CacheDecision
+
+    if report.state is NodeState.COMPLETED and report.attempts:
+        reason = (
+            "it was not looked up: its cache strategy is 'never' (@action(cache=...) lets it "
+            "share its results), or a person answered it"
+        )
+    else:
+        reason = f"it was not looked up: the node is {report.state}"
+    return CacheDecision(False, reason, None, "", None)
+
+
+def _cache_summary(calls: Mapping[str, NodeReport]) -> CacheDecision:
+    """Return the same for the invocations of a mapped node together."""
+    from dagger_dsl.model.caching import CacheDecision
+
+    missed = {key: each for key, each in calls.items() if not each.cached}
+    hits = len(calls) - len(missed)
+    reason = f"{hits} of {len(calls)} invocations took the results of other runs"
+    if missed:
+        first, report = next(iter(missed.items()))
+        reason += f"; invocation {first} did not: {_cache_decision(report).reason}"
+    return CacheDecision(not missed, reason, None, "", None)

@@ -257,7 +257,7 @@ class CacheDecision:
         hit: Whether it did.
         reason: Why, in a sentence.
         key: What was looked for; None where nothing could be.
-        version: The version of the action's code.
+        version: The version of the action's code; empty where nothing was looked for.
         input_hash: The hash of what counts of the inputs; None where there is none.
         made_at: When the result was made, for a hit.
         run_id: Which run made it, for a hit; that run may be gone.
@@ -272,14 +272,15 @@ class CacheDecision:
     run_id: str | None = None
 
     def __str__(self) -> str:
-        facts = [f"version {_short(self.version)}"]
+        facts = [f"version {_short(self.version)}"] if self.version else []
         if self.input_hash is not None:
             facts.append(f"inputs {_short(self.input_hash)}")
         if self.run_id:
             facts.append(f"made by run {self.run_id}")
         if self.made_at is not None:
             facts.append(f"at {_when(self.made_at)}")
-        return f"{'hit' if self.hit else 'miss'}: {self.reason} ({', '.join(facts)})"
+        told = f"{'hit' if self.hit else 'miss'}: {self.reason}"
+        return f"{told} ({', '.join(facts)})" if facts else told
 
 
 def explain_miss(
