@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Coordinator"]
 
-# After so many answers of hooks in a row the clock is looked at again.
+# After so many events that hooks answered the clock is looked at again.
 _BREATH = 100
 
 # While `go` is not empty, outcomes are looked at this often (seconds), so that they reach the
@@ -185,7 +185,7 @@ class Coordinator:
         if course.plain and watcher is None and not self.steerable:
             glance = None
         yield from self._begin(now)
-        heeded = 0
+        shown = 0
         while True:
             quiet = not done and not odd
             if journal is not None and records.commands and not quiet:
@@ -223,12 +223,13 @@ class Coordinator:
                     self._starts.prepare(now)
                     news = bool(course.events)
                 if news:
+                    shown += 1 + len(course.events)
                     reply = desk.show()
                     if reply is not None:
                         yield from desk.listen(reply)
                     if desk.heed() or (rare and steers):
-                        heeded += 1
-                        if heeded % _BREATH == 0:
+                        if shown >= _BREATH:
+                            shown = 0
                             now = yield -inf  # whoever answers events with events ends in time
                         continue  # what hooks asked for may have changed what is enabled
                 if journal is not None and (steers or not news):  # else it was, to be shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
 import functools
 import logging
 import subprocess
@@ -375,6 +376,7 @@ def test_answers_become_commands() -> None:
         ([EmitEvent("a"), [EmitEvent("b")]], r"gave, among its commands, \[EmitEvent"),
         ([None], "gave, among its commands, None"),
         (AddNode, "returned <class .*AddNode"),
+        (itertools.repeat(EmitEvent("a")), "more than 100,000 commands at once; is it a generator"),
     ],
 )
 def test_anything_else_is_refused(answer: Any, text: str) -> None:

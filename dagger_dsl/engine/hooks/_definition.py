@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import types
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, get_args
@@ -392,6 +393,10 @@ def _accepts(function: Any, arguments: Iterable[Any]) -> bool:
 # --- answers -------------------------------------------------------------------------------------
 
 
+# Commands of one answer; a generator may have no end.
+_MOST = 100_000
+
+
 def commands_of(answer: Any, who: str) -> tuple[Command, ...]:
     """Return the commands that a hook or an action gave.
 
@@ -418,7 +423,12 @@ def commands_of(answer: Any, who: str) -> tuple[Command, ...]:
         )
     if isinstance(answer, (str, bytes, Mapping)) or not isinstance(answer, Iterable):
         raise _no_command(answer, who, "returned")
-    found = tuple(answer)
+    found = tuple(itertools.islice(answer, _MOST + 1))
+    if len(found) > _MOST:
+        raise ConfigurationError(
+            f"{who} gave more than {_MOST:,} commands at once; is it a generator without end? "
+            "AddNodes takes many nodes as one command"
+        )
     for each in found:
         if not isinstance(each, _COMMANDS):
             raise _no_command(each, who, "gave, among its commands,")
