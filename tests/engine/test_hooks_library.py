@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import itertools
 import functools
+import itertools
 import logging
 import subprocess
 import sys
