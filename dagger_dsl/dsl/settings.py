@@ -19,6 +19,7 @@ from dagger_dsl.model.graph import (
     name_problem,
     title_problem,
 )
+from dagger_dsl.model.policies import whole_number
 from dagger_dsl.model.types import misfit, schema_of
 from dagger_dsl.model.values import Literal
 from dagger_dsl.registry import ActionDef, convert_options
@@ -37,8 +38,8 @@ _EXTRA = {
     "instructions": lambda value, what: _text(value, what),
     "metadata": lambda value, what: _metadata(value, what),
     "map_over": lambda value, what: _text(value, what),
-    "max_parallel": lambda value, what: _count(value, what),
-    "map_depth": lambda value, what: _count(value, what),
+    "max_parallel": whole_number,
+    "map_depth": whole_number,
     "map_errors": lambda value, what: _map_errors(value, what),
     "branch": lambda value, what: _text(value, what),
     "enabled": lambda value, what: _flag(value, what),
@@ -160,12 +161,6 @@ def _metadata(value: Any, what: str) -> Literal:
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{what} is a mapping, not {shown(value)}")
     return literal_of(dict(value), what)
-
-
-def _count(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{what} is a whole number of at least 1, not {shown(value)}")
-    return value
 
 
 def _map_errors(value: Any, what: str) -> str:

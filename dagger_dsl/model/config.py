@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -21,6 +20,7 @@ from dagger_dsl.model.policies import (
     RetryStrategy,
     as_enum,
     seconds,
+    whole_number,
 )
 from dagger_dsl.model.protocols import CancelSignal
 
@@ -195,16 +195,11 @@ def _from_text(text: str) -> Any:
     return text
 
 
-def _count(least: int, optional: bool) -> Any:
+def _count(optional: bool) -> Any:
     def check(value: Any, name: str) -> int | None:
         if value is None and optional:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            also = " or None" if optional else ""
-            raise ConfigurationError(
-                f"{name} must be a whole number of at least {least}{also}, not {shown(value)}"
-            )
-        return value
+        return whole_number(value, name, also=" or None" if optional else "")
 
     return check
 
@@ -225,9 +220,15 @@ def _flag(value: Any, name: str) -> bool:
 
 
 def _minutes(value: Any, name: str) -> float | None:
-    if isinstance(value, timedelta):
-        value = value.total_seconds() / 60
-    return None if value is None else seconds(value, name, zero=False)
+    return _lasting(value, name, "minutes", 60)
+
+
+def _days(value: Any, name: str) -> float | None:
+    return _lasting(value, name, "days", 86_400)
+
+
+def _lasting(value: Any, name: str, unit: str, length: float) -> float | None:
+    return None if value is None else seconds(value, name, zero=False, unit=unit, length=length)
 
 
 def _retry(value: Any, name: str) -> RetryPolicy:
@@ -255,25 +256,25 @@ def _human(value: Any, name: str) -> HumanTimeoutAction:
 
 
 _CHECKS: dict[str, Any] = {
-    "max_attempts": _count(1, optional=False),
+    "max_attempts": _count(optional=False),
     "on_failure": _failure,
     "timeout_seconds": _duration(optional=True, zero=False),
-    "max_parallel_nodes": _count(1, optional=True),
+    "max_parallel_nodes": _count(optional=True),
     "enable_parallel_execution": _flag,
     "retry_strategy": _retry,
     "human_wait_minutes": _minutes,
     "human_timeout_action": _human,
-    "max_tokens": _count(1, optional=True),
-    "max_iterations": _count(1, optional=True),
-    "max_growth_depth": _count(1, optional=True),
-    "review_frequency": _count(1, optional=True),
+    "max_tokens": _count(optional=True),
+    "max_iterations": _count(optional=True),
+    "max_growth_depth": _count(optional=True),
+    "review_frequency": _count(optional=True),
     "enable_incremental_cache": _flag,
     "cache_snapshot_interval": _duration(optional=False, zero=True),
     "flush_interval": _duration(optional=False, zero=True),
-    "max_crashes": _count(1, optional=False),
+    "max_crashes": _count(optional=False),
     "shutdown_grace": _duration(optional=False, zero=True),
-    "keep_runs": _count(1, optional=True),
-    "keep_days": _duration(optional=True, zero=False),
+    "keep_runs": _count(optional=True),
+    "keep_days": _days,
     "on_missing": _missing,
 }
 
@@ -329,7 +330,7 @@ def _text_or_none(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
 
 
 def _workers(value: Any) -> int | None:
-    checked: int | None = _count(1, optional=True)(value, "max_workers")
+    checked: int | None = _count(optional=True)(value, "max_workers")
     if checked is not None and checked > _MOST_WORKERS:
         raise ConfigurationError(
             f"max_workers must be {_MOST_WORKERS} at most, not {shown(checked)}; "
@@ -339,9 +340,7 @@ def _workers(value: Any) -> int | None:
 
 
 def _capacity(value: Any) -> int:
-    if type(value) is int and value >= 1:
-        return value
-    raise ConfigurationError(f"a capacity is a whole number of at least 1, not {shown(value)}")
+    return whole_number(value, "a capacity")
 
 
 def _url(value: Any) -> str | None:

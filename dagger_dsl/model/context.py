@@ -11,6 +11,7 @@ import attrs
 
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.people import HumanRequest
+from dagger_dsl.model.policies import whole_number
 from dagger_dsl.model.protocols import CacheReader, CancelSignal
 from dagger_dsl.model.values import MISSING, register_type
 
@@ -272,12 +273,10 @@ class NodeCtx:
 
         Raises:
             TokenBudgetExceeded: It is more than the run may use; the run stops.
-            ConfigurationError: *number* is no whole number of at least 0.
+            ConfigurationError: *number* is no whole number of at least 0, or more than a count
+                may be.
         """
-        if type(number) is not int or number < 0:
-            raise ConfigurationError(
-                f"tokens are counted by a whole number of at least 0, not {shown(number)}"
-            )
+        whole_number(number, "a number of tokens", least=0)
         return number if self._spend is None else self._spend(number)
 
     @property

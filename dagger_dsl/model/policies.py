@@ -10,7 +10,7 @@ import enum
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 import attrs
 
@@ -18,6 +18,7 @@ from dagger_dsl.errors import ConfigurationError, did_you_mean, shown
 
 __all__ = [
     "DEFAULT_RETRY",
+    "MAX_COUNT",
     "Backoff",
     "CacheStrategy",
     "Effects",
@@ -29,25 +30,38 @@ __all__ = [
     "Trigger",
     "as_enum",
     "seconds",
+    "whole_number",
 ]
 
+#: The largest count that is taken: what every reader of JSON, and a database, keeps exactly.
+MAX_COUNT: Final = 2**53
 
-def seconds(value: float | timedelta, what: str = "duration", *, zero: bool = True) -> float:
-    """Return a duration as float seconds.
+
+def seconds(
+    value: float | timedelta,
+    what: str = "duration",
+    *,
+    zero: bool = True,
+    unit: str = "seconds",
+    length: float = 1.0,
+) -> float:
+    """Return a duration as float seconds, or as another unit.
 
     Args:
-        value: Seconds, or a timedelta.
+        value: Seconds (or so many of the unit), or a timedelta.
         what: The option's name, for the error.
         zero: Whether 0 is allowed.
+        unit: What is counted.
+        length: How many seconds one of it has.
 
     Raises:
         ConfigurationError: It is no number, not finite, or negative (or 0 where that is refused).
     """
     if isinstance(value, timedelta):
-        value = value.total_seconds()
+        value = value.total_seconds() / length
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(
-            f"{what} must be seconds or a timedelta, not {type(value).__name__} {shown(value)}"
+            f"{what} must be {unit} or a timedelta, not {type(value).__name__} {shown(value)}"
         )
     try:
         number = float(value)
@@ -55,8 +69,31 @@ def seconds(value: float | timedelta, what: str = "duration", *, zero: bool = Tr
         number = math.inf
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         least = "0 or more" if zero else "more than 0"
-        raise ConfigurationError(f"{what} must be {least} finite seconds, not {shown(value)}")
+        raise ConfigurationError(f"{what} must be {least} finite {unit}, not {shown(value)}")
     return number
+
+
+def whole_number(
+    value: Any, what: str, *, least: int = 1, most: int = MAX_COUNT, also: str = ""
+) -> int:
+    """Return a count.
+
+    Args:
+        value: What was given.
+        what: The option's name, for the error.
+        least, most: What is allowed, both included.
+        also: What else the option takes, for the error.
+
+    Raises:
+        ConfigurationError: It is no whole number, or not between the two.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(
+            f"{what} must be a whole number of at least {least}{also}, not {shown(value)}"
+        )
+    if value > most:
+        raise ConfigurationError(f"{what} must be {most}{also} at most, not {shown(value)}")
+    return value
 
 
 class OnFailure(enum.StrEnum):
@@ -152,12 +189,6 @@ RetryOn: TypeAlias = str | type[BaseException] | Callable[[BaseException], bool]
 CATEGORIES = ("timeout", "resource", "network", "io", "value", "any")
 
 
-def _positive_int(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{what} must be a whole number of at least 1, not {shown(value)}")
-    return value
-
-
 @attrs.frozen(init=False)
 class RetryPolicy:
     """How often, and how soon, a failing call is made again.
@@ -217,7 +248,7 @@ class RetryPolicy:
                 )
             max_attempts = attempts_from_retries(max_retries, "max_retries")
         elif max_attempts is not None:
-            _positive_int(max_attempts, "max_attempts")
+            whole_number(max_attempts, "max_attempts")
         if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
             raise ConfigurationError(f"multiplier must be a number, not {shown(multiplier)}")
         if not 1 <= multiplier < math.inf:
@@ -262,13 +293,9 @@ def attempts_from_retries(retries: Any, what: str) -> int:
     """Return the number of calls that *retries* extra calls make.
 
     Raises:
-        ConfigurationError: It is not a whole number of at least 0.
+        ConfigurationError: It is not a whole number of at least 0, or more than a count may be.
     """
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise ConfigurationError(
-            f"{what} must be a whole number of at least 0, not {shown(retries)}"
-        )
-    return retries + 1
+    return whole_number(retries, what, least=0, most=MAX_COUNT - 1) + 1
 
 
 def _delays(base: float | timedelta | None, most: float | timedelta | None) -> tuple[float, float]:

@@ -72,11 +72,34 @@ def test_every_field_has_its_documented_default() -> None:
         ("max_crashes", 0),
         ("human_wait_minutes", 0),
         ("on_missing", "maybe"),
+        ("max_attempts", 10**30),
+        ("max_tokens", 2**53 + 1),
     ],
 )
 def test_impossible_values_are_refused_by_field(field: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=field):
         DagConfig(**{field: value})
+
+
+def test_a_count_has_an_upper_bound_that_the_error_names() -> None:
+    assert DagConfig(max_tokens=2**53).max_tokens == 2**53
+    with pytest.raises(ConfigurationError, match="max_tokens must be 9007199254740992 or None at"):
+        DagConfig(max_tokens=2**53 + 1)
+    with pytest.raises(ConfigurationError, match="a capacity must be a whole number of at least 1"):
+        RunOptions(event_capacity=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "unit", "day"), [("human_wait_minutes", "minutes", 1440), ("keep_days", "days", 1)]
+)
+def test_a_duration_is_told_and_read_in_the_unit_of_its_field(
+    field: str, unit: str, day: float
+) -> None:
+    assert getattr(DagConfig(**{field: timedelta(days=1)}), field) == day
+    with pytest.raises(ConfigurationError, match=f"{field} must be {unit} or a timedelta, not str"):
+        DagConfig(**{field: "5"})
+    with pytest.raises(ConfigurationError, match=f"{field} must be more than 0 finite {unit}"):
+        DagConfig(**{field: 0})
 
 
 @pytest.mark.row("D14")

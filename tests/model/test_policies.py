@@ -111,6 +111,16 @@ def test_what_is_no_object_of_tenacity_is_refused_at_once(field: str, wrong: Any
         RetryPolicy(3, **{field: wrong})
 
 
+def test_a_policy_counts_no_further_than_databases_and_json_do() -> None:
+    assert RetryPolicy(2**53).max_attempts == 2**53
+    assert RetryPolicy(max_retries=2**53 - 1).max_attempts == 2**53
+    for number in (2**53 + 1, 10**30, 10**5000):
+        with pytest.raises(ConfigurationError, match="max_attempts must be 9007199254740992 at mo"):
+            RetryPolicy(number)
+        with pytest.raises(ConfigurationError, match="max_retries must be 9007199254740991 at mos"):
+            RetryPolicy(max_retries=number)
+
+
 @pytest.mark.parametrize("wrong", [5, None, [5]])
 def test_retry_on_is_checked(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="retry_on takes exception classes"):
