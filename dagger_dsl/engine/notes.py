@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from dagger_dsl.errors import EncodingError
+
 __all__ = ["of_json", "to_json"]
 
 
 def to_json(content: Any) -> str:
-    """Return plain content as JSON that every reader accepts, whatever texts users put into it."""
+    """Return plain content as JSON that every reader accepts, whatever texts users put into it.
+
+    Raises:
+        EncodingError: It is not plain, holds a number of more than 64 bits, or is too deep.
+    """
     import orjson  # runs in memory never come here
 
-    return orjson.dumps(_clean(content)).decode()
+    try:
+        return orjson.dumps(_clean(content)).decode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EncodingError(f"this cannot be recorded as JSON: {error}") from error
 
 
 def of_json(text: str) -> Any:

@@ -8,18 +8,20 @@ business, and so is when it happens.
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from dagger_dsl.engine.notes import of_json
+from dagger_dsl.engine.notes import of_json, to_json
 from dagger_dsl.engine.plan import extend_plan, rebind
 from dagger_dsl.engine.run import Run, error_info
 from dagger_dsl.engine.state import NAMES, PENDING, SKIPPED
 from dagger_dsl.errors import (
     ConfigurationError,
     CycleError,
+    DaggerError,
+    EncodingError,
     GrowthLimitExceeded,
     InvalidState,
     MaxIterationsExceeded,
@@ -27,6 +29,7 @@ from dagger_dsl.errors import (
     NodeAlreadyExists,
     NodeNotFound,
     did_you_mean,
+    shown,
 )
 from dagger_dsl.model.commands import (
     AddNode,
@@ -110,6 +113,7 @@ class Steering:
         self._run = run
         self.depths = run.depths
         self.rounds = run.rounds
+        self._numbers: dict[str, int] = {}  # by an action's word: up to which number ids are taken
 
     def is_for_run(self, command: Command) -> bool:
         """Whether a command is about the run as a whole, or answers a question of it."""
@@ -141,36 +145,63 @@ class Steering:
             return self._pause(command)
         if isinstance(command, ResumeBranch):
             self.roots_of(command.branch_id)
+            note = self._noted(command)
             changed = self._run.state.let_go(command.branch_id)
-            return Effect(command_to_plain(command)) if changed else _NOTHING
+            return Effect(note) if changed else _NOTHING
         if isinstance(command, CancelBranch):
             return self._cancel(command)
         if isinstance(command, EmitEvent):
             return self._emit(command, origin)
-        raise ConfigurationError(f"{origin.who}: {command!r} is no command for a running graph")
+        raise ConfigurationError(
+            f"{origin.who}: {shown(command)} is no command for a running graph"
+        )
+
+    def _noted(self, command: Command, **more: Any) -> dict[str, Any]:
+        """Return what the journal keeps of a command; made before the command changes anything.
+
+        What has been changed and cannot be recorded would be missing when the run is opened again.
+
+        Raises:
+            DaggerError: It cannot be recorded.
+        """
+        try:
+            note = {**command_to_plain(command), **more}
+            if self._run.journal is not None:
+                to_json(note)
+        except DaggerError:
+            raise
+        except Exception as error:  # a stranger's value
+            raise EncodingError(
+                f"a command cannot be recorded: {type(error).__name__}: {error}"
+            ) from error
+        return note
 
     # --- growth ----------------------------------------------------------------------------------
 
     def _add(self, specs: Iterable[NodeSpec], dag_name: str | None, origin: Origin) -> Effect:
         run = self._run
         self._check_graph(dag_name)
-        nodes = self._named([self._completed(spec, origin) for spec in specs])
+        numbers: dict[str, int] = {}
+        nodes = self._named([self._completed(spec, origin) for spec in specs], numbers)
         new = [node for node in nodes if not self._is_there(node)]
         if not new:
             return _NOTHING
         self._check_limits(new, origin)
         validate_growth(run.plan.graph, new, run.plan.find, run.registry)
         self._check_graph_inputs(new)
-        note = command_to_plain(AddNodes([NodeSpec.of(node) for node in new]))
+        depth = origin.depth + 1
+        added = AddNodes([NodeSpec.of(node) for node in new])
+        note = self._noted(added, depth=depth, round=origin.round)
         self._load_sources(new)
         slots = extend_plan(run.plan, new, run.lookup)
         if origin.round:
             self.rounds.add(origin.round)
         for node in new:
-            self.depths[node.id] = origin.depth + 1
+            self.depths[node.id] = depth
+        self._numbers |= numbers
         run.grow(slots)
         run.state.grow(slots)
-        return Effect({**note, "depth": origin.depth + 1, "round": origin.round})
+        return Effect(note)
 
     def _check_graph(self, dag_name: str | None) -> None:
         if dag_name is not None and dag_name != self._run.dag_name:
@@ -201,8 +232,13 @@ class Steering:
         }
         return spec.with_inputs({**spec.inputs, **open_}) if open_ else spec
 
-    def _named(self, specs: list[NodeSpec]) -> list[Node]:
-        """Return the nodes, each with an id: its own, its action's name, or that and a number."""
+    def _named(self, specs: list[NodeSpec], numbers: dict[str, int]) -> list[Node]:
+        """Return the nodes, each with an id: its own, its action's name, or that and a number.
+
+        Args:
+            specs: What they are made of.
+            numbers: Gets what `_numbers` is when the nodes are there.
+        """
         index = self._run.plan.index
         taken = {spec.id for spec in specs if spec.id is not None}
         nodes = []
@@ -210,13 +246,16 @@ class Steering:
             node_id = spec.id
             if node_id is None:
                 base = spec.action.rpartition(".")[2] or spec.action
-                names = itertools.chain((base,), (f"{base}_{k}" for k in itertools.count(2)))
-                node_id = next(each for each in names if each not in index and each not in taken)
+                number = numbers.get(base) or self._numbers.get(base, 0)
+                while node_id is None or node_id in index or node_id in taken:
+                    number += 1
+                    node_id = base if number == 1 else f"{base}_{number}"
+                numbers[base] = number
                 taken.add(node_id)
             nodes.append(spec.to_node(node_id))
-        names_given = [node.id for node in nodes]
-        if len(set(names_given)) < len(names_given):
-            twice = next(name for name in names_given if names_given.count(name) > 1)
+        counts = Counter(node.id for node in nodes)
+        twice = next((name for name, times in counts.items() if times > 1), None)
+        if twice is not None:
             raise NodeAlreadyExists(twice)
         return nodes
 
@@ -293,12 +332,13 @@ class Steering:
         validate_growth(run.plan.graph, [node], run.plan.find, run.registry)
         self._check_graph_inputs([node])
         more = self._new_sources(slot, node)
+        note = self._noted(command)
         self._load_sources([node])
         rebind(run.plan, slot, node, more)
         run.rebound(slot)
         for source in more:
             run.state.add_edge(source, slot)
-        return Effect(command_to_plain(command))
+        return Effect(note)
 
     def _new_sources(self, slot: int, node: Node) -> list[int]:
         """Return what a node waits for that it did not wait for before."""
@@ -354,10 +394,11 @@ class Steering:
             changed.append(slot)
         if not changed:
             return _NOTHING
+        note = self._noted(command)
         for slot in changed:
             run.plan.replace(run.plan.node(slot).replace(enabled=command.enabled))
         run.state.enable(changed, command.enabled)
-        return Effect(command_to_plain(command))
+        return Effect(note)
 
     # --- branches --------------------------------------------------------------------------------
 
@@ -382,22 +423,24 @@ class Steering:
         known = state.holds.get(command.branch_id)
         if known is not None and known.reason == reason:
             return _NOTHING
+        note = self._noted(command)
         state.hold(command.branch_id, roots, reason)
-        return Effect(command_to_plain(command))
+        return Effect(note)
 
     def _cancel(self, command: CancelBranch) -> Effect:
         state = self._run.state
         roots = self.roots_of(command.branch_id)
         reason = command.reason or f"branch {command.branch_id!r} was cancelled"
+        note = self._noted(command)
         before, ended = state.left, len(state.ended)
         running = state.cancel_branch(roots, reason)
         released = state.let_go(command.branch_id)
         if before == state.left and ended == len(state.ended) and not (running or released):
             return _NOTHING
-        return Effect(command_to_plain(command), running, reason=reason)
+        return Effect(note, running, reason=reason)
 
     def _emit(self, command: EmitEvent, origin: Origin) -> Effect:
-        plain = {**command_to_plain(command), "depth": origin.depth}
+        note = self._noted(command, depth=origin.depth)
         self._run.emitted += 1
         event = CustomEvent(
             self._run.run_id,
@@ -407,7 +450,7 @@ class Steering:
             dt.datetime.now(dt.UTC),
             origin.depth,
         )
-        return Effect(plain, (), (event,))
+        return Effect(note, (), (event,))
 
     # --- replay ----------------------------------------------------------------------------------
 

@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from dagger_dsl.errors import ConfigurationError, DecodingError, cut
+from dagger_dsl.errors import ConfigurationError, DecodingError, shown
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.document import node_from_plain, node_to_plain
-from dagger_dsl.model.graph import Input, Node, Output, split_reference
+from dagger_dsl.model.graph import Input, Node, Output, check_texts, split_reference
 from dagger_dsl.model.policies import (
     CacheStrategy,
     Effects,
@@ -24,7 +24,9 @@ from dagger_dsl.model.policies import (
     RetryPolicy,
     Trigger,
     as_enum,
+    attempts_from_retries,
     seconds,
+    whole_number,
 )
 from dagger_dsl.model.values import from_plain, to_plain
 
@@ -94,55 +96,88 @@ def _mapping(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise ConfigurationError(f"inputs are a mapping of names to values, not {given!r}")
+        raise ConfigurationError(f"inputs are a mapping of names to values, not {shown(given)}")
     for name in given:
         if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"an input's name is a text that is not empty, not {name!r}")
+            raise ConfigurationError(
+                f"an input's name is a text that is not empty, not {shown(name)}"
+            )
     return {name: _meant(value) for name, value in given.items()}
 
 
-def _texts(given: Iterable[str]) -> tuple[str, ...]:
+def _texts(given: Iterable[str], field: str) -> tuple[str, ...]:
     if isinstance(given, str):
-        raise ConfigurationError(f"deps are a list of ids, not the text {given!r}")
+        raise ConfigurationError(
+            f"{field} is a list of ids, not the text {shown(given)}; write [{shown(given)}]"
+        )
     if not isinstance(given, Iterable):
-        raise ConfigurationError(f"ids are given as a list of texts, not {given!r}")
+        raise ConfigurationError(f"{field} is a list of ids, not {shown(given)}")
     found = tuple(given)
     for each in found:
         if not isinstance(each, str):
-            raise ConfigurationError(f"an id is a text, not {each!r}")
+            raise ConfigurationError(f"{field}: an id is a text, not {shown(each)}")
     return found
+
+
+def _deps(given: Iterable[str]) -> tuple[str, ...]:
+    return _texts(given, "deps")
+
+
+def _ids(given: Iterable[str]) -> tuple[str, ...]:
+    return _texts(given, "ids")
 
 
 def _action(_: Any, __: Any, given: Any) -> None:
     if not isinstance(given, str) or not given:
         raise ConfigurationError(
-            f"a NodeSpec names its action by a text that is not empty, not {given!r}"
+            f"a NodeSpec names its action by a text that is not empty, not {shown(given)}"
         )
 
 
 def _own_id(_: Any, __: Any, given: Any) -> None:
     if given is not None and not isinstance(given, str):
-        raise ConfigurationError(f"an id is a text, not {given!r}")
+        raise ConfigurationError(f"an id is a text, not {shown(given)}")
 
 
 def _text(command: Any, field: Any, given: Any) -> None:
     if not isinstance(given, str) or not given:
         raise ConfigurationError(
-            f"the {field.name} of {_a(command)} is a text that is not empty, not {cut(repr(given))}"
+            f"the {field.name} of {_a(command)} is a text that is not empty, not {shown(given)}"
         )
 
 
 def _text_or_none(command: Any, field: Any, given: Any) -> None:
     if given is not None and not isinstance(given, str):
         raise ConfigurationError(
-            f"the {field.name} of {_a(command)} is a text or None, not {cut(repr(given))}"
+            f"the {field.name} of {_a(command)} is a text or None, not {shown(given)}"
+        )
+
+
+def _prose(command: Any, field: Any, given: Any) -> None:
+    check_texts(_a(command), {field.name: given})
+
+
+def _name_or_none(command: Any, field: Any, given: Any) -> None:
+    if given is not None:
+        _text(command, field, given)
+
+
+def _count_or_none(command: Any, field: Any, given: Any) -> None:
+    if given is not None:
+        whole_number(given, f"the {field.name} of {_a(command)}", also=" or None")
+
+
+def _policy_or_none(command: Any, field: Any, given: Any) -> None:
+    if given is not None and not isinstance(given, RetryPolicy):
+        raise ConfigurationError(
+            f"the {field.name} of {_a(command)} is a RetryPolicy or None, not {shown(given)}"
         )
 
 
 def _flag(command: Any, field: Any, given: Any) -> None:
     if not isinstance(given, bool):
         raise ConfigurationError(
-            f"the {field.name} of {_a(command)} is True or False, not {cut(repr(given))}"
+            f"the {field.name} of {_a(command)} is True or False, not {shown(given)}"
         )
 
 
@@ -153,7 +188,7 @@ def _a(command: Any) -> str:
 
 def _specs(given: Any) -> tuple[NodeSpec, ...]:
     if not isinstance(given, Iterable):
-        raise ConfigurationError(f"nodes to be added are a list of NodeSpec, not {given!r}")
+        raise ConfigurationError(f"nodes to be added are a list of NodeSpec, not {shown(given)}")
     found = tuple(given)
     for each in found:
         _spec(None, None, each)
@@ -179,25 +214,26 @@ def _effects(given: Any) -> Effects | None:
 def _strategy(_: Any, __: Any, given: Any) -> None:
     if given is not None and not isinstance(given, CacheStrategy):
         raise ConfigurationError(
-            f"a NodeSpec's cache_strategy is a CacheStrategy or None, not {cut(repr(given))}"
+            f"a NodeSpec's cache_strategy is a CacheStrategy or None, not {shown(given)}"
         )
 
 
 def _outputs(given: Any) -> tuple[Output, ...]:
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise ConfigurationError(f"a NodeSpec's outputs are a list of names, not {given!r}")
+        raise ConfigurationError(f"a NodeSpec's outputs are a list of names, not {shown(given)}")
     found = tuple(each if isinstance(each, Output) else Output(each) for each in given)
     for each in found:
         if not isinstance(each.name, str) or not each.name:
             raise ConfigurationError(
-                f"an output's name is a text that is not empty, not {each.name!r}"
+                f"an output's name is a text that is not empty, not {shown(each.name)}"
             )
+        check_texts(f"output {shown(each.name)}", {"description": each.description})
     return found
 
 
 def _spec(_: Any, __: Any, given: Any) -> None:
     if not isinstance(given, NodeSpec):
-        raise ConfigurationError(f"a node to be added is a NodeSpec, not {given!r}")
+        raise ConfigurationError(f"a node to be added is a NodeSpec, not {shown(given)}")
 
 
 @attrs.frozen
@@ -222,27 +258,33 @@ class NodeSpec:
 
     action: str = attrs.field(validator=_action)
     id: str | None = attrs.field(default=None, validator=_own_id)
-    deps: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    deps: tuple[str, ...] = attrs.field(default=(), converter=_deps)
     inputs: Mapping[str, Any] = attrs.field(default=None, converter=_mapping)
     timeout: float | None = attrs.field(default=None, converter=_limit)
-    try_count: int | None = None
+    try_count: int | None = attrs.field(default=None, validator=_count_or_none)
     trigger: Trigger | None = attrs.field(default=None, converter=_trigger)
     on_failure: OnFailure | None = attrs.field(default=None, converter=_on_failure)
-    retry: RetryPolicy | None = None
+    retry: RetryPolicy | None = attrs.field(default=None, validator=_policy_or_none)
     branch: str | None = attrs.field(default=None, validator=_text_or_none)
-    map_over: str | None = None
-    max_parallel: int | None = None
-    map_depth: int | None = None
-    map_errors: str | None = None
-    failure: str | None = None
+    map_over: str | None = attrs.field(default=None, validator=_name_or_none)
+    max_parallel: int | None = attrs.field(default=None, validator=_count_or_none)
+    map_depth: int | None = attrs.field(default=None, validator=_count_or_none)
+    map_errors: str | None = attrs.field(default=None, validator=_name_or_none)
+    failure: str | None = attrs.field(default=None, validator=_name_or_none)
     cache_strategy: CacheStrategy | None = attrs.field(default=None, validator=_strategy)
     effects: Effects | None = attrs.field(default=None, converter=_effects)
-    description: str = ""
+    description: str = attrs.field(default="", validator=_prose)
     outputs: tuple[Output, ...] = attrs.field(default=(), converter=_outputs)
 
     @classmethod
     def of(cls, node: Node) -> NodeSpec:
-        """Return a spec that says everything a node says which came from a spec."""
+        """Return a spec that says everything a node says which came from a spec.
+
+        Raises:
+            ConfigurationError: It is no node.
+        """
+        if not isinstance(node, Node):
+            raise ConfigurationError(f"a spec is made of a Node, not {shown(node)}")
         fields = {name: getattr(node, name) for name in _SHARED}
         return cls(node.action, node.id, node.dependencies, _given_to(node), **fields)
 
@@ -264,9 +306,7 @@ class NodeSpec:
 
     def with_retries(self, retries: int) -> NodeSpec:
         """Return this spec with *retries* extra calls after the first."""
-        if type(retries) is not int or retries < 0:
-            raise ConfigurationError(f"retries are a whole number of at least 0, not {retries!r}")
-        return attrs.evolve(self, try_count=retries + 1)
+        return attrs.evolve(self, try_count=attempts_from_retries(retries, "retries"))
 
     def with_trigger(self, trigger: Trigger | str) -> NodeSpec:
         """Return this spec with another trigger rule."""
@@ -328,9 +368,9 @@ class Chain(tuple[NodeSpec, ...]):
     ) -> Chain:
         if not isinstance(prefix, str) or not prefix:
             raise ConfigurationError(
-                f"a chain's prefix is a text that is not empty, not {prefix!r}"
+                f"a chain's prefix is a text that is not empty, not {shown(prefix)}"
             )
-        before = _texts(after)
+        before = _texts(after, "after")
         steps: dict[str, NodeSpec] = {}
         for place, spec in enumerate(_specs(specs)):
             node_id = spec.id if spec.id is not None else f"{prefix}_{place}"
@@ -374,7 +414,7 @@ class SetNodeInputs:
 class SetNodesEnabled:
     """Enable or disable nodes that have not started; disabled ones are skipped."""
 
-    ids: tuple[str, ...] = attrs.field(converter=_texts)
+    ids: tuple[str, ...] = attrs.field(converter=_ids)
     enabled: bool = attrs.field(default=True, validator=_flag)
 
 
@@ -495,7 +535,7 @@ def command_to_plain(command: Command) -> dict[str, Any]:
     name = _NAMES.get(type(command))
     if name is None:
         raise ConfigurationError(
-            f"a command is one of {', '.join(sorted(_KINDS))}, not {command!r}"
+            f"a command is one of {', '.join(sorted(_KINDS))}, not {shown(command)}"
         )
     plain: dict[str, Any] = {"do": name}
     for field in attrs.fields(type(command)):
@@ -522,7 +562,7 @@ def command_from_plain(plain: Any) -> Command:
     """
     kind = _KINDS.get(plain.get("do", "")) if isinstance(plain, Mapping) else None
     if kind is None:
-        raise DecodingError(f"this is no command: {cut(repr(plain))}")
+        raise DecodingError(f"this is no command: {shown(plain)}")
     fields = {name: value for name, value in plain.items() if name != "do"}
     known = {field.name for field in attrs.fields(kind)}
     if not fields.keys() <= known:
@@ -560,7 +600,7 @@ _SPEC_KEYS = {"action", "id", "dependencies", "inputs", *(_OTHER_KEYS.get(n, n) 
 
 def _spec_from_plain(plain: Any) -> NodeSpec:
     if not isinstance(plain, Mapping):
-        raise DecodingError(f"a node to be added is a mapping, not {cut(repr(plain))}")
+        raise DecodingError(f"a node to be added is a mapping, not {shown(plain)}")
     node = node_from_plain({"id": "_", **plain})
     if not plain.keys() <= _SPEC_KEYS:
         raise DecodingError(f"a node to be added has no {sorted(plain.keys() - _SPEC_KEYS)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -653,6 +654,77 @@ def test_what_is_no_command_fails_the_node(runner: str) -> None:
     flow.add("grow", lambda: NodeOutput.success(1, commands=["add a node, please"]))
     report = flow.run(runner)
     assert isinstance(report.node_reports["grow"].exception, ConfigurationError)
+
+
+def unrecordable() -> NodeSpec:
+    """Return a spec that got past its checks with what no journal can keep."""
+    spec = NodeSpec("note", id="more", description="odd")
+    object.__setattr__(spec, "description", object())
+    return spec
+
+
+@everywhere
+def test_what_cannot_be_recorded_is_not_done_either(
+    runner: str, place: str, tmp_path: Path
+) -> None:
+    """A node that the graph has and the journal has not would close the run for ever."""
+    flow = Steered().note("a", NodeOutput(1, commands=[AddNode(unrecordable())]))
+    hook = Script({"start": AddNode(unrecordable())})
+    report = flow.run(runner, hooks=[hook], **kept(place, tmp_path))
+    if place == "file":
+        (refused,) = report.hook_errors
+        assert isinstance(refused, DaggerError)
+        assert isinstance(report.node_reports["a"].exception, DaggerError)
+        assert list(report.graph.nodes) == ["a"]
+        assert flow.calls == ["a"]
+        assert flow.resume("r", url_of(tmp_path), runner=runner).status == "failed"
+
+
+def test_nodes_without_ids_are_numbered_on_whatever_added_them() -> None:
+    def more(*ids: str | None) -> AddNodes:
+        return AddNodes([NodeSpec("note", id=each) for each in ids])
+
+    flow = Steered().note("a")
+    wrong = AddNodes([NodeSpec("note"), NodeSpec("nobody")])
+    hook = Script(
+        {
+            "NodeCompleted a": [
+                more(None, "note_3", None),
+                wrong,
+                more(None, None),
+                more("note_6", None),
+            ]
+        }
+    )
+    report = flow.run(hooks=[hook])
+    assert [type(each) for each in report.hook_errors] == [ActionNotFound]
+    assert list(report.graph.nodes)[1:] == [
+        "note",
+        "note_3",
+        "note_2",
+        "note_4",
+        "note_5",
+        "note_6",
+        "note_7",
+    ]
+
+
+def test_naming_many_nodes_looks_at_each_name_once() -> None:
+    class Counting(dict[str, int]):
+        """A plan's index that counts how often it is asked for a name."""
+
+        asked = 0
+
+        def __contains__(self, name: object) -> bool:
+            self.asked += 1
+            return super().__contains__(name)
+
+    from dagger_dsl.engine.steering import Steering
+
+    run: Any = SimpleNamespace(plan=SimpleNamespace(index=Counting()), depths={}, rounds=set())
+    nodes = Steering(run)._named([NodeSpec("note")] * 500, {})
+    assert nodes[-1].id == "note_500"
+    assert run.plan.index.asked == 500
 
 
 @every_runner
