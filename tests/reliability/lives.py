@@ -155,7 +155,7 @@ def live_in(zygote: Zygote, spec: Spec, folder: Path, nth: int = 0, mode: int = 
 
 
 def moments(calls: str, rng: random.Random, share: float = 1.0) -> list[tuple[int, int]]:
-    """Return the calls to die at, and how: all of them in a full run, else some of every kind.
+    """Return the calls to die at, and how: all in a full run of all, else some of every kind.
 
     A write is also torn. The WAL is given its size by one long write; of its two thousand equal
     steps some are enough.
@@ -163,7 +163,7 @@ def moments(calls: str, rng: random.Random, share: float = 1.0) -> list[tuple[in
     Args:
         calls: What they were.
         rng: Chooses.
-        share: How much of the usual part is enough where it is not a full run.
+        share: How much of the usual part is enough.
     """
     numbers: list[tuple[int, int]] = []
     start = 0
@@ -177,11 +177,11 @@ def moments(calls: str, rng: random.Random, share: float = 1.0) -> list[tuple[in
             if calls[start] == "w":
                 numbers.append((nth, TEAR))
         start = end
-    wanted = count(len(numbers), least=10)
+    wanted = round(share * count(len(numbers), least=10))
     if wanted >= len(numbers):
         return numbers
     kinds: dict[tuple[str, int], list[tuple[int, int]]] = {}
     for nth, mode in numbers:
         kinds.setdefault((calls[nth - 1], mode), []).append((nth, mode))
     chosen = {rng.choice(each) for each in kinds.values()}
-    return sorted(chosen | set(rng.sample(numbers, round(share * wanted))))
+    return sorted(chosen | set(rng.sample(numbers, wanted)))
