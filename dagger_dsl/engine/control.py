@@ -262,7 +262,7 @@ class Steered(ABC):
         if asked:
             answers = [self.answer(branch, True, each.key, by) for each in asked]
             return all(answers)
-        done = self.resume_branch(branch)
+        done = self._decide(_commands().ResumeBranch(branch))
         if by is not None:
             done = self.emit("approved", {"branch": branch, "by": by}) and done
         return done
@@ -270,7 +270,12 @@ class Steered(ABC):
     def reject(self, branch: str, reason: str | None = None, by: str | None = None) -> bool:
         """Cancel a branch that waits for an approval; the reason says who rejected it."""
         whose = "rejected" if by is None else f"rejected by {by}"
-        return self.cancel_branch(branch, whose if reason is None else f"{reason} ({whose})")
+        why = whose if reason is None else f"{reason} ({whose})"
+        return self._decide(_commands().CancelBranch(branch, why))
+
+    def _decide(self, command: Command) -> bool:
+        """Send an approval or a rejection, of which the first one counts."""
+        return self.send(command)
 
 
 # --- a run of this process -----------------------------------------------------------------------
@@ -436,6 +441,13 @@ class RunHandle(Steered):
             return applied
         with self._stored() as control:
             return control.send(command, wait=wait, timeout=_left(until))
+
+    def _decide(self, command: Command) -> bool:
+        tie = self._tie
+        if tie is None or not (tie.recorded and self._ended.is_set()):
+            return self.send(command)
+        with self._stored() as control:
+            return control._decide(command)
 
     def cancel(self, reason: str | None = None) -> bool:
         """Cancel the run; `result` then gives a report of status ``cancelled``.

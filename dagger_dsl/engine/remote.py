@@ -7,9 +7,8 @@ anything starts. What can be refused at once is: nobody may come back to hear of
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from types import FunctionType
 from typing import Any, Final, NamedTuple
@@ -20,7 +19,9 @@ from dagger_dsl import errors
 from dagger_dsl.engine.control import OpenQuestion, Steered
 from dagger_dsl.engine.notes import of_json, to_json
 from dagger_dsl.engine.people import Question, check_answer, question_of
+from dagger_dsl.engine.standing import Standing, names_in, specs_of
 from dagger_dsl.engine.steering import requests_of
+from dagger_dsl.engine.story import graph_now
 from dagger_dsl.errors import (
     CycleError,
     DaggerError,
@@ -34,29 +35,23 @@ from dagger_dsl.errors import (
     ValidationError,
 )
 from dagger_dsl.model.commands import (
-    AddNode,
-    AddNodes,
     Answer,
     CancelBranch,
     CancelRun,
     Command,
-    NodeSpec,
     PauseBranch,
     PauseRun,
     ResumeBranch,
     ResumeRun,
-    SetNodeInputs,
-    SetNodesEnabled,
-    command_from_plain,
     command_to_plain,
 )
-from dagger_dsl.model.context import NodeRef
+from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
 from dagger_dsl.model.document import graph_from_plain
 from dagger_dsl.model.protocols import Row
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.store.liveness import Liveness
 from dagger_dsl.store.ownership import Heart
-from dagger_dsl.store.records import StoredRun
+from dagger_dsl.store.records import StoredCommand, StoredRun
 from dagger_dsl.store.schema import flow_runs, node_runs, run_log
 from dagger_dsl.store.storage import Store
 
@@ -104,25 +99,35 @@ class RunControl(Steered):
             InvalidState: The run is completed, a question has its answer already, or a run that
                 nobody executes is to be resumed from here.
         """
-        stand = self._stand()
-        if stand.status == RunStatus.COMPLETED:
-            raise InvalidState(f"run {self.run_id} is completed, so it takes no commands")
-        if isinstance(command, Answer):
-            self._check_answer(command)
-        if not self._is_owned():
-            if isinstance(command, (PauseRun, ResumeRun, CancelRun)):
+        return self._send(command, wait, timeout)
+
+    def _decide(self, command: Command) -> bool:
+        return self._send(command, True, 10.0, decides=True)
+
+    def _send(
+        self, command: Command, wait: bool, timeout: float | None, *, decides: bool = False
+    ) -> bool:
+        """Send a command; *decides* says that it is an approval or a rejection."""
+        body, by = to_json(command_to_plain(command)), getattr(command, "by", None)
+        number = 0
+        while not number:  # another request came in between: what it asked for counts, too
+            if self._stand().status == RunStatus.COMPLETED:
+                raise InvalidState(f"run {self.run_id} is completed, so it takes no commands")
+            owned = self._is_owned()
+            if not owned and isinstance(command, (PauseRun, ResumeRun, CancelRun)):
                 return self._do_here(command)
-            self._check_names(command)
-            wait = False
-        elif self._store.database.is_memory:
-            raise InvalidState(
-                f"run {self.run_id} is executed by another thread, with a database in memory, "
-                "where it looks for no commands; start() it and steer its handle, or record it in "
-                "a file"
-            )
-        body = to_json(command_to_plain(command))
-        number = self._store.send(self.run_id, body, getattr(command, "by", None))
-        if not wait:
+            newest = None
+            if not owned or isinstance(command, Answer):
+                newest, pending = self._inbox()
+                self._check(command, self._standing(pending), owned=owned, decides=decides)
+            if owned and self._store.database.is_memory:
+                raise InvalidState(
+                    f"run {self.run_id} is executed by another thread, with a database in memory, "
+                    "where it looks for no commands; start() it and steer its handle, or record it "
+                    "in a file"
+                )
+            number = self._store.send(self.run_id, body, by, newest)
+        if not (wait and owned):
             return False
         found = self._outcome(number, inf if timeout is None else time.monotonic() + timeout)
         if found is None:
@@ -143,15 +148,18 @@ class RunControl(Steered):
 
     def questions(self) -> list[OpenQuestion]:
         """Return what waits for a person and has no answer yet, in the order it was asked."""
-        asked, answered = self._asked(), self._answered()
+        asked = self._asked()
+        if not asked:
+            return []
+        standing = self._standing(self._inbox()[1])
         return [
             OpenQuestion.of(ref, question)
             for ref, question in asked.items()
-            if (ref.node_id, ref.invocation_key) not in answered
+            if standing.awaits(ref.node_id, ref.invocation_key)
         ]
 
     def paused_branches(self) -> dict[str, str]:
-        """Return the branches that are paused, each with the reason."""
+        """Return the branches that are paused and not approved yet, each with the reason."""
         stand, held = self._stand(), dict[str, str]()
         if stand.status not in _LIVES:
             return held
@@ -160,7 +168,10 @@ class RunControl(Steered):
                 held[plain["branch_id"]] = plain.get("reason", "paused")
             elif plain["do"] in ("resume", "cancel"):
                 held.pop(plain["branch_id"], None)
-        return held
+        if not held:
+            return held
+        standing = self._standing(self._inbox()[1])
+        return {branch: why for branch, why in held.items() if not standing.is_decided(branch)}
 
     # --- what is recorded ------------------------------------------------------------------------
 
@@ -186,17 +197,20 @@ class RunControl(Steered):
         here = self._liveness.shows_by_lock(seen.owner)
         return not here or self._liveness.holds_lock(self.run_id, seen.epoch)
 
-    def _commands(self) -> Iterator[Mapping[str, Any]]:
-        """Yield the plain forms of all commands that were applied, in order."""
+    def _recorded(self) -> list[StoredCommand]:
+        """Return what is recorded of commands, in order."""
         query = (
-            sa.select(run_log.c.body)
+            sa.select(run_log.c.seq, run_log.c.entry_key, run_log.c.body)
             .where(run_log.c.run_id == self.run_id, run_log.c.kind == "command")
             .order_by(run_log.c.seq)
         )
         with self._store.reading() as connection:
-            bodies = connection.scalars(query).all()
-        for body in bodies:
-            found = of_json(body)
+            return [StoredCommand(*row) for row in connection.execute(query)]
+
+    def _commands(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the plain forms of all commands that were applied, in order."""
+        for entry in self._recorded():
+            found = of_json(entry.body)
             if isinstance(found, dict) and "command" in found:
                 yield found["command"]
 
@@ -223,76 +237,65 @@ class RunControl(Steered):
                 found[ref] = question_of(of_json(body)["asks"])
         return found
 
-    def _pending(self) -> list[Command]:
-        """Return the commands of the inbox that nobody has taken yet, in order."""
+    def _inbox(self) -> tuple[int, list[Command]]:
+        """Return the number of the newest request, and the commands that nobody has taken yet."""
         query = sa.select(run_log.c.entry_key).where(
             run_log.c.run_id == self.run_id, run_log.c.entry_key.like("inbox:%")
         )
         with self._store.reading() as connection:
             taken = [int(key.removeprefix("inbox:")) for key in connection.scalars(query)]
-        new = self._store.requests(self.run_id, max(taken, default=0))
-        return [request[0] for _, request in requests_of(new) if request is not None]
+        newest = max(taken, default=0)
+        new = self._store.requests(self.run_id, newest)
+        commands = [request[0] for _, request in requests_of(new) if request is not None]
+        return (new[-1][0] if new else newest), commands
 
-    def _answered(self) -> set[tuple[str, str]]:
-        """Return the nodes, with their keys, for which an answer is pending."""
-        return {(each.node_id, each.key) for each in self._pending() if isinstance(each, Answer)}
+    def _standing(self, pending: Sequence[Command]) -> Standing:
+        """Return what the run will be once *pending* are applied."""
+        query = sa.select(flow_runs.c.graph).where(flow_runs.c.run_id == self.run_id)
+        done = sa.select(node_runs.c.node_id, node_runs.c.meta).where(
+            node_runs.c.run_id == self.run_id,
+            node_runs.c.invocation_key == DEFAULT_KEY,
+            node_runs.c.state == "completed",
+        )
+        with self._store.reading() as connection:
+            graph = graph_from_plain(of_json(connection.scalars(query).one()))
+            rows = connection.execute(done).all()
+        # One whose result was not stored may be called again.
+        completed = {row.node_id for row in rows if _is_stored(row.meta)}
+        return Standing(self.run_id, graph_now(graph, self._recorded()), pending, completed)
 
     # --- early refusals --------------------------------------------------------------------------
 
-    def _check_answer(self, answer: Answer) -> None:
+    def _check(self, command: Command, standing: Standing, *, owned: bool, decides: bool) -> None:
+        """Refuse a command that the run would refuse, or that contradicts one that waits."""
+        if isinstance(command, Answer):
+            self._check_answer(command, standing)
+        elif not owned:
+            standing.check(command)
+            if isinstance(command, (ResumeBranch, CancelBranch)):
+                asks = [(ref.node_id, ref.invocation_key) for ref in self._asked()]
+                standing.check_branch(command, asks, decides=decides)
+
+    def _check_answer(self, answer: Answer, standing: Standing) -> None:
         """Refuse an answer that the run would refuse.
 
         Raises:
             NodeNotFound: There is no such node.
-            InvalidState: It does not wait, or has its answer already.
+            InvalidState: It does not wait, has its answer already, or is to be cancelled.
             InputValidationError: The answer does not fit the schema.
         """
-        place = (answer.node_id, answer.key)
-        if place in self._answered():
-            raise InvalidState(
-                f"node {answer.node_id!r} of run {self.run_id} has its answer already; it is taken "
-                "when the run goes on"
-            )
+        standing.check_answer(answer)
         asked = {(ref.node_id, ref.invocation_key): each for ref, each in self._asked().items()}
-        question = asked.get(place)
+        question = asked.get((answer.node_id, answer.key))
         if question is not None:
             check_answer(question, answer)
             return
-        self._check_names(answer)
-        names = ", ".join(repr(node_id) for node_id, _ in asked)
+        standing.check(answer)
         raise InvalidState(
-            f"node {answer.node_id!r} of run {self.run_id} does not wait for a person"
-            + (f"; these do: {names}" if names else "")
+            f"node {answer.node_id!r}{_of_key(answer.key)} of run {self.run_id} does not wait for "
+            "a person"
+            + (f"; these do: {', '.join(_place(*each) for each in asked)}" if asked else "")
         )
-
-    def _check_names(self, command: Command) -> None:
-        """Refuse a command about nodes and branches that the run does not have.
-
-        Raises:
-            NodeNotFound: There is none of a name.
-        """
-        named = set(_names_in(command))
-        if named:
-            known = self._names(branches=isinstance(command, _OF_BRANCHES))
-            for name in sorted(named - known.keys()):
-                raise NodeNotFound(name, tuple(known))
-
-    def _names(self, *, branches: bool) -> dict[str, None]:
-        """Return the ids of the nodes that the run has, or will have, and its branches' labels."""
-        query = sa.select(flow_runs.c.graph).where(flow_runs.c.run_id == self.run_id)
-        with self._store.reading() as connection:
-            graph = graph_from_plain(of_json(connection.scalars(query).one()))
-        nodes = [(node.id, node.branch) for node in graph.nodes.values()]
-        applied = (
-            command_from_plain({"do": "add", "specs": plain["specs"]})
-            for plain in self._commands()
-            if plain["do"] == "add"
-        )
-        for command in itertools.chain(applied, self._pending()):
-            for spec in _specs_of(command):
-                nodes.append((spec.id or spec.action.rpartition(".")[2], spec.branch))
-        labels = [label for _, label in nodes if label is not None] if branches else []
-        return dict.fromkeys([*(node_id for node_id, _ in nodes), *labels])
 
     # --- outcomes --------------------------------------------------------------------------------
 
@@ -335,7 +338,8 @@ class RunControl(Steered):
         if not (isinstance(kind, type) and issubclass(kind, DaggerError)):
             return InvalidState(f"{told['type']}: {message}")
         if kind is NodeNotFound:
-            known = tuple(self._names(branches=isinstance(command, _OF_BRANCHES)))
+            branches = isinstance(command, (PauseBranch, ResumeBranch, CancelBranch))
+            known = self._standing(self._inbox()[1]).names(branches=branches)
             return NodeNotFound(_meant(command, message), known)
         if kind is NodeAlreadyExists:
             return NodeAlreadyExists(_meant(command, message), _problems(message))
@@ -381,28 +385,21 @@ class RunControl(Steered):
         return True
 
 
-_OF_BRANCHES: Final = (PauseBranch, ResumeBranch, CancelBranch)
+def _is_stored(meta: str | None) -> bool:
+    return meta is None or of_json(meta).get("stored") is not False
 
 
-def _names_in(command: Command) -> tuple[str, ...]:
-    """Return the nodes and branches that a command is about, and that have to be there."""
-    if isinstance(command, _OF_BRANCHES):
-        return (command.branch_id,)
-    if isinstance(command, (Answer, SetNodeInputs)):
-        return (command.node_id,)
-    return command.ids if isinstance(command, SetNodesEnabled) else ()
+def _of_key(key: str) -> str:
+    return "" if key == DEFAULT_KEY else f" (key {key!r})"
 
 
-def _specs_of(command: Command) -> tuple[NodeSpec, ...]:
-    """Return the nodes that a command adds."""
-    if isinstance(command, AddNode):
-        return (command.spec,)
-    return command.specs if isinstance(command, AddNodes) else ()
+def _place(node_id: str, key: str) -> str:
+    return f"{node_id!r}{_of_key(key)}"
 
 
 def _meant(command: Command, message: str) -> str:
     """Return which name in a command a message is about."""
-    names = [*_names_in(command), *(spec.id for spec in _specs_of(command) if spec.id)]
+    names = [*names_in(command), *(spec.id for spec in specs_of(command) if spec.id)]
     return next((name for name in names if repr(name) in message), names[0] if names else "")
 
 

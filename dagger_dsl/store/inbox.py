@@ -52,21 +52,28 @@ _OUTCOME: Final = Statement(
 )
 
 
-def send(database: Database, run_id: str, body: str, sender: str | None) -> int:
+def send(
+    database: Database, run_id: str, body: str, sender: str | None, after: int | None = None
+) -> int:
     """See `Store.send`."""
     check_text("a run's id", run_id)
     check_text("a request's body", body)
+    if after is not None:
+        check_number("after", after)
     if sender is not None:
         check_text("sender", sender)
     number = 0
 
     def append(tx: Transaction) -> None:
         nonlocal number
+        number = 0
         status = tx.scalar(_STATUS, (run_id,))
         if status is None:
             raise no_such_run(database.where, run_id)
         if status == "completed":
             raise InvalidState(f"run {run_id} is completed and takes no requests; start a new run")
+        if after is not None and (tx.scalar(_NEWEST, (run_id,)) or 0) > after:
+            return
         tx.execute(_APPEND, (run_id, body, sender, dt.datetime.now(dt.UTC)))
         number = tx.scalar(_NEWEST, (run_id,))
 

@@ -229,20 +229,24 @@ class Store:
 
     # -- requests to a run
 
-    def send(self, run_id: str, body: str, sender: str | None = None) -> int:
+    def send(
+        self, run_id: str, body: str, sender: str | None = None, after: int | None = None
+    ) -> int:
         """Append a request to a run's inbox, for whoever executes it or will; return its number.
 
         Args:
             run_id: The run; it need not be running.
             body: What is asked, as JSON text.
             sender: Who asks, for people.
+            after: The newest request that the sender knows of, 0 for none: where there is a newer
+                one, nothing is appended, and 0 is returned. None appends in any case.
 
         Raises:
             RunNotFound: There is no such run.
             InvalidState: It is completed.
             StoreError: It cannot be stored now.
         """
-        return inbox.send(self.database, run_id, body, sender)
+        return inbox.send(self.database, run_id, body, sender, after)
 
     def requests(self, run_id: str, after: int = 0) -> list[tuple[int, str]]:
         """Return the requests to a run, numbers and bodies in the order they were made.

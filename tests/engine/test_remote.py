@@ -21,6 +21,7 @@ from dagger_dsl.errors import (
     ActionNotFound,
     ConfigurationError,
     CycleError,
+    DaggerError,
     DependencyNotFound,
     InputValidationError,
     InvalidState,
@@ -40,6 +41,7 @@ from dagger_dsl.model.commands import (
     PauseBranch,
     PauseRun,
     SetNodeInputs,
+    SetNodesEnabled,
     ref,
 )
 from dagger_dsl.model.config import RunOptions
@@ -414,9 +416,6 @@ def test_commands_of_a_run_that_stands_still_come_before_anything_else(
 
 @pytest.mark.row("E13")
 def test_approving_and_rejecting_a_run_that_stands_still(store: Store, tmp_path: Path) -> None:
-    def sure(ctx: NodeCtx) -> Any:
-        return ctx.wait_for_human("sure?", bool)
-
     for run_id, act in (("yes", "approve"), ("no", "reject")):
         flow = asking(tmp_path, sure, run_id=run_id)
         run = RunControl(store, run_id)
@@ -428,6 +427,180 @@ def test_approving_and_rejecting_a_run_that_stands_still(store: Store, tmp_path:
     flow = asking(tmp_path, run_id="number")
     with pytest.raises(InputValidationError, match="how many"):
         RunControl(store, "number").approve("ask")
+
+
+def sure(ctx: NodeCtx) -> Any:
+    return ctx.wait_for_human("sure?", bool)
+
+
+#: What people can say of a question, each as it is refused when another one was first.
+DECISIONS: dict[str, Callable[[RunControl], object]] = {
+    "answer": lambda run: run.answer("ask", True),
+    "approve": lambda run: run.approve("ask", by="anna"),
+    "reject": lambda run: run.reject("ask", "no"),
+}
+
+
+@pytest.mark.parametrize("second", DECISIONS)
+@pytest.mark.parametrize("first", DECISIONS)
+@pytest.mark.row("E13")
+def test_only_the_first_decision_about_a_question_counts(
+    first: str, second: str, store: Store, tmp_path: Path
+) -> None:
+    flow = asking(tmp_path, sure)
+    run = RunControl(store, "r")
+    assert not DECISIONS[first](run)
+    assert run.questions() == [], "its answer is under way"
+    sent = store.requests("r")
+    message = "to be cancelled already" if first == "reject" else "has its answer already"
+    with pytest.raises(InvalidState, match=message):
+        DECISIONS[second](run)
+    assert store.requests("r") == sent
+    report = flow.resume("r", url_of(tmp_path))
+    assert states(report)["ask"] == ("cancelled" if first == "reject" else "completed")
+
+
+@pytest.mark.parametrize("first", ["approve", "reject"])
+@pytest.mark.row("E13")
+def test_only_the_first_decision_about_a_paused_branch_counts(
+    first: str, store: Store, tmp_path: Path
+) -> None:
+    flow = Workflow().note("a", Answers([OSError("not yet"), 1]), on_failure="pause")
+    flow.note("b", after=["a"])
+    flow.run(database_url=url_of(tmp_path), run_id="r")
+    run = RunControl(store, "r")
+    run.pause_branch("b")
+    assert flow.resume("r", url_of(tmp_path)).status == "paused"
+    assert run.paused_branches() == {"b": "paused"}
+    getattr(run, first)("b")
+    assert run.paused_branches() == {}, "somebody has decided"
+    for second in ("approve", "reject"):
+        message = "is approved already" if first == "approve" else "to be cancelled already"
+        with pytest.raises(InvalidState, match=message):
+            getattr(run, second)("b")
+    if first == "approve":
+        run.pause_branch("b", "once more")
+        assert not run.approve("b"), "it was paused again since"
+    report = flow.resume("r", url_of(tmp_path))
+    assert states(report)["b"] == ("completed" if first == "approve" else "cancelled")
+
+
+def test_a_handle_whose_run_stands_still_takes_one_decision(tmp_path: Path) -> None:
+    flow = Workflow().add("ask", sure)
+    options = RunOptions(database_url=url_of(tmp_path), run_id="r")
+    handle = engine.start(flow.graph(), flow.registry, None, options)
+    assert handle.result(20).status == "paused"
+    assert not handle.reject("ask")
+    with pytest.raises(InvalidState, match="to be cancelled already"):
+        handle.approve("ask")
+
+
+@pytest.mark.row("E11")
+def test_of_answers_at_the_same_time_one_is_taken(tmp_path: Path) -> None:
+    flow = asking(tmp_path)
+    together = threading.Barrier(8)
+    taken, refused = list[int](), list[InvalidState]()
+
+    def send(number: int) -> None:
+        with Store(url_of(tmp_path)) as own:
+            run = RunControl(own, "r")
+            together.wait(20)
+            try:
+                run.answer("ask", number)
+                taken.append(number)
+            except InvalidState as error:
+                refused.append(error)
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert (len(taken), len(refused)) == (1, 7)
+    assert all("has its answer already" in str(each) for each in refused)
+    report = flow.resume("r", url_of(tmp_path))
+    assert report.value("ask") == taken[0]
+    assert report.hook_errors == ()
+
+
+def test_an_answer_counts_from_the_moment_at_which_it_is_sent(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one comes after the first look and before this one is written."""
+    asking(tmp_path)
+    looked = RunControl._inbox
+    others = [5]
+
+    def look(self: RunControl) -> Any:
+        found = looked(self)
+        if others:
+            RunControl(store, "r").answer("ask", others.pop())
+        return found
+
+    monkeypatch.setattr(RunControl, "_inbox", look)
+    with pytest.raises(InvalidState, match="has its answer already"):
+        RunControl(store, "r").answer("ask", 6)
+    assert len(store.requests("r")) == 1
+
+
+def test_an_answer_to_another_invocation_says_which_ones_wait(store: Store, tmp_path: Path) -> None:
+    def each(x: int, ctx: NodeCtx) -> Any:
+        return ctx.wait_for_human(f"{x}?", int)
+
+    flow = Workflow().add("ask", each, give={"x": [1, 2]}, map_over="x")
+    assert flow.run(database_url=url_of(tmp_path), run_id="r").status == "paused"
+    run = RunControl(store, "r")
+    with pytest.raises(InvalidState, match=r"these do: 'ask' \(key '0'\), 'ask' \(key '1'\)"):
+        run.answer("ask", 7)
+    with pytest.raises(InvalidState, match=r"node 'ask' \(key '5'\) of run r does not wait"):
+        run.answer("ask", 7, "5")
+    run.answer("ask", 7, "0")
+    assert [each.key for each in run.questions()] == ["1"]
+    assert not run.reject("ask"), "one of them is open"
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "message"),
+    [
+        (AddNode(NodeSpec("note", id="b")), NodeAlreadyExists, "'b'"),
+        (AddNode(NodeSpec("note", id="sent")), NodeAlreadyExists, "'sent'"),
+        (AddNode(NodeSpec("extra", id="n", deps=["nobody"])), DependencyNotFound, "nobody"),
+        (
+            AddNode(NodeSpec("extra", id="n", inputs={"x": ref("nobody.result")})),
+            ValidationError,
+            "nobod",
+        ),
+        (AddNode(NodeSpec("extra", id="n", inputs={"x": ref("inputs.y")})), DaggerError, "'y'"),
+        (AddNode(NodeSpec("extra", id="n"), "other"), InvalidState, "graph 'other'"),
+        (
+            AddNodes(
+                [NodeSpec("extra", id="n", deps=["m"]), NodeSpec("extra", id="m", deps=["n"])]
+            ),
+            CycleError,
+            "n -> m -> n",
+        ),
+        (AddNodes([NodeSpec("extra", id="n")] * 2), NodeAlreadyExists, "'n'"),
+        (SetNodeInputs("b", {"x": ref("c.result")}), CycleError, "wait for each other"),
+        (SetNodeInputs("nobody", {}), NodeNotFound, "nobody"),
+        (SetNodeInputs("done", {"x": 1}), InvalidState, "'done' is completed, so its inputs"),
+        (SetNodesEnabled(["done"], False), InvalidState, "'done' is completed, so whether"),
+    ],
+)
+def test_a_run_that_stands_still_refuses_at_once_what_its_graph_forbids(
+    command: Command, kind: type[Exception], message: str, store: Store, tmp_path: Path
+) -> None:
+    flow = Workflow().note("done").note("a", OSError("not yet"), on_failure="pause")
+    flow.note("b", after=["a"]).note("c", after=["b"])
+    flow.registry.register(lambda x=0: x, "extra")
+    assert flow.run(database_url=url_of(tmp_path), run_id="r").status == "paused"
+    run = RunControl(store, "r")
+    assert not run.add_node(NodeSpec("extra", id="sent", deps=["c"]))
+    sent = store.requests("r")
+    with pytest.raises(kind, match=message):
+        run.send(command)
+    assert store.requests("r") == sent
+    assert not run.add_node(NodeSpec("extra", id="more", deps=["sent"])), "what waits counts"
+    assert not run.add_node(NodeSpec("extra", id="sent", deps=["c"])), "the same once more"
 
 
 @pytest.mark.row("E6", "E19")

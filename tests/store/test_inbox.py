@@ -54,6 +54,17 @@ def test_a_run_that_is_not_completed_takes_requests(store: Store) -> None:
     assert store.stats().rows["inbox"] == 4
 
 
+def test_a_request_may_be_for_a_run_of_which_nobody_asked_anything_since(store: Store) -> None:
+    start(store).close()
+    start(store, "other").close()
+    first = store.send("r", "1", after=0)
+    assert first > 0
+    store.send("other", "{}")
+    assert store.send("r", "2", after=0) == 0, "somebody was quicker"
+    assert store.send("r", "3", after=first) > first
+    assert [body for _, body in store.requests("r")] == ["1", "3"]
+
+
 def test_an_outcome_is_what_the_owner_recorded(store: Store) -> None:
     journal = start(store)
     number = store.send("r", "{}")
@@ -73,6 +84,7 @@ def test_what_no_request_can_be_is_refused(store: Store) -> None:
         lambda: store.send(5, "{}"),  # type: ignore[arg-type]
         lambda: store.send("r", b"{}"),  # type: ignore[arg-type]
         lambda: store.send("r", "{}", sender="a\ud800"),
+        lambda: store.send("r", "{}", after=-1),
         lambda: store.requests(None),  # type: ignore[arg-type]
         lambda: store.requests("r", after=-1),
         lambda: store.outcome_of("r", True),

@@ -1,0 +1,89 @@
+"""What can be said of nodes to be added, or changed, by the graph alone: no action is needed.
+
+Whoever executes a run asks this before a command is applied; whoever sends one to a run that stands
+still asks it before the command is sent.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
+
+from dagger_dsl.errors import InvalidState, MissingInputError, NodeAlreadyExists, did_you_mean
+from dagger_dsl.model.commands import NodeSpec
+from dagger_dsl.model.graph import Node
+
+__all__ = ["check_graph_inputs", "check_graph_name", "named", "unknown_nodes"]
+
+
+def check_graph_name(wanted: str | None, dag_name: str, run_id: str) -> None:
+    """Refuse a command for another graph than that of the run.
+
+    Raises:
+        InvalidState: It is for another one.
+    """
+    if wanted is not None and wanted != dag_name:
+        raise InvalidState(
+            f"the command is for graph {wanted!r} and came to run {run_id} of "
+            f"{dag_name!r}; leave dag_name out for the run at hand"
+        )
+
+
+def named(specs: Sequence[NodeSpec], known: Container[str]) -> list[Node]:
+    """Return the nodes, each with an id: its own, its action's name, or that and a number.
+
+    Args:
+        specs: What is added.
+        known: The ids that the graph has.
+
+    Raises:
+        NodeAlreadyExists: Two of them have one id.
+    """
+    taken = {spec.id for spec in specs if spec.id is not None}
+    nodes = []
+    for spec in specs:
+        node_id = spec.id
+        if node_id is None:
+            base = spec.action.rpartition(".")[2] or spec.action
+            names = itertools.chain((base,), (f"{base}_{k}" for k in itertools.count(2)))
+            node_id = next(each for each in names if each not in known and each not in taken)
+            taken.add(node_id)
+        nodes.append(spec.to_node(node_id))
+    names_given = [node.id for node in nodes]
+    if len(set(names_given)) < len(names_given):
+        twice = next(name for name in names_given if names_given.count(name) > 1)
+        raise NodeAlreadyExists(twice)
+    return nodes
+
+
+def unknown_nodes(nodes: Iterable[Node], find: Callable[[str], Node | None]) -> list[Node]:
+    """Return the nodes that a graph does not have; one that it has in all it says is left out.
+
+    Raises:
+        NodeAlreadyExists: It has another one of an id.
+    """
+    new = []
+    for node in nodes:
+        known = find(node.id)
+        if known is None:
+            new.append(node)
+        elif known != node:
+            raise NodeAlreadyExists(node.id)
+    return new
+
+
+def check_graph_inputs(nodes: Iterable[Node], inputs: Collection[str]) -> None:
+    """Refuse nodes that take an input that a run was not given.
+
+    Raises:
+        MissingInputError: There is one.
+    """
+    for node in nodes:
+        for each in node.inputs:
+            if each.source is not None and each.source[0] == "inputs":
+                name = each.source[1]
+                if name not in inputs:
+                    raise MissingInputError(
+                        f"node {node.id!r}: the run was given no input {name!r}"
+                        f"{did_you_mean(name, inputs)}; give the node a value instead"
+                    )
