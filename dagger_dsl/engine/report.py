@@ -25,6 +25,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.graph import Graph
+from dagger_dsl.model.policies import as_enum
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import MISSING
 
@@ -111,8 +112,8 @@ class _Lazy(Mapping[str, Any]):
         self._make = make
 
     def __getitem__(self, node_id: str) -> Any:
-        if node_id not in self._ids:
-            raise NodeNotFound(str(node_id), tuple(self._ids))
+        if not isinstance(node_id, str) or node_id not in self._ids:
+            raise NodeNotFound(node_id, tuple(self._ids))
         return self._make(node_id)
 
     def get(self, node_id: str, default: Any = None) -> Any:
@@ -196,8 +197,13 @@ class RunReport:
         return self._states()
 
     def nodes_in(self, state: NodeState | str) -> list[str]:
-        """Return the ids of the nodes in one state, in declaration order."""
-        return [node_id for node_id, each in self._states().items() if each == state]
+        """Return the ids of the nodes in one state, in declaration order.
+
+        Raises:
+            ConfigurationError: There is no such state.
+        """
+        wanted = as_enum(NodeState, state, "a node's state")
+        return [node_id for node_id, each in self._states().items() if each == wanted]
 
     @property
     def completed_nodes(self) -> int:
@@ -239,8 +245,7 @@ class RunReport:
         Raises:
             NodeNotFound: The graph has no such node.
         """
-        if node_id not in self.graph.nodes:
-            raise NodeNotFound(node_id, tuple(self.graph.nodes))
+        self.graph.node(node_id)
         return self._invocations(node_id)
 
     @property
@@ -285,9 +290,8 @@ class RunReport:
             NotExecuted: It did not complete and no *default* was given.
             NodeNotFound: The graph has no such node.
         """
+        self.graph.node(node_id)
         state = self._state_of(node_id)
-        if state is None:
-            raise NodeNotFound(node_id, tuple(self.graph.nodes))
         if state is NodeState.COMPLETED:
             return self._value(node_id)
         if default is not MISSING:
@@ -306,6 +310,7 @@ class RunReport:
         """
         from dagger_dsl.engine.explain import explain
 
+        self.graph.node(node_id)
         return explain(self, node_id)
 
     def to_dot(self) -> str:
@@ -328,6 +333,9 @@ class RunReport:
 
         Args:
             limit: Rows at most; what went wrong is shown first.
+
+        Raises:
+            ConfigurationError: *limit* is no number of rows.
         """
         table: Table = through("report_table")(self, limit)
         return table

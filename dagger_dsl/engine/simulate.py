@@ -21,7 +21,6 @@ from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
 from dagger_dsl.engine.state import NAMES, RunState
 from dagger_dsl.errors import (
     ConfigurationError,
-    NodeNotFound,
     NotExecuted,
     did_you_mean,
     shown,
@@ -30,8 +29,9 @@ from dagger_dsl.errors import (
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.context import labels_of
 from dagger_dsl.model.graph import Graph, Node
-from dagger_dsl.model.policies import OnFailure, seconds
+from dagger_dsl.model.policies import OnFailure
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.validate import checked_registry
 from dagger_dsl.registry import ActionDef
 
 if TYPE_CHECKING:
@@ -195,8 +195,8 @@ def simulate(
             f"slots is how many nodes run at the same time, at least 1, or None for no limit; "
             f"not {shown(slots)}"
         )
-    took = None if durations is None else _seconds(graph, durations)
-    return _Play(graph, given, labels, slots, took, registry).play()
+    took = None if durations is None else graph.seconds_by_node(durations, "durations")
+    return _Play(graph, given, labels, slots, took, checked_registry(registry)).play()
 
 
 class _Play:
@@ -352,8 +352,7 @@ def _checked(
             f"{{'load': 'fail'}}, not {shown(outcomes)}"
         )
     for node_id, outcome in outcomes.items():
-        if node_id not in graph.nodes:
-            raise NodeNotFound(node_id, tuple(graph.nodes))
+        graph.node(node_id)
         known = labels.get(node_id)
         if _is_failure(outcome, known):
             continue
@@ -365,17 +364,6 @@ def _checked(
                 f"'recovered' or an exception, not {shown(outcome)}"
             )
     return dict(outcomes)
-
-
-def _seconds(graph: Graph, durations: Mapping[str, float]) -> dict[str, float]:
-    if not isinstance(durations, Mapping):
-        raise ConfigurationError(
-            f"durations are a mapping of node ids to seconds, not {shown(durations)}"
-        )
-    for node_id in durations:
-        if node_id not in graph.nodes:
-            raise NodeNotFound(node_id, tuple(graph.nodes))
-    return {each: seconds(given, f"durations[{each!r}]") for each, given in durations.items()}
 
 
 def _is_failure(outcome: Any, labels: Collection[str] | None) -> bool:

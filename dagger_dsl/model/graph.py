@@ -534,9 +534,14 @@ class Node:
         return {} if self.metadata_literal is None else dict(self.metadata_literal.value)
 
     def replace(self, **fields: Any) -> Node:
-        """Return this node with *fields* (arguments of `Node`) changed."""
+        """Return this node with *fields* (arguments of `Node`) changed.
+
+        Raises:
+            ConfigurationError: A field is none of them, or a value is impossible.
+        """
         known = {field.name: getattr(self, field.name) for field in attrs.fields(Node)}
         known["metadata"] = known.pop("metadata_literal")
+        _check_fields(f"node {self.id!r}", fields, known)
         return Node(**{**known, **fields})
 
 
@@ -738,7 +743,11 @@ class Graph:
             yield from special
 
     def replace(self, **fields: Any) -> Graph:
-        """Return this graph with *fields* (arguments of `Graph`) changed."""
+        """Return this graph with *fields* (arguments of `Graph`) changed.
+
+        Raises:
+            ConfigurationError: A field is none of them, or a value is impossible.
+        """
         known: dict[str, Any] = {
             "name": self.name,
             "nodes": self.nodes,
@@ -752,6 +761,7 @@ class Graph:
             "instructions": self.instructions,
             "inputs": self.inputs,
         }
+        _check_fields(f"graph {self.name!r}", fields, known)
         return Graph(**{**known, **fields})
 
     def node(self, node_id: str) -> Node:
@@ -809,8 +819,16 @@ class Graph:
         """Return the chain of nodes that bounds the duration of a run from below.
 
         Args:
-            weights: Seconds by id; every node counts 1 when left out.
+            weights: Seconds by id, such as a report's ``node_times``; a node that is left out takes
+                none. Every node counts 1 when there are none at all.
+
+        Raises:
+            NodeNotFound: *weights* names a node that is not there.
+            ConfigurationError: *weights* is no mapping, or holds what are no seconds.
+            DependencyNotFound, CycleError: The graph cannot run at all; see `validate`.
         """
+        if weights is not None:
+            weights = self.seconds_by_node(weights, "weights")
         before = self._sources()
         cost: dict[str, float] = {}
         via: dict[str, str | None] = {}
@@ -825,6 +843,26 @@ class Graph:
             path.append(here)
             here = via[here]
         return path[::-1]
+
+    def seconds_by_node(self, given: Mapping[str, float], what: str) -> dict[str, float]:
+        """Return seconds by node id, checked.
+
+        Args:
+            given: What was given.
+            what: What to call it, in the plural.
+
+        Raises:
+            NodeNotFound: It names a node that is not there.
+            ConfigurationError: It is no mapping, or a value is no number of seconds.
+        """
+        if not isinstance(given, Mapping):
+            raise ConfigurationError(
+                f"{what} are a mapping of node ids to seconds, not {shown(given)}"
+            )
+        return {
+            self.node(node_id).id: seconds(each, f"{what}[{node_id!r}]")
+            for node_id, each in given.items()
+        }
 
     def _sources(self) -> dict[str, list[str]]:
         """Return what each node waits for, without repeats.
@@ -875,6 +913,7 @@ class Graph:
         Raises:
             ValidationError: There are problems; all are listed. A lone kind of problem raises its
                 own class: `CycleError`, `DependencyNotFound`, `ActionNotFound`.
+            ConfigurationError: *registry* is none.
         """
         from dagger_dsl.model.validate import validate
 
@@ -892,6 +931,7 @@ class Graph:
 
         Raises:
             DependencyNotFound, CycleError: The graph cannot run at all; see `validate`.
+            ConfigurationError: *registry* is none.
         """
         from dagger_dsl.model.lint import lint
 
@@ -936,6 +976,9 @@ class Graph:
 
         Args:
             run: A report, or states by node id, that give the nodes their colours.
+
+        Raises:
+            ConfigurationError: *run* is neither, or a state is none that there is.
         """
         text: str = through("graph_to_dot")(self, run)
         return text
@@ -943,7 +986,11 @@ class Graph:
     def save_dot(
         self, path: str | os.PathLike[str], run: HasStates | Mapping[str, str] | None = None
     ) -> Path:
-        """Write `to_dot` to a file and return its path."""
+        """Write `to_dot` to a file and return its path.
+
+        Raises:
+            ConfigurationError: There can be no such file, or *run* is not as in `to_dot`.
+        """
         written: Path = through("save_dot")(self.to_dot(run), path)
         return written
 
@@ -962,7 +1009,7 @@ class Graph:
 
         Raises:
             VisualizationUnavailable: Graphviz is not installed.
-            ConfigurationError: There is no such format.
+            ConfigurationError: There is no such format, or there can be no such file.
         """
         drawn: Path = through("render")(self.to_dot(run), path, format)
         return drawn
@@ -981,6 +1028,12 @@ class Graph:
         """
         graph: Graph = through("load_yaml")(text)
         return graph
+
+
+def _check_fields(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(f"{what} has no field {name!r}{did_you_mean(name, known)}")
 
 
 def _listed(given: Any, what: str, field: str) -> list[Any]:

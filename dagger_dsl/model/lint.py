@@ -14,7 +14,7 @@ from dagger_dsl.errors import Place, Problem
 from dagger_dsl.model.graph import RESULT, Edge, Graph, Node
 from dagger_dsl.model.policies import Effects, RetryPolicy, Trigger
 from dagger_dsl.model.protocols import ActionInfo
-from dagger_dsl.model.validate import _labels_of
+from dagger_dsl.model.validate import _labels_of, action_in, checked_registry
 
 __all__ = ["lint"]
 
@@ -41,7 +41,7 @@ class _Lint:
 
     def __init__(self, graph: Graph, registry: Any) -> None:
         self.graph = graph
-        self.registry = registry
+        self.registry = checked_registry(registry)
         self.nodes = list(graph.nodes.values())
         self.ways = _Ways(graph, self.nodes)
         self.index = self.ways.index
@@ -70,8 +70,7 @@ class _Lint:
     def action(self, node: Node) -> ActionInfo | None:
         if self.registry is None or node.subgraph is not None:
             return None
-        found: ActionInfo | None = self.registry.get(node.action)
-        return found
+        return action_in(self.registry, node.action)
 
     # Dependencies.
 

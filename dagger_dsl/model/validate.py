@@ -22,6 +22,7 @@ from dagger_dsl.errors import (
     ValidationError,
     cycle_problem,
     did_you_mean,
+    shown,
 )
 from dagger_dsl.model.graph import RESULT, Graph, Input, Node, missing_dependency
 from dagger_dsl.model.mapped import collected_type, mapped_fault, mapped_misfit
@@ -149,12 +150,41 @@ _CYCLES = 10
 _Shape: TypeAlias = tuple[tuple[tuple[str, str], ...], set[tuple[int, ...]]]
 
 
+def checked_registry(registry: Any) -> Any:
+    """Return what action names are looked up in, None for nothing.
+
+    Raises:
+        ConfigurationError: Nothing can be looked up in it.
+    """
+    if registry is None or callable(getattr(registry, "get", None)):
+        return registry
+    raise ConfigurationError(
+        "registry is a Registry in which action names are looked up, or None, not "
+        f"{shown(registry)}"
+    )
+
+
+def action_in(registry: Any, name: str) -> ActionInfo | None:
+    """Return what a registry has under a name, None for nothing.
+
+    Raises:
+        ConfigurationError: It is no action's definition.
+    """
+    found: ActionInfo | None = registry.get(name)
+    if found is None or hasattr(found, "params"):
+        return found
+    raise ConfigurationError(
+        f"registry has {shown(found)} under {name!r}, which is no action's definition; plain "
+        "functions become actions in a registry: as_registry({'name': function})"
+    )
+
+
 class _Analysis:
     """One analysis; problems are collected with their position, and come out in its order."""
 
     def __init__(self, graph: Graph, registry: Any, types: bool) -> None:
         self.graph = graph
-        self.registry = registry
+        self.registry = checked_registry(registry)
         self.types = types and registry is not None
         self.table = dict(graph.nodes)
         self.nodes = list(self.table.values())
@@ -335,7 +365,7 @@ class _Analysis:
         try:
             return self.actions[name]
         except KeyError:
-            found: ActionInfo | None = self.registry.get(name)
+            found = action_in(self.registry, name)
             self.actions[name] = found
             if found is not None:
                 self.params[name] = {param.name: param for param in found.params}

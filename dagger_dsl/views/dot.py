@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.views.clean import first_line
 from dagger_dsl.views.plain import duration
@@ -67,22 +67,34 @@ def graph_to_dot(graph: Graph, run: HasStates | Mapping[str, str] | None = None)
             white and show their action.
 
     Raises:
-        ConfigurationError: A state is none that there is.
+        ConfigurationError: *run* is neither, or a state is none that there is.
     """
     if run is None:
         return _digraph(graph, ((_plan_label(node), "white") for node in graph.nodes.values()))
-    states = run if isinstance(run, Mapping) else run.states()
+    states = _states_of(run)
     found = [states.get(node_id, NodeState.PENDING) for node_id in graph.nodes]
     for state in found:
-        if state not in COLOURS:
+        if not isinstance(state, str) or state not in COLOURS:
             raise ConfigurationError(
-                f"a node's state is one of {', '.join(map(str, COLOURS))}, not {state!r}"
+                f"a node's state is one of {', '.join(map(str, COLOURS))}, not {shown(state)}"
             )
     labels = (
         ([node_id, _status(state)], COLOURS[state])
         for node_id, state in zip(graph.nodes, found, strict=True)
     )
     return _digraph(graph, labels)
+
+
+def _states_of(run: Any) -> Mapping[str, str]:
+    if isinstance(run, Mapping):
+        return run
+    if callable(getattr(run, "states", None)):
+        found: Mapping[str, str] = run.states()
+        return found
+    raise ConfigurationError(
+        "a graph takes its colours from a RunReport or from a mapping of node ids to states, not "
+        f"from {shown(run)}"
+    )
 
 
 def report_to_dot(report: RunReport) -> str:

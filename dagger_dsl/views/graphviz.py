@@ -6,9 +6,9 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from dagger_dsl.errors import ConfigurationError, VisualizationUnavailable
+from dagger_dsl.errors import ConfigurationError, VisualizationUnavailable, shown
 from dagger_dsl.views.clean import first_line
 
 __all__ = ["FORMATS", "render", "save_dot"]
@@ -21,10 +21,12 @@ LIMIT: Final = 120.0
 
 
 def save_dot(text: str, path: str | os.PathLike[str]) -> Path:
-    """Write DOT text to a file and return its path."""
-    target = Path(path)
-    target.write_text(text, encoding="utf-8", newline="\n")
-    return target
+    """Write DOT text to a file and return its path.
+
+    Raises:
+        ConfigurationError: There can be no such file.
+    """
+    return _write(_path(path), text.encode("utf-8"))
 
 
 def render(text: str, path: str | os.PathLike[str], format: str | None = None) -> Path:
@@ -36,17 +38,36 @@ def render(text: str, path: str | os.PathLike[str], format: str | None = None) -
         format: One of `FORMATS`; by default the path's ending.
 
     Raises:
-        ConfigurationError: The format is none of them.
+        ConfigurationError: The format is none of them, or there can be no such file.
         VisualizationUnavailable: Graphviz is not installed, or could not draw this.
     """
-    target = Path(path)
-    kind = (format or target.suffix.removeprefix(".")).lower()
-    if kind not in FORMATS:
+    target = _path(path)
+    kind = target.suffix.removeprefix(".") if format is None else format
+    if not isinstance(kind, str) or kind.lower() not in FORMATS:
         raise ConfigurationError(
-            f"a picture's format is one of {', '.join(FORMATS)}, not {kind!r}; "
+            f"a picture's format is one of {', '.join(FORMATS)}, not {shown(kind)}; "
             "give format=, or a path with such an ending"
         )
-    target.write_bytes(_draw(text, kind))
+    return _write(target, _draw(text, kind.lower()))
+
+
+def _path(path: Any) -> Path:
+    try:
+        return Path(path)
+    except TypeError:
+        raise ConfigurationError(
+            f"a picture is written to a path, a text or os.PathLike, not {shown(path)}"
+        ) from None
+
+
+def _write(target: Path, data: bytes) -> Path:
+    try:
+        target.write_bytes(data)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        why = getattr(error, "strerror", None) or error
+        raise ConfigurationError(
+            f"{shown(str(target))} cannot be written: {why}; name a file in a folder that is there"
+        ) from error
     return target
 
 

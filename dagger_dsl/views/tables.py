@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.table import Table
 from rich.text import Text
 
+from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.views.clean import first_line, printable
 from dagger_dsl.views.plain import duration, note_of
@@ -38,7 +39,15 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
     Args:
         report: The run.
         limit: Rows at most; what did not complete is shown first when not all fit.
+
+    Raises:
+        ConfigurationError: *limit* is no number of rows.
     """
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise ConfigurationError(
+            "limit is how many rows a table has at most, 0 or more, or None for all, not "
+            f"{shown(limit)}"
+        )
     title = Text.assemble(
         f"{printable(report.dag_name)}: run {printable(report.run_id)} ",
         (str(report.status), STYLES.get(report.status, "")),
@@ -51,8 +60,8 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
     table.add_column("attempts", justify="right")
     table.add_column("duration", justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
-    shown = _shown(report.states(), limit)
-    for node_id in shown:
+    rows = _shown(report.states(), limit)
+    for node_id in rows:
         each = report.node_reports[node_id]
         table.add_row(
             Text(printable(node_id)),
@@ -61,7 +70,7 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
             Text("" if each.duration is None else duration(each.duration)),
             Text(note_of(each)),
         )
-    left = len(report.states()) - len(shown)
+    left = len(report.states()) - len(rows)
     if left:
         table.caption = f"and {left} more that completed or wait"
     return table

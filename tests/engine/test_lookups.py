@@ -59,9 +59,10 @@ def test_a_mapped_node_counts_what_its_invocations_took(place: Any, tmp_path: Pa
     )
     assert mixed.explain_cache("double", "0").hit
     assert not mixed.explain_cache("double", key="2").hit
-    for wrong in ("3", 0, []):
+    wrong_keys: list[Any] = ["3", 0, []]
+    for wrong in wrong_keys:
         with pytest.raises(ConfigurationError, match=r"has no invocation .*; known: '0', '1', '2'"):
-            mixed.explain_cache("double", wrong)  # type: ignore[arg-type]
+            mixed.explain_cache("double", wrong)
 
 
 def test_a_node_without_a_strategy_is_told_how_to_get_one() -> None:

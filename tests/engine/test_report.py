@@ -10,6 +10,7 @@ import pytest
 
 from dagger_dsl.engine.report import ErrorInfo, RunReport
 from dagger_dsl.errors import (
+    ConfigurationError,
     DaggerError,
     ExecutionError,
     NodeExecutionError,
@@ -234,3 +235,30 @@ def test_a_table_and_a_picture_can_be_made_of_it() -> None:
     assert report.to_table().row_count == 6
     assert report.to_dot().startswith("digraph")
     assert repr(report).startswith("RunReport(")
+
+
+@pytest.mark.parametrize("wrong", [[], 5, "zz", None])
+def test_a_node_that_is_not_there_is_told_whatever_was_given(wrong: Any) -> None:
+    report = mixed().run()
+    for ask in (
+        report.explain,
+        report.value,
+        report.invocations,
+        report.explain_cache,
+        report.node_reports.__getitem__,
+        report.values.__getitem__,
+    ):
+        with pytest.raises(NodeNotFound, match=r"^node not found: "):
+            ask(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["done", "", 5, []])
+def test_a_state_that_no_node_can_have_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="a node's state must be one of 'pending', "):
+        mixed().run().nodes_in(wrong)
+
+
+@pytest.mark.parametrize("limit", ["x", -1, 1.5, True])
+def test_a_table_of_no_number_of_rows_is_refused(limit: Any) -> None:
+    with pytest.raises(ConfigurationError, match="how many rows a table has at most, 0 or more"):
+        mixed().run().to_table(limit)

@@ -296,3 +296,43 @@ def test_a_branch_has_a_label_of_the_documented_kinds(label: Any) -> None:
 def test_other_labels_are_refused_when_the_branch_is_made(label: Any) -> None:
     with pytest.raises(ConfigurationError, match="a text or a list of texts"):
         Branch(label)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "says"),
+    [
+        (5, ConfigurationError, "weights are a mapping of node ids to seconds, not 5"),
+        ({"a": "x"}, ConfigurationError, r"weights\['a'\] must be seconds or a timedelta"),
+        ({"a": -1}, ConfigurationError, r"weights\['a'\] must be 0 or more finite seconds"),
+        ({"zz": 1}, NodeNotFound, "node not found: 'zz'"),
+    ],
+)
+def test_weights_that_are_none_are_refused(weights: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        diamond().critical_path(weights)
+
+
+def test_fields_that_are_none_are_refused_with_those_that_could_be_meant() -> None:
+    with pytest.raises(ConfigurationError, match=r"graph 'g' has no field 'nods'.*mean 'nodes'"):
+        Graph("g").replace(nods=())
+    with pytest.raises(ConfigurationError, match=r"node 'n' has no field 'time'.*mean 'timeout'"):
+        Node("n", "act").replace(time=1)
+
+
+@pytest.mark.parametrize("run", [5, "completed", {"a": []}, {"a": "done"}])
+def test_what_gives_nodes_no_colours_is_refused(run: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"takes its colours from|state is one of"):
+        diamond().to_dot(run)
+
+
+@pytest.mark.parametrize("registry", [5, "actions", {"act": len}])
+def test_what_has_no_actions_is_no_registry(registry: Any) -> None:
+    graph = Graph("g", [Node("n", "act")])
+    for look in (graph.validate, graph.lint):
+        with pytest.raises(ConfigurationError, match=r"^registry "):
+            look(registry)
+
+
+def test_a_simulation_needs_a_registry_that_is_one() -> None:
+    with pytest.raises(ConfigurationError, match="registry is a Registry"):
+        Graph("g", [Node("n", "act")]).simulate(registry=5)

@@ -93,3 +93,26 @@ def test_a_program_that_cannot_start_is_reported(
     (tmp_path / "dot").write_bytes(b"\x7fELF nonsense")
     with pytest.raises(VisualizationUnavailable, match="cannot be started"):
         GRAPH.render(tmp_path / "a.svg")
+
+
+def test_a_path_that_is_none_is_refused() -> None:
+    for write in (GRAPH.save_dot, GRAPH.render):
+        with pytest.raises(ConfigurationError, match=r"written to a path, .* not 5"):
+            write(5)  # type: ignore[arg-type]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nope" / "x.dot", "a\0b"):
+        with pytest.raises(ConfigurationError, match=r"cannot be written: .*name a file in"):
+            GRAPH.save_dot(path)
+
+
+@needs_graphviz
+def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        GRAPH.render(tmp_path / "nope" / "x.svg")
+
+
+def test_a_format_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"one of svg, png, .* not 5"):
+        GRAPH.render(tmp_path / "x.svg", 5)  # type: ignore[arg-type]
