@@ -353,15 +353,17 @@ class Desk:
         from dagger_dsl.engine.people import ask, question_note
 
         run = self._run
-        question = ask(run, request)
-        if self._journal is not None:
-            try:
-                run.notes.append(question_note(run, slot, question))
-            except EncodingError as error:
-                self._course.outcomes.fail(
-                    slot, EncodingError(f"node {self._plan.ids[slot]!r}: {error}")
-                )
-                return
+        try:
+            question = ask(run, request)
+            note = None if self._journal is None else question_note(run, slot, question)
+        except Exception as error:  # whatever a stranger's values do, the others go on
+            self._course.outcomes.fail(
+                slot,
+                EncodingError(f"node {self._plan.ids[slot]!r} cannot ask a person: {error}"),
+            )
+            return
+        if note is not None:
+            run.notes.append(note)
         if slot in self._course.dropped:
             self._course.cancelled(slot)
             return
@@ -407,11 +409,12 @@ class Desk:
         return bool(state.asking) and not (self._course.flying or state.waiting)
 
     def _take_answer(self, answer: Any) -> None:
-        from dagger_dsl.engine.people import asked_slot, check_answer
+        from dagger_dsl.engine.people import asked_slot, check_answer, check_result
 
         run = self._run
         slot = asked_slot(run, answer)
         check_answer(run.asked[slot], answer)
+        check_result(run, slot, answer)
         self._state.answered(slot)
         if answer.by is not None:
             run.meta.setdefault(slot, {})["answered"] = {"by": answer.by}

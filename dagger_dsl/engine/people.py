@@ -12,16 +12,26 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from dagger_dsl.engine.notes import to_json
-from dagger_dsl.errors import InputValidationError, InvalidState, NodeNotFound
+from dagger_dsl.errors import InputValidationError, InvalidState, NodeNotFound, OutputError, shown
 from dagger_dsl.model.commands import Answer
+from dagger_dsl.model.context import labels_of
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import HumanTimeoutAction
+from dagger_dsl.model.schema import schema_fault, type_fault
 from dagger_dsl.model.values import MISSING, from_plain, to_plain
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.run import Run
 
-__all__ = ["Question", "ask", "asked_slot", "check_answer", "question_note", "question_of"]
+__all__ = [
+    "Question",
+    "ask",
+    "asked_slot",
+    "check_answer",
+    "check_result",
+    "question_note",
+    "question_of",
+]
 
 
 @attrs.define
@@ -97,11 +107,39 @@ def check_answer(question: Question, answer: Answer) -> None:
     """
     if question.schema is None:
         return
-    from dagger_dsl.registry import schema_fault
-
     fault = schema_fault(question.schema, answer.value, "answer")
     if fault is not None:
         raise InputValidationError(f"node {answer.node_id!r} asks {question.prompt!r}; {fault}")
+
+
+def check_result(run: Run, slot: int, answer: Answer) -> None:
+    """Refuse an answer that cannot be the result of the node that asked: the person can say more.
+
+    Where the question has a schema of its own, that says what is right, and the annotation of the
+    body does not. What asks in the place of a node that failed gives what it likes.
+
+    Raises:
+        InputValidationError: It does not fit the node's ``output_schema``, its annotation, its
+            outputs or its labelled edges.
+    """
+    if slot in run.handling:
+        return
+    value, action = answer.value, run.plan.actions[slot]
+    fault = None
+    if run.asked[slot].schema is None and action.output_schema is None:
+        fault = type_fault(value, action.hints().get("return", Any), "answer")
+    try:
+        action.check_output(value)
+        run.plan.split(slot, value)
+    except OutputError as error:
+        fault = str(error)
+    if slot in run.plan.labelled and labels_of(value) is None:
+        fault = (
+            "it has labelled edges, so the answer is a bool, a text or a list of texts, not "
+            f"{shown(value)}"
+        )
+    if fault is not None:
+        raise InputValidationError(f"node {answer.node_id!r} cannot take this answer: {fault}")
 
 
 def asked_slot(run: Run, answer: Answer) -> int:

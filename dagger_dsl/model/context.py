@@ -258,8 +258,8 @@ class NodeCtx:
 
         Args:
             prompt: What the person is asked.
-            schema: JSON Schema of the answer, or a type such as ``bool``.
-            default: The answer when nobody gives one in time.
+            schema: JSON Schema of the answer, or a type that has one, such as ``bool``.
+            default: The answer when nobody gives one in time; it fits the schema.
             timeout: Seconds (or timedelta) to wait; the configuration's ``human_wait_minutes`` by
                 default.
 

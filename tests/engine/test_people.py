@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import enum
+import pickle
+import re
 import shutil
 import time
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +21,13 @@ from dagger_dsl.errors import (
     InputValidationError,
     InvalidState,
     NodeNotFound,
-    OutputError,
     RunPaused,
 )
 from dagger_dsl.model.commands import AddNode, Answer, CancelBranch, NodeSpec
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import NodeCtx, NodeOutput
 from dagger_dsl.model.events import HumanInputRequested
+from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.store.storage import Store
 from tests.engine.helpers import Answers, Clocked, boom, states, url_of
 from tests.engine.steered import Script, Steered, every_runner, everywhere, kept, send
@@ -195,7 +200,175 @@ def test_an_answer_is_split_as_any_other_result() -> None:
     hook = Script({"HumanInputRequested ask": Answer("ask", {"name": "Ann", "age": 9})})
     assert flow.run(hooks=[hook]).outputs == {"use": "Ann 9"}
     wrong = flow.run(hooks=[Script({"HumanInputRequested ask": Answer("ask", {"name": "Ann"})})])
-    assert isinstance(wrong.node_reports["ask"].exception, OutputError)
+    (refused,) = wrong.hook_errors
+    assert isinstance(refused, InputValidationError)
+    assert "declares the outputs ['name', 'age']" in str(refused)
+    assert states(wrong)["ask"] == "waiting", "the person can say it better"
+
+
+def text(ctx: NodeCtx) -> str:
+    """Ask for a text, without a word about it in the question."""
+    return ctx.wait_for_human("Name?")  # type: ignore[return-value]
+
+
+def when(ctx: NodeCtx) -> datetime:
+    """Ask for a value that JSON has no form for."""
+    return ctx.wait_for_human("When?")  # type: ignore[return-value]
+
+
+def both(ctx: NodeCtx) -> tuple[int, int]:
+    """Ask for what JSON writes as a list."""
+    return ctx.wait_for_human("Where?")  # type: ignore[return-value]
+
+
+def told(ctx: NodeCtx) -> str:
+    """Ask for what the annotation does not say."""
+    return ctx.wait_for_human("Number?", int)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("body", "answer", "fault"),
+    [
+        (text, "Ann", None),
+        (text, 5, "answer must be str, not int 5"),
+        (when, "2026-01-01", None),
+        (both, [1, 2], None),
+        (both, (1, 2), None),
+        (both, [1, "2"], "answer must be tuple"),
+        (told, 5, None),
+    ],
+)
+@everywhere
+def test_an_answer_fits_what_the_node_says_it_returns(
+    runner: str,
+    place: str,
+    body: Callable[[NodeCtx], Any],
+    answer: Any,
+    fault: str | None,
+    tmp_path: Path,
+) -> None:
+    hook = Script({"HumanInputRequested ask": Answer("ask", answer)})
+    flow = Steered().add("ask", body)
+    report = flow.run(runner, hooks=[hook], **kept(place, tmp_path))
+    assert (report.status == "completed") is (fault is None)
+    if fault is not None:
+        (refused,) = report.hook_errors
+        assert fault in str(refused)
+        assert states(report)["ask"] == "waiting"
+
+
+def test_an_answer_chooses_one_of_labelled_edges() -> None:
+    flow = Steered()
+    flow.add("ask", lambda ctx: ctx.wait_for_human("Which way?")).note("left")
+    flow.when("ask", "left", "left")
+    hook = Script({"HumanInputRequested ask": [Answer("ask", 5), Answer("ask", "left")]})
+    report = flow.run(hooks=[hook])
+    (refused,) = report.hook_errors
+    assert "labelled edges, so the answer is a bool, a text" in str(refused)
+    assert flow.calls == ["left"]
+
+
+@everywhere
+def test_a_question_that_cannot_be_asked_fails_its_node_and_no_other(
+    runner: str, place: str, tmp_path: Path
+) -> None:
+    def ask(ctx: NodeCtx) -> Any:
+        question = ctx.wait_for_human("Which?", {"enum": [1]})
+        assert isinstance(question.schema, dict)
+        question.schema["enum"] = [10**30, object()]  # behind the back of every check
+        return question
+
+    flow = Steered().note("aside").add("ask", ask)
+    report = flow.run(runner, config={"on_failure": "continue"}, **kept(place, tmp_path))
+    if place == "file":
+        assert states(report) == {"aside": "completed", "ask": "failed"}
+        assert "cannot ask a person" in str(report.node_reports["ask"].exception)
+        again = flow.resume("r", url_of(tmp_path), runner=runner)
+        assert states(again)["aside"] == "completed"
+        assert flow.calls == ["aside"]
+
+
+def around() -> dict[str, Any]:
+    """Return a schema that contains itself."""
+    found: dict[str, Any] = {"type": "array"}
+    found["items"] = found
+    return found
+
+
+class Plain:
+    """A class that says nothing about JSON."""
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"enum": [10**30]}, r"\$.enum\[0\] is 10+, a number of more than 64 bits"),
+        ({"enum": [object()]}, r"\$.enum\[0\] is <object .*, which is not JSON"),
+        ({"enum": [float("nan")]}, "is nan, which JSON has no number for"),
+        ({5: 5}, r"\$ has the key 5, no text"),
+        ({"properties": {5: {}}}, r"\$.properties has the key 5"),
+        (around(), "nested deeper than 100 levels, contains itself"),
+        ({"enum": list(range(100_001))}, "more than 100,000 values"),
+        ({"type": "zz"}, "the answer's schema is no JSON Schema"),
+        ({"$ref": "#/nope"}, "the answer's schema is no JSON Schema"),
+        ({"$ref": "https://example.com/x"}, "the answer's schema is no JSON Schema"),
+        ({"pattern": "("}, "the answer's schema is no JSON Schema"),
+        ({"title": "\ud800"}, "the answer's schema is no JSON Schema"),
+        (object(), "or a type that has one, such as bool, not <object"),
+        (Plain, "such as bool, not <class .*Plain"),
+        (Plain | None, "such as bool, not .*Plain"),
+        ("integer", "such as bool, not 'integer'"),
+        ([int], "such as bool, not .<class 'int'>"),
+    ],
+)
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_a_schema_that_nobody_could_read_fails_the_node_at_once(
+    place: str, schema: Any, says: str, tmp_path: Path
+) -> None:
+    flow = Steered().add("ask", lambda ctx: ctx.wait_for_human("?", schema))
+    report = flow.run(**kept(place, tmp_path))
+    error = report.node_reports["ask"].exception
+    assert isinstance(error, ConfigurationError)
+    assert re.search(says, str(error))
+
+
+class Colour(enum.Enum):
+    """What a paint may be."""
+
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("schema", "default", "fits"),
+    [
+        (int, 5, True),
+        (int, "five", False),
+        (int, None, False),
+        ({"type": "integer", "minimum": 1}, 0, False),
+        (Colour, "red", True),
+        (Colour, Colour.RED, True),
+        (Colour, "blue", False),
+        (tuple[int, int], (1, 2), True),
+        (tuple[int, int], [1, 2], True),
+        (int | None, None, True),
+        (Any, object, True),
+        (None, object, True),
+    ],
+)
+def test_a_default_fits_what_is_asked(schema: Any, default: Any, fits: bool) -> None:
+    if fits:
+        assert HumanRequest("?", schema, default).default is default
+    else:
+        with pytest.raises(ConfigurationError, match="the default answer"):
+            HumanRequest("?", schema, default)
+
+
+def test_a_question_keeps_a_schema_of_its_own() -> None:
+    written: dict[str, Any] = {"enum": (Colour.RED, 1)}
+    request = HumanRequest("?", written)
+    written["enum"] = ()
+    assert request.schema == {"enum": ["red", 1]}
+    assert pickle.loads(pickle.dumps(request)) == request
 
 
 def test_a_later_attempt_may_ask(tmp_path: Path) -> None:
