@@ -19,7 +19,7 @@ from dagger_dsl.model.graph import (
     name_problem,
     title_problem,
 )
-from dagger_dsl.model.policies import whole_number
+from dagger_dsl.model.mapped import depth_of, parallel_of
 from dagger_dsl.model.types import misfit, schema_of
 from dagger_dsl.model.values import Literal
 from dagger_dsl.registry import ActionDef, convert_options
@@ -38,8 +38,8 @@ _EXTRA = {
     "instructions": lambda value, what: _text(value, what),
     "metadata": lambda value, what: _metadata(value, what),
     "map_over": lambda value, what: _text(value, what),
-    "max_parallel": whole_number,
-    "map_depth": whole_number,
+    "max_parallel": parallel_of,
+    "map_depth": depth_of,
     "map_errors": lambda value, what: _map_errors(value, what),
     "branch": lambda value, what: _text(value, what),
     "enabled": lambda value, what: _flag(value, what),

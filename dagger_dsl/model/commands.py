@@ -17,6 +17,7 @@ from dagger_dsl.errors import ConfigurationError, DecodingError, shown
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.document import node_from_plain, node_to_plain
 from dagger_dsl.model.graph import Input, Node, Output, check_texts, split_reference
+from dagger_dsl.model.mapped import depth_of, parallel_of
 from dagger_dsl.model.policies import (
     CacheStrategy,
     Effects,
@@ -167,6 +168,14 @@ def _count_or_none(command: Any, field: Any, given: Any) -> None:
         whole_number(given, f"the {field.name} of {_a(command)}", also=" or None")
 
 
+def _parallel(given: Any) -> int | None:
+    return None if given is None else parallel_of(given, "a NodeSpec's max_parallel")
+
+
+def _depth(given: Any) -> int | None:
+    return None if given is None else depth_of(given, "a NodeSpec's map_depth")
+
+
 def _policy_or_none(command: Any, field: Any, given: Any) -> None:
     if given is not None and not isinstance(given, RetryPolicy):
         raise ConfigurationError(
@@ -267,8 +276,8 @@ class NodeSpec:
     retry: RetryPolicy | None = attrs.field(default=None, validator=_policy_or_none)
     branch: str | None = attrs.field(default=None, validator=_text_or_none)
     map_over: str | None = attrs.field(default=None, validator=_name_or_none)
-    max_parallel: int | None = attrs.field(default=None, validator=_count_or_none)
-    map_depth: int | None = attrs.field(default=None, validator=_count_or_none)
+    max_parallel: int | None = attrs.field(default=None, converter=_parallel)
+    map_depth: int | None = attrs.field(default=None, converter=_depth)
     map_errors: str | None = attrs.field(default=None, validator=_name_or_none)
     failure: str | None = attrs.field(default=None, validator=_name_or_none)
     cache_strategy: CacheStrategy | None = attrs.field(default=None, validator=_strategy)

@@ -314,8 +314,14 @@ def test_a_chain_refuses_what_is_none(
         (lambda wrong: NodeSpec("f", cache_strategy=wrong("x")), "cache_strategy is a CacheStr"),
         (lambda wrong: NodeSpec("f", try_count=wrong(0)), "try_count of .* at least 1 or None, no"),
         (lambda wrong: NodeSpec("f", try_count=wrong(10**30)), "must be 9007199254740992 or None"),
-        (lambda wrong: NodeSpec("f", max_parallel=wrong(2**53 + 1)), "max_parallel of a NodeSpec"),
-        (lambda wrong: NodeSpec("f", map_depth=wrong(True)), "map_depth of a NodeSpec .* not True"),
+        (
+            lambda wrong: NodeSpec("f", max_parallel=wrong(2**53 + 1)),
+            "a NodeSpec's max_parallel is at mo",
+        ),
+        (
+            lambda wrong: NodeSpec("f", map_depth=wrong(True)),
+            "a NodeSpec's map_depth is .* not True",
+        ),
         (lambda wrong: NodeSpec("f", map_over=wrong(5)), "map_over of a NodeSpec is a text"),
         (lambda wrong: NodeSpec("f", map_errors=wrong(5)), "map_errors of a NodeSpec is a text"),
         (
