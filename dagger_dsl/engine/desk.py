@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dagger_dsl.engine.course import Course
 from dagger_dsl.errors import (
     EncodingError,
+    InputValidationError,
     InvalidState,
     LimitExceeded,
     StoreError,
@@ -23,6 +24,7 @@ from dagger_dsl.errors import (
 from dagger_dsl.model.context import NodeOutput
 from dagger_dsl.model.events import HumanInputRequested
 from dagger_dsl.model.people import HumanRequest
+from dagger_dsl.model.values import MISSING
 from dagger_dsl.runners.base import Reply
 
 if TYPE_CHECKING:
@@ -36,6 +38,10 @@ logger = logging.getLogger("dagger_dsl.engine")
 
 # How often commands of other processes are looked for (seconds); the documents promise a second.
 _LOOK = 0.4
+
+# So many times the capacity for events may wait to be shown; more come only of hooks that answer
+# events with more than they are shown.
+_CROWD = 100
 
 
 class Desk:
@@ -153,10 +159,10 @@ class Desk:
         return True
 
     def _apply_all(self, asked: Sequence[tuple[Command, Origin]]) -> None:
-        if self._course.stopping:
-            self.refuse_late(asked)
-            return
-        for command, origin in asked:
+        for k, (command, origin) in enumerate(asked):
+            if self._course.stopping:
+                self.refuse_late(asked[k:])
+                return
             try:
                 self.apply(command, origin)
             except LimitExceeded as error:
@@ -212,6 +218,8 @@ class Desk:
             released = self._board.go or self._course.withdrawn
             if released and not steering.only_grows(command):
                 state.give_back(self._course.recall())  # what nobody has taken has not started
+            if steering.emits(command):
+                self._check_crowd()
             effect = steering.apply(command, origin)
             note = effect.note
             self._course.events += effect.events if self._course.watcher is not None else ()
@@ -225,6 +233,16 @@ class Desk:
             self._records.note(origin.key, {} if note is None else {"command": note})
         if state.ended and self._deciding is None:
             self._course.record_ends()
+
+    def _check_crowd(self) -> None:
+        """Refuse one more event where hooks answer events with more than they are shown."""
+        capacity = self._run.options.event_capacity
+        if len(self._course.events) >= _CROWD * capacity:
+            raise LimitExceeded(
+                f"{len(self._course.events):,} events wait to be shown, {_CROWD} times the "
+                f"event_capacity of {capacity}: hooks answer events with more events than they are "
+                "shown; let them emit fewer, or give the run a larger event_capacity"
+            )
 
     def _apply_to_run(self, command: Command) -> None:
         """Apply what is about the whole run, or answers one of its questions."""
@@ -310,9 +328,13 @@ class Desk:
 
     def refuse_late(self, asked: Sequence[tuple[Command, Origin]]) -> None:
         """Refuse what hooks ask for when there is no run any more that it could change."""
+        late: dict[str, list[Origin]] = {}
         for _, origin in asked:
-            text = f"the run is {self._run.status}, so a command of {origin.who} came late"
-            self._refused(origin, InvalidState(text))
+            late.setdefault(origin.who, []).append(origin)
+        for who, origins in late.items():
+            what = "a command" if len(origins) == 1 else f"{len(origins):,} commands"
+            text = f"the run is {self._run.status}, so {what} of {who} came late"
+            self._refused(origins[0], InvalidState(text))
 
     def decided(self, slot: int, answer: NodeOutput) -> bool:
         """Apply the commands of a node's answer; False when one is refused and fails the node."""
@@ -350,12 +372,17 @@ class Desk:
 
     def ask(self, slot: int, request: HumanRequest) -> None:
         """Let an invocation wait for a person; its body has ended."""
-        from dagger_dsl.engine.people import ask, question_note
+        from dagger_dsl.engine.people import ask, check_result, question_note
 
         run = self._run
         try:
             question = ask(run, request)
+            if question.default is not MISSING:
+                check_result(run, slot, question, question.default)
             note = None if self._journal is None else question_note(run, slot, question)
+        except InputValidationError as error:
+            self._course.outcomes.fail(slot, error)
+            return
         except Exception as error:  # whatever a stranger's values do, the others go on
             self._course.outcomes.fail(
                 slot,
@@ -413,8 +440,9 @@ class Desk:
 
         run = self._run
         slot = asked_slot(run, answer)
-        check_answer(run.asked[slot], answer)
-        check_result(run, slot, answer)
+        question = run.asked[slot]
+        check_answer(question, answer)
+        check_result(run, slot, question, answer.value)
         self._state.answered(slot)
         if answer.by is not None:
             run.meta.setdefault(slot, {})["answered"] = {"by": answer.by}

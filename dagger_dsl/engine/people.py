@@ -112,8 +112,8 @@ def check_answer(question: Question, answer: Answer) -> None:
         raise InputValidationError(f"node {answer.node_id!r} asks {question.prompt!r}; {fault}")
 
 
-def check_result(run: Run, slot: int, answer: Answer) -> None:
-    """Refuse an answer that cannot be the result of the node that asked: the person can say more.
+def check_result(run: Run, slot: int, question: Question, value: Any) -> None:
+    """Refuse an answer that cannot be the result of the node that asks: there can be another one.
 
     Where the question has a schema of its own, that says what is right, and the annotation of the
     body does not. What asks in the place of a node that failed gives what it likes.
@@ -124,9 +124,8 @@ def check_result(run: Run, slot: int, answer: Answer) -> None:
     """
     if slot in run.handling:
         return
-    value, action = answer.value, run.plan.actions[slot]
-    fault = None
-    if run.asked[slot].schema is None and action.output_schema is None:
+    action, fault = run.plan.actions[slot], None
+    if question.schema is None and action.output_schema is None:
         fault = type_fault(value, action.hints().get("return", Any), "answer")
     try:
         action.check_output(value)
@@ -139,7 +138,8 @@ def check_result(run: Run, slot: int, answer: Answer) -> None:
             f"{shown(value)}"
         )
     if fault is not None:
-        raise InputValidationError(f"node {answer.node_id!r} cannot take this answer: {fault}")
+        node_id = str(run.plan.ids[slot])
+        raise InputValidationError(f"node {node_id!r} cannot take this answer: {fault}")
 
 
 def asked_slot(run: Run, answer: Answer) -> int:

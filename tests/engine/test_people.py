@@ -257,6 +257,19 @@ def test_an_answer_fits_what_the_node_says_it_returns(
         assert states(report)["ask"] == "waiting"
 
 
+@everywhere
+def test_a_default_that_the_node_could_not_take_fails_it_at_once(
+    runner: str, place: str, tmp_path: Path
+) -> None:
+    def ask(ctx: NodeCtx) -> str:
+        return ctx.wait_for_human("Name?", default=5, timeout=60)  # type: ignore[return-value]
+
+    report = Steered().add("ask", ask).run(runner, **kept(place, tmp_path))
+    error = report.node_reports["ask"].exception
+    assert isinstance(error, InputValidationError)
+    assert "answer must be str, not int 5" in str(error)
+
+
 def test_an_answer_chooses_one_of_labelled_edges() -> None:
     flow = Steered()
     flow.add("ask", lambda ctx: ctx.wait_for_human("Which way?")).note("left")
