@@ -250,6 +250,11 @@ class _Analysis:
                         self.unknown_action(position, f"action {node.action!r}", node.action)
                     elif node.action in plain and not node.outputs and node.map_over is None:
                         self.kinds[f"{node.id}.{RESULT}"] = plain[node.action]  # as `kind_of` would
+                fallback = node.fallback
+                if fallback is None and action is not None:
+                    fallback = getattr(action, "fallback", None)
+                if fallback is not None:
+                    self.check_fallback(position, node, fallback)
             if node.map_over is not None:
                 self.check_map(position, node)
             if node.inputs or action is not None:
@@ -360,6 +365,30 @@ class _Analysis:
         for role, name in (("failure", node.failure), ("fallback", node.fallback)):
             if name is not None and self.lookup(name) is None:
                 self.unknown_action(position, f"the {role} action {name!r}", name)
+
+    def check_fallback(self, position: int, node: Node, named: str | ActionInfo) -> None:
+        """Check that what stands in for a node can be called with the inputs of the node."""
+        if not isinstance(named, str):
+            action: ActionInfo | None = named
+        else:
+            action = self.lookup(named)
+        if action is None:
+            if node.fallback is None:  # else `check_handlers` has told it
+                self.unknown_action(position, f"the fallback action {named!r}", str(named))
+            return
+        names = [each.name for each in node.inputs]
+        whole = getattr(action, "whole_mapping", None)
+        if whole is not None and whole(names) is not None:
+            return
+        for param in action.params:
+            if param.required and param.name not in names:
+                takes = ", ".join(map(repr, names)) or "none"
+                self.report(
+                    position,
+                    f"the fallback action {action.name!r} needs a value for {param.name!r}, and "
+                    f"it gets the inputs of the node ({takes}); give the parameter a default",
+                    "missing-input",
+                )
 
     def lookup(self, name: str) -> ActionInfo | None:
         try:

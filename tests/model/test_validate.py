@@ -22,7 +22,7 @@ from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.context import Failed, NodeCtx, NodeOutput
 from dagger_dsl.model.graph import Edge, Graph, GraphInput, Input, Node
 from dagger_dsl.model.validate import MAX_PROBLEMS, validate, validate_growth
-from dagger_dsl.registry import Registry
+from dagger_dsl.registry import Registry, define
 
 
 class Anything:
@@ -154,6 +154,51 @@ def test_unknown_actions_are_reported_with_their_node() -> None:
         "node 'b': the fallback action 'nothing' is not registered; did you mean 'anything'?",
     ]
     assert codes(nodes) == []  # without a registry only the structure is looked at
+
+
+@pytest.mark.row("H8")
+def test_a_fallback_is_one_that_the_inputs_of_the_node_can_call() -> None:
+    def same(x: Any) -> None: ...
+
+    def fewer(*, other: int = 1) -> None: ...
+
+    def more(x: Any, name: str, where: str | None) -> None: ...
+
+    def context(ctx: NodeCtx) -> None: ...
+
+    def any_of_them(**given: Any) -> None: ...
+
+    actions = registry(same)
+    for each in (fewer, more, context, any_of_them):
+        actions.register(each)
+    for name in ("same", "fewer", "context", "any_of_them"):
+        assert problems([node("n", x=1).replace(fallback=name)], actions) == []
+    nodes = [node("n", x=1).replace(fallback="more"), node("m").replace(fallback="same")]
+    found = problems(nodes, actions)
+    assert {code for code, _ in found} == {"missing-input"}
+    says = (
+        "node {!r}: the fallback action {!r} needs a value for {!r}, and it gets the inputs of the"
+    )
+    says += " node ({}); give the parameter a default"
+    assert [told for _, told in found] == [
+        says.format("n", "more", "name", "'x'"),
+        says.format("n", "more", "where", "'x'"),
+        says.format("m", "same", "x", "none"),
+    ]
+
+
+@pytest.mark.row("H8")
+def test_the_fallback_of_an_action_is_looked_at_where_the_node_names_no_other() -> None:
+    def more(x: Any, name: str) -> None: ...
+
+    actions = registry(more)
+    actions.register(define(text, fallback=more))
+    actions.register(define(lambda: 1, name="lost", fallback="nobody"))
+    assert [code for code, _ in problems([node("n", "text")], actions)] == ["missing-input"] * 2
+    assert problems([node("n", "text").replace(fallback="anything")], actions) == []
+    ((code, told),) = problems([node("n", "lost")], actions)
+    assert code == "unknown-action"
+    assert told.startswith("node 'n': the fallback action 'nobody' is not registered")
 
 
 @pytest.mark.row("A25")
