@@ -6,8 +6,8 @@ still asks it before the command is sent.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterable, MutableMapping
 
 from dagger_dsl.errors import InvalidState, MissingInputError, NodeAlreadyExists, did_you_mean
 from dagger_dsl.model.commands import NodeSpec
@@ -29,29 +29,36 @@ def check_graph_name(wanted: str | None, dag_name: str, run_id: str) -> None:
         )
 
 
-def named(specs: Sequence[NodeSpec], known: Container[str]) -> list[Node]:
+def named(
+    specs: Iterable[NodeSpec], known: Container[str], numbers: MutableMapping[str, int]
+) -> list[Node]:
     """Return the nodes, each with an id: its own, its action's name, or that and a number.
 
     Args:
-        specs: What is added.
+        specs: What they are made of.
         known: The ids that the graph has.
+        numbers: How often each name was given before; it is kept up to date.
 
     Raises:
         NodeAlreadyExists: Two of them have one id.
     """
+    specs = tuple(specs)
     taken = {spec.id for spec in specs if spec.id is not None}
     nodes = []
     for spec in specs:
         node_id = spec.id
         if node_id is None:
             base = spec.action.rpartition(".")[2] or spec.action
-            names = itertools.chain((base,), (f"{base}_{k}" for k in itertools.count(2)))
-            node_id = next(each for each in names if each not in known and each not in taken)
+            number = numbers.get(base, 0)
+            while node_id is None or node_id in known or node_id in taken:
+                number += 1
+                node_id = base if number == 1 else f"{base}_{number}"
+            numbers[base] = number
             taken.add(node_id)
         nodes.append(spec.to_node(node_id))
-    names_given = [node.id for node in nodes]
-    if len(set(names_given)) < len(names_given):
-        twice = next(name for name in names_given if names_given.count(name) > 1)
+    counts = Counter(node.id for node in nodes)
+    twice = next((name for name, times in counts.items() if times > 1), None)
+    if twice is not None:
         raise NodeAlreadyExists(twice)
     return nodes
 

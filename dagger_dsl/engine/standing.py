@@ -201,7 +201,8 @@ class Standing:
         """Return the nodes that a command adds or changes, as it leaves them."""
         if isinstance(command, (AddNode, AddNodes)):
             check_graph_name(command.dag_name, self._graph.name, self._run_id)
-            return unknown_nodes(named(specs_of(command), self._nodes), self._nodes.get)
+            nodes = named(specs_of(command), self._nodes, {})
+            return unknown_nodes(nodes, self._nodes.get)
         before = [self._nodes[name] for name in names_in(command) if name in self._nodes]
         if isinstance(command, SetNodeInputs):
             check_graph_name(command.dag_name, self._graph.name, self._run_id)
