@@ -123,6 +123,10 @@ class Steering:
         """Whether a command leaves alone what is there."""
         return isinstance(command, (AddNode, AddNodes, EmitEvent))
 
+    def emits(self, command: Command) -> bool:
+        """Whether a command is an event for hooks."""
+        return isinstance(command, EmitEvent)
+
     def apply(self, command: Command, origin: Origin) -> Effect:
         """Apply one command; when it raises, nothing was changed.
 

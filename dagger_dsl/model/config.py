@@ -411,7 +411,8 @@ class RunOptions:
         progress: ``fn(node_id, status, fraction)``, called after each node that ended; with hooks
             that see starts also before each call, as ``running``.
         event_capacity: Events that hooks are shown in one turn at most: what happens meanwhile
-            waits as it is, so a slow hook costs time and not memory.
+            waits as it is, so a slow hook costs time and not memory. Of events that hooks emit, a
+            hundred times as many may wait; more end the run.
         command_capacity: Commands from outside that wait at most; who sends more waits.
         config: Overrides the graph's configuration field by field: a `DagConfig`, or a mapping of
             its fields.

@@ -375,6 +375,27 @@ def test_events_may_answer_events_and_the_run_still_ends(
     assert one.told[-1] == "end True"
 
 
+@everywhere
+def test_a_run_ends_whose_hooks_answer_each_event_with_several(
+    runner: str, place: str, tmp_path: Path
+) -> None:
+    """Before the events that wait fill the memory, and with a reason."""
+
+    def breed(_ctx: Any, _event: Any) -> list[Command]:
+        return [EmitEvent("tick"), EmitEvent("tick")]
+
+    one = Script()
+    flow = Steered().note("a").note("b", after=["a"])
+    report = flow.run(runner, hooks=[breed, one], event_capacity=5, **kept(place, tmp_path))
+    assert report.status == "failed"
+    assert "500 events wait to be shown" in report.reason
+    assert "larger event_capacity" in report.reason
+    assert one.told.count("CustomEvent tick") < 2_000
+    assert one.told[-1] == "end False"
+    late = [str(each) for each in report.hook_errors[1:]]
+    assert len(late) <= 2, late
+
+
 # --- what they cannot break ----------------------------------------------------------------------
 
 
