@@ -13,21 +13,29 @@ import functools
 import inspect
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from math import inf
-from typing import TYPE_CHECKING, Any
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any, get_args
 
 import attrs
 
 from dagger_dsl.engine.hooks import at_once, bind_hooks, hook_definition
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import (
+    ConfigurationError,
+    InputValidationError,
+    MissingInputError,
+    UnknownInputError,
+    did_you_mean,
+    shown,
+)
 from dagger_dsl.model.commands import Answer, Command
 from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.context import HookContext, NodeCtx, NodeOutput
 from dagger_dsl.model.events import Event, HumanInputRequested, RunStarted
 from dagger_dsl.model.graph import Graph, Input, Node
 from dagger_dsl.model.protocols import CacheReader, CancelSignal
+from dagger_dsl.model.states import NodeState
 from dagger_dsl.model.values import to_shown
 from dagger_dsl.registry import ActionDef, Registry, as_registry, current_registry, define
 from dagger_dsl.runners.base import Board, Overran, labour
@@ -58,9 +66,16 @@ class FakeClock:
 
     Attributes:
         sleeps: What `sleep` was called with, in order.
+
+    Raises:
+        ConfigurationError: *start* is no finite number.
     """
 
     def __init__(self, start: float = 1_000.0) -> None:
+        if not _is_number(start) or not isfinite(start):
+            raise ConfigurationError(
+                f"FakeClock: start is a number of seconds, such as 1000.0, not {shown(start)}"
+            )
         self._now = float(start)
         self._lock = threading.Lock()
         self.sleeps: list[float] = []
@@ -73,18 +88,22 @@ class FakeClock:
         """Move the clock on and return the new time.
 
         Raises:
-            ValueError: *seconds* is negative; a monotonic clock never goes back.
+            ConfigurationError: *seconds* is negative (a monotonic clock never goes back), or no
+                number.
         """
-        if not seconds >= 0:
-            raise ValueError(f"a monotonic clock goes forward only, not by {seconds!r} s")
+        if not _is_number(seconds) or not seconds >= 0:
+            raise ConfigurationError(
+                f"a monotonic clock goes forward only, by 0 or more seconds, not by "
+                f"{shown(seconds)}"
+            )
         with self._lock:
             self._now += seconds
             return self._now
 
     def sleep(self, seconds: float) -> None:
         """Move the clock on instead of waiting."""
-        self.sleeps.append(seconds)
         self.advance(seconds)
+        self.sleeps.append(seconds)
 
     async def sleep_async(self, seconds: float) -> None:
         """Move the clock on instead of waiting, for code that awaits its sleep."""
@@ -92,6 +111,10 @@ class FakeClock:
 
     def __repr__(self) -> str:
         return f"<FakeClock {self._now:g}>"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class _Values:
@@ -124,13 +147,16 @@ def make_ctx(
         cache: Values by namespace and key, as a mapping of mappings or anything with ``get``.
         app_data: The object the run was given.
         cancel: A `CancelToken`, to test what a body does when its run is cancelled.
+
+    Raises:
+        ConfigurationError: *inputs* are no mapping, or *cache* has no values to give.
     """
     return NodeCtx(
         dag_name=dag_name,
         node_id=node_id,
         run_id=run_id,
         attempt=attempt,
-        inputs=inputs or {},
+        inputs=_mapping(inputs, "make_ctx: inputs"),
         cache=_reader(cache),
         app_data=app_data,
         cancel=cancel,
@@ -152,13 +178,40 @@ def make_hook_ctx(
         app_data: The object the run was given.
         cache: Values by namespace and key, as a mapping of mappings or anything with ``get``.
         graph: The graph as it is at that moment.
+
+    Raises:
+        ConfigurationError: *cache* has no values to give, or *graph* is none.
     """
+    if graph is not None and not isinstance(graph, Graph):
+        raise ConfigurationError(f"make_hook_ctx: graph is a Graph, not {shown(graph)}")
     return HookContext(run_id, dag_name, app_data, _reader(cache), graph)
 
 
 def _reader(cache: CacheReader | Mapping[str, Mapping[str, Any]] | None) -> CacheReader:
     values = {} if cache is None else cache
-    return _Values(values) if isinstance(values, Mapping) else values
+    if isinstance(values, Mapping):
+        return _Values(values)
+    if not callable(getattr(values, "get", None)):
+        raise ConfigurationError(
+            "cache is a mapping of namespaces to mappings, such as {'inputs': {'x': 1}}, or has "
+            f"get(namespace, key, default), not {shown(values)}"
+        )
+    return values
+
+
+def _mapping(given: Mapping[str, Any] | None, what: str) -> Mapping[str, Any]:
+    """Return what was given by name, empty for None.
+
+    Raises:
+        ConfigurationError: It is no mapping of names.
+    """
+    if given is None:
+        return {}
+    if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
+        return given
+    raise ConfigurationError(
+        f"{what} are a mapping of names to values, such as {{'x': 1}}, not {shown(given)}"
+    )
 
 
 @contextmanager
@@ -195,10 +248,18 @@ def run_action(
 
     Raises:
         InputValidationError, OutputError: A value does not fit.
+        UnknownInputError, MissingInputError: The action has no such parameter, or needs another.
+        ConfigurationError: *inputs* are no mapping, or *ctx* is no `NodeCtx`.
         AssertionError: The action changed one of its inputs.
     """
     definition = define(action)
-    given = dict(ctx.inputs if inputs is None and ctx is not None else inputs or {})
+    if ctx is not None and not isinstance(ctx, NodeCtx):
+        raise ConfigurationError(
+            f"run_action: ctx is a NodeCtx, as make_ctx() gives one, not {shown(ctx)}"
+        )
+    named = ctx.inputs if inputs is None and ctx is not None else inputs
+    given = dict(_mapping(named, "run_action: inputs"))
+    _check_names(definition, given)
     definition.check_inputs(given)
     for name, value in given.items():
         definition.check_value(name, value)
@@ -207,6 +268,28 @@ def run_action(
         result = _called(definition, given, context)
     definition.check_output(result.outputs if isinstance(result, NodeOutput) else result)
     return result
+
+
+def _check_names(definition: ActionDef, given: Mapping[str, Any]) -> None:
+    """Refuse inputs that a function could not be called with.
+
+    Raises:
+        UnknownInputError, MissingInputError: There is no such parameter, or one has no value.
+    """
+    if definition.whole_mapping(given) is not None:
+        return
+    known = [each.name for each in definition.params]
+    for name in given:
+        if name not in known and not definition.takes_any_input:
+            raise UnknownInputError(
+                f"action {definition.name!r} takes no input {name!r}{did_you_mean(name, known)}"
+            )
+    missing = [each.name for each in definition.params if each.required and each.name not in given]
+    if missing:
+        raise MissingInputError(
+            f"action {definition.name!r} needs values for {', '.join(map(repr, missing))}; give "
+            f"them by name: run_action(..., {{{missing[0]!r}: ...}})"
+        )
 
 
 class _Player:
@@ -267,19 +350,25 @@ def play(
         inputs: Values of its inputs by name.
         clock: The clock; `FakeClock.sleeps` says how long was waited. A new one by default.
         answers: What nodes that wait for a person are answered, by node. The others stay without
-            an answer.
+            an answer. A run that still waits because an answer was refused says so in its
+            ``reason``.
         registry: Where the actions of a Graph, or of a recorded run, are looked up; the registry in
             force by default.
         **options: Those of `RunOptions`: database_url, hooks, config...
 
     Raises:
         ValidationError, InputError, ConfigurationError: Nothing has run.
+        NodeNotFound: *answers* name a node that is not in the graph, not even at the end.
         AssertionError: The run waits for something that never comes.
     """
     from dagger_dsl.engine import launch  # tests of single actions need no engine
 
-    given = dict(answers or {})
+    source = _playable(dag)
+    given = dict(_mapping(answers, "play: answers"))
+    if clock is not None and not isinstance(clock, FakeClock):
+        raise ConfigurationError(f"play: clock is a FakeClock, not {shown(clock)}")
     hands = FakeClock() if clock is None else clock
+    refused: list[Exception] = []
 
     def reply(_ctx: HookContext, event: Any) -> Answer | None:
         if isinstance(event, HumanInputRequested) and event.node.node_id in given:
@@ -287,21 +376,47 @@ def play(
             return Answer(node.node_id, given[node.node_id], node.invocation_key)
         return None
 
+    chosen = RunOptions.of(options)
     if given:
-        options["hooks"] = [*options.get("hooks", ()), reply]
-    resumed = isinstance(dag, str)
-    compiled = getattr(dag, "compile", None)
-    source = getattr(dag, "registry", None) if registry is None else registry
-    return launch.play(
-        compiled() if callable(compiled) else dag,
-        as_registry(source),
+        chosen = attrs.evolve(chosen, hooks=[*chosen.hooks, reply])
+    report = launch.play(
+        source,
+        as_registry(getattr(dag, "registry", None) if registry is None else registry),
         inputs,
-        RunOptions.of(options),
+        chosen,
         clock=hands,
         runner=_Player(hands),
         # A question that an earlier process asked is not asked again.
-        commands=[Answer(node, value) for node, value in given.items()] if resumed else (),
+        commands=[Answer(*each) for each in given.items()] if isinstance(source, str) else (),
+        refused=refused.append,
     )
+    for node_id in given:
+        report.graph.node(node_id)
+    return _with_refusals(report, given, (*report.hook_errors, *refused))
+
+
+def _playable(dag: Any) -> Graph | str:
+    """Return the graph to be played, or the id of a recorded run."""
+    if isinstance(dag, (Graph, str)):
+        return dag
+    compiled = getattr(dag, "compile", None)
+    found = compiled() if callable(compiled) and not isinstance(dag, type) else None
+    if isinstance(found, Graph):
+        return found
+    raise ConfigurationError(
+        f"play takes a DAG, a Graph or the id of a recorded run, not {shown(dag)}"
+    )
+
+
+def _with_refusals(
+    report: RunReport, given: Mapping[str, Any], errors: Iterable[Exception]
+) -> RunReport:
+    """Return the report, which says why it waits for what was answered."""
+    told = next((each for each in errors if isinstance(each, InputValidationError)), None)
+    waits = any(report.states()[each] is NodeState.WAITING for each in given)
+    if told is None or not waits:
+        return report
+    return attrs.evolve(report, reason=f"{report.reason}; the answer was refused: {told}")
 
 
 def _called(definition: ActionDef, given: dict[str, Any], ctx: NodeCtx) -> Any:
@@ -388,8 +503,18 @@ def run_hook(
         app_data, cache, graph: What the context has beside it.
 
     Raises:
-        ConfigurationError: It is no hook, or what it answers are no commands.
+        ConfigurationError: It is no hook, *event* or *ctx* is none, or what the hook answers are no
+            commands.
     """
+    if event is not None and not isinstance(event, get_args(Event)):
+        raise ConfigurationError(
+            "run_hook: event is one of dagger_dsl.model.events, such as RunStarted('run', 'dag'), "
+            f"not {shown(event)}"
+        )
+    if ctx is not None and not isinstance(ctx, HookContext):
+        raise ConfigurationError(
+            f"run_hook: ctx is a HookContext, as make_hook_ctx() gives one, not {shown(ctx)}"
+        )
     given = {
         "run_id": run_id,
         "dag_name": dag_name,
@@ -441,7 +566,9 @@ def unchanged(values: Mapping[str, Any], who: str = "the block") -> Iterator[Non
 
     Raises:
         AssertionError: Something was changed; the message names it.
+        ConfigurationError: *values* are no mapping.
     """
+    values = _mapping(values, "unchanged: values")
     before = {name: _picture(value) for name, value in values.items()}
     yield
     for name, picture in before.items():

@@ -88,6 +88,7 @@ def play(
     clock: Callable[[], float],
     runner: Runner,
     commands: Sequence[Command] = (),
+    refused: Callable[[Exception], None] = lambda _error: None,
 ) -> RunReport:
     """Run *graph*, or go on with the run of that id, by a clock and a runner of the caller's.
 
@@ -97,7 +98,13 @@ def play(
         clock: Seconds.
         runner: Makes the calls.
         commands: Applied first; what cannot be is passed over.
+        refused: Called with why a command was passed over.
     """
+
+    def reply(error: Exception | None) -> None:
+        if error is not None:
+            refused(error)
+
     if isinstance(graph, str):
         session = _prepare_resume(graph, registry, options, inputs, None, clock=clock)
     else:
@@ -106,7 +113,7 @@ def play(
         from dagger_dsl.engine.steering import Origin  # runs without commands do not load it
 
         for command in commands:
-            session.coordinator.submit(command, Origin("the test"), lambda _refusal: None)
+            session.coordinator.submit(command, Origin("the test"), reply)
     return session.execute(runner)
 
 

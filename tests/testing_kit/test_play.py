@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from dagger_dsl import DAG, DagConfig, NodeCtx, Registry, RetryStrategy, action
-from dagger_dsl.errors import InputValidationError, NodeTimeout, ValidationError
+from dagger_dsl.errors import (
+    ConfigurationError,
+    InputValidationError,
+    NodeNotFound,
+    NodeTimeout,
+    ValidationError,
+)
 from dagger_dsl.model.commands import AddNode, NodeSpec
 from dagger_dsl.model.events import NodeCompleted
 from dagger_dsl.testing import FakeClock, play
@@ -97,6 +103,44 @@ def test_an_answer_that_does_not_fit_is_refused_and_changes_nothing() -> None:
     report = play(approval(), answers={"ask": "maybe"})
     assert report.status == "paused"
     assert [type(each) for each in report.hook_errors] == [InputValidationError]
+    assert report.reason == (
+        "node 'ask' waits for a person: may it go out?; the answer was refused: node 'ask' asks "
+        '\'may it go out?\'; answer: "maybe" is not of type "boolean"'
+    )
+    assert "refused" not in play(approval()).reason
+
+
+def test_an_answer_to_a_recorded_question_is_refused_in_the_same_words(tmp_path: Path) -> None:
+    dag, url = approval(), f"sqlite:{tmp_path / 'runs.db'}"
+    play(dag, run_id="r", database_url=url)
+    again = play("r", registry=dag.registry, database_url=url, answers={"ask": "maybe"})
+    assert again.status == "paused"
+    assert "the answer was refused: node 'ask' asks 'may it go out?'; answer: " in again.reason
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"answers": 5}, "play: answers are a mapping of names to values"),
+        ({"answers": {5: 1}}, "play: answers are a mapping of names to values"),
+        ({"clock": 5}, "play: clock is a FakeClock, not 5"),
+        ({"answers": {"ask": True}, "hooks": 5}, "hooks is a list"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_runs(wrong: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        play(approval(), **wrong)
+
+
+@pytest.mark.parametrize("wrong", [5, None, DAG, [1]])
+def test_what_is_no_graph_is_not_played(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="play takes a DAG, a Graph or the id of a"):
+        play(wrong)
+
+
+def test_an_answer_of_a_node_that_is_not_there_is_a_mistake() -> None:
+    with pytest.raises(NodeNotFound, match="node not found: 'aks'; did you mean 'ask'"):
+        play(approval(), answers={"aks": True})
 
 
 def test_a_recorded_run_goes_on(tmp_path: Path) -> None:

@@ -169,3 +169,9 @@ def test_answers_that_are_no_commands_are_refused() -> None:
     wrong = hook(lambda ctx, event: 3, name="watch", register=False)
     with pytest.raises(ConfigurationError, match="hook 'watch' returned 3; expected are None"):
         run_hook(wrong, COMPLETED)
+
+
+@pytest.mark.parametrize("wrong", [{"event": 5}, {"event": RunStarted}, {"ctx": 5}])
+def test_what_is_no_event_or_no_context_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"run_hook: (event|ctx) is "):
+        run_hook(lambda ctx, event: None, **wrong)

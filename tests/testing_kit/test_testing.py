@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from dagger_dsl.engine.control import CancelToken
-from dagger_dsl.errors import InputValidationError, OutputError
+from dagger_dsl.errors import (
+    ConfigurationError,
+    InputValidationError,
+    MissingInputError,
+    OutputError,
+    UnknownInputError,
+)
 from dagger_dsl.model.context import NodeCtx, NodeOutput
 from dagger_dsl.registry import Registry, current_registry, define, registry
 from dagger_dsl.store.cache import Cache, get_input, insert_value, parse_input_from_name
@@ -19,6 +25,7 @@ from dagger_dsl.testing import (
     FakeClock,
     fresh_registry,
     make_ctx,
+    make_hook_ctx,
     mutation_checked,
     run_action,
     unchanged,
@@ -38,12 +45,20 @@ def test_a_fake_clock_stands_still_until_told_to_go_on() -> None:
     assert repr(clock) == "<FakeClock 73.5>"
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan")])
-def test_a_fake_clock_never_goes_back(seconds: float) -> None:
+@pytest.mark.parametrize("seconds", [-1, float("nan"), "1", None, True])
+def test_a_fake_clock_never_goes_back(seconds: Any) -> None:
     clock = FakeClock()
-    with pytest.raises(ValueError, match="forward only"):
-        clock.advance(seconds)
+    for move in (clock.advance, clock.sleep):
+        with pytest.raises(ConfigurationError, match="forward only"):
+            move(seconds)
     assert clock() == 1_000.0
+    assert clock.sleeps == []
+
+
+@pytest.mark.parametrize("start", ["x", None, float("nan"), float("inf"), True])
+def test_a_fake_clock_begins_at_a_number(start: Any) -> None:
+    with pytest.raises(ConfigurationError, match="start is a number of seconds, such as"):
+        FakeClock(start)
 
 
 def test_threads_lose_no_time() -> None:
@@ -219,6 +234,37 @@ def test_annotations_and_schemas_are_checked() -> None:
         run_action(strict, {"n": 0})
     with pytest.raises(OutputError, match="string"):
         run_action(strict, {"n": 1})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "says"),
+    [
+        (5, ConfigurationError, "inputs are a mapping of names to values, such as .*, not 5"),
+        ({5: 1}, ConfigurationError, "inputs are a mapping of names to values"),
+        ({"naem": "x"}, UnknownInputError, "'greet' takes no input 'naem'; did you mean 'name'"),
+        ({}, MissingInputError, "'greet' needs values for 'name'; give them by name"),
+        (None, MissingInputError, "'greet' needs values for 'name'"),
+    ],
+)
+def test_inputs_that_an_action_cannot_be_called_with_are_refused(
+    inputs: Any, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        run_action(greet, inputs)
+
+
+def test_what_an_action_or_a_hook_cannot_read_is_no_context() -> None:
+    wrong: Any = 5
+    for make in (
+        lambda: run_action(greet, {"name": "x"}, ctx=wrong),
+        lambda: make_ctx(inputs=wrong),
+        lambda: make_ctx(cache=wrong),
+        lambda: make_hook_ctx(cache=wrong),
+        lambda: make_hook_ctx(graph=wrong),
+        lambda: unchanged(wrong).__enter__(),
+    ):
+        with pytest.raises(ConfigurationError, match="not 5"):
+            make()
 
 
 # --- mutated inputs ------------------------------------------------------------------------------
