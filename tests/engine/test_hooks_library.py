@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import types
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -749,3 +749,21 @@ def test_the_front_door_does_not_load_hooks() -> None:
         "sys.exit(any(name.endswith('.hooks') for name in sys.modules if 'dagger' in name))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: ReviewHook(reason=5), "ReviewHook: reason is a text, not 5"),  # type: ignore[arg-type]
+        (lambda: ReviewHook(branch=5), "ReviewHook: branch is a text, not 5"),  # type: ignore[arg-type]
+        (lambda: ReviewHook(branch=""), "ReviewHook: branch is a node's id or a label"),
+        (lambda: TimingHook(5), "TimingHook: clock is a function, not 5"),  # type: ignore[arg-type]
+        (lambda: LoggingHook(5), "LoggingHook: logger is a logging.Logger"),  # type: ignore[arg-type]
+        (lambda: LoggingHook("runs"), "getLogger"),  # type: ignore[arg-type]
+    ],
+)
+def test_arguments_of_ready_made_hooks_are_looked_at_when_they_are_given(
+    make: Callable[[], Any], says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        make()

@@ -3,7 +3,8 @@
 A hook is a function of ``(ctx, event)``, or an object with ``handle(ctx, event)`` such as an
 `EventHook`. `HookDef` says which events of which runs it wants; `bind_hooks` turns the hooks of one
 run into `BoundHook`s, in the order in which they are called. Nothing here runs a graph: a run calls
-what is bound and applies the commands.
+what is bound and applies the commands. Events show the run's own values, which are not to be
+changed.
 
 Ready made: `LoggingHook`, `TimingHook`, `MetricsHook`, `ReviewHook`, `PlannerHook`, and
 `CompositeHook`, which makes several hooks one.

@@ -56,6 +56,9 @@ class EventHook:
     counts). They are applied in order, before anything starts that the event makes ready. Under
     every runner a hook sees one event of a run at a time, in whichever thread makes the turn; an
     object that is given to several runs at once guards its own state.
+
+    The values in an event are those of the run, and no copies: a hook that changed one would change
+    what later nodes get, so it works on a copy.
     """
 
     def handle(

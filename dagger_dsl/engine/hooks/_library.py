@@ -26,6 +26,7 @@ from dagger_dsl.model.events import (
     NodeSkipped,
     NodeStarted,
 )
+from dagger_dsl.model.graph import check_texts
 
 __all__ = ["LoggingHook", "MetricsHook", "PlannerHook", "ReviewHook", "TimingHook"]
 
@@ -52,12 +53,20 @@ class LoggingHook(EventHook):
     Args:
         logger: By default ``dagger_dsl.events``.
         level: Of every record.
+
+    Raises:
+        ConfigurationError: *logger* cannot log, or *level* is no number.
     """
 
     def __init__(self, logger: logging.Logger | None = None, level: int = logging.INFO) -> None:
         if not isinstance(level, int) or isinstance(level, bool):
             raise ConfigurationError(
                 f"LoggingHook: a level is a number such as logging.INFO, not {shown(level)}"
+            )
+        if logger is not None and not callable(getattr(logger, "isEnabledFor", None)):
+            raise ConfigurationError(
+                "LoggingHook: logger is a logging.Logger, such as logging.getLogger('runs'), not "
+                f"{shown(logger)}"
             )
         self.logger = logging.getLogger("dagger_dsl.events") if logger is None else logger
         self.level = level
@@ -128,9 +137,13 @@ class TimingHook(EventHook):
 
     Attributes:
         total: Seconds of the run that ended last; 0 before one has.
+
+    Raises:
+        ConfigurationError: *clock* cannot be called.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        _check_function("TimingHook: clock", clock)
         self.total = 0.0
         self._clock = clock
         self._lock = threading.Lock()
@@ -269,7 +282,7 @@ class ReviewHook(EventHook):
         branch: What to pause instead of the node's own descendants: a node's id, or a label.
 
     Raises:
-        ConfigurationError: *when* cannot be called.
+        ConfigurationError: *when* cannot be called, *reason* or *branch* is no text.
     """
 
     def __init__(
@@ -279,6 +292,12 @@ class ReviewHook(EventHook):
         branch: str | None = None,
     ) -> None:
         _check_function("ReviewHook: when", when)
+        check_texts("ReviewHook", {"reason": reason, "branch": "" if branch is None else branch})
+        if branch == "":
+            raise ConfigurationError(
+                "ReviewHook: branch is a node's id or a label, or None for what comes after the "
+                "node, not ''"
+            )
         self._when = when
         self.reason = reason
         self.branch = branch
