@@ -24,6 +24,7 @@ import attrs
 
 from dagger_dsl.errors import InvalidState
 from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
+from dagger_dsl.model.policies import seconds
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.model.values import MISSING, Secret
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from dagger_dsl.model.commands import Command, NodeSpec
     from dagger_dsl.store.storage import Store
 
-__all__ = ["CancelToken", "OpenQuestion", "RunHandle", "Steered", "Tie"]
+__all__ = ["CancelToken", "OpenQuestion", "RunHandle", "Steered", "Tie", "time_limit"]
 
 logger = logging.getLogger("dagger_dsl.engine")
 
@@ -393,19 +394,30 @@ class RunHandle(Steered):
             return False
         return _is_held(self._tie.coordinator.run)
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end, at most *timeout* seconds; return whether it came."""
-        return self._ended.wait(timeout)
+    def wait(self, timeout: float | dt.timedelta | None = None) -> bool:
+        """Wait for the end, at most *timeout* seconds; return whether it came.
 
-    def result(self, timeout: float | None = None) -> RunReport:
+        Raises:
+            InvalidState: A hook or a node of this very run asks, which cannot end before it does.
+            ConfigurationError: *timeout* is no number of seconds.
+        """
+        limit = time_limit(timeout)
+        if limit != 0:
+            self._refuse_own_wait()
+        return self._ended.wait(limit)
+
+    def result(self, timeout: float | dt.timedelta | None = None) -> RunReport:
         """Wait for the end and return the report.
 
         Raises:
             TimeoutError: It did not come within *timeout* seconds; the run goes on.
+            InvalidState, ConfigurationError: As `wait`.
             DaggerError: The run could not be made at all, such as a `StoreError`.
         """
-        if not self._ended.wait(timeout):
-            raise TimeoutError(f"run {self.run_id} has not ended within {timeout} s; it goes on")
+        if not self.wait(timeout):
+            raise TimeoutError(
+                f"run {self.run_id} has not ended within {time_limit(timeout):g} s; it goes on"
+            )
         if self._error is not None:
             raise self._error
         assert self._report is not None
@@ -417,6 +429,7 @@ class RunHandle(Steered):
     async def _wait_async(self) -> RunReport:
         import asyncio  # whoever awaits has loaded it
 
+        self._refuse_own_wait()
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
 
@@ -431,11 +444,22 @@ class RunHandle(Steered):
             await ended.wait()
         return self.result(0)
 
+    def _refuse_own_wait(self) -> None:
+        """Refuse to wait for a run in code that the run waits for."""
+        if self._tie is None or self._ended.is_set() or not (self._is_turning() or self._is_body()):
+            return
+        raise InvalidState(
+            f"run {self.run_id} cannot end before this code returns, which is a hook or a node of "
+            "it, so that waiting for the end would last for ever; use a hook for RunFinished, or "
+            "wait where the run was started"
+        )
+
     # --- steering --------------------------------------------------------------------------------
 
     def send(self, command: Command, *, wait: bool = True, timeout: float | None = 10.0) -> bool:
         """Send a command to the run; see `Steered.send`."""
-        until = inf if timeout is None else time.monotonic() + timeout
+        limit = time_limit(timeout)
+        until = inf if limit is None else time.monotonic() + limit
         applied = self._apply(command, wait, until)
         if applied is not None:
             return applied
@@ -585,13 +609,14 @@ class RunHandle(Steered):
         if threading.current_thread() is tie.thread:
             return True
         busy = (tie.coordinator, tie.coordinator.watcher)
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            owner = frame.f_locals.get("self")
-            if owner is not None and any(owner is each for each in busy):
-                return True
-            frame = frame.f_back
-        return False
+        owners = (frame.f_locals.get("self") for frame in _frames())
+        return any(owner is each for owner in owners if owner is not None for each in busy)
+
+    def _is_body(self) -> bool:
+        """Whether a worker of the run has called what runs in this thread."""
+        assert self._tie is not None
+        own = self._tie.coordinator.run.board
+        return any(frame.f_locals.get("board") is own for frame in _frames())
 
     def _settle(self, ticket: _Ticket) -> None:
         """Take note of what became of a command."""
@@ -679,6 +704,23 @@ class RunHandle(Steered):
                 logger.error(
                     "a command of the handle was refused: %s", error, extra={"run_id": self.run_id}
                 )
+
+
+def _frames() -> Iterator[FrameType]:
+    """Yield the frames of this thread, the innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def time_limit(timeout: float | dt.timedelta | None) -> float | None:
+    """Return the seconds to wait at most, None for ever.
+
+    Raises:
+        ConfigurationError: It is no number of seconds.
+    """
+    return None if timeout is None or timeout == inf else seconds(timeout, "timeout")
 
 
 def _left(until: float) -> float | None:

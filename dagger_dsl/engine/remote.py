@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from dagger_dsl import errors
-from dagger_dsl.engine.control import OpenQuestion, Steered
+from dagger_dsl.engine.control import OpenQuestion, Steered, time_limit
 from dagger_dsl.engine.notes import of_json, to_json
 from dagger_dsl.engine.people import Question, check_answer, question_of
 from dagger_dsl.engine.standing import Standing, names_in, specs_of
@@ -108,6 +108,7 @@ class RunControl(Steered):
         self, command: Command, wait: bool, timeout: float | None, *, decides: bool = False
     ) -> bool:
         """Send a command; *decides* says that it is an approval or a rejection."""
+        limit = time_limit(timeout)
         body, by = to_json(command_to_plain(command)), getattr(command, "by", None)
         number = 0
         while not number:  # another request came in between: what it asked for counts, too
@@ -129,7 +130,7 @@ class RunControl(Steered):
             number = self._store.send(self.run_id, body, by, newest)
         if not (wait and owned):
             return False
-        found = self._outcome(number, inf if timeout is None else time.monotonic() + timeout)
+        found = self._outcome(number, inf if limit is None else time.monotonic() + limit)
         if found is None:
             return self._left_alone(command)
         if "refused" in found:
@@ -363,7 +364,7 @@ class RunControl(Steered):
             raise InvalidState(
                 f"nobody executes run {self.run_id}, which is {status}; whoever has its actions "
                 f"goes on with it: executor.resume({self.run_id!r}), or dagger-dsl resume "
-                f"{self.run_id}"
+                f"{self.run_id} --actions MODULE_OR_FILE"
             )
         wanted = RunStatus.PAUSED if isinstance(command, PauseRun) else RunStatus.CANCELLED
         if status == wanted:

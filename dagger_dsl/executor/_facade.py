@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Never
 from weakref import WeakValueDictionary
 
 import attrs
@@ -99,7 +99,9 @@ class DagExecutor:
         config: DagConfig | Mapping[str, Any] | None = None,
         registry: Any = None,
         database_url: str | os.PathLike[str] = "sqlite::memory:",
+        **unknown: Never,
     ) -> None:
+        check_fields("an executor", DagExecutor, unknown, besides=("unknown",))
         if config is not None and not isinstance(config, DagConfig):
             config = DagConfig.from_dict(config)
         self._config = config if config is not None else DagConfig()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import threading
 import time
 from collections.abc import Callable
@@ -873,3 +874,62 @@ def test_after_a_cancel_no_thread_of_the_run_is_left(runner: str) -> None:
     assert handle.result(20).status == "cancelled"
     eventually(lambda: set(threading.enumerate()) <= before, "no thread is left")
     assert ended == [False]
+
+
+@pytest.mark.parametrize("runner", ["sequential", "threads", "asyncio"])
+def test_a_hook_and_a_body_that_wait_for_the_end_of_their_own_run_are_refused(runner: str) -> None:
+    handles: list[RunHandle] = []
+    there = threading.Event()
+    said: dict[str, str] = {}
+
+    def attempt(who: str) -> None:
+        for what in (handles[0].result, handles[0].wait):
+            with pytest.raises(
+                InvalidState, match="cannot end before this code returns"
+            ) as refused:
+                what(20)
+        assert not handles[0].wait(0), "a look is no waiting"
+        said[who] = str(refused.value)
+
+    def first() -> None:
+        assert there.wait(20)
+        attempt("body")
+
+    async def second() -> None:
+        with pytest.raises(InvalidState, match="cannot end"):
+            await handles[0]
+        attempt("async body")
+
+    def hook(_ctx: Any, event: Any) -> None:
+        if isinstance(event, NodeCompleted) and event.node.node_id == "first":
+            attempt("hook")
+
+    async def later(_ctx: Any, event: Any) -> None:
+        if isinstance(event, NodeCompleted) and event.node.node_id == "first":
+            attempt("async hook")
+
+    flow = Workflow().add("first", first).add("second", second, after=["first"])
+    options = RunOptions(runner=runner, hooks=[hook, later])
+    handles.append(engine.start(flow.graph(), flow.registry, None, options))
+    there.set()
+    report = handles[0].result(20)
+    assert report.success, report.error
+    assert report.hook_errors == ()
+    assert said.keys() == {"body", "async body", "hook", "async hook"}
+
+
+def test_a_time_that_is_none_is_refused() -> None:
+    gate = Gate()
+    handle = started(gated(gate), gate)
+    waits: list[Callable[[Any], object]] = [
+        handle.wait,
+        handle.result,
+        lambda limit: handle.send(PauseRun(), timeout=limit),
+    ]
+    for wait in waits:
+        for limit in ("x", -1, float("nan"), True):
+            with pytest.raises(ConfigurationError, match="timeout must be"):
+                wait(limit)
+    gate.let.set()
+    assert handle.wait(dt.timedelta(seconds=20))
+    assert handle.result(float("inf")).success

@@ -637,6 +637,8 @@ def test_what_is_no_command_is_refused_before_it_is_sent(store: Store, tmp_path:
     asking(tmp_path)
     with pytest.raises(ConfigurationError):
         RunControl(store, "r").send("pause")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="timeout must be"):
+        RunControl(store, "r").send(Answer("ask", 7), timeout="x")  # type: ignore[arg-type]
     assert store.requests("r") == []
 
 

@@ -92,6 +92,12 @@ def test_without_arguments_the_documented_defaults_hold() -> None:
 
 
 @pytest.mark.row("A41")
+def test_an_option_that_an_executor_does_not_have_is_refused() -> None:
+    for name, message in (("zz", "no field 'zz'"), ("databse_url", "mean 'database_url'")):
+        with pytest.raises(ConfigurationError, match=message):
+            DagExecutor(**{name: 1})  # type: ignore[arg-type]
+
+
 def test_closing_releases_the_database(tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'state.db'}"
     with DagExecutor(registry={"start": start}, database_url=url) as executor:
