@@ -316,11 +316,11 @@ def test_a_chain_refuses_what_is_none(
         (lambda wrong: NodeSpec("f", try_count=wrong(10**30)), "must be 9007199254740992 or None"),
         (
             lambda wrong: NodeSpec("f", max_parallel=wrong(2**53 + 1)),
-            "a NodeSpec's max_parallel is at mo",
+            "a NodeSpec's max_parallel .* at most",
         ),
         (
             lambda wrong: NodeSpec("f", map_depth=wrong(True)),
-            "a NodeSpec's map_depth is .* not True",
+            "a NodeSpec's map_depth .* not True",
         ),
         (lambda wrong: NodeSpec("f", map_over=wrong(5)), "map_over of a NodeSpec is a text"),
         (lambda wrong: NodeSpec("f", map_errors=wrong(5)), "map_errors of a NodeSpec is a text"),
