@@ -22,6 +22,7 @@ from dagger_dsl.model.policies import (
     Trigger,
     as_enum,
     seconds,
+    whole_number,
 )
 
 #: The fields of a retry policy that are data, in the order they are written.
@@ -121,6 +122,10 @@ def node_id(value: Any, key: str) -> str:
 
 def count(value: Any, key: str) -> int:
     """Return a whole number of at least 1."""
+    return whole_number(_positive(value, key), key)
+
+
+def _positive(value: Any, key: str) -> int:
     if type(value) is int and value >= 1:
         return value
     raise ConfigurationError(f"{key} must be a whole number of at least 1, not {kind(value)}")
@@ -128,12 +133,12 @@ def count(value: Any, key: str) -> int:
 
 def depth(value: Any, key: str) -> int:
     """Return how many levels of lists are mapped over."""
-    return depth_of(count(value, key), key)
+    return depth_of(_positive(value, key), key)
 
 
 def parallel(value: Any, key: str) -> int:
     """Return how many invocations may run at the same time."""
-    return parallel_of(count(value, key), key)
+    return parallel_of(_positive(value, key), key)
 
 
 def duration(value: Any, key: str) -> float:

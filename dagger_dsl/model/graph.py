@@ -38,6 +38,7 @@ from dagger_dsl.model.policies import (
     Trigger,
     as_enum,
     seconds,
+    whole_number,
 )
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.model.types import SECRET_SCHEMA
@@ -433,11 +434,8 @@ class Node:
             raise ConfigurationError(f"node {id!r}: action is a name, not {shown(action)}")
         if timeout is not None:
             timeout = seconds(timeout, f"node {id!r}: timeout", zero=False)
-        if try_count is not None and (type(try_count) is not int or try_count < 1):
-            raise ConfigurationError(
-                f"node {id!r}: try_count counts calls, a whole number of at least 1, "
-                f"not {shown(try_count)}"
-            )
+        if try_count is not None:
+            try_count = whole_number(try_count, f"node {id!r}: try_count")
         if on_failure is not None and type(on_failure) is not OnFailure:
             on_failure = as_enum(OnFailure, on_failure, f"node {id!r}: on_failure")
         if type(trigger) is not Trigger:

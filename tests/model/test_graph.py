@@ -185,6 +185,7 @@ def test_inputs_and_outputs_carry_descriptions() -> None:
         {"try_count": 0},
         {"try_count": "abc"},
         {"try_count": True},
+        {"try_count": 10**30},
         {"on_failure": "explode"},
         {"trigger": "sometimes"},
         {"effects": "twice"},

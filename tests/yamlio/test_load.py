@@ -375,6 +375,12 @@ def test_a_mapped_node_says_over_what_and_how() -> None:
             "10:19",
             "max_parallel is at most 1,000,000",
         ),
+        (
+            "map_over: x",
+            f"try_count: {10**30}",
+            "9:16",
+            "try_count must be 9007199254740992 at most",
+        ),
         ("map_depth: 2", "map_depth: deep", "11:16", "not the text 'deep'"),
         ("max_parallel: 8", "max_parallel: 0", "10:19", "max_parallel must be a whole number"),
         ("map_over: x", "map_over: [x]", "9:15", "map_over must be text, not a list"),
