@@ -378,7 +378,7 @@ class RunControl(Steered):
         try:
             reason = command.reason or str(wanted)
             if wanted is RunStatus.CANCELLED:
-                journal.commit((), replacing=_cancelled(stored, reason))
+                journal.commit(_left_open(stored, reason), replacing=_cancelled(stored, reason))
             error = {**(stored.error or {}), "reason": reason}
             journal.finish(wanted, to_json(error))
         finally:
@@ -418,18 +418,32 @@ def _problems(message: str) -> list[Problem]:
 def _cancelled(stored: StoredRun, reason: str) -> list[Row]:
     """Return the ends of the nodes of a cancelled run that waited for a person."""
     return [
-        (
-            node.node_id,
-            node.key,
-            node.attempt,
-            "cancelled",
-            None,
-            None,
-            node.started_at,
-            None if node.duration is None else node.duration * 1000.0,
-            None,
-            to_json({"reason": reason}),
-        )
+        _end(node.node_id, node.key, node.attempt, reason, node.started_at, node.duration)
         for node in stored.attempts
         if node.state == "waiting"
     ]
+
+
+def _left_open(stored: StoredRun, reason: str) -> list[Row]:
+    """Return the ends of the nodes of a cancelled run that had not begun.
+
+    A run whose process died has none: whether one of its nodes had begun is for its resume to say.
+    """
+    if stored.status != RunStatus.PAUSED:
+        return []
+    graph = graph_now(stored.graph, stored.commands)
+    known = {node_id for node_id, key in stored.nodes if key == DEFAULT_KEY}
+    return [_end(name, DEFAULT_KEY, 0, reason) for name in graph.nodes if name not in known]
+
+
+def _end(
+    node_id: str,
+    key: str,
+    attempt: int,
+    reason: str,
+    started: float | None = None,
+    duration: float | None = None,
+) -> Row:
+    took = None if duration is None else duration * 1000.0
+    meta = to_json({"reason": reason})
+    return (node_id, key, attempt, "cancelled", None, None, started, took, None, meta)

@@ -45,10 +45,11 @@ from dagger_dsl.model.commands import (
     ref,
 )
 from dagger_dsl.model.config import RunOptions
-from dagger_dsl.model.context import NodeCtx
+from dagger_dsl.model.context import NodeCtx, NodeOutput
 from dagger_dsl.model.events import CustomEvent
 from dagger_dsl.model.values import MISSING
 from dagger_dsl.store.storage import Store
+from dagger_dsl.views.stored import stored_report
 from tests.engine.helpers import Answers, Workflow, states, url_of
 from tests.runners.helpers import eventually
 from tests.scale import count
@@ -619,8 +620,38 @@ def test_a_run_that_stands_still_is_cancelled_and_not_resumed_from_afar(
         run.answer("ask", 7)
     with pytest.raises(InvalidState, match="run r has ended already: it is cancelled"):
         run.pause()
-    assert store.load_run("r").error == {"reason": "enough"}
+    stored = store.load_run("r")
+    assert stored.error == {"reason": "enough"}
+    shown = stored_report(stored)
+    assert states(shown) == {"before": "completed", "ask": "cancelled", "after": "cancelled"}
+    assert shown.node_reports["after"].reason == "enough"
+    assert shown.node_reports["after"].attempts == 0
     assert flow.resume("r", url_of(tmp_path)).status == "paused", "it asks again"
+    run.answer("ask", 7)
+    assert flow.resume("r", url_of(tmp_path)).success, "a cancelled run goes on"
+    assert flow.calls == ["before", "after"]
+
+
+@pytest.mark.row("E6")
+def test_a_grown_and_mapped_run_that_is_cancelled_goes_on(store: Store, tmp_path: Path) -> None:
+    def each(x: int, ctx: NodeCtx) -> Any:
+        return ctx.wait_for_human(f"{x}?", int) if x == 2 else x
+
+    flow = Workflow().add("all", each, give={"x": [1, 2]}, map_over="x")
+    flow.registry.register(lambda: flow.calls.append("extra"), "extra")
+    grow = AddNode(NodeSpec("extra", id="new", deps=["all"]))
+    flow.add("first", lambda: NodeOutput.success({"result": 1}, commands=[grow]))
+    assert flow.run(database_url=url_of(tmp_path), run_id="r").status == "paused"
+    run = RunControl(store, "r")
+    assert run.cancel("enough")
+    found = states(stored_report(store.load_run("r")))
+    assert found == {"all": "cancelled", "first": "completed", "new": "cancelled"}
+    assert flow.resume("r", url_of(tmp_path)).status == "paused"
+    (question,) = run.questions()
+    run.answer("all", 5, question.key)
+    report = flow.resume("r", url_of(tmp_path))
+    assert report.value("all") == [1, 5]
+    assert flow.calls == ["extra"]
 
 
 def test_a_failed_run_is_neither_paused_nor_cancelled(store: Store, tmp_path: Path) -> None:
