@@ -121,10 +121,13 @@ def check_result(run: Run, slot: int, question: Question, value: Any) -> None:
     Raises:
         InputValidationError: It does not fit the node's ``output_schema``, its annotation, its
             outputs or its labelled edges.
+        EncodingError: The run is recorded, and it has no stored form.
     """
+    action, fault = run.plan.actions[slot], None
+    if run.journal is not None and action.store:
+        to_plain(value, "answer")
     if slot in run.handling:
         return
-    action, fault = run.plan.actions[slot], None
     if question.schema is None and action.output_schema is None:
         fault = type_fault(value, action.hints().get("return", Any), "answer")
     try:

@@ -18,6 +18,7 @@ import pytest
 from dagger_dsl import engine
 from dagger_dsl.errors import (
     ConfigurationError,
+    EncodingError,
     InputValidationError,
     InvalidState,
     NodeNotFound,
@@ -268,6 +269,14 @@ def test_a_default_that_the_node_could_not_take_fails_it_at_once(
     error = report.node_reports["ask"].exception
     assert isinstance(error, InputValidationError)
     assert "answer must be str, not int 5" in str(error)
+
+
+@every_runner
+def test_an_answer_that_cannot_be_recorded_is_refused(runner: str, tmp_path: Path) -> None:
+    hook = Script({"HumanInputRequested ask": [Answer("ask", object()), Answer("ask", 1)]})
+    report = asking().run(runner, hooks=[hook], **kept("file", tmp_path))
+    assert [type(each) for each in report.hook_errors] == [EncodingError]
+    assert report.outputs == {"after": 1}
 
 
 def test_an_answer_chooses_one_of_labelled_edges() -> None:
