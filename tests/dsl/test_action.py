@@ -260,7 +260,7 @@ def test_options_of_a_node_make_a_new_action_and_leave_the_old_one() -> None:
         module_level.with_options(cache=CacheStrategy.custom(str))
     with pytest.raises(ConfigurationError, match="map_errors is 'fail' or 'collect', not 'skip'"):
         module_level.with_options(map_errors="skip")  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="map_depth .* a whole number of at least 1"):
+    with pytest.raises(ConfigurationError, match=r"map_depth .* a whole number of at least 1"):
         module_level.with_options(map_depth=0)
     with pytest.raises(ConfigurationError, match="say how map_over is done, which is not set"):
         DAG(module_level.with_options(map_depth=2)).compile()
