@@ -163,10 +163,7 @@ class Screen:
         left = len(states) - len(rows) + 1
         text = "" if len(rows) == 1 else plain_table(rows) + "\n"
         more = f"and {left} more nodes\n" if left else ""
-        return (
-            f"{text}{more}{report.dag_name}: run {report.run_id} {report.status} "
-            f"in {duration(report.duration)}"
-        )
+        return f"{text}{more}{report.dag_name}: run {report.run_id} {report.status}{_took(report)}"
 
     def failure(self, report: RunReport) -> None:
         """Show why a run failed: the user's own traceback of the first failure.
@@ -185,6 +182,13 @@ class Screen:
         for problem in problems:
             severity = "" if problem.severity == "error" else f"{problem.severity}: "
             self.error(f"{problem.place}: {severity}{problem.message}")
+
+
+def _took(report: RunReport) -> str:
+    """Return how long a run took; of one that has no end, when it began is all that is known."""
+    if report.status == "running" and report.started_at is not None:
+        return f", begun {report.started_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f" in {duration(report.duration)}"
 
 
 class Progress:

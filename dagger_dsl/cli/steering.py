@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.cli.common import OK, command_line, existing_store, no_run
+from dagger_dsl.cli.common import OK, command_line, existing_store, no_run, resume_line
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import read_value
 from dagger_dsl.errors import InputValidationError, RunNotFound
@@ -116,8 +116,9 @@ def _steer(
         screen.result(f"run {run_id}: {what}")
     else:
         screen.result(
-            f"run {run_id} is {status} and nobody executes it: {what} as soon as it is resumed:\n"
-            f"  {command_line(arguments.db, 'resume', run_id)}"
+            f"run {run_id} is {status} and nobody executes it: {what} as soon as it is resumed, "
+            "with the module or the .py file that has its actions and hooks:\n"
+            f"  {resume_line(run_id, arguments.db, 'MODULE_OR_FILE')}"
         )
     return OK
 

@@ -56,6 +56,8 @@ def test_a_question_is_answered_and_the_run_resumed_by_three_processes(folder: P
     said = finish(spawn(folder, *answer))
     assert said.code == 0, said.err
     assert "node 'ask' has its answer as soon as it is resumed" in said.out
+    way_on = ["resume", "r", "--actions", "MODULE_OR_FILE"]
+    assert line_in(said.out, "resume") == way_on, "which one, no row says"
     again = finish(spawn(folder, *line_in(done.out, "resume")))
     assert again.code == 0, again.err
     assert "told = 'yes'" in again.out
@@ -132,7 +134,7 @@ def test_json_says_what_a_paused_run_waits_for_and_what_became_of_a_command(cli:
         (("r", "ask", "5"), """a text is written as '"5"'"""),
         (("r", "aks", "true"), "did you mean 'ask'"),
         (("r", "one", "true"), "does not wait for a person; these do: 'ask'"),
-        (("r", "ask", "true", "--key", "7"), "does not wait"),
+        (("r", "ask", "true", "--key", "7"), "'ask' (key '7') of run r does not wait"),
         (("nobody", "ask", "true"), "dagger-dsl runs"),
     ],
 )
@@ -157,6 +159,17 @@ def test_an_approval_is_given_or_refused(cli: Cli, folder: Path) -> None:
     node = cli("show", "no", "--node", "told")
     assert "reason: Not approved (rejected)" in node.out
     assert calls(folder) == ["one", "ask", "one", "ask", "told"]
+
+
+@pytest.mark.row("E13")
+def test_only_the_first_of_several_processes_is_believed(folder: Path) -> None:
+    assert finish(spawn(folder, "run", "pipeline.py:asking", "--run-id", "r")).code == 3
+    orders = [("answer", "r", "ask", "true"), ("approve", "r", "ask"), ("reject", "r", "ask")] * 2
+    said = [finish(each) for each in [spawn(folder, *order) for order in orders]]
+    assert sorted(each.code for each in said) == [0, 2, 2, 2, 2, 2], said
+    for each in said:
+        if each.code:
+            assert re.search("has its answer already|to be cancelled already", each.err), each.err
 
 
 # --- runs that another process executes -----------------------------------------------------------
@@ -270,6 +283,10 @@ def test_an_owner_that_takes_no_turn_is_a_failure_of_one_line(
 def test_runs_whose_process_died_go_on_one_after_the_other(folder: Path) -> None:
     for run_id in ("r1", "r2"):
         assert finish(spawn(folder, "run", "pipeline.py:dead", "--run-id", run_id)).code == 9
+    shown = finish(spawn(folder, "show", "r1")).out
+    assert re.search(r"run r1 running, begun \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$", shown, re.M), (
+        shown
+    )
     finish(spawn(folder, "run", "pipeline.py:asking", "--run-id", "asks"))
     (folder / "works").touch()
     (folder / "calls.txt").unlink()
