@@ -25,7 +25,7 @@ import attrs
 from dagger_dsl.errors import InvalidState
 from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
 from dagger_dsl.model.policies import seconds
-from dagger_dsl.model.states import RunStatus
+from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import MISSING, Secret
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from dagger_dsl.engine.coordinator import Coordinator
     from dagger_dsl.engine.people import Question
-    from dagger_dsl.engine.report import RunReport
+    from dagger_dsl.engine.report import NodeReport, RunReport
     from dagger_dsl.engine.run import Run
     from dagger_dsl.model.commands import Command, NodeSpec
     from dagger_dsl.store.storage import Store
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 __all__ = ["CancelToken", "OpenQuestion", "RunHandle", "Steered", "Tie", "time_limit"]
 
 logger = logging.getLogger("dagger_dsl.engine")
+
+#: What a node is that a cancel of its run ends.
+_OPEN = (NodeState.PENDING, NodeState.WAITING)
 
 
 class CancelToken:
@@ -190,7 +193,10 @@ class Steered(ABC):
         return self.send(_commands().ResumeRun())
 
     def cancel(self, reason: str | None = None) -> bool:
-        """Cancel the run; *reason* is kept with every node that is cancelled."""
+        """Cancel the run; *reason* is kept with every node that is cancelled.
+
+        What has ended is kept, and a resume goes on with the rest: a cancelled run is not lost.
+        """
         return self.send(_commands().CancelRun(reason))
 
     def pause_branch(self, branch_id: str, reason: str | None = None) -> bool:
@@ -251,13 +257,19 @@ class Steered(ABC):
     def approve(self, branch: str, by: str | None = None) -> bool:
         """Let what waits for an approval go on.
 
-        A node that asks is answered True, which it refuses when it asks for something else than
-        yes or no; any other branch that is paused goes on.
+        A node that asks is answered True: one that asks for something else than yes or no refuses
+        that, and one that asks without a schema takes it, whatever it asked. Any other branch that
+        is paused goes on.
 
         Args:
             branch: The node, or the branch.
             by: Who approves: recorded with the answer; of a branch, shown to the hooks and
                 recorded as a `CustomEvent` named ``approved``.
+
+        Raises:
+            InvalidState: The run stands still, and somebody has answered, approved or rejected
+                before.
+            InputValidationError: The question has a schema that True does not fit.
         """
         asked = [each for each in self.questions() if each.node_id == branch]
         if asked:
@@ -269,7 +281,11 @@ class Steered(ABC):
         return done
 
     def reject(self, branch: str, reason: str | None = None, by: str | None = None) -> bool:
-        """Cancel a branch that waits for an approval; the reason says who rejected it."""
+        """Cancel a branch that waits for an approval; the reason says who rejected it.
+
+        Raises:
+            InvalidState: As `approve`.
+        """
         whose = "rejected" if by is None else f"rejected by {by}"
         why = whose if reason is None else f"{reason} ({whose})"
         return self._decide(_commands().CancelBranch(branch, why))
@@ -477,7 +493,12 @@ class RunHandle(Steered):
         """Cancel the run; `result` then gives a report of status ``cancelled``.
 
         It does not wait, so a signal handler may call it. A run that has ended stays as it is; one
-        that stands still is cancelled, in its database too.
+        that stands still is cancelled, in its database too. A cancelled run that is recorded goes
+        on with `resume`: its cancelled nodes are pending again then.
+
+        Returns:
+            True when the run is over: it is cancelled, or had ended before. False when it goes on
+            until what runs just now has stopped; `wait` and `result` wait for that.
         """
         tie, report = self._tie, self._report
         if tie is None or self._error is not None:
@@ -489,9 +510,7 @@ class RunHandle(Steered):
             if tie.recorded:
                 with self._stored() as control:
                     control.cancel(reason)
-            self._report = attrs.evolve(
-                report, status=RunStatus.CANCELLED, reason=reason or "cancelled"
-            )
+            self._report = _cancelled(report, reason or "cancelled")
         return True
 
     def resume(self) -> bool:
@@ -726,6 +745,29 @@ def time_limit(timeout: float | dt.timedelta | None) -> float | None:
 def _left(until: float) -> float | None:
     """Return the seconds until then, None for ever."""
     return None if until == inf else max(0.0, until - time.monotonic())
+
+
+def _cancelled(report: RunReport, reason: str) -> RunReport:
+    """Return the report of a run that stood still and was cancelled: what was open has ended."""
+    states = {
+        node_id: NodeState.CANCELLED if state in _OPEN else state
+        for node_id, state in report.states().items()
+    }
+
+    def node(node_id: str) -> NodeReport:
+        found = report.node_reports[node_id]
+        if found.state not in _OPEN:
+            return found
+        return attrs.evolve(found, state=NodeState.CANCELLED, reason=reason)
+
+    return attrs.evolve(
+        report,
+        status=RunStatus.CANCELLED,
+        reason=reason,
+        states=lambda: states,
+        state=states.__getitem__,
+        node=node,
+    )
 
 
 def _is_held(run: Run) -> bool:

@@ -554,7 +554,10 @@ class DagExecutor:
         return self.control(run_id).pause() if paused else self.control(run_id).resume()
 
     def cancel(self, run_id: str | None = None, reason: str | None = None) -> bool:
-        """Cancel a run; *reason* is kept with every node that is cancelled."""
+        """Cancel a run; *reason* is kept with every node that is cancelled.
+
+        `resume` goes on with it: its cancelled nodes are pending again then.
+        """
         return self.control(run_id).cancel(reason)
 
     def pause_branch(self, run_id: str, branch: str, reason: str | None = None) -> bool:

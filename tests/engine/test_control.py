@@ -814,6 +814,9 @@ def test_a_recorded_run_that_stands_still_is_cancelled_in_its_database(tmp_path:
     assert len(handle.questions()) == 1
     assert handle.cancel("enough")
     assert handle.result().status == "cancelled"
+    assert states(handle.result()) == {"ask": "cancelled", "after": "cancelled"}
+    assert handle.result().node_reports["after"].reason == "enough"
+    assert handle.result().outputs == {}
     assert handle.questions() == []
     with Store(url_of(tmp_path)) as store:
         stored = store.load_run("r")
