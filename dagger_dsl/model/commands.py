@@ -25,7 +25,6 @@ from dagger_dsl.model.policies import (
     RetryPolicy,
     Trigger,
     as_enum,
-    attempts_from_retries,
     seconds,
     whole_number,
 )
@@ -112,7 +111,7 @@ def _texts(given: Iterable[str], field: str) -> tuple[str, ...]:
             f"{field} is a list of ids, not the text {shown(given)}; write [{shown(given)}]"
         )
     if not isinstance(given, Iterable):
-        raise ConfigurationError(f"{field} is a list of ids, not {shown(given)}")
+        raise ConfigurationError(f"{field}: ids are given as a list of texts, not {shown(given)}")
     found = tuple(given)
     for each in found:
         if not isinstance(each, str):
@@ -315,7 +314,11 @@ class NodeSpec:
 
     def with_retries(self, retries: int) -> NodeSpec:
         """Return this spec with *retries* extra calls after the first."""
-        return attrs.evolve(self, try_count=attempts_from_retries(retries, "retries"))
+        if type(retries) is not int or retries < 0:
+            raise ConfigurationError(
+                f"retries are a whole number of at least 0, not {shown(retries)}"
+            )
+        return attrs.evolve(self, try_count=retries + 1)
 
     def with_trigger(self, trigger: Trigger | str) -> NodeSpec:
         """Return this spec with another trigger rule."""

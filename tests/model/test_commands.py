@@ -332,7 +332,10 @@ def test_a_chain_refuses_what_is_none(
         (lambda wrong: NodeSpec("f", description=wrong(5)), "description is a text, not 5"),
         (lambda wrong: NodeSpec("f", description=wrong({5: 5})), "description is a text, not {5"),
         (lambda wrong: NodeSpec("f", outputs=[Output("r", wrong(5))]), "output 'r': description"),
-        (lambda wrong: NodeSpec("f").with_retries(wrong(10**30)), "retries must be 90071992547409"),
+        (
+            lambda wrong: NodeSpec("f").with_retries(wrong(10**30)),
+            "try_count of a NodeSpec must be",
+        ),
         (
             lambda wrong: NodeSpec("f", deps=wrong("a")),
             r"^deps is a list of ids, .*; write \['a'\]",
