@@ -70,12 +70,13 @@ class Outcomes:
     def completed(self, slots: list[int]) -> None:
         """Record calls that returned a plain value."""
         plan, run, state = self._plan, self._run, self._state
-        rare = bool(
-            run.handling or plan.parts or plan.labelled
-        )  # the dict itself empties meanwhile
+        # As a bool: the dict itself empties meanwhile.
+        rare = bool(run.handling or plan.parts or plan.labelled)
         easy: list[int] = []
         course = self._course
-        if not (rare or self._looks_at_each or course.left_behind or course.dropped):
+        # What is shared with other runs is kept for them, wherever this one is recorded.
+        looks = rare or self._looks_at_each or bool(plan.cached)
+        if not (looks or course.left_behind or course.dropped):
             easy, slots = slots, []
         for slot in slots:
             if slot in course.left_behind:
@@ -332,8 +333,10 @@ class Outcomes:
             run.errors[slot] = original = error
         elif slot in run.standing_in:
             run.standing_in.discard(slot)
+            name = "" if fallback is None else f" {fallback.name!r}"
             fallback = None
-            original.add_note(f"its fallback failed too: {error!r}")
+            logger.error("the fallback%s of %s failed: %r", name, run.ref(slot), error)
+            original.add_note(f"its fallback{name} failed too: {error!r}")
         else:
             logger.error("the failure handler of %s failed: %r", run.ref(slot), error)
             original.add_note(f"its failure handler failed too: {error!r}")

@@ -356,11 +356,22 @@ def _knows_its_run(action: ActionDef) -> bool:
 
 
 class _Form:
-    """How an action is called with inputs of certain names; shared by all nodes that do so."""
+    """How an action is called with inputs of certain names; shared by all nodes that do so.
 
-    __slots__ = ("call", "order", "wrapped")
+    Attributes:
+        names: Those of the inputs, and of the parameters that get None as nothing fills them.
+        order: The places in `names` of what the call is given, one after the other.
+        call: What is called.
+        wrapped: The call has to know its run.
+    """
 
-    def __init__(self, action: ActionDef, names: tuple[str, ...]) -> None:
+    __slots__ = ("call", "names", "order", "wrapped")
+
+    def __init__(self, action: ActionDef, names: tuple[str, ...], forgiving: bool) -> None:
+        if action.style == "function":
+            open_ = [each for each in action.params if each.required and each.name not in names]
+            names += tuple(each.name for each in open_ if forgiving or each.accepts_none)
+        self.names = names
         self.wrapped = _knows_its_run(action)
         fn = action.fn
         places = {param.name: k for k, param in enumerate(action.params) if not param.keyword_only}
@@ -514,6 +525,9 @@ class _Compiler:
         self.lookup = lookup
         self.known = plan.looked_up if first else dict(plan.looked_up)
         self.forms: dict[tuple[int, tuple[str, ...]], _Form] = {}
+        self.none: int | None = None
+        config = plan.graph.config
+        self.forgiving = config is not None and config.on_missing == "null"
         self.added = {node.id: base + k for k, node in enumerate(nodes)}
         self.unmet = [0] * len(nodes)
         self.joins: dict[int, Join] = {}
@@ -577,9 +591,12 @@ class _Compiler:
         plan = self.into
         given = tuple([each.name for each in node.inputs])
         form = self.form(action, given)
-        slots = [self.source_slot(action, node, k) for k in form.order]
+        slots = [
+            self.source_slot(action, node, k) if k < len(given) else self.nothing()
+            for k in form.order
+        ]
         plan.bindings[slot] = None if not slots else slots[0] if len(slots) == 1 else tuple(slots)
-        plan.names[slot] = tuple([given[k] for k in form.order])
+        plan.names[slot] = tuple([form.names[k] for k in form.order])
         plan.calls[slot] = form.call
         return form.wrapped
 
@@ -820,8 +837,15 @@ class _Compiler:
         key = (id(action), names)
         form = self.forms.get(key)
         if form is None:
-            form = self.forms[key] = _Form(action, names)
+            form = self.forms[key] = _Form(action, names, self.forgiving)
         return form
+
+    def nothing(self) -> int:
+        """Return a slot that holds None."""
+        if self.none is None:
+            self.none = self.new_slot()
+            self.into.constants.append((self.none, Literal(None)))
+        return self.none
 
     def source_slot(self, action: ActionDef, node: Node, k: int) -> int:
         plan = self.into

@@ -191,7 +191,7 @@ def test_the_handler_comes_when_the_fallback_has_failed_too(
     assert flow.calls == ["bad", "plan b", "rescue"]
     assert report.outputs == {"after": "no for 1"}, "the handler is told of the node's own error"
     notes = report.node_reports["bad"].exception.__notes__  # type: ignore[union-attr]
-    assert "its fallback failed too" in notes[0]
+    assert "its fallback 'plan_b' failed too" in notes[0]
 
 
 @every_runner

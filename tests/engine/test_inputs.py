@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dagger_dsl import engine
 from dagger_dsl.engine.inputs import bind_inputs
 from dagger_dsl.engine.plan import compile_plan
 from dagger_dsl.errors import (
@@ -15,6 +16,7 @@ from dagger_dsl.errors import (
     MissingInputError,
     UnknownInputError,
 )
+from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph, GraphInput, Input, Node
 from dagger_dsl.registry import Registry
 from tests.engine.helpers import RUNNERS, Workflow
@@ -70,6 +72,46 @@ def test_defaults_fill_in_and_are_fresh_copies() -> None:
     first["xs"].append(2)
     assert bound(None, *inputs) == {"xs": [1], "n": 0}
     assert bound({"n": None}, *inputs) == {"xs": [1], "n": None}
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_parameter_that_takes_none_and_that_nothing_fills_gets_none(runner: str) -> None:
+    """In a graph without the DSL, too, which would have given it a default."""
+
+    def plain(a: int, x: int | None, y: int = 3, *, z: str | None) -> tuple[Any, ...]:
+        return a, x, y, z
+
+    async def waiting(x: int | None, a: int) -> tuple[Any, ...]:
+        return x, a
+
+    with Registry() as registry:
+        registry.register(plain, "plain")
+        registry.register(waiting, "waiting")
+    graph = Graph(
+        "g",
+        [
+            Node("plain", "plain", [Input("a", value=1)]),
+            Node("some", "plain", [Input("y", value=5), Input("a", value=1)]),
+            Node("waiting", "waiting", [Input("a", value=1)]),
+            Node("many", "plain", [Input("a", value=[1, 2])], map_over="a"),
+        ],
+    )
+    assert not graph.validate(registry).problems
+    assert engine.run(graph, registry, options=RunOptions(runner=runner)).outputs == {
+        "plain": (1, None, 3, None),
+        "some": (1, None, 5, None),
+        "waiting": (None, 1),
+        "many": [(1, None, 3, None), (2, None, 3, None)],
+    }
+
+
+def test_whatever_nothing_fills_is_none_where_a_file_says_so() -> None:
+    with Registry() as registry:
+        registry.register(lambda x, y: (x, y), "pair")
+    graph = Graph(
+        "g", [Node("n", "pair", [Input("y", value=1)])], config=DagConfig(on_missing="null")
+    )
+    assert engine.run(graph, registry).outputs == {"n": (None, 1)}
 
 
 def test_an_input_that_is_not_required_is_none() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from dagger_dsl import DAG, NodeCtx, NodeOutput, Registry, action
-from dagger_dsl.engine.hooks import MetricsHook
 from dagger_dsl.engine.lookups import MEMORY
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.errors import ConfigurationError, NodeNotFound
@@ -25,7 +24,7 @@ def _own_registry() -> Iterator[None]:
 
 
 def in_memory(_: Path) -> dict[str, Any]:
-    return {"hooks": [MetricsHook()]}
+    return {}
 
 
 def in_a_database(folder: Path) -> dict[str, Any]:
