@@ -677,13 +677,14 @@ class RunHandle(Steered):
         tie = self._tie
         if tie is None or not tie.recorded:
             raise self._gone()
+        registry = tie.coordinator.run.registry
         if tie.store is not None:
-            yield RunControl(tie.store, self.run_id)
+            yield RunControl(tie.store, self.run_id, registry)
             return
         url = tie.coordinator.run.options.database_url
         assert url is not None
         with Store(url) as store:
-            yield RunControl(store, self.run_id)
+            yield RunControl(store, self.run_id, registry)
 
     def _gone(self) -> InvalidState:
         """Return the refusal of a run that has ended and is recorded nowhere."""

@@ -80,10 +80,13 @@ class RunControl(Steered):
     Args:
         store: Where the run is recorded; it has to stay open.
         run_id: The run.
+        registry: Where its actions are looked up by who steers it, if that is known: what they are
+            sure to refuse is refused at once then, too.
     """
 
-    def __init__(self, store: Store, run_id: str) -> None:
+    def __init__(self, store: Store, run_id: str, registry: Any = None) -> None:
         self.run_id = run_id
+        self._registry = registry
         self._store = store
         self._liveness = Liveness(store.database, Heart(store.database, lease=inf))
 
@@ -263,7 +266,8 @@ class RunControl(Steered):
             rows = connection.execute(done).all()
         # One whose result was not stored may be called again.
         completed = {row.node_id for row in rows if _is_stored(row.meta)}
-        return Standing(self.run_id, graph_now(graph, self._recorded()), pending, completed)
+        graph = graph_now(graph, self._recorded())
+        return Standing(self.run_id, graph, pending, completed, self._registry)
 
     # --- early refusals --------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ come back to hear of it later.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from dagger_dsl.engine.growth import check_graph_inputs, check_graph_name, named, unknown_nodes
 from dagger_dsl.errors import DaggerError, InvalidState, NodeNotFound
@@ -40,6 +41,8 @@ class Standing:
         graph: Its graph as recorded commands have changed it.
         pending: The commands that wait for it, in order.
         completed: The ids of nodes that stay as they are.
+        registry: Anything with ``get(name)`` for actions. What they say counts where it knows
+            those of the whole graph; else it is not theirs, and somebody else may know more.
     """
 
     def __init__(
@@ -48,9 +51,11 @@ class Standing:
         graph: Graph,
         pending: Sequence[Command],
         completed: Collection[str] = (),
+        registry: Any = None,
     ) -> None:
         self._run_id = run_id
         self._graph = graph
+        self._registry = registry if registry is not None and _knows(registry, graph) else None
         self._completed = completed
         self._nodes: dict[str, Node] = dict(graph.nodes)
         self._answers: set[tuple[str, str]] = set()
@@ -113,7 +118,7 @@ class Standing:
         if isinstance(command, SetNodeInputs):
             self._refuse_completed(nodes, "its inputs")
         if nodes:
-            validate_growth(self._graph, nodes, self._nodes.get, None)
+            validate_growth(self._graph, nodes, self._nodes.get, self._registry)
             check_graph_inputs(nodes, _inputs_of(self._graph, self._nodes))
         if nodes and isinstance(command, SetNodeInputs):
             changed = {node.id: node for node in nodes}
@@ -212,6 +217,12 @@ class Standing:
         else:
             return []
         return [node for node, old in zip(after, before, strict=True) if node != old]
+
+
+def _knows(registry: Any, graph: Graph) -> bool:
+    """Whether a registry has every action of a graph."""
+    names = {node.action for node in graph.nodes.values() if node.subgraph is None}
+    return all(registry.get(name) is not None for name in names)
 
 
 def _inputs_of(graph: Graph, nodes: Mapping[str, Node]) -> list[str]:

@@ -533,7 +533,7 @@ class DagExecutor:
         handle = self._handles.get(chosen)
         if handle is not None and not handle.done:
             return handle
-        return self._recorded(chosen)
+        return self._recorded(chosen, self._catalogue.everything())
 
     def is_paused(self, run_id: str | None = None) -> bool:
         """Return whether a run stands still; without an id, the newest one of this executor.
@@ -793,10 +793,10 @@ class DagExecutor:
             raise InvalidState("no run was made here yet; say which one is meant by its run_id")
         return chosen
 
-    def _recorded(self, run_id: str) -> RunControl:
+    def _recorded(self, run_id: str, registry: Registry | None = None) -> RunControl:
         from dagger_dsl.engine.remote import RunControl  # most runs are steered by nobody
 
-        return RunControl(self._store, run_id)
+        return RunControl(self._store, run_id, registry)
 
     def _has_run(self, run_id: str | None) -> bool:
         try:

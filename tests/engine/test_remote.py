@@ -48,6 +48,7 @@ from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.context import NodeCtx, NodeOutput
 from dagger_dsl.model.events import CustomEvent
 from dagger_dsl.model.values import MISSING
+from dagger_dsl.registry import Registry
 from dagger_dsl.store.storage import Store
 from dagger_dsl.views.stored import stored_report
 from tests.engine.helpers import Answers, Workflow, states, url_of
@@ -494,6 +495,8 @@ def test_a_handle_whose_run_stands_still_takes_one_decision(tmp_path: Path) -> N
     assert not handle.reject("ask")
     with pytest.raises(InvalidState, match="to be cancelled already"):
         handle.approve("ask")
+    with pytest.raises(ActionNotFound):
+        handle.add_node(NodeSpec("nope"))
 
 
 @pytest.mark.row("E11")
@@ -602,6 +605,43 @@ def test_a_run_that_stands_still_refuses_at_once_what_its_graph_forbids(
     assert store.requests("r") == sent
     assert not run.add_node(NodeSpec("extra", id="more", deps=["sent"])), "what waits counts"
     assert not run.add_node(NodeSpec("extra", id="sent", deps=["c"])), "the same once more"
+
+
+#: What the graph allows, and the actions of `strict` do not.
+UNFIT: list[tuple[Command, type[Exception], str]] = [
+    (AddNode(NodeSpec("nope", id="n")), ActionNotFound, "'nope'"),
+    (AddNode(NodeSpec("extra", id="n", inputs={"y": 1})), ValidationError, "'y'"),
+    (AddNode(NodeSpec("extra", id="n", inputs={"x": "text"})), ValidationError, "text"),
+    (AddNode(NodeSpec("needy", id="n")), ValidationError, "'x'"),
+    (SetNodeInputs("strict", {"nope": 1}), ValidationError, "'nope'"),
+]
+
+
+def strict(folder: Path) -> Workflow:
+    """Return a workflow whose run stands still, and whose actions take what they name alone."""
+
+    def extra(x: int = 0) -> int:
+        return x
+
+    def needy(x: int) -> int:
+        return x
+
+    flow = Workflow().add("ask", ask).add("strict", extra, after=["ask"])
+    flow.registry.register(extra, "extra")
+    flow.registry.register(needy, "needy")
+    assert flow.run(database_url=url_of(folder), run_id="r").status == "paused"
+    return flow
+
+
+@pytest.mark.parametrize(("command", "kind", "message"), UNFIT)
+def test_who_has_the_actions_of_a_run_that_stands_still_hears_what_they_refuse(
+    command: Command, kind: type[Exception], message: str, store: Store, tmp_path: Path
+) -> None:
+    flow = strict(tmp_path)
+    with pytest.raises(kind, match=message):
+        RunControl(store, "r", flow.registry).send(command)
+    assert store.requests("r") == []
+    assert not RunControl(store, "r", Registry()).send(command), "these are not its actions"
 
 
 @pytest.mark.row("E6", "E19")

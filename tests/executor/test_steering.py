@@ -256,6 +256,18 @@ def test_an_approval_is_given_or_refused(stage: Stage, url: str) -> None:
         ]
 
 
+def test_a_run_that_stands_still_refuses_what_the_executor_knows_to_be_wrong(
+    stage: Stage, url: str
+) -> None:
+    with DagExecutor(registry=stage.actions(), database_url=url) as executor:
+        executor.run(ASKING, run_id="r")
+        with pytest.raises(ActionNotFound):
+            executor.control("r").add_node(NodeSpec("nope"))
+        assert executor.storage.requests("r") == []
+        with DagExecutor(registry={}, database_url=url) as other:
+            assert not other.control("r").add_node(NodeSpec("nope")), "it may be somewhere else"
+
+
 # --- run ids --------------------------------------------------------------------------------------
 
 
