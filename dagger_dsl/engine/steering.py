@@ -191,7 +191,7 @@ class Steering:
         if not new:
             return _NOTHING
         self._check_limits(new, origin)
-        validate_growth(run.plan.graph, new, run.plan.find, run.registry)
+        validate_growth(run.plan.graph, new, run.plan.find, run.registry, run.plan.index)
         self._check_graph_inputs(new)
         depth = origin.depth + 1
         added = AddNodes([NodeSpec.of(node) for node in new])
@@ -333,7 +333,7 @@ class Steering:
         if node == before:
             return _NOTHING
         self._refuse_started(slot, "its inputs")
-        validate_growth(run.plan.graph, [node], run.plan.find, run.registry)
+        validate_growth(run.plan.graph, [node], run.plan.find, run.registry, run.plan.index)
         self._check_graph_inputs([node])
         more = self._new_sources(slot, node)
         note = self._noted(command)

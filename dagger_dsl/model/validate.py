@@ -7,7 +7,7 @@ that 100,000 nodes of a few actions cost little more than looking up their refer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -74,7 +74,11 @@ def validate(graph: Graph, registry: Any = None, *, types: bool = True) -> Valid
 
 
 def validate_growth(
-    graph: Graph, nodes: Sequence[Node], node_of: Callable[[str], Node | None], registry: Any
+    graph: Graph,
+    nodes: Sequence[Node],
+    node_of: Callable[[str], Node | None],
+    registry: Any,
+    known: Collection[str] = (),
 ) -> None:
     """Look for everything that is wrong with nodes that a graph is to get, and with nothing else.
 
@@ -83,6 +87,7 @@ def validate_growth(
         nodes: What is added or changed.
         node_of: Returns a node of the graph as it is now, None for an unknown id.
         registry: As for `validate`.
+        known: The ids of the graph as it is now, for suggestions.
 
     Raises:
         ValidationError: There are problems; all are listed.
@@ -95,7 +100,7 @@ def validate_growth(
     part = Graph(graph.name, [*stubs, *nodes], config=graph.config, inputs=graph.inputs.values())
     errors = tuple(
         each
-        for each in _Analysis(part, registry, True).problems()
+        for each in _Analysis(part, registry, True, known).problems()
         if each.severity == "error" and each.place.node in new
     )
     if errors:
@@ -182,8 +187,11 @@ def action_in(registry: Any, name: str) -> ActionInfo | None:
 class _Analysis:
     """One analysis; problems are collected with their position, and come out in its order."""
 
-    def __init__(self, graph: Graph, registry: Any, types: bool) -> None:
+    def __init__(
+        self, graph: Graph, registry: Any, types: bool, known: Collection[str] = ()
+    ) -> None:
         self.graph = graph
+        self.known = known  # what else there is to wait for
         self.registry = checked_registry(registry)
         self.types = types and registry is not None
         self.table = dict(graph.nodes)
@@ -266,9 +274,10 @@ class _Analysis:
     def lost_dependencies(self, position: int, node: Node) -> None:
         for name in node.dependencies:
             if name not in self.index:
-                small = self.suggestions > 0 and len(self.nodes) <= _SUGGEST_FROM
+                small = len(self.nodes) + len(self.known) <= _SUGGEST_FROM and self.suggestions > 0
                 self.suggestions = max(0, self.suggestions - 1)
-                problem = missing_dependency(node.id, name, self.table if small else ())
+                known = {*self.table, *self.known} - {node.id} if small else ()
+                problem = missing_dependency(node.id, name, known)
                 self.found.append((position, problem))
 
     def check_inputs(self, position: int, node: Node, action: ActionInfo | None) -> None:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import builtins
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import attrs
 
 from dagger_dsl.errors import (
-    ConfigurationError,
     InputValidationError,
     OutputError,
-    cut,
-    shown,
 )
+from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import (
     CacheStrategy,
     Effects,
@@ -25,6 +23,7 @@ from dagger_dsl.model.policies import (
     RetryPolicy,
     Trigger,
 )
+from dagger_dsl.model.schema import compile_schema, faults_of, schema_fault
 from dagger_dsl.model.types import accepts_none, misfit, schema_of
 from dagger_dsl.model.values import MISSING
 
@@ -267,7 +266,7 @@ class ActionDef:
         if schema is None:
             return None
         if kind not in self._validators:
-            self._validators[kind] = _compile_schema(schema, f"action {self.name!r}: {kind}_schema")
+            self._validators[kind] = compile_schema(schema, f"action {self.name!r}: {kind}_schema")
         return self._validators[kind]
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
@@ -286,20 +285,22 @@ class ActionDef:
         value: Any = dict(inputs)
         if self.style == "mapping" and self.whole_mapping(inputs) is None:
             value = next(iter(inputs.values()))
-        faults = _schema_faults(validator, value, "inputs")
+        faults = faults_of(validator, value, "inputs")
         if faults:
             raise InputValidationError(f"action {self.name!r}: {faults}")
 
     def check_output(self, value: Any) -> None:
         """Check a result against the explicit ``output_schema``, if there is one.
 
+        A question to a person is no result yet; its answer will be.
+
         Raises:
             OutputError: It does not fit; the message has the path of each fault.
         """
         validator = self._validator("output")
-        if validator is None:
+        if validator is None or isinstance(value, HumanRequest):
             return
-        faults = _schema_faults(validator, value, "result")
+        faults = faults_of(validator, value, "result")
         if faults:
             raise OutputError(f"action {self.name!r}: {faults}")
 
@@ -317,37 +318,3 @@ class ActionDef:
         fault = self.value_fault(name, value)
         if fault is not None:
             raise InputValidationError(f"action {self.name!r}: {fault}")
-
-
-def _refuse_fetch(uri: str) -> Any:
-    raise ConfigurationError(f"a schema refers to {uri!r}; schemas are not fetched, write it out")
-
-
-def _compile_schema(schema: Mapping[str, Any], what: str) -> Any:
-    import jsonschema_rs  # only actions with explicit schemas pay for it
-
-    try:
-        return jsonschema_rs.validator_for(dict(schema), retriever=_refuse_fetch)
-    except Exception as error:  # it raises ValueError, ValidationError and ReferencingError
-        raise ConfigurationError(f"{what} is no JSON Schema: {error}") from error
-
-
-def schema_fault(schema: Mapping[str, Any], value: Any, what: str) -> str | None:
-    """Return why *value* does not fit a JSON Schema, with the path of each fault, or None."""
-    return _schema_faults(_compile_schema(schema, what), value, what) or None
-
-
-def _schema_faults(validator: Any, value: Any, what: str) -> str:
-    try:
-        faults = [
-            f"{what}{_path(error.instance_path)}: {cut(error.message)}"
-            for error in validator.iter_errors(value)
-        ]
-    except ValueError as error:  # a value outside of JSON, deeper in than anyone said
-        return f"{what}: a JSON Schema can check plain JSON values only: {cut(str(error))}"
-    shown = "; ".join(faults[:10])
-    return shown if len(faults) <= 10 else f"{shown}; and {len(faults) - 10} more"
-
-
-def _path(parts: Iterable[str | int]) -> str:
-    return "".join(f"[{shown(part, 60)}]" for part in parts)

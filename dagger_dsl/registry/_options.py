@@ -12,6 +12,7 @@ from dagger_dsl.errors import (
     did_you_mean,
     shown,
 )
+from dagger_dsl.model.graph import check_texts
 from dagger_dsl.model.policies import (
     CacheStrategy,
     Effects,
@@ -21,6 +22,7 @@ from dagger_dsl.model.policies import (
     as_enum,
     attempts_from_retries,
     seconds,
+    whole_number,
 )
 from dagger_dsl.retry import as_policy
 
@@ -45,7 +47,7 @@ def _texts(value: Any, what: str) -> tuple[str, ...]:
 def _described(value: Any, what: str) -> dict[str, str]:
     """Return names with descriptions: from a list of names, a mapping, or `Output` values."""
     if isinstance(value, Mapping):
-        pairs = [(name, text or "") for name, text in value.items()]
+        pairs = [(name, "" if text is None else text) for name, text in value.items()]
     elif isinstance(value, str) or not isinstance(value, Iterable):
         raise ConfigurationError(f"{what} is a list of names, not {shown(value)}")
     else:
@@ -60,6 +62,7 @@ def _described(value: Any, what: str) -> dict[str, str]:
             raise ConfigurationError(
                 f"{what}: a name is a text that is not empty, not {shown(name)}"
             )
+    check_texts(what, {f"the description of {shown(name)}": text for name, text in pairs})
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -83,12 +86,7 @@ def _schema_option(value: Any, what: str) -> Mapping[str, Any]:
 
 
 def _count(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(
-            f"{what} counts calls, the first included: a whole number of at least 1, not "
-            f"{shown(value)}"
-        )
-    return value
+    return whole_number(value, f"{what} counts calls, the first included, and")
 
 
 def _flag(value: Any, what: str) -> bool:

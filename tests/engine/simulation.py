@@ -1102,14 +1102,17 @@ class Life:
             return
         taken, watching.taken = watching.taken, []
         refusals, watching.refusals = watching.refusals, []
-        ids, expected = self.run.plan.ids, []
+        ids = self.run.plan.ids
+        expected: list[Any] = []
         late = watching.over or self.model.stopping
-        for command, origin in taken:
+        if late:  # each hook is told once
+            expected = [InvalidState] * len({origin.who for _, origin in taken})
+        for command, origin in () if late else taken:
             failed = None if origin.failed is None else str(ids[origin.failed])
-            kind = InvalidState if late else self.do(command, origin.key, failed)
+            kind = self.do(command, origin.key, failed)
             if kind is not None:
                 expected.append(kind)
-                if not late and origin.key is not None:
+                if origin.key is not None:
                     self.model.applied.add(origin.key)
         assert refusals == expected, (taken, refusals, expected)
         if taken and not watching.over:

@@ -680,6 +680,16 @@ def test_what_cannot_be_recorded_is_not_done_either(
         assert flow.resume("r", url_of(tmp_path), runner=runner).status == "failed"
 
 
+def test_a_wrong_dependency_is_compared_with_all_that_is_there() -> None:
+    flow = Steered().note("fetch").note("other")
+    hook = Script({"NodeCompleted fetch": AddNode(NodeSpec("note", id="new", deps=["fetsh"]))})
+    (refused,) = flow.run(hooks=[hook]).hook_errors
+    assert "did you mean 'fetch'?" in str(refused)
+    hook = Script({"NodeCompleted fetch": AddNode(NodeSpec("note", id="new", deps=["zzz"]))})
+    (refused,) = flow.run(hooks=[hook]).hook_errors
+    assert str(refused).endswith("; known: 'fetch', 'other'")
+
+
 def test_nodes_without_ids_are_numbered_on_whatever_added_them() -> None:
     def more(*ids: str | None) -> AddNodes:
         return AddNodes([NodeSpec("note", id=each) for each in ids])

@@ -28,7 +28,9 @@ from dagger_dsl.model.commands import AddNode, Answer, CancelBranch, NodeSpec
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import NodeCtx, NodeOutput
 from dagger_dsl.model.events import HumanInputRequested
+from dagger_dsl.model.graph import Node
 from dagger_dsl.model.people import HumanRequest
+from dagger_dsl.registry import define
 from dagger_dsl.store.storage import Store
 from tests.engine.helpers import Answers, Clocked, boom, states, url_of
 from tests.engine.steered import Script, Steered, every_runner, everywhere, kept, send
@@ -269,6 +271,23 @@ def test_a_default_that_the_node_could_not_take_fails_it_at_once(
     error = report.node_reports["ask"].exception
     assert isinstance(error, InputValidationError)
     assert "answer must be str, not int 5" in str(error)
+
+
+@everywhere
+def test_an_output_schema_is_for_what_the_person_says(
+    runner: str, place: str, tmp_path: Path
+) -> None:
+    flow = Steered()
+    flow.registry.register(
+        define(lambda ctx: ctx.wait_for_human("?"), "ask", output_schema={"type": "integer"})
+    )
+    flow.nodes.append(Node("ask", "ask"))
+    hook = Script({"HumanInputRequested ask": [Answer("ask", "two"), Answer("ask", 2)]})
+    report = flow.run(runner, hooks=[hook], **kept(place, tmp_path))
+    (refused,) = report.hook_errors
+    assert isinstance(refused, InputValidationError)
+    assert "'ask': result: \"two\" is not of type" in str(refused)
+    assert report.outputs == {"ask": 2}
 
 
 @every_runner

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from dagger_dsl.errors import ConfigurationError, InputValidationError, OutputError
+from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.registry import define
 
 NUMBERS = {
@@ -42,6 +43,13 @@ def test_an_explicit_output_schema_is_enforced() -> None:
     definition.check_output({"result": "x"})
     with pytest.raises(OutputError, match=r"result\['result'\]: 1 is not of type"):
         definition.check_output({"result": 1})
+
+
+def test_an_output_schema_is_for_the_answer_and_not_for_the_question() -> None:
+    definition = define(calculate, output_schema={"type": "integer"})
+    definition.check_output(HumanRequest("How many?"))
+    with pytest.raises(OutputError, match="is not of type"):
+        definition.check_output("two")
 
 
 def test_without_explicit_schemas_nothing_is_checked() -> None:
