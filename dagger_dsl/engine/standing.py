@@ -118,7 +118,7 @@ class Standing:
         if isinstance(command, SetNodeInputs):
             self._refuse_completed(nodes, "its inputs")
         if nodes:
-            validate_growth(self._graph, nodes, self._nodes.get, self._registry)
+            validate_growth(self._graph, nodes, self._nodes.get, self._registry, self._nodes)
             check_graph_inputs(nodes, _inputs_of(self._graph, self._nodes))
         if nodes and isinstance(command, SetNodeInputs):
             changed = {node.id: node for node in nodes}
