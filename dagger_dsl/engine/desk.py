@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,7 @@ class Desk:
         watcher, records = self._course.watcher, self._records
         assert watcher is not None
         if watcher.steers:
-            if records.waiting:
+            if self._journal is not None and records.waiting:
                 records.commit_unshown()
         elif self._journal is not None and not self._board.go:
             self._course.record_turn()
@@ -143,7 +144,7 @@ class Desk:
         assert watcher is not None
         if watcher.steers:
             self._records.owed = self._journal is not None
-        if self._stop_for(watcher):
+        if watcher.broken is not None and self._stop_for(watcher):
             return True
         if not watcher.owes:
             return False
@@ -320,11 +321,16 @@ class Desk:
                 # It was meant for the process before this one, and came after its end.
                 self._records.note(origin.key, {})
             else:
-                self.requests.append((command, origin, lambda _error: None))
+                self.requests.append((command, origin, partial(self._tell_refusal, origin)))
         if self.requests:
             self.take_requests()
         if self._journal.shared:
             self._course.at(now + _LOOK, self._look)
+
+    def _tell_refusal(self, origin: Origin, error: Exception | None) -> None:
+        """Say that a command of another process was refused, which nobody may wait to hear."""
+        if error is not None:
+            self._refused(origin, error)
 
     def refuse_late(self, asked: Sequence[tuple[Command, Origin]]) -> None:
         """Refuse what hooks ask for when there is no run any more that it could change."""

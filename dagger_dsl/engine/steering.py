@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections import Counter
+from collections import ChainMap
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from dagger_dsl.engine.growth import check_graph_inputs, check_graph_name, named, unknown_nodes
 from dagger_dsl.engine.notes import of_json, to_json
 from dagger_dsl.engine.plan import extend_plan, rebind
 from dagger_dsl.engine.run import Run, error_info
@@ -25,10 +26,7 @@ from dagger_dsl.errors import (
     GrowthLimitExceeded,
     InvalidState,
     MaxIterationsExceeded,
-    MissingInputError,
-    NodeAlreadyExists,
     NodeNotFound,
-    did_you_mean,
     shown,
 )
 from dagger_dsl.model.commands import (
@@ -184,15 +182,15 @@ class Steering:
 
     def _add(self, specs: Iterable[NodeSpec], dag_name: str | None, origin: Origin) -> Effect:
         run = self._run
-        self._check_graph(dag_name)
-        numbers: dict[str, int] = {}
-        nodes = self._named([self._completed(spec, origin) for spec in specs], numbers)
-        new = [node for node in nodes if not self._is_there(node)]
+        check_graph_name(dag_name, run.dag_name, run.run_id)
+        numbers = ChainMap[str, int]({}, self._numbers)
+        completed = [self._completed(spec, origin) for spec in specs]
+        new = unknown_nodes(named(completed, run.plan.index, numbers), run.plan.find)
         if not new:
             return _NOTHING
         self._check_limits(new, origin)
         validate_growth(run.plan.graph, new, run.plan.find, run.registry, run.plan.index)
-        self._check_graph_inputs(new)
+        check_graph_inputs(new, run.inputs)
         depth = origin.depth + 1
         added = AddNodes([NodeSpec.of(node) for node in new])
         note = self._noted(added, depth=depth, round=origin.round)
@@ -202,17 +200,10 @@ class Steering:
             self.rounds.add(origin.round)
         for node in new:
             self.depths[node.id] = depth
-        self._numbers |= numbers
+        self._numbers |= numbers.maps[0]
         run.grow(slots)
         run.state.grow(slots)
         return Effect(note)
-
-    def _check_graph(self, dag_name: str | None) -> None:
-        if dag_name is not None and dag_name != self._run.dag_name:
-            raise InvalidState(
-                f"the command is for graph {dag_name!r} and came to run {self._run.run_id} of "
-                f"{self._run.dag_name!r}; leave dag_name out for the run at hand"
-            )
 
     def _completed(self, spec: NodeSpec, origin: Origin) -> NodeSpec:
         """Fill in what a spec that answers a failure leaves open."""
@@ -236,39 +227,6 @@ class Steering:
         }
         return spec.with_inputs({**spec.inputs, **open_}) if open_ else spec
 
-    def _named(self, specs: list[NodeSpec], numbers: dict[str, int]) -> list[Node]:
-        """Return the nodes, each with an id: its own, its action's name, or that and a number.
-
-        Args:
-            specs: What they are made of.
-            numbers: Gets what `_numbers` is when the nodes are there.
-        """
-        index = self._run.plan.index
-        taken = {spec.id for spec in specs if spec.id is not None}
-        nodes = []
-        for spec in specs:
-            node_id = spec.id
-            if node_id is None:
-                base = spec.action.rpartition(".")[2] or spec.action
-                number = numbers.get(base) or self._numbers.get(base, 0)
-                while node_id is None or node_id in index or node_id in taken:
-                    number += 1
-                    node_id = base if number == 1 else f"{base}_{number}"
-                numbers[base] = number
-                taken.add(node_id)
-            nodes.append(spec.to_node(node_id))
-        counts = Counter(node.id for node in nodes)
-        twice = next((name for name, times in counts.items() if times > 1), None)
-        if twice is not None:
-            raise NodeAlreadyExists(twice)
-        return nodes
-
-    def _is_there(self, node: Node) -> bool:
-        known = self._run.plan.find(node.id)
-        if known is not None and known != node:
-            raise NodeAlreadyExists(node.id)
-        return known is not None
-
     def _check_limits(self, new: Iterable[Node], origin: Origin) -> None:
         config = self._run.config
         depth = origin.depth + 1
@@ -285,18 +243,6 @@ class Steering:
                 f"{origin.who} would let the graph grow once more than the max_iterations of "
                 f"{config.max_iterations} allow; raise it, or let the graph end"
             )
-
-    def _check_graph_inputs(self, nodes: Iterable[Node]) -> None:
-        run = self._run
-        for node in nodes:
-            for each in node.inputs:
-                if each.source is not None and each.source[0] == "inputs":
-                    name = each.source[1]
-                    if name not in run.inputs:
-                        raise MissingInputError(
-                            f"node {node.id!r}: the run was given no input {name!r}"
-                            f"{did_you_mean(name, run.inputs)}; give the node a value instead"
-                        )
 
     def _load_sources(self, nodes: Iterable[Node]) -> None:
         """Read what nodes take from results of earlier processes; nobody has needed them so far.
@@ -326,7 +272,7 @@ class Steering:
 
     def _set_inputs(self, command: SetNodeInputs) -> Effect:
         run = self._run
-        self._check_graph(command.dag_name)
+        check_graph_name(command.dag_name, run.dag_name, run.run_id)
         slot = self._slot(command.node_id)
         before = run.plan.node(slot)
         node = with_inputs(before, command.inputs)
@@ -334,7 +280,7 @@ class Steering:
             return _NOTHING
         self._refuse_started(slot, "its inputs")
         validate_growth(run.plan.graph, [node], run.plan.find, run.registry, run.plan.index)
-        self._check_graph_inputs([node])
+        check_graph_inputs([node], run.inputs)
         more = self._new_sources(slot, node)
         note = self._noted(command)
         self._load_sources([node])

@@ -220,7 +220,7 @@ class Observers:
             except Exception as error:
                 self._failed(hook, error)
             else:
-                if answer is not None:
+                if answer is not None and (answer.__class__ is not list or answer):
                     self._take(hook, event, answer)
         if self._late:
             self._waiting.append(event)
@@ -284,7 +284,7 @@ class Observers:
             except Exception as error:
                 self._failed(hook, error)
             else:
-                if answer is not None:
+                if answer is not None and (answer.__class__ is not list or answer):
                     self._take(hook, event, answer)
         return None
 

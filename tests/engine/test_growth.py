@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dagger_dsl.engine.control import CancelToken
+from dagger_dsl.engine.growth import named
 from dagger_dsl.engine.hooks import PlannerHook
 from dagger_dsl.errors import (
     ActionNotFound,
@@ -729,12 +729,9 @@ def test_naming_many_nodes_looks_at_each_name_once() -> None:
             self.asked += 1
             return super().__contains__(name)
 
-    from dagger_dsl.engine.steering import Steering
-
-    run: Any = SimpleNamespace(plan=SimpleNamespace(index=Counting()), depths={}, rounds=set())
-    nodes = Steering(run)._named([NodeSpec("note")] * 500, {})
-    assert nodes[-1].id == "note_500"
-    assert run.plan.index.asked == 500
+    known = Counting()
+    assert named([NodeSpec("note")] * 500, known, {})[-1].id == "note_500"
+    assert known.asked == 500
 
 
 @every_runner

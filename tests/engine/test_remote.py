@@ -644,6 +644,30 @@ def test_who_has_the_actions_of_a_run_that_stands_still_hears_what_they_refuse(
     assert not RunControl(store, "r", Registry()).send(command), "these are not its actions"
 
 
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize(("command", "kind", "message"), UNFIT)
+def test_what_only_the_actions_refuse_is_logged_and_reported_by_the_resume(
+    command: Command,
+    kind: type[Exception],
+    message: str,
+    hooked: bool,
+    store: Store,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    flow = strict(tmp_path)
+    run = RunControl(store, "r")
+    assert not run.send(command), "nobody knows the actions here"
+    run.answer("ask", 7)
+    hooks = [lambda _ctx, _event: None] if hooked else []
+    report = flow.resume("r", url_of(tmp_path), hooks=hooks)
+    assert report.success
+    (refused,) = report.hook_errors
+    assert isinstance(refused, kind)
+    assert message in str(refused)
+    assert "a command of request 1 was refused" in caplog.text
+
+
 @pytest.mark.row("E6", "E19")
 def test_a_run_that_stands_still_is_cancelled_and_not_resumed_from_afar(
     store: Store, tmp_path: Path
