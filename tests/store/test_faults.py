@@ -220,16 +220,21 @@ def test_an_owner_whose_heart_beats_keeps_its_run(path: Path) -> None:
     with Store(path, lease=5) as store:
         give_to_stranger(store)
 
+        refused = threading.Event()
+
         def beat() -> None:
-            time.sleep(0.2)
-            with store.writing() as connection:
-                connection.execute(sa.update(flow_runs).values(beat=flow_runs.c.beat + 1))
+            while not refused.wait(0.2):  # one beat could come before anybody has looked
+                with store.writing() as connection:
+                    connection.execute(sa.update(flow_runs).values(beat=flow_runs.c.beat + 1))
 
         thread = threading.Thread(target=beat)
         thread.start()
-        with pytest.raises(RunOwned, match="process 77 on host elsewhere"):
-            store.claim_run("r")
-        thread.join()
+        try:
+            with pytest.raises(RunOwned, match="process 77 on host elsewhere"):
+                store.claim_run("r")
+        finally:
+            refused.set()
+            thread.join()
         assert store.load_run("r").epoch == 1
 
 
