@@ -98,7 +98,9 @@ class Maps:
             Whether there were any.
         """
         plan, state = self._plan, self._state
-        found = [slot for slot in state.ready if slot in plan.mapped]
+        found: list[int] = []
+        if not plan.mapped.keys().isdisjoint(state.ready):  # thousands of invocations, most often
+            found = [slot for slot in state.ready if slot in plan.mapped]
         start = 0
         for slot in found:
             place = state.ready.index(slot, start)
@@ -168,18 +170,19 @@ class Maps:
         if prefix:
             keys = [prefix + key for key in keys]
         before = run.invocations.get(top)
-        known = [] if before is None else [before.get(key) for key in keys]
+        known: list[int | None] = [] if before is None else [before.get(key) for key in keys]
         there = len(known)
         while there and known[there - 1] is None:
             there -= 1
+        made: list[int] = []
         if there < len(keys):
-            made = add_children(plan, slot, keys[there:])
-            run.enlist(slot, keys[there:], made)
+            fresh = keys[there:] if there else keys
+            made = add_children(plan, slot, fresh)
+            run.enlist(slot, fresh, made)
             self._state.left += len(made)
-            known[there:] = made
             body = {"open": plan.ids[slot], "at": plan.keys.get(slot, ""), "from": start + there}
             self._course.records.note(None, {**body, "to": end})
-        return [child for child in known if child is not None]
+        return [child for child in known[:there] if child is not None] + made
 
     def _drop_rest(self, slot: int, count: int) -> None:
         """End invocations of an earlier process that have no item any more."""

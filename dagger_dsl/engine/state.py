@@ -866,7 +866,8 @@ class RunState:
         self._children[slot] += children
         status, unmet = self._status, self._unmet
         fresh = [each for each in children if status[each] == PENDING]
-        asked = self.asking.intersection(children)  # of an earlier process: bodies that have ended
+        # Of an earlier process: bodies that have ended.
+        asked = self.asking.intersection(children) if self.asking else self.asking
         unmet[slot] += len(fresh) + len(asked)
         for child in asked:
             unmet[child] = 0
