@@ -94,7 +94,7 @@ def load_source(
         if beside.is_file():
             actions = str(beside)
             told(f"actions: {beside}")
-    return Source(graph, load_actions(actions), actions, tuple(problems))
+    return Source(graph, load_actions(actions, graph.name), actions, tuple(problems))
 
 
 def load_actions(actions: str | None, dag_name: str | None = None) -> Registry:

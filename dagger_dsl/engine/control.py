@@ -740,7 +740,9 @@ def time_limit(timeout: float | dt.timedelta | None) -> float | None:
     Raises:
         ConfigurationError: It is no number of seconds.
     """
-    return None if timeout is None or timeout == inf else seconds(timeout, "timeout")
+    if timeout is None or timeout == inf:
+        return None
+    return min(seconds(timeout, "timeout"), threading.TIMEOUT_MAX)
 
 
 def _left(until: float) -> float | None:

@@ -279,14 +279,15 @@ class Coordinator:
                 wake_at = now + max(flush, _GLANCE)
             if most and done:
                 wake_at = board.due = 0.0
-            if limited and desk.stands_by:  # people take their own time
+            if (limited or journal is not None) and desk.stands_by:  # people take their own time
                 before = now
                 if journal is not None:
                     journal.rest(True)
                 now = yield wake_at
                 if journal is not None:
                     journal.rest(False)
-                course.postpone(now - before)
+                if limited:
+                    course.postpone(now - before)
             else:
                 now = yield wake_at
         yield from self._conclude()

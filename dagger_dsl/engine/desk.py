@@ -67,6 +67,7 @@ class Desk:
         self._looked = not course.run.resumed
         self._deciding: int | None = None  # whose answer's commands are being applied
         self.requests: deque[tuple[Command, Origin, Callable[[Exception | None], None]]] = deque()
+        self._crowd = 0  # events that hooks have emitted and that wait to be shown
         self.expiring: set[int] = set()
         self.over = False
 
@@ -107,6 +108,7 @@ class Desk:
         elif self._journal is not None and not self._board.go:
             self._course.record_turn()
         events, self._course.events = self._course.events, []
+        self._crowd = 0
         return watcher.show(events)
 
     def listen(self, reply: Reply | None) -> Generator[float, float, None]:
@@ -165,6 +167,8 @@ class Desk:
                 self.refuse_late(asked[k:])
                 return
             try:
+                if self.steering.emits(command):
+                    self._check_crowd()
                 self.apply(command, origin)
             except LimitExceeded as error:
                 self._refused(origin, error)
@@ -219,8 +223,6 @@ class Desk:
             released = self._board.go or self._course.withdrawn
             if released and not steering.only_grows(command):
                 state.give_back(self._course.recall())  # what nobody has taken has not started
-            if steering.emits(command):
-                self._check_crowd()
             effect = steering.apply(command, origin)
             note = effect.note
             self._course.events += effect.events if self._course.watcher is not None else ()
@@ -236,14 +238,15 @@ class Desk:
             self._course.record_ends()
 
     def _check_crowd(self) -> None:
-        """Refuse one more event where hooks answer events with more than they are shown."""
+        """Count one more event of a hook; refuse it where hooks emit more than they are shown."""
         capacity = self._run.options.event_capacity
-        if len(self._course.events) >= _CROWD * capacity:
+        if self._crowd >= _CROWD * capacity:
             raise LimitExceeded(
-                f"{len(self._course.events):,} events wait to be shown, {_CROWD} times the "
+                f"{self._crowd:,} events of hooks wait to be shown, {_CROWD} times the "
                 f"event_capacity of {capacity}: hooks answer events with more events than they are "
                 "shown; let them emit fewer, or give the run a larger event_capacity"
             )
+        self._crowd += 1
 
     def _apply_to_run(self, command: Command) -> None:
         """Apply what is about the whole run, or answers one of its questions."""

@@ -112,7 +112,8 @@ class Records:
         if self._journal is None:
             return
         board = self._run.board
-        self._date(board.started[slot], board.ended[slot] or board.clock())
+        end = board.ended[slot] or board.clock()
+        self._date(board.started[slot] or end, end)  # what never started took no time
         if slot in self._run.asked and row[3] != "waiting":
             self.replacing.append(row)
         else:

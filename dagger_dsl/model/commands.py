@@ -111,7 +111,7 @@ def _texts(given: Iterable[str], field: str) -> tuple[str, ...]:
             f"{field} is a list of ids, not the text {shown(given)}; write [{shown(given)}]"
         )
     if not isinstance(given, Iterable):
-        raise ConfigurationError(f"{field}: ids are given as a list of texts, not {shown(given)}")
+        raise ConfigurationError(f"{field} is a list of ids, not {shown(given)}")
     found = tuple(given)
     for each in found:
         if not isinstance(each, str):

@@ -92,7 +92,7 @@ def whole_number(
             f"{what} must be a whole number of at least {least}{also}, not {shown(value)}"
         )
     if value > most:
-        raise ConfigurationError(f"{what} must be {most}{also} at most, not {shown(value)}")
+        raise ConfigurationError(f"{what} must be at most {most:,}{also}, not {shown(value)}")
     return value
 
 

@@ -20,7 +20,6 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
-    Iterable,
     Mapping,
     MutableSequence,
 )
@@ -83,10 +82,12 @@ class Yielded:  # an outcome between rooms, never shown to users
 
 
 # Python's own iterators: whoever reads one first leaves nothing for the others.
-_READ: tuple[Iterable[Any], ...] = ([], (), {}, set(), "", b"", range(0), {}.values(), {}.items())
+_TURNED: tuple[Any, ...] = ([], {}, {}.values(), {}.items())
+_READ: tuple[Any, ...] = (*_TURNED, (), set(), "", "é", b"", range(0), range(1 << 70))
 _ITERATORS = (
-    *(map, zip, filter, enumerate, reversed),
+    *(map, zip, filter, enumerate, reversed, type(iter(int, 1))),
     *(type(iter(each)) for each in _READ),
+    *(type(reversed(each)) for each in _TURNED),
     *(each for each in vars(itertools).values() if hasattr(each, "__next__")),
 )
 

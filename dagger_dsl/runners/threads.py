@@ -112,7 +112,7 @@ class Crew:
                 break
             if len(board.go) > mine:
                 self.spread(len(board.go) - mine)
-            if board.wake_at < self.alarm:
+            if not driving and board.wake_at < self.alarm:  # the driver sets its alarm by it next
                 self._ring()
             if board.listening:
                 break

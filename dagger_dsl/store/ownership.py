@@ -153,7 +153,7 @@ class Heart:
         """Count no time of a run from now on, or count it again; its lease is kept all the same."""
         with self._lock:
             now = time.monotonic()
-            if resting:
+            if resting and run_id in self._owned:  # it is not, once the store is closed
                 self._resting.setdefault(run_id, now)
             elif run_id in self._resting:
                 self._owned[run_id] += now - self._resting.pop(run_id)

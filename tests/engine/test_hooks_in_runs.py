@@ -17,8 +17,15 @@ from dagger_dsl import CancelToken
 from dagger_dsl.dsl.hooks import hook
 from dagger_dsl.engine.hooks import CompositeHook, EventHook, MetricsHook, TimingHook
 from dagger_dsl.errors import ConfigurationError, ExecutionError
-from dagger_dsl.model.commands import AddNode, Command, EmitEvent, NodeSpec, PauseBranch
-from dagger_dsl.model.context import HookContext, NodeOutput
+from dagger_dsl.model.commands import (
+    AddNode,
+    CancelBranch,
+    Command,
+    EmitEvent,
+    NodeSpec,
+    PauseBranch,
+)
+from dagger_dsl.model.context import HookContext, NodeCtx, NodeOutput
 from dagger_dsl.model.events import (
     CustomEvent,
     Event,
@@ -388,12 +395,34 @@ def test_a_run_ends_whose_hooks_answer_each_event_with_several(
     flow = Steered().note("a").note("b", after=["a"])
     report = flow.run(runner, hooks=[breed, one], event_capacity=5, **kept(place, tmp_path))
     assert report.status == "failed"
-    assert "500 events wait to be shown" in report.reason
+    assert "500 events of hooks wait to be shown" in report.reason
     assert "larger event_capacity" in report.reason
     assert one.told.count("CustomEvent tick") < 2_000
     assert one.told[-1] == "end False"
     late = [str(each) for each in report.hook_errors[1:]]
     assert len(late) <= 2, late
+
+
+@every_runner
+def test_many_events_that_no_hook_emitted_end_no_run(runner: str) -> None:
+    """A branch of many nodes is cancelled, and a node emits many: hooks are shown all of them."""
+
+    def rich(_ctx: NodeCtx) -> NodeOutput:
+        return NodeOutput.success(1, commands=[EmitEvent("more", k) for k in range(300)])
+
+    def cut(_ctx: Any, event: Any) -> list[Command]:
+        if isinstance(event, NodeCompleted) and event.node.node_id == "a":
+            return [CancelBranch("b"), EmitEvent("cut")]
+        return []
+
+    one = Script()
+    flow = Steered().note("a").note("b", after=["a"]).add("rich", rich, after=["a"])
+    for k in range(300):
+        flow.note(f"n{k}", after=["b"])
+    report = flow.run(runner, hooks=[cut, one], event_capacity=1)
+    assert report.status == "completed"
+    assert one.told.count("CustomEvent more") == 300
+    assert one.told.count("CustomEvent cut") == 1
 
 
 # --- what they cannot break ----------------------------------------------------------------------

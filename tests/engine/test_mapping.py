@@ -266,6 +266,8 @@ ITERATORS: list[Callable[[], Any]] = [
     lambda: iter([1, 2, 3]),
     lambda: iter({1: 2}.items()),
     lambda: itertools.chain([1], [2, 3]),
+    lambda: reversed([1, 2]),
+    lambda: iter("é"),
 ]
 
 

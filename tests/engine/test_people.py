@@ -634,12 +634,14 @@ def test_a_question_or_a_failure_is_on_record_before_the_next_call_begins(
 
 
 @every_runner
+@pytest.mark.parametrize("limited", [False, True])
 def test_the_record_of_what_a_limit_has_used_up_leaves_out_the_waiting(
-    runner: str, tmp_path: Path
+    runner: str, limited: bool, tmp_path: Path
 ) -> None:
     """Whoever takes over a run that died while it waited has its time left."""
     flow = asking(default="later", timeout=0.5)
-    options = RunOptions(runner=runner, run_id="r", config={"timeout_seconds": 10})
+    config = {"timeout_seconds": 10} if limited else {}
+    options = RunOptions(runner=runner, run_id="r", config=config)
     with Store(url_of(tmp_path), lease=0.15) as store:
         report = engine.run(flow.graph(), flow.registry, options=options, store=store)
         assert report.outputs == {"after": "later"}

@@ -440,7 +440,7 @@ def test_a_spec_says_at_once_what_it_cannot_take() -> None:
         "names its action by a text that is not empty, not 5": lambda _: NodeSpec(_(5)),
         "names its action by a text that is not empty, not ''": lambda _: NodeSpec(""),
         "an id is a text, not 6": lambda _: NodeSpec("f", id=_(6)),
-        "ids are given as a list of texts, not 5": lambda _: NodeSpec("f", deps=_(5)),
+        "deps is a list of ids, not 5": lambda _: NodeSpec("f", deps=_(5)),
         "an id is a text, not 7": lambda _: NodeSpec("f", deps=_([7])),
         "an input's name is a text that is not empty, not 8": (
             lambda _: NodeSpec("f", inputs=_({8: 1}))
@@ -449,7 +449,7 @@ def test_a_spec_says_at_once_what_it_cannot_take() -> None:
         "is a NodeSpec, not 9": lambda _: AddNodes(_([9])),
         "are a list of NodeSpec, not 10": lambda _: AddNodes(_(10)),
         "is a NodeSpec, not 11": lambda _: AddNode(_(11)),
-        "a list of texts, not 12": lambda _: SetNodesEnabled(_(12)),
+        "a list of ids, not 12": lambda _: SetNodesEnabled(_(12)),
     }
     for says, make in makes.items():
         with pytest.raises(ConfigurationError, match=says):

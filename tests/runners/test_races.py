@@ -412,3 +412,28 @@ def test_a_driver_leaves_those_alone_who_step() -> None:
         board.wake_at = 9.0
         assert crew.set_alarm(inf) == 9.0
     assert crew.alarm == 9.0
+
+
+@pytest.mark.parametrize("runner", ["threads", "asyncio"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_driver_sleeps_while_calls_run_and_timers_wait(
+    runner: str, is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sets its own alarm; being rung by its own steps it used up a processor."""
+    steps: list[float] = []
+    step = Crew.step
+
+    def counted(self: Crew, now: float, *, driving: bool = False) -> bool:
+        if driving:
+            steps.append(now)
+        return step(self, now, driving=driving)
+
+    monkeypatch.setattr(Crew, "step", counted)
+
+    async def rest() -> None:
+        await asyncio.sleep(0.3)
+
+    flow = Flow().add("nap", rest if is_async else lambda: time.sleep(0.3))
+    options = RunOptions(runner=runner, timeout=60)
+    assert engine.run(flow.graph(), flow.registry, options=options).success
+    assert len(steps) < 30

@@ -379,7 +379,7 @@ def test_a_mapped_node_says_over_what_and_how() -> None:
             "map_over: x",
             f"try_count: {10**30}",
             "9:16",
-            "try_count must be 9007199254740992 at most",
+            "try_count must be at most 9,007,199,254,740,992",
         ),
         ("map_depth: 2", "map_depth: deep", "11:16", "not the text 'deep'"),
         ("max_parallel: 8", "max_parallel: 0", "10:19", "max_parallel must be a whole number"),
