@@ -72,9 +72,11 @@ class Standing:
                 self._branches[command.branch_id] = command
         else:
             try:
-                self._nodes |= {node.id: node for node in self._changed(command)}
+                nodes = self._changed(command)
+                self._check_nodes(nodes)
             except DaggerError:  # it was sent all the same, and will be refused
                 return
+            self._nodes |= {node.id: node for node in nodes}
 
     # --- what there is ---------------------------------------------------------------------------
 
@@ -117,12 +119,15 @@ class Standing:
             return
         if isinstance(command, SetNodeInputs):
             self._refuse_completed(nodes, "its inputs")
-        if nodes:
-            validate_growth(self._graph, nodes, self._nodes.get, self._registry, self._nodes)
-            check_graph_inputs(nodes, _inputs_of(self._graph, self._nodes))
+        self._check_nodes(nodes)
         if nodes and isinstance(command, SetNodeInputs):
             changed = {node.id: node for node in nodes}
             self._graph.replace(nodes={**self._nodes, **changed}).topological_order()
+
+    def _check_nodes(self, nodes: list[Node]) -> None:
+        if nodes:
+            validate_growth(self._graph, nodes, self._nodes.get, self._registry, self._nodes)
+            check_graph_inputs(nodes, _inputs_of(self._graph, self._nodes))
 
     def _check_names(self, command: Command) -> None:
         known = self.names(branches=isinstance(command, _OF_BRANCHES))
@@ -137,7 +142,7 @@ class Standing:
                 )
 
     def check_answer(self, answer: Answer) -> None:
-        """Refuse an answer to what has one, or is going to be cancelled.
+        """Refuse an answer to what has one, or is going to be cancelled by its own id or label.
 
         Raises:
             InvalidState: Somebody has decided before.

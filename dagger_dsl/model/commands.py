@@ -127,6 +127,11 @@ def _ids(given: Iterable[str]) -> tuple[str, ...]:
     return _texts(given, "ids")
 
 
+def _map_errors(_: Any, __: Any, given: Any) -> None:
+    if given not in (None, "fail", "collect"):
+        raise ConfigurationError(f"map_errors is 'fail' or 'collect', not {shown(given)}")
+
+
 def _action(_: Any, __: Any, given: Any) -> None:
     if not isinstance(given, str) or not given:
         raise ConfigurationError(
@@ -277,7 +282,7 @@ class NodeSpec:
     map_over: str | None = attrs.field(default=None, validator=_name_or_none)
     max_parallel: int | None = attrs.field(default=None, converter=_parallel)
     map_depth: int | None = attrs.field(default=None, converter=_depth)
-    map_errors: str | None = attrs.field(default=None, validator=_name_or_none)
+    map_errors: str | None = attrs.field(default=None, validator=_map_errors)
     failure: str | None = attrs.field(default=None, validator=_name_or_none)
     cache_strategy: CacheStrategy | None = attrs.field(default=None, validator=_strategy)
     effects: Effects | None = attrs.field(default=None, converter=_effects)
