@@ -313,7 +313,10 @@ def test_a_chain_refuses_what_is_none(
         (lambda wrong: NodeSpec("f", branch=wrong(3)), "branch of a NodeSpec is a text or None"),
         (lambda wrong: NodeSpec("f", cache_strategy=wrong("x")), "cache_strategy is a CacheStr"),
         (lambda wrong: NodeSpec("f", try_count=wrong(0)), "try_count of .* at least 1 or None, no"),
-        (lambda wrong: NodeSpec("f", try_count=wrong(10**30)), "must be at most 9,007,199,254,740,992 or None"),
+        (
+            lambda wrong: NodeSpec("f", try_count=wrong(10**30)),
+            "at most 9,007,199,254,740,992 or None",
+        ),
         (
             lambda wrong: NodeSpec("f", max_parallel=wrong(2**53 + 1)),
             "a NodeSpec's max_parallel .* at most",
