@@ -106,7 +106,10 @@ class Person:
             for name in asked:
                 send(store, self.spec.run_id, Answer(name, work.asks[name], by="somebody"))
                 self._answered.add(name)
-            if work.held and not asked and self.released is None:
+            stands = (
+                store.load_run(self.spec.run_id).status == "paused"
+            )  # else it may hold them yet
+            if work.held and not asked and self.released is None and stands:
                 self.check(work)
                 self.released = len(calls_of(self.spec))
                 for branch in work.held:
