@@ -100,8 +100,9 @@ def read_shown(path: str) -> list[str]:
 def _lines(path: str) -> list[list[str]]:
     if not os.path.exists(path):
         return []
-    with open(path, encoding="ascii") as lines:
-        return [line.split() for line in lines if line.endswith("\n")]
+    with open(path, encoding="ascii") as log:
+        text = log.read()  # at once: reading on after half a line would take the rest for another
+    return [line.split() for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def main() -> None:

@@ -123,7 +123,12 @@ class Jumble:
 
     async def slow_async(self, name: str) -> str:
         self._enter(name)
-        await asyncio.sleep(0)
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            with self._lock:
+                self.running -= 1
+            raise
         return self._leave(name)
 
     def spoilt(self) -> set[str]:
