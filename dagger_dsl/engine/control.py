@@ -757,11 +757,13 @@ def _cancelled(report: RunReport, reason: str) -> RunReport:
         for node_id, state in report.states().items()
     }
 
-    def node(node_id: str) -> NodeReport:
-        found = report.node_reports[node_id]
+    def ended(found: NodeReport) -> NodeReport:
         if found.state not in _OPEN:
             return found
         return attrs.evolve(found, state=NodeState.CANCELLED, reason=reason)
+
+    def invocations(node_id: str) -> Mapping[str, NodeReport]:
+        return {key: ended(each) for key, each in report.invocations(node_id).items()}
 
     return attrs.evolve(
         report,
@@ -769,7 +771,8 @@ def _cancelled(report: RunReport, reason: str) -> RunReport:
         reason=reason,
         states=lambda: states,
         state=states.__getitem__,
-        node=node,
+        node=lambda node_id: ended(report.node_reports[node_id]),
+        invocations=invocations,
     )
 
 

@@ -29,7 +29,7 @@ from dagger_dsl.errors import (
     OutputError,
     shown,
 )
-from dagger_dsl.model.context import Branch, NodeOutcome, NodeOutput, labels_of
+from dagger_dsl.model.context import Branch, NodeOutcome, NodeOutput, labels_of, no_label
 from dagger_dsl.model.events import NodeCompleted, NodeFailed, NodeRetrying
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import OnFailure
@@ -107,10 +107,7 @@ class Outcomes:
             if slot in plan.labelled:
                 labels = labels_of(value if label is None else label)
                 if labels is None:
-                    raise OutputError(
-                        f"node {plan.ids[slot]!r} has labelled edges, so it must return a bool, a "
-                        f"text, a list of texts or Branch(label, value), not {value!r:.200}"
-                    )
+                    raise OutputError(f"node {plan.ids[slot]!r}: {no_label(value)}")
                 run.meta.setdefault(slot, {})["labels"] = sorted(labels)
         except OutputError as error:
             self.fail(slot, error)

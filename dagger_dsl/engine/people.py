@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from dagger_dsl.engine.notes import to_json
-from dagger_dsl.errors import InputValidationError, InvalidState, NodeNotFound, OutputError, shown
+from dagger_dsl.errors import InputValidationError, InvalidState, NodeNotFound, OutputError
 from dagger_dsl.model.commands import Answer
-from dagger_dsl.model.context import labels_of
+from dagger_dsl.model.context import labels_of, no_label
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import HumanTimeoutAction
 from dagger_dsl.model.schema import schema_fault, type_fault
@@ -136,10 +136,7 @@ def check_result(run: Run, slot: int, question: Question, value: Any) -> None:
     except OutputError as error:
         fault = str(error)
     if slot in run.plan.labelled and labels_of(value) is None:
-        fault = (
-            "it has labelled edges, so the answer is a bool, a text or a list of texts, not "
-            f"{shown(value)}"
-        )
+        fault = no_label(value)
     if fault is not None:
         node_id = str(run.plan.ids[slot])
         raise InputValidationError(f"node {node_id!r} cannot take this answer: {fault}")

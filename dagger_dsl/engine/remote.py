@@ -112,6 +112,7 @@ class RunControl(Steered):
     ) -> bool:
         """Send a command; *decides* says that it is an approval or a rejection."""
         limit = time_limit(timeout)
+        until = inf if limit is None else time.monotonic() + limit
         body, by = to_json(command_to_plain(command)), getattr(command, "by", None)
         number = 0
         while not number:  # another request came in between: what it asked for counts, too
@@ -119,7 +120,9 @@ class RunControl(Steered):
                 raise InvalidState(f"run {self.run_id} is completed, so it takes no commands")
             owned = self._is_owned()
             if not owned and isinstance(command, (PauseRun, ResumeRun, CancelRun)):
-                return self._do_here(command)
+                if self._do_here(command, until):
+                    return True
+                continue  # somebody goes on with it just now, and is asked
             newest = None
             if not owned or isinstance(command, Answer):
                 newest, pending = self._inbox()
@@ -133,9 +136,9 @@ class RunControl(Steered):
             number = self._store.send(self.run_id, body, by, newest)
         if not (wait and owned):
             return False
-        found = self._outcome(number, inf if limit is None else time.monotonic() + limit)
+        found = self._outcome(number, until)
         if found is None:
-            return self._left_alone(command)
+            return self._left_alone(command, until)
         if "refused" in found:
             raise self._refusal(found["refused"], command)
         return True
@@ -329,10 +332,11 @@ class RunControl(Steered):
             time.sleep(min(pause, left))
             pause = min(1.5 * pause, _LAST_LOOK)
 
-    def _left_alone(self, command: Command) -> bool:
+    def _left_alone(self, command: Command, until: float) -> bool:
         """Say what becomes of a command that was sent while the run came to its end."""
         if isinstance(command, (PauseRun, ResumeRun, CancelRun)):
-            return self._do_here(command)
+            left = None if until == inf else max(0.0, until - time.monotonic())
+            return self._do_here(command, until) or self._send(command, True, left)
         if self._stand().status == RunStatus.COMPLETED:
             raise InvalidState(f"run {self.run_id} completed before it took the command")
         return False
@@ -357,10 +361,11 @@ class RunControl(Steered):
 
     # --- runs that nobody executes ---------------------------------------------------------------
 
-    def _do_here(self, command: PauseRun | ResumeRun | CancelRun) -> bool:
-        """Record what becomes of a run that nobody executes.
+    def _do_here(self, command: PauseRun | ResumeRun | CancelRun, until: float) -> bool:
+        """Record what becomes of a run that nobody executes; False when somebody does by now.
 
         Raises:
+            TimeoutError: Somebody does, and there is no time left to ask.
             InvalidState: It has ended, or can only be resumed by whoever has its actions.
         """
         status = self._stand().status
@@ -377,8 +382,11 @@ class RunControl(Steered):
             raise InvalidState(f"run {self.run_id} has ended already: it is {status}")
         try:
             stored, journal = self._store.claim_run(self.run_id)
-        except RunOwned:  # somebody goes on with it just now
-            return self.send(command)
+        except RunOwned as owned:
+            if time.monotonic() >= until:
+                raise TimeoutError(f"{owned}; it was not asked in time") from owned
+            time.sleep(_FIRST_LOOK)
+            return False
         try:
             reason = command.reason or str(wanted)
             if wanted is RunStatus.CANCELLED:

@@ -62,6 +62,7 @@ class Standing:
         self._branches: dict[str, Command] = {}
         for command in pending:
             self._foresee(command)
+        self._doomed = self._foresee_ends()
 
     def _foresee(self, command: Command) -> None:
         """Take note of what a command that waits is going to do."""
@@ -73,10 +74,34 @@ class Standing:
         else:
             try:
                 nodes = self._changed(command)
-                self._check_nodes(nodes)
+                self._check_nodes(command, nodes)
             except DaggerError:  # it was sent all the same, and will be refused
                 return
             self._nodes |= {node.id: node for node in nodes}
+
+    def _foresee_ends(self) -> dict[str, CancelBranch]:
+        """Return the nodes that are going to be cancelled, each with the command that does it.
+
+        They are what can be reached only through a branch; see `RunState.cancel_branch`.
+        """
+        cancels = [each for each in self._branches.values() if isinstance(each, CancelBranch)]
+        if not cancels:
+            return {}
+        graph = self._graph.replace(nodes=self._nodes)
+        sources: dict[str, set[str]] = {}
+        for edge in graph.edges:
+            sources.setdefault(edge.target, set()).add(edge.source)
+        order = graph.topological_order()
+        found: dict[str, CancelBranch] = {}
+        for command in cancels:
+            branch = command.branch_id
+            roots = [each.id for each in self._nodes.values() if each.branch == branch]
+            inside = {branch} if branch in self._nodes else set(roots)
+            for name in order:
+                if name in sources and sources[name] <= inside:
+                    inside.add(name)
+            found |= dict.fromkeys(inside, command)
+        return found
 
     # --- what there is ---------------------------------------------------------------------------
 
@@ -87,20 +112,11 @@ class Standing:
 
     def awaits(self, node_id: str, key: str) -> bool:
         """Whether nobody has decided yet what becomes of a node that asks."""
-        return (node_id, key) not in self._answers and self._cancelled(node_id) is None
+        return (node_id, key) not in self._answers and node_id not in self._doomed
 
     def is_decided(self, branch: str) -> bool:
         """Whether a branch that is paused goes on, or ends, with the run."""
         return isinstance(self._branches.get(branch), (ResumeBranch, CancelBranch))
-
-    def _cancelled(self, node_id: str) -> CancelBranch | None:
-        """Return the command that is going to cancel a node, by its id or its label."""
-        node = self._nodes.get(node_id)
-        for name in (node_id, None if node is None else node.branch):
-            found = None if name is None else self._branches.get(name)
-            if isinstance(found, CancelBranch):
-                return found
-        return None
 
     # --- what cannot be --------------------------------------------------------------------------
 
@@ -119,15 +135,16 @@ class Standing:
             return
         if isinstance(command, SetNodeInputs):
             self._refuse_completed(nodes, "its inputs")
-        self._check_nodes(nodes)
-        if nodes and isinstance(command, SetNodeInputs):
+        self._check_nodes(command, nodes)
+
+    def _check_nodes(self, command: Command, nodes: list[Node]) -> None:
+        if not nodes:
+            return
+        validate_growth(self._graph, nodes, self._nodes.get, self._registry, self._nodes)
+        check_graph_inputs(nodes, _inputs_of(self._graph, self._nodes))
+        if isinstance(command, SetNodeInputs):
             changed = {node.id: node for node in nodes}
             self._graph.replace(nodes={**self._nodes, **changed}).topological_order()
-
-    def _check_nodes(self, nodes: list[Node]) -> None:
-        if nodes:
-            validate_growth(self._graph, nodes, self._nodes.get, self._registry, self._nodes)
-            check_graph_inputs(nodes, _inputs_of(self._graph, self._nodes))
 
     def _check_names(self, command: Command) -> None:
         known = self.names(branches=isinstance(command, _OF_BRANCHES))
@@ -142,16 +159,15 @@ class Standing:
                 )
 
     def check_answer(self, answer: Answer) -> None:
-        """Refuse an answer to what has one, or is going to be cancelled by its own id or label.
+        """Refuse an answer to what has one, or is going to be cancelled.
 
         Raises:
             InvalidState: Somebody has decided before.
         """
         if (answer.node_id, answer.key) in self._answers:
             raise self._has_answer(answer.node_id)
-        cancelled = self._cancelled(answer.node_id)
-        if cancelled is not None:
-            raise self._is_cancelled(cancelled)
+        if answer.node_id in self._doomed:
+            raise self._is_cancelled(self._doomed[answer.node_id])
 
     def check_branch(
         self,

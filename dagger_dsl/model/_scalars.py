@@ -122,23 +122,17 @@ def node_id(value: Any, key: str) -> str:
 
 def count(value: Any, key: str) -> int:
     """Return a whole number of at least 1."""
-    return whole_number(_positive(value, key), key)
-
-
-def _positive(value: Any, key: str) -> int:
-    if type(value) is int and value >= 1:
-        return value
-    raise ConfigurationError(f"{key} must be a whole number of at least 1, not {kind(value)}")
+    return whole_number(value, key)
 
 
 def depth(value: Any, key: str) -> int:
     """Return how many levels of lists are mapped over."""
-    return depth_of(_positive(value, key), key)
+    return depth_of(value, key)
 
 
 def parallel(value: Any, key: str) -> int:
     """Return how many invocations may run at the same time."""
-    return parallel_of(_positive(value, key), key)
+    return parallel_of(value, key)
 
 
 def duration(value: Any, key: str) -> float:

@@ -25,6 +25,7 @@ from dagger_dsl.model.policies import (
     RetryPolicy,
     Trigger,
     as_enum,
+    attempts_from_retries,
     seconds,
     whole_number,
 )
@@ -319,11 +320,7 @@ class NodeSpec:
 
     def with_retries(self, retries: int) -> NodeSpec:
         """Return this spec with *retries* extra calls after the first."""
-        if type(retries) is not int or retries < 0:
-            raise ConfigurationError(
-                f"retries are a whole number of at least 0, not {shown(retries)}"
-            )
-        return attrs.evolve(self, try_count=retries + 1)
+        return attrs.evolve(self, try_count=attempts_from_retries(retries, "retries"))
 
     def with_trigger(self, trigger: Trigger | str) -> NodeSpec:
         """Return this spec with another trigger rule."""

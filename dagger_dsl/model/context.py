@@ -30,6 +30,7 @@ __all__ = [
     "NodeOutput",
     "NodeRef",
     "labels_of",
+    "no_label",
 ]
 
 DEFAULT_KEY = "default"
@@ -186,6 +187,14 @@ def labels_of(result: Any) -> frozenset[str] | None:
     if isinstance(result, (list, tuple)) and all(isinstance(each, str) for each in result):
         return frozenset(result)
     return None
+
+
+def no_label(result: Any) -> str:
+    """Return why a source of labelled edges cannot have this result."""
+    return (
+        "it has labelled edges, so its result is a bool, a text, a list of texts or "
+        f"Branch(label, value), not {shown(result)}"
+    )
 
 
 @attrs.frozen

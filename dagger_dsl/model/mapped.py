@@ -20,8 +20,9 @@ from collections.abc import (
 )
 from typing import Any, Final, Union, get_args, get_origin
 
-from dagger_dsl.errors import ConfigurationError, shown
+from dagger_dsl.errors import shown
 from dagger_dsl.model.context import Failed
+from dagger_dsl.model.policies import whole_number
 from dagger_dsl.model.types import (
     _class_of,
     _common_child,
@@ -67,7 +68,7 @@ def depth_of(value: Any, what: str) -> int:
     Raises:
         ConfigurationError: It is no number, or none from 1 to `MAX_MAP_DEPTH`.
     """
-    return _count(value, what, MAX_MAP_DEPTH)
+    return whole_number(value, what, most=MAX_MAP_DEPTH)
 
 
 def parallel_of(value: Any, what: str) -> int:
@@ -76,15 +77,7 @@ def parallel_of(value: Any, what: str) -> int:
     Raises:
         ConfigurationError: It is no number, or none from 1 to `MAX_PARALLEL`.
     """
-    return _count(value, what, MAX_PARALLEL)
-
-
-def _count(value: Any, what: str, most: int) -> int:
-    if type(value) is not int or value < 1:
-        raise ConfigurationError(f"{what} is a whole number of at least 1, not {shown(value)}")
-    if value > most:
-        raise ConfigurationError(f"{what} is at most {most:,}, not {shown(value)}")
-    return value
+    return whole_number(value, what, most=MAX_PARALLEL)
 
 
 def nested(value: Any, depth: int) -> Any:

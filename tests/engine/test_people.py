@@ -305,7 +305,7 @@ def test_an_answer_chooses_one_of_labelled_edges() -> None:
     hook = Script({"HumanInputRequested ask": [Answer("ask", 5), Answer("ask", "left")]})
     report = flow.run(hooks=[hook])
     (refused,) = report.hook_errors
-    assert "labelled edges, so the answer is a bool, a text" in str(refused)
+    assert "labelled edges, so its result is a bool, a text" in str(refused)
     assert flow.calls == ["left"]
 
 

@@ -487,6 +487,30 @@ def test_only_the_first_decision_about_a_paused_branch_counts(
     assert states(report)["b"] == ("completed" if first == "approve" else "cancelled")
 
 
+@pytest.mark.row("E13")
+def test_no_answer_is_taken_below_a_branch_that_is_going_to_be_cancelled(
+    store: Store, tmp_path: Path
+) -> None:
+    """But where another way leads to whoever asks, and the branch ends only its own part."""
+    flow = Workflow().note("before").note("aside")
+    flow.add("ask", sure, after=["before"])
+    flow.add("both", sure, after=["before", "aside"])
+    flow.run(database_url=url_of(tmp_path), run_id="r")
+    run = RunControl(store, "r")
+    assert not run.cancel_branch("before", "enough")
+    assert [each.node_id for each in run.questions()] == ["both"]
+    with pytest.raises(InvalidState, match="'before' of run r is to be cancelled already"):
+        run.answer("ask", True)
+    assert not run.answer("both", True)
+    report = flow.resume("r", url_of(tmp_path))
+    assert states(report) == {
+        "before": "completed",
+        "aside": "completed",
+        "ask": "cancelled",
+        "both": "completed",
+    }
+
+
 def test_a_handle_whose_run_stands_still_takes_one_decision(tmp_path: Path) -> None:
     flow = Workflow().add("ask", sure)
     options = RunOptions(database_url=url_of(tmp_path), run_id="r")

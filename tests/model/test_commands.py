@@ -337,7 +337,7 @@ def test_a_chain_refuses_what_is_none(
         (lambda wrong: NodeSpec("f", outputs=[Output("r", wrong(5))]), "output 'r': description"),
         (
             lambda wrong: NodeSpec("f").with_retries(wrong(10**30)),
-            "try_count of a NodeSpec must be",
+            "retries must be at most 9,007,199,254,740,991",
         ),
         (
             lambda wrong: NodeSpec("f", deps=wrong("a")),

@@ -367,13 +367,13 @@ def test_a_mapped_node_says_over_what_and_how() -> None:
             "map_depth: 2",
             "map_depth: 1000000000",
             "11:16",
-            "map_depth is at most 100, not 1000000000",
+            "map_depth must be at most 100, not 1000000000",
         ),
         (
             "max_parallel: 8",
             f"max_parallel: {10**30}",
             "10:19",
-            "max_parallel is at most 1,000,000",
+            "max_parallel must be at most 1,000,000",
         ),
         (
             "map_over: x",
