@@ -148,9 +148,18 @@ def test_which_parameter_gets_the_items(
             lambda fn: fn.map([1], max_parallel=10**30),
             "max_parallel must be at most 1,000,000, not 1000",
         ),
-        (lambda fn: fn.map([1], depth=True), "depth must be a whole number of at least 1, not True"),
-        (lambda fn: fn.map([1], max_parallel=0), "max_parallel must be a whole number of at least 1"),
-        (lambda fn: fn.map([1], max_parallel="2"), "max_parallel must be a whole number of at least 1"),
+        (
+            lambda fn: fn.map([1], depth=True),
+            "depth must be a whole number of at least 1, not True",
+        ),
+        (
+            lambda fn: fn.map([1], max_parallel=0),
+            "max_parallel must be a whole number of at least 1",
+        ),
+        (
+            lambda fn: fn.map([1], max_parallel="2"),
+            "max_parallel must be a whole number of at least 1",
+        ),
         (lambda fn: fn.map([1], on_error="skip"), "on_error is 'fail' or 'collect', not 'skip'"),
     ],
 )
