@@ -332,7 +332,7 @@ def misread_inputs(
 def _faults(graph: Graph, registry: Registry, name: str) -> Iterator[Callable[[Any], str | None]]:
     """Yield what checks the values of one input."""
     from dagger_dsl.model.mapped import mapped_misfit
-    from dagger_dsl.registry import schema_fault
+    from dagger_dsl.model.schema import schema_fault
 
     declared = graph.inputs.get(name)
     if declared is not None and declared.schema is not None:

@@ -89,7 +89,7 @@ def _check(plan: Plan, values: Mapping[str, Any], given: Mapping[str, Any]) -> N
     for name in given:
         declared = plan.graph.inputs.get(name)
         if declared is not None and declared.schema is not None:
-            from dagger_dsl.registry import schema_fault
+            from dagger_dsl.model.schema import schema_fault
 
             value = values[name]
             hidden = isinstance(value, Secret)

@@ -28,7 +28,7 @@ from dagger_dsl.registry._define import (
     is_method,
     redefine,
 )
-from dagger_dsl.registry._definition import ActionDef, Param, Style, schema_fault
+from dagger_dsl.registry._definition import ActionDef, Param, Style
 from dagger_dsl.registry._registry import (
     ActionRegistry,
     Registry,
@@ -54,5 +54,4 @@ __all__ = [
     "is_method",
     "redefine",
     "registry",
-    "schema_fault",
 ]

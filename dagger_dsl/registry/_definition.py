@@ -23,11 +23,11 @@ from dagger_dsl.model.policies import (
     RetryPolicy,
     Trigger,
 )
-from dagger_dsl.model.schema import compile_schema, faults_of, schema_fault
+from dagger_dsl.model.schema import compile_schema, faults_of
 from dagger_dsl.model.types import accepts_none, misfit, schema_of
 from dagger_dsl.model.values import MISSING
 
-__all__ = ["ActionDef", "Hints", "Param", "Style", "schema_fault"]
+__all__ = ["ActionDef", "Hints", "Param", "Style"]
 
 Style: TypeAlias = Literal["function", "context", "legacy", "mapping"]
 
