@@ -154,13 +154,22 @@ class Maps:
 
     def _give(self, children: Sequence[int], items: Sequence[Any]) -> None:
         """Put the items of invocations onto the board."""
-        where, values = self._plan.items, self._board.values
-        if children and where[children[-1]] - where[children[0]] == len(children) - 1:
-            first = where[children[0]]  # they rise, so they lie side by side
+        values, place = self._board.values, self._place
+        if children and place(children[-1]) - place(children[0]) == len(children) - 1:
+            first = place(children[0])  # they rise, so they lie side by side
             values[first : first + len(children)] = items
             return
         for child, item in zip(children, items, strict=True):
-            values[where[child]] = item
+            values[place(child)] = item
+
+    def _place(self, child: int) -> int:
+        """Return where the item of an invocation is, which its call is given."""
+        plan = self._plan
+        where = plan.bindings[child]
+        if isinstance(where, tuple):
+            return where[plan.mapped[plan.parents[child]].place]
+        assert where is not None
+        return where
 
     def _enlist(self, slot: int, start: int, end: int) -> list[int]:
         """Return the invocations of items *start* to *end*, making those that are not there."""
@@ -282,10 +291,9 @@ class Maps:
         self._add_items(slot, self._feeds[source].items)
 
     def _add_items(self, slot: int, items: Sequence[Any]) -> None:
-        plan, children = self._plan, self._children[slot]
+        children = self._children[slot]
         made = self._enlist(slot, len(children), len(children) + len(items))
-        for child, item in zip(made, items, strict=True):
-            self._board.values[plan.items[child]] = item
+        self._give(made, items)
         self._state.add_children(slot, made)
         children += made
         self._lead(slot, made)

@@ -71,7 +71,6 @@ class Plan:
         ids: Node id by slot; None for slots of other values.
         index: Slot by node id.
         keys: By slot, the key of an invocation, where it is not the node's only one.
-        items: By slot of such an invocation, the slot of its item's value.
         parents: By slot of an invocation that a mapped node made, the slot it belongs to.
         successors: By slot, the targets of plain edges into `success` nodes, ascending.
         special: By slot, ``(target, label)`` of labelled edges and of edges into joins.
@@ -111,7 +110,6 @@ class Plan:
     index: dict[str, int] = attrs.field(factory=dict)
     keys: dict[int, str] = attrs.field(factory=dict)
     parents: dict[int, int] = attrs.field(factory=dict)
-    items: dict[int, int] = attrs.field(factory=dict)
     successors: list[tuple[int, ...]] = attrs.field(factory=list)
     special: dict[int, tuple[tuple[int, str | None], ...]] = attrs.field(factory=dict)
     unmet: list[int] = attrs.field(factory=list)
@@ -298,7 +296,6 @@ _GROWING: Final = (
     "index",
     "keys",
     "parents",
-    "items",
     "successors",
     "special",
     "unmet",
@@ -435,8 +432,8 @@ def add_children(plan: Plan, slot: int, keys: Sequence[str]) -> list[int]:
     Args:
         plan: The plan.
         slot: The mapped invocation.
-        keys: The invocations' keys, in order. The value of each one's item belongs into
-            ``items[child]``.
+        keys: The invocations' keys, in order. The value of each one's item belongs where its
+            binding has the input that is mapped over.
     """
     plan.unshare()
     base, count, gap = plan.size, len(keys), plan.size - len(plan.actions)
@@ -461,7 +458,6 @@ def add_children(plan: Plan, slot: int, keys: Sequence[str]) -> list[int]:
         plan.bindings += items
     plan.keys.update(zip(children, keys, strict=True))
     plan.parents.update(dict.fromkeys(children, slot))
-    plan.items.update(zip(children, items, strict=True))
     tables: tuple[dict[int, Any], ...] = (plan.limits, plan.handlers, plan.fallbacks)
     for table in tables:
         if slot in table:
