@@ -196,6 +196,7 @@ class Observers:
         starts = [each for each in self._handles if each[0].wants_starts]
         self._prompt = [each for each in starts if not each[0].is_async]
         self._late = [each for each in starts if each[0].is_async]
+        self._at_once = not any(each.is_async for each in self._hooks)  # they all answer so
         self._waiting: list[Event] = []
         self._talk: Iterator[tuple[Event, _Handle]] = iter(())
         self._awaited: tuple[BoundHook, Event, Reply] | None = None
@@ -211,17 +212,7 @@ class Observers:
         """
         event = _new(_Started)
         _set_started(event, (self._run, slot, self._attempts.get(slot, 1), now))
-        ctx = self._ctx
-        for hook, handle, wants in self._prompt:
-            if wants is not None and not wants(event):
-                continue
-            try:
-                answer = handle(ctx, event)
-            except Exception as error:
-                self._failed(hook, error)
-            else:
-                if answer is not None and (answer.__class__ is not list or answer):
-                    self._take(hook, event, answer)
+        self._tell(event, self._prompt)
         if self._late:
             self._waiting.append(event)
             self.owes = True
@@ -231,8 +222,27 @@ class Observers:
 
     def show(self, events: Sequence[Event]) -> Reply | None:
         """Show the events of one turn; return the answer to wait for before `go_on`, or None."""
+        if self._at_once and self._progress is None:  # there is nothing to wait for
+            for event in events:
+                self._tell(event, self._handles)
+            return None
         self._talk = self._turn(events)
         return self.go_on()
+
+    def _tell(self, event: Event, handles: Iterable[_Handle]) -> None:
+        """Show hooks an event which answer at once, and take what they ask for."""
+        ctx = self._ctx
+        for hook, handle, wants in handles:
+            if wants is not None and not wants(event):
+                continue
+            try:
+                answer = handle(ctx, event)
+            except Exception as error:
+                self._failed(hook, error)
+            else:
+                # An empty list asks for nothing, and is what many hooks answer each time.
+                if answer is not None and (answer.__class__ is not list or answer):
+                    self._take(hook, event, answer)
 
     def announce(self, event: RunStarted | RunFinished) -> Reply | None:
         """Tell the hooks that the run begins, or how it ended; as `show`."""
@@ -260,7 +270,6 @@ class Observers:
 
     def go_on(self) -> Reply | None:
         """Go on where `show` stopped to wait for an answer."""
-        ctx = self._ctx
         if self._awaited is not None:
             hook, event, reply = self._awaited
             self._awaited = None
@@ -271,21 +280,19 @@ class Observers:
                 self._failed(hook, reply.error)
             else:
                 raise reply.error
-        for event, (hook, handle, wants) in self._talk:
-            if wants is not None and not wants(event):
-                continue
-            try:
-                answer = handle(ctx, event)
-                if hook.is_async:
+        for event, each in self._talk:
+            hook, handle, wants = each
+            if not hook.is_async:
+                self._tell(event, (each,))
+            elif wants is None or wants(event):
+                try:
                     reply = Reply()
-                    self._run.board.spawn(answer, reply)
+                    self._run.board.spawn(handle(self._ctx, event), reply)
+                except Exception as error:
+                    self._failed(hook, error)
+                else:
                     self._awaited = hook, event, reply
                     return reply
-            except Exception as error:
-                self._failed(hook, error)
-            else:
-                if answer is not None and (answer.__class__ is not list or answer):
-                    self._take(hook, event, answer)
         return None
 
     @property
