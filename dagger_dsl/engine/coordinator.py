@@ -234,7 +234,7 @@ class Coordinator:
                         continue  # what hooks asked for may have changed what is enabled
                 if journal is not None and (steers or not news):  # else it was, to be shown
                     course.record_turn()
-                if course.stop_asked and not course.stopping:
+                if news and course.stop_asked and not course.stopping:
                     continue  # a hook cancelled the run: what it was shown enables nothing
                 ready = state.take()
                 if rare:
