@@ -368,6 +368,7 @@ edges:
     assert (gone, come) == ([], ["  - source: a", "    target: c", "    when: eu"])
 
 
+@pytest.mark.slow
 @settings(
     max_examples=count(1_000),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
