@@ -82,9 +82,11 @@ class Reader:
         if len(message) > _LONGEST_MESSAGE:
             half = _LONGEST_MESSAGE // 2
             message = f"{message[:half]} ... {message[-half:]}"
-        if node is not None:
+        place = self.place(path, key, node)
+        # A place without a line names the node itself.
+        if node is not None and place.line is not None:
             message = f"node {scalars.short(node)}: {message}"
-        self._problems.append(Problem(message, self.place(path, key, node), code, severity))
+        self._problems.append(Problem(message, place, code, severity))
 
     def place(self, path: PlainPath, key: bool = False, node: str | None = None) -> Place:
         """Return where *path* is."""

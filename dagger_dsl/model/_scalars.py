@@ -122,17 +122,17 @@ def node_id(value: Any, key: str) -> str:
 
 def count(value: Any, key: str) -> int:
     """Return a whole number of at least 1."""
-    return whole_number(value, key)
+    return whole_number(value, key, kind=kind)
 
 
 def depth(value: Any, key: str) -> int:
     """Return how many levels of lists are mapped over."""
-    return depth_of(value, key)
+    return depth_of(value, key, kind)
 
 
 def parallel(value: Any, key: str) -> int:
     """Return how many invocations may run at the same time."""
-    return parallel_of(value, key)
+    return parallel_of(value, key, kind)
 
 
 def duration(value: Any, key: str) -> float:

@@ -12,6 +12,7 @@ import typing
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
+    Callable,
     Generator,
     Iterable,
     Iterator,
@@ -62,22 +63,22 @@ def has_items(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
 
 
-def depth_of(value: Any, what: str) -> int:
+def depth_of(value: Any, what: str, kind: Callable[[Any], str] = shown) -> int:
     """Return how many levels of lists are mapped over.
 
     Raises:
         ConfigurationError: It is no number, or none from 1 to `MAX_MAP_DEPTH`.
     """
-    return whole_number(value, what, most=MAX_MAP_DEPTH)
+    return whole_number(value, what, most=MAX_MAP_DEPTH, kind=kind)
 
 
-def parallel_of(value: Any, what: str) -> int:
+def parallel_of(value: Any, what: str, kind: Callable[[Any], str] = shown) -> int:
     """Return how many invocations may run at the same time.
 
     Raises:
         ConfigurationError: It is no number, or none from 1 to `MAX_PARALLEL`.
     """
-    return whole_number(value, what, most=MAX_PARALLEL)
+    return whole_number(value, what, most=MAX_PARALLEL, kind=kind)
 
 
 def nested(value: Any, depth: int) -> Any:

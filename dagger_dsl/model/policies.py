@@ -74,7 +74,13 @@ def seconds(
 
 
 def whole_number(
-    value: Any, what: str, *, least: int = 1, most: int = MAX_COUNT, also: str = ""
+    value: Any,
+    what: str,
+    *,
+    least: int = 1,
+    most: int = MAX_COUNT,
+    also: str = "",
+    kind: Callable[[Any], str] = shown,
 ) -> int:
     """Return a count.
 
@@ -83,13 +89,14 @@ def whole_number(
         what: The option's name, for the error.
         least, most: What is allowed, both included.
         also: What else the option takes, for the error.
+        kind: Says what was given that is no such number.
 
     Raises:
         ConfigurationError: It is no whole number, or not between the two.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigurationError(
-            f"{what} must be a whole number of at least {least}{also}, not {shown(value)}"
+            f"{what} must be a whole number of at least {least}{also}, not {kind(value)}"
         )
     if value > most:
         raise ConfigurationError(f"{what} must be at most {most:,}{also}, not {shown(value)}")

@@ -445,7 +445,9 @@ def test_a_spec_says_at_once_what_it_cannot_take() -> None:
         "an input's name is a text that is not empty, not 8": (
             lambda _: NodeSpec("f", inputs=_({8: 1}))
         ),
-        "retries are a whole number": lambda _: NodeSpec("f").with_retries(_("x")),
+        "retries must be a whole number of at least 0": lambda _: NodeSpec("f").with_retries(
+            _("x")
+        ),
         "is a NodeSpec, not 9": lambda _: AddNodes(_([9])),
         "are a list of NodeSpec, not 10": lambda _: AddNodes(_(10)),
         "is a NodeSpec, not 11": lambda _: AddNode(_(11)),

@@ -218,6 +218,9 @@ def test_any_object_of_tenacity_takes_the_place_of_the_fields() -> None:
     unless = RetryPolicy(3, retry=tenacity.retry_unless_exception_type(KeyError))
     assert decide(unless, 1, KeyError()) is None
 
+
+@pytest.mark.skipif(not hasattr(tenacity, "wait_exception"), reason="tenacity has it since 9.1.3")
+def test_a_wait_of_tenacity_may_look_at_the_error() -> None:
     by_error = RetryPolicy(3, wait=tenacity.wait_exception(lambda error: 42.0))
     assert decide(by_error, 1, OSError()) == 42
 
