@@ -175,9 +175,7 @@ class Maps:
         """Return the invocations of items *start* to *end*, making those that are not there."""
         run, plan = self._run, self._plan
         top, prefix = self._run.top(slot), self._prefix(slot)
-        keys = list(map(str, range(start, end)))
-        if prefix:
-            keys = [prefix + key for key in keys]
+        keys = [f"{prefix}{k}" for k in range(start, end)]
         before = run.invocations.get(top)
         known: list[int | None] = [] if before is None else [before.get(key) for key in keys]
         there = len(known)
@@ -486,12 +484,15 @@ def _items_of(name: str, value: Any) -> list[Any]:
     Raises:
         ConfigurationError: It has none.
     """
-    what = f"it maps over its input {name!r}, which is {shown(value, 100)}"
     if not has_items(value):
-        raise ConfigurationError(f"{what}; give it a list, or anything else with items")
-    if isinstance(value, Iterator):
-        raise ConfigurationError(f"{what} and can be read only once; give it list(...) of that")
-    return list(value)
+        advice = "; give it a list, or anything else with items"
+    elif isinstance(value, Iterator):
+        advice = " and can be read only once; give it list(...) of that"
+    else:
+        return list(value)
+    raise ConfigurationError(
+        f"it maps over its input {name!r}, which is {shown(value, 100)}{advice}"
+    )
 
 
 def _differ(before: Any, now: Any) -> bool:

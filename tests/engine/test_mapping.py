@@ -307,6 +307,19 @@ def test_an_input_that_can_be_read_only_once_is_not_mapped_over() -> None:
     assert dag.run({"items": [1, 2]}) == [2, 4]
 
 
+def test_items_are_not_printed_where_nothing_is_said_of_them() -> None:
+    printed: list[object] = []
+
+    class Frame:
+        def __repr__(self) -> str:
+            printed.append(self)
+            return "a thousand lines"
+
+    report = mapped([Frame(), Frame()], lambda x: 1).run()
+    assert report.value("many") == [1, 1]
+    assert printed == []
+
+
 def test_a_failure_levels_down_is_told_once() -> None:
     report = mapped([[[1, "x"]]], lambda x: 1 + x, map_depth=3).run()
     error = str(report.node_reports["many"].exception)
