@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.plan import UNSET
 from dagger_dsl.errors import InputResolutionError
-from dagger_dsl.model.context import DEFAULT_KEY, NodeCtx, NodeOutput
+from dagger_dsl.model.context import NodeCtx, NodeOutput
 from dagger_dsl.registry import ActionDef
 from dagger_dsl.runners.base import Writing
 
@@ -163,7 +163,7 @@ def _calling(
             inputs=inputs,
             cache=run.cache,
             app_data=run.app_data,
-            invocation_key=run.plan.keys.get(slot, DEFAULT_KEY),
+            invocation_key=run.plan.children.key(slot),
             cancel=run.token,
             depth=run.depths.get(str(run.plan.ids[slot]), 0),
             spend=run.spend,

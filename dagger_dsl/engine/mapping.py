@@ -137,7 +137,7 @@ class Maps:
             items = _items_of(spec.name, value)
         except Exception as error:  # of the user's own iterator, too
             board.ended[slot] = board.started[slot]
-            failed = MapError(str(plan.ids[slot]), plan.keys.get(slot, ""), str(error))
+            failed = MapError(str(plan.ids[slot]), self._at(slot), str(error))
             failed.__cause__ = error
             self._course.outcomes.fail(slot, failed)
             return False
@@ -174,31 +174,23 @@ class Maps:
     def _enlist(self, slot: int, start: int, end: int) -> list[int]:
         """Return the invocations of items *start* to *end*, making those that are not there."""
         run, plan = self._run, self._plan
-        top, prefix = self._run.top(slot), self._prefix(slot)
-        keys = [f"{prefix}{k}" for k in range(start, end)]
-        before = run.invocations.get(top)
-        known: list[int | None] = [] if before is None else [before.get(key) for key in keys]
-        there = len(known)
-        while there and known[there - 1] is None:
-            there -= 1
-        made: list[int] = []
-        if there < len(keys):
-            fresh = keys[there:] if there else keys
-            made = add_children(plan, slot, fresh)
-            run.enlist(slot, fresh, made)
-            self._state.left += len(made)
-            body = {"open": plan.ids[slot], "at": plan.keys.get(slot, ""), "from": start + there}
-            self._course.records.note(None, {**body, "to": end})
-        return [child for child in known[:there] if child is not None] + made
+        there = plan.children.count(slot)
+        known = plan.children.slots(slot, start, end)
+        if there >= end:
+            return known
+        made = add_children(plan, slot, end - there)
+        run.enlist(slot, made)
+        self._state.left += len(made)
+        body = {"open": plan.ids[slot], "at": self._at(slot), "from": there, "to": end}
+        self._course.records.note(None, body)
+        return known + made if known else made
 
     def _drop_rest(self, slot: int, count: int) -> None:
         """End invocations of an earlier process that have no item any more."""
-        keys, top, prefix = self._plan.keys, self._run.top(slot), self._prefix(slot)
-        known = self._run.invocations.get(top, {})
-        while (child := known.get(f"{prefix}{count}")) is not None:
+        children = self._plan.children
+        for child in children.slots(slot, count, children.count(slot)):
             if self._state.status(child) in (PENDING, WAITING):
-                self._state.drop(child, f"there is no item {keys[child]} any more")
-            count += 1
+                self._state.drop(child, f"there is no item {children.key(child)} any more")
 
     def _gather(self, slot: int) -> None:
         """Complete an invocation with the values of its own ones."""
@@ -214,9 +206,9 @@ class Maps:
         else:
             self._course.outcomes.complete(slot, values, None, False)
 
-    def _prefix(self, slot: int) -> str:
-        key = self._plan.keys.get(slot)
-        return "" if key is None else f"{key}."
+    def _at(self, slot: int) -> str:
+        """Return the key of a mapped invocation, a text that is empty for the node itself."""
+        return self._plan.children.key(slot) if slot in self._plan.parents else ""
 
     # --- following -------------------------------------------------------------------------------
 
@@ -475,7 +467,7 @@ class Maps:
         """Return what stands in the list for an invocation that failed."""
         info = error_info(error)
         attempts = self._run.attempts_made(slot)
-        return Failed(self._plan.keys[slot], info.type, info.message, attempts)
+        return Failed(self._plan.children.key(slot), info.type, info.message, attempts)
 
 
 def _items_of(name: str, value: Any) -> list[Any]:
@@ -551,11 +543,10 @@ def _sip_async(generator: Any) -> Any:
 def rebuild_children(run: Run, note: Mapping[str, Any]) -> None:
     """Make the invocations again that an earlier process had noted; their state comes later."""
     top = run.plan.index[note["open"]]
-    at = note["at"]
-    slot = top if not at else run.invocations[top][at]
-    prefix = f"{at}." if at else ""
-    keys = [f"{prefix}{k}" for k in range(note["from"], note["to"])]
-    run.know(slot, keys, add_children(run.plan, slot, keys))
+    children = run.plan.children
+    slot = children.find(top, note["at"]) if note["at"] else top
+    if slot is not None:
+        add_children(run.plan, slot, max(0, note["to"] - children.count(slot)))
 
 
 def rebuild_items(run: Run, note: Mapping[str, Any]) -> None:

@@ -417,7 +417,9 @@ class Outcomes:
         elif state.status(parent) == PENDING:
             failed = error
             if not (slot in plan.mapped and isinstance(error, MapError)):  # else it says all
-                failed = MapError(str(plan.ids[slot]), plan.keys[slot], str(error_info(error)))
+                failed = MapError(
+                    str(plan.ids[slot]), plan.children.key(slot), str(error_info(error))
+                )
                 failed.__cause__ = error
             run.errors[parent] = failed
             self.give_up(parent, failed)

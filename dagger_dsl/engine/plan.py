@@ -11,11 +11,13 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
+from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final, final
 
 import attrs
 
+from dagger_dsl.engine.children import Children
 from dagger_dsl.engine.joins import Join
 from dagger_dsl.errors import (
     ActionNotFound,
@@ -70,7 +72,7 @@ class Plan:
         count: Number of invocations.
         ids: Node id by slot; None for slots of other values.
         index: Slot by node id.
-        keys: By slot, the key of an invocation, where it is not the node's only one.
+        children: The invocations of mapped nodes.
         parents: By slot of an invocation that a mapped node made, the slot it belongs to.
         successors: By slot, the targets of plain edges into `success` nodes, ascending.
         special: By slot, ``(target, label)`` of labelled edges and of edges into joins.
@@ -108,7 +110,7 @@ class Plan:
     count: int = 0
     ids: list[str | None] = attrs.field(factory=list)
     index: dict[str, int] = attrs.field(factory=dict)
-    keys: dict[int, str] = attrs.field(factory=dict)
+    children: Children = attrs.field(factory=Children)
     parents: dict[int, int] = attrs.field(factory=dict)
     successors: list[tuple[int, ...]] = attrs.field(factory=list)
     special: dict[int, tuple[tuple[int, str | None], ...]] = attrs.field(factory=dict)
@@ -294,7 +296,7 @@ class Mapped:
 _GROWING: Final = (
     "ids",
     "index",
-    "keys",
+    "children",
     "parents",
     "successors",
     "special",
@@ -426,17 +428,17 @@ def extend_plan(
     return slots
 
 
-def add_children(plan: Plan, slot: int, keys: Sequence[str]) -> list[int]:
+def add_children(plan: Plan, slot: int, count: int) -> list[int]:
     """Add invocations of a mapped one to a run's own plan and return their slots.
 
     Args:
         plan: The plan.
         slot: The mapped invocation.
-        keys: The invocations' keys, in order. The value of each one's item belongs where its
-            binding has the input that is mapped over.
+        count: How many more it gets. The value of each one's item belongs where its binding has
+            the input that is mapped over.
     """
     plan.unshare()
-    base, count, gap = plan.size, len(keys), plan.size - len(plan.actions)
+    base, gap = plan.size, plan.size - len(plan.actions)
     nobody: Any = None
     children = list(range(base, base + count))  # the tables share their integers
     spec, where, node_id = plan.mapped[slot], plan.bindings[slot], plan.ids[slot]
@@ -456,8 +458,8 @@ def add_children(plan: Plan, slot: int, keys: Sequence[str]) -> list[int]:
         plan.bindings += [(*before, item, *after) for item in items]
     else:
         plan.bindings += items
-    plan.keys.update(zip(children, keys, strict=True))
-    plan.parents.update(dict.fromkeys(children, slot))
+    plan.children.add(slot, base, count)
+    plan.parents.update(zip(children, repeat(slot)))
     tables: tuple[dict[int, Any], ...] = (plan.limits, plan.handlers, plan.fallbacks)
     for table in tables:
         if slot in table:

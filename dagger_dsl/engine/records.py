@@ -86,10 +86,9 @@ class Records:
         board = run.board
         start, end = board.started[slot], board.ended[slot]
         self._date(start, end)
-        keys = plan.keys
         row: Row = (
             plan.ids[slot],  # type: ignore[assignment]  # invocations have an id
-            keys.get(slot, DEFAULT_KEY) if keys else DEFAULT_KEY,
+            plan.children.key(slot) if plan.parents else DEFAULT_KEY,
             run.attempts.get(slot, 1),
             "completed",
             inline,

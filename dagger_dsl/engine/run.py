@@ -111,7 +111,6 @@ class Run:
         inserted: What functions of the old form wrote, by namespace and key, elsewhere than among
             their own outputs.
         notes: Keyed notes for a resume, recorded with the next commit.
-        invocations: By a mapped node's slot, the slots of its invocations by their key.
         tokens: How many tokens its nodes have used.
         rounds: What has been counted as growths of its graph.
         emitted: How many custom events there were.
@@ -202,7 +201,6 @@ class Run:
         self.seen_request = 0
         self.resumed = False
         self.depths: dict[str, int] = {}
-        self.invocations: dict[int, dict[str, int]] = {}
         self.annex: Annex | None = None
         self.registry: Any = lookup_in if lookup_in is not None else _Found(lookup)
         self._constants = len(plan.constants)
@@ -235,11 +233,10 @@ class Run:
         self.board.bindings[slot] = self.plan.bindings[slot]
         self._install(slot)
 
-    def enlist(self, slot: int, keys: Sequence[str], children: Sequence[int]) -> None:
+    def enlist(self, slot: int, children: Sequence[int]) -> None:
         """Make room on the board for invocations of a mapped one."""
         plan = self.plan
         self._refresh()
-        self.know(slot, keys, children)
         if plan.mapped[slot].depth > 1:
             self.silent += len(children)
         bound = self.bound.get(slot)
@@ -248,10 +245,6 @@ class Run:
         if plan.is_wrapped(slot) or plan.kinds[slot] in self.board.beyond:
             for child in children:
                 self._install(child)
-
-    def know(self, slot: int, keys: Sequence[str], children: Sequence[int]) -> None:
-        """Have invocations of a mapped one found by their keys."""
-        self.invocations.setdefault(self.top(slot), {}).update(zip(keys, children, strict=True))
 
     def load(self, slot: int) -> None:
         """Have what an earlier process recorded on the board, for those who take it from there."""
@@ -359,9 +352,9 @@ class Run:
 
     def ref(self, slot: int) -> NodeRef:
         """Return the name of one invocation."""
-        keys = self.plan.keys
-        key = keys.get(slot, DEFAULT_KEY) if keys else DEFAULT_KEY
-        return NodeRef(self.run_id, self.dag_name, str(self.plan.ids[slot]), key)
+        plan = self.plan
+        key = plan.children.key(slot) if plan.parents else DEFAULT_KEY
+        return NodeRef(self.run_id, self.dag_name, str(plan.ids[slot]), key)
 
     def slot_of(self, node: NodeRef) -> int | None:
         """Return the slot of an invocation by its reference."""
@@ -372,8 +365,7 @@ class Run:
         slot = self.plan.index.get(node_id)
         if slot is None or key in (DEFAULT_KEY, ""):
             return slot
-        known = self.invocations.get(slot)
-        return None if known is None else known.get(key)
+        return self.plan.children.find(slot, key)
 
     def top(self, slot: int) -> int:
         """Return the slot of the node that an invocation belongs to."""
@@ -384,8 +376,9 @@ class Run:
 
     def name_of(self, slot: int) -> str:
         """Return a text for an invocation that `slot_named` finds again, split at its first dot."""
-        key = self.plan.keys.get(slot)
-        return str(self.plan.ids[slot]) if key is None else f"{self.plan.ids[slot]}.{key}"
+        plan = self.plan
+        key = f".{plan.children.key(slot)}" if slot in plan.parents else ""
+        return f"{plan.ids[slot]}{key}"
 
     def renew(self) -> None:
         """Begin with the graph as it has become; nothing has happened so far."""
@@ -415,10 +408,10 @@ class Run:
 
     def invocation_reports(self, node_id: str) -> dict[str, NodeReport]:
         """Return how the invocations of a mapped node stand, by key; nothing for other nodes."""
-        plan, slot = self.plan, self.plan.index[node_id]
+        plan = self.plan
         return {
             key: self._report_of(child)
-            for key, child in self.invocations.get(slot, {}).items()
+            for key, child in plan.children.below(plan.index[node_id])
             if child not in plan.mapped
         }
 
@@ -441,7 +434,7 @@ class Run:
         state = self.states_of(slot)
         return NodeReport(
             node_id=str(self.plan.ids[slot]),
-            key=self.plan.keys.get(slot, DEFAULT_KEY),
+            key=self.plan.children.key(slot),
             state=state,
             attempts=0 if self.is_cached(slot) else self.attempts_made(slot),
             started_at=_moment(start) if called else None,
@@ -517,7 +510,7 @@ class Run:
         called = start != 0.0
         return (
             str(self.plan.ids[slot]),
-            self.plan.keys.get(slot, DEFAULT_KEY),
+            self.plan.children.key(slot),
             self.attempts.get(slot, 1) if called else 0,
             state,
             more.get("inline"),

@@ -865,7 +865,9 @@ class RunState:
         self._make_room()
         self._children[slot] += children
         status, unmet = self._status, self._unmet
-        fresh = [each for each in children if status[each] == PENDING]
+        fresh = children
+        if any(map(status.__getitem__, children)):  # some have ended in an earlier process
+            fresh = [each for each in children if status[each] == PENDING]
         # Of an earlier process: bodies that have ended.
         asked = self.asking.intersection(children) if self.asking else self.asking
         unmet[slot] += len(fresh) + len(asked)
