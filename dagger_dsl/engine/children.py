@@ -73,7 +73,12 @@ class Children:
     def slots(self, slot: int, start: int, end: int) -> list[int]:
         """Return the slots of its invocations from number *start* up to *end*, as far as made."""
         found: list[int] = []
-        for span in self._of.get(slot, ()):
+        spans = self._of.get(slot, [])
+        # A generator may have been read one item at a time, and have as many spans.
+        for place in range(max(0, bisect_right(spans, start, key=_start) - 1), len(spans)):
+            span = spans[place]
+            if span.start >= end:
+                break
             low, high = max(start, span.start), min(end, span.start + span.count)
             shift = span.first - span.start
             found += range(shift + low, shift + high)

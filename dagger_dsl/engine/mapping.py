@@ -21,7 +21,14 @@ import attrs
 from dagger_dsl.engine.plan import UNSET, add_children
 from dagger_dsl.engine.run import error_info
 from dagger_dsl.engine.state import PENDING, WAITING
-from dagger_dsl.errors import ConfigurationError, EncodingError, MapError, OutputError, shown
+from dagger_dsl.errors import (
+    ConfigurationError,
+    EncodingError,
+    InvalidState,
+    MapError,
+    OutputError,
+    shown,
+)
 from dagger_dsl.model.context import Failed
 from dagger_dsl.model.mapped import has_items
 from dagger_dsl.model.values import to_plain
@@ -541,12 +548,22 @@ def _sip_async(generator: Any) -> Any:
 
 
 def rebuild_children(run: Run, note: Mapping[str, Any]) -> None:
-    """Make the invocations again that an earlier process had noted; their state comes later."""
-    top = run.plan.index[note["open"]]
-    children = run.plan.children
-    slot = children.find(top, note["at"]) if note["at"] else top
-    if slot is not None:
-        add_children(run.plan, slot, max(0, note["to"] - children.count(slot)))
+    """Make the invocations again that an earlier process had noted; their state comes later.
+
+    Raises:
+        InvalidState: There is no such mapped node; the note was changed from outside.
+    """
+    plan = run.plan
+    slot = run.slot_named(note["open"], note["at"])
+    if slot is None or slot not in plan.mapped:
+        at = f"[{note['at']}]" if note["at"] else ""
+        raise InvalidState(
+            f"run {run.run_id} has a record of items of node {note['open']!r}{at}, which maps over "
+            "nothing; the database was changed from outside"
+        )
+    missing = note["to"] - plan.children.count(slot)
+    if missing > 0:
+        add_children(plan, slot, missing)
 
 
 def rebuild_items(run: Run, note: Mapping[str, Any]) -> None:

@@ -458,7 +458,6 @@ def add_children(plan: Plan, slot: int, count: int) -> list[int]:
         plan.bindings += [(*before, item, *after) for item in items]
     else:
         plan.bindings += items
-    plan.children.add(slot, base, count)
     plan.parents.update(zip(children, repeat(slot)))
     tables: tuple[dict[int, Any], ...] = (plan.limits, plan.handlers, plan.fallbacks)
     for table in tables:
@@ -468,6 +467,7 @@ def add_children(plan: Plan, slot: int, count: int) -> list[int]:
         plan.careful.update(children)
     if spec.depth > 1:
         plan.mapped.update(dict.fromkeys(children, attrs.evolve(spec, depth=spec.depth - 1)))
+    plan.children.add(slot, base, count)
     return children
 
 

@@ -256,11 +256,14 @@ class Run:
     def _refresh(self) -> None:
         """Bring the board to the size of the plan."""
         plan, board = self.plan, self.board
-        size = len(plan.ids)
+        before, size = len(board.kinds), len(plan.ids)
         board.calls += plan.calls[len(board.calls) :]
         board.bindings += plan.bindings[len(board.bindings) :]
         board.kinds += plan.kinds[len(board.kinds) :]
-        board.limits.update(plan.limits)
+        if plan.limits:
+            limits = plan.limits
+            more = range(before, size)
+            board.limits.update((slot, limits[slot]) for slot in more if slot in limits)
         board.started += [0.0] * (size - len(board.started))
         board.ended += [0.0] * (size - len(board.ended))
         board.values += [UNSET] * (plan.size - len(board.values))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import id_problem, split_reference
 from dagger_dsl.model.mapped import depth_of, parallel_of
@@ -46,8 +46,7 @@ FAILURE_WORDS: Final[dict[Any, OnFailure]] = {
 
 def short(value: Any) -> str:
     """Return *value* for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"
+    return shown(value, 80)
 
 
 def kind(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -48,7 +49,9 @@ def test_what_has_none_of_its_own_is_below_the_node(steps: list[tuple[int, int]]
     children, slots = grown(steps)
     opened = {slot for slot in slots.values() if children.count(slot)}
     leaves = {key: slot for key, slot in slots.items() if key and slot not in opened}
-    below = dict(children.below(0))
+    found = list(children.below(0))
+    below = dict(found)
+    assert found == sorted(found, key=lambda each: [int(part) for part in each[0].split(".")])
     assert below == {key: slot for key, slot in leaves.items() if key in below}
     # Who was opened without items has no place in a list of results either.
     assert all(children.slots(slot, 0, 1) == [] for key, slot in leaves.items() if key not in below)
@@ -63,6 +66,30 @@ def test_others_have_the_key_of_a_node_that_has_one_invocation(
     for slot in range(max(slots.values()) + 3):
         assert (children.key(slot) == DEFAULT_KEY) is (slot not in taken)
     assert children.prefix(0) == ""
+
+
+def test_what_came_one_by_one_is_found_without_a_walk() -> None:
+    class Watched(list[Any]):
+        looks = 0
+
+        def __getitem__(self, place: Any) -> Any:
+            Watched.looks += 1
+            return super().__getitem__(place)
+
+        def __iter__(self) -> Any:
+            raise AssertionError("a walk over all of them")
+
+    children, n = Children(), 10_000
+    for k in range(n):
+        children.add(0, 1 + 2 * k, 1)
+    children._of[0] = Watched(children._of[0])
+    children._spans = Watched(children._spans)
+    assert children.slots(0, n - 1, n) == [2 * n - 1]
+    assert children.slots(0, 0, 2) == [1, 3]
+    assert children.find(0, "5000") == 10_001
+    assert children.key(10_001) == "5000"
+    assert children.count(0) == n
+    assert 0 < Watched.looks < 100
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -14,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from dagger_dsl import DAG, Registry, action
+from dagger_dsl import DAG, DagExecutor, Registry, action
 from dagger_dsl.engine.control import CancelToken
-from dagger_dsl.errors import MapError, NodeExecutionError, NodeTimeout, OutputError
+from dagger_dsl.errors import InvalidState, MapError, NodeExecutionError, NodeTimeout, OutputError
 from dagger_dsl.model.commands import (
     AddNode,
     Answer,
@@ -305,6 +306,60 @@ def test_an_input_that_can_be_read_only_once_is_not_mapped_over() -> None:
     with pytest.raises(NodeExecutionError, match="can be read only once; give it list"):
         dag.run({"items": iter([1, 2])})
     assert dag.run({"items": [1, 2]}) == [2, 4]
+
+
+@every_runner
+@pytest.mark.parametrize("lists", [[[1, 0, 3, 4], later] for later in ([1], [], [1, 2, 3, 4, 5])])
+def test_a_list_that_is_made_again_may_have_another_length(
+    runner: str, lists: list[list[int]], tmp_path: Path
+) -> None:
+    made = iter(lists)
+    registry = Registry()
+    source = action(lambda: next(made), name="source", registry=registry, store=False)
+    invert = action(lambda x: 12 // x, name="invert", registry=registry)
+    with DAG("flow", registry=registry) as dag:
+        invert.map(source())
+    options: dict[str, Any] = {"runner": runner, "database_url": url_of(tmp_path)}
+    with pytest.raises(NodeExecutionError, match="ZeroDivisionError"):
+        dag.run(run_id="r", **options)
+    with DagExecutor(registry=registry, database_url=url_of(tmp_path)) as executor:
+        executor.load(dag)
+        report = executor.resume("r", runner=runner)
+    assert report.status == "completed"
+    assert report.value("invert") == [12 // x for x in lists[1]]
+    calls = report.invocations("invert")
+    assert list(calls) == [str(k) for k in range(max(map(len, lists)))]
+    gone = {key: each.reason for key, each in calls.items() if int(key) >= len(lists[1])}
+    assert all(
+        reason == f"there is no item {key} any more" or calls[key].state == "completed"
+        for key, reason in gone.items()
+    )
+    assert not [key for key in gone if calls[key].state in ("pending", "failed", "running")]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "changed"),
+    [
+        ('"open":"many"', '"open":"items"'),
+        ('"open":"many"', '"open":"nobody"'),
+        ('"at":"0"', '"at":"7"'),
+        ('"at":"0"', '"at":"0.1"'),
+    ],
+)
+def test_a_record_of_items_that_was_changed_is_refused(
+    recorded: str, changed: str, tmp_path: Path
+) -> None:
+    flow = mapped([[1, "x"], [3]], lambda x: 1 + x, map_depth=2)
+    assert not flow.run(**kept("file", tmp_path)).success
+    with sqlite3.connect(tmp_path / "runs.db") as database:
+        changes = database.execute(
+            "UPDATE run_log SET body = replace(body, ?, ?) WHERE body LIKE ?",
+            (recorded, changed, f"%{recorded}%"),
+        )
+        assert changes.rowcount
+    database.close()
+    with pytest.raises(InvalidState, match="maps over nothing; the database was changed"):
+        flow.resume("r", url_of(tmp_path))
 
 
 def test_items_are_not_printed_where_nothing_is_said_of_them() -> None:
