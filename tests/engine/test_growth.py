@@ -173,11 +173,11 @@ def test_a_spec_takes_what_it_leaves_out_from_the_configuration(runner: str) -> 
 @every_runner
 def test_a_node_with_a_limit_grows_under_every_runner(runner: str) -> None:
     """A sequential run of plain functions has no thread that could watch the time."""
-    flow = Steered().note("a").act("slow", lambda: time.sleep(2))
+    flow = Steered().note("a").act("slow", lambda: time.sleep(5))
     hook = Script({"NodeCompleted a": AddNode(NodeSpec("slow", timeout=0.05))})
     began = time.monotonic()
     report = flow.run(runner, hooks=[hook])
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 4
     assert states(report) == {"a": "completed", "slow": "failed"}
     assert isinstance(report.node_reports["slow"].exception, NodeTimeout)
     assert report.abandoned == ("slow",)

@@ -592,13 +592,13 @@ def test_time_goes_on_while_no_process_does(runner: str, tmp_path: Path) -> None
     def die(_ctx: Any, _event: Any) -> None:
         shutil.copytree(alive, dead)
 
-    flow = asking(default="later", timeout=1.0)
+    flow = asking(default="later", timeout=2.0)
     flow.run(runner, hooks=[Script({"HumanInputRequested ask": die})], **kept("file", alive))
     flow.calls.clear()
     began = time.monotonic()
     report = flow.resume("r", url_of(dead), runner=runner)
     assert report.outputs == {"after": "later"}
-    assert time.monotonic() - began < 0.9
+    assert time.monotonic() - began < 1.8
     assert flow.calls == ["after"]
 
 

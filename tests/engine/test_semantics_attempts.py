@@ -117,7 +117,7 @@ def test_immediate_retries_do_not_wait() -> None:
     flow = Workflow().note("bad", ConnectionError(), try_count=3, retry=RetryStrategy.immediate())
     start = time.perf_counter()
     report = flow.run()
-    assert time.perf_counter() - start < 0.05 + 0.45  # the second term is for busy machines
+    assert time.perf_counter() - start < 1.5  # for busy machines; the first wait alone would be 2 s
     assert report.node_reports["bad"].attempts == 3
     played = Clocked(flow)
     played.run()

@@ -126,7 +126,7 @@ def test_owners_on_other_hosts_are_watched_together_for_one_lease(path: Path) ->
         with beating(store, "r0"):
             began = time.monotonic()
             assert found(store, "nope") == set()
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 0.9  # a lease is a second
 
 
 def test_watching_ends_with_the_last_sign_of_life(path: Path) -> None:
