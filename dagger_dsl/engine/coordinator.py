@@ -181,6 +181,7 @@ class Coordinator:
         most = run.options.event_capacity if steers else 0
         now = yield -inf
         limited = run.deadline is not None
+        timed = limited or journal is not None
         glance: float | None = min(_GLANCE, flush)
         if course.plain and watcher is None and not self.steerable:
             glance = None
@@ -273,13 +274,13 @@ class Coordinator:
                     wake_at = now + flush
                 if course.stop_asked and not course.stopping:
                     board.due = 0.0
+                if most and done:
+                    wake_at = board.due = 0.0
             if state.ready and go and now + flush < wake_at:
                 # The last released call may be taken by a worker when all others have gone to
                 # sleep, and take long: somebody has to look, whoever it is.
                 wake_at = now + max(flush, _GLANCE)
-            if most and done:
-                wake_at = board.due = 0.0
-            if (limited or journal is not None) and desk.stands_by:  # people take their own time
+            if timed and desk.stands_by:  # people take their own time
                 before = now
                 if journal is not None:
                     journal.rest(True)
