@@ -650,7 +650,7 @@ class DagExecutor:
         for orphan in reversed(self._store.orphans(dag_name)):
             try:
                 found.append(self._go_on(orphan.run_id, registry, settings))
-            except RunOwned:
+            except RunOwned:  # somebody else was faster, and goes on with it
                 continue
             except DaggerError as error:
                 logger.error("run %s cannot go on: %s", orphan.run_id, error)
