@@ -11,6 +11,7 @@ or a command that only prints its help, should wait.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from dagger_dsl.dsl.handles import InputHandle, NodeBuilder, NodeDecorator, NodeFunction, NodeTable
@@ -23,11 +24,11 @@ from dagger_dsl.dsl.operators import (
     active,
     what_to_write,
 )
+from dagger_dsl.engine.workflow import Workflow
 from dagger_dsl.errors import (
     AmbiguousConnection,
     ConfigurationError,
     NodeAlreadyExists,
-    NotExecuted,
     OperandError,
     Place,
     Problem,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from dagger_dsl.dsl.decorators import ActionOptions
     from dagger_dsl.dsl.recipes import Recipe
-    from dagger_dsl.model.config import DagConfig, RunOptions
+    from dagger_dsl.model.config import DagConfig
     from dagger_dsl.model.graph import Graph, GraphInput
     from dagger_dsl.model.validate import ValidationReport
 
@@ -62,7 +63,7 @@ class _Placed:
         self.count = 0
 
 
-class DAG:
+class DAG(Workflow):
     """A graph that is being built, and the way to run it.
 
     Args:
@@ -121,8 +122,6 @@ class DAG:
         #: Where the actions of this DAG are looked up: its own first, then the registry it was
         #: given.
         self.registry = Registry(parent=as_registry(registry))
-        #: The report of the last run, None before.
-        self.report: Any = None
         self._nodes: dict[str, NodeBuilder] = {}
         self._inputs: dict[str, InputHandle] = {}
         self._placed: dict[Recipe, _Placed] = {}
@@ -482,7 +481,7 @@ class DAG:
         self._drawn[id(arrow)] = arrow  # kept, so that no other arrow gets its identity
         return False
 
-    # --- compiling and running -------------------------------------------------------------------
+    # --- compiling -------------------------------------------------------------------------------
 
     def compile(self) -> Graph:
         """Return the graph as it is built so far.
@@ -519,115 +518,15 @@ class DAG:
             self._validated = self.compile().validate(self.registry)
         return self._validated
 
-    def run(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Run the graph and return the value of its last node.
-
-        Args:
-            inputs: What the graph's inputs are given, by name.
-            **options: Those of `RunOptions`: runner (``sequential`` by default; ``mode`` is
-                document 002's word for it), max_workers, timeout, database_url, durability,
-                run_id, idempotency_key (with a database_url only), hooks, app_data, cancel,
-                progress, config.
-
-        The runner ``sequential`` calls sync bodies in the calling thread. Under a running event
-        loop, as in a notebook, such a body may not call `asyncio.run`: use ``runner="threads"``,
-        or make it an async function.
-
-        Returns:
-            The value of the one node that no other waits for; of several, a mapping by id in
-            declaration order. `report` holds the rest.
-
-        Raises:
-            ValidationError: The graph is wrong; nothing has run.
-            InputError: An input is missing, unknown or of the wrong type; nothing has run.
-            NodeExecutionError: A node failed and nothing handled it.
-            RunPaused, RunCancelled, ExecutionTimeout: The run did not end by itself.
-            ConfigurationError: An option is unknown or has an impossible value.
-        """
-        from dagger_dsl import engine
-
-        settings = self._run_options(options)
-        graph = self.compile()
-        self.report = _outside(engine.run, graph, self.registry, inputs, settings)
-        return self._answer()
-
-    async def run_async(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Run the graph on the running event loop; see `run`.
-
-        The runner is ``asyncio`` by default: async bodies run on the loop, sync ones in threads, so
-        none of them blocks it. ``runner="sequential"`` does, as long as a sync body runs.
-        """
-        from dagger_dsl import engine
-
-        settings = self._run_options(options, "asyncio")
-        graph = self.compile()
+    @contextmanager
+    def _outside(self) -> Iterator[None]:
+        """Leave all ``with DAG`` blocks for a while: bodies call actions as functions."""
         before = active.get()
-        active.set(None)  # bodies call actions as functions
+        active.set(None)
         try:
-            self.report = await engine.run_async(graph, self.registry, inputs, settings)
+            yield
         finally:
             active.set(before)
-        return self._answer()
-
-    def start(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Start a run in the background and return its `RunHandle`; see `run`."""
-        from dagger_dsl import engine
-
-        settings = self._run_options(options)
-        graph = self.compile()
-        return _outside(engine.start, graph, self.registry, inputs, settings)
-
-    def _run_options(self, options: Mapping[str, Any], runner: str = "sequential") -> RunOptions:
-        from dagger_dsl.model.config import RunOptions
-
-        given = dict(options)
-        if "mode" in given:
-            if "runner" in options:
-                raise ConfigurationError("mode= and runner= are one option; give one of them")
-            given["runner"] = given.pop("mode")
-        settings = RunOptions.of({"runner": runner, **given})
-        if settings.idempotency_key is not None and settings.database_url is None:
-            raise ConfigurationError(
-                "idempotency_key needs database_url=: a key is found again in the database that "
-                "the first run was recorded in"
-            )
-        if "durability" in options and settings.database_url is None:
-            raise ConfigurationError(
-                "durability= says how results reach a database; give database_url= too"
-            )
-        return settings
-
-    def _answer(self) -> Any:
-        self.report.raise_for_failure()
-        outputs = self.report.outputs
-        sinks = self.report.sinks
-        if len(sinks) == 1 and outputs.keys() <= set(sinks):
-            return outputs.get(sinks[0])
-        return dict(outputs)
-
-    def get_result(self, node_id: str, default: Any = ...) -> Any:
-        """Return a node's value in the last run.
-
-        Args:
-            node_id: The node.
-            default: Returned when the node has no value; without it that is an error.
-
-        Raises:
-            NotExecuted: No run has given the node a value.
-            NodeNotFound: There is no such node.
-        """
-        values = {} if self.report is None else self.report.values
-        if isinstance(node_id, str) and node_id in values:
-            return values[node_id]
-        if default is not ...:
-            return default
-        node = self.nodes[node_id]
-        why = "run the DAG first" if self.report is None else "it did not complete in the last run"
-        raise NotExecuted(f"node {node.id!r} has no result: {why}")
-
-    def __getitem__(self, node_id: str) -> Any:
-        """Return a node's value in the last run: ``dag["load"]``."""
-        return self.get_result(node_id)
 
     def __contains__(self, node_id: object) -> bool:
         return node_id in self._nodes
@@ -652,13 +551,3 @@ def _alone(ends: Sequence[Any], given: Any) -> Sequence[Any]:
             "each, or write nodes(...) >> target"
         )
     return ends
-
-
-def _outside(call: Callable[..., T], *args: Any) -> T:
-    """Call something outside of all ``with DAG`` blocks: bodies call actions as functions."""
-    before = active.get()
-    active.set(None)
-    try:
-        return call(*args)
-    finally:
-        active.set(before)

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from dagger_dsl.engine.coordinator import Coordinator
+    from dagger_dsl.engine.instance import Run
     from dagger_dsl.engine.people import Question
     from dagger_dsl.engine.report import NodeReport, RunReport
-    from dagger_dsl.engine.run import Run
     from dagger_dsl.model.commands import Command, NodeSpec
     from dagger_dsl.store.storage import Store
 

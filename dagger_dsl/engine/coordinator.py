@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 
 from dagger_dsl.engine.course import Course
 from dagger_dsl.engine.desk import Desk
+from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.outcomes import Outcomes, Withdrawn
 from dagger_dsl.engine.plan import UNSET
-from dagger_dsl.engine.run import Run
 from dagger_dsl.engine.starts import Starts
 from dagger_dsl.engine.state import PENDING
 from dagger_dsl.engine.watch import completions

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection
 from itertools import count
 from typing import TYPE_CHECKING
 
+from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.notes import to_json
 from dagger_dsl.engine.records import Records
-from dagger_dsl.engine.run import Run
 from dagger_dsl.engine.state import NAMES, SKIPPED
 from dagger_dsl.model.events import Event, NodeCancelled, NodeSkipped
 from dagger_dsl.model.states import RunStatus

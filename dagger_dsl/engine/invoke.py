@@ -17,7 +17,7 @@ from dagger_dsl.registry import ActionDef
 from dagger_dsl.runners.base import Writing
 
 if TYPE_CHECKING:
-    from dagger_dsl.engine.run import Run
+    from dagger_dsl.engine.instance import Run
 
 __all__ = ["bind_call", "bind_fallback", "bind_handler"]
 

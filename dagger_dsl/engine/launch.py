@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dagger_dsl.engine.control import CancelToken, RunHandle, Tie
 from dagger_dsl.engine.coordinator import Coordinator
 from dagger_dsl.engine.inputs import bind_inputs
+from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.plan import Plan, compile_plan
 from dagger_dsl.engine.report import RunReport
-from dagger_dsl.engine.run import Run
 from dagger_dsl.engine.watch import Observers
 from dagger_dsl.errors import ConfigurationError, InputError
 from dagger_dsl.model.config import DagConfig, RunOptions

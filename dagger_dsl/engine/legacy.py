@@ -20,7 +20,7 @@ from dagger_dsl.runners.base import Writing
 from dagger_dsl.store.cache import Cache
 
 if TYPE_CHECKING:
-    from dagger_dsl.engine.run import Run
+    from dagger_dsl.engine.instance import Run
 
 __all__ = ["ExecutorView", "LegacyCall"]
 

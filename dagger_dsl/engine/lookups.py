@@ -31,7 +31,7 @@ from dagger_dsl.model.caching import (
 from dagger_dsl.model.context import labels_of
 
 if TYPE_CHECKING:
-    from dagger_dsl.engine.run import Run
+    from dagger_dsl.engine.instance import Run
 
 __all__ = ["MEMORY", "Found", "Lookup", "decision_of", "look_up"]
 

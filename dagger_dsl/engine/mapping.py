@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl.engine.instance import error_info
 from dagger_dsl.engine.plan import UNSET, add_children
-from dagger_dsl.engine.run import error_info
 from dagger_dsl.engine.state import PENDING, WAITING
 from dagger_dsl.errors import (
     ConfigurationError,
@@ -36,7 +36,7 @@ from dagger_dsl.runners.base import TIMED, Overran, Yielded
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.course import Course
-    from dagger_dsl.engine.run import Run
+    from dagger_dsl.engine.instance import Run
 
 __all__ = ["Maps", "rebuild_children", "rebuild_items"]
 

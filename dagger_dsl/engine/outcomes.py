@@ -12,10 +12,10 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from dagger_dsl.engine.course import Course
+from dagger_dsl.engine.instance import error_info
 from dagger_dsl.engine.invoke import bind_fallback, bind_handler
 from dagger_dsl.engine.notes import to_json
 from dagger_dsl.engine.plan import UNSET
-from dagger_dsl.engine.run import error_info
 from dagger_dsl.engine.state import COMPLETED, PENDING
 from dagger_dsl.engine.watch import completions
 from dagger_dsl.errors import (

@@ -21,7 +21,7 @@ from dagger_dsl.model.schema import schema_fault, type_fault
 from dagger_dsl.model.values import MISSING, from_plain, to_plain
 
 if TYPE_CHECKING:
-    from dagger_dsl.engine.run import Run
+    from dagger_dsl.engine.instance import Run
 
 __all__ = [
     "Question",

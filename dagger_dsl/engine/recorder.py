@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from dagger_dsl.engine.instance import Run, error_info
 from dagger_dsl.engine.notes import of_json, to_json
 from dagger_dsl.engine.people import Question, question_note
 from dagger_dsl.engine.plan import Plan
 from dagger_dsl.engine.report import ErrorInfo, RunReport
-from dagger_dsl.engine.run import Run, error_info
 from dagger_dsl.engine.state import PENDING, RunState
 from dagger_dsl.engine.story import Story, rebuild
 from dagger_dsl.engine.watch import completions

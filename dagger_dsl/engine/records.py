@@ -17,7 +17,7 @@ from dagger_dsl.model.protocols import Row
 from dagger_dsl.model.values import to_plain
 
 if TYPE_CHECKING:
-    from dagger_dsl.engine.run import Run
+    from dagger_dsl.engine.instance import Run
 
 __all__ = ["Records"]
 

@@ -182,7 +182,7 @@ class RunReport:
         """The first unhandled failure, of a node or of the run itself, or None."""
         exception = self.exception
         if exception is not None and not hasattr(exception, "node_id"):
-            from dagger_dsl.engine.run import error_info  # what makes reports
+            from dagger_dsl.engine.instance import error_info  # what makes reports
 
             return error_info(exception)
         failed = self.nodes_in(NodeState.FAILED)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.notes import of_json
 from dagger_dsl.engine.people import Question, question_of
-from dagger_dsl.engine.run import Run
 from dagger_dsl.model.commands import (
     AddNodes,
     EmitEvent,

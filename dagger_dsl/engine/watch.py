@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
-from dagger_dsl.engine.run import Run
+from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.state import FAILED
 from dagger_dsl.errors import ExecutionError
 from dagger_dsl.model.context import HookContext, NodeOutcome, NodeRef

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,9 @@ def test_the_whole_value_of_a_node_with_several_outputs_can_be_an_argument() -> 
 
 @pytest.mark.row("K20", "K21")
 def test_values_of_the_last_run_are_read_by_id(dag: DAG) -> None:
-    with pytest.raises(NotExecuted, match="run the DAG first"):
+    with pytest.raises(NotExecuted, match="run it first"):
         dag["double"]
-    with pytest.raises(NotExecuted, match="run the DAG first"):
+    with pytest.raises(NotExecuted, match="run it first"):
         dag.get_result("double")
     assert dag.get_result("double", 7) == 7
     dag.run()
@@ -169,7 +169,11 @@ def test_nothing_runs_when_the_graph_is_wrong(call: str) -> None:
     async def main() -> None:
         await dag.run_async()
 
-    calls = {"run": dag.run, "start": dag.start, "run_async": lambda: asyncio.run(main())}
+    calls: dict[str, Callable[[], object]] = {
+        "run": dag.run,
+        "start": dag.start,
+        "run_async": lambda: asyncio.run(main()),
+    }
     with pytest.raises(ValidationError, match=r"'x' is int, but text\.result is str"):
         calls[call]()
     assert dag.report is None

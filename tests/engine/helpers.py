@@ -13,9 +13,9 @@ from dagger_dsl import engine
 from dagger_dsl.engine.control import CancelToken
 from dagger_dsl.engine.coordinator import Coordinator
 from dagger_dsl.engine.hooks import bind_hooks
+from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.plan import compile_plan
 from dagger_dsl.engine.report import RunReport
-from dagger_dsl.engine.run import Run
 from dagger_dsl.engine.watch import Observers
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Edge, Graph

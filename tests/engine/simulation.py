@@ -22,9 +22,9 @@ import attrs
 
 from dagger_dsl.engine.control import CancelToken
 from dagger_dsl.engine.coordinator import Coordinator
+from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.plan import Plan, compile_plan
 from dagger_dsl.engine.recorder import Recorder
-from dagger_dsl.engine.run import Run
 from dagger_dsl.engine.state import FAILED as FAILED_CODE
 from dagger_dsl.engine.state import NAMES
 from dagger_dsl.engine.steering import Origin

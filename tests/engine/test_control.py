@@ -16,8 +16,8 @@ from dagger_dsl import engine
 from dagger_dsl.engine.control import CancelToken, RunHandle
 from dagger_dsl.engine.coordinator import Coordinator
 from dagger_dsl.engine.hooks import EventHook
+from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.plan import compile_plan
-from dagger_dsl.engine.run import Run
 from dagger_dsl.errors import (
     ActionNotFound,
     ConfigurationError,

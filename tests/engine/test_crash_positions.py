@@ -31,10 +31,10 @@ from hypothesis import strategies as st
 from dagger_dsl.engine.control import CancelToken
 from dagger_dsl.engine.coordinator import Coordinator
 from dagger_dsl.engine.hooks import bind_hooks
+from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.plan import compile_plan
 from dagger_dsl.engine.recorder import Recorder
 from dagger_dsl.engine.report import RunReport
-from dagger_dsl.engine.run import Run
 from dagger_dsl.engine.steering import Origin
 from dagger_dsl.engine.watch import Observers
 from dagger_dsl.model.commands import (
