@@ -35,6 +35,7 @@ from dagger_dsl.model.context import HookContext, NodeCtx, NodeOutput
 from dagger_dsl.model.events import Event, HumanInputRequested, RunStarted
 from dagger_dsl.model.graph import Graph, Input, Node
 from dagger_dsl.model.protocols import CacheReader, CancelSignal
+from dagger_dsl.model.sharing import Context
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.model.values import to_shown
 from dagger_dsl.registry import ActionDef, Registry, as_registry, current_registry, define
@@ -427,6 +428,8 @@ def _called(definition: ActionDef, given: dict[str, Any], ctx: NodeCtx) -> Any:
     keywords = definition.arguments(given)
     if definition.ctx_param is not None:
         keywords[definition.ctx_param] = attrs.evolve(ctx, inputs=given)
+    if definition.context_param is not None:
+        keywords[definition.context_param] = Context()
     return _result(definition.fn(**keywords))
 
 

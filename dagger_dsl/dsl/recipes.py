@@ -162,7 +162,7 @@ class Recipe:
             ValidationError: Always.
         """
         for name in inputs:
-            if name == self.definition.ctx_param:
+            if name in (self.definition.ctx_param, self.definition.context_param):
                 self._refuse(f"gets its {name!r} from the engine; leave it out")
             if name not in self.names:
                 hint = did_you_mean(name, self.names)

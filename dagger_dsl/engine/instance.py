@@ -26,6 +26,7 @@ from dagger_dsl.runners.base import ASYNC, Board
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import CancelToken
     from dagger_dsl.model.caching import CacheDecision
+    from dagger_dsl.model.sharing import Context
     from dagger_dsl.runners.annex import Annex
 
 __all__ = ["Run", "error_info"]
@@ -158,6 +159,9 @@ class Run:
         self.token = token
         self.lookup = lookup
         self.app_data = options.app_data
+        self._context: Context | None = options.context
+        if options.context is not None:
+            options.context.tie(self)
         self.journal = journal
         self.state = RunState(plan)
         self.cache = RunCache(self)
@@ -220,6 +224,35 @@ class Run:
         )
         for slot in plan.wrapped:
             self.board.calls[slot] = bind_call(self, slot)
+
+    @property
+    def context(self) -> Context:
+        """What the nodes share; made when somebody asks for it."""
+        if self._context is None:
+            with self._counting:
+                if self._context is None:
+                    from dagger_dsl.model.sharing import Context
+
+                    context = Context()
+                    context.tie(self)
+                    self._context = context
+        return self._context
+
+    def result_names(self) -> list[str]:
+        """Return the ids of the nodes that have a result, in declaration order."""
+        codes = self.state.statuses()
+        return [node_id for node_id, slot in self.plan.index.items() if codes[slot] == COMPLETED]
+
+    def result(self, node_id: str) -> Any:
+        """Return a node's result.
+
+        Raises:
+            KeyError: It has none.
+        """
+        slot = self.plan.index[node_id]
+        if self.state.status(slot) != COMPLETED:
+            raise KeyError(node_id)
+        return self.value(slot)
 
     def grow(self, slots: Iterable[int]) -> None:
         """Make room on the board for invocations that were added to the plan."""

@@ -152,6 +152,8 @@ def _calling(
         keywords = action.arguments(inputs)
         if action.ctx_param is not None:
             keywords[action.ctx_param] = context(inputs)
+        if action.context_param is not None:
+            keywords[action.context_param] = run.context
         return (), keywords, _as_it_is
 
     def context(inputs: Mapping[str, Any]) -> NodeCtx:

@@ -349,6 +349,7 @@ def _knows_its_run(action: ActionDef) -> bool:
     return (
         action.style != "function"
         or action.ctx_param is not None
+        or action.context_param is not None
         or action.input_schema is not None
         or action.output_schema is not None
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
@@ -23,6 +23,9 @@ from dagger_dsl.model.policies import (
     whole_number,
 )
 from dagger_dsl.model.protocols import CancelSignal
+
+if TYPE_CHECKING:
+    from dagger_dsl.model.sharing import Context
 
 __all__ = ["DagConfig", "Durability", "RunOptions", "RunnerName"]
 
@@ -369,6 +372,16 @@ def _cancel(value: Any) -> Any:
     return value
 
 
+def _context(value: Any) -> Context | None:
+    if value is None:
+        return None
+    from dagger_dsl.model.sharing import Context  # most runs are given none
+
+    if not isinstance(value, Context):
+        raise ConfigurationError(f"context is a Context, such as Context(), not {shown(value)}")
+    return value
+
+
 def _progress(value: Any) -> Any:
     if value is not None and not callable(value):
         raise ConfigurationError(
@@ -407,6 +420,7 @@ class RunOptions:
         idempotency_key: A second start with this key returns the first run; needs a database.
         hooks: A list of observers, called in this order.
         app_data: Any object; actions and hooks get it as ``ctx.app_data``.
+        context: The `Context` that nodes share; a new one is made when they ask for one.
         cancel: A token that ends the run when it is cancelled.
         progress: ``fn(node_id, status, fraction)``, called after each node that ended; with hooks
             that see starts also before each call, as ``running``.
@@ -429,6 +443,7 @@ class RunOptions:
     idempotency_key: str | None = attrs.field(default=None, validator=_text_or_none)
     hooks: Sequence[Any] = attrs.field(default=(), converter=_hooks)
     app_data: Any = None
+    context: Context | None = attrs.field(default=None, converter=_context)
     cancel: CancelSignal | None = attrs.field(default=None, converter=_cancel)
     progress: Any = attrs.field(default=None, converter=_progress)
     event_capacity: int = attrs.field(default=100, converter=_capacity)

@@ -222,6 +222,7 @@ def _define_function(obj: Any, name: str | None, options: Mapping[str, Any]) -> 
         is_async=_is_async(found.fn),
         params=found.params,
         ctx_param=found.ctx_param,
+        context_param=found.context_param,
         style="legacy" if found.legacy else "function",
         takes_any_input=found.open or found.legacy,
         input_docs={each: text for each, text in (docs or {}).items() if text},
@@ -295,6 +296,7 @@ class _Parameters:
     fn: Callable[..., Any]
     params: tuple[Param, ...] = ()
     ctx_param: str | None = None
+    context_param: str | None = None
     open: bool = False
     legacy: bool = False
 
@@ -348,7 +350,7 @@ def _ordinary(
     declared: Mapping[str, str] | None,
 ) -> _Parameters:
     params = []
-    ctx_param = None
+    injected: dict[str, str] = {}  # by what is asked for, the parameter that gets it
     positional = []
     open_ = False
     for each in listed:
@@ -356,8 +358,8 @@ def _ordinary(
             open_ = True
         elif each.kind is each.VAR_POSITIONAL:
             continue
-        elif ctx_param is None and _is_ctx(each):
-            ctx_param = each.name
+        elif (asked := _asks_for(each)) is not None and asked not in injected:
+            injected[asked] = each.name
             if each.kind is each.POSITIONAL_ONLY:
                 positional.append(each.name)
         else:
@@ -383,7 +385,7 @@ def _ordinary(
                 )
             params.append(Param(each_name, hints=hints))
     fn = _by_name(obj, tuple(positional)) if positional else _awaiting(obj)
-    return _Parameters(fn, tuple(params), ctx_param, open_)
+    return _Parameters(fn, tuple(params), injected.get("ctx"), injected.get("context"), open_)
 
 
 def _by_name(fn: Callable[..., Any], positional: tuple[str, ...]) -> Callable[..., Any]:
@@ -423,15 +425,21 @@ def _bare_name(annotation: Any) -> str:
     return str(text).strip("'\" &").rpartition(".")[2]
 
 
-def _is_ctx(parameter: inspect.Parameter) -> bool:
+#: What a parameter gets from the engine: by its annotation, or by its name without one.
+_INJECTED = {"NodeCtx": "ctx", "Context": "context", "FSMContext": "context"}
+
+
+def _asks_for(parameter: inspect.Parameter) -> str | None:
+    """Return what a parameter gets from the engine, or None for a node's input."""
     if parameter.annotation is parameter.empty:
-        return parameter.name == "ctx"
+        return parameter.name if parameter.name in _INJECTED.values() else None
     annotation = parameter.annotation
     parts = annotation.split("|") if isinstance(annotation, str) else typing.get_args(annotation)
-    return any(
-        _bare_name(part.strip() if isinstance(part, str) else part) == "NodeCtx"
+    names = (
+        _bare_name(part.strip() if isinstance(part, str) else part)
         for part in (parts or (annotation,))
     )
+    return next((_INJECTED[name] for name in names if name in _INJECTED), None)
 
 
 _LEGACY_NAMES = ("executor", "node", "cache")

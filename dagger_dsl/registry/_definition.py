@@ -126,6 +126,7 @@ class ActionDef:
         params: The parameters that a node's inputs can fill, in order, without the context's.
         ctx_param: Name of the parameter that gets the `NodeCtx`: annotated so, or named ``ctx``
             without an annotation; None when there is none.
+        context_param: Name of the parameter that gets the run's `Context`, likewise.
         style: How it is called; see the module.
         takes_any_input: Whether inputs of other names are accepted.
         outputs: Declared output names; empty means the single output ``result``.
@@ -152,6 +153,7 @@ class ActionDef:
     is_async: bool = False
     params: tuple[Param, ...] = ()
     ctx_param: str | None = None
+    context_param: str | None = None
     style: Style = "function"
     takes_any_input: bool = False
     outputs: tuple[str, ...] = ()
