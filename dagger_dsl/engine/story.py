@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from dagger_dsl.engine.instance import Run
+from dagger_dsl.engine.instance import Run, error_info
 from dagger_dsl.engine.notes import of_json
 from dagger_dsl.engine.people import Question, question_of
+from dagger_dsl.errors import DaggerError, InvalidState
 from dagger_dsl.model.commands import (
     AddNodes,
     EmitEvent,
@@ -31,6 +32,7 @@ from dagger_dsl.model.events import CustomEvent
 from dagger_dsl.model.graph import Graph
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.steering import Steering
     from dagger_dsl.store.records import StoredCommand, StoredNode
 
 __all__ = ["Story", "graph_now", "prompts", "rebuild"]
@@ -49,6 +51,8 @@ class Story:
         again: By name, the entry since which a node counts as not completed.
         hooked: Whether hooks watched the last owner's part of the run, and since when they have
             watched every owner's.
+        recalled: By name, how often something that is started at most once was taken back.
+        steering: What lets the graph grow again; made for the first command.
     """
 
     commands: list[tuple[int, Mapping[str, Any]]] = attrs.field(factory=list)
@@ -56,6 +60,7 @@ class Story:
     hooked: tuple[bool, int] = (False, 0)
     again: dict[str, int] = attrs.field(factory=dict)
     recalled: Counter[str] = attrs.field(factory=Counter)
+    steering: Steering | None = None
 
     def between(
         self, run: Run, done: Mapping[int, StoredNode]
@@ -132,48 +137,67 @@ def rebuild(run: Run, recorded: Iterable[StoredCommand]) -> Story:
     Args:
         run: Freshly made from the graph that the run began with.
         recorded: The entries of its journal, in order.
+
+    Raises:
+        InvalidState: An entry is not what this package writes.
     """
     story = Story()
-    steering = None
     for entry in recorded:
-        key, body = entry.key, of_json(entry.body)
-        if not isinstance(body, dict):
-            continue
-        if key is not None and key.startswith("inbox:"):
-            run.seen_request = max(run.seen_request, int(key.removeprefix("inbox:")))
-        if "command" in body:
-            plain = body["command"]
-            story.commands.append((entry.seq, plain))
-            if steering is None:
-                from dagger_dsl.engine.steering import Steering
-
-                steering = Steering(run)
-            steering.rebuild(plain)
-        elif "open" in body:
-            from dagger_dsl.engine.mapping import rebuild_children
-
-            rebuild_children(run, body)
-        elif "yield" in body:
-            from dagger_dsl.engine.mapping import rebuild_items
-
-            rebuild_items(run, body)
-        elif "asks" in body:
-            asked = body["asks"]
-            place = (asked["node"], asked["key"], asked["attempt"])
-            story.questions[place] = question_of(asked)
-        elif "recalled" in body:
-            story.recalled.update(body["recalled"])
-        elif "again" in body:
-            story.again |= dict.fromkeys(body["again"], entry.seq)
-        elif "hooks" in body:
-            # An owner that went on with hooks owes them what those before it did not show.
-            if not (body["hooks"] and story.hooked[0]):
-                story.hooked = (body["hooks"], entry.seq)
-        elif "tokens" in body:
-            run.tokens = body["tokens"]
-        elif body and "refused" not in body:
-            continue
-        if key is not None:
-            run.applied.add(key)
+        try:
+            _replay(run, story, entry)
+        except DaggerError:  # many are ValueErrors, too
+            raise
+        except _UNREADABLE as error:
+            raise InvalidState(
+                f"run {run.run_id} cannot go on: entry {entry.seq} of its record cannot be read "
+                f"({error_info(error)}); the database was changed from outside"
+            ) from error
     run.renew()
     return story
+
+
+#: What values of other types than ours come to where they are used.
+_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError)
+
+
+def _replay(run: Run, story: Story, entry: StoredCommand) -> None:
+    """Take over one entry of a run's record."""
+    key, body = entry.key, of_json(entry.body)
+    if not isinstance(body, dict):
+        return
+    if key is not None and key.startswith("inbox:"):
+        run.seen_request = max(run.seen_request, int(key.removeprefix("inbox:")))
+    if "command" in body:
+        plain = body["command"]
+        story.commands.append((entry.seq, plain))
+        if story.steering is None:
+            from dagger_dsl.engine.steering import Steering
+
+            story.steering = Steering(run)
+        story.steering.rebuild(plain)
+    elif "open" in body:
+        from dagger_dsl.engine.mapping import rebuild_children
+
+        rebuild_children(run, body)
+    elif "yield" in body:
+        from dagger_dsl.engine.mapping import rebuild_items
+
+        rebuild_items(run, body)
+    elif "asks" in body:
+        asked = body["asks"]
+        place = (asked["node"], asked["key"], asked["attempt"])
+        story.questions[place] = question_of(asked)
+    elif "recalled" in body:
+        story.recalled.update(body["recalled"])
+    elif "again" in body:
+        story.again |= dict.fromkeys(body["again"], entry.seq)
+    elif "hooks" in body:
+        # An owner that went on with hooks owes them what those before it did not show.
+        if not (body["hooks"] and story.hooked[0]):
+            story.hooked = (body["hooks"], entry.seq)
+    elif "tokens" in body:
+        run.tokens = body["tokens"]
+    elif body and "refused" not in body:
+        return
+    if key is not None:
+        run.applied.add(key)

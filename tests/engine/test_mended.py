@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dagger_dsl import DAG, DagExecutor, action
 from dagger_dsl.engine import resume, run
-from dagger_dsl.errors import ConfigurationError, InputError, OutputError
+from dagger_dsl.errors import (
+    ConfigurationError,
+    InputError,
+    InvalidState,
+    NodeExecutionError,
+    OutputError,
+)
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import NodeCtx, NodeOutput
 from dagger_dsl.model.graph import Graph, GraphInput, Input, Node
@@ -174,3 +183,23 @@ def test_more_workers_than_nodes_cost_nothing() -> None:
 
     options = RunOptions(runner="threads", max_workers=10_000)
     assert run(Graph("g", [Node("n", "one")]), actions(one=one), options=options).success
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [('"to":2', '"to":"x"'), ('"to":2', '"to":[]'), ('"at":""', '"at":5'), (',"to":2', "")],
+)
+def test_an_entry_of_the_record_that_cannot_be_read_is_told(
+    tmp_path: Path, written: str, found: str
+) -> None:
+    registry, path = Registry(), tmp_path / "runs.db"
+    with DAG("flow", registry=registry) as dag:
+        action(lambda x: 1 // x, name="divide", registry=registry).map([0, 1])
+    with pytest.raises(NodeExecutionError):
+        dag.run(run_id="r", database_url=path)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE run_log SET body = replace(body, ?, ?)", (written, found))
+    with DagExecutor(registry=registry, database_url=path) as executor:
+        executor.load(dag)
+        with pytest.raises(InvalidState, match=r"entry \d+ of its record .* changed from outside"):
+            executor.resume("r")
