@@ -130,7 +130,9 @@ class Action(Ends, Generic[P, R]):
         self._function: Callable[P, R] = definition.original
         self._made: Recipe | None = None
         self._mapped: dict[Any, Recipe] = {}
-        functools.update_wrapper(self, self._function, updated=())
+        from dagger_dsl.registry import seen_through
+
+        functools.update_wrapper(self, seen_through(self._function), updated=())
 
     @property
     def name(self) -> str:

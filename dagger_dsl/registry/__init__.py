@@ -36,6 +36,7 @@ from dagger_dsl.registry._registry import (
     current_registry,
     registry,
 )
+from dagger_dsl.registry._wrappers import seen_through
 
 __all__ = [
     "ActionDef",
@@ -54,4 +55,5 @@ __all__ = [
     "is_method",
     "redefine",
     "registry",
+    "seen_through",
 ]

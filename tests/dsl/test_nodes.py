@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,7 @@ def test_nodes_share_a_result_where_their_keys_are_equal(tmp_path: Path) -> None
     assert calls == ["Ada", "Bob"]
 
 
-@pytest.mark.row("O5")
+@pytest.mark.row("K26", "M18", "O5")
 def test_decorators_of_the_user_stack(dag: DAG) -> None:
     @dag.node
     @functools.lru_cache(maxsize=100)
@@ -259,15 +260,23 @@ def test_decorators_of_the_user_stack(dag: DAG) -> None:
 
         return decorator
 
+    cleaned: list[str] = []
+
+    @dag.node
+    @with_cleanup(lambda: cleaned.append("files"))
+    def temp_file_processor(cached: int) -> int:
+        return cached * 10
+
     assert cached((1,)) == 1
-    with pytest.raises(RegistryError, match=r"functools\.wraps"):
-
-        @dag.node
-        @with_cleanup(lambda: None)
-        def temp_file_processor(data: int) -> int:
-            return data
-
-    assert list(dag.nodes) == ["cached"]
+    assert temp_file_processor(2) == 20
+    assert inspect.signature(temp_file_processor) == inspect.Signature(
+        [inspect.Parameter("cached", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="int")],
+        return_annotation="int",
+    )
+    cached >> temp_file_processor
+    assert dag.run({"data": (1, 2)}) == 20
+    assert cleaned == ["files", "files"]
+    assert list(dag.nodes) == ["cached", "temp_file_processor"]
 
 
 @pytest.mark.row("O2")
