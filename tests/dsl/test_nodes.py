@@ -57,13 +57,27 @@ def test_a_node_stays_callable_as_its_function(dag: DAG, registry: Registry) -> 
 
 
 @pytest.mark.row("K2")
-def test_a_node_may_be_async(dag: DAG) -> None:
+@pytest.mark.parametrize("runner", ["sequential", "threads", "asyncio"])
+def test_a_node_may_be_async_and_is_awaited_by_every_runner(dag: DAG, runner: str) -> None:
     @dag.node
     async def fetch(url: str) -> str:
-        return url
+        await asyncio.sleep(0)
+        return url.upper()
 
-    assert asyncio.run(fetch("u")) == "u"
+    @dag.node
+    def size(page: str) -> int:
+        return len(page)
+
+    fetch >> size
+    assert asyncio.run(fetch("u")) == "U"
     assert dag.registry["flow.fetch"].is_async
+    assert dag.run({"url": "abc"}, runner=runner) == 3
+    assert dag["fetch"] == "ABC"
+
+    async def inside() -> object:
+        return dag.run({"url": "in a loop"}, runner=runner), await dag.run_async({"url": "abcd"})
+
+    assert asyncio.run(inside()) == (9, 4)
 
 
 @pytest.mark.row("K3")
