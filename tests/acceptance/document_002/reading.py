@@ -14,7 +14,7 @@ import attrs
 
 __all__ = ["PLACE", "Block", "blocks", "document"]
 
-#: Names the folder with the documents where it is in none of the usual places.
+#: The variable of the environment that names the folder with the documents, in place of the usual.
 PLACE = "DAGGER_DSL_SEEDS"
 
 _ROOT = Path(__file__).parents[3]
@@ -42,6 +42,7 @@ def _folders() -> Iterator[Path]:
     named = os.environ.get(PLACE)
     if named:
         yield Path(named)
+        return
     for root in (_ROOT, _main_checkout()):
         if root is not None:
             yield root.parent / "shared" / "seeds"
