@@ -6,14 +6,14 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable
-from types import MethodType
+from types import MethodType, ModuleType
 from typing import Any
 
 import pytest
 
 from dagger_dsl import DAG, Registry, action
 from dagger_dsl.errors import RegistryError
-from dagger_dsl.registry import define, seen_through
+from dagger_dsl.registry import as_registry, define, seen_through
 
 Fn = Callable[..., Any]
 
@@ -221,6 +221,17 @@ def test_two_functions_under_one_decorator_are_two_actions_and_a_cell_may_run_ag
             action(bare(add))
             action(bare(other))
         assert sorted(registry) == ["add", "other"]
+
+
+def test_a_module_has_the_functions_that_a_decorator_of_another_module_wraps() -> None:
+    actions = ModuleType("wrapped_actions")
+    source = "@bare\ndef fetch(url): return url\n\n@injecting\ndef untold(a, b): return a"
+    vars(actions).update(bare=bare, injecting=injecting, add=add)
+    exec(source, vars(actions))
+    assert as_registry(actions).own("fetch") is not None
+    assert [as_registry(actions).own(name) for name in ("bare", "wrapper", "untold", "add")] == (
+        [None] * 4
+    )
 
 
 def test_actions_look_like_what_is_wrapped() -> None:
