@@ -183,11 +183,9 @@ class NodeFunction(Ends, Generic[P, R]):
     def __init__(self, function: Callable[P, R], node: NodeBuilder) -> None:
         from functools import update_wrapper
 
-        from dagger_dsl.registry import seen_through
-
         self.node = node
         self._function = function
-        update_wrapper(self, seen_through(function))
+        update_wrapper(self, node._recipe.definition.face)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function."""

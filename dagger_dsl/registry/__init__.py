@@ -36,7 +36,6 @@ from dagger_dsl.registry._registry import (
     current_registry,
     registry,
 )
-from dagger_dsl.registry._wrappers import seen_through
 
 __all__ = [
     "ActionDef",
@@ -55,5 +54,4 @@ __all__ = [
     "is_method",
     "redefine",
     "registry",
-    "seen_through",
 ]

@@ -138,6 +138,7 @@ def bound_to(definition: ActionDef, instance: Any) -> ActionDef:
         definition,
         fn=bound.fn,
         original=bound.original,
+        face=bound.face,
         params=bound.params,
         hints=bound._hints,
         kept={},
@@ -231,6 +232,7 @@ def _define_function(obj: Any, name: str | None, options: Mapping[str, Any]) -> 
         module=module,
         qualname=qualname,
         doc=_first_line(target),
+        face=face,
         hints=hints,
         **fields,
     )

@@ -13,7 +13,8 @@ import pytest
 
 from dagger_dsl import DAG, Registry, action
 from dagger_dsl.errors import RegistryError
-from dagger_dsl.registry import as_registry, define, seen_through
+from dagger_dsl.registry import as_registry, define
+from dagger_dsl.registry._wrappers import seen_through
 
 Fn = Callable[..., Any]
 
