@@ -516,6 +516,32 @@ COUNTING: dict[str, tuple[str, str, str]] = {
         '"called"',
         '"asked"',
     ),
+    "a function that a callable object holds": (
+        """
+        class Counted:
+            def __init__(self, fn): self.fn, self.calls = fn, 0
+            def __call__(self, *args, **kwargs):
+                self.calls = self.calls + 2
+                return self.fn(*args, **kwargs)
+        @Counted
+        def act(x): return x + 1
+        """,
+        "+ 1",
+        "+ 3",
+    ),
+    "a callable object that holds a function": (
+        """
+        class Counted:
+            def __init__(self, fn): self.fn, self.calls = fn, 0
+            def __call__(self, *args, **kwargs):
+                self.calls = self.calls + 2
+                return self.fn(*args, **kwargs)
+        @Counted
+        def act(x): return x + 1
+        """,
+        "+ 2",
+        "+ 3",
+    ),
     "a wrapper": (
         """
         import functools
