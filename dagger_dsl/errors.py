@@ -372,7 +372,7 @@ class DagNotFound(DaggerError, LookupError):
         )
 
 
-class NodeNotFound(DaggerError, LookupError):
+class NodeNotFound(DaggerError, KeyError):
     """The graph has no node of this id.
 
     Attributes:

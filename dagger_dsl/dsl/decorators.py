@@ -130,7 +130,7 @@ class Action(Ends, Generic[P, R]):
         self._function: Callable[P, R] = definition.original
         self._made: Recipe | None = None
         self._mapped: dict[Any, Recipe] = {}
-        functools.update_wrapper(self, self._function, updated=())
+        functools.update_wrapper(self, definition.face, updated=())
 
     @property
     def name(self) -> str:
@@ -342,8 +342,9 @@ def action(fn: Any = None, /, **options: Any) -> Any:
     """Make a function an action, and register it.
 
     Works with and without parentheses, on functions, async functions and methods (a method is not
-    registered: it needs its instance first), on top of other decorators that use
-    `functools.wraps`, and as a plain call on partials, builtins and callable objects.
+    registered: it needs its instance first), on top of other decorators, and as a plain call on
+    partials, builtins and callable objects. A decorator without `functools.wraps` is seen through
+    where its code tells that one function gets its very ``*args, **kwargs``.
 
     Args:
         fn: The function.

@@ -185,7 +185,7 @@ class NodeFunction(Ends, Generic[P, R]):
 
         self.node = node
         self._function = function
-        update_wrapper(self, function)
+        update_wrapper(self, node._recipe.definition.face)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function."""

@@ -20,6 +20,7 @@ from dagger_dsl.model.policies import CacheStrategy
 from dagger_dsl.model.values import MISSING
 from dagger_dsl.registry._definition import ActionDef, Hints, Param
 from dagger_dsl.registry._options import read_options
+from dagger_dsl.registry._wrappers import seen_through
 
 __all__ = [
     "bound_to",
@@ -137,6 +138,7 @@ def bound_to(definition: ActionDef, instance: Any) -> ActionDef:
         definition,
         fn=bound.fn,
         original=bound.original,
+        face=bound.face,
         params=bound.params,
         hints=bound._hints,
         kept={},
@@ -208,12 +210,13 @@ def _define_context(obj: Any, name: str | None, options: Mapping[str, Any]) -> A
 
 
 def _define_function(obj: Any, name: str | None, options: Mapping[str, Any]) -> ActionDef:
-    target = _target(obj)
-    given = _name(name if name is not None else _own_name(obj, target))
+    face = seen_through(obj)
+    target = _target(face)
+    given = _name(name if name is not None else _own_name(obj, face, target))
     fields = convert_options(options, f"action {given!r}")
     docs = fields.pop("inputs", None)
     hints = Hints(target)
-    found = _read_parameters(obj, target, given, hints, docs, name is not None)
+    found = _read_parameters(obj, face, target, given, hints, docs, name is not None)
     module, qualname = origin(target)
     definition = ActionDef(
         name=given,
@@ -229,6 +232,7 @@ def _define_function(obj: Any, name: str | None, options: Mapping[str, Any]) -> 
         module=module,
         qualname=qualname,
         doc=_first_line(target),
+        face=face,
         hints=hints,
         **fields,
     )
@@ -255,12 +259,19 @@ def _target(obj: Any) -> Any:
     return obj
 
 
-def _own_name(obj: Any, target: Any) -> str:
-    for each in (obj, getattr(obj, "func", None), target):
+def _own_name(obj: Any, face: Any, target: Any) -> str:
+    # What a bare wrapper is called by its code, all of its kind are called.
+    named = obj if face is obj or not _is_called_by_its_code(obj) else None
+    for each in (named, face, getattr(face, "func", None), target):
         found = getattr(each, "__name__", None)
         if isinstance(found, str) and found not in ("<lambda>", "__call__", "__init__"):
             return found
     raise RegistryError(f"{shown(obj)} has no name of its own: give name=")
+
+
+def _is_called_by_its_code(obj: Any) -> bool:
+    code = getattr(obj, "__code__", None)
+    return code is None or getattr(obj, "__name__", None) == code.co_name
 
 
 def origin(target: Any) -> tuple[str, str]:
@@ -303,6 +314,7 @@ class _Parameters:
 
 def _read_parameters(
     obj: Any,
+    face: Any,
     target: Any,
     name: str,
     hints: Hints,
@@ -310,7 +322,7 @@ def _read_parameters(
     named: bool,
 ) -> _Parameters:
     try:
-        signature = inspect.signature(obj)
+        signature = inspect.signature(face)
     except (ValueError, TypeError):
         if declared is None:
             raise RegistryError(
@@ -335,9 +347,9 @@ def _bare_wrapper(
 ) -> _Parameters:
     if declared is None or not named:
         raise RegistryError(
-            f"{name!r} takes (*args, **kwargs), so its parameters cannot be seen: a decorator "
-            "under @action should use functools.wraps; if you cannot change it, give name= and "
-            "inputs=[...]"
+            f"{name!r} takes (*args, **kwargs), and its code does not tell which function gets "
+            "them, so its parameters cannot be seen: a decorator under @action should use "
+            "functools.wraps; if you cannot change it, give name= and inputs=[...]"
         )
     return _Parameters(obj, tuple(Param(each) for each in declared))
 
@@ -384,7 +396,9 @@ def _ordinary(
                     f"{did_you_mean(each_name, names)}"
                 )
             params.append(Param(each_name, hints=hints))
-    fn = _by_name(obj, tuple(positional)) if positional else _awaiting(obj)
+    fn = _awaiting(obj)
+    if positional:
+        fn = _by_name(fn, tuple(positional))
     return _Parameters(fn, tuple(params), injected.get("ctx"), injected.get("context"), open_)
 
 
@@ -409,7 +423,7 @@ def _by_name(fn: Callable[..., Any], positional: tuple[str, ...]) -> Callable[..
 
 def _awaiting(fn: Any) -> Callable[..., Any]:
     """Make a plain wrapper around an async function awaitable without asking the engine to look."""
-    inner = _target(fn)
+    inner = _target(seen_through(fn))
     if inner is fn or _is_async(fn) or not inspect.iscoroutinefunction(inner):
         return typing.cast(Callable[..., Any], fn)
 

@@ -122,6 +122,8 @@ class ActionDef:
         fn: What the engine calls, by keyword or by position in the order of `params`: `style` says
             with what. Awaitable when `is_async`.
         original: What was given to `define`.
+        face: The same without wrappers that say nothing of what they wrap: what has its name, its
+            signature and its annotations.
         is_async: Whether a call has to be awaited.
         params: The parameters that a node's inputs can fill, in order, without the context's.
         ctx_param: Name of the parameter that gets the `NodeCtx`: annotated so, or named ``ctx``
@@ -178,6 +180,9 @@ class ActionDef:
     tags: tuple[str, ...] = ()
     module: str = ""
     qualname: str = ""
+    face: Any = attrs.field(
+        default=attrs.Factory(lambda self: self.original, takes_self=True), repr=False
+    )
     _hints: Hints = attrs.field(factory=lambda: Hints(None), repr=False)
     _validators: dict[str, Any] = attrs.field(factory=dict, repr=False)
     _kept: dict[str, Any] = attrs.field(factory=dict, repr=False)

@@ -19,6 +19,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.registry._define import define, definition_of, is_node_action, origin
 from dagger_dsl.registry._definition import ActionDef
+from dagger_dsl.registry._wrappers import seen_through
 
 __all__ = ["ActionRegistry", "Registry", "as_registry", "current_registry", "registry"]
 
@@ -305,4 +306,6 @@ def _belongs(thing: Any, module: types.ModuleType) -> bool:
         return False
     if is_node_action(thing):
         return isinstance(getattr(thing, "name", None), str)
-    return inspect.isfunction(thing) and thing.__module__ == module.__name__
+    if not inspect.isfunction(thing):
+        return False
+    return getattr(seen_through(thing), "__module__", None) == module.__name__

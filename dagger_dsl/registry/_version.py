@@ -20,6 +20,7 @@ from dagger_dsl.errors import EncodingError
 from dagger_dsl.model.values import to_plain
 from dagger_dsl.registry._bytecode import shape_of
 from dagger_dsl.registry._definition import ActionDef
+from dagger_dsl.registry._wrappers import seen_through
 
 __all__ = ["code_version"]
 
@@ -37,7 +38,7 @@ def code_version(definition: ActionDef) -> str:
       cannot change, tuples of such, enum members, or frozen classes with fields of such;
     * the arguments of partials, and what the attributes of a bound method's, a callable's or an
       ``execute`` object's instance hold: plain values, lists and dicts of such, functions;
-    * functions below wrappers that have `__wrapped__`, and functions and classes in global lists
+    * functions below wrappers, and functions and classes in global lists
       and dicts, which are tables of handlers.
 
     What does not count: other packages; functions without code of Python's, such as those written
@@ -498,6 +499,7 @@ def _packages(definition: ActionDef) -> frozenset[str]:
 
 def _innermost(value: Any) -> Any:
     """Return the function below methods, partials and wrappers, or what is in its place."""
+    value = seen_through(value)
     for _ in range(100):
         if isinstance(value, types.MethodType):
             value = value.__func__

@@ -190,7 +190,7 @@ def test_decorators_of_the_user_stack_below() -> None:
 def test_a_wrapper_that_hides_the_signature_names_functools_wraps() -> None:
     def with_cleanup(fn: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return fn(*args, **kwargs)
+            return fn(*args, retries=3, **kwargs)
 
         return wrapper
 

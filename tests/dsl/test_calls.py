@@ -100,7 +100,7 @@ def test_handles_are_found_by_id_and_an_unknown_id_lists_them(dag: DAG) -> None:
     assert len(dag.nodes) == 1
     with pytest.raises(NodeNotFound, match="'laod'; did you mean 'load'"):
         dag.nodes["laod"]
-    with pytest.raises(LookupError):
+    with pytest.raises(KeyError, match="'x'; known: 'load'"):
         dag.nodes["x"]
 
 

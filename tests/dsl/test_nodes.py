@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,27 @@ def test_a_node_stays_callable_as_its_function(dag: DAG, registry: Registry) -> 
 
 
 @pytest.mark.row("K2")
-def test_a_node_may_be_async(dag: DAG) -> None:
+@pytest.mark.parametrize("runner", ["sequential", "threads", "asyncio"])
+def test_a_node_may_be_async_and_is_awaited_by_every_runner(dag: DAG, runner: str) -> None:
     @dag.node
     async def fetch(url: str) -> str:
-        return url
+        await asyncio.sleep(0)
+        return url.upper()
 
-    assert asyncio.run(fetch("u")) == "u"
+    @dag.node
+    def size(page: str) -> int:
+        return len(page)
+
+    fetch >> size
+    assert asyncio.run(fetch("u")) == "U"
     assert dag.registry["flow.fetch"].is_async
+    assert dag.run({"url": "abc"}, runner=runner) == 3
+    assert dag["fetch"] == "ABC"
+
+    async def inside() -> object:
+        return dag.run({"url": "in a loop"}, runner=runner), await dag.run_async({"url": "abcd"})
+
+    assert asyncio.run(inside()) == (9, 4)
 
 
 @pytest.mark.row("K3")
@@ -238,7 +253,7 @@ def test_nodes_share_a_result_where_their_keys_are_equal(tmp_path: Path) -> None
     assert calls == ["Ada", "Bob"]
 
 
-@pytest.mark.row("O5")
+@pytest.mark.row("K26", "M18", "O5")
 def test_decorators_of_the_user_stack(dag: DAG) -> None:
     @dag.node
     @functools.lru_cache(maxsize=100)
@@ -259,15 +274,23 @@ def test_decorators_of_the_user_stack(dag: DAG) -> None:
 
         return decorator
 
+    cleaned: list[str] = []
+
+    @dag.node
+    @with_cleanup(lambda: cleaned.append("files"))
+    def temp_file_processor(cached: int) -> int:
+        return cached * 10
+
     assert cached((1,)) == 1
-    with pytest.raises(RegistryError, match=r"functools\.wraps"):
-
-        @dag.node
-        @with_cleanup(lambda: None)
-        def temp_file_processor(data: int) -> int:
-            return data
-
-    assert list(dag.nodes) == ["cached"]
+    assert temp_file_processor(2) == 20
+    assert inspect.signature(temp_file_processor) == inspect.Signature(
+        [inspect.Parameter("cached", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="int")],
+        return_annotation="int",
+    )
+    cached >> temp_file_processor
+    assert dag.run({"data": (1, 2)}) == 20
+    assert cleaned == ["files", "files"]
+    assert list(dag.nodes) == ["cached", "temp_file_processor"]
 
 
 @pytest.mark.row("O2")

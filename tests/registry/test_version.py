@@ -490,6 +490,58 @@ COUNTING: dict[str, tuple[str, str, str]] = {
         "+ 1",
         "+ 2",
     ),
+    "a function in a wrapper without functools.wraps": (
+        """
+        def log(fn):
+            def call(*args, **kwargs):
+                print("called")
+                return fn(*args, **kwargs)
+            return call
+        @log
+        def act(x): return x + 1
+        """,
+        "+ 1",
+        "+ 2",
+    ),
+    "a wrapper without functools.wraps": (
+        """
+        def log(fn):
+            def call(*args, **kwargs):
+                print("called")
+                return fn(*args, **kwargs)
+            return call
+        @log
+        def act(x): return x + 1
+        """,
+        '"called"',
+        '"asked"',
+    ),
+    "a function that a callable object holds": (
+        """
+        class Counted:
+            def __init__(self, fn): self.fn, self.calls = fn, 0
+            def __call__(self, *args, **kwargs):
+                self.calls = self.calls + 2
+                return self.fn(*args, **kwargs)
+        @Counted
+        def act(x): return x + 1
+        """,
+        "+ 1",
+        "+ 3",
+    ),
+    "a callable object that holds a function": (
+        """
+        class Counted:
+            def __init__(self, fn): self.fn, self.calls = fn, 0
+            def __call__(self, *args, **kwargs):
+                self.calls = self.calls + 2
+                return self.fn(*args, **kwargs)
+        @Counted
+        def act(x): return x + 1
+        """,
+        "+ 2",
+        "+ 3",
+    ),
     "a wrapper": (
         """
         import functools
@@ -724,17 +776,18 @@ class TestModules:
     def test_wrappers_of_other_packages_lead_to_what_they_wrap(self) -> None:
         module(
             "import functools\ndef plain(fn):\n  def call(*args): return fn(*args)\n  return call\n"
+            "def bare(fn):\n  return lambda *args, **kwargs: fn(*args, **kwargs)\n"
             "def wrapping(fn):\n  return functools.wraps(fn)(lambda *args: fn(*args))",
             "versioned_other",
         )
-        for wrapper in ("plain", "wrapping"):
+        for wrapper in ("plain", "bare", "wrapping"):
             source = (
                 f"from versioned_other import {wrapper}\n@{wrapper}\ndef helper(x): return x + 1\n"
                 "def act(x): return helper(x)"
             )
             assert differ(source, source.replace("+ 1", "+ 2"))
             wrapped = source.replace("def act(x): return helper(x)", "act = helper")
-            if wrapper == "wrapping":
+            if wrapper != "plain":
                 assert differ(wrapped, wrapped.replace("+ 1", "+ 2"))
         del sys.modules["versioned_other"]
 
