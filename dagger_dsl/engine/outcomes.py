@@ -227,10 +227,11 @@ class Outcomes:
         if not isinstance(answer, CoroutineType):
             made = isinstance(answer, (GeneratorType, AsyncGeneratorType))
             advice = (
-                f"{'a generator' if made else shown(answer, 60)}, which can be read only once, and "
-                "nobody takes its value; return list(...) of it, let one dependent take it, or let "
-                "every dependent map over it"
+                f"{'a generator' if made else shown(answer, 60)}, which can be read only once; "
+                "return list(...) of it"
             )
+            if slot not in self._plan.parents:
+                advice += ", let one dependent take it, or let every dependent map over it"
         else:
             advice = (
                 "a coroutine; write its function as 'async def', or give functools.wraps to the "

@@ -98,7 +98,7 @@ class Reading:
                 if self.over:
                     raise Left
                 yield item
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.error = error
             raise
         finally:
@@ -109,7 +109,7 @@ class Reading:
         try:
             async for item in self._iterator:
                 yield item
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.error = error
             raise
         finally:

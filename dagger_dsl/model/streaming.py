@@ -259,6 +259,11 @@ def _taker_faults(
             f"{what}, and its results are shared by its inputs, of which a stream has no hash; "
             "choose the others: CacheStrategy.always(inputs=[...])"
         )
+    if _of(reader, "input_schema") is not None:
+        yield (
+            f"{what}, and its input_schema is checked against all of its inputs, which a stream "
+            "cannot be; remove it"
+        )
     fallback: Any = node.fallback if node.fallback is not None else _of(reader, "fallback")
     if isinstance(fallback, str):
         fallback = lookup(fallback)

@@ -27,12 +27,20 @@ from dagger_dsl.errors import (
     OutputError,
     ValidationError,
 )
-from dagger_dsl.model.commands import AddNode, NodeSpec, PauseBranch, SetNodeInputs, ref
+from dagger_dsl.model.commands import (
+    AddNode,
+    CancelBranch,
+    NodeSpec,
+    PauseBranch,
+    SetNodeInputs,
+    ref,
+)
 from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.context import NodeCtx, NodeOutput
 from dagger_dsl.model.policies import CacheStrategy, OnFailure
 from dagger_dsl.model.streaming import Stream
 from dagger_dsl.store.storage import Store
+from dagger_dsl.testing import FakeClock, play
 from tests.engine.helpers import IMMEDIATE, states, url_of
 from tests.engine.steered import Script, Steered, every_runner, everywhere, kept
 from tests.runners.helpers import WAYS, eventually
@@ -770,6 +778,112 @@ def test_the_times_of_both_say_who_worked_when() -> None:
     assert total_time is not None
     assert 0.02 <= source_time < total_time
     assert total_time >= 0.07
+
+
+@pytest.mark.parametrize("ends", ENDS)
+@every_runner
+def test_an_attempt_that_overran_leaves_the_next_one_alone(runner: str, ends: str) -> None:
+    tap, calls = Tap(3), [0]
+
+    def dawdle() -> float:
+        calls[0] += 1
+        return 0.3 if calls[0] == 1 else 0.0
+
+    def source() -> Iterator[int]:
+        pause = dawdle()
+        for x in tap.plain():
+            time.sleep(pause)
+            yield x
+
+    async def source_async() -> AsyncIterator[int]:
+        pause = dawdle()
+        for x in tap.plain():
+            await asyncio.sleep(pause)
+            yield x
+
+    giver, _, taker = ends.partition("-")
+    flow = Steered().add("source", source if giver == "sync" else source_async)
+    body: Callable[..., Any] = tap.use if taker == "sync" else tap.use_async
+    flow.add("total", body, take={"xs": "source"}, timeout=0.2)
+    report = tried(flow, "total", 2).run(runner, max_workers=2)
+    assert report.value("total") == 6
+    durations = [each.duration for each in report.node_reports.values()]
+    assert all(each is not None and each < 0.2 for each in durations)
+    assert [each.attempts for each in report.node_reports.values()] == [2, 2]
+
+
+@every_runner
+def test_the_limit_of_the_run_ends_a_stream(runner: str) -> None:
+    tap = Tap()
+
+    def endless() -> Iterator[int]:
+        try:
+            while True:
+                time.sleep(0.001)
+                yield 1
+        finally:
+            tap.ended += 1
+
+    flow = Steered().add("source", endless).add("total", tap.use, take={"xs": "source"})
+    began = time.monotonic()
+    report = flow.run(runner, timeout=0.1)
+    assert time.monotonic() - began < 4
+    assert report.status == "timed_out"
+    assert states(report) == {"source": "cancelled", "total": "cancelled"}
+    eventually(lambda: tap.ended == 1, "the generator was closed at its next item")
+
+
+@pytest.mark.parametrize("branch", ["source", "total"])
+@pytest.mark.parametrize("runner", ["threads", "asyncio"])
+def test_a_cancelled_branch_takes_the_unit_with_it(runner: str, branch: str) -> None:
+    tap = Tap()
+
+    def endless() -> Iterator[int]:
+        try:
+            while True:
+                time.sleep(0.001)
+                yield 1
+        finally:
+            tap.ended += 1
+
+    def watch() -> None:
+        eventually(lambda: tap.seen, "items flow")
+
+    flow = Steered().add("source", endless).add("total", tap.use, take={"xs": "source"})
+    flow.add("watch", watch).note("after", after=["watch"])
+    hook = Script({"NodeCompleted watch": lambda _ctx, _event: CancelBranch(branch)})
+    report = flow.run(runner, max_workers=2, hooks=[hook])
+    assert states(report) == {
+        "source": "cancelled",
+        "total": "cancelled",
+        "watch": "completed",
+        "after": "completed",
+    }
+    assert tap.ended == 1
+
+
+@every_runner
+def test_a_source_that_pauses_its_run_is_tried_again_by_a_resume(
+    runner: str, tmp_path: Path
+) -> None:
+    tap = Tap(2, OSError("torn"))
+    flow = piped(tap)
+    flow.nodes[0] = flow.nodes[0].replace(on_failure=OnFailure.PAUSE)
+    report = flow.run(runner, **kept("file", tmp_path))
+    assert report.status == "paused"
+    assert states(report) == {"source": "failed", "total": "pending"}
+    tap.error = None
+    assert flow.resume("r", url_of(tmp_path), runner=runner).value("total") == 3
+
+
+def test_a_stream_under_a_clock_of_ours() -> None:
+    tap = Tap(2, OSError("torn"), times=2)
+    flow = piped(tap)
+    flow.nodes[0] = flow.nodes[0].replace(try_count=3)
+    clock = FakeClock()
+    report = play(flow.graph(), clock=clock, registry=flow.registry)
+    assert report.value("total") == 3
+    assert list(clock.sleeps) == [2.0, 4.0], "it waits as its policy says, and so does its consumer"
 
 
 # --- durability ----------------------------------------------------------------------------------

@@ -169,6 +169,15 @@ def test_what_an_action_says_counts_as_well(limit: str) -> None:
         dag.validate()
 
 
+def test_a_schema_of_the_inputs_cannot_be_one_of_a_stream() -> None:
+    dag = DAG("refused", registry=Registry())
+    dag.node(numbers)
+    dag.node(input_schema={"type": "object", "properties": {"xs": {}}})(anything)
+    dag.connect("numbers", "anything", input="xs")
+    with pytest.raises(ValidationError, match="its input_schema is checked against all"):
+        dag.validate()
+
+
 def test_a_stream_is_no_label() -> None:
     flow = fed(numbers, anything).note("two")
     flow.when("source", "left", "two")
