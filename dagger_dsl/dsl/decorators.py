@@ -346,6 +346,12 @@ def action(fn: Any = None, /, **options: Any) -> Any:
     partials, builtins and callable objects. A decorator without `functools.wraps` is seen through
     where its code tells that one function gets its very ``*args, **kwargs``.
 
+    A generator (or any function that returns an iterator) feeds the one node that takes its value,
+    item by item while it runs: that node's parameter is the iterator, ``chunks: Iterator[dict]``,
+    or an async one. Nothing of it is stored, and both are one unit: they are timed by the consumer,
+    begin anew together when either fails, under the retry policy of the one that raised, and the
+    generator is closed when the consumer ends. Nodes that map over a generator get an item each.
+
     Args:
         fn: The function.
         **options: ``name`` in the registry (the function's own); ``inputs`` and ``outputs`` (names,

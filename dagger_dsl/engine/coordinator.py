@@ -15,7 +15,7 @@ happened committed and `ready` moved over.
 Its parts share a `Course`, where the run stands: `outcomes` says what becomes of a call, `desk`
 takes commands in, `starts` prepares what is enabled. What is rare has a module of its own:
 `records` makes rows, `steering` applies commands, `people` knows questions, `mapping` mapped
-nodes, `lookups` results of other runs.
+nodes, `streams` nodes that yield to their consumer, `lookups` results of other runs.
 """
 
 from __future__ import annotations
@@ -384,6 +384,8 @@ class Coordinator:
                 run.reason = ""
         if self._course.maps is not None:
             self._course.maps.close()
+        if self._course.streams is not None:
+            self._course.streams.close()
         steers = watcher is not None and watcher.steers
         if records.waiting:
             # What is shown is recorded.

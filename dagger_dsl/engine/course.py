@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.desk import Desk
     from dagger_dsl.engine.mapping import Maps
     from dagger_dsl.engine.outcomes import Outcomes
+    from dagger_dsl.engine.streams import Streams
     from dagger_dsl.engine.watch import Observers
 
 __all__ = ["Course"]
@@ -40,8 +41,8 @@ class Course:
 
     Attributes:
         records: What the next commit holds.
-        outcomes, desk, maps: The parts of the coordinator that others need; `maps` is None while
-            nothing was mapped.
+        outcomes, desk, maps, streams: The parts of the coordinator that others need; `maps` is None
+            while nothing was mapped, `streams` while no node took another one's items.
         events: What hooks are to be shown.
         timers: ``(when, order, what)``, a heap.
         flying: How many released calls have not come back.
@@ -69,6 +70,7 @@ class Course:
         self.journal = run.journal
         self.records = Records(run)
         self.maps: Maps | None = None
+        self.streams: Streams | None = None
         self.events: list[Event] = []
         self.timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
@@ -95,6 +97,7 @@ class Course:
             or plan.careful
             or run.crashes
             or run.suspects
+            or run.streams
             or self.state.sifting
         )
         self.plain = self.journal is None and not (
@@ -104,6 +107,8 @@ class Course:
             or plan.fallbacks
             or plan.mapped
             or plan.cached
+            or plan.iterators
+            or run.streams
             or self.dropped
             or run.config.review_frequency
         )
@@ -162,6 +167,8 @@ class Course:
     def halt(self, slots: Collection[int]) -> None:
         if slots and self.maps is not None:
             self.maps.let_go(slots)
+        if slots and self.streams is not None:
+            self.streams.halt(slots)
         if slots:
             self.victims |= set(slots)
             self.board.halt(slots)
@@ -183,7 +190,8 @@ class Course:
 
     def leave_behind(self, _now: float) -> None:
         """Write off calls that did not end in time; their outcomes will be ignored."""
-        late = (self.victims & self.state.taken()).difference(self.board.go)
+        late = self.victims & self.state.taken()
+        late.difference_update(self.board.go, self.run.feeding)
         for slot in sorted(late):
             self.cancelled(slot)
         self.left_behind |= late
@@ -234,6 +242,14 @@ class Course:
 
             self.maps = Maps(self)
         return self.maps
+
+    def streams_now(self) -> Streams:
+        """Return what brings items to their consumers; made when the first node yields some."""
+        if self.streams is None:
+            from dagger_dsl.engine.streams import Streams
+
+            self.streams = Streams(self)
+        return self.streams
 
     def record_turn(self) -> None:
         """Commit what happened, with the starts it enables."""

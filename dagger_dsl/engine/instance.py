@@ -25,6 +25,7 @@ from dagger_dsl.runners.base import ASYNC, Board
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import CancelToken
+    from dagger_dsl.engine.streams import Intake
     from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.runners.annex import Annex
@@ -117,6 +118,8 @@ class Run:
         emitted: How many custom events there were.
         yielded: By slot of a generator, the stored forms of what it has yielded for others.
         pumping: Slots of nodes whose generator is being read.
+        streams: By slot of an invocation that takes the items of others one by one, those streams.
+        feeding: Slots of the nodes that give them.
         silent: Number of invocations that are no calls: levels of lists that are mapped over.
         asked: By slot, the question that a person was asked.
         lookups: By slot, what was found out about results of other runs.
@@ -195,6 +198,8 @@ class Run:
         self.emitted = 0
         self.yielded: dict[int, list[Any]] = {}
         self.pumping: set[int] = set()
+        self.streams: dict[int, Intake] = {}
+        self.feeding: set[int] = set()
         self.silent = 0
         self.asked: dict[int, Any] = {}
         self.lookups: dict[int, Any] = {}
@@ -258,13 +263,13 @@ class Run:
         """Make room on the board for invocations that were added to the plan."""
         self._refresh()
         for slot in slots:
-            self._install(slot)
+            self.install(slot)
 
     def rebound(self, slot: int) -> None:
         """Take over that a node that has not started is called with other inputs."""
         self._refresh()
         self.board.bindings[slot] = self.plan.bindings[slot]
-        self._install(slot)
+        self.install(slot)
 
     def enlist(self, slot: int, children: Sequence[int]) -> None:
         """Make room on the board for invocations of a mapped one."""
@@ -277,7 +282,7 @@ class Run:
             self.bound.update(dict.fromkeys(children, bound))
         if plan.is_wrapped(slot) or plan.kinds[slot] in self.board.beyond:
             for child in children:
-                self._install(child)
+                self.install(child)
 
     def load(self, slot: int) -> None:
         """Have what an earlier process recorded on the board, for those who take it from there."""
@@ -307,10 +312,12 @@ class Run:
             if board.values[slot] is UNSET:
                 board.values[slot] = self.inputs.get(name, UNSET)
 
-    def _install(self, slot: int) -> None:
-        """Put the call of an invocation that came later onto the board."""
+    def install(self, slot: int) -> None:
+        """Put the call of an invocation that came later, or has changed, onto the board."""
         plan, board, kind = self.plan, self.board, self.plan.kinds[slot]
         call = bind_call(self, slot) if plan.is_wrapped(slot) else plan.calls[slot]
+        if slot in self.streams:
+            call = self.streams[slot].wrap(call)
         if kind in board.beyond:
             call, kind = self._elsewhere(slot, call, kind, plan.limits.get(slot)), 0
         board.calls[slot] = call
@@ -330,6 +337,11 @@ class Run:
         self.before[slot] = (self.wall + board.started[slot], self.wall + board.ended[slot])
         self.attempts[slot] = self.attempts.get(slot, 1) + 1
         board.started[slot] = board.ended[slot] = 0.0
+
+    def once_more(self, slot: int) -> None:
+        """Note that a node will be called once more for others; it uses up none of its retries."""
+        self.another(slot)
+        self.earlier[slot] = self.earlier.get(slot, 0) + 1
 
     def spend(self, number: int) -> int:
         """Count tokens that a node has used; called from any thread.
@@ -426,7 +438,7 @@ class Run:
         self.board.bindings[:first] = plan.bindings[:first]
         for slot in plan.invocations():
             if slot >= first or slot in plan.rebound:
-                self._install(slot)
+                self.install(slot)
         self.silent = sum(slot in plan.mapped for slot in plan.parents)
 
     def states(self) -> dict[str, NodeState]:

@@ -7,7 +7,7 @@ or fails it, and everything else that a body can return means what it says.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -34,7 +34,7 @@ from dagger_dsl.model.events import NodeCompleted, NodeFailed, NodeRetrying
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import OnFailure
 from dagger_dsl.retry import decide, effective_policy
-from dagger_dsl.runners.base import ANSWERS, Overran, Writing, Yielded
+from dagger_dsl.runners.base import ANSWERS, Left, Overran, Writing, Yielded
 
 __all__ = ["Outcomes", "Withdrawn"]
 
@@ -71,7 +71,7 @@ class Outcomes:
         """Record calls that returned a plain value."""
         plan, run, state = self._plan, self._run, self._state
         # As a bool: the dict itself empties meanwhile.
-        rare = bool(run.handling or plan.parts or plan.labelled)
+        rare = bool(run.handling or plan.parts or plan.labelled or plan.iterators or run.streams)
         easy: list[int] = []
         course = self._course
         # What is shared with other runs is kept for them, wherever this one is recorded.
@@ -86,7 +86,7 @@ class Outcomes:
                 state.complete(easy)
                 easy = []
                 course.cancelled(slot)
-            elif rare and (slot in run.handling or slot in plan.parts or slot in plan.labelled):
+            elif rare and self._is_rare(slot):
                 state.complete(easy)
                 easy = []
                 self.answer(slot, self._board.values[slot], None)
@@ -96,11 +96,24 @@ class Outcomes:
         if course.maps is not None:
             course.maps.ended(easy)
 
+    def _is_rare(self, slot: int) -> bool:
+        """Return whether a value has to be looked at, or settles more than a node's edges."""
+        plan, run = self._plan, self._run
+        return (
+            slot in run.handling
+            or slot in plan.parts
+            or slot in plan.labelled
+            or slot in run.streams
+            or (slot in plan.iterators and _is_iterator(self._board.values[slot]))
+        )
+
     def complete(self, slot: int, value: Any, label: Any, split: bool) -> None:
         """Record one completion with everything that can come with it: parts, labels, metadata."""
         plan, run = self._plan, self._run
         try:
-            if isinstance(value, Iterator):
+            if _is_iterator(value):
+                if self._feeds(slot, value):
+                    return
                 raise OutputError(self._unfinished(slot, value))
             parts = plan.split(slot, value, always=split)
             labels = None
@@ -113,6 +126,8 @@ class Outcomes:
             self.fail(slot, error)
             return
         self._board.values[slot] = value
+        if slot in run.streams:
+            self._course.streams_now().finish(slot)
         if not self._record(slot, value):
             return
         for where, part in parts:
@@ -150,11 +165,15 @@ class Outcomes:
         elif isinstance(answer, BaseException):
             self.raised(slot, answer, now)
         elif isinstance(answer, (CoroutineType, AsyncGeneratorType, Iterator)):
-            if not isinstance(answer, CoroutineType) and self._feeds(slot, answer):
-                return
+            try:
+                if not isinstance(answer, CoroutineType) and self._feeds(slot, answer):
+                    return
+                refused = OutputError(self._unfinished(slot, answer))
+            except OutputError as error:
+                refused = error
             if isinstance(answer, (CoroutineType, GeneratorType)):
                 answer.close()
-            self.raised(slot, OutputError(self._unfinished(slot, answer)), now)
+            self.raised(slot, refused, now)
         elif isinstance(answer, Yielded):
             self._course.maps_now().take(slot, answer, now)
         elif slot in self._course.dropped:  # whatever it is
@@ -209,8 +228,10 @@ class Outcomes:
             made = isinstance(answer, (GeneratorType, AsyncGeneratorType))
             advice = (
                 f"{'a generator' if made else shown(answer, 60)}, which can be read only once; "
-                "return list(...) of it, or let every dependent map over it"
+                "return list(...) of it"
             )
+            if slot not in self._plan.parents:
+                advice += ", let one dependent take it, or let every dependent map over it"
         else:
             advice = (
                 "a coroutine; write its function as 'async def', or give functools.wraps to the "
@@ -221,7 +242,7 @@ class Outcomes:
     def answer(self, slot: int, value: Any, label: Any, *, split: bool = False) -> None:
         """Take a value, from the node itself or from its failure handler."""
         handling = self._run.handling
-        if slot not in handling:
+        if slot not in handling or _is_iterator(value):  # of whose items nobody has seen any
             self.complete(slot, value, label, split)
         elif value is None and label is None and slot not in self._run.standing_in:
             self._board.values[slot] = UNSET  # the handler changes nothing
@@ -253,6 +274,9 @@ class Outcomes:
                     extra={"run_id": run.run_id, "node_id": node_id},
                 )
         self.clear_seats(slot)
+        if slot in run.streams:
+            slot = self._course.streams_now().broken(slot, error)
+            node_id = str(plan.ids[slot])
         if isinstance(error, KeyboardInterrupt):
             self._course.interrupt = self._course.interrupt or error
             self._course.stop_asked = True
@@ -266,7 +290,7 @@ class Outcomes:
             self.exceeded(slot, error)
             return
         halted = slot in self._course.victims or self._course.stop_asked
-        if halted and (isinstance(error, Withdrawn) or _is_cancellation(error)):
+        if halted and (isinstance(error, (Withdrawn, Left)) or _is_cancellation(error)):
             self._course.cancelled(slot)
             return
         run.errors[slot] = error
@@ -302,7 +326,14 @@ class Outcomes:
         self._state.wait(slot)
         if self._course.maps is not None:
             self._course.maps.ended((slot,))
-        self._course.at(now + delay, lambda _now: self._state.wake(slot))
+        self._course.at(now + delay, lambda _now: self._wake(slot))
+
+    def _wake(self, slot: int) -> None:
+        """Let another attempt begin; one of a consumer begins with those whose items it takes."""
+        if slot in self._run.streams:
+            self._course.streams_now().again(slot)
+        else:
+            self._state.wake(slot)
 
     def exceeded(self, slot: int, error: LimitExceeded) -> None:
         """Fail a node that has passed a limit of its run; nobody stands in, and the run stops."""
@@ -424,9 +455,19 @@ class Outcomes:
             run.errors[parent] = failed
             self.give_up(parent, failed)
 
-    def _feeds(self, slot: int, generator: Any) -> bool:
-        """Return whether a generator that a node returned is read for nodes that map over it."""
-        return bool(self._plan.mapped) and self._course.maps_now().read(slot, generator)
+    def _feeds(self, slot: int, iterator: Any) -> bool:
+        """Return whether what a node returned is read by others; else nobody can have its value.
+
+        Raises:
+            OutputError: Somebody takes its items, and it cannot give them.
+        """
+        if self._plan.mapped and self._course.maps_now().read(slot, iterator):
+            return True
+        return self._course.streams_now().carry(slot, iterator)
+
+
+def _is_iterator(value: Any) -> bool:
+    return isinstance(value, (Iterator, AsyncIterator))
 
 
 def _is_cancellation(error: BaseException) -> bool:

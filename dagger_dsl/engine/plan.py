@@ -95,6 +95,7 @@ class Plan:
         mapped: By slot of a mapped node, what it maps over.
         careful: Slots of nodes that are started at most once.
         cached: By slot, the strategy of nodes that share their results between runs.
+        iterators: Slots of nodes that may return an iterator, by their annotation.
         input_uses: By name of a graph input, the parameters it reaches, each with the number of
             levels that are mapped over there.
         looked_up: The actions that were found, by the name they were looked up under.
@@ -134,6 +135,7 @@ class Plan:
     mapped: dict[int, Mapped] = attrs.field(factory=dict)
     careful: set[int] = attrs.field(factory=set)
     cached: dict[int, CacheStrategy] = attrs.field(factory=dict)
+    iterators: set[int] = attrs.field(factory=set)
     input_uses: dict[str, dict[tuple[ActionDef, str, int], None]] = attrs.field(factory=dict)
     looked_up: dict[str, ActionDef] = attrs.field(factory=dict)
     owners: dict[int, int] = attrs.field(factory=dict)
@@ -319,6 +321,7 @@ _GROWING: Final = (
     "mapped",
     "careful",
     "cached",
+    "iterators",
     "input_uses",
     "looked_up",
     "owners",
@@ -573,6 +576,9 @@ class _Compiler:
                 kind |= TIMED
             kinds[slot] = kind
         self.note_rare(actions)
+        vague = {each for each in set(actions) if each.may_iterate}
+        if vague:
+            plan.iterators.update(slot for slot, each in enumerate(actions, base) if each in vague)
         plan.disabled += [slot for slot, node in enumerate(self.nodes, base) if not node.enabled]
         plan.handlers.update(handlers)
         plan.fallbacks.update(fallbacks)

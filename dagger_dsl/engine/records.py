@@ -14,6 +14,7 @@ from dagger_dsl.engine.notes import to_json
 from dagger_dsl.errors import EncodingError
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.protocols import Row
+from dagger_dsl.model.streaming import Stream
 from dagger_dsl.model.values import to_plain
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Records:
         if slot in run.lookups:
             meta = {**(meta or {}), "cache": run.lookups[slot].to_plain()}
         inline = artifact = None
-        stored = plan.actions[slot].store
+        stored = plan.actions[slot].store and value.__class__ is not Stream
         try:
             if stored:
                 inline, artifact = journal.encode(value)

@@ -34,6 +34,8 @@ class Starts:
     def prepare(self, now: float) -> None:
         """Do what is due before enabled invocations start: keep back, expand, look up, bind."""
         state, plan = self._state, self._plan
+        if self._course.streams is not None:
+            self._course.streams.settle()
         if self._run.crashes:
             self._refuse_crashed()
         self._expand(now)

@@ -838,6 +838,41 @@ class RunState:
         self._parked = [slot for slot in self._parked if slot not in enabled_now]
         self._order(before - len(gone))
 
+    # --- streams ---------------------------------------------------------------------------------
+
+    def offer(self, target: int) -> None:
+        """Satisfy one edge of an invocation whose source yields items and has not ended."""
+        before = len(self.ready)
+        rest = self._unmet[target] = self._unmet[target] - 1
+        if not rest and self._status[target] == PENDING:
+            self.ready.append(target)
+        self._order(before)
+
+    def withdraw(self, slot: int, streams: int) -> None:
+        """Let an invocation that was called wait for sources again, which are called again.
+
+        Args:
+            slot: Which one.
+            streams: How many sources there are.
+        """
+        if self._status[slot] in (PENDING, WAITING):
+            self._awake(slot)
+            self._status[slot] = PENDING
+            self._unmet[slot] = streams
+
+    def rerun(self, slot: int) -> None:
+        """Enable an invocation again that was called, and has not ended."""
+        if self.stopped and slot not in self._spared:
+            self.leave(slot, CANCELLED, self._why)
+        elif self._status[slot] == PENDING:
+            self.ready.append(slot)
+
+    def leave(self, slot: int, state: int, reason: str) -> None:
+        """End an invocation that was called, and of whose items nobody takes any more."""
+        before = len(self.ready)
+        self._end(slot, state, reason)
+        self._order(before)
+
     # --- mapped nodes ----------------------------------------------------------------------------
 
     def open(self, slot: int, children: Sequence[int], more: bool) -> None:

@@ -28,6 +28,7 @@ from dagger_dsl.model.graph import RESULT, Graph, Input, Node, missing_dependenc
 from dagger_dsl.model.mapped import collected_type, mapped_fault, mapped_misfit
 from dagger_dsl.model.policies import Trigger
 from dagger_dsl.model.protocols import ActionInfo, ParamInfo
+from dagger_dsl.model.streaming import Taker, growth_faults, stream_faults
 from dagger_dsl.model.types import output_type, show_type
 
 __all__ = ["ValidationReport", "validate", "validate_growth"]
@@ -98,11 +99,13 @@ def validate_growth(
     # What they are looked at for is what they give; what they take was checked before.
     stubs = [each.replace(inputs=(), dependencies=()) for each in around if each is not None]
     part = Graph(graph.name, [*stubs, *nodes], config=graph.config, inputs=graph.inputs.values())
-    errors = tuple(
-        each
-        for each in _Analysis(part, registry, True, known).problems()
-        if each.severity == "error" and each.place.node in new
-    )
+    analysis = _Analysis(part, registry, True, known, grows=True)
+    errors = [
+        each for each in analysis.problems() if each.severity == "error" and each.place.node in new
+    ]
+    if registry is not None:
+        faults = growth_faults(nodes, node_of, known, analysis.lookup)
+        errors += [Problem(text, Place(node=name), "stream") for name, text in faults]
     if errors:
         raise _error(errors)
 
@@ -188,9 +191,17 @@ class _Analysis:
     """One analysis; problems are collected with their position, and come out in its order."""
 
     def __init__(
-        self, graph: Graph, registry: Any, types: bool, known: Collection[str] = ()
+        self,
+        graph: Graph,
+        registry: Any,
+        types: bool,
+        known: Collection[str] = (),
+        *,
+        grows: bool = False,
     ) -> None:
         self.graph = graph
+        self.grows = grows  # then there are nodes that it does not see
+        self.streams: set[str] = set()  # actions that yield items
         self.known = known  # what else there is to wait for
         self.registry = checked_registry(registry)
         self.types = types and registry is not None
@@ -217,6 +228,8 @@ class _Analysis:
         ordered = self.nodes_in_order()
         if not ordered:
             self.cycles()
+        if self.streams and not self.grows:
+            self.check_streams()
         self.labels()
         self.graph_inputs()
         self.found.sort(key=lambda each: each[0])
@@ -399,6 +412,33 @@ class _Analysis:
                     "missing-input",
                 )
 
+    def check_streams(self) -> None:
+        """Check who takes the items of the nodes whose functions yield them."""
+        takers: dict[str, list[Taker]] = {
+            node.id: []
+            for node in self.nodes
+            if node.action in self.streams and node.subgraph is None
+        }
+        for node in self.nodes:
+            for each in node.inputs:
+                if each.source is not None and each.source[0] in takers:
+                    takers[each.source[0]].append(Taker(node, each.name))
+        chosen = {edge.source for edge in self.edges}
+        for name, found in takers.items():
+            source, action = self.table[name], self.lookup(self.table[name].action)
+            assert action is not None
+            faults = stream_faults(
+                source,
+                action,
+                getattr(action, "yields"),  # noqa: B009 - it has it, or it would not be here
+                found,
+                self.lookup,
+                labelled=name in chosen,
+                types=self.types,
+            )
+            for where, text in faults:
+                self.report(self.index[where], text, "stream")
+
     def lookup(self, name: str) -> ActionInfo | None:
         try:
             return self.actions[name]
@@ -407,6 +447,8 @@ class _Analysis:
             self.actions[name] = found
             if found is not None:
                 self.params[name] = {param.name: param for param in found.params}
+                if getattr(found, "yields", None) is not None:
+                    self.streams.add(name)
                 if not found.outputs:
                     said = (name, RESULT, 0, False)
                     self.plain[name] = self.kind_numbers.setdefault(said, len(self.kind_numbers))

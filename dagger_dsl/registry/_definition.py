@@ -24,6 +24,7 @@ from dagger_dsl.model.policies import (
     Trigger,
 )
 from dagger_dsl.model.schema import compile_schema, faults_of
+from dagger_dsl.model.streaming import Kind, kind_of_function, may_be_iterator
 from dagger_dsl.model.types import accepts_none, misfit, schema_of
 from dagger_dsl.model.values import MISSING
 
@@ -209,6 +210,24 @@ class ActionDef:
     def hints(self) -> Mapping[str, Any]:
         """Return the evaluated annotations, ``return`` included; unknown names read as `Any`."""
         return self._hints.get()
+
+    @property
+    def yields(self) -> Kind | None:
+        """How the items of its result are read; None where the code speaks of no stream."""
+        if "yields" not in self._kept:
+            forms = (self.original, self.fn)
+            self._kept["yields"] = kind_of_function(forms, lambda: self.hints().get("return", Any))
+        found: Kind | None = self._kept["yields"]
+        return found
+
+    @property
+    def may_iterate(self) -> bool:
+        """Whether it may return an iterator that is no generator, by its return annotation."""
+        if "may_iterate" not in self._kept:
+            forms, returns = (self.original, self.fn), self.hints().get("return", Any)
+            makes = kind_of_function(forms, lambda: Any) is not None
+            self._kept["may_iterate"] = not makes and may_be_iterator(returns)
+        return bool(self._kept["may_iterate"])
 
     def param(self, name: str) -> Param | None:
         """Return one parameter, or None."""

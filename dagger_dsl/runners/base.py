@@ -36,6 +36,7 @@ __all__ = [
     "TIMED",
     "Bell",
     "Board",
+    "Left",
     "Overran",
     "Reply",
     "Runner",
@@ -113,6 +114,10 @@ class Overran(Exception):  # an outcome between rooms, never shown to users
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         super().__init__(seconds)
+
+
+class Left(BaseException):  # an outcome between rooms, never shown to users
+    """A call was asked to end and has come to the next item of a stream; no body catches it."""
 
 
 class Reply:
