@@ -24,7 +24,7 @@ from dagger_dsl.dsl.operators import (
     active,
     what_to_write,
 )
-from dagger_dsl.engine.workflow import Workflow
+from dagger_dsl.engine.portions import PartialRuns
 from dagger_dsl.errors import (
     AmbiguousConnection,
     ConfigurationError,
@@ -63,7 +63,7 @@ class _Placed:
         self.count = 0
 
 
-class DAG(Workflow):
+class DAG(PartialRuns):
     """A graph that is being built, and the way to run it.
 
     Args:

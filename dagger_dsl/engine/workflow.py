@@ -81,7 +81,7 @@ class Workflow:
         graph = self.compile()
         with self._outside():
             self.report = engine.run(graph, self.registry, inputs, settings)
-        return self._answer()
+        return self._answer(settings)
 
     async def run_async(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run the graph on the running event loop; see `run`.
@@ -95,7 +95,7 @@ class Workflow:
         graph = self.compile()
         with self._outside():
             self.report = await engine.run_async(graph, self.registry, inputs, settings)
-        return self._answer()
+        return self._answer(settings)
 
     def start(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> RunHandle:
         """Start a run in the background and return its `RunHandle`; see `run`."""
@@ -126,10 +126,12 @@ class Workflow:
             )
         return settings
 
-    def _answer(self) -> Any:
+    def _answer(self, settings: RunOptions) -> Any:
         """Return the value of the last run, or raise what it failed with."""
         report: RunReport = self.report
         report.raise_for_failure()
+        if settings.stop_at is not None:
+            return report.value(settings.stop_at, None)
         outputs, sinks = report.outputs, report.sinks
         if len(sinks) == 1 and outputs.keys() <= set(sinks):
             return outputs.get(sinks[0])
