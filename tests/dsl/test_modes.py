@@ -67,7 +67,7 @@ def test_an_unknown_mode_is_an_error_at_the_call(mode: str, meant: str) -> None:
     with pytest.raises(ConfigurationError, match=f"did you mean '{meant}'"):
         dag.run(mode=mode)
     with pytest.raises(ConfigurationError, match=f"did you mean '{meant}'"):
-        dag.start(mode=mode)
+        _ = dag.start(mode=mode)
     for wrong in (None, 3, ["sync"], ""):
         with pytest.raises(ConfigurationError, match="'parallel'"):
             dag.run(mode=wrong)
