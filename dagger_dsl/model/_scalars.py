@@ -181,8 +181,9 @@ def cache(value: Any, key: str) -> CacheStrategy:
         return CacheStrategy(value.strip().lower())
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         given = {name.lower(): content for name, content in value.items()}
-        if given.keys() == {"custom"}:
-            return CacheStrategy.custom(word(given["custom"], "custom"))
+        if "custom" in given and given.keys() <= {"custom", "ttl"}:
+            limit = duration(given["ttl"], "ttl") if "ttl" in given else None
+            return CacheStrategy.custom(word(given["custom"], "custom"), limit)
         chosen = _chosen_inputs(given.pop("inputs")) if "inputs" in given else None
         if given.keys() == {"ttl"}:
             return CacheStrategy.ttl(duration(given["ttl"], "ttl"), inputs=chosen)

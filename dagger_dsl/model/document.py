@@ -155,14 +155,15 @@ def _graph_input_to_plain(given: GraphInput) -> dict[str, Any]:
 def _cache_to_plain(strategy: CacheStrategy) -> Any:
     if not strategy.is_data:
         raise EncodingError(
-            "a cache key that is a function has no stored form; give it to the action: "
-            "@action(cache=CacheStrategy.custom(...))"
+            "a cache strategy with a function or a backend has no stored form; give it to the "
+            "action: @action(cache=CacheStrategy.custom(...))"
         )
     chosen = {} if strategy.inputs is None else {"inputs": list(strategy.inputs)}
     if strategy.kind == "ttl" and strategy.seconds is not None:
         return {"ttl": _number(strategy.seconds), **chosen}
     if strategy.kind == "custom":
-        return {"custom": strategy.key}
+        limit = {} if strategy.seconds is None else {"ttl": _number(strategy.seconds)}
+        return {"custom": strategy.key, **limit}
     return {strategy.kind: True, **chosen} if chosen else strategy.kind
 
 

@@ -10,8 +10,9 @@ Of the workflow:
 
 Of a node:
     ``retry``: extra calls, a name (``immediate``, ``exponential``) or the fields of a RetryPolicy.
-    ``cache_strategy``: ``always``, ``never``, ``{ttl: seconds}``, ``{custom: key}``; where only
-    some inputs count, ``{ttl: seconds, inputs: [names]}`` or ``{always: true, inputs: [names]}``.
+    ``cache_strategy``: ``always``, ``never``, ``{ttl: seconds}``, ``{custom: key}``
+    (and ``ttl``); where only some inputs count, ``{ttl: seconds, inputs: [names]}`` or
+    ``{always: true, inputs: [names]}``.
     ``trigger``: ``success``, ``any``, ``none_failed``, ``failed`` or ``done``.
     ``map_over``: the input whose items each get an invocation; the node's value is the list of
     their results, so a node that declares several outputs says ``outputs: [result]``.
