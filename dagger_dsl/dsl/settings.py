@@ -19,7 +19,7 @@ from dagger_dsl.model.graph import (
     name_problem,
     title_problem,
 )
-from dagger_dsl.model.mapped import depth_of, parallel_of
+from dagger_dsl.model.mapped import batch_of, depth_of, parallel_of
 from dagger_dsl.model.policies import CacheStrategy
 from dagger_dsl.model.types import misfit, schema_of
 from dagger_dsl.model.values import Literal
@@ -43,6 +43,7 @@ _EXTRA = {
     "max_parallel": parallel_of,
     "map_depth": depth_of,
     "map_errors": lambda value, what: _map_errors(value, what),
+    "map_batch": batch_of,
     "branch": lambda value, what: _text(value, what),
     "enabled": lambda value, what: _flag(value, what),
 }

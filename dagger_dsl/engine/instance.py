@@ -310,7 +310,11 @@ class Run:
     def _install(self, slot: int) -> None:
         """Put the call of an invocation that came later onto the board."""
         plan, board, kind = self.plan, self.board, self.plan.kinds[slot]
-        call = bind_call(self, slot) if plan.is_wrapped(slot) else plan.calls[slot]
+        call = plan.calls[slot]
+        if plan.is_wrapped(slot):
+            call = bind_call(self, slot)
+            if plan.batch(slot) > 1:
+                call = plan.batch_call(plan.parents[slot], call)
         if kind in board.beyond:
             call, kind = self._elsewhere(slot, call, kind, plan.limits.get(slot)), 0
         board.calls[slot] = call

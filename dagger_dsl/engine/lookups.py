@@ -25,6 +25,7 @@ from dagger_dsl.model.caching import (
     MemoInfo,
     Remembered,
     ResultMemory,
+    batch_key,
     expiry,
     explain_miss,
     input_hash,
@@ -240,6 +241,9 @@ def _request(run: Run, slot: int) -> CacheRequest:
         logger.info("%s shares no results: %s", run.ref(slot), error)
         return attrs.evolve(request, problem=str(error))
     key = memo_key(action.name, request.version, hashed, strategy)
+    if plan.batch(slot) > 1:  # a list of results, and not one
+        place = plan.mapped[plan.parents[slot]].place
+        key = batch_key(key, len(run.board.arguments(slot)[place]))
     return attrs.evolve(request, input_hash=hashed, key=key)
 
 

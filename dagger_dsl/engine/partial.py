@@ -548,7 +548,7 @@ def _differs(now: Node, before: Node | None) -> bool:
 
 def _meaning(node: Node) -> tuple[Any, ...]:
     waits = frozenset(node.dependencies)
-    mapped = node.map_over, node.map_depth, node.map_errors
+    mapped = node.map_over, node.map_depth, node.map_errors  # a batch size changes no result
     return node.action, node.inputs, waits, node.outputs, node.trigger, node.enabled, mapped
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import id_problem, split_reference
-from dagger_dsl.model.mapped import depth_of, parallel_of
+from dagger_dsl.model.mapped import batch_of, depth_of, parallel_of
 from dagger_dsl.model.policies import (
     DEFAULT_RETRY,
     CacheStrategy,
@@ -127,6 +127,11 @@ def count(value: Any, key: str) -> int:
 def depth(value: Any, key: str) -> int:
     """Return how many levels of lists are mapped over."""
     return depth_of(value, key, kind)
+
+
+def batch(value: Any, key: str) -> int:
+    """Return how many items one invocation is given."""
+    return batch_of(value, key, kind)
 
 
 def parallel(value: Any, key: str) -> int:

@@ -100,6 +100,8 @@ def node_to_plain(node: Node) -> dict[str, Any]:
         plain["map_depth"] = node.map_depth
     if node.map_errors is not None:
         plain["map_errors"] = node.map_errors
+    if node.map_batch is not None:
+        plain["map_batch"] = node.map_batch
     if node.effects is not None:
         plain["effects"] = node.effects.value
     if node.branch is not None:

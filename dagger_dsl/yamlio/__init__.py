@@ -19,12 +19,14 @@ Of a node:
     ``map_depth``: how many levels of lists it goes into; 1.
     ``map_errors``: ``fail`` (a failed invocation fails the node) or ``collect`` (it gives a
     `Failed` value).
+    ``map_batch``: items that one invocation is given, which calls the action for each; 1.
     ``max_parallel``: invocations of the node at the same time; any number.
     ``effects``: ``at_least_once`` or ``at_most_once``.
     ``fallback``: the action that is called when the last attempt has failed.
     ``branch``, ``keep``, ``enabled``, ``subgraph``, ``metadata``: as for `Node`.
 
-``map_depth`` and ``map_errors`` go with ``map_over`` only. ``on_failure`` is read as ``onfailure``.
+``map_depth``, ``map_errors`` and ``map_batch`` go with ``map_over`` only. ``on_failure`` is read as
+``onfailure``.
 """
 
 from __future__ import annotations
