@@ -229,7 +229,8 @@ def test_collecting_keeps_the_results_beside_a_failure(runner: str, url: str) ->
             return NodeOutput.failure("soft")
         return x
 
-    for options in ({}, {"database_url": url}):
+    places: list[dict[str, Any]] = [{}, {"database_url": url}]
+    for options in places:
         calls.clear()
         dag = mapped(
             work,
@@ -320,7 +321,8 @@ def test_what_stands_in_for_a_batch_does_so_item_by_item() -> None:
         assert mapped(work, [1, 2, 3], {"failure": mend}, batch_size=2).run() == [0, 0, 0]
     with Registry(), pytest.raises(NodeExecutionError, match="bad") as caught:
         mapped(work, [1, 2, 3], {"failure": wrong}, batch_size=2).run()
-    notes = str(getattr(caught.value.__cause__.__cause__, "__notes__", ""))
+    cause: Any = caught.value.__cause__
+    notes = str(cause.__cause__.__notes__)
     assert "a list of as many results" in notes
 
 
