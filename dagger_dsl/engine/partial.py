@@ -54,6 +54,9 @@ logger = logging.getLogger("dagger_dsl.engine")
 #: Why nodes outside of the part are skipped.
 LEFT_OUT = "not part of this partial run"
 
+#: How the reasons of nodes begin that were skipped because of a decision, and not of a failure.
+_DECIDED = ("branch not taken", "disabled", "trigger 'failed'")
+
 #: Keys of the notes in a partial run's record: which part it is, and what was left out of it.
 _PART, _TAKEN = "part", "left out"
 
@@ -222,7 +225,7 @@ class Part:
             )
         part._left = {
             plan.index[node_id]: LeftOut(reason, state)
-            for node_id, (reason, state) in of_json(taken).items()
+            for node_id, (reason, state) in of_json(taken)["without"].items()
         }
         return part
 
@@ -294,11 +297,12 @@ class Part:
             MissingInputError: The part needs something that is not there.
         """
         plan, past = self._plan, self.past
-        needed: dict[int, int] = {}
+        needed: dict[int, list[int]] = {}  # who needs what is outside
         for slot in sorted(self.chosen):
             for source in plan.sources(slot):
                 if source not in self.chosen:
-                    needed.setdefault(source, slot)
+                    needed.setdefault(source, []).append(slot)
+        broken = set() if past is None else _broken(plan, past.nodes)
         stale = _walk(self.chosen, partial(_targets, plan))
         kept: list[tuple[float, int]] = []
         for node_id, slot in plan.index.items():
@@ -322,17 +326,22 @@ class Part:
             else:
                 self._left[slot] = LeftOut(LEFT_OUT)
         self._kept = [slot for _, slot in sorted(kept)]
-        self._refuse_missing(needed)
+        self._refuse_missing(needed, broken)
 
-    def _refuse_missing(self, needed: Mapping[int, int]) -> None:
+    def _refuse_missing(self, needed: Mapping[int, list[int]], broken: Collection[int]) -> None:
+        """Refuse a part that needs something that is not there.
+
+        Args:
+            needed: By source outside of the part, who needs it.
+            broken: What failed, was cancelled, or was skipped because of that.
+        """
         plan = self._plan
         lost = []
-        for source, _ in needed.items():
+        for source, users in needed.items():
             left = self._left.get(source)
-            if left is None or left.state == SKIPPED:
+            if left is None or (left.state == SKIPPED and source not in broken):
                 continue
-            users = [slot for slot in sorted(self.chosen) if source in plan.sources(slot)]
-            if left.state is not None:  # it failed, of which joins can make something
+            if left.state is not None:  # joins can make something of how it ended
                 users = [slot for slot in users if slot not in plan.joins]
             if users:
                 lost.append((source, users[0]))
@@ -508,7 +517,7 @@ class Part:
         if stored:
             journal.write_cache(stored)
         left = {str(ids[slot]): list(each) for slot, each in self._left.items()}
-        notes: list[Command] = [(_TAKEN, to_json(left))]
+        notes: list[Command] = [(_TAKEN, to_json({"without": left}))]
         notes += [(f"any:{ids[slot]}", to_json(ids[source])) for slot, source in winners.items()]
         journal.commit(rows, commands=notes)
 
@@ -523,6 +532,25 @@ def _walk(roots: Iterable[int], onward: Callable[[int], Iterable[int]]) -> set[i
                 found.add(each)
                 work.append(each)
     return found
+
+
+def _broken(plan: Plan, nodes: Mapping[str, PastNode]) -> set[int]:
+    """Return what failed, was cancelled, or was skipped because of that: not by a decision."""
+
+    def state(slot: int) -> str:
+        before = nodes.get(str(plan.ids[slot]))
+        return "" if before is None else before.state
+
+    def onward(slot: int) -> list[int]:
+        return [
+            target
+            for target in _targets(plan, slot)
+            if state(target) == "skipped"
+            and not nodes[str(plan.ids[target])].reason.startswith(_DECIDED)
+        ]
+
+    ended = [slot for slot in plan.index.values() if state(slot) in ("failed", "cancelled")]
+    return _walk(ended, onward)
 
 
 def _itself(value: Any) -> Any:

@@ -414,6 +414,10 @@ class DagExecutor:
             options = {name: each for name, each in options.items() if name != "run_id"}
             return self.resume(settings.run_id, inputs, cache, runner, cancel, **options)
         if dry_run:
+            if settings.partial:
+                raise ConfigurationError(
+                    "a dry run plans the whole graph: leave start_at=, stop_at="
+                )
             config = DagConfig.merge(self._config, entry.graph.config)
             config = DagConfig.merge(config, settings.config)
             return rehearse(entry.graph, entry.registry, given, config)

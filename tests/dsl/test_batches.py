@@ -260,7 +260,7 @@ def test_a_soft_failure_alone_is_not_tried_again() -> None:
 
     how: dict[str, Any] = {"attempts": 3, "retry_delay": 0.0}
     found = mapped(work, [1, 2, 3], how, batch_size=3, on_error="collect").run()
-    assert found[0] == {"result": 1} or found[0] == 1
+    assert [found[0], found[2]] == [1, 3]
     assert isinstance(found[1], Failed)
     assert calls == [1, 2, 3]
     with Registry(), pytest.raises(NodeExecutionError, match="no"):

@@ -518,6 +518,60 @@ def test_a_failure_is_no_result_but_its_joins_know_of_it(runner: str) -> None:
     assert dag.report.values["close"] == "closed 1"
 
 
+@pytest.mark.row("E22")
+def test_what_was_skipped_because_of_a_failure_is_missing() -> None:
+    @action
+    def work() -> int:
+        raise ValueError("on purpose")
+
+    @action
+    def middle(work: int) -> int:
+        return work
+
+    @action
+    def last(middle: int) -> int:
+        return middle
+
+    @action(trigger="none_failed")
+    def join(middle: int | None = None) -> int | None:
+        return middle
+
+    with DAG("chain", config={"on_failure": "continue"}) as dag:
+        begun: Any = work()
+        passed: Any = middle(begun)
+        last(passed)
+        join(passed)
+    with pytest.raises(NodeExecutionError):
+        dag.run()
+    before = dag.report
+    with pytest.raises(MissingInputError, match="was skipped: upstream_failed: 'work' failed"):
+        dag.run_from("last")
+    # A join is skipped as it was.
+    dag.run(start_at="join", reuse=before)
+    assert dag.report.node_reports["join"].reason == before.node_reports["join"].reason
+
+
+def test_a_node_may_have_any_name(url: str) -> None:
+    """Names of nodes never meet the words of the record."""
+    names = ["command", "open", "yield", "asks", "again", "hooks", "tokens", "recalled", "refused"]
+    broken = [True]
+
+    def fail() -> int:
+        if broken[0]:
+            raise ValueError("on purpose")
+        return 1
+
+    dag = DAG("names")
+    dag.registry.register(fail, "fail")
+    for name in [*names, "part", "without"]:
+        dag.add(dag.registry["fail"], id=name)
+    with pytest.raises(NodeExecutionError):
+        dag.run_until("part", database_url=url)
+    broken[0] = False
+    report = engine.resume(dag.report.run_id, dag.registry, RunOptions(database_url=url))
+    assert report.values == {"part": 1}
+
+
 def test_what_commands_have_added_is_no_part_of_the_graph() -> None:
     from dagger_dsl import AddNodes, NodeSpec
 
@@ -608,6 +662,8 @@ def test_an_executor_makes_partial_runs_of_what_it_has_recorded(line: Line, url:
         report = executor.run("line", start_at="train")
         assert report.outputs == {"check": -43, "report": "clean=4"}
         assert line.again() == ["train", "check"]
+        with pytest.raises(ConfigurationError, match="plans the whole graph"):
+            executor.dry_run("line", {"start": 3}, start_at="train")
 
 
 @every_runner
