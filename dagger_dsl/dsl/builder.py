@@ -24,7 +24,7 @@ from dagger_dsl.dsl.operators import (
     active,
     what_to_write,
 )
-from dagger_dsl.engine.workflow import Workflow
+from dagger_dsl.engine.portions import PartialRuns
 from dagger_dsl.errors import (
     AmbiguousConnection,
     ConfigurationError,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from dagger_dsl.dsl.decorators import ActionOptions
     from dagger_dsl.dsl.recipes import Recipe
+    from dagger_dsl.model.backends import CacheBackend
     from dagger_dsl.model.config import DagConfig
     from dagger_dsl.model.graph import Graph, GraphInput
     from dagger_dsl.model.validate import ValidationReport
@@ -63,7 +64,7 @@ class _Placed:
         self.count = 0
 
 
-class DAG(Workflow):
+class DAG(PartialRuns):
     """A graph that is being built, and the way to run it.
 
     Args:
@@ -316,28 +317,34 @@ class DAG(Workflow):
         self,
         *,
         ttl: float | timedelta | None = None,
+        cache_key: Iterable[str] | Callable[[Mapping[str, Any]], str] | None = None,
+        backend: str | CacheBackend | None = None,
         id: str | None = None,
         **options: Unpack[ActionOptions],
     ) -> Callable[[Callable[P, R]], NodeFunction[P, R]]:
         """Make a function a node whose results later runs may take: ``@dag.cached_node(ttl=60)``.
 
         A result is taken instead of a call when the action, its code and the inputs are the same.
-        Runs share results through their database, and runs without one within the process.
+        Runs share results through their database, and runs without one within the process. What
+        has no stored form is not shared, and the node is called; `RunReport.explain_cache` tells.
 
         Args:
             ttl: Seconds (or timedelta) that a result stays fresh; for ever by default.
-            id, **options: As for `node`; ``cache`` takes any `CacheStrategy` in the place of *ttl*.
+            cache_key: What counts of the inputs: their names, or a function that is given all of
+                them as a mapping and returns a text.
+            backend: Where results are shared instead: ``"memory"`` of this process, the
+                ``"database"`` of the run (without one nothing is shared), or a `CacheBackend`, an
+                object with ``get(key)`` and ``set(key, text, ttl)``.
+            id, **options: As for `node`; ``cache`` takes any `CacheStrategy` in the place of *ttl*,
+                *cache_key* and *backend*.
 
         Raises:
-            ConfigurationError: As `node`, or *ttl* and ``cache`` are both given.
+            ConfigurationError: As `node`; an input that counts is none of the function's; one of
+                these has an impossible value, or is given together with ``cache``.
         """
-        if options.get("cache") is None:
-            options["cache"] = True if ttl is None else ttl
-        elif ttl is not None:
-            raise ConfigurationError(
-                "@dag.cached_node: ttl= and cache= both say how long a result is used; give one, "
-                "such as cache=CacheStrategy.ttl(60, inputs=['url'])"
-            )
+        from dagger_dsl.dsl.settings import cache_strategy
+
+        options["cache"] = cache_strategy(options.get("cache"), ttl, cache_key, backend)
         return NodeDecorator(self)(id=id, **options)
 
     def _node_function(

@@ -91,6 +91,7 @@ if TYPE_CHECKING:
         max_parallel: int | None
         map_depth: int | None
         map_errors: Literal["fail", "collect"] | None
+        map_batch: int | None
         branch: str | None
         enabled: bool | None
 
@@ -166,6 +167,8 @@ class Action(Ends, Generic[P, R]):
         on_error: Literal["fail", "collect"] = ...,
         id: str | None = ...,
         over: str | None = ...,
+        batch_size: int | None = ...,
+        max_workers: int | None = ...,
         **inputs: Any,
     ) -> Any: ...
     @overload
@@ -179,6 +182,8 @@ class Action(Ends, Generic[P, R]):
         on_error: Literal["fail"] = ...,
         id: str | None = ...,
         over: str | None = ...,
+        batch_size: int | None = ...,
+        max_workers: int | None = ...,
         **inputs: Any,
     ) -> Coroutine[Any, Any, list[T]]: ...
     @overload
@@ -192,6 +197,8 @@ class Action(Ends, Generic[P, R]):
         on_error: Literal["fail"] = ...,
         id: str | None = ...,
         over: str | None = ...,
+        batch_size: int | None = ...,
+        max_workers: int | None = ...,
         **inputs: Any,
     ) -> list[R]: ...
     @overload
@@ -205,6 +212,8 @@ class Action(Ends, Generic[P, R]):
         on_error: Literal["fail", "collect"] = ...,
         id: str | None = ...,
         over: str | None = ...,
+        batch_size: int | None = ...,
+        max_workers: int | None = ...,
         **inputs: Any,
     ) -> Any: ...
     def map(
@@ -217,6 +226,8 @@ class Action(Ends, Generic[P, R]):
         on_error: str = "fail",
         id: str | None = None,
         over: str | None = None,
+        batch_size: int | None = None,
+        max_workers: int | None = None,
         **inputs: Any,
     ) -> Any:
         """Call the function for each item of a list: ``square.map(numbers)``.
@@ -227,21 +238,29 @@ class Action(Ends, Generic[P, R]):
         an item's ``b`` when its ``a`` has ended, and items of a generator are begun while it still
         yields.
 
-        Outside of a block it calls the function, one item after the other, and returns the list; of
-        an async function it returns what gives the list when awaited, and the calls run together.
+        Outside of a block it calls the function, one item after the other or in `max_parallel`
+        threads, and returns the list; of an async function it returns what gives the list when
+        awaited, and the calls run together.
 
         Args:
             items: What has the items: a list, a handle, an output (``split.out.rows``) or an input
                 of the DAG. They go into the parameter that `over` names, else into the first one
                 that is not given by name.
             max_parallel: Invocations at the same time, those that wait for another attempt or a
-                person not counted; by default as many as the run has room for.
+                person not counted; by default as many as the run has room for. Outside of a block,
+                threads, or async calls at the same time.
             depth: Levels of lists; with 2, ``items`` is a list of lists, and so is the value.
             on_error: ``fail`` lets a failed invocation fail the node; ``collect`` puts a `Failed`
                 value in its place. Outside of a block, ``fail`` lets the exception through.
             id: The node's id; nothing outside of a block.
             over: The parameter that takes the items. Without `items` it says which of the inputs
                 that are given by name is mapped; a single one is.
+            batch_size: Items that one invocation is given: it calls the function for each, one
+                after the other, so that many quick items make few rows and commits. The batch is
+                what is retried, timed, recorded and counted by `max_parallel`; its calls answer
+                values only. With ``collect``, each item that fails in the last attempt of its batch
+                gives a `Failed` value, and the results of the others stay. The list is as without.
+            max_workers: Another word for `max_parallel`.
             **inputs: What all invocations are given alike. A parameter with the name of an argument
                 above is bound by the longer way: ``with_options(map_over=...)``.
 
@@ -250,11 +269,16 @@ class Action(Ends, Generic[P, R]):
                 argument has an impossible value.
             ValidationError: Inside a block: as for any call.
         """
-        from dagger_dsl.dsl.mapping import MapCall, mapped_input  # who maps nothing pays nothing
+        from dagger_dsl.dsl.mapping import (  # who maps nothing pays nothing
+            MapCall,
+            mapped_input,
+            one_limit,
+        )
 
         what = f"{self.name}.map"
         name, given = mapped_input(self.definition, items, over, inputs)
-        call = MapCall.of(what, name, depth, on_error, max_parallel)
+        most = one_limit(what, max_parallel, max_workers)
+        call = MapCall.of(what, name, depth, on_error, most, batch_size)
         top = active.get()
         if top is None:
             return call.run(self.definition, given)
@@ -286,8 +310,8 @@ class Action(Ends, Generic[P, R]):
         Args:
             **options: ``id`` of the one node it stands for then; timeout, attempts, retry,
                 on_failure, failure, fallback, cache, trigger, effects, keep, outputs, description,
-                instructions, metadata, map_over, max_parallel, map_depth, map_errors (see `map`),
-                branch, enabled.
+                instructions, metadata, map_over, max_parallel, map_depth, map_errors, map_batch
+                (see `map`), branch, enabled.
 
         Raises:
             ConfigurationError: An option is unknown or has an impossible value.

@@ -211,6 +211,14 @@ class NodeFunction(Ends, Generic[P, R]):
     def _check_output(self, name: str) -> None:
         self.node._check_output(name)
 
+    if not TYPE_CHECKING:  # type checkers would take any misspelt name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Return what the function itself has, such as ``cache_clear`` of an `lru_cache`."""
+            if name == "_function" or (name.startswith("__") and name.endswith("__")):
+                raise AttributeError(name)
+            return getattr(self._function, name)
+
     def __repr__(self) -> str:
         return f"<node function {self.node.id!r} of DAG {self.node.dag.name!r}>"
 

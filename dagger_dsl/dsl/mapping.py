@@ -11,12 +11,27 @@ import attrs
 from dagger_dsl.errors import ConfigurationError, did_you_mean, shown
 from dagger_dsl.model.context import Failed
 from dagger_dsl.model.graph import RESULT
-from dagger_dsl.model.mapped import depth_of, has_items, parallel_of
+from dagger_dsl.model.mapped import batch_of, batched, depth_of, has_items, parallel_of
 
 if TYPE_CHECKING:
     from dagger_dsl.registry import ActionDef
 
-__all__ = ["MapCall", "mapped_input"]
+__all__ = ["MapCall", "mapped_input", "one_limit"]
+
+
+def one_limit(what: str, max_parallel: Any, max_workers: Any) -> Any:
+    """Return how many calls are made at the same time, whichever word was used.
+
+    Raises:
+        ConfigurationError: Both were.
+    """
+    if max_workers is None:
+        return max_parallel
+    if max_parallel is not None:
+        raise ConfigurationError(
+            f"{what}: max_workers and max_parallel are one option; give one of them"
+        )
+    return max_workers
 
 
 def mapped_input(
@@ -97,15 +112,19 @@ class MapCall:
         depth: Levels of lists.
         collects: Whether a failed invocation gives a `Failed` value and fails nothing.
         most: Invocations at the same time, None for any number.
+        batch: Items that one invocation is given.
     """
 
     over: str
     depth: int
     collects: bool
     most: int | None
+    batch: int = 1
 
     @classmethod
-    def of(cls, what: str, over: str, depth: Any, on_error: Any, most: Any) -> MapCall:
+    def of(
+        cls, what: str, over: str, depth: Any, on_error: Any, most: Any, batch: Any = None
+    ) -> MapCall:
         """Return what was asked for.
 
         Raises:
@@ -118,7 +137,8 @@ class MapCall:
             raise ConfigurationError(
                 f"{what}: on_error is 'fail' or 'collect', not {shown(on_error)}"
             )
-        return cls(over, depth, on_error == "collect", most)
+        batch = 1 if batch is None else batch_of(batch, f"{what}: batch_size")
+        return cls(over, depth, on_error == "collect", most, batch)
 
     def options(self, known: Mapping[str, Any], outputs: tuple[str, ...]) -> dict[str, Any]:
         """Return the options of the mapped node.
@@ -132,6 +152,7 @@ class MapCall:
             "map_over": self.over,
             "map_depth": self.depth if self.depth > 1 else None,
             "map_errors": "collect" if self.collects else None,
+            "map_batch": self.batch if self.batch > 1 else None,
         }
         if self.most is not None:
             found["max_parallel"] = self.most
@@ -165,30 +186,65 @@ class MapCall:
                     raise
                 return _failed(key, error)
 
-        return _walk(inputs[self.over], self.depth, what, "", leaf)
+        if self.most is None or self.most == 1:
+            return _walk(inputs[self.over], self.depth, what, "", leaf)
+        return self._run_threads(leaf, inputs[self.over], what)
 
-    async def _run_async(
-        self, call: Callable[[Any], Coroutine[Any, Any, Any]], items: Any, what: str
-    ) -> Any:
+    def _listed(self, items: Any, what: str) -> tuple[list[tuple[str, Any]], Any]:
+        """Return the items with their keys, and lists that hold the place of each."""
         calls: list[tuple[str, Any]] = []
 
         def note(key: str, item: Any) -> int:
             calls.append((key, item))
             return len(calls) - 1
 
-        tree = _walk(items, self.depth, what, "", note)
+        return calls, _walk(items, self.depth, what, "", note)
+
+    def _run_threads(self, leaf: Callable[[str, Any], Any], items: Any, what: str) -> Any:
+        """Call the function in threads; of what fails, the first in order is raised."""
+        import contextvars
+        from concurrent.futures import ThreadPoolExecutor
+
+        calls, tree = self._listed(items, what)
+
+        def batch(part: list[tuple[str, Any]]) -> list[Any]:
+            return [leaf(*each) for each in part]
+
+        results: list[Any] = []
+        workers = min(self.most or 1, max(1, len(calls)))
+        with ThreadPoolExecutor(workers, thread_name_prefix="dagger-dsl-map") as pool:
+            parts = [
+                pool.submit(contextvars.copy_context().run, batch, part)
+                for part in batched(calls, self.batch)
+            ]
+            try:
+                for part in parts:
+                    results += part.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return _walk(tree, self.depth, what, "", lambda _, place: results[place])
+
+    async def _run_async(
+        self, call: Callable[[Any], Coroutine[Any, Any, Any]], items: Any, what: str
+    ) -> Any:
+        calls, tree = self._listed(items, what)
         gate = asyncio.Semaphore(self.most if self.most is not None else max(1, len(calls)))
 
         async def leaf(key: str, item: Any) -> Any:
-            async with gate:
-                try:
-                    return await call(item)
-                except Exception as error:
-                    if not self.collects:
-                        raise
-                    return _failed(key, error)
+            try:
+                return await call(item)
+            except Exception as error:
+                if not self.collects:
+                    raise
+                return _failed(key, error)
 
-        results = await _all(leaf(*each) for each in calls)
+        async def batch(part: list[tuple[str, Any]]) -> list[Any]:
+            async with gate:
+                return [await leaf(*each) for each in part]
+
+        parts = await _all(batch(part) for part in batched(calls, self.batch))
+        results = [each for part in parts for each in part]
         return _walk(tree, self.depth, what, "", lambda _, place: results[place])
 
 

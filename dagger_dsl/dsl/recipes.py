@@ -316,6 +316,7 @@ class Recipe:
                 max_parallel=fields.get("max_parallel"),
                 map_depth=fields.get("map_depth"),
                 map_errors=fields.get("map_errors"),
+                map_batch=fields.get("map_batch"),
                 effects=fields["effects"],
                 branch=fields.get("branch"),
                 keep=fields["keep"],

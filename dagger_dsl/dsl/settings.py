@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dagger_dsl.errors import (
@@ -19,13 +19,15 @@ from dagger_dsl.model.graph import (
     name_problem,
     title_problem,
 )
-from dagger_dsl.model.mapped import depth_of, parallel_of
+from dagger_dsl.model.mapped import batch_of, depth_of, parallel_of
+from dagger_dsl.model.policies import CacheStrategy
 from dagger_dsl.model.types import misfit, schema_of
 from dagger_dsl.model.values import Literal
 from dagger_dsl.registry import ActionDef, convert_options
 
 __all__ = [
     "NODE_OPTIONS",
+    "cache_strategy",
     "declared_input",
     "graph_config",
     "graph_name",
@@ -41,6 +43,7 @@ _EXTRA = {
     "max_parallel": parallel_of,
     "map_depth": depth_of,
     "map_errors": lambda value, what: _map_errors(value, what),
+    "map_batch": batch_of,
     "branch": lambda value, what: _text(value, what),
     "enabled": lambda value, what: _flag(value, what),
 }
@@ -65,6 +68,43 @@ NODE_OPTIONS = frozenset(
         "description",
     )
 )
+
+
+def cache_strategy(cache: Any, ttl: Any, cache_key: Any, backend: Any) -> Any:
+    """Return what ``cache=`` says of a node that shares its results.
+
+    Args:
+        cache: What was given for it, None for nothing.
+        ttl, cache_key, backend: The same in parts.
+
+    Raises:
+        ConfigurationError: Both were given, or a part has an impossible value.
+    """
+    what = "@dag.cached_node"
+    if cache is not None:
+        parts = {"ttl": ttl, "cache_key": cache_key, "backend": backend}
+        given = [name for name, value in parts.items() if value is not None]
+        if given:
+            raise ConfigurationError(
+                f"{what}: {given[0]}= and cache= both say how a result is used; give one, such as "
+                "cache=CacheStrategy.ttl(60, inputs=['url'])"
+            )
+        return cache
+    if callable(cache_key):
+        return CacheStrategy.custom(cache_key, ttl, backend=backend)
+    if isinstance(cache_key, (str, bytes)):
+        raise ConfigurationError(
+            f"{what}: cache_key is a list of input names, such as [{cache_key!r}], or a function "
+            f"of the inputs, not {shown(cache_key)}"
+        )
+    if cache_key is not None and not isinstance(cache_key, Iterable):
+        raise ConfigurationError(
+            f"{what}: cache_key is a list of input names or a function of the inputs, not "
+            f"{shown(cache_key)}"
+        )
+    if ttl is None:
+        return CacheStrategy.always(inputs=cache_key, backend=backend)
+    return CacheStrategy.ttl(ttl, inputs=cache_key, backend=backend)
 
 
 def graph_name(name: Any) -> str:
@@ -192,8 +232,8 @@ def node_options(definition: ActionDef, given: Mapping[str, Any]) -> dict[str, A
     cache = found.get("cache_strategy")
     if cache is not None and not cache.is_data:
         raise ConfigurationError(
-            f"{what}: a node holds data only; give a cache key that is a function to the action "
-            "itself: @action(cache=CacheStrategy.custom(...))"
+            f"{what}: a node holds data only; give a cache key that is a function, or a cache "
+            "backend, to the action itself: @action(cache=CacheStrategy.custom(...))"
         )
     if found.get("map_over") is not None and not definition.takes_any_input:
         name = found["map_over"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dagger_dsl.engine.plan import Plan
@@ -20,7 +20,12 @@ from dagger_dsl.model.values import Secret
 __all__ = ["bind_inputs"]
 
 
-def bind_inputs(plan: Plan, given: Mapping[str, Any] | None, on_missing: str) -> dict[str, Any]:
+def bind_inputs(
+    plan: Plan,
+    given: Mapping[str, Any] | None,
+    on_missing: str,
+    needed: Collection[str] | None = None,
+) -> dict[str, Any]:
     """Return the value of every graph input; what is declared secret comes as a `Secret`.
 
     An input is secret where the graph says so (``format: secret``), or where a parameter it reaches
@@ -30,6 +35,7 @@ def bind_inputs(plan: Plan, given: Mapping[str, Any] | None, on_missing: str) ->
         plan: Whose inputs are meant.
         given: Values by name.
         on_missing: ``null`` gives None for what is missing.
+        needed: What a partial run needs; other inputs that are missing stay so. None needs all.
 
     Raises:
         MissingInputError: Values are missing; all are named.
@@ -59,7 +65,7 @@ def bind_inputs(plan: Plan, given: Mapping[str, Any] | None, on_missing: str) ->
             values[name] = declared.default.value
         elif on_missing == "null" or (declared is not None and not declared.required):
             values[name] = None
-        else:
+        elif needed is None or name in needed:
             missing.append(name)
     if missing:
         names = ", ".join(map(repr, missing))

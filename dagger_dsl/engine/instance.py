@@ -315,7 +315,11 @@ class Run:
     def install(self, slot: int) -> None:
         """Put the call of an invocation that came later, or has changed, onto the board."""
         plan, board, kind = self.plan, self.board, self.plan.kinds[slot]
-        call = bind_call(self, slot) if plan.is_wrapped(slot) else plan.calls[slot]
+        call = plan.calls[slot]
+        if plan.is_wrapped(slot):
+            call = bind_call(self, slot)
+            if plan.batch(slot) > 1:
+                call = plan.batch_call(plan.parents[slot], call)
         if slot in self.streams:
             call = self.streams[slot].wrap(call)
         if kind in board.beyond:
@@ -484,7 +488,7 @@ class Run:
             node_id=str(self.plan.ids[slot]),
             key=self.plan.children.key(slot),
             state=state,
-            attempts=0 if self.is_cached(slot) else self.attempts_made(slot),
+            attempts=0 if self.is_cached(slot) or "reused" in meta else self.attempts_made(slot),
             started_at=_moment(start) if called else None,
             finished_at=_moment(end) if known else None,
             duration=end - start if known else None,
@@ -495,6 +499,7 @@ class Run:
             restored=slot in self.restored,
             metadata=meta.get("metadata", {}),
             cache=self.cache_decision(slot),
+            reused=meta.get("reused"),
         )
 
     def cache_decision(self, slot: int) -> CacheDecision | None:
@@ -550,6 +555,8 @@ class Run:
             value=lambda node_id: self.value(self.plan.index[node_id]),
             state=lambda node_id: self.states_of(self.plan.index[node_id]),
             sinks=self.plan.sinks,
+            workers=self.board.slots,
+            run=self,
         )
 
     def row(self, slot: int, state: str, **more: Any) -> Row:

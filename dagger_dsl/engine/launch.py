@@ -31,9 +31,11 @@ from dagger_dsl.runners.threads import ThreadRunner
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.hooks import BoundHook
+    from dagger_dsl.engine.partial import Part
     from dagger_dsl.engine.recorder import Recorder
     from dagger_dsl.model.commands import Command
     from dagger_dsl.runners.base import Runner
+    from dagger_dsl.store.records import StoredRun
     from dagger_dsl.store.storage import Store
 
 __all__ = ["Lookup", "resume", "run", "run_async", "start", "start_resume"]
@@ -176,7 +178,7 @@ def resume(
         RunOwned: A live process records into it; the message names it.
         ActionNotFound: An action of the stored graph is not in *registry*.
     """
-    return _prepare_resume(run_id, registry, options, inputs, store).execute()
+    return _prepare_resume(run_id, registry, _whole(options), inputs, store).execute()
 
 
 def start_resume(
@@ -187,7 +189,7 @@ def start_resume(
     store: Store | None = None,
 ) -> RunHandle:
     """Go on with a recorded run in a background thread; see `resume`. The handle can be awaited."""
-    return _prepare_resume(run_id, registry, options, inputs, store).background()
+    return _prepare_resume(run_id, registry, _whole(options), inputs, store).background()
 
 
 # --- plans ---------------------------------------------------------------------------------------
@@ -377,20 +379,31 @@ def _prepare(
     hooks = _bound(options.hooks, registry, graph.name)
     config = _configured(DagConfig.merge(base_config, graph.config), options)
     plan = plan_for(graph, registry)
-    values = bind_inputs(plan, inputs, config.on_missing)
+    values = {} if options.partial else bind_inputs(plan, inputs, config.on_missing)
     run_id = options.run_id or new_run_id()
     _slots(options, config)  # refused here, before anything is recorded
     _warn_of_ignored(config, graph.name)
     if options.database_url is None and store is None:
+        part = _part(plan, options, None)
+        if part is not None:
+            values = part.bind(inputs, options, config.on_missing)
         run = _run(plan, run_id, registry, values, options, config, None, clock)
+        if part is not None:
+            part.begin(run)
         return _Session(run, None, hooks)
     from dagger_dsl.engine.recorder import Recorder  # an in-memory run imports no store
 
     recorder = Recorder.for_options(options, store, run_id)
     with _released_on_error(recorder):
-        existing = recorder.create(graph, values, config, options)
+        part = _part(plan, options, recorder.store)
+        if part is not None:
+            values = part.bind(inputs, options, config.on_missing)
+        notes = () if part is None else part.notes
+        existing = recorder.create(graph, values, config, options, notes)
         if existing is None:
             run = _run(plan, run_id, registry, values, options, config, recorder, clock)
+            if part is not None:
+                part.begin(run)
             recorder.begin(run, hooked=bool(hooks))
             return _Session(run, recorder, hooks)
         recorder.close()
@@ -429,13 +442,42 @@ def _prepare_resume(
         hooks = _bound(options.hooks, registry, graph.name)
         plan = plan_for(graph, registry)
         given = _with_secrets(stored.inputs, inputs if not as_recorded else None)
-        values = given if ended else bind_inputs(plan, given, config.on_missing)
+        part = None if ended else _recorded_part(plan, stored)
+        needed = None if part is None else part.inputs
+        values = given if ended else bind_inputs(plan, given, config.on_missing, needed)
         run = _run(plan, run_id, registry, values, options, config, recorder, clock)
         if ended:
             return _Session(run, recorder, ended=recorder.show(run))
-        recorder.restore(run, options.on_change, hooked=bool(hooks))
+        recorder.restore(run, options.on_change, hooked=bool(hooks), part=part)
         recorder.seats(run)
         return _Session(run, recorder, hooks)
+
+
+def _part(plan: Plan, options: RunOptions, store: Store | None) -> Part | None:
+    """Return the part of the graph that runs; None for all of it."""
+    if not options.partial:
+        return None
+    from dagger_dsl.engine.partial import Part  # few runs are partial
+
+    return Part.of(plan, options, store)
+
+
+def _recorded_part(plan: Plan, stored: StoredRun) -> Part | None:
+    """Return the part of the graph that a recorded run was made for; None for all of it."""
+    if not stored.commands:
+        return None
+    from dagger_dsl.engine.partial import Part
+
+    return Part.recorded(plan, stored)
+
+
+def _whole(options: RunOptions) -> RunOptions:
+    if options.partial:
+        raise ConfigurationError(
+            "start_at= and stop_at= belong to a new run; a resume goes on with what its run was "
+            "made for"
+        )
+    return options
 
 
 def _bound(given: Sequence[Any], registry: Lookup, dag_name: str) -> tuple[BoundHook, ...]:

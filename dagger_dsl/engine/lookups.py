@@ -2,7 +2,8 @@
 
 The key of a result is its action, the version of the action's code and a hash of its inputs. With
 a database it lies in the table `memo`, written by the transaction of the result; in memory the
-process keeps the newest ones. Why something was found, or was not, stands with the node's outcome.
+process keeps the newest ones; and a strategy may name a place of its own. Why something was found,
+or was not, stands with the node's outcome.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import attrs
 
 from dagger_dsl.engine.invoke import delivered
 from dagger_dsl.engine.plan import UNSET
-from dagger_dsl.errors import DaggerError, EncodingError, StoreError
+from dagger_dsl.errors import ConfigurationError, DaggerError, EncodingError, StoreError
+from dagger_dsl.model.backends import Shelf
 from dagger_dsl.model.caching import (
     CacheDecision,
     CacheRequest,
     MemoInfo,
+    Remembered,
     ResultMemory,
+    batch_key,
     expiry,
     explain_miss,
     input_hash,
@@ -113,7 +117,8 @@ class Lookup:
         if not self.shared:
             return
         now = dt.datetime.now(dt.UTC)
-        if journal is not None:
+        place = _place(run, request)
+        if place is not None and place is journal:
             if stored != (None, None):
                 journal.remember(
                     request.key,
@@ -128,21 +133,21 @@ class Lookup:
                     now=now,
                 )
             return
+        end = expiry(request.strategy, now)
+        origin = (request.action, request.version, request.input_hash, run.run_id, ref.node_id)
+        memo = Remembered(request.key, *origin, now, end)
         try:
-            MEMORY.remember(
-                request.key,
-                value,
-                action=request.action,
-                version=request.version,
-                input_hash=request.input_hash,
-                run_id=run.run_id,
-                node_id=ref.node_id,
-                expires_at=expiry(request.strategy, now),
-                now=now,
-            )
-        except EncodingError as error:
+            if isinstance(place, ResultMemory):
+                place.remember(**attrs.asdict(memo, filter=_not_made), value=value, now=now)
+            elif place is not None:
+                place.remember(memo, value)
+        except (EncodingError, ConfigurationError) as error:
             logger.debug("the result of %s is not kept: %s", ref, error)
             self._keep_apart(str(error))
+
+
+def _not_made(attribute: attrs.Attribute[Any], _: Any) -> bool:
+    return attribute.name != "created_at"
 
 
 def _why_unshared(run: Run, slot: int, value: Any) -> str | None:
@@ -179,15 +184,21 @@ def look_up(run: Run, slot: int) -> Found | None:
     """Return the result of another run that an invocation may take, if there is one."""
     request = _request(run, slot)
     found = None
+    place = _place(run, request)
     if request.key is not None:
         try:
-            found = _recall(run, request)
+            found = _recall(place, request)
         except StoreError:
             raise
+        except ConfigurationError as error:  # a backend failed
+            request = attrs.evolve(request, problem=str(error))
         except DaggerError as error:  # it was written by a process that knew other classes
             request = attrs.evolve(request, problem=f"a result is there, but {error}")
     if found is None:
-        reason = explain_miss(request, _known(run, request))
+        known = _known(place, request)
+        reason = explain_miss(request, known)
+        if not (request.problem or known) and isinstance(place, Shelf):
+            reason = "its cache backend has no result for this code and these inputs"
         decision = CacheDecision(False, reason, request.key, request.version, request.input_hash)
         run.lookups[slot] = Lookup(request, decision)
         return None
@@ -215,6 +226,9 @@ def _request(run: Run, slot: int) -> CacheRequest:
         strategy=strategy,
         version=action.code_version(),
     )
+    if strategy.backend == "database" and run.journal is None:
+        why = "its cache backend is 'database', and this run has none: give database_url="
+        return attrs.evolve(request, problem=why)
     inputs = {
         name: value
         for name, value in delivered(run, slot, run.board.arguments(slot)).items()
@@ -227,21 +241,34 @@ def _request(run: Run, slot: int) -> CacheRequest:
         logger.info("%s shares no results: %s", run.ref(slot), error)
         return attrs.evolve(request, problem=str(error))
     key = memo_key(action.name, request.version, hashed, strategy)
+    if plan.batch(slot) > 1:  # a list of results, and not one
+        place = plan.mapped[plan.parents[slot]].place
+        key = batch_key(key, len(run.board.arguments(slot)[place]))
     return attrs.evolve(request, input_hash=hashed, key=key)
 
 
-def _recall(run: Run, request: CacheRequest) -> tuple[Any, MemoInfo] | None:
-    assert request.key is not None
-    source = MEMORY if run.journal is None else run.journal
-    found = source.recall(request.key)
+def _place(run: Run, request: CacheRequest) -> Any:
+    """Return where a result is shared: the run's journal, a `ResultMemory` or a `Shelf`."""
+    backend = request.strategy.backend
+    if backend is None:
+        return MEMORY if run.journal is None else run.journal
+    if isinstance(backend, str):
+        return MEMORY if backend == "memory" else run.journal
+    return Shelf(backend)
+
+
+def _recall(place: Any, request: CacheRequest) -> tuple[Any, MemoInfo] | None:
+    found: tuple[Any, MemoInfo] | None = place.recall(request.key)
     if found is None or not is_fresh(found[1], request.strategy, dt.datetime.now(dt.UTC)):
         return None
     return found
 
 
-def _known(run: Run, request: CacheRequest) -> Sequence[MemoInfo]:
+def _known(place: Any, request: CacheRequest) -> Sequence[MemoInfo]:
     """Return the newest results that a miss can be compared with."""
-    if run.journal is None:
-        return MEMORY.memos(request.action)[:_COMPARED]
-    found: Sequence[MemoInfo] = run.journal.memos(request.action, limit=_COMPARED)
+    if isinstance(place, Shelf):
+        return place.memos()
+    if isinstance(place, ResultMemory):
+        return place.memos(request.action)[:_COMPARED]
+    found: Sequence[MemoInfo] = [] if place is None else place.memos(request.action, _COMPARED)
     return found

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl.engine.batches import ItemsFailed, failed_items
 from dagger_dsl.engine.instance import error_info
 from dagger_dsl.engine.plan import UNSET, add_children
 from dagger_dsl.engine.state import PENDING, WAITING
@@ -30,7 +31,7 @@ from dagger_dsl.errors import (
     shown,
 )
 from dagger_dsl.model.context import Failed
-from dagger_dsl.model.mapped import has_items
+from dagger_dsl.model.mapped import batched, has_items
 from dagger_dsl.model.values import to_plain
 from dagger_dsl.runners.base import TIMED, Overran, Yielded
 
@@ -94,6 +95,7 @@ class Maps:
         self._feeds: dict[int, _Feed] = {}
         self._limits: dict[int, _Limit] = {}
         self._thirsty: list[int] = []  # generators to be read on
+        self._failures: dict[int, list[Any]] = {}  # results of batches of which items failed
         self._waiting: set[int] = set(run.plan.mapped)
 
     # --- opening and gathering -------------------------------------------------------------------
@@ -148,6 +150,8 @@ class Maps:
             failed.__cause__ = error
             self._course.outcomes.fail(slot, failed)
             return False
+        if spec.per_call > 1:
+            items = batched(items, spec.per_call)
         children = self._enlist(slot, 0, len(items))
         self._give(children, items)
         self._children[slot] = children
@@ -204,6 +208,8 @@ class Maps:
         run, board = self._run, self._board
         read = run.value if run.loaders else board.values.__getitem__
         values = list(map(read, self._children.pop(slot)))
+        if self._plan.mapped[slot].per_call > 1:
+            values = [each for batch in values for each in batch]
         board.ended[slot] = board.clock()
         self._limits.pop(slot, None)
         if slot in self._plan.parents:  # one level of several; the record has what it is made of
@@ -237,11 +243,17 @@ class Maps:
             source = self._source(slot)
             if source is None or not state.waits_only(slot):
                 continue
-            if source in self._children and not plan.mapped[source].collect:
+            if source in self._children and self._pairs(slot, source):
                 self._follow_map(slot, source)
             elif source in self._feeds:
                 self._follow_feed(slot, source)
         return len(self._children) > before
+
+    def _pairs(self, slot: int, source: int) -> bool:
+        """Return whether each invocation of a mapped node can follow one of another."""
+        leader, follower = self._plan.mapped[source], self._plan.mapped[slot]
+        alike = leader.batch == follower.batch and leader.depth == follower.depth == 1
+        return not leader.collect and (alike or leader.batch == follower.batch == 1)
 
     def _source(self, slot: int) -> int | None:
         """Return the node whose whole value a mapped node maps over."""
@@ -285,9 +297,33 @@ class Maps:
 
     def _follow_feed(self, slot: int, source: int) -> None:
         self._begin(slot)
-        self._add_items(slot, self._feeds[source].items)
+        self._feed_items(slot, self._feeds[source], False)
+
+    def _pass_items(self, source: int, feed: _Feed, over: bool) -> None:
+        for target in self._plan.successors[source]:
+            if target in self._children and self._source(target) == source:
+                self._feed_items(target, feed, over)
+
+    def _feed_items(self, slot: int, feed: _Feed, over: bool) -> None:
+        """Make invocations of what a generator has yielded so far.
+
+        Args:
+            slot: Who maps over it.
+            feed: The generator.
+            over: Nothing more comes, so what does not fill a batch is one, too.
+        """
+        # A generator that is read again gives what its followers have already.
+        size = self._plan.mapped[slot].per_call
+        rest = feed.items[size * len(self._children[slot]) :]
+        if size > 1:
+            rest = batched(rest, size)
+            if rest and len(rest[-1]) < size and not over:
+                del rest[-1]
+        self._add_items(slot, rest)
 
     def _add_items(self, slot: int, items: Sequence[Any]) -> None:
+        if not items:
+            return
         children = self._children[slot]
         made = self._enlist(slot, len(children), len(children) + len(items))
         self._give(made, items)
@@ -364,11 +400,10 @@ class Maps:
             self._put_back(slot, feed)
             course.outcomes.fail(slot, error)
             return
-        for target in self._plan.successors[slot]:
-            if target in self._children and self._source(target) == slot:
-                # A generator that is read again gives what its followers have already.
-                self._add_items(target, feed.items[len(self._children[target]) :])
+        self._pass_items(slot, feed, False)
         self._follow()
+        if found.over and found.error is None:
+            self._pass_items(slot, feed, True)
         limit = self._board.limits.get(slot)
         failure = found.error
         if failure is None and limit is not None and now - feed.started > limit:
@@ -470,11 +505,50 @@ class Maps:
         """Return whether failed invocations of a node are values like any others."""
         return self._plan.mapped[parent].collect
 
-    def failed_value(self, slot: int, error: BaseException) -> Failed:
-        """Return what stands in the list for an invocation that failed."""
-        info = error_info(error)
+    def failed_value(self, slot: int, error: BaseException) -> Failed | list[Any]:
+        """Return what stands in the list for an invocation that failed; for a batch, a list."""
         attempts = self._run.attempts_made(slot)
-        return Failed(self._plan.children.key(slot), info.type, info.message, attempts)
+
+        def failed(key: str, error: BaseException) -> Failed:
+            info = error_info(error)
+            return Failed(key, info.type, info.message, attempts)
+
+        key, size = self._plan.children.key(slot), self._plan.batch(slot)
+        if size == 1:
+            return failed(key, error)
+        results = self._failures.pop(slot, None)
+        if results is None:  # it came to no end: all of its items failed
+            results = [error] * self._batch_size(slot)
+        return failed_items(key, size, results, failed)
+
+    def check_batch(self, slot: int, value: Any) -> None:
+        """Refuse a value that is none of a batch; what stands in for one may give anything.
+
+        Raises:
+            OutputError: It is not a list of as many results as there are items.
+        """
+        size = self._batch_size(slot)
+        if not isinstance(value, list) or len(value) != size:
+            raise OutputError(
+                f"node {self._plan.ids[slot]!r}: what stands in for a batch of {size} items gives "
+                f"a list of as many results, not {shown(value, 60)}"
+            )
+
+    def _batch_size(self, slot: int) -> int:
+        place = self._plan.mapped[self._plan.parents[slot]].place
+        return len(self._board.arguments(slot)[place])
+
+    def take_failures(self, slot: int, error: BaseException) -> tuple[BaseException, bool]:
+        """Keep the results of a batch some of whose items failed.
+
+        Returns:
+            What the first of them raised, and whether there is no other attempt.
+        """
+        self._failures.pop(slot, None)
+        if not isinstance(error, ItemsFailed):
+            return error, False
+        self._failures[slot] = error.results
+        return error.first, error.final
 
 
 def _items_of(name: str, value: Any) -> list[Any]:

@@ -115,6 +115,8 @@ class Outcomes:
                 if self._feeds(slot, value):
                     return
                 raise OutputError(self._unfinished(slot, value))
+            if plan.mapped and plan.batch(slot) > 1:
+                self._course.maps_now().check_batch(slot, value)
             parts = plan.split(slot, value, always=split)
             labels = None
             if slot in plan.labelled:
@@ -262,6 +264,11 @@ class Outcomes:
         """Decide what becomes of an attempt that raised: another one, or a failure."""
         run, plan = self._run, self._plan
         node_id = str(plan.ids[slot])
+        if slot in plan.parents and plan.batch(slot) > 1:
+            error, final = self._course.maps_now().take_failures(slot, error)
+            if final:
+                self.fail(slot, error)
+                return
         if isinstance(error, Overran):
             error = NodeTimeout(node_id, error.seconds)
             if not run.is_awaited(slot):
@@ -377,6 +384,8 @@ class Outcomes:
         try:
             if fallback is not None:
                 call, is_async = bind_fallback(run, slot, fallback), fallback.is_async
+                if plan.batch(slot) > 1:
+                    call = plan.batch_call(plan.parents[slot], call, is_async)
             else:
                 assert handler is not None
                 call, is_async = bind_handler(run, slot, handler, original), handler.is_async

@@ -215,6 +215,28 @@ class Plan:
             here = self.parents.get(here)
         return _knows_its_run(self.actions[slot])
 
+    def batch(self, slot: int) -> int:
+        """Return how many items an invocation is given at most; 1 where nothing is batched."""
+        spec = self.mapped.get(self.parents.get(slot, -1))
+        return 1 if spec is None else spec.per_call
+
+    def batch_call(
+        self, parent: int, call: Callable[..., Any], is_async: bool | None = None
+    ) -> Callable[..., Any]:
+        """Return the call of the batches of a mapped invocation, for the call of one item.
+
+        Args:
+            parent: The mapped invocation.
+            call: What is called for each item.
+            is_async: Whether it is awaited; by default, whether the node's own call is.
+        """
+        from dagger_dsl.engine.batches import batched  # few nodes are
+
+        spec = self.mapped[parent]
+        if is_async is None:
+            is_async = bool(self.kinds[parent] & ASYNC)
+        return batched(call, spec.place, spec.collect, is_async)
+
     def sources(self, slot: int) -> list[int]:
         """Return what an invocation waits for; one of a mapped node waits as a part of it."""
         if slot in self.parents:
@@ -285,6 +307,7 @@ class Mapped:
         depth: How many levels of lists are gone into.
         most: Invocations at the same time, None for any number.
         collect: Whether a failed invocation gives a `Failed` value and fails nothing.
+        batch: Items that an invocation of the last level is given.
     """
 
     name: str
@@ -292,6 +315,12 @@ class Mapped:
     depth: int = 1
     most: int | None = None
     collect: bool = False
+    batch: int = 1
+
+    @property
+    def per_call(self) -> int:
+        """How many items each of the invocations of this level is given."""
+        return self.batch if self.depth == 1 else 1
 
 
 # What a run that grows changes, so that other runs of the same plan must not see it.
@@ -450,7 +479,8 @@ def add_children(plan: Plan, slot: int, count: int) -> list[int]:
     plan.size += 2 * count
     plan.count += count
     plan.actions += [nobody] * gap + [plan.actions[slot]] * count
-    plan.calls += [nobody] * gap + [plan.calls[slot]] * count
+    call = plan.calls[slot] if spec.per_call == 1 else plan.batch_call(slot, plan.calls[slot])
+    plan.calls += [nobody] * gap + [call] * count
     plan.names += [()] * gap + [plan.names[slot]] * count
     plan.kinds += bytes(gap) + bytes((plan.kinds[slot],)) * count
     plan.successors += [()] * gap + [(slot,)] * count
@@ -739,7 +769,8 @@ class _Compiler:
             raise ValidationError((Problem(text, Place(node=node.id), "map-over"),))
         place = names.index(node.map_over)
         collect = node.map_errors == "collect"
-        return Mapped(node.map_over, place, node.map_depth or 1, node.max_parallel, collect)
+        depth, batch = node.map_depth or 1, node.map_batch or 1
+        return Mapped(node.map_over, place, depth, node.max_parallel, collect, batch)
 
     def declare_parts(self, actions: list[ActionDef]) -> None:
         plan = self.into

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.instance import Run, error_info
 from dagger_dsl.engine.notes import of_json, to_json
@@ -22,6 +22,7 @@ from dagger_dsl.errors import ConfigurationError, InvalidState, KeyTaken, StoreE
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.events import HumanInputRequested
 from dagger_dsl.model.graph import Graph
+from dagger_dsl.model.protocols import Command
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.model.values import Secret, allow_hints, from_plain
 from dagger_dsl.store.journal import RunJournal
@@ -29,7 +30,10 @@ from dagger_dsl.store.recovery import Flight, forget_uncalled
 from dagger_dsl.store.runs import StoredNode, StoredRun
 from dagger_dsl.store.storage import Store
 
-__all__ = ["Recorder"]
+if TYPE_CHECKING:
+    from dagger_dsl.engine.partial import Part
+
+__all__ = ["Recorder", "know_classes", "meta_of"]
 
 logger = logging.getLogger("dagger_dsl.engine")
 
@@ -68,11 +72,20 @@ class Recorder:
         return cls(Store(options.database_url), run_id, own=True)
 
     def create(
-        self, graph: Graph, inputs: Mapping[str, Any], config: DagConfig, options: RunOptions
+        self,
+        graph: Graph,
+        inputs: Mapping[str, Any],
+        config: DagConfig,
+        options: RunOptions,
+        notes: Sequence[Command] = (),
     ) -> str | None:
         """Record a new run and own it; return the run's id that the idempotency key has already.
 
         Secrets among the inputs are not stored.
+
+        Args:
+            graph, inputs, config, options: Of the run.
+            notes: What a resume has to know from the beginning.
 
         Raises:
             RunExists: The id is taken.
@@ -91,6 +104,7 @@ class Recorder:
                 config=config,
                 idempotency_key=options.idempotency_key,
                 durability=options.durability,
+                notes=notes,
             )
         except KeyTaken as taken:
             return taken.run_id
@@ -113,7 +127,7 @@ class Recorder:
             run: The run.
             hooked: Whether hooks are shown what happens.
         """
-        _know_classes(run)
+        know_classes(run.plan)
         versions = _versions(run)
         if versions:
             run.notes.append((_VERSIONS, to_json(versions)))
@@ -126,13 +140,16 @@ class Recorder:
         if self._flight is not None:
             run.board.flight = self._flight.open(len(run.board.flight))
 
-    def restore(self, run: Run, on_change: str, *, hooked: bool = False) -> None:
+    def restore(
+        self, run: Run, on_change: str, *, hooked: bool = False, part: Part | None = None
+    ) -> None:
         """Give *run* what earlier processes recorded: its graph, results, attempts, crashes.
 
         Args:
             run: Freshly made.
             on_change: ``warn`` or ``fail``, for actions whose version has changed.
             hooked: Whether hooks are shown what happens from now on.
+            part: What of the graph the run was made for; None for all of it.
 
         Raises:
             ConfigurationError: An action has changed and *on_change* says ``fail``.
@@ -144,7 +161,7 @@ class Recorder:
         run.spent = self.stored.owned_seconds
         run.resumed = True
         story = rebuild(run, self.stored.commands)
-        _know_classes(run)
+        know_classes(run.plan)
         self._compare_versions(run, on_change)
         forget_uncalled(self.store, self.run_id, self.journal.epoch)
         done = self._place(run)
@@ -152,12 +169,12 @@ class Recorder:
         winners = self._winners(run)
         again = self._call_again(run, story, done, hooked)
         if not all(map(_is_stored, done.values())):
-            again = _reopen(run, done, winners, story, hooked, again)
+            again = _reopen(run, done, winners, story, hooked, again, part)
         self._count_crashes(run, done)
         for slot, node in done.items():
             run.restored.add(slot)
             run.loaders[slot] = node.value
-            meta = _meta(node)
+            meta = meta_of(node)
             if meta:
                 run.meta[slot] = meta
         run.inserted.update(self.stored.cache)
@@ -166,7 +183,8 @@ class Recorder:
         self._ask_about_started(run, story, done)
         run.state.patient = hooked
         commands = story.between(run, done)
-        run.state.restore(list(done), _labels(done), winners, commands, again)
+        left_out = None if part is None else part.left_out
+        run.state.restore(list(done), _labels(done), winners, commands, again, left_out)
         self._end_within(run, done)
         self._show_again(run, story, done, hooked)
         if self.stored.status != RunStatus.RUNNING:
@@ -253,7 +271,7 @@ class Recorder:
         last = self._shown(story, hooked)
         if last is None:
             return
-        late = [slot for slot, node in done.items() if node.seq > last]
+        late = [slot for slot, node in done.items() if node.seq > last and not _is_reused(node)]
         run.unshown += completions(run, late)
         run.unshown += [
             HumanInputRequested(run.ref(slot), question.prompt, question.schema)
@@ -278,7 +296,7 @@ class Recorder:
         process does not take them for shown when this one dies before it has them again.
         """
         shown = self._shown(story, hooked)
-        lost = [] if shown is None else [slot for slot in done if not _is_stored(done[slot])]
+        lost = [] if shown is None else [slot for slot in done if _is_lost(done[slot])]
         owed = {slot for slot in lost if shown is not None and done[slot].seq > shown}
         if owed:
             run.notes.append((None, to_json({"again": [run.name_of(slot) for slot in owed]})))
@@ -392,7 +410,7 @@ class Recorder:
         """Return the report of a run that is only looked at; nothing is claimed or changed."""
         assert self.stored is not None
         stored = self.stored
-        _know_classes(run)
+        know_classes(run.plan)
         run.wall = 0.0  # every time comes from the record
         story = rebuild(run, stored.commands)
         done = self._place(run)
@@ -402,7 +420,7 @@ class Recorder:
             slot = run.slot_named(node_id, key)
             if slot is None:
                 continue
-            meta = _meta(node)
+            meta = meta_of(node)
             if meta:
                 run.meta[slot] = meta
             if node.state in _ENDED:
@@ -470,9 +488,9 @@ class Recorder:
             error.add_note(f"the run could not be given free in order: {trouble}")
 
 
-def _know_classes(run: Run) -> None:
+def know_classes(plan: Plan) -> None:
     """Let the codec read the classes that the actions' annotations name."""
-    for action in run.plan.looked_up.values():
+    for action in plan.looked_up.values():
         allow_hints(action.hints())
 
 
@@ -485,7 +503,16 @@ def _is_stored(node: StoredNode) -> bool:
     return (node.meta or {}).get("stored", True) is not False
 
 
-def _meta(node: StoredNode) -> dict[str, Any]:
+def _is_reused(node: StoredNode) -> bool:
+    """Return whether a result came from another run, so that hooks were never to be shown it."""
+    return "reused" in (node.meta or {})
+
+
+def _is_lost(node: StoredNode) -> bool:
+    return not (_is_stored(node) or _is_reused(node))
+
+
+def meta_of(node: StoredNode) -> dict[str, Any]:
     """Return what was recorded beside a value, the user's metadata as it was given."""
     meta = node.meta or {}
     if "metadata" in meta:
@@ -520,6 +547,7 @@ def _reopen(
     story: Story,
     hooked: bool,
     before_that: Collection[int],
+    part: Part | None,
 ) -> set[int]:
     """Take out results that were not stored by wish and that a node which may run still needs.
 
@@ -534,7 +562,9 @@ def _reopen(
         before = len(done)
         run.state = RunState(run.plan)  # of the run, as commands are done again to it
         run.state.patient = hooked  # a disabled node may be enabled, and needs its inputs then
-        run.state.restore(list(done), _labels(done), winners, story.between(run, done), again)
+        commands = story.between(run, done)
+        left_out = None if part is None else part.left_out
+        run.state.restore(list(done), _labels(done), winners, commands, again, left_out)
         todo = _open(run.state, run.plan)
         while todo:
             for source in _sources(run, todo.pop()):

@@ -81,6 +81,7 @@ class NodeReport:
         metadata: What the node gave with its answer.
         cache: Whether a result of another run took the place of a call, and why; None for a node
             that shares no results.
+        reused: The run that made the result, where a partial run took it over; it is `restored`.
     """
 
     node_id: str
@@ -97,6 +98,7 @@ class NodeReport:
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
     cache: CacheDecision | None = None
     key: str = DEFAULT_KEY
+    reused: str | None = None
 
     @property
     def cached(self) -> bool:
@@ -146,6 +148,7 @@ class RunReport:
         abandoned: Ids of nodes whose thread could not be stopped and was left behind.
         hook_errors: What hooks raised; it never ends a run.
         database_url: Where it is recorded; None in memory.
+        workers: How many nodes could run at the same time.
     """
 
     run_id: str
@@ -160,6 +163,7 @@ class RunReport:
     abandoned: tuple[str, ...] = ()
     hook_errors: tuple[Exception, ...] = ()
     database_url: str | None = None
+    workers: int = 1
     exception: BaseException | None = attrs.field(default=None, repr=False)
     _limit: float | None = attrs.field(default=None, repr=False)
     _states: Callable[[], Mapping[str, NodeState]] = attrs.field(repr=False)
@@ -171,6 +175,8 @@ class RunReport:
     #: What `outputs` asks for, so that it need not look at every node.
     _state: Callable[[str], NodeState] | None = attrs.field(default=None, repr=False)
     _sinks: tuple[str, ...] | None = attrs.field(default=None, repr=False)
+    #: The `Run` it tells of, for partial runs that build on it.
+    _run: Any = attrs.field(default=None, repr=False)
 
     @property
     def success(self) -> bool:

@@ -41,6 +41,7 @@ __all__ = [
     "SKIPPED",
     "WAITING",
     "Ended",
+    "LeftOut",
     "RunState",
 ]
 
@@ -60,6 +61,19 @@ class Held(NamedTuple):
 
     reason: str
     slots: frozenset[int] | set[int]
+
+
+class LeftOut(NamedTuple):
+    """Why an invocation is no part of its run.
+
+    Attributes:
+        reason: For people.
+        state: How it had ended in an earlier run, for those of this run who wait for it; None when
+            nobody does.
+    """
+
+    reason: str
+    state: int | None = None
 
 
 class RunState:
@@ -222,8 +236,9 @@ class RunState:
         winners: Mapping[int, int] | None = None,
         commands: Iterable[tuple[int, Callable[[], object]]] = (),
         again: Collection[int] = (),
+        left_out: Mapping[int, LeftOut] | None = None,
     ) -> None:
-        """Take over what an earlier process recorded, in its order; called before `begin`.
+        """Take over what was recorded before, in its order; called before `begin`.
 
         Args:
             slots: Completed invocations, in the order of their record.
@@ -233,6 +248,8 @@ class RunState:
                 completions that came before it.
             again: What had completed too, and is called again as its value was not stored. No
                 command that was recorded ends it.
+            left_out: What is no part of this run. It ends as skipped, and those who wait for it
+                learn of nothing but how it had ended before.
         """
         for slot, source in (winners or {}).items():
             self._joins[slot].only = source
@@ -241,7 +258,18 @@ class RunState:
             self._unmet[slot] = _NEVER  # whatever its sources do again, it stays as it is
         self.left -= len(slots)
         self._due, self._again = set(slots), set(again)
+        left_out = left_out or {}
+        for slot, (reason, _) in left_out.items():
+            self._status[slot], self._unmet[slot] = SKIPPED, _NEVER
+            self.reasons[slot] = reason
+            self.ended.append(Ended(slot, SKIPPED, reason))
+        self.left -= len(left_out)
         self.begin()
+        for slot, (_, state) in left_out.items():
+            if state is not None:
+                before = len(self.ready)
+                self._settle_dead(slot, state)
+                self._order(before)
         later = iter(commands)
         due, act = next(later, (_NEVER, None))
         for number, slot in enumerate(slots):

@@ -5,6 +5,7 @@ A `DAG` is one. What runs it is loaded with the first run.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -56,9 +57,10 @@ class Workflow:
         Args:
             inputs: What the graph's inputs are given, by name.
             **options: Those of `RunOptions`: runner (``sequential`` by default; ``mode`` is
-                document 002's word for it), max_workers, timeout, database_url, durability,
-                run_id, idempotency_key (with a database_url only), hooks, app_data, cancel,
-                progress, config.
+                document 002's word for it), max_workers (under ``threads`` the number of CPUs,
+                unless the configuration names `max_parallel_nodes`), timeout, database_url,
+                durability, run_id, idempotency_key (with a database_url only), hooks, app_data,
+                context, cancel, progress, config, start_at and stop_at (see `RunOptions`).
 
         The runner ``sequential`` calls sync bodies in the calling thread. Under a running event
         loop, as in a notebook, such a body may not call `asyncio.run`: use ``runner="threads"``,
@@ -81,7 +83,7 @@ class Workflow:
         graph = self.compile()
         with self._outside():
             self.report = engine.run(graph, self.registry, inputs, settings)
-        return self._answer()
+        return self._answer(settings)
 
     async def run_async(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run the graph on the running event loop; see `run`.
@@ -95,7 +97,7 @@ class Workflow:
         graph = self.compile()
         with self._outside():
             self.report = await engine.run_async(graph, self.registry, inputs, settings)
-        return self._answer()
+        return self._answer(settings)
 
     def start(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> RunHandle:
         """Start a run in the background and return its `RunHandle`; see `run`."""
@@ -124,12 +126,28 @@ class Workflow:
             raise ConfigurationError(
                 "durability= says how results reach a database; give database_url= too"
             )
-        return settings
+        return self._on_all_cores(settings)
 
-    def _answer(self) -> Any:
+    def _on_all_cores(self, settings: RunOptions) -> RunOptions:
+        """Let as many threads run as there are CPUs, where nobody has said how many.
+
+        The default of the configuration is the executor's, for whom a graph is one of many.
+        """
+        if settings.runner != "threads" or settings.max_workers is not None:
+            return settings
+        for config in (settings.config, self.compile().config):
+            if config is not None and "max_parallel_nodes" in config.given:
+                return settings
+        import attrs
+
+        return attrs.evolve(settings, max_workers=os.cpu_count() or 1)
+
+    def _answer(self, settings: RunOptions) -> Any:
         """Return the value of the last run, or raise what it failed with."""
         report: RunReport = self.report
         report.raise_for_failure()
+        if settings.stop_at is not None:
+            return report.value(settings.stop_at, None)
         outputs, sinks = report.outputs, report.sinks
         if len(sinks) == 1 and outputs.keys() <= set(sinks):
             return outputs.get(sinks[0])

@@ -52,6 +52,7 @@ from dagger_dsl.store.storage import Store
 if TYPE_CHECKING:
     from dagger_dsl.engine.remote import RunControl
     from dagger_dsl.executor._doctor import Diagnosis
+    from dagger_dsl.executor._metrics import ExecutionMetrics, NodeSnapshot, Told
     from dagger_dsl.model.protocols import CancelSignal
     from dagger_dsl.store.cache import Cache
     from dagger_dsl.store.snapshots import SnapshotInfo
@@ -413,6 +414,10 @@ class DagExecutor:
             options = {name: each for name, each in options.items() if name != "run_id"}
             return self.resume(settings.run_id, inputs, cache, runner, cancel, **options)
         if dry_run:
+            if settings.partial:
+                raise ConfigurationError(
+                    "a dry run plans the whole graph: leave start_at=, stop_at="
+                )
             config = DagConfig.merge(self._config, entry.graph.config)
             config = DagConfig.merge(config, settings.config)
             return rehearse(entry.graph, entry.registry, given, config)
@@ -780,6 +785,41 @@ class DagExecutor:
         from dagger_dsl.executor._doctor import diagnose  # most programs never ask
 
         return diagnose(dag, self._catalogue, self._store, self._config)
+
+    def get_execution_metrics(
+        self, dag_or_run_id: str | Graph | Compilable | RunReport
+    ) -> ExecutionMetrics:
+        """Return what a run took: times of its nodes, calls, hits of its caches.
+
+        Args:
+            dag_or_run_id: The id of a recorded run, or a report; or a graph, by its name or itself,
+                for its newest run.
+
+        Raises:
+            DagNotFound: There is neither a run of this id nor a graph of this name.
+            RunNotFound: The graph has no run yet.
+        """
+        return self._told_of(dag_or_run_id).metrics()
+
+    def get_node_state(
+        self, dag_or_run_id: str | Graph | Compilable | RunReport, node_id: str
+    ) -> NodeSnapshot:
+        """Return how a node of a run stands: ``status``, ``attempts``, ``last_error`` and more.
+
+        Args:
+            dag_or_run_id: Which run; see `get_execution_metrics`.
+            node_id: The node.
+
+        Raises:
+            NodeNotFound: The run's graph has no such node.
+            DagNotFound, RunNotFound: As `get_execution_metrics`.
+        """
+        return self._told_of(dag_or_run_id).node(node_id)
+
+    def _told_of(self, which: Any) -> Told:
+        from dagger_dsl.executor._metrics import told_of  # most programs never ask
+
+        return told_of(which, self._catalogue, self._store)
 
     # --- what running needs ----------------------------------------------------------------------
 

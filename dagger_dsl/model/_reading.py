@@ -743,6 +743,7 @@ _NODE_SCALARS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "max_parallel": scalars.parallel,
     "map_depth": scalars.depth,
     "map_errors": scalars.word,
+    "map_batch": scalars.batch,
     "effects": scalars.effects,
     "branch": scalars.word,
     "keep": scalars.flag,

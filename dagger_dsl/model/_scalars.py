@@ -11,7 +11,7 @@ from typing import Any, Final
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import id_problem, split_reference
-from dagger_dsl.model.mapped import depth_of, parallel_of
+from dagger_dsl.model.mapped import batch_of, depth_of, parallel_of
 from dagger_dsl.model.policies import (
     DEFAULT_RETRY,
     CacheStrategy,
@@ -129,6 +129,11 @@ def depth(value: Any, key: str) -> int:
     return depth_of(value, key, kind)
 
 
+def batch(value: Any, key: str) -> int:
+    """Return how many items one invocation is given."""
+    return batch_of(value, key, kind)
+
+
 def parallel(value: Any, key: str) -> int:
     """Return how many invocations may run at the same time."""
     return parallel_of(value, key, kind)
@@ -181,8 +186,9 @@ def cache(value: Any, key: str) -> CacheStrategy:
         return CacheStrategy(value.strip().lower())
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         given = {name.lower(): content for name, content in value.items()}
-        if given.keys() == {"custom"}:
-            return CacheStrategy.custom(word(given["custom"], "custom"))
+        if "custom" in given and given.keys() <= {"custom", "ttl"}:
+            limit = duration(given["ttl"], "ttl") if "ttl" in given else None
+            return CacheStrategy.custom(word(given["custom"], "custom"), limit)
         chosen = _chosen_inputs(given.pop("inputs")) if "inputs" in given else None
         if given.keys() == {"ttl"}:
             return CacheStrategy.ttl(duration(given["ttl"], "ttl"), inputs=chosen)

@@ -31,6 +31,7 @@ __all__ = [
     "MemoInfo",
     "Remembered",
     "ResultMemory",
+    "batch_key",
     "estimate_size",
     "expiry",
     "explain_miss",
@@ -149,6 +150,11 @@ def memo_key(
     if isinstance(strategy.key, str):
         return _digest("custom", strategy.key, length=64)
     return _digest("action", repr((action_name, version, inputs_hash)), length=64)
+
+
+def batch_key(key: str, size: int) -> str:
+    """Return what the results of *size* items together are found by, for the key of the inputs."""
+    return _digest("batch", f"{size} {key}", length=64)
 
 
 def _digest(kind: str, content: str | bytes, length: int = 32) -> str:

@@ -17,7 +17,7 @@ from dagger_dsl.errors import ConfigurationError, DecodingError, shown
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.document import node_from_plain, node_to_plain
 from dagger_dsl.model.graph import Input, Node, Output, check_texts, split_reference
-from dagger_dsl.model.mapped import depth_of, parallel_of
+from dagger_dsl.model.mapped import batch_of, depth_of, parallel_of
 from dagger_dsl.model.policies import (
     CacheStrategy,
     Effects,
@@ -181,6 +181,10 @@ def _depth(given: Any) -> int | None:
     return None if given is None else depth_of(given, "a NodeSpec's map_depth")
 
 
+def _batch(given: Any) -> int | None:
+    return None if given is None else batch_of(given, "a NodeSpec's map_batch")
+
+
 def _policy_or_none(command: Any, field: Any, given: Any) -> None:
     if given is not None and not isinstance(given, RetryPolicy):
         raise ConfigurationError(
@@ -261,8 +265,8 @@ class NodeSpec:
         inputs: Literal values and `ref`s by name.
         timeout: Seconds (or timedelta) per attempt.
         try_count: Calls in all.
-        map_over, max_parallel, map_depth, map_errors: As for `Node`: the input whose items each get
-            an invocation, and how that is done.
+        map_over, max_parallel, map_depth, map_errors, map_batch: As for `Node`: the input whose
+            items each get an invocation, and how that is done.
         failure: Name of the failure handler.
         outputs: Names (or `Output`s) instead of those that the action declares.
 
@@ -289,6 +293,7 @@ class NodeSpec:
     effects: Effects | None = attrs.field(default=None, converter=_effects)
     description: str = attrs.field(default="", validator=_prose)
     outputs: tuple[Output, ...] = attrs.field(default=(), converter=_outputs)
+    map_batch: int | None = attrs.field(default=None, converter=_batch)
 
     @classmethod
     def of(cls, node: Node) -> NodeSpec:

@@ -307,7 +307,8 @@ def _runner(value: Any) -> str:
     if isinstance(value, str) and value in _RUNNERS:
         return _RUNNERS[value]
     raise ConfigurationError(
-        f"runner must be one of 'sequential', 'threads', 'asyncio', 'processes', not {shown(value)}"
+        "runner must be one of 'sequential', 'threads', 'asyncio', 'processes' (mode: 'sync', "
+        f"'parallel', 'async'), not {shown(value)}{did_you_mean(value, _RUNNERS)}"
     )
 
 
@@ -390,6 +391,12 @@ def _progress(value: Any) -> Any:
     return value
 
 
+def _earlier_run(value: Any) -> Any:
+    if value is None or (isinstance(value, str) and value) or hasattr(value, "node_reports"):
+        return value
+    raise ConfigurationError(f"reuse is a run's report or its id, not {shown(value)}")
+
+
 def _overrides(value: Any) -> DagConfig | None:
     if value is None or isinstance(value, DagConfig):
         return value
@@ -431,7 +438,13 @@ class RunOptions:
         config: Overrides the graph's configuration field by field: a `DagConfig`, or a mapping of
             its fields.
         on_change: What a resume does when an action has another version than when the run was
-            started: ``warn``, or ``fail`` to refuse.
+            started: ``warn``, or ``fail`` to refuse. A partial run does the same when the graph or
+            its inputs have changed since the run whose results it takes over.
+        start_at: Only this node and those that wait for it run; what else they need is taken over
+            from an earlier run.
+        stop_at: Only this node and those that it waits for run; with `start_at`, those between.
+        reuse: The earlier run of a run with `start_at`: its report, or its id in the database. None
+            takes the newest run of the graph's name in the database.
     """
 
     runner: str = attrs.field(default="sequential", converter=_runner)
@@ -450,6 +463,25 @@ class RunOptions:
     command_capacity: int = attrs.field(default=100, converter=_capacity)
     config: DagConfig | None = attrs.field(default=None, converter=_overrides)
     on_change: str = attrs.field(default="warn", converter=_on_change)
+    start_at: str | None = attrs.field(default=None, validator=_text_or_none)
+    stop_at: str | None = attrs.field(default=None, validator=_text_or_none)
+    reuse: Any = attrs.field(default=None, converter=_earlier_run)
+
+    def __attrs_post_init__(self) -> None:
+        if self.reuse is not None and self.start_at is None:
+            raise ConfigurationError(
+                "reuse= names the run whose results a run with start_at= takes over; give start_at="
+            )
+        if self.partial and self.idempotency_key is not None:
+            raise ConfigurationError(
+                "idempotency_key stands for a graph and its inputs, and a partial run is only a "
+                "part of that; give run_id= instead"
+            )
+
+    @property
+    def partial(self) -> bool:
+        """Whether only a part of the graph runs."""
+        return self.start_at is not None or self.stop_at is not None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> RunOptions:

@@ -100,6 +100,8 @@ def node_to_plain(node: Node) -> dict[str, Any]:
         plain["map_depth"] = node.map_depth
     if node.map_errors is not None:
         plain["map_errors"] = node.map_errors
+    if node.map_batch is not None:
+        plain["map_batch"] = node.map_batch
     if node.effects is not None:
         plain["effects"] = node.effects.value
     if node.branch is not None:
@@ -155,14 +157,15 @@ def _graph_input_to_plain(given: GraphInput) -> dict[str, Any]:
 def _cache_to_plain(strategy: CacheStrategy) -> Any:
     if not strategy.is_data:
         raise EncodingError(
-            "a cache key that is a function has no stored form; give it to the action: "
-            "@action(cache=CacheStrategy.custom(...))"
+            "a cache strategy with a function or a backend has no stored form; give it to the "
+            "action: @action(cache=CacheStrategy.custom(...))"
         )
     chosen = {} if strategy.inputs is None else {"inputs": list(strategy.inputs)}
     if strategy.kind == "ttl" and strategy.seconds is not None:
         return {"ttl": _number(strategy.seconds), **chosen}
     if strategy.kind == "custom":
-        return {"custom": strategy.key}
+        limit = {} if strategy.seconds is None else {"ttl": _number(strategy.seconds)}
+        return {"custom": strategy.key, **limit}
     return {strategy.kind: True, **chosen} if chosen else strategy.kind
 
 

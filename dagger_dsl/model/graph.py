@@ -29,7 +29,7 @@ from dagger_dsl.errors import (
     shown,
 )
 from dagger_dsl.model.config import DagConfig
-from dagger_dsl.model.mapped import depth_of, parallel_of
+from dagger_dsl.model.mapped import batch_of, depth_of, parallel_of
 from dagger_dsl.model.policies import (
     CacheStrategy,
     Effects,
@@ -371,6 +371,8 @@ class Node:
             said.
         map_errors: What a failed invocation of a mapped node does: ``fail`` the node (the default),
             or ``collect`` a `Failed` value in its place.
+        map_batch: How many items one invocation of a mapped node is given; it calls the action for
+            each. 1 where nothing is said.
     """
 
     id: str
@@ -398,6 +400,7 @@ class Node:
     subgraph: str | None
     map_depth: int | None
     map_errors: str | None
+    map_batch: int | None
 
     def __init__(
         self,
@@ -426,6 +429,7 @@ class Node:
         subgraph: str | None = None,
         map_depth: int | None = None,
         map_errors: str | None = None,
+        map_batch: int | None = None,
     ) -> None:
         fault = id_problem(id)
         if fault is not None:
@@ -460,6 +464,12 @@ class Node:
             raise ConfigurationError(
                 f"node {id!r}: map_depth and map_errors say how map_over is done, which is not set"
             )
+        if map_batch is not None:
+            map_batch = batch_of(map_batch, f"node {id!r}: map_batch")
+            if map_over is None:
+                raise ConfigurationError(
+                    f"node {id!r}: map_batch says how map_over is done, which is not set"
+                )
         if map_depth is not None:
             map_depth = depth_of(map_depth, f"node {id!r}: map_depth")
         if max_parallel is not None:
@@ -499,6 +509,7 @@ class Node:
             subgraph,
             map_depth,
             map_errors,
+            map_batch,
         )
 
     @classmethod

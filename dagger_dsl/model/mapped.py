@@ -37,8 +37,11 @@ from dagger_dsl.model.types import (
 )
 
 __all__ = [
+    "MAX_BATCH",
     "MAX_MAP_DEPTH",
     "MAX_PARALLEL",
+    "batch_of",
+    "batched",
     "collected_type",
     "depth_of",
     "has_items",
@@ -53,6 +56,9 @@ MAX_MAP_DEPTH: Final = 100
 
 #: Invocations of one node at the same time that may be asked for; None is for any number.
 MAX_PARALLEL: Final = 1_000_000
+
+#: Items that one invocation may be given.
+MAX_BATCH: Final = 1_000_000
 
 #: Values of these are one thing, although some have parts.
 _SINGLE = (str, bytes, int, float, complex, type(None), enum.Enum, Mapping)
@@ -79,6 +85,20 @@ def parallel_of(value: Any, what: str, kind: Callable[[Any], str] = shown) -> in
         ConfigurationError: It is no number, or none from 1 to `MAX_PARALLEL`.
     """
     return whole_number(value, what, most=MAX_PARALLEL, kind=kind)
+
+
+def batch_of(value: Any, what: str, kind: Callable[[Any], str] = shown) -> int:
+    """Return how many items one invocation is given.
+
+    Raises:
+        ConfigurationError: It is no number, or none from 1 to `MAX_BATCH`.
+    """
+    return whole_number(value, what, most=MAX_BATCH, kind=kind)
+
+
+def batched(items: Sequence[Any], size: int) -> list[Any]:
+    """Return the items in lists of *size*, the last of which may be shorter."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
 def nested(value: Any, depth: int) -> Any:

@@ -407,6 +407,36 @@ def _chosen(names: Iterable[str] | None) -> tuple[str, ...] | None:
     return tuple(sorted(set(found)))
 
 
+def _backend(value: Any) -> Any:
+    """Return where results are shared.
+
+    Raises:
+        ConfigurationError: It cannot be.
+    """
+    if value is None or (isinstance(value, str) and value in ("memory", "database")):
+        return value
+    import inspect  # few strategies name a backend
+
+    parts = getattr(value, "get", None), getattr(value, "set", None)
+    if isinstance(value, (str, type)) or not all(map(callable, parts)):
+        meant = did_you_mean(value, ("memory", "database"))
+        raise ConfigurationError(
+            "backend= is 'memory', 'database' or an object with get(key) and "
+            f"set(key, text, ttl), such as a CacheBackend, not {shown(value)}{meant}"
+        )
+    if any(map(inspect.iscoroutinefunction, parts)):
+        raise ConfigurationError(
+            f"backend= is called between nodes and cannot be awaited, and {shown(value)} has async "
+            "methods; give an object with plain get and set"
+        )
+    return value
+
+
+def _which(backend: Any) -> Any:
+    """Return what tells backends apart; those of users need be neither equal nor hashable."""
+    return backend if backend is None or isinstance(backend, str) else id(backend)
+
+
 @attrs.frozen
 class CacheStrategy:
     """Whether a node may reuse a result of an earlier run, and which one.
@@ -418,9 +448,11 @@ class CacheStrategy:
 
     Attributes:
         kind: ``always``, ``never``, ``ttl`` or ``custom``.
-        seconds: How long a result stays fresh, for ``ttl``.
+        seconds: How long a result stays fresh, for ``ttl``, and for ``custom`` if it is set.
         key: What a result is found by, for ``custom``: a text, or a function of the inputs.
         inputs: Names of the inputs that count; None lets all of them count.
+        backend: Where results are shared: ``memory`` (of this process), ``database`` (that of the
+            run) or a `CacheBackend`. None takes the database where there is one, else the memory.
 
     Raises:
         ConfigurationError: These do not go together, or one has an impossible value.
@@ -430,6 +462,7 @@ class CacheStrategy:
     seconds: float | None = None
     key: str | Callable[[Mapping[str, Any]], str] | None = None
     inputs: tuple[str, ...] | None = attrs.field(default=None, converter=_chosen)
+    backend: Any = attrs.field(default=None, converter=_backend, eq=_which)
 
     ALWAYS: ClassVar[CacheStrategy]
     NEVER: ClassVar[CacheStrategy]
@@ -439,7 +472,7 @@ class CacheStrategy:
             raise ConfigurationError(
                 f"a cache strategy is 'always', 'never', 'ttl' or 'custom', not {shown(self.kind)}"
             )
-        if (self.seconds is None) is (self.kind == "ttl"):
+        if (self.seconds is None) is (self.kind == "ttl") and self.kind != "custom":
             raise ConfigurationError("seconds= and the kind 'ttl' go together")
         if (self.key is None) is (self.kind == "custom"):
             raise ConfigurationError("key= and the kind 'custom' go together")
@@ -449,50 +482,64 @@ class CacheStrategy:
             )
 
     @staticmethod
-    def always(*, inputs: Iterable[str] | None = None) -> CacheStrategy:
+    def always(*, inputs: Iterable[str] | None = None, backend: Any = None) -> CacheStrategy:
         """Return the strategy that reuses results however old they are.
 
         Args:
             inputs: Names of the inputs that count; all of them by default.
+            backend: Where they are shared; see the class.
         """
-        return CacheStrategy("always", inputs=inputs)
+        return CacheStrategy("always", inputs=inputs, backend=backend)
 
     @staticmethod
     def ttl(
-        ttl_seconds: float | timedelta, *, inputs: Iterable[str] | None = None
+        ttl_seconds: float | timedelta,
+        *,
+        inputs: Iterable[str] | None = None,
+        backend: Any = None,
     ) -> CacheStrategy:
         """Return the strategy that reuses results younger than *ttl_seconds*.
 
         Args:
             ttl_seconds: Seconds, or a timedelta.
             inputs: Names of the inputs that count; all of them by default.
+            backend: Where they are shared; see the class.
         """
-        return CacheStrategy("ttl", seconds(ttl_seconds, "ttl", zero=False), inputs=inputs)
+        limit = seconds(ttl_seconds, "ttl", zero=False)
+        return CacheStrategy("ttl", limit, inputs=inputs, backend=backend)
 
     @staticmethod
-    def custom(key: str | Callable[[Mapping[str, Any]], str]) -> CacheStrategy:
+    def custom(
+        key: str | Callable[[Mapping[str, Any]], str],
+        ttl_seconds: float | timedelta | None = None,
+        *,
+        backend: Any = None,
+    ) -> CacheStrategy:
         """Return the strategy that finds results by a key of your own.
 
         Args:
             key: A text, or a function. All nodes with one text share a record, of whatever action,
                 inputs and code: put into the text what shall count. A function is given the inputs
-                and returns a text that counts in their place; the action and its code count, too.
-                It belongs to an action: a `Node` holds data only.
+                by name, as one mapping, and returns a text that counts in their place; the action
+                and its code count, too. It belongs to an action: a `Node` holds data only.
+            ttl_seconds: Seconds, or a timedelta, that a result stays fresh; for ever by default.
+            backend: Where they are shared; see the class.
 
         Raises:
-            ConfigurationError: It is neither, or an empty text.
+            ConfigurationError: The key is neither, or an empty text.
         """
         if not callable(key) and (not isinstance(key, str) or not key):
             raise ConfigurationError(
                 "a custom cache key is a text that is not empty, or a function of the inputs, not "
                 f"{shown(key)}"
             )
-        return CacheStrategy("custom", key=key)
+        limit = None if ttl_seconds is None else seconds(ttl_seconds, "ttl", zero=False)
+        return CacheStrategy("custom", limit, key, backend=backend)
 
     @property
     def is_data(self) -> bool:
-        """Whether it holds no function, so that a graph may carry it."""
-        return not callable(self.key)
+        """Whether it names no function and no backend, so that a graph may carry it."""
+        return not callable(self.key) and self.backend is None
 
 
 CacheStrategy.ALWAYS = CacheStrategy("always")

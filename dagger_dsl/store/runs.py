@@ -25,6 +25,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import Graph
+from dagger_dsl.model.protocols import Command
 from dagger_dsl.store.arguments import (
     check_count,
     check_new_name,
@@ -32,7 +33,7 @@ from dagger_dsl.store.arguments import (
     no_such_run,
     run_states,
 )
-from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
+from dagger_dsl.store.batches import INSERT_ARTIFACT, INSERT_LOG, file_row
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.journal import RunJournal
 from dagger_dsl.store.liveness import Liveness, Ownership
@@ -144,6 +145,7 @@ class Runs:
         idempotency_key: str | None,
         parent_run_id: str | None,
         durability: str,
+        notes: Sequence[Command],
     ) -> RunJournal:
         """See `Store.create_run`."""
         check_new_name("a run's id", run_id)
@@ -190,11 +192,14 @@ class Runs:
                 statement = INSERT_ARTIFACT(self._database.dialect)
                 tx.execute(statement, file_row(artifact_id, size))
             tx.execute(_INSERT_RUN, values)
+            if notes:
+                entries = [(run_id, seq, "command", *note) for seq, note in enumerate(notes, 1)]
+                tx.execute_many(INSERT_LOG, entries)
 
         release = self._take_lock(run_id, 1)
         try:
             run_transaction(self._database, insert)
-            return self._journal(run_id, 1, durability, 0, release)
+            return self._journal(run_id, 1, durability, len(notes), release)
         except BaseException:
             release()
             raise

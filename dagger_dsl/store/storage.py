@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import Graph
+from dagger_dsl.model.protocols import Command
 from dagger_dsl.store import inbox, memos, schema
 from dagger_dsl.store.arguments import check_number, check_text
 from dagger_dsl.store.artifact_rows import ArtifactRows
@@ -151,8 +152,17 @@ class Store:
         idempotency_key: str | None = None,
         parent_run_id: str | None = None,
         durability: str = "sync",
+        notes: Sequence[Command] = (),
     ) -> RunJournal:
         """Record a new run, own it, and return its journal.
+
+        Args:
+            run_id: Its id.
+            graph, inputs, config: What it runs.
+            idempotency_key: What a second start would be known by.
+            parent_run_id: The run that it belongs to.
+            durability: The level of the journal: ``sync``, ``async`` or ``exit``.
+            notes: What its replay needs from the beginning, written by the same transaction.
 
         Raises:
             RunExists: The id is taken.
@@ -169,6 +179,7 @@ class Store:
             idempotency_key=idempotency_key,
             parent_run_id=parent_run_id,
             durability=durability,
+            notes=notes,
         )
 
     def claim_run(

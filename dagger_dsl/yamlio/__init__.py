@@ -10,20 +10,23 @@ Of the workflow:
 
 Of a node:
     ``retry``: extra calls, a name (``immediate``, ``exponential``) or the fields of a RetryPolicy.
-    ``cache_strategy``: ``always``, ``never``, ``{ttl: seconds}``, ``{custom: key}``; where only
-    some inputs count, ``{ttl: seconds, inputs: [names]}`` or ``{always: true, inputs: [names]}``.
+    ``cache_strategy``: ``always``, ``never``, ``{ttl: seconds}``, ``{custom: key}``
+    (and ``ttl``); where only some inputs count, ``{ttl: seconds, inputs: [names]}`` or
+    ``{always: true, inputs: [names]}``.
     ``trigger``: ``success``, ``any``, ``none_failed``, ``failed`` or ``done``.
     ``map_over``: the input whose items each get an invocation; the node's value is the list of
     their results, so a node that declares several outputs says ``outputs: [result]``.
     ``map_depth``: how many levels of lists it goes into; 1.
     ``map_errors``: ``fail`` (a failed invocation fails the node) or ``collect`` (it gives a
     `Failed` value).
+    ``map_batch``: items that one invocation is given, which calls the action for each; 1.
     ``max_parallel``: invocations of the node at the same time; any number.
     ``effects``: ``at_least_once`` or ``at_most_once``.
     ``fallback``: the action that is called when the last attempt has failed.
     ``branch``, ``keep``, ``enabled``, ``subgraph``, ``metadata``: as for `Node`.
 
-``map_depth`` and ``map_errors`` go with ``map_over`` only. ``on_failure`` is read as ``onfailure``.
+``map_depth``, ``map_errors`` and ``map_batch`` go with ``map_over`` only. ``on_failure`` is read as
+``onfailure``.
 """
 
 from __future__ import annotations

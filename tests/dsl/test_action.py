@@ -256,7 +256,7 @@ def test_options_of_a_node_make_a_new_action_and_leave_the_old_one() -> None:
         module_level.with_options(store=False)  # type: ignore[call-arg]
     with pytest.raises(ConfigurationError, match="map_over names a parameter, not 'y'"):
         module_level.with_options(map_over="y")
-    with pytest.raises(ConfigurationError, match="a cache key that is a function to the action"):
+    with pytest.raises(ConfigurationError, match="a cache key that is a function, or a"):
         module_level.with_options(cache=CacheStrategy.custom(str))
     with pytest.raises(ConfigurationError, match="map_errors is 'fail' or 'collect', not 'skip'"):
         module_level.with_options(map_errors="skip")  # type: ignore[arg-type]

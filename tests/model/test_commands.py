@@ -163,6 +163,7 @@ def test_every_field_of_a_spec_is_drawn_and_carried() -> None:
         effects="at_most_once",
         description="what it does",
         outputs=["rows"],
+        map_batch=50,
     )
     for field in attrs.fields(NodeSpec):
         assert getattr(everything, field.name) != field.default, field.name
@@ -186,6 +187,7 @@ def test_every_field_of_a_spec_is_drawn_and_carried() -> None:
         branch="main",
         map_depth=2,
         map_errors="collect",
+        map_batch=50,
     )
     assert there_and_back(AddNodes([everything])) == AddNodes([everything])
 

@@ -101,12 +101,16 @@ caches = st.one_of(
     st.just(CacheStrategy.NEVER),
     st.builds(lambda inputs: CacheStrategy.always(inputs=inputs), _chosen),
     st.builds(lambda age, inputs: CacheStrategy.ttl(age, inputs=inputs), durations, _chosen),
-    words.map(CacheStrategy.custom),
+    st.builds(CacheStrategy.custom, words, st.none() | durations),
 )
 #: How a node maps over an input: how deep it goes and what becomes of failures goes with that only.
 mapping = st.fixed_dictionaries(
     {"map_over": words},
-    optional={"map_depth": st.integers(1, 100), "map_errors": st.sampled_from(("fail", "collect"))},
+    optional={
+        "map_depth": st.integers(1, 100),
+        "map_errors": st.sampled_from(("fail", "collect")),
+        "map_batch": st.integers(1, 1_000_000),
+    },
 )
 _CONFIG: dict[str, st.SearchStrategy[Any]] = {
     "max_attempts": counts,

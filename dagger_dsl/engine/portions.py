@@ -1,0 +1,110 @@
+"""`PartialRuns`: running a part of a workflow on the results of an earlier run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dagger_dsl.engine.workflow import Workflow
+from dagger_dsl.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from dagger_dsl.model.config import RunOptions
+
+__all__ = ["PartialRuns"]
+
+
+class PartialRuns(Workflow):
+    """A workflow of which a part can be run.
+
+    Every way to run has the options ``start_at``, ``stop_at`` and ``reuse``; the methods here are
+    short words for `run` with them. What is outside of the part and does not depend on it keeps the
+    result that an earlier run recorded (``restored`` in the report), everything else outside of it
+    is skipped, and no function outside of it is called.
+
+    The earlier run is the last one of this object (`report`); with ``database_url=`` it is the
+    newest run of the workflow's name in the database.
+    """
+
+    def run_from(
+        self,
+        node: str,
+        inputs: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run a node and everything that waits for it, and return what `run` returns.
+
+        Args:
+            node: The id of the node.
+            inputs: Values of the workflow's inputs; what is not given is as in the earlier run.
+            run_id: The earlier run, by its id: the last one of this object, or one of the database
+                that ``database_url`` names.
+            **options: Those of `run`. With ``database_url`` the partial run is recorded, the
+                results that it takes over included, so that it can be resumed.
+
+        Raises:
+            NodeNotFound: There is no such node.
+            MissingInputError: The earlier run has no result of a node that is needed, or there was
+                none. Nothing has run.
+            RunNotFound: The database has no run *run_id*.
+            ConfigurationError: As `run`; also when something has changed above the node since the
+                earlier run and ``on_change="fail"`` is given. By default that is a warning.
+        """
+        return self.run(inputs, start_at=node, reuse=run_id, **options)
+
+    def run_until(self, node: str, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Run a node and everything that it waits for, and return the node's value.
+
+        Args:
+            node: The id of the node.
+            inputs: Values of the inputs that these nodes need.
+            **options: Those of `run`.
+
+        Returns:
+            Its value; None when it was skipped.
+
+        Raises:
+            NodeNotFound: There is no such node.
+        """
+        return self.run(inputs, stop_at=node, **options)
+
+    def run_between(
+        self,
+        start: str,
+        stop: str,
+        inputs: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run the nodes on the paths from one node to another, and return the value of the last.
+
+        Args:
+            start, stop: The ids of the nodes, which run, too.
+            inputs, run_id, **options: As for `run_from`.
+
+        Returns:
+            The value of *stop*; None when it was skipped.
+
+        Raises:
+            ConfigurationError: There is no path; otherwise as `run_from`.
+            NodeNotFound, MissingInputError, RunNotFound: As `run_from`.
+        """
+        return self.run(inputs, start_at=start, stop_at=stop, reuse=run_id, **options)
+
+    def _run_options(self, options: Mapping[str, Any], runner: str = "sequential") -> RunOptions:
+        settings = super()._run_options(options, runner)
+        if settings.start_at is None:
+            return settings
+        last, wanted = self.report, settings.reuse
+        is_last = last is not None and wanted == last.run_id
+        if isinstance(wanted, str) and not is_last and settings.database_url is None:
+            known = "" if last is None else f"; the last run of this object is {last.run_id!r}"
+            raise ConfigurationError(
+                f"run {wanted!r} is looked up in a database: give database_url= too{known}"
+            )
+        if is_last or (wanted is None and settings.database_url is None):
+            import attrs
+
+            return attrs.evolve(settings, reuse=last)
+        return settings
