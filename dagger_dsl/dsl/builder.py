@@ -221,7 +221,8 @@ class DAG(Workflow):
         """Place a node, or all of an expression, and return the handle.
 
         Args:
-            action: An action, an expression, or a function (registered as ``<dag>.<function>``).
+            action: An action, an expression, another DAG, or a function (registered as
+                ``<dag>.<function>``).
             *args, **inputs: What its parameters are given.
             id: The node's id; the action's name by default.
 
@@ -424,7 +425,11 @@ class DAG(Workflow):
                 f"({other.qualname} of {other.module}); give one of them a name of its own: "
                 "@action(name=...)"
             )
-        if self.registry.own(definition.name) is not definition:
+        if recipe.is_workflow:
+            from dagger_dsl.dsl.nesting import take_in  # most DAGs nest nothing
+
+            take_in(recipe, self)
+        elif self.registry.own(definition.name) is not definition:
             self.registry.register(definition, replace=True)
         for handler in recipe.handlers:
             self.registry.register(handler)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from dagger_dsl.engine.workflow import Workflow
 from dagger_dsl.errors import ConfigurationError, InvalidState, OperandError, cut, shown
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def _operands(side: Any, reflected: str) -> list[Operand] | None:
         return [side]
     if not isinstance(side, (list, tuple)):
         side = (side,)
+    side = [each._as_action() if isinstance(each, Workflow) else each for each in side]
     strangers = [each for each in side if not isinstance(each, Operand)]
     for each in strangers:
         if isinstance(each, str) or (callable(each) and not hasattr(type(each), reflected)):
@@ -144,7 +146,7 @@ def _operands(side: Any, reflected: str) -> list[Operand] | None:
                 f"an arrow goes between actions and handles, and {shown(each)} is none"
                 + what_to_write(each)
             )
-    return None if strangers else list(side)
+    return None if strangers else side
 
 
 def what_to_write(stranger: Any) -> str:

@@ -89,13 +89,17 @@ def _check(plan: Plan, values: Mapping[str, Any], given: Mapping[str, Any]) -> N
     for name in given:
         declared = plan.graph.inputs.get(name)
         if declared is not None and declared.schema is not None:
-            from dagger_dsl.model.schema import schema_fault
+            from dagger_dsl.model.schema import compile_schema, faults_of
 
             value = values[name]
             hidden = isinstance(value, Secret)
-            schema = declared.schema.value
-            fault = schema_fault(schema, value.reveal() if hidden else value, f"inputs.{name}")
-            if fault is not None:
+            what = f"inputs.{name}"
+            validator = plan.validators.get(name)
+            if validator is None:  # compiling takes longer than most small runs
+                validator = compile_schema(declared.schema.value, what)
+                plan.validators[name] = validator
+            fault = faults_of(validator, value.reveal() if hidden else value, what)
+            if fault:
                 if hidden:  # the fault would show what it is about
                     fault = f"the secret inputs.{name} does not fit its schema"
                 raise InputValidationError(f"graph {plan.graph.name!r}: {fault}")

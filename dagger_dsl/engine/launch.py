@@ -200,13 +200,69 @@ def plan_for(graph: Graph, registry: Lookup) -> Plan:
         ValidationError: The graph cannot run.
     """
     plan: Plan | None = graph.compiled
-    if plan is None or any(
-        registry.get(name) is not action for name, action in plan.looked_up.items()
+    if (
+        plan is None
+        or any(registry.get(name) is not action for name, action in plan.looked_up.items())
+        or (plan.workflows and _workflows_changed(plan, registry))
     ):
         graph.validate(registry)
-        plan = compile_plan(graph, registry.get)
+        plan = compile_plan(graph, registry.get, getattr(registry, "get_workflow", _no_workflow))
         object.__setattr__(graph, "compiled", plan)  # frozen: no part of the value changes
     return plan
+
+
+def _workflows_changed(plan: Plan, registry: Lookup) -> bool:
+    lookup = getattr(registry, "get_workflow", _no_workflow)
+    return any(lookup(name) is not known for name, known in plan.workflows.items())
+
+
+def _no_workflow(_name: str) -> None:
+    return None
+
+
+# --- nested runs ---------------------------------------------------------------------------------
+
+
+def nest(
+    graph: Graph,
+    registry: Lookup,
+    inputs: Mapping[str, Any],
+    options: RunOptions,
+    base_config: DagConfig,
+    outer: Run,
+    run_id: str,
+) -> _Session:
+    """Prepare a run inside of another one, recorded where that is; see `engine.nested`.
+
+    Raises:
+        RunExists: It is recorded already.
+    """
+    return _prepare(
+        graph,
+        registry,
+        inputs,
+        options,
+        base_config,
+        outer.store,
+        outer.board.clock,
+        outer=outer,
+        run_id=run_id,
+    )
+
+
+def nest_again(
+    run_id: str, registry: Lookup, secrets: Mapping[str, Any], options: RunOptions, outer: Run
+) -> _Session:
+    """Claim a recorded run inside of another one; what is completed stays as it is."""
+    return _prepare_resume(
+        run_id,
+        registry,
+        options,
+        secrets,
+        outer.store,
+        clock=outer.board.clock,
+        outer=outer,
+    )
 
 
 # --- one run -------------------------------------------------------------------------------------
@@ -250,7 +306,7 @@ class _Session:
         """
         run = self.run
         sequential = run.options.runner == "sequential"
-        limited = bool(run.plan.limits) or run.config.timeout_seconds is not None
+        limited = run.is_limited
         if run.plan.needs_loop or self.needs_loop or run.options.runner == "asyncio":
             from dagger_dsl.runners.aio import LoopRunner
 
@@ -274,8 +330,7 @@ class _Session:
         from dagger_dsl.runners.aio import AsyncRunner
 
         run = self.run
-        limited = bool(run.plan.limits) or run.config.timeout_seconds is not None
-        inline = run.options.runner == "sequential" and not limited
+        inline = run.options.runner == "sequential" and not run.is_limited
         with self:
             await AsyncRunner(inline=inline).run(run.board)
         return self.conclude()
@@ -320,6 +375,8 @@ class _Session:
         run.began = run.board.clock()
         if run.config.timeout_seconds is not None:
             run.deadline = run.began + max(0.0, run.config.timeout_seconds - run.spent)
+        if run.cap is not None:
+            run.deadline = run.cap
         outer = run.options.cancel
         self._unsubscribe = [run.token.subscribe(self.coordinator.stop)]
         if outer is not None:
@@ -373,24 +430,28 @@ def _prepare(
     base_config: DagConfig | None,
     store: Store | None,
     clock: Callable[[], float] = time.perf_counter,
+    outer: Run | None = None,
+    run_id: str | None = None,
 ) -> _Session:
     hooks = _bound(options.hooks, registry, graph.name)
     config = _configured(DagConfig.merge(base_config, graph.config), options)
     plan = plan_for(graph, registry)
     values = bind_inputs(plan, inputs, config.on_missing)
-    run_id = options.run_id or new_run_id()
+    if run_id is None:
+        run_id = options.run_id or new_run_id()
     _slots(options, config)  # refused here, before anything is recorded
     _warn_of_ignored(config, graph.name)
     if options.database_url is None and store is None:
-        run = _run(plan, run_id, registry, values, options, config, None, clock)
+        run = _run(plan, run_id, registry, values, options, config, None, clock, outer)
         return _Session(run, None, hooks)
     from dagger_dsl.engine.recorder import Recorder  # an in-memory run imports no store
 
     recorder = Recorder.for_options(options, store, run_id)
     with _released_on_error(recorder):
-        existing = recorder.create(graph, values, config, options)
+        parent = None if outer is None else outer.run_id
+        existing = recorder.create(graph, values, config, options, parent)
         if existing is None:
-            run = _run(plan, run_id, registry, values, options, config, recorder, clock)
+            run = _run(plan, run_id, registry, values, options, config, recorder, clock, outer)
             recorder.begin(run, hooked=bool(hooks))
             return _Session(run, recorder, hooks)
         recorder.close()
@@ -408,6 +469,7 @@ def _prepare_resume(
     *,
     as_recorded: bool = False,
     clock: Callable[[], float] = time.perf_counter,
+    outer: Run | None = None,
 ) -> _Session:
     """Claim a recorded run.
 
@@ -430,7 +492,7 @@ def _prepare_resume(
         plan = plan_for(graph, registry)
         given = _with_secrets(stored.inputs, inputs if not as_recorded else None)
         values = given if ended else bind_inputs(plan, given, config.on_missing)
-        run = _run(plan, run_id, registry, values, options, config, recorder, clock)
+        run = _run(plan, run_id, registry, values, options, config, recorder, clock, outer)
         if ended:
             return _Session(run, recorder, ended=recorder.show(run))
         recorder.restore(run, options.on_change, hooked=bool(hooks))
@@ -469,6 +531,7 @@ def _run(
     config: DagConfig,
     recorder: Recorder | None,
     clock: Callable[[], float],
+    outer: Run | None,
 ) -> Run:
     return Run(
         plan=plan,
@@ -482,6 +545,8 @@ def _run(
         slots=_slots(options, config),
         clock=clock,
         journal=None if recorder is None else recorder.journal,
+        store=None if recorder is None else recorder.store,
+        outer=outer,
     )
 
 

@@ -68,11 +68,16 @@ class Recorder:
         return cls(Store(options.database_url), run_id, own=True)
 
     def create(
-        self, graph: Graph, inputs: Mapping[str, Any], config: DagConfig, options: RunOptions
+        self,
+        graph: Graph,
+        inputs: Mapping[str, Any],
+        config: DagConfig,
+        options: RunOptions,
+        parent: str | None = None,
     ) -> str | None:
         """Record a new run and own it; return the run's id that the idempotency key has already.
 
-        Secrets among the inputs are not stored.
+        Secrets among the inputs are not stored. *parent* is the run that this one is nested in.
 
         Raises:
             RunExists: The id is taken.
@@ -90,6 +95,7 @@ class Recorder:
                 inputs=kept,
                 config=config,
                 idempotency_key=options.idempotency_key,
+                parent_run_id=parent,
                 durability=options.durability,
             )
         except KeyTaken as taken:
@@ -363,7 +369,11 @@ class Recorder:
         under_way = {
             slot
             for slot in seats
-            if slot < run.plan.size and run.plan.ids[slot] is not None and slot not in done
+            if slot < run.plan.size
+            and run.plan.ids[slot] is not None
+            and slot not in done
+            # A nested run counts deaths in its own calls; none is the fault of its node.
+            and run.plan.actions[slot].style != "workflow"
         }
         for slot in under_way:
             node_id = run.name_of(slot)
@@ -472,13 +482,18 @@ class Recorder:
 
 def _know_classes(run: Run) -> None:
     """Let the codec read the classes that the actions' annotations name."""
-    for action in run.plan.looked_up.values():
+    for action in (*run.plan.looked_up.values(), *run.plan.workflows.values()):
         allow_hints(action.hints())
 
 
 def _versions(run: Run) -> dict[str, str]:
     """Return the declared versions of a run's actions by name."""
-    return {name: action.version for name, action in run.plan.looked_up.items() if action.version}
+    plan = run.plan
+    found = {name: action.version for name, action in plan.looked_up.items() if action.version}
+    nested = {
+        f"workflow {name}": each.version for name, each in plan.workflows.items() if each.version
+    }
+    return found | nested
 
 
 def _is_stored(node: StoredNode) -> bool:

@@ -81,6 +81,19 @@ class Yielded:  # an outcome between rooms, never shown to users
         self.error = error
 
 
+class Suspended:  # an outcome between rooms, never shown to users
+    """A nested run stands still; its node is called again when the run around it goes on.
+
+    Attributes:
+        reason: Why, for people.
+    """
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
 # Python's own iterators: whoever reads one first leaves nothing for the others.
 _TURNED: tuple[Any, ...] = ([], {}, {}.values(), {}.items())
 _READ: tuple[Any, ...] = (*_TURNED, (), set(), "", "é", b"", range(0), range(1 << 70))
@@ -100,6 +113,7 @@ ANSWERS: Final = frozenset(
         HumanRequest,
         Writing,
         Yielded,
+        Suspended,
         CoroutineType,
         GeneratorType,
         AsyncGeneratorType,
