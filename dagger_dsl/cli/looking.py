@@ -96,7 +96,7 @@ def _stored(url: str, run_id: str) -> RunReport:
 def runs(arguments: argparse.Namespace, screen: Screen) -> int:
     """List recorded runs, the newest first."""
     with existing_store(arguments.db) as store:
-        found = store.list_runs(arguments.dag, arguments.status, arguments.limit)
+        found = store.list_runs(arguments.dag, arguments.status, arguments.limit, arguments.parent)
     listed: list[Mapping[str, Any]] = [
         {
             "run_id": each.run_id,
@@ -156,7 +156,8 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
     from dagger_dsl.views.stored import stored_report
 
     with existing_store(arguments.db) as store:
-        report = stored_report(load_run(store, arguments.run_id, arguments.db), arguments.db)
+        stored = load_run(store, arguments.run_id, arguments.db)
+        report = stored_report(stored, arguments.db, store)
         run = RunControl(store, arguments.run_id)
         if arguments.node is not None:
             return _show_node(report, arguments.node, run, arguments.db, screen)

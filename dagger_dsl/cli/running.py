@@ -126,7 +126,7 @@ def resume(arguments: argparse.Namespace, screen: Screen) -> int:
             from dagger_dsl.views.stored import stored_report
 
             screen.say(f"run {stored.run_id} is completed; nothing is left to do")
-            screen.report(stored_report(stored, arguments.db))
+            screen.report(stored_report(stored, arguments.db, store))
             return OK
         code, handle = _go_on(store, stored, inputs, arguments, screen)
         _tell(handle, arguments, arguments.actions, screen)

@@ -98,11 +98,11 @@ def _check(plan: Plan, values: Mapping[str, Any], given: Mapping[str, Any]) -> N
             if validator is None:  # compiling takes longer than most small runs
                 validator = compile_schema(declared.schema.value, what)
                 plan.validators[name] = validator
-            fault = faults_of(validator, value.reveal() if hidden else value, what)
-            if fault:
+            faults = faults_of(validator, value.reveal() if hidden else value, what)
+            if faults:
                 if hidden:  # the fault would show what it is about
-                    fault = f"the secret inputs.{name} does not fit its schema"
-                raise InputValidationError(f"graph {plan.graph.name!r}: {fault}")
+                    faults = f"the secret inputs.{name} does not fit its schema"
+                raise InputValidationError(f"graph {plan.graph.name!r}: {faults}")
         for action, parameter, levels in plan.input_uses.get(name, ()):
             annotation = action.hints().get(parameter, Any)
             fault = mapped_misfit(values[name], annotation, levels, parameter)
