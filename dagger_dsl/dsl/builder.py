@@ -449,6 +449,8 @@ class DAG(Workflow):
         placed = self._placed.get(recipe)
         if placed is None and not recipe.options:
             siblings = self._by_action.get(recipe.definition.name, ())
+            if siblings and siblings[0].is_workflow != recipe.is_workflow:
+                return self._place(recipe, (), {})  # which tells that there is another one
             if len(siblings) > 1:
                 self._refuse_several(recipe)
             placed = self._placed[siblings[0]] if siblings else None

@@ -52,10 +52,14 @@ class WorkflowDef(ActionDef):
     Attributes:
         workflow: The workflow.
         graph: What it compiled to.
+        nested: The workflows in it, by name, None for those that are not known.
+        depth: Levels of workflows in it, itself included.
     """
 
     workflow: Any
     graph: Graph = attrs.field(repr=False)
+    nested: Mapping[str, WorkflowDef | None] = attrs.field(factory=dict, repr=False)
+    depth: int = 1
 
     def code_version(self) -> str:
         """Return the version of what it does: a hash of its graph and of its actions' code."""
@@ -98,19 +102,34 @@ class KeptWorkflow:
         """
         graph = self.workflow.compile()
         known = self._definition
-        if known is None or known.graph is not graph:
-            with _walked(self.workflow):
+        if known is not None and known.graph is graph and not known.nested:
+            return known
+        with _walked(self.workflow):
+            if known is None or known.graph is not graph or _is_outdated(known):
                 known = self._definition = _define(self.workflow, graph)
         return known
+
+
+def _is_outdated(definition: WorkflowDef) -> bool:
+    """Return whether a workflow in a workflow has changed."""
+    registry = definition.workflow.registry
+    return any(registry.get_workflow(name) is not each for name, each in definition.nested.items())
 
 
 def _define(workflow: Nestable, graph: Graph) -> WorkflowDef:
     registry = workflow.registry
     hints = _GraphHints(workflow, graph)
-    parts = list(_parts(graph, registry))
+    nested = {
+        node.subgraph: registry.get_workflow(node.subgraph)
+        for node in graph.nodes.values()
+        if node.subgraph is not None
+    }
+    depth = 1 + max((each.depth for each in nested.values() if each is not None), default=0)
+    if depth > MAX_DEPTH:
+        raise _too_deep(workflow.name)
     # Bound methods of one workflow are equal, which tells the DSL that they are one action.
     original = getattr(workflow, "_call_plainly", _uncalled)
-    is_async = any(action.is_async for _, action in parts)
+    is_async = any(action.is_async for _, action in _parts(graph, registry))
     return WorkflowDef(
         name=workflow.name,
         fn=_awaited(workflow) if is_async else original,
@@ -123,6 +142,8 @@ def _define(workflow: Nestable, graph: Graph) -> WorkflowDef:
         hints=hints,
         workflow=workflow,
         graph=graph,
+        nested=nested,
+        depth=depth,
     )
 
 
@@ -277,21 +298,24 @@ class _walked:  # noqa: N801  # a context manager that is used as a function
         for place, each in enumerate(path):
             if each is self._workflow:
                 raise nested_in_itself([*names[place:], self._workflow.name])
-        if len(path) >= MAX_DEPTH:
-            told = " -> ".join([*names[:3], "...", self._workflow.name])
-            raise ValidationError(
-                (
-                    Problem(
-                        f"workflows are nested {MAX_DEPTH} levels deep at most, and {told} goes "
-                        "deeper; let one of them start the others from an action",
-                        code="too-deep",
-                    ),
-                )
-            )
+        if len(path) > 2 * MAX_DEPTH:  # their definitions have not been made yet
+            raise _too_deep(names[0])
         path.append(self._workflow)
 
     def __exit__(self, *_: object) -> None:
         _walk.path.pop()
+
+
+def _too_deep(name: str) -> ValidationError:
+    return ValidationError(
+        (
+            Problem(
+                f"workflow {name!r} has more than {MAX_DEPTH} levels of workflows in it, itself "
+                "included; let an action run the inner ones",
+                code="too-deep",
+            ),
+        )
+    )
 
 
 def nested_in_itself(path: list[str]) -> CycleError:
@@ -320,7 +344,5 @@ def contains(definition: WorkflowDef, workflow: Nestable) -> list[str] | None:
         if id(here.workflow) in seen:
             continue
         seen.add(id(here.workflow))
-        for _, part in _parts(here.graph, here.workflow.registry):
-            if isinstance(part, WorkflowDef):
-                todo.append((part, [*path, part.name]))
+        todo += [(each, [*path, each.name]) for each in here.nested.values() if each is not None]
     return None
