@@ -420,6 +420,11 @@ class DAG(Workflow):
         siblings = self._by_action.setdefault(definition.name, [])
         if siblings and not siblings[0].same_function(recipe):
             other = siblings[0].definition
+            if siblings[0].is_workflow:
+                raise RegistryError(
+                    f"DAG {self.name!r} has a workflow {definition.name!r} for a node already; "
+                    "give one of them another name"
+                )
             raise RegistryError(
                 f"DAG {self.name!r} has another action {definition.name!r} already "
                 f"({other.qualname} of {other.module}); give one of them a name of its own: "

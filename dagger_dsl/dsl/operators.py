@@ -115,9 +115,14 @@ class Nodes(list[Any], Operand):
         return _home_of(self)
 
 
-def nodes(*operands: Operand) -> Nodes:
+def nodes(*operands: Operand | Workflow) -> Nodes:
     """Return operands as one side of an arrow, for where both sides would be plain lists."""
-    return Nodes(operands)
+    return Nodes(map(_operand, operands))
+
+
+def _operand(given: Any) -> Any:
+    """Return a workflow as the action that it is in an arrow, anything else as it is."""
+    return given._as_action() if isinstance(given, Workflow) else given
 
 
 def _items(side: Operand) -> Iterable[Operand]:
@@ -138,7 +143,7 @@ def _operands(side: Any, reflected: str) -> list[Operand] | None:
         return [side]
     if not isinstance(side, (list, tuple)):
         side = (side,)
-    side = [each._as_action() if isinstance(each, Workflow) else each for each in side]
+    side = [_operand(each) for each in side]
     strangers = [each for each in side if not isinstance(each, Operand)]
     for each in strangers:
         if isinstance(each, str) or (callable(each) and not hasattr(type(each), reflected)):

@@ -381,6 +381,9 @@ class _Session:
         self._unsubscribe = [run.token.subscribe(self.coordinator.stop)]
         if outer is not None:
             self._unsubscribe.append(outer.subscribe(lambda: run.token.cancel(outer.reason)))
+        if run.outer is not None:  # at once: whoever would halt it may be waiting for it
+            around = run.outer.token
+            self._unsubscribe.append(around.subscribe(lambda: run.token.cancel(around.reason)))
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:

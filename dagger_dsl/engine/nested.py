@@ -157,9 +157,12 @@ class Nursery:
 
     def end(self, slot: int, child: _Child) -> None:
         """Note that a child has come to an end, whatever that is."""
+        report = child.report
         with self._lock:
             self._alive.pop(slot, None)
-            self._reports[slot] = child.report
+            self._reports[slot] = report
+        if report.status is RunStatus.TIMED_OUT:  # bodies that it left behind look at the token
+            child.session.run.token.cancel(report.reason)
 
     def answer(self, slot: int, report: RunReport, child: _Child) -> Any:
         """Return the value of a child, or why there is none.
@@ -178,7 +181,8 @@ class Nursery:
         if status is RunStatus.PAUSED:
             why = f": {report.reason}" if report.reason else ""
             return Suspended(f"waits for run {report.run_id}, which is paused{why}")
-        if slot in self._halted and status in (RunStatus.CANCELLED, RunStatus.TIMED_OUT):
+        asked = slot in self._halted or self._run.token.cancelled
+        if asked and status in (RunStatus.CANCELLED, RunStatus.TIMED_OUT):
             raise Withdrawn
         if status is RunStatus.TIMED_OUT and child.cause == "run":
             raise OutOfTime

@@ -404,6 +404,7 @@ class Recorder:
         stored = self.stored
         _know_classes(run)
         run.wall = 0.0  # every time comes from the record
+        run.resumed = True
         story = rebuild(run, stored.commands)
         done = self._place(run)
         states = {}
