@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.runners.annex import Annex
+    from dagger_dsl.runners.base import Runner
     from dagger_dsl.store.storage import Store
 
 __all__ = ["Run", "error_info"]
@@ -137,6 +138,7 @@ class Run:
         spent: Seconds of the run's time limit that earlier processes used up.
         store: Where it is recorded, None in memory.
         outer: The run that it is nested in.
+        driver: A runner of the caller's that makes the calls, those of nested runs too.
         cap: A reading of the clock that a nested run must not pass, whatever its own limit is.
         nursery: The runs that are nested in it; None where its graph has no workflows for nodes.
     """
@@ -217,6 +219,7 @@ class Run:
         self.store = store
         self.outer = outer
         self.nursery: Nursery | None = None
+        self.driver: Runner | None = None
         self.cap: float | None = None
         self.registry: Any = lookup_in if lookup_in is not None else _Found(lookup)
         self._constants = len(plan.constants)

@@ -319,6 +319,7 @@ class _Session:
         """Run in the calling thread, by the runner that fits the graph unless one is given."""
         if self.ended is not None:
             return self.ended
+        self.run.driver = runner
         with self:
             (self.runner() if runner is None else runner).run(self.run.board)
         return self.conclude()

@@ -238,24 +238,22 @@ def nested_call(
     """
     if run.nursery is None:
         run.nursery = Nursery(run)
-    nursery = run.nursery
+    nursery, is_async = run.nursery, run.plan.actions[slot].is_async
 
-    if run.plan.actions[slot].is_async:
-
-        async def call_async(*values: Any) -> Any:
-            child = nursery.open(slot, prepare(values))
-            try:
-                child.ended = await child.session.execute_async()
-            finally:
-                nursery.end(slot, child)
-            return nursery.answer(slot, child.ended, child)
-
-        return call_async
-
-    def call(*values: Any) -> Any:
+    async def awaited(values: tuple[Any, ...]) -> Any:
         child = nursery.open(slot, prepare(values))
         try:
-            child.ended = child.session.execute()
+            child.ended = await child.session.execute_async()
+        finally:
+            nursery.end(slot, child)
+        return nursery.answer(slot, child.ended, child)
+
+    def call(*values: Any) -> Any:
+        if is_async and run.driver is None:
+            return awaited(values)
+        child = nursery.open(slot, prepare(values))
+        try:
+            child.ended = child.session.execute(run.driver)
         finally:
             nursery.end(slot, child)
         return nursery.answer(slot, child.ended, child)

@@ -21,6 +21,7 @@ from dagger_dsl.errors import (
     ConfigurationError,
     ExecutionTimeout,
     NodeExecutionError,
+    NodeNotFound,
     NodeTimeout,
     RunCancelled,
     RunExists,
@@ -30,8 +31,10 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.executor import DagExecutor
 from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.registry import Registry
 from dagger_dsl.store.storage import Store
+from dagger_dsl.testing import FakeClock, play
 from tests.engine.helpers import IMMEDIATE
 from tests.runners.helpers import RUNNERS, eventually, our_threads
 
@@ -795,3 +798,55 @@ def test_retention_takes_nested_runs_with_the_run_around_them(calls: Calls, url:
         with store.reading() as connection:
             found = connection.exec_driver_sql("SELECT run_id FROM flow_runs").scalars()
             assert set(found) == {"own", "r2", "r2/middle", "r2/middle/leaf"}
+
+
+# --- under a clock of the test's ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_playing_moves_the_clock_for_nested_runs_too(is_async: bool) -> None:
+    clock = FakeClock()
+    times: list[float] = []
+
+    def fickle(x: int) -> int:
+        times.append(clock())
+        if len(times) < 3:
+            raise ZeroDivisionError("on purpose")
+        return x
+
+    async def fickle_async(x: int) -> int:
+        return fickle(x)
+
+    body = action(fickle_async if is_async else fickle, name="fickle")
+    policy = RetryPolicy(max_attempts=3, base_delay=100, backoff="fixed")
+    outer = chain("outer", chain("inner", body.with_options(retry=policy)))
+    report = play(outer, {"x": 1}, clock=clock)
+    assert report.outputs == {"inner": 1}
+    assert [each - times[0] for each in times] == [0, 100, 200]
+
+
+def test_playing_answers_nodes_of_nested_runs() -> None:
+    def ask(x: int, ctx: NodeCtx) -> Any:
+        return ctx.wait_for_human("how many?", {"type": "integer"})
+
+    outer = chain("outer", chain("inner", action(ask)), noting([], "after"))
+    assert play(outer, answers={"ask": 4}).outputs == {"after": 5}
+    with pytest.raises(NodeNotFound, match="ax"):
+        play(outer, answers={"ax": 4})
+
+
+def test_playing_ends_a_nested_run_at_the_limit_of_its_node() -> None:
+    def ask(x: int, ctx: NodeCtx) -> Any:
+        return ctx.wait_for_human("how many?", {"type": "integer"}, default=3, timeout=50)
+
+    outer = chain("outer", chain("inner", action(ask)).with_options(timeout=10))
+    assert play(outer).outputs == {"inner": 3}  # the time of people does not count
+    clock = FakeClock()
+
+    def long(x: int) -> int:
+        clock.sleep(20)
+        return x
+
+    late = chain("late", chain("inner", action(long), noting([], "b")).with_options(timeout=10))
+    report = play(late, clock=clock)
+    assert "NodeTimeout" in str(report.error)
