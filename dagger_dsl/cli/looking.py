@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dagger_dsl.cli.common import OK, STORE, existing_store, load_run, many
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import input_names, load_source
-from dagger_dsl.cli.steering import question_lines, waits_for, waits_for_plain
+from dagger_dsl.cli.steering import question_lines, waits_for, waits_for_plain, waits_inside
 from dagger_dsl.errors import ConfigurationError, DaggerError, NodeNotFound, StoreError
 from dagger_dsl.views.plain import duration, node_to_plain, problem_to_plain, shown
 
@@ -166,6 +166,8 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
         if not screen.as_json:
             screen.failure(report)
             for line in waits_for(run, arguments.db) if waits else ():
+                screen.say(line)
+            for line in waits_inside(report, arguments.db) if waits else ():
                 screen.say(line)
         return OK if whole else STORE
 

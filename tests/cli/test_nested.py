@@ -67,6 +67,9 @@ def test_an_answer_to_a_nested_run_lets_the_run_around_it_go_on(cli: Cli, nested
     paused = cli("run", "nested.py:around", "--db", "runs.db", "--run-id", "r")
     assert paused.code == 75 or paused.code > 0
     assert "waits for run r/asks, which is paused" in paused.out + paused.err
+    told = cli("show", "r", "--db", "runs.db")
+    for each in (paused, told):  # both say how to go on
+        assert "answer r/asks ask true" in each.out + each.err
     assert cli("answer", "r/asks", "ask", "true", "--db", "runs.db").code == 0
     done = cli("resume", "r", "--db", "runs.db", "--actions", "nested.py")
     assert done.code == 0, done.err
