@@ -75,13 +75,14 @@ def bind_inputs(plan: Plan, given: Mapping[str, Any] | None, on_missing: str) ->
 
 
 def _is_secret(plan: Plan, name: str) -> bool:
-    declared = plan.graph.inputs.get(name)
-    if declared is not None and declared.secret:
-        return True
-    return any(
-        asks_for_secret(action.hints().get(parameter))
-        for action, parameter, _ in plan.input_uses.get(name, ())
-    )
+    known = plan.secrets.get(name)
+    if known is None:
+        declared = plan.graph.inputs.get(name)
+        known = plan.secrets[name] = (declared is not None and declared.secret) or any(
+            asks_for_secret(action.hints().get(parameter))
+            for action, parameter, _ in plan.input_uses.get(name, ())
+        )
+    return known
 
 
 def _check(plan: Plan, values: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -163,6 +163,8 @@ class Nursery:
             self._reports[slot] = report
         if report.status is RunStatus.TIMED_OUT:  # bodies that it left behind look at the token
             child.session.run.token.cancel(report.reason)
+        # Its report stays; what drove it, which is most of it, need not.
+        child.session.run.board.forget()
 
     def answer(self, slot: int, report: RunReport, child: _Child) -> Any:
         """Return the value of a child, or why there is none.

@@ -100,6 +100,7 @@ class Plan:
         looked_up: The actions that were found, by the name they were looked up under.
         workflows: The bodies of nodes that are whole graphs, likewise.
         owners: By slot of a split output, the slot of its node.
+        secrets: Whether graph inputs are secret, by name, where somebody has asked.
         validators: What checks the values of graph inputs that have a schema, made on first use.
         size: Number of slots.
         needs_loop: Something in the graph has to be awaited.
@@ -140,6 +141,7 @@ class Plan:
     looked_up: dict[str, ActionDef] = attrs.field(factory=dict)
     workflows: dict[str, ActionDef] = attrs.field(factory=dict)
     owners: dict[int, int] = attrs.field(factory=dict)
+    secrets: dict[str, bool] = attrs.field(factory=dict)
     validators: dict[str, Any] = attrs.field(factory=dict)
     size: int = 0
     needs_loop: bool = False

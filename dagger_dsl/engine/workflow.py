@@ -174,7 +174,12 @@ class Workflow:
 
         The node's parameters are the inputs of this graph, its value is what `run` returns. Its run
         is one of its own, with an id that begins with that of the run around it; it is resumed with
-        that run, and `RunReport.nested` has its report. Its nodes share a `Context` of their own.
+        that run, and `RunReport.nested` has its report. It has the runner, the app_data and the
+        hooks of that run (events of both may come at the same time; ``event.node.run_id`` tells
+        them apart), and its nodes share a `Context` of their own.
+
+        A run that begins in the body of an action, by such a call or by `run`, is tied to nothing:
+        it is recorded and cancelled by itself only.
 
         Args:
             *args, **inputs: What the inputs are given; inside a block handles, too.

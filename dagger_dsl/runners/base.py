@@ -193,6 +193,18 @@ class Bell:
         self._event.clear()
 
 
+def _over(_now: float) -> bool:
+    return False
+
+
+def _nothing() -> None:
+    pass
+
+
+def _no_halt(_slots: Collection[int]) -> None:
+    pass
+
+
 class Board:
     """What a coordinator and its runner share.
 
@@ -279,18 +291,24 @@ class Board:
         self.flight: MutableSequence[int] = [-1] * (2 * slots)  # as many threads, as many tasks
         self.clock = clock
         self.lock = threading.Lock()
-        self.step: Callable[[float], bool] = lambda _now: False
+        self.step: Callable[[float], bool] = _over
         self.announce: Callable[[int, float], bool] | None = None
         self.beyond: frozenset[int] = frozenset()
         self.lingers = False
         self.due = inf
         self.latest = inf
         self.wake_at = inf
-        self.ring: Callable[[], None] = lambda: None
-        self.interrupt: Callable[[], None] = lambda: None
-        self.halt: Callable[[Collection[int]], None] = lambda _slots: None
+        self.ring: Callable[[], None] = _nothing
+        self.interrupt: Callable[[], None] = _nothing
+        self.halt: Callable[[Collection[int]], None] = _no_halt
         self.spawn: Callable[[Coroutine[Any, Any, Any], Reply], None] = _await_here
         self.listening = False
+
+    def forget(self) -> None:
+        """Let go of whoever stepped, called and listened; the run is over."""
+        self.step, self.interrupt, self.ring = _over, _nothing, _nothing
+        self.halt, self.spawn, self.announce = _no_halt, _await_here, None
+        self.calls = []
 
     def arguments(self, slot: int) -> tuple[Any, ...]:
         """Return the positional arguments of one call, as they are bound now."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dagger_dsl import DAG, CancelToken, NodeCtx, action, engine
+from dagger_dsl import DAG, AddNode, CancelToken, NodeCtx, NodeSpec, action, engine
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.errors import (
     ConfigurationError,
@@ -31,6 +31,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.executor import DagExecutor
 from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.events import NodeCompleted
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.registry import Registry
 from dagger_dsl.store.storage import Store
@@ -467,13 +468,73 @@ def test_hooks_of_a_run_see_what_happens_inside(runner: str) -> None:
             self.seen: list[tuple[str, str]] = []
 
         def handle(self, ctx: Any, event: Any) -> None:
-            if type(event).__name__ == "NodeCompleted":
+            if isinstance(event, NodeCompleted):
                 self.seen.append((event.node.run_id, event.node.node_id))
 
     watch = Watch()
     outer = chain("outer", noting([], "a"), chain("inner", noting([], "b")))
     outer.run(hooks=[watch], runner=runner, run_id="r")
     assert watch.seen == [("r", "a"), ("r/inner", "b"), ("r", "inner")]
+
+
+def test_hooks_that_are_awaited_see_runs_inside_under_every_runner() -> None:
+    seen: list[str] = []
+
+    async def watch(_ctx: Any, event: Any) -> None:
+        await asyncio.sleep(0)
+        if isinstance(event, NodeCompleted):
+            seen.append(f"{event.node.dag_name}.{event.node.node_id}")
+
+    async def later(x: int) -> int:
+        await asyncio.sleep(0)
+        return x + 1
+
+    outer = chain("outer", chain("inner", noting([], "a")), chain("other", action(later)))
+    for run in everywhere(outer, hooks=[watch]):
+        assert run() == 2
+        assert seen == ["inner.a", "outer.inner", "other.later", "outer.other"]
+        seen.clear()
+
+
+def test_a_hook_changes_the_run_that_it_was_shown() -> None:
+    def grow(_ctx: Any, event: Any) -> Any:
+        if isinstance(event, NodeCompleted) and event.node.node_id == "a":
+            return AddNode(NodeSpec("extra", "extra", ["a"]))
+        return None
+
+    def extra() -> str:
+        return "more"
+
+    inner = chain("inner", noting([], "a"), registry={"extra": extra})
+    with DAG("outer") as outer:
+        action(lambda found: found, name="show")(found=inner())
+    assert outer.run(hooks=[grow]) == "more"
+
+
+def test_results_of_nested_runs_are_shared_between_runs(calls: Calls) -> None:
+    inner = chain("inner", noting(calls, "a"))
+    outer = chain("outer", inner.with_options(cache=True))
+    assert (outer.run({"x": 5}), outer.run({"x": 5}), calls) == (6, 6, ["a"])
+    assert outer.report.explain_cache("inner").hit
+    assert outer.report.nested == {}
+    with inner:
+        inner.add(noting(calls, "b"), x=inner.nodes["a"])
+    assert (outer.run({"x": 5}), calls) == (7, ["a", "a", "b"])
+
+
+def test_a_database_in_memory_has_nested_runs_too(calls: Calls) -> None:
+    fails = [True]
+    inner = chain("inner", noting(calls, "a"), noting(calls, "b", lambda x: 1 // 0 if fails else x))
+    with DagExecutor() as executor:
+        executor.load(chain("outer", inner))
+        for durability in ("sync", "async", "exit"):
+            fails[:] = [True]
+            calls.clear()
+            report = executor.run("outer", run_id=durability, durability=durability)
+            assert report.status == "failed"
+            fails.clear()
+            assert executor.resume(durability, durability=durability).outputs == {"inner": 1}
+            assert calls == ["a", "b", "b"]
 
 
 def test_progress_counts_the_nodes_of_the_run_itself() -> None:
