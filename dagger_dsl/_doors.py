@@ -21,6 +21,8 @@ DOORS: Final = {
     "save_dot": "dagger_dsl.views.graphviz:save_dot",
     "render": "dagger_dsl.views.graphviz:render",
     "report_table": "dagger_dsl.views.tables:report_table",
+    "nested_reports": "dagger_dsl.views.stored:nested_reports",
+    "place_workflow": "dagger_dsl.dsl.nesting:place_workflow",
     "dump_yaml": "dagger_dsl.yamlio:dump_yaml",
     "load_yaml": "dagger_dsl.yamlio:load_yaml",
     "simulate": "dagger_dsl.engine.simulate:simulate",

@@ -350,9 +350,9 @@ def play(
         dag: A DAG or a Graph; or the id of a recorded run, to go on with it.
         inputs: Values of its inputs by name.
         clock: The clock; `FakeClock.sleeps` says how long was waited. A new one by default.
-        answers: What nodes that wait for a person are answered, by node. The others stay without
-            an answer. A run that still waits because an answer was refused says so in its
-            ``reason``.
+        answers: What nodes that wait for a person are answered, by node, also in nested runs. The
+            others stay without an answer. A run that still waits because an answer was refused says
+            so in its ``reason``.
         registry: Where the actions of a Graph, or of a recorded run, are looked up; the registry in
             force by default.
         **options: Those of `RunOptions`: database_url, hooks, config...
@@ -392,8 +392,23 @@ def play(
         refused=refused.append,
     )
     for node_id in given:
-        report.graph.node(node_id)
+        if not _is_inside(report, node_id):
+            report.graph.node(node_id)
     return _with_refusals(report, given, (*report.hook_errors, *refused))
+
+
+def _is_inside(report: RunReport, node_id: str) -> bool:
+    """Return whether a nested run has a node of this id."""
+    todo = list(report.nested.values())
+    while todo:
+        each = todo.pop()
+        if isinstance(each, Mapping):
+            todo += each.values()
+        elif node_id in each.graph.nodes:
+            return True
+        else:
+            todo += each.nested.values()
+    return False
 
 
 def _playable(dag: Any) -> Graph | str:
@@ -414,7 +429,7 @@ def _with_refusals(
 ) -> RunReport:
     """Return the report, which says why it waits for what was answered."""
     told = next((each for each in errors if isinstance(each, InputValidationError)), None)
-    waits = any(report.states()[each] is NodeState.WAITING for each in given)
+    waits = any(report.states().get(each) is NodeState.WAITING for each in given)
     if told is None or not waits:
         return report
     return attrs.evolve(report, reason=f"{report.reason}; the answer was refused: {told}")

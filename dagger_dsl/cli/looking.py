@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dagger_dsl.cli.common import OK, STORE, existing_store, load_run, many
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import input_names, load_source
-from dagger_dsl.cli.steering import question_lines, waits_for, waits_for_plain
+from dagger_dsl.cli.steering import question_lines, waits_for, waits_for_plain, waits_inside
 from dagger_dsl.errors import ConfigurationError, DaggerError, NodeNotFound, StoreError
 from dagger_dsl.views.plain import duration, node_to_plain, problem_to_plain, shown
 
@@ -96,7 +96,7 @@ def _stored(url: str, run_id: str) -> RunReport:
 def runs(arguments: argparse.Namespace, screen: Screen) -> int:
     """List recorded runs, the newest first."""
     with existing_store(arguments.db) as store:
-        found = store.list_runs(arguments.dag, arguments.status, arguments.limit)
+        found = store.list_runs(arguments.dag, arguments.status, arguments.limit, arguments.parent)
     listed: list[Mapping[str, Any]] = [
         {
             "run_id": each.run_id,
@@ -156,7 +156,8 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
     from dagger_dsl.views.stored import stored_report
 
     with existing_store(arguments.db) as store:
-        report = stored_report(load_run(store, arguments.run_id, arguments.db), arguments.db)
+        stored = load_run(store, arguments.run_id, arguments.db)
+        report = stored_report(stored, arguments.db, store)
         run = RunControl(store, arguments.run_id)
         if arguments.node is not None:
             return _show_node(report, arguments.node, run, arguments.db, screen)
@@ -165,6 +166,8 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
         if not screen.as_json:
             screen.failure(report)
             for line in waits_for(run, arguments.db) if waits else ():
+                screen.say(line)
+            for line in waits_inside(report, arguments.db) if waits else ():
                 screen.say(line)
         return OK if whole else STORE
 

@@ -190,6 +190,7 @@ def _runs(parser: argparse.ArgumentParser) -> None:
         choices=("running", "paused", "completed", "failed", "cancelled", "timed_out"),
         help="runs of one status",
     )
+    parser.add_argument("--parent", metavar="RUN_ID", help="the runs nested in one; else none is")
     parser.add_argument("--limit", type=_count, default=20, metavar="N", help="at most (20)")
     _database(parser)
     _json(parser)

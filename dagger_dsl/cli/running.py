@@ -35,7 +35,7 @@ from dagger_dsl.cli.sources import (
     missing_inputs,
     read_inputs,
 )
-from dagger_dsl.cli.steering import question_lines, waits_for, waits_for_plain
+from dagger_dsl.cli.steering import question_lines, waits_for, waits_for_plain, waits_inside
 from dagger_dsl.errors import (
     ConfigurationError,
     DaggerError,
@@ -126,7 +126,7 @@ def resume(arguments: argparse.Namespace, screen: Screen) -> int:
             from dagger_dsl.views.stored import stored_report
 
             screen.say(f"run {stored.run_id} is completed; nothing is left to do")
-            screen.report(stored_report(stored, arguments.db))
+            screen.report(stored_report(stored, arguments.db, store))
             return OK
         code, handle = _go_on(store, stored, inputs, arguments, screen)
         _tell(handle, arguments, arguments.actions, screen)
@@ -315,6 +315,8 @@ def _tell(
     screen.report(report, more=_waiting(handle, report))
     if report.status == "paused":
         for line in waits_for(handle, arguments.db):
+            screen.say(line)
+        for line in waits_inside(report, arguments.db):
             screen.say(line)
     if report.status != "completed":
         screen.say(_way_on(handle, arguments, actions))

@@ -22,6 +22,7 @@ from dagger_dsl.views.plain import (
     outputs_of,
     plain_table,
     report_to_plain,
+    rows_of,
     shown,
 )
 
@@ -156,11 +157,11 @@ class Screen:
         if limit is None or len(states) <= limit:
             chosen = list(states)
         rows: list[Sequence[object]] = [("node", "state", "attempts", "duration", "note")]
-        for node_id in chosen[:limit]:
-            each = report.node_reports[node_id]
+        told = rows_of(report, chosen, limit)
+        for level, name, each in told:
             took = "" if each.duration is None else duration(each.duration)
-            rows.append((node_id, each.state, each.attempts, took, note_of(each)))
-        left = len(states) - len(rows) + 1
+            rows.append(("  " * level + name, each.state, each.attempts, took, note_of(each)))
+        left = len(states) - sum(level == 0 for level, _, _ in told)
         text = "" if len(rows) == 1 else plain_table(rows) + "\n"
         more = f"and {left} more nodes\n" if left else ""
         return f"{text}{more}{report.dag_name}: run {report.run_id} {report.status}{_took(report)}"

@@ -199,6 +199,8 @@ def _dags_of(module: ModuleType) -> list[DAG]:
 def _take(registry: Registry, other: Registry) -> None:
     for name in other.list_actions():
         registry.register(other[name], replace=True)
+    for name, workflow in other.workflows.items():
+        registry.register_workflow(workflow, name, replace=True)
 
 
 def _take_hooks(registry: Registry, other: Registry) -> None:
@@ -339,7 +341,8 @@ def _faults(graph: Graph, registry: Registry, name: str) -> Iterator[Callable[[A
         schema = declared.schema.value
         yield lambda value: schema_fault(schema, value, name)
     for node in graph.nodes.values():
-        action = registry.get(node.action)
+        nested = node.subgraph
+        action = registry.get(node.action) if nested is None else registry.get_workflow(nested)
         for parameter, source in _taken(node):
             if action is not None and source == name:
                 levels = (node.map_depth or 1) if node.map_over == parameter else 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.cli.common import OK, command_line, existing_store, no_run, resume_line
@@ -20,6 +20,7 @@ from dagger_dsl.model.values import MISSING, to_shown
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import OpenQuestion, Steered
     from dagger_dsl.engine.remote import RunControl
+    from dagger_dsl.engine.report import RunReport
 
 __all__ = [
     "answer",
@@ -30,6 +31,7 @@ __all__ = [
     "reject",
     "waits_for",
     "waits_for_plain",
+    "waits_inside",
 ]
 
 
@@ -135,6 +137,30 @@ def waits_for(run: Steered, database: str) -> list[str]:
             f"  {command_line(database, 'approve', run.run_id, branch)}",
         ]
     return lines
+
+
+def waits_inside(report: RunReport, database: str) -> list[str]:
+    """Return what the runs nested in a run wait for, as `waits_for` does."""
+    from dagger_dsl.engine.remote import RunControl
+
+    paused = [each.run_id for each in _runs_in(report) if each.status == "paused"]
+    if not paused:
+        return []
+    with existing_store(database) as store:
+        if store.database.is_memory:  # another one, and nothing in it can be answered from here
+            return []
+        return [line for each in paused for line in waits_for(RunControl(store, each), database)]
+
+
+def _runs_in(report: RunReport) -> Iterator[RunReport]:
+    todo = list(report.nested.values())[::-1]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, Mapping):
+            todo += list(each.values())[::-1]
+        else:
+            yield each
+            todo += list(each.nested.values())[::-1]
 
 
 def question_lines(run: Steered, question: OpenQuestion, database: str) -> Iterator[str]:

@@ -222,7 +222,8 @@ class DAG(PartialRuns):
         """Place a node, or all of an expression, and return the handle.
 
         Args:
-            action: An action, an expression, or a function (registered as ``<dag>.<function>``).
+            action: An action, an expression, another DAG, or a function (registered as
+                ``<dag>.<function>``).
             *args, **inputs: What its parameters are given.
             id: The node's id; the action's name by default.
 
@@ -426,12 +427,21 @@ class DAG(PartialRuns):
         siblings = self._by_action.setdefault(definition.name, [])
         if siblings and not siblings[0].same_function(recipe):
             other = siblings[0].definition
+            if siblings[0].is_workflow:
+                raise RegistryError(
+                    f"DAG {self.name!r} has a workflow {definition.name!r} for a node already; "
+                    "give one of them another name"
+                )
             raise RegistryError(
                 f"DAG {self.name!r} has another action {definition.name!r} already "
                 f"({other.qualname} of {other.module}); give one of them a name of its own: "
                 "@action(name=...)"
             )
-        if self.registry.own(definition.name) is not definition:
+        if recipe.is_workflow:
+            from dagger_dsl.dsl.nesting import take_in  # most DAGs nest nothing
+
+            take_in(recipe, self)
+        elif self.registry.own(definition.name) is not definition:
             self.registry.register(definition, replace=True)
         for handler in recipe.handlers:
             self.registry.register(handler)
@@ -451,6 +461,8 @@ class DAG(PartialRuns):
         placed = self._placed.get(recipe)
         if placed is None and not recipe.options:
             siblings = self._by_action.get(recipe.definition.name, ())
+            if siblings and siblings[0].is_workflow != recipe.is_workflow:
+                return self._place(recipe, (), {})  # which tells that there is another one
             if len(siblings) > 1:
                 self._refuse_several(recipe)
             placed = self._placed[siblings[0]] if siblings else None

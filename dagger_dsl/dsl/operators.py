@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from dagger_dsl.engine.workflow import Workflow
 from dagger_dsl.errors import ConfigurationError, InvalidState, OperandError, cut, shown
 
 if TYPE_CHECKING:
@@ -114,9 +115,14 @@ class Nodes(list[Any], Operand):
         return _home_of(self)
 
 
-def nodes(*operands: Operand) -> Nodes:
+def nodes(*operands: Operand | Workflow) -> Nodes:
     """Return operands as one side of an arrow, for where both sides would be plain lists."""
-    return Nodes(operands)
+    return Nodes(map(_operand, operands))
+
+
+def _operand(given: Any) -> Any:
+    """Return a workflow as the action that it is in an arrow, anything else as it is."""
+    return given._as_action() if isinstance(given, Workflow) else given
 
 
 def _items(side: Operand) -> Iterable[Operand]:
@@ -137,6 +143,7 @@ def _operands(side: Any, reflected: str) -> list[Operand] | None:
         return [side]
     if not isinstance(side, (list, tuple)):
         side = (side,)
+    side = [_operand(each) for each in side]
     strangers = [each for each in side if not isinstance(each, Operand)]
     for each in strangers:
         if isinstance(each, str) or (callable(each) and not hasattr(type(each), reflected)):
@@ -144,7 +151,7 @@ def _operands(side: Any, reflected: str) -> list[Operand] | None:
                 f"an arrow goes between actions and handles, and {shown(each)} is none"
                 + what_to_write(each)
             )
-    return None if strangers else list(side)
+    return None if strangers else side
 
 
 def what_to_write(stranger: Any) -> str:

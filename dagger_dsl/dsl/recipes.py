@@ -12,6 +12,7 @@ from dagger_dsl.dsl.decorators import Action
 from dagger_dsl.dsl.handles import InputHandle, NodeBuilder, NodeFunction
 from dagger_dsl.dsl.operators import Nodes, Operand, Port
 from dagger_dsl.dsl.settings import NODE_OPTIONS, literal_of
+from dagger_dsl.engine.workflow import Workflow
 from dagger_dsl.errors import (
     ConfigurationError,
     Place,
@@ -54,6 +55,7 @@ class Recipe:
         map_over: The input that is mapped over, or None.
         chooses: Whether it returns the ids of the nodes that go on.
         suffix: What follows a node's id in the reference to its value.
+        is_workflow: Whether the body is a graph.
     """
 
     __slots__ = (
@@ -64,6 +66,7 @@ class Recipe:
         "docs",
         "graph_inputs",
         "handlers",
+        "is_workflow",
         "map_over",
         "names",
         "node_id",
@@ -89,6 +92,7 @@ class Recipe:
         self.required = frozenset(name for name in self.order if self.params[name].required)
         self.positional = tuple(name for name in self.order if not self.params[name].keyword_only)
         self.open = definition.takes_any_input
+        self.is_workflow = definition.style == "workflow"
         self.outputs: tuple[str, ...] = options.get("outputs", definition.outputs)
         self.map_over: str | None = options.get("map_over")
         self.chooses = isinstance(definition, Choice)
@@ -223,6 +227,8 @@ class Recipe:
             ConfigurationError: A handle belongs to another DAG, or is hidden inside a container.
             EncodingError: A literal is no value of the codec.
         """
+        if isinstance(value, Workflow):
+            value = value._as_action()
         if isinstance(value, Operand):
             return _operand_argument(self, dag, name, value)
         what = f"action {self.definition.name!r}: {name!r}"
@@ -322,6 +328,7 @@ class Recipe:
                 keep=fields["keep"],
                 enabled=fields.get("enabled", True),
                 fallback=_handler_name(fields["fallback"]),
+                subgraph=definition.name if self.is_workflow else None,
             )
             self._template = node._template()
         return self._template
@@ -365,6 +372,8 @@ def recipe_of(action: Any, dag: DAG) -> Recipe:
     """
     if isinstance(action, Action):
         return action._recipe()
+    if isinstance(action, Workflow):
+        return recipe_of(action._as_action(), dag)
     if isinstance(action, NodeFunction):
         return action.node._recipe
     if isinstance(action, str):

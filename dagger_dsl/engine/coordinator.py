@@ -331,9 +331,8 @@ class Coordinator:
         deadline = self.run.deadline
         if deadline is not None and now < deadline:  # people have taken their time meanwhile
             self._course.at(deadline, self._time_out)
-        elif not self._course.stopping:
-            self._course.end_early(RunStatus.TIMED_OUT, "the run passed its time limit")
-            self._course.leave_behind(now)
+        else:
+            self._course.time_out(now)
 
     # --- commits and events ----------------------------------------------------------------------
 
@@ -407,7 +406,7 @@ class Coordinator:
         state, ids = self._state, self._plan.ids
         if state.asking:
             slot = min(state.asking)
-            return f"node {ids[slot]!r} waits for a person: {self.run.asked[slot].prompt}"
+            return f"node {ids[slot]!r} {state.reasons[slot]}"
         return next(iter(state.holds.values())).reason
 
     def _stalled(self) -> None:

@@ -172,6 +172,8 @@ class Course:
         if slots:
             self.victims |= set(slots)
             self.board.halt(slots)
+            if self.run.nursery is not None:
+                self.run.nursery.halt(slots, self.run.reason)
 
     def drop(self, slots: Collection[int], reason: str) -> None:
         """Ask calls to end whose branch was cancelled; what they come to counts no more."""
@@ -192,6 +194,8 @@ class Course:
         """Write off calls that did not end in time; their outcomes will be ignored."""
         late = self.victims & self.state.taken()
         late.difference_update(self.board.go, self.run.feeding)
+        if self.run.nursery is not None:  # a nested run leaves behind what does not end, and ends
+            late -= {slot for slot in late if self._is_nested(slot)}
         for slot in sorted(late):
             self.cancelled(slot)
         self.left_behind |= late
@@ -211,6 +215,15 @@ class Course:
                 f" and {len(threads) - 5} more" if len(threads) > 5 else "",
                 extra={"run_id": self.run.run_id},
             )
+
+    def _is_nested(self, slot: int) -> bool:
+        return self.plan.actions[slot].style == "workflow" and slot not in self.plan.mapped
+
+    def time_out(self, now: float) -> None:
+        """End a run that has passed its time limit, unless it is ending."""
+        if not self.stopping:
+            self.end_early(RunStatus.TIMED_OUT, "the run passed its time limit")
+            self.leave_behind(now)
 
     def record_ends(self) -> None:
         """Record invocations that ended without a call."""

@@ -417,6 +417,21 @@ class Desk:
                 HumanInputRequested(run.ref(slot), question.prompt, question.schema)
             )
 
+    def suspend(self, slot: int, reason: str) -> None:
+        """Let an invocation wait for its nested run, which stands still.
+
+        Nothing of it is recorded: the nested run's own record says all, and a resume calls the
+        invocation again, as if its call had not ended, which goes on with that run.
+        """
+        self._course.outcomes.clear_seats(slot)
+        if slot in self._course.dropped:
+            self._course.cancelled(slot)
+            return
+        self._state.ask(slot)
+        self._state.reasons[slot] = reason
+        if self._course.maps is not None:
+            self._course.maps.ended((slot,))
+
     def set_alarm(self, slot: int, question: Any) -> None:
         """Let time answer a question that can be answered so."""
         if not question.answers_itself:

@@ -7,7 +7,7 @@ reasons that the run noted are quoted, never taken apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -84,8 +84,23 @@ class _Story:
         told: set[str] = set()
         while here is not None and here not in told:
             told.add(here)
-            told_of, here = self.step(here)
+            at = here
+            told_of, here = self.step(at)
             yield from told_of
+            if self.graph.nodes[at].subgraph is not None:
+                yield from self.inside(at)
+
+    def inside(self, node_id: str) -> Iterator[str]:
+        """Tell of the nested runs of a node what keeps them, or kept them, from their end."""
+        nested = self.report.nested.get(node_id)
+        runs = nested.values() if isinstance(nested, Mapping) else [nested] if nested else []
+        for run in runs:
+            if run.success:
+                continue
+            yield f"  its run {visible(run.run_id)} is {run.status}:"
+            culprit = _culprit(run)
+            if culprit is not None:
+                yield from (f"    {line}" for line in explain(run, culprit).split("\n"))
 
     def step(self, node_id: str) -> tuple[list[str], str | None]:
         """Return what there is to say of one node, and whom to speak of next."""
@@ -319,6 +334,21 @@ _RULES: Final = {
     Trigger.FAILED: "needs a dependency that failed",
     Trigger.DONE: "waits until every dependency has ended",
 }
+
+
+def _culprit(report: RunReport) -> str | None:
+    """Return the node of a run that says most about why it did not come to a good end."""
+    for state in (
+        NodeState.FAILED,
+        NodeState.WAITING,
+        NodeState.RUNNING,
+        NodeState.CANCELLED,
+        NodeState.PENDING,
+    ):
+        found = report.nodes_in(state)
+        if found:
+            return found[0]
+    return None
 
 
 def _how(node: NodeReport) -> str:

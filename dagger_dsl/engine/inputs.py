@@ -81,13 +81,14 @@ def bind_inputs(
 
 
 def _is_secret(plan: Plan, name: str) -> bool:
-    declared = plan.graph.inputs.get(name)
-    if declared is not None and declared.secret:
-        return True
-    return any(
-        asks_for_secret(action.hints().get(parameter))
-        for action, parameter, _ in plan.input_uses.get(name, ())
-    )
+    known = plan.secrets.get(name)
+    if known is None:
+        declared = plan.graph.inputs.get(name)
+        known = plan.secrets[name] = (declared is not None and declared.secret) or any(
+            asks_for_secret(action.hints().get(parameter))
+            for action, parameter, _ in plan.input_uses.get(name, ())
+        )
+    return known
 
 
 def _check(plan: Plan, values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -95,16 +96,20 @@ def _check(plan: Plan, values: Mapping[str, Any], given: Mapping[str, Any]) -> N
     for name in given:
         declared = plan.graph.inputs.get(name)
         if declared is not None and declared.schema is not None:
-            from dagger_dsl.model.schema import schema_fault
+            from dagger_dsl.model.schema import compile_schema, faults_of
 
             value = values[name]
             hidden = isinstance(value, Secret)
-            schema = declared.schema.value
-            fault = schema_fault(schema, value.reveal() if hidden else value, f"inputs.{name}")
-            if fault is not None:
+            what = f"inputs.{name}"
+            validator = plan.validators.get(name)
+            if validator is None:  # compiling takes longer than most small runs
+                validator = compile_schema(declared.schema.value, what)
+                plan.validators[name] = validator
+            faults = faults_of(validator, value.reveal() if hidden else value, what)
+            if faults:
                 if hidden:  # the fault would show what it is about
-                    fault = f"the secret inputs.{name} does not fit its schema"
-                raise InputValidationError(f"graph {plan.graph.name!r}: {fault}")
+                    faults = f"the secret inputs.{name} does not fit its schema"
+                raise InputValidationError(f"graph {plan.graph.name!r}: {faults}")
         for action, parameter, levels in plan.input_uses.get(name, ()):
             annotation = action.hints().get(parameter, Any)
             fault = mapped_misfit(values[name], annotation, levels, parameter)

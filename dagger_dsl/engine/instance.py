@@ -25,10 +25,13 @@ from dagger_dsl.runners.base import ASYNC, Board
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import CancelToken
+    from dagger_dsl.engine.nested import Nursery
     from dagger_dsl.engine.streams import Intake
     from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.runners.annex import Annex
+    from dagger_dsl.runners.base import Runner
+    from dagger_dsl.store.storage import Store
 
 __all__ = ["Run", "error_info"]
 
@@ -136,6 +139,11 @@ class Run:
         abandoned: Slots whose call was left behind.
         hook_errors: What hooks raised; it never ends a run.
         spent: Seconds of the run's time limit that earlier processes used up.
+        store: Where it is recorded, None in memory.
+        outer: The run that it is nested in.
+        driver: A runner of the caller's that makes the calls, those of nested runs too.
+        cap: A reading of the clock that a nested run must not pass, whatever its own limit is.
+        nursery: The runs that are nested in it; None where its graph has no workflows for nodes.
     """
 
     def __init__(
@@ -152,6 +160,8 @@ class Run:
         clock: Callable[[], float] = time.perf_counter,
         journal: Journal | None = None,
         lookup_in: Any = None,
+        store: Store | None = None,
+        outer: Run | None = None,
     ) -> None:
         self.plan = plan = plan.own()
         self.run_id = run_id
@@ -211,6 +221,11 @@ class Run:
         self.resumed = False
         self.depths: dict[str, int] = {}
         self.annex: Annex | None = None
+        self.store = store
+        self.outer = outer
+        self.nursery: Nursery | None = None
+        self.driver: Runner | None = None
+        self.cap: float | None = None
         self.registry: Any = lookup_in if lookup_in is not None else _Found(lookup)
         self._constants = len(plan.constants)
         values: list[Any] = [UNSET] * plan.size
@@ -242,6 +257,15 @@ class Run:
                     context.tie(self)
                     self._context = context
         return self._context
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether some call, or the run, has a time limit."""
+        return (
+            bool(self.plan.limits)
+            or self.config.timeout_seconds is not None
+            or self.cap is not None
+        )
 
     def result_names(self) -> list[str]:
         """Return the ids of the nodes that have a result, in declaration order."""
@@ -353,6 +377,8 @@ class Run:
         Raises:
             TokenBudgetExceeded: They are more than the run may use.
         """
+        if self.outer is not None:
+            self.outer.spend(number)
         most = self.config.max_tokens
         with self._counting:
             self.tokens += number
@@ -557,6 +583,7 @@ class Run:
             sinks=self.plan.sinks,
             workers=self.board.slots,
             run=self,
+            nested=None if self.nursery is None else self.nursery.reports,
         )
 
     def row(self, slot: int, state: str, **more: Any) -> Row:

@@ -31,6 +31,10 @@ def bind_call(run: Run, slot: int) -> Callable[..., Any]:
         action.check_inputs(inputs)
         return inputs
 
+    if action.style == "workflow":
+        from dagger_dsl.engine.nested import nested_call  # most graphs nest nothing
+
+        return nested_call(run, slot, prepare)
     return _calling(run, slot, action, prepare, action.check_output)
 
 

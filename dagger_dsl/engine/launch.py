@@ -202,13 +202,69 @@ def plan_for(graph: Graph, registry: Lookup) -> Plan:
         ValidationError: The graph cannot run.
     """
     plan: Plan | None = graph.compiled
-    if plan is None or any(
-        registry.get(name) is not action for name, action in plan.looked_up.items()
+    if (
+        plan is None
+        or any(registry.get(name) is not action for name, action in plan.looked_up.items())
+        or (plan.workflows and _workflows_changed(plan, registry))
     ):
         graph.validate(registry)
-        plan = compile_plan(graph, registry.get)
+        plan = compile_plan(graph, registry.get, getattr(registry, "get_workflow", _no_workflow))
         object.__setattr__(graph, "compiled", plan)  # frozen: no part of the value changes
     return plan
+
+
+def _workflows_changed(plan: Plan, registry: Lookup) -> bool:
+    lookup = getattr(registry, "get_workflow", _no_workflow)
+    return any(lookup(name) is not known for name, known in plan.workflows.items())
+
+
+def _no_workflow(_name: str) -> None:
+    return None
+
+
+# --- nested runs ---------------------------------------------------------------------------------
+
+
+def nest(
+    graph: Graph,
+    registry: Lookup,
+    inputs: Mapping[str, Any],
+    options: RunOptions,
+    base_config: DagConfig,
+    outer: Run,
+    run_id: str,
+) -> _Session:
+    """Prepare a run inside of another one, recorded where that is; see `engine.nested`.
+
+    Raises:
+        RunExists: It is recorded already.
+    """
+    return _prepare(
+        graph,
+        registry,
+        inputs,
+        options,
+        base_config,
+        outer.store,
+        outer.board.clock,
+        outer=outer,
+        run_id=run_id,
+    )
+
+
+def nest_again(
+    run_id: str, registry: Lookup, secrets: Mapping[str, Any], options: RunOptions, outer: Run
+) -> _Session:
+    """Claim a recorded run inside of another one; what is completed stays as it is."""
+    return _prepare_resume(
+        run_id,
+        registry,
+        options,
+        secrets,
+        outer.store,
+        clock=outer.board.clock,
+        outer=outer,
+    )
 
 
 # --- one run -------------------------------------------------------------------------------------
@@ -252,7 +308,7 @@ class _Session:
         """
         run = self.run
         sequential = run.options.runner == "sequential"
-        limited = bool(run.plan.limits) or run.config.timeout_seconds is not None
+        limited = run.is_limited
         if run.plan.needs_loop or self.needs_loop or run.options.runner == "asyncio":
             from dagger_dsl.runners.aio import LoopRunner
 
@@ -265,6 +321,7 @@ class _Session:
         """Run in the calling thread, by the runner that fits the graph unless one is given."""
         if self.ended is not None:
             return self.ended
+        self.run.driver = runner
         with self:
             (self.runner() if runner is None else runner).run(self.run.board)
         return self.conclude()
@@ -276,8 +333,7 @@ class _Session:
         from dagger_dsl.runners.aio import AsyncRunner
 
         run = self.run
-        limited = bool(run.plan.limits) or run.config.timeout_seconds is not None
-        inline = run.options.runner == "sequential" and not limited
+        inline = run.options.runner == "sequential" and not run.is_limited
         with self:
             await AsyncRunner(inline=inline).run(run.board)
         return self.conclude()
@@ -322,10 +378,15 @@ class _Session:
         run.began = run.board.clock()
         if run.config.timeout_seconds is not None:
             run.deadline = run.began + max(0.0, run.config.timeout_seconds - run.spent)
+        if run.cap is not None:
+            run.deadline = run.cap
         outer = run.options.cancel
         self._unsubscribe = [run.token.subscribe(self.coordinator.stop)]
         if outer is not None:
             self._unsubscribe.append(outer.subscribe(lambda: run.token.cancel(outer.reason)))
+        if run.outer is not None:  # at once: whoever would halt it may be waiting for it
+            around = run.outer.token
+            self._unsubscribe.append(around.subscribe(lambda: run.token.cancel(around.reason)))
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -375,19 +436,22 @@ def _prepare(
     base_config: DagConfig | None,
     store: Store | None,
     clock: Callable[[], float] = time.perf_counter,
+    outer: Run | None = None,
+    run_id: str | None = None,
 ) -> _Session:
     hooks = _bound(options.hooks, registry, graph.name)
     config = _configured(DagConfig.merge(base_config, graph.config), options)
     plan = plan_for(graph, registry)
     values = {} if options.partial else bind_inputs(plan, inputs, config.on_missing)
-    run_id = options.run_id or new_run_id()
+    if run_id is None:
+        run_id = options.run_id or new_run_id()
     _slots(options, config)  # refused here, before anything is recorded
     _warn_of_ignored(config, graph.name)
     if options.database_url is None and store is None:
         part = _part(plan, options, None)
         if part is not None:
             values = part.bind(inputs, options, config.on_missing)
-        run = _run(plan, run_id, registry, values, options, config, None, clock)
+        run = _run(plan, run_id, registry, values, options, config, None, clock, outer)
         if part is not None:
             part.begin(run)
         return _Session(run, None, hooks)
@@ -399,9 +463,10 @@ def _prepare(
         if part is not None:
             values = part.bind(inputs, options, config.on_missing)
         notes = () if part is None else part.notes
-        existing = recorder.create(graph, values, config, options, notes)
+        parent = None if outer is None else outer.run_id
+        existing = recorder.create(graph, values, config, options, notes, parent)
         if existing is None:
-            run = _run(plan, run_id, registry, values, options, config, recorder, clock)
+            run = _run(plan, run_id, registry, values, options, config, recorder, clock, outer)
             if part is not None:
                 part.begin(run)
             recorder.begin(run, hooked=bool(hooks))
@@ -421,6 +486,7 @@ def _prepare_resume(
     *,
     as_recorded: bool = False,
     clock: Callable[[], float] = time.perf_counter,
+    outer: Run | None = None,
 ) -> _Session:
     """Claim a recorded run.
 
@@ -445,7 +511,7 @@ def _prepare_resume(
         part = None if ended else _recorded_part(plan, stored)
         needed = None if part is None else part.inputs
         values = given if ended else bind_inputs(plan, given, config.on_missing, needed)
-        run = _run(plan, run_id, registry, values, options, config, recorder, clock)
+        run = _run(plan, run_id, registry, values, options, config, recorder, clock, outer)
         if ended:
             return _Session(run, recorder, ended=recorder.show(run))
         recorder.restore(run, options.on_change, hooked=bool(hooks), part=part)
@@ -511,6 +577,7 @@ def _run(
     config: DagConfig,
     recorder: Recorder | None,
     clock: Callable[[], float],
+    outer: Run | None,
 ) -> Run:
     return Run(
         plan=plan,
@@ -524,6 +591,8 @@ def _run(
         slots=_slots(options, config),
         clock=clock,
         journal=None if recorder is None else recorder.journal,
+        store=None if recorder is None else recorder.store,
+        outer=outer,
     )
 
 

@@ -27,22 +27,28 @@ from dagger_dsl.errors import (
     NodeFailure,
     NodeTimeout,
     OutputError,
+    StoreError,
     shown,
 )
 from dagger_dsl.model.context import Branch, NodeOutcome, NodeOutput, labels_of, no_label
 from dagger_dsl.model.events import NodeCompleted, NodeFailed, NodeRetrying
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import OnFailure
+from dagger_dsl.registry import ActionDef
 from dagger_dsl.retry import decide, effective_policy
-from dagger_dsl.runners.base import ANSWERS, Left, Overran, Writing, Yielded
+from dagger_dsl.runners.base import ANSWERS, Left, Overran, Suspended, Writing, Yielded
 
-__all__ = ["Outcomes", "Withdrawn"]
+__all__ = ["OutOfTime", "Outcomes", "Withdrawn"]
 
 logger = logging.getLogger("dagger_dsl.engine")
 
 
 class Withdrawn(Exception):  # an outcome between rooms, never shown to users
     """A call was taken but not begun when the run was stopped."""
+
+
+class OutOfTime(Exception):  # an outcome between rooms, never shown to users
+    """A nested run ended because the run around it has no time left."""
 
 
 class Outcomes:
@@ -184,6 +190,8 @@ class Outcomes:
             self._course.desk.ask(slot, answer)
         elif isinstance(answer, Writing):
             self._insert(slot, answer, now)
+        elif isinstance(answer, Suspended):
+            self._course.desk.suspend(slot, answer.reason)
         elif isinstance(answer, Branch):
             self.answer(slot, answer.value, answer.label)
         elif answer.commands and not self._course.desk.decided(slot, answer):
@@ -296,8 +304,13 @@ class Outcomes:
         if isinstance(error, LimitExceeded):
             self.exceeded(slot, error)
             return
+        if isinstance(error, StoreError) and run.plan.actions[slot].style == "workflow":
+            raise error  # trouble with storage is no result, of a nested run neither
+        if isinstance(error, OutOfTime):
+            self._course.time_out(now)
         halted = slot in self._course.victims or self._course.stop_asked
-        if halted and (isinstance(error, (Withdrawn, Left)) or _is_cancellation(error)):
+        ours = isinstance(error, (Left, OutOfTime, Withdrawn))
+        if halted and (ours or _is_cancellation(error)):
             self._course.cancelled(slot)
             return
         run.errors[slot] = error
@@ -419,8 +432,7 @@ class Outcomes:
         made = run.attempts_made(slot)
         self._note_failure(slot, error, made)
         if run.exception is None:
-            run.exception = NodeExecutionError(node_id, made, str(error_info(error)))
-            run.exception.__cause__ = error
+            run.exception = _execution_error(node_id, made, error, action)
         first = not state.stopped
         state.fail(slot, policy)
         if policy is OnFailure.STOP and first:
@@ -477,6 +489,19 @@ class Outcomes:
 
 def _is_iterator(value: Any) -> bool:
     return isinstance(value, (Iterator, AsyncIterator))
+
+
+def _execution_error(
+    node_id: str, made: int, error: BaseException, action: ActionDef
+) -> NodeExecutionError:
+    """Return what says that a node failed; of a nested run, which of its nodes did, and why."""
+    if action.style == "workflow" and isinstance(error, NodeExecutionError):
+        found = NodeExecutionError(f"{node_id}.{error.node_id}", error.attempts, error.reason)
+        found.__cause__ = error.__cause__
+    else:
+        found = NodeExecutionError(node_id, made, str(error_info(error)))
+        found.__cause__ = error
+    return found
 
 
 def _is_cancellation(error: BaseException) -> bool:

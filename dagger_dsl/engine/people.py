@@ -153,6 +153,9 @@ def asked_slot(run: Run, answer: Answer) -> int:
     if answer.node_id not in index:
         raise NodeNotFound(answer.node_id, tuple(index))
     slot = run.slot_named(answer.node_id, answer.key)
+    if slot in run.state.asking and slot not in run.asked:
+        reason = run.state.reasons.get(slot, "")
+        raise InvalidState(f"node {answer.node_id!r} is a run of its own: {reason}")
     if slot is None or slot not in run.state.asking:
         waiting = sorted(str(run.plan.ids[each]) for each in run.state.asking)
         raise InvalidState(

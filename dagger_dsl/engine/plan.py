@@ -99,7 +99,10 @@ class Plan:
         input_uses: By name of a graph input, the parameters it reaches, each with the number of
             levels that are mapped over there.
         looked_up: The actions that were found, by the name they were looked up under.
+        workflows: The bodies of nodes that are whole graphs, likewise.
         owners: By slot of a split output, the slot of its node.
+        secrets: Whether graph inputs are secret, by name, where somebody has asked.
+        validators: What checks the values of graph inputs that have a schema, made on first use.
         size: Number of slots.
         needs_loop: Something in the graph has to be awaited.
         rebound: Slots of nodes that got other inputs.
@@ -138,7 +141,10 @@ class Plan:
     iterators: set[int] = attrs.field(factory=set)
     input_uses: dict[str, dict[tuple[ActionDef, str, int], None]] = attrs.field(factory=dict)
     looked_up: dict[str, ActionDef] = attrs.field(factory=dict)
+    workflows: dict[str, ActionDef] = attrs.field(factory=dict)
     owners: dict[int, int] = attrs.field(factory=dict)
+    secrets: dict[str, bool] = attrs.field(factory=dict)
+    validators: dict[str, Any] = attrs.field(factory=dict)
     size: int = 0
     needs_loop: bool = False
     rebound: set[int] = attrs.field(factory=set)
@@ -361,7 +367,6 @@ _GROWING: Final = (
 
 #: Fields that the IR has for later versions, and the values that ask for nothing.
 _LATER: Final[dict[str, tuple[Any, ...]]] = {
-    "subgraph": (None,),
     "keep": (None, True),
 }
 
@@ -423,8 +428,12 @@ def _by_name(fn: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., An
     return call
 
 
-def compile_plan(graph: Graph, lookup: Callable[[str], ActionDef | None]) -> Plan:
-    """Compile *graph* with the actions that *lookup* finds.
+def compile_plan(
+    graph: Graph,
+    lookup: Callable[[str], ActionDef | None],
+    workflow: Callable[[str], ActionDef | None] = lambda _name: None,
+) -> Plan:
+    """Compile *graph* with the actions that *lookup* finds, and the bodies that *workflow* does.
 
     The graph is expected to be valid; what would break a run is still refused here.
 
@@ -438,7 +447,8 @@ def compile_plan(graph: Graph, lookup: Callable[[str], ActionDef | None]) -> Pla
     gc.disable()
     try:
         plan = Plan(graph)
-        _Compiler(plan, list(graph.nodes.values()), graph.labelled, lookup, first=True).extend()
+        nodes = list(graph.nodes.values())
+        _Compiler(plan, nodes, graph.labelled, lookup, workflow, first=True).extend()
         _ = plan.sinks  # every run asks for them
         return plan
     finally:
@@ -537,6 +547,7 @@ class _Compiler:
         nodes: What is added.
         edges: Labelled edges among them.
         lookup: Finds actions.
+        workflow: Finds workflows.
         first: They are the nodes that the plan begins with.
     """
 
@@ -546,6 +557,7 @@ class _Compiler:
         nodes: Sequence[Node],
         edges: Sequence[Edge],
         lookup: Callable[[str], ActionDef | None],
+        workflow: Callable[[str], ActionDef | None] = lambda _name: None,
         *,
         first: bool = False,
     ) -> None:
@@ -555,6 +567,7 @@ class _Compiler:
         self.nodes = nodes
         self.edges = edges
         self.lookup = lookup
+        self.workflow = workflow
         self.known = plan.looked_up if first else dict(plan.looked_up)
         self.forms: dict[tuple[int, tuple[str, ...]], _Form] = {}
         self.none: int | None = None
@@ -601,7 +614,7 @@ class _Compiler:
                 wrapped.append(slot)
             kind = ASYNC if action.is_async else 0
             limit = node.timeout if node.timeout is not None else action.timeout
-            if limit is not None:
+            if limit is not None and action.style != "workflow":  # its run has the limit
                 limits[slot] = limit
                 kind |= TIMED
             kinds[slot] = kind
@@ -671,8 +684,14 @@ class _Compiler:
         found: list[ActionDef] = []
         problems: list[Problem] = []
         for node in self.nodes:
-            action = self.find(node.action)
-            if action is None:
+            if node.subgraph is not None:
+                action = self.find_workflow(node.subgraph)
+            else:
+                action = self.find(node.action)
+            if action is None and node.subgraph is not None:
+                text = f"workflow {node.subgraph!r} is not loaded here; load it first"
+                problems.append(Problem(text, Place(node=node.id), "unknown-workflow"))
+            elif action is None:
                 problems.append(
                     Problem(
                         f"no action {node.action!r} is registered; define it with @action, or "
@@ -694,6 +713,12 @@ class _Compiler:
             if action is not None:
                 self.known[name] = action
         return action
+
+    def find_workflow(self, name: str) -> ActionDef | None:
+        known = self.into.workflows
+        if name not in known and (found := self.workflow(name)) is not None:
+            known[name] = found
+        return known.get(name)
 
     def resolve_handlers(
         self, actions: list[ActionDef]

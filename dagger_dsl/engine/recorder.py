@@ -78,10 +78,11 @@ class Recorder:
         config: DagConfig,
         options: RunOptions,
         notes: Sequence[Command] = (),
+        parent: str | None = None,
     ) -> str | None:
         """Record a new run and own it; return the run's id that the idempotency key has already.
 
-        Secrets among the inputs are not stored.
+        Secrets among the inputs are not stored. *parent* is the run that this one is nested in.
 
         Args:
             graph, inputs, config, options: Of the run.
@@ -103,6 +104,7 @@ class Recorder:
                 inputs=kept,
                 config=config,
                 idempotency_key=options.idempotency_key,
+                parent_run_id=parent,
                 durability=options.durability,
                 notes=notes,
             )
@@ -381,7 +383,11 @@ class Recorder:
         under_way = {
             slot
             for slot in seats
-            if slot < run.plan.size and run.plan.ids[slot] is not None and slot not in done
+            if slot < run.plan.size
+            and run.plan.ids[slot] is not None
+            and slot not in done
+            # A nested run counts deaths in its own calls; none is the fault of its node.
+            and run.plan.actions[slot].style != "workflow"
         }
         for slot in under_way:
             node_id = run.name_of(slot)
@@ -412,6 +418,7 @@ class Recorder:
         stored = self.stored
         know_classes(run.plan)
         run.wall = 0.0  # every time comes from the record
+        run.resumed = True
         story = rebuild(run, stored.commands)
         done = self._place(run)
         states = {}
@@ -490,13 +497,18 @@ class Recorder:
 
 def know_classes(plan: Plan) -> None:
     """Let the codec read the classes that the actions' annotations name."""
-    for action in plan.looked_up.values():
+    for action in (*plan.looked_up.values(), *plan.workflows.values()):
         allow_hints(action.hints())
 
 
 def _versions(run: Run) -> dict[str, str]:
     """Return the declared versions of a run's actions by name."""
-    return {name: action.version for name, action in run.plan.looked_up.items() if action.version}
+    plan = run.plan
+    found = {name: action.version for name, action in plan.looked_up.items() if action.version}
+    nested = {
+        f"workflow {name}": each.version for name, each in plan.workflows.items() if each.version
+    }
+    return found | nested
 
 
 def _is_stored(node: StoredNode) -> bool:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from dagger_dsl.model.caching import CacheDecision
 
-__all__ = ["ErrorInfo", "NodeReport", "RunReport"]
+__all__ = ["ErrorInfo", "NodeReport", "RunReport", "result_of"]
 
 
 @attrs.frozen
@@ -177,6 +177,7 @@ class RunReport:
     _sinks: tuple[str, ...] | None = attrs.field(default=None, repr=False)
     #: The `Run` it tells of, for partial runs that build on it.
     _run: Any = attrs.field(default=None, repr=False)
+    _nested: Callable[[], Mapping[str, Any]] | None = attrs.field(default=None, repr=False)
 
     @property
     def success(self) -> bool:
@@ -195,6 +196,8 @@ class RunReport:
         if exception is None and not failed:
             return None
         first = getattr(exception, "node_id", failed[0] if failed else None)
+        if isinstance(first, str):  # 'inner.node' is a node of a nested run
+            first = first.partition(".")[0]
         known = isinstance(first, str) and first in self.graph.nodes
         return self.node_reports[str(first)].error if known else None
 
@@ -253,6 +256,16 @@ class RunReport:
         """
         self.graph.node(node_id)
         return self._invocations(node_id)
+
+    @property
+    def nested(self) -> Mapping[str, Any]:
+        """The runs of nodes that are workflows: a `RunReport` by node id.
+
+        Of a mapped node there is a mapping of reports by key instead, as in `invocations`. Nodes
+        that have not begun have none. Nothing of it is kept in the report: runs that an earlier
+        process made are read from the store each time.
+        """
+        return {} if self._nested is None else self._nested()
 
     @property
     def node_times(self) -> dict[str, float]:
@@ -399,6 +412,14 @@ class RunReport:
             report = self.node_reports[node_id]
             return NodeExecutionError(node_id, report.attempts, str(report.error or ""))
         return ExecutionError(f"run {self.run_id} is {self.status}")
+
+
+def result_of(report: RunReport) -> Any:
+    """Return the value of a run: that of its one sink, else a mapping of the sinks' values."""
+    outputs, sinks = report.outputs, report.sinks
+    if len(sinks) == 1 and outputs.keys() <= set(sinks):
+        return outputs.get(sinks[0])
+    return dict(outputs)
 
 
 def _cache_decision(report: NodeReport) -> CacheDecision:

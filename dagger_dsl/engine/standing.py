@@ -26,7 +26,7 @@ from dagger_dsl.model.commands import (
     with_inputs,
 )
 from dagger_dsl.model.graph import Graph, Node
-from dagger_dsl.model.validate import validate_growth
+from dagger_dsl.model.validate import validate_growth, workflow_in
 
 __all__ = ["Standing", "names_in", "specs_of"]
 
@@ -243,7 +243,10 @@ class Standing:
 def _knows(registry: Any, graph: Graph) -> bool:
     """Whether a registry has every action of a graph."""
     names = {node.action for node in graph.nodes.values() if node.subgraph is None}
-    return all(registry.get(name) is not None for name in names)
+    nested = {node.subgraph for node in graph.nodes.values() if node.subgraph is not None}
+    return all(registry.get(name) is not None for name in names) and all(
+        workflow_in(registry, name) is not None for name in nested
+    )
 
 
 def _inputs_of(graph: Graph, nodes: Mapping[str, Node]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from dagger_dsl._doors import through
 from dagger_dsl.errors import ConfigurationError, NotExecuted
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = ["Workflow"]
 
 
 class Workflow:
-    """A graph that is being built, and the way to run it.
+    """A graph that is being built, and the way to run it, or to have it for a node of another.
 
     Attributes:
         name: What it is called.
@@ -148,10 +149,13 @@ class Workflow:
         report.raise_for_failure()
         if settings.stop_at is not None:
             return report.value(settings.stop_at, None)
-        outputs, sinks = report.outputs, report.sinks
-        if len(sinks) == 1 and outputs.keys() <= set(sinks):
-            return outputs.get(sinks[0])
-        return dict(outputs)
+        return self._result_of(report)
+
+    def _result_of(self, report: RunReport) -> Any:
+        """Return the value of a run that succeeded, also of one nested in another workflow's."""
+        from dagger_dsl.engine.report import result_of
+
+        return result_of(report)
 
     def get_result(self, node_id: str, default: Any = ...) -> Any:
         """Return a node's value in the last run.
@@ -176,3 +180,76 @@ class Workflow:
     def __getitem__(self, node_id: str) -> Any:
         """Return a node's value in the last run: ``dag["load"]``."""
         return self.get_result(node_id)
+
+    # --- as a node of another workflow -----------------------------------------------------------
+
+    def _as_action(self) -> Any:
+        """Return what this is where an action is wanted."""
+        return through("place_workflow")(self)
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        """Run this, or inside a ``with DAG`` block place it as a node and return its handle.
+
+        The node's parameters are the inputs of this graph, its value is what `run` returns. Its run
+        is one of its own, with an id that begins with that of the run around it; it is resumed with
+        that run, and `RunReport.nested` has its report. It has the runner, the app_data and the
+        hooks of that run (events of both may come at the same time; ``event.node.run_id`` tells
+        them apart), and its nodes share a `Context` of their own.
+
+        A run that begins in the body of an action, by such a call or by `run`, is tied to nothing:
+        it is recorded and cancelled by itself only.
+
+        Args:
+            *args, **inputs: What the inputs are given; inside a block handles, too.
+
+        Raises:
+            CycleError: The DAG of the block would contain itself.
+            ValidationError: An input is unknown.
+        """
+        return self._as_action()(*args, **inputs)
+
+    def map(self, items: Any = None, /, **options: Any) -> Any:
+        """Run this for each item of a list: ``inner.map(rows)``; see `Action.map`."""
+        return self._as_action().map(items, **options)
+
+    def with_options(self, **options: Any) -> Any:
+        """Return what places this as a node with options: ``id``, timeout, attempts...
+
+        They are those of `Action.with_options`. The time limit is that of the whole nested run, and
+        a further attempt goes on with a run that is recorded, instead of beginning another.
+        """
+        return self._as_action().with_options(**options)
+
+    def _call_plainly(self, *args: Any, **inputs: Any) -> Any:
+        """Run this with its inputs as arguments, apart from whatever runs around the caller."""
+        names = [param.name for param in self._as_action().definition.params]
+        if len(args) > len(names):
+            raise ConfigurationError(
+                f"{self.name!r} takes {len(names)} inputs ({', '.join(names) or 'none'}), not "
+                f"{len(args)}"
+            )
+        given = dict(zip(names, args, strict=False))
+        twice = next((name for name in inputs if name in given), None)
+        if twice is not None:
+            raise ConfigurationError(f"{self.name!r} is given {twice!r} by position and by name")
+        return self.run({**given, **inputs})
+
+    def __rshift__(self, other: Any) -> Any:
+        """Connect this, as a node, with what follows: ``inner >> report``."""
+        return self._as_action() >> other
+
+    def __rrshift__(self, other: Any) -> Any:
+        """Connect what comes before with this, as a node: ``[a, b] >> inner``."""
+        return other >> self._as_action()
+
+    def __lshift__(self, other: Any) -> Any:
+        """Connect backwards: ``inner << load``."""
+        return self._as_action() << other
+
+    def __rlshift__(self, other: Any) -> Any:
+        """Connect backwards: ``[a, b] << inner``."""
+        return other << self._as_action()
+
+    def __and__(self, other: Any) -> Any:
+        """Return both as one side of an arrow: ``a >> (inner & c)``."""
+        return self._as_action() & other

@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import attrs
 
@@ -26,6 +26,9 @@ from dagger_dsl.errors import (
 from dagger_dsl.model.commands import NodeSpec, with_inputs
 from dagger_dsl.model.graph import Graph, Node, missing_dependency
 from dagger_dsl.registry import Registry
+
+if TYPE_CHECKING:
+    from dagger_dsl.registry._workflow import KeptWorkflow, WorkflowDef
 
 __all__ = ["Catalogue", "Compilable", "DagMetadata", "Entry", "check_fields"]
 
@@ -61,6 +64,58 @@ class Entry(NamedTuple):
     registry: Registry
 
 
+class _Loaded:
+    """A loaded graph as the body of a node.
+
+    Attributes:
+        name: What nodes call it.
+        registry: Where its actions, and the workflows in it, are looked up.
+    """
+
+    def __init__(self, name: str, entry: Entry) -> None:
+        self.name = name
+        self.registry = entry.registry
+        self.entry = entry
+
+    def compile(self) -> Graph:
+        """Return the graph."""
+        return self.entry.graph
+
+
+class _Common(Registry):
+    """What all loaded graphs may use: the actions of an executor, and each other as bodies.
+
+    Args:
+        parent: The executor's own registry.
+        catalogue: Knows the graphs.
+    """
+
+    def __init__(self, parent: Registry, catalogue: Catalogue) -> None:
+        super().__init__(parent)
+        self._catalogue = catalogue
+        self._bodies: dict[str, KeptWorkflow] = {}
+
+    def get_workflow(self, name: str) -> WorkflowDef | None:
+        """Return a workflow that a registry knows, else a loaded graph, as the body of a node."""
+        found = super().get_workflow(name)
+        if found is not None:
+            return found
+        entry = self._catalogue.find(name)
+        if entry is None:
+            return None
+        kept = self._bodies.get(name)
+        known = None if kept is None else kept.workflow
+        if kept is None or not isinstance(known, _Loaded) or known.entry is not entry:
+            from dagger_dsl.registry._workflow import KeptWorkflow  # most graphs nest nothing
+
+            kept = self._bodies[name] = KeptWorkflow(_Loaded(entry.graph.name, entry))
+        return kept.definition()
+
+    def list_workflows(self) -> list[str]:
+        """Return the names of all workflows and loaded graphs, sorted."""
+        return sorted({*super().list_workflows(), *self._catalogue.names()})
+
+
 class Catalogue:
     """Loaded graphs, newest version last. It may be used from any thread.
 
@@ -70,6 +125,7 @@ class Catalogue:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._common = _Common(registry, self)
         self._lock = threading.RLock()
         self._entries: dict[str, dict[str, Entry]] = {}
         self._serial = itertools.count(1)
@@ -158,25 +214,25 @@ class Catalogue:
     def opened(self, dag: Graph | Compilable) -> Entry:
         """Return a graph with the registry that knows its actions."""
         if isinstance(dag, Graph):
-            return Entry(dag, self._registry)
+            return Entry(dag, self._common)
         compiled = getattr(dag, "compile", None)
         graph = compiled() if callable(compiled) else None
         if not isinstance(graph, Graph):
             raise ConfigurationError(f"a Graph or a DAG is loaded and run, not {dag!r}")
         own = getattr(dag, "registry", None)
         if own is None or own is self._registry:
-            return Entry(graph, self._registry)
-        registry = Registry(parent=self._registry)
+            return Entry(graph, self._common)
+        registry = Registry(parent=self._common)
         _bring(registry, graph, own)
         return Entry(graph, registry)
 
     def everything(self) -> Registry:
         """Return a registry of all actions that loaded drafts brought, over the common one."""
-        found = Registry(parent=self._registry)
+        found = Registry(parent=self._common)
         with self._lock:
             for versions in self._entries.values():
                 for entry in versions.values():
-                    if entry.registry is not self._registry:
+                    if entry.registry is not self._common:
                         _bring(found, entry.graph, entry.registry)
         return found
 
@@ -283,7 +339,11 @@ def _newest(versions: dict[str, Entry]) -> Entry:
 
 
 def _bring(registry: Registry, graph: Graph, source: Registry) -> None:
-    """Register what *source* has of the actions, handlers and fallbacks that a graph uses."""
+    """Register what *source* has of the actions, handlers, fallbacks and bodies of a graph."""
+    for node in graph.nodes.values():
+        nested = None if node.subgraph is None else source.get_workflow(node.subgraph)
+        if nested is not None:
+            registry.register_workflow(nested.workflow, node.subgraph, replace=True)
     names = {
         name: None
         for node in graph.nodes.values()

@@ -114,8 +114,10 @@ _STYLES: Final = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 #: Which check a problem of a graph belongs to, by its code; the others are of its structure.
 _AREAS: Final = {
     "unknown-action": "actions",
+    "unknown-workflow": "actions",
     "unknown-dependency": "dependencies",
     "cycle": "cycles",
+    "nested-in-itself": "cycles",
     "missing-input": "inputs",
     "may-be-missing": "inputs",
     "unknown-graph-input": "inputs",
@@ -194,7 +196,8 @@ def _wrong(entry: Entry) -> list[Problem]:
 def _sound(area: str, entry: Entry, config: DagConfig) -> str:
     graph = entry.graph
     if area == "actions":
-        return f"all {len({node.action for node in graph.nodes.values()})} are registered"
+        names = {node.action for node in graph.nodes.values() if node.subgraph is None}
+        return f"all {len(names)} are registered"
     if area == "dependencies":
         return f"all {len(graph.edges)} lead to nodes of the graph" if graph.edges else "none"
     if area == "cycles":

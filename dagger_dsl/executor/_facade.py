@@ -515,7 +515,9 @@ class DagExecutor:
                 raise
             from dagger_dsl.views.stored import stored_report
 
-            return stored_report(stored, self._url)  # as it is: nothing of it is called
+            return stored_report(
+                stored, self._url, self._store
+            )  # as it is: nothing of it is called
         return self._ended(report, registry, values)
 
     #: Document 001's names of `resume`.

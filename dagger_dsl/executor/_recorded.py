@@ -121,7 +121,8 @@ def values_of(stored: StoredRun, registry: Registry) -> dict[str, dict[str, Any]
         if key != DEFAULT_KEY:
             continue
         node = graph.nodes.get(node_id)
-        action = None if node is None else registry.get(node.action)
+        nested = node is not None and node.subgraph is not None
+        action = None if node is None or nested else registry.get(node.action)
         declared = [] if node is None else [each.name for each in node.outputs]
         if not declared and action is not None:
             declared = list(action.outputs)

@@ -408,8 +408,10 @@ class Reader:
                 part(self, fields, value, (*path, key), name)
             else:
                 self.unknown(key, path, "a node", _NODE_KEYS, name)
+        if "action" not in plain and isinstance(fields.get("subgraph"), str):
+            fields["action"] = fields["subgraph"]  # it is passed over where there is a body
         for key in ("id", "action"):
-            if key not in plain:
+            if key not in plain and key not in fields:
                 self.report(path, f"a node needs the key {key!r}", "missing-key", node=name)
         if "onfailure" in plain and "on_failure" in plain:
             self.report(

@@ -366,7 +366,7 @@ class Node:
         keep: Whether the value is kept after its last consumer.
         enabled: A disabled node is skipped.
         fallback: Action that is called when the last attempt has failed.
-        subgraph: Name of a graph that is the node's body.
+        subgraph: Name of a workflow that is the node's body; the action is passed over then.
         map_depth: How many levels of lists `map_over` goes into, 100 at most; 1 where nothing is
             said.
         map_errors: What a failed invocation of a mapped node does: ``fail`` the node (the default),

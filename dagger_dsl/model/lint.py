@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dagger_dsl.errors import Place, Problem
+from dagger_dsl.errors import Place, Problem, ValidationError
 from dagger_dsl.model.graph import RESULT, Edge, Graph, Node
 from dagger_dsl.model.policies import Effects, RetryPolicy, Trigger
 from dagger_dsl.model.protocols import ActionInfo
-from dagger_dsl.model.validate import _labels_of, action_in, checked_registry
+from dagger_dsl.model.validate import _labels_of, action_in, checked_registry, workflow_in
 
 __all__ = ["lint"]
 
@@ -68,9 +68,14 @@ class _Lint:
         self.found.append((position, Problem(message, place, code, severity)))
 
     def action(self, node: Node) -> ActionInfo | None:
-        if self.registry is None or node.subgraph is not None:
+        if self.registry is None:
             return None
-        return action_in(self.registry, node.action)
+        if node.subgraph is None:
+            return action_in(self.registry, node.action)
+        try:
+            return workflow_in(self.registry, node.subgraph)
+        except ValidationError:  # which says it
+            return None
 
     # Dependencies.
 
@@ -149,7 +154,7 @@ class _Lint:
 
     def answers(self, node: Node, labels: Collection[str]) -> tuple[set[str] | None, bool]:
         """Return the labels a node can answer, None for any, and whether it gives one at a time."""
-        if node.map_over is not None or node.subgraph is not None:
+        if node.map_over is not None:
             return None, False
         action = self.action(node)
         returns = Any if action is None else action.hints().get("return", Any)

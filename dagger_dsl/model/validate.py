@@ -116,14 +116,15 @@ MAX_PROBLEMS = 100
 
 def _error(errors: Sequence[Problem]) -> ValidationError:
     codes = {each.code for each in errors}
+    circles = [each for each in errors if isinstance(each, _Cycle)]
     listed = list(errors[:MAX_PROBLEMS])
     if len(errors) > MAX_PROBLEMS:
         listed.append(Problem(f"{len(errors) - MAX_PROBLEMS} more problems", code="more"))
-    if codes == {"cycle"}:
-        return CycleError(_path_of(errors[0]), listed)
+    if len(circles) == len(errors):
+        return CycleError(circles[0].path, listed)
     if codes == {"unknown-dependency"}:
         return DependencyNotFound(listed)
-    if codes == {"unknown-action"}:
+    if codes <= {"unknown-action", "unknown-workflow"}:
         return ActionNotFound(listed)
     return ValidationError(listed)
 
@@ -133,15 +134,10 @@ class _Cycle(Problem):
 
     __slots__ = ("path",)
 
-    def __init__(self, path: Sequence[str]) -> None:
-        told = cycle_problem(path)
+    def __init__(self, path: Sequence[str], told: Problem | None = None) -> None:
+        told = cycle_problem(path) if told is None else told
         super().__init__(told.message, told.place, told.code)
         self.path = tuple(path)
-
-
-def _path_of(problem: Problem) -> tuple[str, ...]:
-    assert isinstance(problem, _Cycle)
-    return problem.path
 
 
 #: Triggers under which some edge is satisfied, so that an only edge is a satisfied one.
@@ -156,6 +152,13 @@ _CYCLES = 10
 
 #: What is wrong with giving an action inputs of certain names, and which kinds were in order.
 _Shape: TypeAlias = tuple[tuple[tuple[str, str], ...], set[tuple[int, ...]]]
+
+#: What a node calls: an action's name, or that of the workflow which is its body, in a tuple.
+_Body: TypeAlias = str | tuple[str]
+
+
+def _body(node: Node) -> _Body:
+    return node.action if node.subgraph is None else (node.subgraph,)
 
 
 def checked_registry(registry: Any) -> Any:
@@ -187,6 +190,17 @@ def action_in(registry: Any, name: str) -> ActionInfo | None:
     )
 
 
+def workflow_in(registry: Any, name: str) -> ActionInfo | None:
+    """Return the workflow that a registry has under a name, None for nothing.
+
+    Raises:
+        ValidationError: There is one, and it contains itself, or cannot be compiled.
+    """
+    lookup = getattr(registry, "get_workflow", None)
+    found: ActionInfo | None = lookup(name) if callable(lookup) else None
+    return found
+
+
 class _Analysis:
     """One analysis; problems are collected with their position, and come out in its order."""
 
@@ -201,7 +215,7 @@ class _Analysis:
     ) -> None:
         self.graph = graph
         self.grows = grows  # then there are nodes that it does not see
-        self.streams: set[str] = set()  # actions that yield items
+        self.streams: set[_Body] = set()  # actions that yield items
         self.known = known  # what else there is to wait for
         self.registry = checked_registry(registry)
         self.types = types and registry is not None
@@ -211,13 +225,14 @@ class _Analysis:
         self.index = {node.id: i for i, node in enumerate(self.nodes)}
         self.found: list[tuple[int, Problem]] = []
         self.suggestions = _SUGGESTIONS
-        self.actions: dict[str, ActionInfo | None] = {}
-        self.params: dict[str, Mapping[str, ParamInfo]] = {}
-        self.shapes: dict[str, dict[tuple[str, ...], _Shape]] = {}
+        self.actions: dict[_Body, ActionInfo | None] = {}
+        self.params: dict[_Body, Mapping[str, ParamInfo]] = {}
+        self.shapes: dict[_Body, dict[tuple[str, ...], _Shape]] = {}
+        self.broken: dict[str, tuple[Problem, ...]] = {}  # workflows, by name
         self.kinds: dict[str | None, int] = {}
         self.kind_numbers: dict[tuple[Any, ...], int] = {}
-        self.plain: dict[str, int] = {}
-        self.wanted: dict[str, dict[tuple[str, str, int], tuple[int, Any]]] = {}
+        self.plain: dict[_Body, int] = {}
+        self.wanted: dict[str, dict[tuple[_Body, str, int], tuple[int, Any]]] = {}
         self.missing_is_none = graph.config is not None and graph.config.on_missing == "null"
         self.labelled: dict[str, list[str]] = {}
         for edge in graph.labelled:
@@ -271,6 +286,8 @@ class _Analysis:
                         self.unknown_action(position, f"action {node.action!r}", node.action)
                     elif node.action in plain and not node.outputs and node.map_over is None:
                         self.kinds[f"{node.id}.{RESULT}"] = plain[node.action]  # as `kind_of` would
+                else:
+                    action = self.workflow(position, node.subgraph)
                 fallback = node.fallback
                 if fallback is None and action is not None:
                     fallback = getattr(action, "fallback", None)
@@ -303,11 +320,11 @@ class _Analysis:
         inputs, kinds = node.inputs, self.kinds
         names = tuple([each.name for each in inputs])
         try:
-            shape = self.shapes[node.action][names]
+            shape = self.shapes[_body(node)][names]
         except KeyError:
             faults = () if action is None else tuple(self.shape_faults(action, names))
             shape = (faults, set())
-            self.shapes.setdefault(node.action, {})[names] = shape
+            self.shapes.setdefault(_body(node), {})[names] = shape
         faults, in_order = shape
         if not faults and node.map_over is None:
             try:
@@ -348,8 +365,7 @@ class _Analysis:
         if not self.check_output(position, source, output):
             return None
         # All that the verdict on its type depends on.
-        own = source.subgraph is not None
-        said: tuple[Any, ...] = (source.action, output, len(source.outputs), own)
+        said: tuple[Any, ...] = (_body(source), output, len(source.outputs))
         if source.map_over is not None:
             said += (source.map_depth, source.map_errors)
         kind = self.kind_numbers.setdefault(said, len(self.kind_numbers))
@@ -363,8 +379,6 @@ class _Analysis:
             return True
         source_id, _, output = given.reference.partition(".")
         source = self.table[source_id]
-        if source.subgraph is not None:
-            return True
         return self.check_types(position, source, output, node, given)
 
     def check_map(self, position: int, node: Node) -> None:
@@ -439,20 +453,57 @@ class _Analysis:
             for where, text in faults:
                 self.report(self.index[where], text, "stream")
 
-    def lookup(self, name: str) -> ActionInfo | None:
+    def lookup(self, name: _Body) -> ActionInfo | None:
         try:
             return self.actions[name]
         except KeyError:
-            found = action_in(self.registry, name)
+            found = (
+                action_in(self.registry, name) if isinstance(name, str) else self.nested(name[0])
+            )
             self.actions[name] = found
             if found is not None:
                 self.params[name] = {param.name: param for param in found.params}
                 if getattr(found, "yields", None) is not None:
                     self.streams.add(name)
                 if not found.outputs:
-                    said = (name, RESULT, 0, False)
+                    said = (name, RESULT, 0)
                     self.plain[name] = self.kind_numbers.setdefault(said, len(self.kind_numbers))
             return found
+
+    def nested(self, name: str) -> ActionInfo | None:
+        """Return a workflow; what is wrong inside of it is noted."""
+        try:
+            found = workflow_in(self.registry, name)
+        except CycleError as error:
+            self.broken[name] = tuple(_Cycle(error.path, each) for each in error.problems)
+            return None
+        except ValidationError as error:
+            self.broken[name] = tuple(error.problems)
+            return None
+        problems = getattr(found, "problems", None)
+        if callable(problems):
+            self.broken[name] = problems()
+        return found
+
+    def workflow(self, position: int, name: str) -> ActionInfo | None:
+        """Return the body of a node; report that it is not known, or what is wrong with it."""
+        found = self.lookup((name,))
+        for each in self.broken.get(name, ()):
+            inner = "" if each.place.node is None else f"node {each.place.node!r}: "
+            message = f"in workflow {name!r}: {inner}{each.message}"
+            told = Problem(message, Place(node=self.nodes[position].id), each.code)
+            told = _Cycle(each.path, told) if isinstance(each, _Cycle) else told
+            self.found.append((position, told))
+        listing = getattr(self.registry, "list_workflows", None)
+        if found is None and not self.broken.get(name) and callable(listing):
+            known = listing()
+            self.report(
+                position,
+                f"workflow {name!r} is not loaded here{self.suggest(name, known)}"
+                + ("" if known else "; load it first, or import it"),
+                "unknown-workflow",
+            )
+        return found
 
     def unknown_action(self, position: int, what: str, name: str) -> None:
         listing = getattr(self.registry, "list_actions", None)
@@ -497,7 +548,7 @@ class _Analysis:
     def declared(self, source: Node) -> tuple[str, ...]:
         if source.outputs:
             return tuple(each.name for each in source.outputs)
-        action = self.lookup(source.action) if self.registry is not None else None
+        action = self.lookup(_body(source)) if self.registry is not None else None
         return () if action is None else tuple(action.outputs)
 
     def check_output(self, position: int, source: Node, output: str) -> bool:
@@ -508,7 +559,7 @@ class _Analysis:
             return True
         if not known and self.registry is None:
             return True  # the action may declare it
-        if not known and (source.subgraph is not None or self.lookup(source.action) is None):
+        if not known and self.lookup(_body(source)) is None:
             return True
         hint = (
             self.suggest(output, known)
@@ -522,7 +573,7 @@ class _Analysis:
     def check_types(
         self, position: int, source: Node, output: str, node: Node, given: Input
     ) -> bool:
-        giver, taker = self.lookup(source.action), self.lookup(node.action)
+        giver, taker = self.lookup(_body(source)), self.lookup(_body(node))
         if giver is None or taker is None:
             return True
         wanted = taker.hints().get(given.name, Any)
@@ -554,7 +605,7 @@ class _Analysis:
         return output_type(returns, declared, output)
 
     def check_literal(self, position: int, node: Node, given: Input) -> None:
-        action = self.lookup(node.action)
+        action = self.lookup(_body(node))
         assert action is not None
         assert given.literal is not None
         wanted, depth = action.hints().get(given.name, Any), _levels(node, given.name)
@@ -574,7 +625,7 @@ class _Analysis:
         for each in node.inputs:
             if each.reference is None or each.reference.startswith("inputs."):
                 continue
-            param = self.params[node.action].get(each.name)
+            param = self.params[_body(node)].get(each.name)
             if param is None or not param.required or param.accepts_none:
                 continue
             self.report(
@@ -598,7 +649,7 @@ class _Analysis:
             )
         users = self.wanted.setdefault(wanted, {})
         if self.types and action is not None:
-            user = (node.action, name, _levels(node, name))
+            user = (_body(node), name, _levels(node, name))
             if user not in users:
                 users[user] = (position, action.hints().get(name, Any))
 
@@ -639,8 +690,8 @@ class _Analysis:
             return
         for edge in self.graph.labelled:
             source = self.graph.nodes[edge.source]
-            action = self.lookup(source.action)
-            if action is None or source.subgraph is not None or edge.when is None:
+            action = self.lookup(_body(source))
+            if action is None or edge.when is None:
                 continue
             known = _labels_of(action.hints().get("return", Any))
             if known is not None and edge.when not in known:

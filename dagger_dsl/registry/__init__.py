@@ -16,6 +16,7 @@ How an action is called (`ActionDef.style`):
 * ``legacy``: ``fn(executor, node, cache)``. A function is legacy when it has exactly three
   parameters and these are named ``executor``, ``node``, ``cache`` (leading underscores do not
   count) or are annotated ``DagExecutor`` (or ``ExecutorView``), ``Node``, ``Cache``.
+* ``workflow``: it is a whole graph, which the engine runs; see `dagger_dsl.registry._workflow`.
 """
 
 from dagger_dsl.registry._define import (

@@ -30,7 +30,7 @@ from dagger_dsl.model.values import MISSING
 
 __all__ = ["ActionDef", "Hints", "Param", "Style"]
 
-Style: TypeAlias = Literal["function", "context", "legacy", "mapping"]
+Style: TypeAlias = Literal["function", "context", "legacy", "mapping", "workflow"]
 
 
 # --- annotations ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dagger_dsl.errors import (
     ActionNotFound,
@@ -21,11 +21,14 @@ from dagger_dsl.registry._define import define, definition_of, is_node_action, o
 from dagger_dsl.registry._definition import ActionDef
 from dagger_dsl.registry._wrappers import seen_through
 
+if TYPE_CHECKING:
+    from dagger_dsl.registry._workflow import KeptWorkflow, Nestable, WorkflowDef
+
 __all__ = ["ActionRegistry", "Registry", "as_registry", "current_registry", "registry"]
 
 
 class Registry:
-    """Actions by name, and plain tables for hooks and agents. May be used from any thread.
+    """Actions by name, workflows, and plain tables for hooks and agents; for any thread.
 
     Args:
         parent: Where names are looked up that this registry does not have; it is never written.
@@ -37,6 +40,7 @@ class Registry:
         self.parent = parent
         self._lock = threading.RLock()
         self._actions: dict[str, ActionDef] = {}
+        self._workflows: dict[str, KeptWorkflow] = {}
         self._tables: dict[str, dict[str, Any]] = {
             "hook": {},
             "task agent": {},
@@ -144,6 +148,7 @@ class Registry:
         """Forget everything that was registered here; the parent keeps its own."""
         with self._lock:
             self._actions.clear()
+            self._workflows.clear()
             for table in self._tables.values():
                 table.clear()
 
@@ -158,6 +163,71 @@ class Registry:
 
     def __repr__(self) -> str:
         return f"<Registry: {len(self._actions)} actions>"
+
+    # --- workflows -------------------------------------------------------------------------------
+
+    def register_workflow(
+        self, workflow: Nestable, name: str | None = None, replace: bool = False
+    ) -> None:
+        """Keep a workflow that nodes may have for their body, by its name.
+
+        Args:
+            workflow: A DAG, or anything else with a `name`, a `registry` and `compile()`. Nodes
+                have it as it is when they run, and not as it was when it was registered.
+            name: What nodes call it, its own name by default.
+            replace: Whether it may take the place of another workflow of this name.
+
+        Raises:
+            RegistryError: It is no workflow, or the name is taken by another one.
+        """
+        held = getattr(workflow, "registry", None)
+        if not callable(getattr(workflow, "compile", None)) or not isinstance(held, Registry):
+            raise RegistryError(
+                f"a workflow has a name, a registry and compile(), as a DAG has; not {workflow!r}"
+            )
+        chosen = workflow.name if name is None else name
+        if not isinstance(chosen, str) or not chosen:
+            raise RegistryError(f"a workflow's name is a text that is not empty, not {chosen!r}")
+        from dagger_dsl.registry._workflow import KeptWorkflow  # most programs nest nothing
+
+        with self._lock:
+            known = self._workflows.get(chosen)
+            if known is not None and known.workflow is workflow:
+                return
+            if known is not None and not replace:
+                raise RegistryError(
+                    f"another workflow {chosen!r} is registered already; give one of them another "
+                    "name, or use registry.register_workflow(..., replace=True)"
+                )
+            self._workflows[chosen] = KeptWorkflow(workflow)
+
+    def get_workflow(self, name: str) -> WorkflowDef | None:
+        """Return a workflow as the body of a node, as it is now, or None.
+
+        Raises:
+            CycleError: It contains itself.
+            ValidationError: It is nested too deeply, or cannot be compiled.
+        """
+        kept = self._workflows.get(name)
+        if kept is not None:
+            return kept.definition()
+        return None if self.parent is None else self.parent.get_workflow(name)
+
+    def list_workflows(self) -> list[str]:
+        """Return the names of all workflows, the parent's included, sorted."""
+        with self._lock:
+            names = set(self._workflows)
+        if self.parent is not None:
+            names.update(self.parent.list_workflows())
+        return sorted(names)
+
+    @property
+    def workflows(self) -> Mapping[str, Nestable]:
+        """The workflows that were registered here, by name."""
+        with self._lock:
+            return {name: kept.workflow for name, kept in self._workflows.items()}
+
+    # --- hooks and agents ------------------------------------------------------------------------
 
     def _add(self, table: str, name: str, thing: Any, replace: bool) -> None:
         if not isinstance(name, str) or not name:
@@ -250,9 +320,9 @@ def as_registry(source: Any) -> Registry:
 
     Args:
         source: A `Registry`; None for the one in force; a mapping of names to actions; or a
-            module, of which count its registries and those of its DAGs, its actions and objects
-            with `execute`, and the public functions written in it. Names that a mapping or a
-            module does not have are looked up in the registry in force.
+            module, of which count its registries and those of its DAGs, its DAGs as the bodies of
+            nodes, its actions and objects with `execute`, and the public functions written in it.
+            Names that a mapping or a module does not have are looked up in the registry in force.
 
     Raises:
         RegistryError: It is none of these, or something in a mapping is no action.
@@ -276,6 +346,9 @@ def as_registry(source: Any) -> Registry:
 def _from_module(module: types.ModuleType) -> Registry:
     parent = current_registry()
     made = Registry(parent=parent)
+    for thing in list(vars(module).values()):
+        if _is_workflow(thing):
+            made.register_workflow(thing, replace=True)
     for name, thing in vars(module).items():
         if isinstance(thing, types.ModuleType):
             continue
@@ -284,6 +357,8 @@ def _from_module(module: types.ModuleType) -> Registry:
             if held is not parent:
                 for each in list(held._actions.values()):
                     made.register(each, replace=True)
+                for nested, workflow in held.workflows.items():  # what its DAG was built with
+                    made.register_workflow(workflow, nested, replace=True)
                 if held is thing:  # hooks of a DAG's own registry are for its runs
                     for each_name, hook in list(held.hooks.items()):
                         made.register_hook(each_name, hook, replace=True)
@@ -295,6 +370,15 @@ def _from_module(module: types.ModuleType) -> Registry:
             except RegistryError:
                 continue  # a helper that cannot be an action is not asked for by any node
     return made
+
+
+def _is_workflow(thing: Any) -> bool:
+    return (
+        not isinstance(thing, type)
+        and isinstance(_held_registry(thing), Registry)
+        and callable(getattr(thing, "compile", None))
+        and isinstance(getattr(thing, "name", None), str)
+    )
 
 
 def _held_registry(thing: Any) -> Any:

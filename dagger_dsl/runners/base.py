@@ -82,6 +82,19 @@ class Yielded:  # an outcome between rooms, never shown to users
         self.error = error
 
 
+class Suspended:  # an outcome between rooms, never shown to users
+    """A nested run stands still; its node is called again when the run around it goes on.
+
+    Attributes:
+        reason: Why, for people.
+    """
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
 # Python's own iterators: whoever reads one first leaves nothing for the others.
 _TURNED: tuple[Any, ...] = ([], {}, {}.values(), {}.items())
 _READ: tuple[Any, ...] = (*_TURNED, (), set(), "", "é", b"", range(0), range(1 << 70))
@@ -101,6 +114,7 @@ ANSWERS: Final = frozenset(
         HumanRequest,
         Writing,
         Yielded,
+        Suspended,
         CoroutineType,
         GeneratorType,
         AsyncGeneratorType,
@@ -182,6 +196,18 @@ class Bell:
         # An hour at a time: some platforms refuse longer waits, and signals stay prompt.
         self._event.wait(None if seconds == inf else min(seconds, 3600.0))
         self._event.clear()
+
+
+def _over(_now: float) -> bool:
+    return False
+
+
+def _nothing() -> None:
+    pass
+
+
+def _no_halt(_slots: Collection[int]) -> None:
+    pass
 
 
 class Board:
@@ -270,18 +296,24 @@ class Board:
         self.flight: MutableSequence[int] = [-1] * (2 * slots)  # as many threads, as many tasks
         self.clock = clock
         self.lock = threading.Lock()
-        self.step: Callable[[float], bool] = lambda _now: False
+        self.step: Callable[[float], bool] = _over
         self.announce: Callable[[int, float], bool] | None = None
         self.beyond: frozenset[int] = frozenset()
         self.lingers = False
         self.due = inf
         self.latest = inf
         self.wake_at = inf
-        self.ring: Callable[[], None] = lambda: None
-        self.interrupt: Callable[[], None] = lambda: None
-        self.halt: Callable[[Collection[int]], None] = lambda _slots: None
+        self.ring: Callable[[], None] = _nothing
+        self.interrupt: Callable[[], None] = _nothing
+        self.halt: Callable[[Collection[int]], None] = _no_halt
         self.spawn: Callable[[Coroutine[Any, Any, Any], Reply], None] = _await_here
         self.listening = False
+
+    def forget(self) -> None:
+        """Let go of whoever stepped, called and listened; the run is over."""
+        self.step, self.interrupt, self.ring = _over, _nothing, _nothing
+        self.halt, self.spawn, self.announce = _no_halt, _await_here, None
+        self.calls = []
 
     def arguments(self, slot: int) -> tuple[Any, ...]:
         """Return the positional arguments of one call, as they are bound now."""

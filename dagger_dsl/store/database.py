@@ -230,6 +230,11 @@ class Database:
             finally:
                 locks.leave_writing()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def close(self) -> None:
         """Close every connection; a later use is an error. May be called twice."""
         with self._opening:

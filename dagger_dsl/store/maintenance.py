@@ -158,9 +158,13 @@ class Maintenance:
         parents = sa.select(flow_runs.c.parent_run_id).where(
             flow_runs.c.status.not_in(FINISHED), flow_runs.c.parent_run_id.is_not(None)
         )
+        outer = flow_runs.alias()
+        nested = flow_runs.c.parent_run_id.in_(sa.select(outer.c.run_id))
         query = (
             sa.select(flow_runs.c.run_id, flow_runs.c.flow_name, flow_runs.c.updated_at)
             .where(_removable(), flow_runs.c.run_id.not_in(parents))
+            # Nested runs go with the run around them. `parent_run_id` may be None: not a plain NOT.
+            .where(sa.or_(flow_runs.c.parent_run_id.is_(None), sa.not_(nested)))
             .order_by(flow_runs.c.created_at.desc(), flow_runs.c.run_id)
         )
         if flow_name is not None:
@@ -168,12 +172,18 @@ class Maintenance:
         seen: defaultdict[str, int] = defaultdict(int)
         old = []
         with self._database.reading() as connection:
-            for run in connection.execute(query):
+            for run in connection.execute(query).all():
                 seen[run.flow_name] += 1
                 if keep_last is not None and seen[run.flow_name] <= keep_last:
                     continue
                 if before is None or run.updated_at < before:
                     old.append(run.run_id)
+            inside = old
+            while inside:  # one level after the other
+                inside = [
+                    each for chunk in _chunks(inside) for each in connection.scalars(_nested(chunk))
+                ]
+                old += inside
         return old
 
     def _remove_runs(self, chunk: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -407,6 +417,15 @@ def _days_ago(days: float) -> dt.datetime:
 def _expired() -> sa.ColumnElement[bool]:
     now = dt.datetime.now(dt.UTC)
     return sa.and_(memo.c.expires_at.is_not(None), memo.c.expires_at <= now)
+
+
+def _nested(runs: Sequence[str]) -> sa.Select[Any]:
+    """Return the query for the runs that are nested directly in some."""
+    return (
+        sa.select(flow_runs.c.run_id)
+        .where(flow_runs.c.parent_run_id.in_(runs))
+        .order_by(flow_runs.c.run_id)
+    )
 
 
 def _removable() -> sa.ColumnElement[bool]:

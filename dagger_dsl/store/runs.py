@@ -351,10 +351,20 @@ class Runs:
         return StoredRun(self._payloads, row, nodes, log, cache)
 
     def find(
-        self, flow_name: str | None, status: str | Sequence[str] | None, limit: int | None
+        self,
+        flow_name: str | None,
+        status: str | Sequence[str] | None,
+        limit: int | None,
+        parent: str | None,
     ) -> list[RunSummary]:
         """See `Store.list_runs`."""
-        query = _summaries(flow_name)
+        if parent is not None:
+            check_text("parent", parent)
+        query = _summaries(flow_name, parent)
+        if parent is not None and self._database.is_sqlite:
+            # Their ids begin with that of the run around them, which has an index; other databases
+            # may sort texts as people do.
+            query = query.where(flow_runs.c.run_id.between(f"{parent}/", f"{parent}0"))
         check_count("limit", limit)
         if status is not None:
             query = query.where(flow_runs.c.status.in_(run_states(status)))
@@ -381,9 +391,10 @@ class Runs:
             ]
 
 
-def _summaries(flow_name: str | None) -> sa.Select[Any]:
+def _summaries(flow_name: str | None, parent: str | None = None) -> sa.Select[Any]:
     columns = [flow_runs.c[field.name] for field in attrs.fields(RunSummary)]
     query = sa.select(*columns).order_by(flow_runs.c.created_at.desc(), flow_runs.c.run_id)
+    query = query.where(flow_runs.c.parent_run_id == parent)  # IS NULL where that is None
     if flow_name is None:
         return query
     check_text("flow_name", flow_name)

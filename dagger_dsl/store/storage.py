@@ -217,6 +217,7 @@ class Store:
         flow_name: str | None = None,
         status: str | Sequence[str] | None = None,
         limit: int | None = 100,
+        parent: str | None = None,
     ) -> list[RunSummary]:
         """Return runs, the newest first.
 
@@ -224,14 +225,17 @@ class Store:
             flow_name: Only runs of this graph.
             status: Only runs of this status, or of one of these.
             limit: At most so many; None gives all.
+            parent: Only the runs that are nested directly in this one; without it those that are
+                nested in none.
         """
-        return self._runs.find(flow_name, status, limit)
+        return self._runs.find(flow_name, status, limit, parent)
 
     def orphans(self, flow_name: str | None = None) -> list[RunSummary]:
         """Return the runs that are recorded as running while nobody executes them, newest first.
 
         Their owner died, or it gave them free before their end. Owners on this host are known at
-        once; those on other hosts are watched, all together, for one lease.
+        once; those on other hosts are watched, all together, for one lease. Nested runs are not
+        among them: the run around one goes on with it.
 
         Args:
             flow_name: Only runs of this graph.

@@ -113,7 +113,8 @@ def _status(state: str) -> str:
 
 
 def _plan_label(node: Node) -> list[str]:
-    return [node.id] if node.action == node.id else [node.id, node.action]
+    body = node.action if node.subgraph is None else node.subgraph
+    return [node.id] if body == node.id else [node.id, body]
 
 
 def _run_label(report: NodeReport) -> list[str]:
@@ -143,6 +144,8 @@ def _digraph(graph: Graph, labels: Iterable[tuple[list[str], str]], title: str =
     lines.append("")
     for node, (label, colour) in zip(graph.nodes.values(), labels, strict=True):
         given = {"fillcolor": colour, "label": quote("\n".join(map(_cut, label)))}
+        if node.subgraph is not None:
+            given["shape"] = "component"
         tooltip = "\n".join(_tooltip(node))
         if tooltip:
             given["tooltip"] = quote(_cut(tooltip, TOOLTIP))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from dagger_dsl.engine.report import NodeReport
 from dagger_dsl.errors import DaggerError
+from dagger_dsl.model.states import NodeState
 from dagger_dsl.model.values import to_shown
 from dagger_dsl.views.clean import first_line, printable
 
 if TYPE_CHECKING:
-    from dagger_dsl.engine.report import NodeReport, RunReport
+    from dagger_dsl.engine.report import RunReport
     from dagger_dsl.errors import Problem
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "plain_table",
     "problem_to_plain",
     "report_to_plain",
+    "rows_of",
     "shown",
 ]
 
@@ -39,6 +43,40 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def rows_of(
+    report: RunReport, ids: Iterable[str], most: int | None = None
+) -> list[tuple[int, str, NodeReport]]:
+    """Return how nodes of a run stand, each followed by the nodes of its own run.
+
+    Args:
+        report: The run.
+        ids: The nodes.
+        most: Rows at most, None for all.
+
+    Returns:
+        Rows of a level, 0 for the run's own nodes, what to call the node, and its report.
+    """
+    return list(islice(_rows(report, ids, 0), most))
+
+
+def _rows(
+    report: RunReport, ids: Iterable[str], level: int
+) -> Iterator[tuple[int, str, NodeReport]]:
+    nested = report.nested
+    for node_id in ids:
+        yield level, node_id, report.node_reports[node_id]
+        inside = nested.get(node_id)
+        if isinstance(inside, Mapping):
+            calls = report.invocations(node_id)
+            for key, child in inside.items():
+                # A call that has not ended has no record of its own.
+                call = calls.get(key) or NodeReport(node_id, NodeState.PENDING, key=key)
+                yield level + 1, f"[{key}]", call
+                yield from _rows(child, child.graph.nodes, level + 2)
+        elif inside is not None:
+            yield from _rows(inside, inside.graph.nodes, level + 1)
 
 
 def note_of(report: NodeReport) -> str:
@@ -101,11 +139,23 @@ def report_to_plain(report: RunReport, outputs: Iterable[Output] | None = None) 
             "pending": report.pending_nodes,
         },
         "nodes": [node_to_plain(each) for each in report.node_reports.values()],
+        **_nested_to_plain(report),
         "outputs": {
             node_id: to_shown(value) if fault is None else {"$fault": str(fault)}
             for node_id, value, fault in (outputs_of(report) if outputs is None else outputs)
         },
     }
+
+
+def _nested_to_plain(report: RunReport) -> dict[str, Any]:
+    """Return the runs of nodes that are workflows; nothing where there are none."""
+    nested = {
+        node_id: {key: report_to_plain(each) for key, each in inside.items()}
+        if isinstance(inside, Mapping)
+        else report_to_plain(inside)
+        for node_id, inside in report.nested.items()
+    }
+    return {"nested": nested} if nested else {}
 
 
 def outputs_of(report: RunReport) -> Iterator[Output]:

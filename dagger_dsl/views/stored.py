@@ -19,16 +19,21 @@ from dagger_dsl.model.states import NodeState, RunStatus
 
 if TYPE_CHECKING:
     from dagger_dsl.store.runs import StoredNode, StoredRun
+    from dagger_dsl.store.storage import Store
 
-__all__ = ["stored_report"]
+__all__ = ["nested_reports", "stored_report"]
 
 
-def stored_report(stored: StoredRun, database_url: str | None = None) -> RunReport:
+def stored_report(
+    stored: StoredRun, database_url: str | None = None, store: Store | None = None
+) -> RunReport:
     """Return what is recorded of a run as a report.
 
     Args:
         stored: The run, as `Store.load_run` gives it.
         database_url: Where it is recorded, for the report.
+        store: The store that has it: the reports of its nested runs are read from it. Without one
+            they are missing.
     """
     graph = graph_now(stored.graph, stored.commands)
     asked = prompts(stored.commands)
@@ -82,7 +87,48 @@ def stored_report(stored: StoredRun, database_url: str | None = None) -> RunRepo
         invocations=invocations,
         node=node,
         value=value,
+        nested=None
+        if store is None or all(each.subgraph is None for each in graph.nodes.values())
+        else lambda: nested_reports(store, stored.run_id, database_url),
     )
+
+
+def nested_reports(
+    store: Store, run_id: str, database_url: str | None = None
+) -> dict[str, RunReport | dict[str, RunReport]]:
+    """Return what is recorded of the runs in a run, by node id; of a mapped node, by key.
+
+    Args:
+        store: Where they are recorded. One that is closed is opened again by *database_url*.
+        run_id: The run around them.
+        database_url: Where that is, for the reports.
+    """
+    if store.database.is_closed and database_url is not None:
+        from dagger_dsl.store.storage import Store
+
+        with Store(database_url) as again:
+            return nested_reports(again, run_id, database_url)
+    found: dict[str, RunReport | dict[str, RunReport]] = {}
+    # The oldest first: where a node has several, the newest one counts.
+    for each in reversed(store.list_runs(limit=None, parent=run_id)):
+        node_id, _, key = each.run_id.removeprefix(f"{run_id}/").partition("/")
+        report = stored_report(store.load_run(each.run_id), database_url, store)
+        node_id, key = _unquoted(node_id), _unquoted(key)
+        if not key:
+            found[node_id] = report
+            continue
+        keyed = found.setdefault(node_id, {})
+        if isinstance(keyed, dict):
+            keyed[key] = report
+    return found
+
+
+def _unquoted(part: str) -> str:
+    """Return the node's id or the key that a part of a nested run's id was made of."""
+    part = part.partition("~")[0]  # how often its inputs have changed
+    for code, sign in (("%7E", "~"), ("%2F", "/"), ("%25", "%")):
+        part = part.replace(code, sign)
+    return part
 
 
 def _node_report(node: StoredNode) -> NodeReport:

@@ -11,7 +11,7 @@ from rich.text import Text
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.views.clean import first_line, printable
-from dagger_dsl.views.plain import duration, note_of
+from dagger_dsl.views.plain import duration, note_of, rows_of
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
@@ -34,7 +34,7 @@ STYLES: Final[Mapping[str, str]] = {
 
 
 def report_table(report: RunReport, limit: int | None = None) -> Table:
-    """Return a run's nodes as a table.
+    """Return a run's nodes as a table; those of nested runs are indented below their node.
 
     Args:
         report: The run.
@@ -60,17 +60,16 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
     table.add_column("attempts", justify="right")
     table.add_column("duration", justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
-    rows = _shown(report.states(), limit)
-    for node_id in rows:
-        each = report.node_reports[node_id]
+    rows = rows_of(report, _shown(report.states(), limit), limit)
+    for level, name, each in rows:
         table.add_row(
-            Text(printable(node_id)),
+            Text("  " * level + printable(name)),
             _state(each.state),
             Text(str(each.attempts)),
             Text("" if each.duration is None else duration(each.duration)),
             Text(note_of(each)),
         )
-    left = len(report.states()) - len(rows)
+    left = len(report.states()) - sum(level == 0 for level, _, _ in rows)
     if left:
         table.caption = f"and {left} more that completed or wait"
     return table

@@ -23,7 +23,8 @@ Of a node:
     ``max_parallel``: invocations of the node at the same time; any number.
     ``effects``: ``at_least_once`` or ``at_most_once``.
     ``fallback``: the action that is called when the last attempt has failed.
-    ``branch``, ``keep``, ``enabled``, ``subgraph``, ``metadata``: as for `Node`.
+    ``subgraph``: another loaded graph that is the node's body; ``action`` can be left out then.
+    ``branch``, ``keep``, ``enabled``, ``metadata``: as for `Node`.
 
 ``map_depth``, ``map_errors`` and ``map_batch`` go with ``map_over`` only. ``on_failure`` is read as
 ``onfailure``.

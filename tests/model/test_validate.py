@@ -152,6 +152,7 @@ def test_unknown_actions_are_reported_with_their_node() -> None:
         "node 'a': action 'sorce' is not registered; did you mean 'source'?",
         "node 'b': the failure action 'explode' is not registered; known: 'anything', 'source'",
         "node 'b': the fallback action 'nothing' is not registered; did you mean 'anything'?",
+        "node 'c': workflow 'other' is not loaded here; load it first, or import it",
     ]
     assert codes(nodes) == []  # without a registry only the structure is looked at
 

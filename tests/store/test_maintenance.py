@@ -617,3 +617,39 @@ def test_a_damaged_row_names_its_database(any_store: Store) -> None:
     with pytest.raises(StoreDamaged, match="restore a backup of the database") as caught:
         any_store.get_artifact(artifact)
     assert str(caught.value).startswith(any_store.database.where)
+
+
+# --- nested runs ----------------------------------------------------------------------------------
+
+
+def nest(store: Store, run_id: str, parent: str) -> None:
+    """Record a run inside of another one that completes."""
+    store.create_run(run_id=run_id, graph=GRAPH, inputs={}, parent_run_id=parent).finish(
+        "completed"
+    )
+
+
+def test_nested_runs_are_removed_with_the_run_around_them_and_not_before(store: Store) -> None:
+    for name in ("old", "new"):
+        finished(store, name)
+        nest(store, f"{name}/n", name)
+        nest(store, f"{name}/n/m", f"{name}/n")
+    finished(store, "old0")  # stands between them for who asks by prefix alone
+    nest(store, "lost/n", "lost")  # the run around it is gone
+    for run_id in ("old", "new/n", "new/n/m"):
+        age(store, run_id, 10)
+    plan = store.prune(older_than=dt.timedelta(days=5), dry_run=True)
+    assert set(plan.runs) == {"old", "old/n", "old/n/m"}
+    assert set(store.prune(older_than=dt.timedelta(days=5)).runs) == set(plan.runs)
+    assert ids(store) == {"new", "old0"}
+    assert [each.run_id for each in store.list_runs(parent="new")] == ["new/n"]
+    assert [each.run_id for each in store.list_runs(parent="new/n")] == ["new/n/m"]
+    store.retain("flow", keep_runs=0)
+    assert ids(store) == set()
+    assert store.stats().rows["flow_runs"] == 0
+
+
+def test_nested_runs_are_no_orphans(store: Store) -> None:
+    start(store, "r").close()
+    store.create_run(run_id="r/n", graph=GRAPH, inputs={}, parent_run_id="r").close()
+    assert [each.run_id for each in store.orphans()] == ["r"]
