@@ -20,6 +20,7 @@ DOORS: Final = {
     "report_to_dot": "dagger_dsl.views.dot:report_to_dot",
     "save_dot": "dagger_dsl.views.graphviz:save_dot",
     "render": "dagger_dsl.views.graphviz:render",
+    "progress_bar": "dagger_dsl.views.progress:progress_bar",
     "report_table": "dagger_dsl.views.tables:report_table",
     "dump_yaml": "dagger_dsl.yamlio:dump_yaml",
     "load_yaml": "dagger_dsl.yamlio:load_yaml",

@@ -22,6 +22,7 @@ from dagger_dsl.model.states import RunStatus
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.desk import Desk
+    from dagger_dsl.engine.freeing import Freeing
     from dagger_dsl.engine.mapping import Maps
     from dagger_dsl.engine.outcomes import Outcomes
     from dagger_dsl.engine.watch import Observers
@@ -40,8 +41,8 @@ class Course:
 
     Attributes:
         records: What the next commit holds.
-        outcomes, desk, maps: The parts of the coordinator that others need; `maps` is None while
-            nothing was mapped.
+        outcomes, desk, maps, freeing: The parts of the coordinator that others need; `maps` is None
+            while nothing was mapped, `freeing` while no value is to be freed.
         events: What hooks are to be shown.
         timers: ``(when, order, what)``, a heap.
         flying: How many released calls have not come back.
@@ -69,6 +70,7 @@ class Course:
         self.journal = run.journal
         self.records = Records(run)
         self.maps: Maps | None = None
+        self.freeing: Freeing | None = None
         self.events: list[Event] = []
         self.timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
@@ -84,12 +86,18 @@ class Course:
         self._sync = run.options.durability == "sync"
         self.plain = self.rare = False
         self.settle_paths()
+        run.stir = self._stir
 
     def settle_paths(self) -> None:
         """Settle whether completions need only their edges, and starts only their slot."""
         plan, run = self.plan, self.run
+        if plan.fleeting and self.freeing is None:
+            self._begin_freeing()
+        frees = self.freeing is not None
         self.rare = bool(
             plan.joins
+            or frees
+            or run.doomed
             or plan.mapped
             or plan.cached
             or plan.careful
@@ -104,9 +112,29 @@ class Course:
             or plan.fallbacks
             or plan.mapped
             or plan.cached
+            or frees
             or self.dropped
             or run.config.review_frequency
         )
+
+    def _stir(self) -> None:
+        self.rare = True  # from any thread; the next turn sees to it
+
+    def _begin_freeing(self) -> Freeing:
+        from dagger_dsl.engine.freeing import Freeing
+
+        self.freeing = Freeing(self)
+        return self.freeing
+
+    def free_values(self) -> None:
+        """Free the values that nothing needs any more."""
+        if self.freeing is None:
+            if not self.run.doomed:
+                return
+            self._begin_freeing()
+            self.settle_paths()
+        assert self.freeing is not None
+        self.freeing.look()
 
     def pause(self, reason: str) -> None:
         self.state.give_back(self.recall())
@@ -211,6 +239,8 @@ class Course:
             self.records.push(
                 slot, self.run.row(slot, NAMES[code], meta=to_json({"reason": reason}))
             )
+            if self.freeing is not None:
+                self.freeing.ended(slot)
             if self.watcher is not None:
                 kind = NodeSkipped if code == SKIPPED else NodeCancelled
                 self.events.append(kind(self.run.ref(slot), reason))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dagger_dsl._doors import through
 from dagger_dsl.engine.control import CancelToken, RunHandle, Tie
 from dagger_dsl.engine.coordinator import Coordinator
 from dagger_dsl.engine.inputs import bind_inputs
@@ -31,6 +32,7 @@ from dagger_dsl.runners.threads import ThreadRunner
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.hooks import BoundHook
+    from dagger_dsl.engine.memory import Memory
     from dagger_dsl.engine.recorder import Recorder
     from dagger_dsl.model.commands import Command
     from dagger_dsl.runners.base import Runner
@@ -234,9 +236,14 @@ class _Session:
         self.run = run
         self.recorder = recorder
         self.ended = ended
+        self._bar: Any = None
+        self._memory: Memory | None = None
         observers = None
         if hooks or options.progress is not None:
-            observers = Observers(run, hooks, options.progress)
+            progress = options.progress
+            if progress is True and ended is None:
+                progress = self._bar = through("progress_bar")(run.dag_name)
+            observers = Observers(run, hooks, progress)
         self.needs_loop = observers is not None and observers.needs_loop
         self.coordinator = Coordinator(run, observers)
         run.board.step = self.coordinator.step
@@ -263,9 +270,13 @@ class _Session:
         """Run in the calling thread, by the runner that fits the graph unless one is given."""
         if self.ended is not None:
             return self.ended
-        with self:
-            (self.runner() if runner is None else runner).run(self.run.board)
-        return self.conclude()
+        try:
+            with self:
+                (self.runner() if runner is None else runner).run(self.run.board)
+            return self.conclude()
+        finally:
+            if self.run.sharing is not None:
+                self.run.sharing.settle()
 
     async def execute_async(self) -> RunReport:
         """Run on the caller's event loop."""
@@ -276,9 +287,13 @@ class _Session:
         run = self.run
         limited = bool(run.plan.limits) or run.config.timeout_seconds is not None
         inline = run.options.runner == "sequential" and not limited
-        with self:
-            await AsyncRunner(inline=inline).run(run.board)
-        return self.conclude()
+        try:
+            with self:
+                await AsyncRunner(inline=inline).run(run.board)
+            return self.conclude()
+        finally:
+            if run.sharing is not None:
+                run.sharing.settle()
 
     def background(self, handle: RunHandle | None = None) -> RunHandle:
         """Run in a thread of its own.
@@ -324,11 +339,19 @@ class _Session:
         self._unsubscribe = [run.token.subscribe(self.coordinator.stop)]
         if outer is not None:
             self._unsubscribe.append(outer.subscribe(lambda: run.token.cancel(outer.reason)))
+        if run.options.track_memory:
+            from dagger_dsl.engine.memory import Memory
+
+            self._memory = Memory()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         for unsubscribe in self._unsubscribe:
             unsubscribe()
+        if self._memory is not None:
+            self.run.peak = self._memory.close()
+        if self._bar is not None:
+            self._bar.close()
         if self.run.annex is not None:
             self.run.annex.close()
         if error is not None:  # the waiting thread was interrupted

@@ -95,6 +95,7 @@ class Plan:
         mapped: By slot of a mapped node, what it maps over.
         careful: Slots of nodes that are started at most once.
         cached: By slot, the strategy of nodes that share their results between runs.
+        fleeting: Slots of nodes whose value is freed after the last node that takes it.
         input_uses: By name of a graph input, the parameters it reaches, each with the number of
             levels that are mapped over there.
         looked_up: The actions that were found, by the name they were looked up under.
@@ -134,6 +135,7 @@ class Plan:
     mapped: dict[int, Mapped] = attrs.field(factory=dict)
     careful: set[int] = attrs.field(factory=set)
     cached: dict[int, CacheStrategy] = attrs.field(factory=dict)
+    fleeting: set[int] = attrs.field(factory=set)
     input_uses: dict[str, dict[tuple[ActionDef, str, int], None]] = attrs.field(factory=dict)
     looked_up: dict[str, ActionDef] = attrs.field(factory=dict)
     owners: dict[int, int] = attrs.field(factory=dict)
@@ -319,6 +321,7 @@ _GROWING: Final = (
     "mapped",
     "careful",
     "cached",
+    "fleeting",
     "input_uses",
     "looked_up",
     "owners",
@@ -330,7 +333,6 @@ _GROWING: Final = (
 #: Fields that the IR has for later versions, and the values that ask for nothing.
 _LATER: Final[dict[str, tuple[Any, ...]]] = {
     "subgraph": (None,),
-    "keep": (None, True),
 }
 
 _asked = attrgetter("fallback", "effects", "keep", "cache_strategy")
@@ -712,7 +714,7 @@ class _Compiler:
             yield node, action
 
     def note_rare(self, actions: list[ActionDef]) -> None:
-        """Note what is mapped, cached, or started at most once."""
+        """Note what is mapped, cached, freed, or started at most once."""
         plan = self.into
         for node, action in self.rare(actions):
             slot = self.added[node.id]
@@ -723,6 +725,8 @@ class _Compiler:
             effects = node.effects if node.effects is not None else action.effects
             if effects is Effects.AT_MOST_ONCE:
                 plan.careful.add(slot)
+            if (node.keep if node.keep is not None else action.keep) is False:
+                plan.fleeting.add(slot)
             if node.map_over is not None:
                 plan.mapped[slot] = self.mapped(slot, node)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
     from dagger_dsl.model.config import RunOptions
     from dagger_dsl.model.graph import Graph
+    from dagger_dsl.model.sharing import Context
     from dagger_dsl.registry import Registry
 
 __all__ = ["Workflow"]
@@ -28,11 +29,15 @@ class Workflow:
         name: What it is called.
         registry: Where the actions of its nodes are looked up.
         report: The `RunReport` of the last run, None before.
+        progress_callback: The ``progress`` of later runs that are given none: a function of
+            ``(node_id, status, fraction)``. The attribute is not there before it is set.
     """
 
     name: str
     registry: Registry
+    progress_callback: Any
     report: Any = None
+    _run: Any = None
 
     def compile(self) -> Graph:
         """Return the graph as it is built so far."""
@@ -57,8 +62,8 @@ class Workflow:
             inputs: What the graph's inputs are given, by name.
             **options: Those of `RunOptions`: runner (``sequential`` by default; ``mode`` is
                 document 002's word for it), max_workers, timeout, database_url, durability,
-                run_id, idempotency_key (with a database_url only), hooks, app_data, cancel,
-                progress, config.
+                run_id, idempotency_key (with a database_url only), hooks, app_data, context,
+                cancel, progress (`progress_callback` by default), config, track_memory.
 
         The runner ``sequential`` calls sync bodies in the calling thread. Under a running event
         loop, as in a notebook, such a body may not call `asyncio.run`: use ``runner="threads"``,
@@ -114,7 +119,9 @@ class Workflow:
             if "runner" in options:
                 raise ConfigurationError("mode= and runner= are one option; give one of them")
             given["runner"] = given.pop("mode")
-        settings = RunOptions.of({"runner": runner, **given})
+        if "progress" not in given and hasattr(self, "progress_callback"):
+            given["progress"] = self.progress_callback
+        settings = RunOptions.of({"runner": runner, **given}, owner=self)
         if settings.idempotency_key is not None and settings.database_url is None:
             raise ConfigurationError(
                 "idempotency_key needs database_url=: a key is found again in the database that "
@@ -125,6 +132,27 @@ class Workflow:
                 "durability= says how results reach a database; give database_url= too"
             )
         return settings
+
+    def take_run(self, run: Any) -> None:
+        """Take the run that is being made, so that `context` is known during it."""
+        self._run = run
+
+    @property
+    def context(self) -> Context:
+        """The `Context` of the last run, also while it goes on.
+
+        It is the one the run was given, or one that is made when it is first asked for.
+
+        Raises:
+            NotExecuted: There was no run.
+        """
+        if self._run is None:
+            raise NotExecuted(
+                f"{self.name!r} has no context before its first run; make one and give it to "
+                "run(context=...)"
+            )
+        found: Context = self._run.context
+        return found
 
     def _answer(self) -> Any:
         """Return the value of the last run, or raise what it failed with."""
@@ -143,7 +171,7 @@ class Workflow:
             default: Returned when the node has no value; without it that is an error.
 
         Raises:
-            NotExecuted: No run has given the node a value.
+            NotExecuted: No run has given the node a value, or it was freed.
             NodeNotFound: There is no such node.
         """
         values: Mapping[str, Any] = {} if self.report is None else self.report.values
@@ -152,6 +180,8 @@ class Workflow:
         if default is not ...:
             return default
         node = self.nodes[node_id]
+        if self.report is not None and self.report.states().get(node.id) == "completed":
+            return self.report.value(node.id)  # which says why it is gone
         why = "run it first" if self.report is None else "it did not complete in the last run"
         raise NotExecuted(f"node {node.id!r} has no result: {why}")
 

@@ -383,11 +383,18 @@ def _context(value: Any) -> Context | None:
 
 
 def _progress(value: Any) -> Any:
-    if value is not None and not callable(value):
+    if value is False:
+        return None
+    if value is not None and value is not True and not callable(value):
         raise ConfigurationError(
-            f"progress is a function of (node_id, status, fraction), not {shown(value)}"
+            "progress is a function of (node_id, status, fraction), or True for a bar, not "
+            f"{shown(value)}"
         )
     return value
+
+
+def _track_memory(value: Any) -> bool:
+    return bool(_flag(value, "track_memory"))
 
 
 def _overrides(value: Any) -> DagConfig | None:
@@ -423,7 +430,8 @@ class RunOptions:
         context: The `Context` that nodes share; a new one is made when they ask for one.
         cancel: A token that ends the run when it is cancelled.
         progress: ``fn(node_id, status, fraction)``, called after each node that ended; with hooks
-            that see starts also before each call, as ``running``.
+            that see starts also before each call, as ``running``, and whenever a node reports its
+            own progress. The fraction is of the run and never falls. True shows a bar on stderr.
         event_capacity: Events that hooks are shown in one turn at most: what happens meanwhile
             waits as it is, so a slow hook costs time and not memory. Of events that hooks emit, a
             hundred times as many may wait; more end the run.
@@ -432,6 +440,9 @@ class RunOptions:
             its fields.
         on_change: What a resume does when an action has another version than when the run was
             started: ``warn``, or ``fail`` to refuse.
+        track_memory: Whether the context's metrics say how much memory Python used at most, above
+            what it used at the start. It is measured by `tracemalloc`, which makes a run several
+            times slower, and for the whole process.
     """
 
     runner: str = attrs.field(default="sequential", converter=_runner)
@@ -450,19 +461,26 @@ class RunOptions:
     command_capacity: int = attrs.field(default=100, converter=_capacity)
     config: DagConfig | None = attrs.field(default=None, converter=_overrides)
     on_change: str = attrs.field(default="warn", converter=_on_change)
+    track_memory: bool = attrs.field(default=False, converter=_track_memory)
+    #: Who is told of the run when it is made: its `take_run` is called with it.
+    _owner: Any = attrs.field(default=None, repr=False, eq=False)
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> RunOptions:
+    def of(cls, options: Mapping[str, Any], owner: Any = None) -> RunOptions:
         """Return the options that keywords describe.
+
+        Args:
+            options: Their values by name.
+            owner: Whose run it will be; its `take_run` is called with it.
 
         Raises:
             ConfigurationError: A name is unknown (with a suggestion) or a value is wrong.
         """
-        names = [field.name for field in attrs.fields(cls)]
+        names = [field.name for field in attrs.fields(cls) if not field.name.startswith("_")]
         for name in options:
             if name not in names:
                 raise ConfigurationError(
                     f"there is no run option {shown(name)}{did_you_mean(name, names)}; "
                     "values for the graph go into inputs={...}"
                 )
-        return cls(**options)
+        return cls(**options, owner=owner)

@@ -224,6 +224,7 @@ class _Loop:
         )
         go, flight, clock, values = board.go, board.flight, board.clock, board.values
         started, ended, current = board.started, board.ended, self.current
+        answer: Any
         task = asyncio.current_task()
         assert task is not None
         now = clock()
@@ -235,6 +236,7 @@ class _Loop:
             kind = kinds[slot]
             if not kind & ASYNC and not self.inline:
                 go.appendleft(slot)
+                answer = None  # whoever waits holds on to nothing
                 self.crew.wake()  # the token goes to a thread
                 await self._rest(give_back=False)
                 return clock()
@@ -243,7 +245,6 @@ class _Loop:
             flight[seat] = slot
             current[slot] = task
             started[slot] = clock()
-            answer: Any
             try:
                 if not kind & ASYNC:
                     answer = calls[slot](*board.arguments(slot))

@@ -333,6 +333,7 @@ def labour(
     now = clock()
     while step(now):
         if not go:
+            value = None  # whoever waits holds on to nothing
             if not idle():
                 return
             now = clock()
