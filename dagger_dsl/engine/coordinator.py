@@ -208,6 +208,7 @@ class Coordinator:
                 slot, answer = odd.popleft()
                 course.flying -= 1
                 outcomes.answered(slot, answer, now)
+                answer = None  # what was yielded or raised is held by nobody here
             if timers and timers[0][0] <= now:
                 course.fire(now)
             if requests:

@@ -333,7 +333,6 @@ def labour(
     now = clock()
     while step(now):
         if not go:
-            value = None  # whoever waits holds on to nothing
             if not idle():
                 return
             now = clock()
@@ -372,8 +371,10 @@ def labour(
             now = ended[slot] = clock()
             if value.__class__ in ANSWERS:
                 odd((slot, value))
+                value = None
                 break
             values[slot] = value
+            value = None  # who calls something long next must not hold what may be freed
             done(slot)
             if now >= due:
                 break
