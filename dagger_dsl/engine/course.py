@@ -97,7 +97,6 @@ class Course:
         self.rare = bool(
             plan.joins
             or frees
-            or run.doomed
             or plan.mapped
             or plan.cached
             or plan.careful
@@ -116,6 +115,8 @@ class Course:
             or self.dropped
             or run.config.review_frequency
         )
+        if run.doomed:  # since we looked, perhaps: other threads delete results
+            self.rare = True
 
     def _stir(self) -> None:
         self.rare = True  # from any thread; the next turn sees to it

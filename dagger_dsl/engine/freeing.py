@@ -73,9 +73,10 @@ class Freeing:
             fresh, self._fresh = self._fresh, []
             for slot in dict.fromkeys(fresh):
                 self._watch(slot)
-        for slot in [slot for slot in self._due if not self._is_in_use(slot)]:
-            del self._due[slot]
-            free(run, slot, self._why.get(slot, _NOT_KEPT))
+        if self._due:
+            for slot in [slot for slot in self._due if not self._is_in_use(slot)]:
+                del self._due[slot]
+                free(run, slot, self._why.get(slot, _NOT_KEPT))
 
     def _watch(self, slot: int) -> None:
         """Note who may still need a value."""
@@ -102,7 +103,7 @@ class Freeing:
     def _is_in_use(self, slot: int) -> bool:
         """Return whether calls of mapped nodes that have ended still go on."""
         state, mapped = self._state, self._plan.mapped
-        return any(
+        return bool(mapped) and any(
             state.status(child) in _OPEN
             for target in _targets(self._run, slot)
             if target in mapped
@@ -135,14 +136,17 @@ def free(run: Run, slot: int, why: str) -> None:
     values[slot] = UNSET
     for _, where in plan.parts.get(slot, ()):
         values[where] = UNSET
-    for child in invocations(run, slot):
-        values[child] = UNSET
+    if slot in plan.mapped:
+        for child in invocations(run, slot):
+            values[child] = UNSET
     run.yielded.pop(slot, None)
     for target in _targets(run, slot):
-        for each, place in _items(run, target, slot):
-            values[place] = UNSET
-            _forget_frames(run, each)
-        _forget_frames(run, target)
+        if target in plan.mapped:
+            for each, place in _items(run, target, slot):
+                values[place] = UNSET
+                _forget_frames(run, each)
+        if target in run.errors:
+            _forget_frames(run, target)
         if target in plan.handlers or target in plan.fallbacks:
             board.calls[target] = plan.calls[target]  # what stood in holds what it was given
 
@@ -163,8 +167,6 @@ def _stored_form(run: Run, slot: int) -> Any:
 def _items(run: Run, target: int, source: int) -> Iterator[tuple[int, int]]:
     """Yield the invocations of a mapped node that maps over another's value, and their items."""
     plan, bindings = run.plan, run.board.bindings
-    if target not in plan.mapped:
-        return
     place = plan.mapped[target].place
     where = bindings[target]
     over = where if not isinstance(where, tuple) else where[place]

@@ -131,6 +131,38 @@ def test_a_context_is_made_when_somebody_asks_for_it(runner: str) -> None:
     assert report.context.metadata == {"run_id": report.run_id, "execution_status": "completed"}
 
 
+@pytest.mark.row("M2")
+def test_the_parameter_for_the_context_is_no_input() -> None:
+    dag = DAG("inputs", registry=Registry())
+
+    @dag.node
+    def by_annotation(x: int, shared: Context) -> int:
+        shared.metadata["annotated"] = x
+        return x
+
+    @dag.node
+    def by_name(x, context):  # type: ignore[no-untyped-def]
+        context.metadata["named"] = x
+
+    assert set(dag.compile().inputs) == {"x"}
+    dag.run(inputs={"x": 3})
+    assert dag.context.metadata["annotated"] == dag.context.metadata["named"] == 3
+
+
+@pytest.mark.row("M3")
+@pytest.mark.parametrize("runner", ["threads", "asyncio"])
+def test_nodes_that_write_at_the_same_time_lose_nothing(runner: str) -> None:
+    def count(context: Context) -> None:
+        for _ in range(200):
+            context.update(lambda metadata: metadata.update(n=metadata.get("n", 0) + 1))
+
+    flow = Workflow()
+    for k in range(8):
+        flow.add(f"n{k}", count)
+    report = flow.run(runner, max_workers=4)
+    assert report.context.metadata["n"] == 1600
+
+
 def test_a_run_that_nobody_asks_for_a_context_has_none() -> None:
     dag = DAG("plain", registry=Registry())
 
