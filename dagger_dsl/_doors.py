@@ -20,6 +20,7 @@ DOORS: Final = {
     "report_to_dot": "dagger_dsl.views.dot:report_to_dot",
     "save_dot": "dagger_dsl.views.graphviz:save_dot",
     "render": "dagger_dsl.views.graphviz:render",
+    "progress_bar": "dagger_dsl.views.progress:progress_bar",
     "report_table": "dagger_dsl.views.tables:report_table",
     "nested_reports": "dagger_dsl.views.stored:nested_reports",
     "place_workflow": "dagger_dsl.dsl.nesting:place_workflow",

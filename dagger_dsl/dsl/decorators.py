@@ -384,8 +384,9 @@ def action(fn: Any = None, /, **options: Any) -> Any:
             or ``try_count`` (calls in all); ``retry`` (extra calls, a RetryPolicy or a tenacity
             object), ``max_retries``, ``retry_delay``, ``retry_backoff``; ``on_failure``;
             ``failure`` or ``on_error`` (the handler); ``fallback``; ``cache``; ``trigger``;
-            ``store``; ``keep``; ``effects``; ``version``; ``tags``; ``description``; ``registry``
-            (where to register; the one in force by default).
+            ``store``; ``keep`` (False frees the value after the last node that depends on it);
+            ``effects``; ``version``; ``tags``; ``description``; ``registry`` (where to register;
+            the one in force by default).
 
     Raises:
         ConfigurationError: An option is unknown or has an impossible value.

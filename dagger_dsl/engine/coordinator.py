@@ -160,6 +160,7 @@ class Coordinator:
             ]
         )
         if self._journal is not None:
+            self._records.note_context()
             self._journal.commit(
                 self._records.rows,
                 commands=run.notes or None,
@@ -207,6 +208,7 @@ class Coordinator:
                 slot, answer = odd.popleft()
                 course.flying -= 1
                 outcomes.answered(slot, answer, now)
+                answer = None  # what was yielded or raised is held by nobody here
             if timers and timers[0][0] <= now:
                 course.fire(now)
             if requests:
@@ -256,6 +258,8 @@ class Coordinator:
                         yield from desk.listen(reply)
                     if desk.heed():
                         continue
+                if course.freeing is not None and not course.events:
+                    course.free_values()  # much may stand in line, and need it no more
             wake_at = timers[0][0] if timers else inf
             if glance is not None:
                 # Until `due` a worker may end a call and begin the next one, a long one perhaps,
@@ -386,6 +390,7 @@ class Coordinator:
         if self._course.streams is not None:
             self._course.streams.close()
         steers = watcher is not None and watcher.steers
+        records.note_context()
         if records.waiting:
             # What is shown is recorded.
             records.commit_unshown(last=not (self._course.events or steers or self._board.lingers))
@@ -398,6 +403,10 @@ class Coordinator:
             if steers and (self._course.events or records.owed) and self._journal is not None:
                 records.owed = True
                 records.commit(None, last=not self._board.lingers)
+        if watcher is not None:
+            watcher.finish()
+        if self._course.freeing is not None or run.doomed:
+            self._course.free_values()
         self._desk.over = True
         self._desk.dismiss()
         run.finished = self._board.clock()

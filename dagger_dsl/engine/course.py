@@ -22,6 +22,7 @@ from dagger_dsl.model.states import RunStatus
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.desk import Desk
+    from dagger_dsl.engine.freeing import Freeing
     from dagger_dsl.engine.mapping import Maps
     from dagger_dsl.engine.outcomes import Outcomes
     from dagger_dsl.engine.streams import Streams
@@ -41,8 +42,9 @@ class Course:
 
     Attributes:
         records: What the next commit holds.
-        outcomes, desk, maps, streams: The parts of the coordinator that others need; `maps` is None
-            while nothing was mapped, `streams` while no node took another one's items.
+        outcomes, desk, maps, streams, freeing: Parts of the coordinator that others need; `maps`
+            is None while nothing was mapped, `streams` while no node took another one's items,
+            `freeing` while no value is to be freed.
         events: What hooks are to be shown.
         timers: ``(when, order, what)``, a heap.
         flying: How many released calls have not come back.
@@ -71,6 +73,7 @@ class Course:
         self.records = Records(run)
         self.maps: Maps | None = None
         self.streams: Streams | None = None
+        self.freeing: Freeing | None = None
         self.events: list[Event] = []
         self.timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
@@ -86,12 +89,17 @@ class Course:
         self._sync = run.options.durability == "sync"
         self.plain = self.rare = False
         self.settle_paths()
+        run.stir = self._stir
 
     def settle_paths(self) -> None:
         """Settle whether completions need only their edges, and starts only their slot."""
         plan, run = self.plan, self.run
+        if plan.fleeting and self.freeing is None:
+            self._begin_freeing()
+        frees = self.freeing is not None
         self.rare = bool(
             plan.joins
+            or frees
             or plan.mapped
             or plan.cached
             or plan.careful
@@ -109,9 +117,31 @@ class Course:
             or plan.cached
             or plan.iterators
             or run.streams
+            or frees
             or self.dropped
             or run.config.review_frequency
         )
+        if run.doomed:  # since we looked, perhaps: other threads delete results
+            self.rare = True
+
+    def _stir(self) -> None:
+        self.rare = True  # from any thread; the next turn sees to it
+
+    def _begin_freeing(self) -> Freeing:
+        from dagger_dsl.engine.freeing import Freeing
+
+        self.freeing = Freeing(self)
+        return self.freeing
+
+    def free_values(self) -> None:
+        """Free the values that nothing needs any more."""
+        if self.freeing is None:
+            if not self.run.doomed:
+                return
+            self._begin_freeing()
+            self.settle_paths()
+        assert self.freeing is not None
+        self.freeing.look()
 
     def pause(self, reason: str) -> None:
         self.state.give_back(self.recall())
@@ -232,6 +262,8 @@ class Course:
             self.records.push(
                 slot, self.run.row(slot, NAMES[code], meta=to_json({"reason": reason}))
             )
+            if self.freeing is not None:
+                self.freeing.ended(slot)
             if self.watcher is not None:
                 kind = NodeSkipped if code == SKIPPED else NodeCancelled
                 self.events.append(kind(self.run.ref(slot), reason))

@@ -6,6 +6,7 @@ import datetime as dt
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from dagger_dsl.engine.invoke import bind_call
 from dagger_dsl.engine.plan import UNSET, Plan
 from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
 from dagger_dsl.engine.state import COMPLETED, FAILED, NAMES, PENDING, RunState
-from dagger_dsl.errors import TokenBudgetExceeded
+from dagger_dsl.errors import NotExecuted, TokenBudgetExceeded
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
 from dagger_dsl.model.events import Event
@@ -26,6 +27,7 @@ from dagger_dsl.runners.base import ASYNC, Board
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import CancelToken
     from dagger_dsl.engine.nested import Nursery
+    from dagger_dsl.engine.sharing import Sharing
     from dagger_dsl.engine.streams import Intake
     from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.model.sharing import Context
@@ -91,7 +93,11 @@ class RunCache:
         """Return every value by namespace and key."""
         run = self._run
         found = {"inputs": dict(run.inputs)}
-        found |= {node_id: dict(self._values(node_id)) for node_id in run.plan.index}
+        found |= {
+            node_id: dict(self._values(node_id))
+            for node_id, slot in run.plan.index.items()
+            if not run.is_gone(slot)
+        }
         for (namespace, key), value in list(run.inserted.items()):
             found.setdefault(namespace, {})[key] = value
         return {namespace: values for namespace, values in found.items() if values}
@@ -144,6 +150,15 @@ class Run:
         driver: A runner of the caller's that makes the calls, those of nested runs too.
         cap: A reading of the clock that a nested run must not pass, whatever its own limit is.
         nursery: The runs that are nested in it; None where its graph has no workflows for nodes.
+        sharing: What ties it to its context; None while nobody has asked for one.
+        noted: What earlier processes recorded of the context, in plain form.
+        peak: How many bytes Python used at most, where that was to be measured.
+        freed: By slot of a node whose value was freed, why.
+        rereads: By slot, how to read a value again that will be freed.
+        doomed: Slots whose value is to be freed, each with the reason; an empty one is the plan's.
+        newcomers: Slots of nodes that were added or changed since freeing last looked.
+        stir: Tells the coordinator that something is doomed.
+        watch_progress: Takes how far a node has come: ``(node_id, key, fraction, status)``.
     """
 
     def __init__(
@@ -172,9 +187,6 @@ class Run:
         self.token = token
         self.lookup = lookup
         self.app_data = options.app_data
-        self._context: Context | None = options.context
-        if options.context is not None:
-            options.context.tie(self)
         self.journal = journal
         self.state = RunState(plan)
         self.cache = RunCache(self)
@@ -226,6 +238,15 @@ class Run:
         self.nursery: Nursery | None = None
         self.driver: Runner | None = None
         self.cap: float | None = None
+        self.sharing: Sharing | None = None
+        self.noted: dict[str, Any] | None = None
+        self.peak: int | None = None
+        self.freed: dict[int, str] = {}
+        self.rereads: dict[int, Callable[[], Any]] = {}
+        self.doomed: deque[tuple[int, str]] = deque()
+        self.newcomers: list[int] = []
+        self.stir: Callable[[], None] | None = None
+        self.watch_progress: Callable[[str, str, float, str], None] | None = None
         self.registry: Any = lookup_in if lookup_in is not None else _Found(lookup)
         self._constants = len(plan.constants)
         values: list[Any] = [UNSET] * plan.size
@@ -244,19 +265,20 @@ class Run:
         )
         for slot in plan.wrapped:
             self.board.calls[slot] = bind_call(self, slot)
+        if options.context is not None:
+            self._share(options.context)
+        if options._owner is not None:
+            options._owner.take_run(self)
 
     @property
     def context(self) -> Context:
         """What the nodes share; made when somebody asks for it."""
-        if self._context is None:
-            with self._counting:
-                if self._context is None:
-                    from dagger_dsl.model.sharing import Context
+        if self.sharing is None:
+            from dagger_dsl.model.sharing import Context
 
-                    context = Context()
-                    context.tie(self)
-                    self._context = context
-        return self._context
+            self._share(Context())
+        assert self.sharing is not None
+        return self.sharing.context
 
     @property
     def is_limited(self) -> bool:
@@ -267,33 +289,54 @@ class Run:
             or self.cap is not None
         )
 
-    def result_names(self) -> list[str]:
-        """Return the ids of the nodes that have a result, in declaration order."""
-        codes = self.state.statuses()
-        return [node_id for node_id, slot in self.plan.index.items() if codes[slot] == COMPLETED]
+    def _share(self, context: Context) -> None:
+        from dagger_dsl.engine.sharing import Sharing
 
-    def result(self, node_id: str) -> Any:
-        """Return a node's result.
+        with self._counting:
+            if self.sharing is None:
+                self.sharing = Sharing(self, context)
 
-        Raises:
-            KeyError: It has none.
-        """
-        slot = self.plan.index[node_id]
-        if self.state.status(slot) != COMPLETED:
-            raise KeyError(node_id)
-        return self.value(slot)
+    def tell_progress(self, slot: int, fraction: float, status: str) -> None:
+        """Tell who watches the run how far one of its invocations has come; from any thread."""
+        if self.watch_progress is not None and self.finished is None:
+            ref = self.ref(slot)
+            self.watch_progress(ref.node_id, ref.invocation_key, fraction, status)
+
+    def node_times(self) -> dict[str, float]:
+        """Return the seconds that each node took which was called, by id."""
+        started, ended, before = self.board.started, self.board.ended, self.before
+        found = {}
+        for node_id, slot in list(self.plan.index.items()):
+            start, end = started[slot], ended[slot]
+            if start == 0.0 and slot in before:
+                start, end = before[slot]
+            if start != 0.0 and end >= start:
+                found[node_id] = end - start
+        return found
+
+    def ask_to_free(self, slot: int, why: str) -> None:
+        """Ask for a value to be freed when nothing needs it any more; from any thread."""
+        self.doomed.append((slot, why))
+        if self.stir is not None:
+            self.stir()
+
+    def is_gone(self, slot: int) -> bool:
+        """Return whether a completed node's value was freed and cannot be read any more."""
+        return bool(self.freed) and slot in self.freed and slot not in self.loaders
 
     def grow(self, slots: Iterable[int]) -> None:
         """Make room on the board for invocations that were added to the plan."""
         self._refresh()
         for slot in slots:
             self.install(slot)
+            self.newcomers.append(slot)
 
     def rebound(self, slot: int) -> None:
         """Take over that a node that has not started is called with other inputs."""
         self._refresh()
         self.board.bindings[slot] = self.plan.bindings[slot]
         self.install(slot)
+        self.newcomers.append(slot)
 
     def enlist(self, slot: int, children: Sequence[int]) -> None:
         """Make room on the board for invocations of a mapped one."""
@@ -310,7 +353,9 @@ class Run:
 
     def load(self, slot: int) -> None:
         """Have what an earlier process recorded on the board, for those who take it from there."""
-        if slot in self.restored:
+        if slot in self.restored or slot in self.freed:
+            if self.freed.pop(slot, None) is not None:
+                self.ask_to_free(slot, "")  # again, after those who need it now
             value = self.value(slot)
             for where, part in self.plan.split(slot, value):
                 self.board.values[where] = part
@@ -352,12 +397,25 @@ class Run:
         board.kinds[slot] = kind
 
     def value(self, slot: int) -> Any:
-        """Return a completed node's value, reading it from the store when nobody did before."""
+        """Return a completed node's value, reading it from the store when nobody did before.
+
+        Raises:
+            NotExecuted: It was freed, and is not stored.
+        """
         loader = self.loaders.get(slot)
         if loader is not None:
+            if slot in self.freed:
+                return loader()
             self.board.values[slot] = loader()
+            if slot in self.plan.fleeting or self.sharing is not None:
+                self.rereads[slot] = loader
             self.loaders.pop(slot, None)  # last: two threads may ask at the same time
-        return self.board.values[slot]
+        value = self.board.values[slot]
+        if value is UNSET and slot in self.freed:
+            raise NotExecuted(
+                f"node {self.plan.ids[slot]!r} has no result any more: {self.freed[slot]}"
+            )
+        return value
 
     def another(self, slot: int) -> None:
         """Note that a node will be called once more."""
@@ -579,6 +637,8 @@ class Run:
             node=self.node_report,
             invocations=self.invocation_reports,
             value=lambda node_id: self.value(self.plan.index[node_id]),
+            gone=lambda node_id: self.is_gone(self.plan.index[node_id]),
+            context=lambda: self.context,
             state=lambda node_id: self.states_of(self.plan.index[node_id]),
             sinks=self.plan.sinks,
             workers=self.board.slots,

@@ -173,7 +173,12 @@ def _calling(
             cancel=run.token,
             depth=run.depths.get(str(run.plan.ids[slot]), 0),
             spend=run.spend,
+            progress=progress,
         )
+
+    def progress(done: float, total: float, message: str) -> None:
+        fraction = run.context.note_progress(str(run.plan.ids[slot]), done, total)
+        run.tell_progress(slot, fraction, message or f"{done}/{total}")
 
     def checked(value: Any) -> Any:
         if value.__class__ is Writing:

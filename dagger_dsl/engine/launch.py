@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dagger_dsl._doors import through
 from dagger_dsl.engine.control import CancelToken, RunHandle, Tie
 from dagger_dsl.engine.coordinator import Coordinator
 from dagger_dsl.engine.inputs import bind_inputs
@@ -31,6 +32,7 @@ from dagger_dsl.runners.threads import ThreadRunner
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.hooks import BoundHook
+    from dagger_dsl.engine.memory import Memory
     from dagger_dsl.engine.partial import Part
     from dagger_dsl.engine.recorder import Recorder
     from dagger_dsl.model.commands import Command
@@ -292,9 +294,14 @@ class _Session:
         self.run = run
         self.recorder = recorder
         self.ended = ended
+        self._bar: Any = None
+        self._memory: Memory | None = None
         observers = None
         if hooks or options.progress is not None:
-            observers = Observers(run, hooks, options.progress)
+            progress = options.progress
+            if progress is True and ended is None:
+                progress = self._bar = through("progress_bar")(run.dag_name)
+            observers = Observers(run, hooks, progress)
         self.needs_loop = observers is not None and observers.needs_loop
         self.coordinator = Coordinator(run, observers)
         run.board.step = self.coordinator.step
@@ -322,9 +329,13 @@ class _Session:
         if self.ended is not None:
             return self.ended
         self.run.driver = runner
-        with self:
-            (self.runner() if runner is None else runner).run(self.run.board)
-        return self.conclude()
+        try:
+            with self:
+                (self.runner() if runner is None else runner).run(self.run.board)
+            return self.conclude()
+        finally:
+            if self.run.sharing is not None:
+                self.run.sharing.settle()
 
     async def execute_async(self) -> RunReport:
         """Run on the caller's event loop."""
@@ -334,9 +345,13 @@ class _Session:
 
         run = self.run
         inline = run.options.runner == "sequential" and not run.is_limited
-        with self:
-            await AsyncRunner(inline=inline).run(run.board)
-        return self.conclude()
+        try:
+            with self:
+                await AsyncRunner(inline=inline).run(run.board)
+            return self.conclude()
+        finally:
+            if run.sharing is not None:
+                run.sharing.settle()
 
     def background(self, handle: RunHandle | None = None) -> RunHandle:
         """Run in a thread of its own.
@@ -387,11 +402,19 @@ class _Session:
         if run.outer is not None:  # at once: whoever would halt it may be waiting for it
             around = run.outer.token
             self._unsubscribe.append(around.subscribe(lambda: run.token.cancel(around.reason)))
+        if run.options.track_memory:
+            from dagger_dsl.engine.memory import Memory
+
+            self._memory = Memory()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         for unsubscribe in self._unsubscribe:
             unsubscribe()
+        if self._memory is not None:
+            self.run.peak = self._memory.close()
+        if self._bar is not None:
+            self._bar.close()
         if self.run.annex is not None:
             self.run.annex.close()
         if error is not None:  # the waiting thread was interrupted

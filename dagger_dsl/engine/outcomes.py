@@ -81,7 +81,7 @@ class Outcomes:
         easy: list[int] = []
         course = self._course
         # What is shared with other runs is kept for them, wherever this one is recorded.
-        looks = rare or self._looks_at_each or bool(plan.cached)
+        looks = rare or self._looks_at_each or bool(plan.cached) or course.freeing is not None
         if not (looks or course.left_behind or course.dropped):
             easy, slots = slots, []
         for slot in slots:
@@ -150,6 +150,8 @@ class Outcomes:
         if error is not None:
             self.fail(slot, error)
             return False
+        if self._course.freeing is not None:
+            self._course.freeing.ended(slot)
         if self._course.watcher is not None:
             self._course.events += completions(self._run, (slot,))
         if self._reviews:
@@ -450,6 +452,8 @@ class Outcomes:
         run = self._run
         told = to_json(error_info(error).to_dict())
         self._records.push(slot, run.row(slot, "failed", error=told))
+        if self._course.freeing is not None:
+            self._course.freeing.ended(slot)
         if self._course.watcher is not None:
             self._course.events.append(
                 NodeCompleted(run.ref(slot), NodeOutcome(False, error=error))

@@ -95,6 +95,7 @@ class Plan:
         mapped: By slot of a mapped node, what it maps over.
         careful: Slots of nodes that are started at most once.
         cached: By slot, the strategy of nodes that share their results between runs.
+        fleeting: Slots of nodes whose value is freed after the last node that takes it.
         iterators: Slots of nodes that may return an iterator, by their annotation.
         input_uses: By name of a graph input, the parameters it reaches, each with the number of
             levels that are mapped over there.
@@ -138,6 +139,7 @@ class Plan:
     mapped: dict[int, Mapped] = attrs.field(factory=dict)
     careful: set[int] = attrs.field(factory=set)
     cached: dict[int, CacheStrategy] = attrs.field(factory=dict)
+    fleeting: set[int] = attrs.field(factory=set)
     iterators: set[int] = attrs.field(factory=set)
     input_uses: dict[str, dict[tuple[ActionDef, str, int], None]] = attrs.field(factory=dict)
     looked_up: dict[str, ActionDef] = attrs.field(factory=dict)
@@ -356,6 +358,7 @@ _GROWING: Final = (
     "mapped",
     "careful",
     "cached",
+    "fleeting",
     "iterators",
     "input_uses",
     "looked_up",
@@ -364,11 +367,6 @@ _GROWING: Final = (
     "late",
     "late_edges",
 )
-
-#: Fields that the IR has for later versions, and the values that ask for nothing.
-_LATER: Final[dict[str, tuple[Any, ...]]] = {
-    "keep": (None, True),
-}
 
 _asked = attrgetter("fallback", "effects", "keep", "cache_strategy")
 _asked_of_nodes = attrgetter("map_over", "subgraph")
@@ -589,7 +587,6 @@ class _Compiler:
         plan, base, count = self.into, self.base, len(self.nodes)
         actions = self.resolve_actions()
         handlers, fallbacks = self.resolve_handlers(actions)
-        self.refuse_later(actions)
         self.wire()
         self.refuse_cycles()
         if not self.first:
@@ -748,18 +745,6 @@ class _Compiler:
             raise ActionNotFound(problems)
         return handlers, fallbacks
 
-    def refuse_later(self, actions: list[ActionDef]) -> None:
-        """Refuse what the IR can say and this version does not act on, rather than ignore it."""
-        problems: dict[Problem, None] = {}  # an action's options stand on its nodes, too
-        for node, action in self.rare(actions):
-            for source in (node, action):
-                for name, harmless in _LATER.items():
-                    if getattr(source, name, None) not in harmless:
-                        text = f"{name} is set, which this version does not act on; remove it"
-                        problems[Problem(text, Place(node=node.id), "not-supported")] = None
-        if problems:
-            raise ValidationError(tuple(problems))
-
     def rare(self, actions: list[ActionDef]) -> Iterator[tuple[Node, ActionDef]]:
         """Yield the nodes for which a rare field is set, with their actions."""
         plain: set[int] = set()  # actions that ask for nothing of this; most nodes neither
@@ -773,7 +758,7 @@ class _Compiler:
             yield node, action
 
     def note_rare(self, actions: list[ActionDef]) -> None:
-        """Note what is mapped, cached, or started at most once."""
+        """Note what is mapped, cached, freed, or started at most once."""
         plan = self.into
         for node, action in self.rare(actions):
             slot = self.added[node.id]
@@ -784,6 +769,8 @@ class _Compiler:
             effects = node.effects if node.effects is not None else action.effects
             if effects is Effects.AT_MOST_ONCE:
                 plan.careful.add(slot)
+            if (node.keep if node.keep is not None else action.keep) is False:
+                plan.fleeting.add(slot)
             if node.map_over is not None:
                 plan.mapped[slot] = self.mapped(slot, node)
 

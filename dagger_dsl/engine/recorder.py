@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dagger_dsl.engine.freeing import invocations
 from dagger_dsl.engine.instance import Run, error_info
 from dagger_dsl.engine.notes import of_json, to_json
 from dagger_dsl.engine.people import Question, question_note
@@ -164,6 +165,10 @@ class Recorder:
         run.resumed = True
         story = rebuild(run, self.stored.commands)
         know_classes(run.plan)
+        if run.noted is not None:
+            _ = run.context  # it is in use, and what cannot be read is said before anything runs
+            assert run.sharing is not None
+            run.sharing.take_back()
         self._compare_versions(run, on_change)
         forget_uncalled(self.store, self.run_id, self.journal.epoch)
         done = self._place(run)
@@ -306,6 +311,9 @@ class Recorder:
             slot = run.slot_named(*name.partition(".")[::2])
             if slot in done and done[slot].seq < seq:
                 owed.add(slot)
+        for slot in [*owed]:
+            calls = (each for each in _calls(run, slot) if each in done)
+            owed |= {each for each in calls if not _is_stored(done[each])}
         for slot in owed:
             _one_more(run, slot, done.pop(slot).attempt)
         return owed
@@ -442,6 +450,9 @@ class Recorder:
         run.reason = str((stored.error or {}).get("reason", ""))
         run.began = stored.created_at.timestamp()
         run.finished = stored.updated_at.timestamp()
+        if run.sharing is not None:
+            run.sharing.take_back()
+            run.sharing.settle()
         report = run.report()
         self.close()
         return report
@@ -579,7 +590,7 @@ def _reopen(
         run.state.restore(list(done), _labels(done), winners, commands, again, left_out)
         todo = _open(run.state, run.plan)
         while todo:
-            for source in _sources(run, todo.pop()):
+            for source in _needs(run, todo.pop()):
                 if source in done and not _is_stored(done[source]):
                     _one_more(run, source, done.pop(source).attempt)
                     again.add(source)
@@ -594,3 +605,13 @@ def _sources(run: Run, slot: int) -> set[int]:
     slots = () if where is None else (where,) if isinstance(where, int) else where
     found = (run.plan.source_of(each) for each in slots)
     return {each for each in found if each is not None}
+
+
+def _needs(run: Run, slot: int) -> set[int]:
+    """Return whose values one node is made of: what it is called with, or what it gathers."""
+    return {*_sources(run, slot), *_calls(run, slot)}
+
+
+def _calls(run: Run, slot: int) -> list[int]:
+    """Return the invocations of a mapped node, on every level; of anything else nothing."""
+    return [] if slot in run.plan.parents else list(invocations(run, slot))

@@ -7,6 +7,7 @@ has no journal, and of all of this nothing but the checks that a stored value wo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -77,13 +78,22 @@ class Records:
         stored = plan.actions[slot].store and value.__class__ is not Stream
         try:
             if stored:
-                inline, artifact = journal.encode(value)
+                try:
+                    inline, artifact = journal.encode(value)
+                except EncodingError:
+                    if not _is_code(value, slot in plan.mapped):
+                        raise
+                    stored = False
             if meta and "metadata" in meta:
                 meta = {**meta, "metadata": to_plain(meta["metadata"], "metadata")}
         except EncodingError as error:
             return EncodingError(f"node {plan.ids[slot]!r}: {error}")
         if not stored:
             meta = {**(meta or {}), "stored": False}
+            run.meta.setdefault(slot, {})["stored"] = False
+        elif slot in plan.fleeting:
+            path = f"the value of {plan.ids[slot]!r}"
+            run.rereads[slot] = partial(journal.decode, inline, artifact, path)
         board = run.board
         start, end = board.started[slot], board.ended[slot]
         self._date(start, end)
@@ -132,6 +142,14 @@ class Records:
             self._run.notes.append((key, to_json(body)))
             self.commands = self.commands or "command" in body
 
+    def note_context(self) -> None:
+        """Take what has changed of what the nodes share."""
+        run = self._run
+        if run.sharing is not None and self._journal is not None:
+            note = run.sharing.note()
+            if note is not None:
+                run.notes.append((None, note))
+
     def commit(self, released: Sequence[int] | None, *, last: bool = False) -> None:
         """Record everything in one transaction.
 
@@ -147,6 +165,8 @@ class Records:
         if run.tokens != self._tokens:
             self._tokens = run.tokens
             run.notes.append((None, to_json({"tokens": run.tokens})))
+        if run.sharing is not None:
+            self.note_context()
         if self.owed or self.replacing:
             journal.commit(
                 self.rows,
@@ -171,3 +191,14 @@ class Records:
         owed, self.owed = self.owed, False
         self.commit(None, last=last)
         self.owed = owed
+
+
+def _is_code(value: Any, mapped: bool) -> bool:
+    """Return whether a value without a stored form is a callable, or a mapped node's list of some.
+
+    What loads something when it is called is of use to later nodes, and to nobody who reads a
+    record: its producer makes it again.
+    """
+    if mapped and isinstance(value, list):
+        return any(_is_code(each, mapped) for each in value)
+    return callable(value)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dagger_dsl.model.caching import CacheDecision
+    from dagger_dsl.model.sharing import Context
 
 __all__ = ["ErrorInfo", "NodeReport", "RunReport", "result_of"]
 
@@ -172,12 +173,19 @@ class RunReport:
         default=lambda _node_id: {}, repr=False
     )
     _value: Callable[[str], Any] = attrs.field(repr=False)
+    _gone: Callable[[str], bool] = attrs.field(default=lambda _node_id: False, repr=False)
+    _context: Callable[[], Context] = attrs.field(default=lambda: _no_context(), repr=False)
     #: What `outputs` asks for, so that it need not look at every node.
     _state: Callable[[str], NodeState] | None = attrs.field(default=None, repr=False)
     _sinks: tuple[str, ...] | None = attrs.field(default=None, repr=False)
     #: The `Run` it tells of, for partial runs that build on it.
     _run: Any = attrs.field(default=None, repr=False)
     _nested: Callable[[], Mapping[str, Any]] | None = attrs.field(default=None, repr=False)
+
+    @property
+    def context(self) -> Context:
+        """The `Context` of the run: the one it was given, or one that is made when asked for."""
+        return self._context()
 
     @property
     def success(self) -> bool:
@@ -279,8 +287,10 @@ class RunReport:
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """The result of every completed node by id."""
-        done = dict.fromkeys(self.nodes_in(NodeState.COMPLETED))
+        """The result of every completed node by id, without those that were freed."""
+        done = dict.fromkeys(
+            each for each in self.nodes_in(NodeState.COMPLETED) if not self._gone(each)
+        )
         return _Lazy(done, self._value)
 
     @property
@@ -294,7 +304,7 @@ class RunReport:
         return {
             node_id: self._value(node_id)
             for node_id in self.sinks
-            if self._state_of(node_id) is NodeState.COMPLETED
+            if self._state_of(node_id) is NodeState.COMPLETED and not self._gone(node_id)
         }
 
     def _state_of(self, node_id: str) -> NodeState | None:
@@ -306,12 +316,13 @@ class RunReport:
         """Return the result of one node.
 
         Raises:
-            NotExecuted: It did not complete and no *default* was given.
+            NotExecuted: It did not complete, or its value was freed and is not stored, and no
+                *default* was given.
             NodeNotFound: The graph has no such node.
         """
         self.graph.node(node_id)
         state = self._state_of(node_id)
-        if state is NodeState.COMPLETED:
+        if state is NodeState.COMPLETED and (default is MISSING or not self._gone(node_id)):
             return self._value(node_id)
         if default is not MISSING:
             return default
@@ -420,6 +431,12 @@ def result_of(report: RunReport) -> Any:
     if len(sinks) == 1 and outputs.keys() <= set(sinks):
         return outputs.get(sinks[0])
     return dict(outputs)
+
+
+def _no_context() -> Context:
+    from dagger_dsl.model.sharing import Context
+
+    return Context()
 
 
 def _cache_decision(report: NodeReport) -> CacheDecision:

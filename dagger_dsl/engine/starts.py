@@ -41,6 +41,7 @@ class Starts:
         self._expand(now)
         if plan.joins:
             self._bind(state.ready)
+        self._course.free_values()
 
     def _expand(self, now: float) -> None:
         """Open and gather mapped nodes, and take results of other runs, until nothing changes."""

@@ -249,16 +249,21 @@ class Steering:
 
         Raises:
             InvalidState: One was not stored, and its node is not called again: the run went on
-                without it.
+                without it. Or it was freed.
         """
         run = self._run
         needed: dict[int, None] = {}
         for node in nodes:
             for each in node.inputs:
                 slot = None if each.source is None else run.plan.index.get(each.source[0])
-                if slot is None or slot not in run.restored:
+                if slot is None or not (slot in run.restored or slot in run.freed):
                     continue
                 needed[slot] = None
+                if run.is_gone(slot):
+                    raise InvalidState(
+                        f"node {node.id!r} takes {each.reference!r}, which is gone: "
+                        f"{run.freed[slot]}; a run with a database_url reads it again"
+                    )
                 if run.meta.get(slot, {}).get("stored") is False:
                     raise InvalidState(
                         f"node {node.id!r} takes {each.reference!r}, which an earlier process had "

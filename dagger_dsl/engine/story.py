@@ -195,6 +195,10 @@ def _replay(run: Run, story: Story, entry: StoredCommand) -> None:
         # An owner that went on with hooks owes them what those before it did not show.
         if not (body["hooks"] and story.hooked[0]):
             story.hooked = (body["hooks"], entry.seq)
+    elif "context" in body:
+        from dagger_dsl.engine.sharing import replay
+
+        replay(run, body["context"])
     elif "tokens" in body:
         run.tokens = body["tokens"]
     elif body and "refused" not in body:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,6 +30,7 @@ from dagger_dsl.model.events import (
     RunFinished,
     RunStarted,
 )
+from dagger_dsl.model.states import RunStatus
 from dagger_dsl.runners.base import Reply
 
 if TYPE_CHECKING:
@@ -40,7 +42,12 @@ __all__ = ["Observers", "completions", "event_key"]
 
 logger = logging.getLogger("dagger_dsl.hooks")
 
-_ENDINGS = (NodeCompleted, NodeFailed, NodeSkipped, NodeCancelled)
+_STATUSES: dict[type, str] = {
+    NodeFailed: "failed",
+    NodeSkipped: "skipped",
+    NodeCancelled: "cancelled",
+}
+_ENDINGS = (NodeCompleted, *_STATUSES)
 
 
 class _Started(NodeStarted):
@@ -180,6 +187,12 @@ class Observers:
         self._handles: list[_Handle] = [(each, each.handle, each.wants) for each in self._hooks]
         self._progress = progress
         self._ended = len(run.restored)
+        self._part: dict[tuple[str, str], float] = {}  # of what runs, how far it has come
+        self._told = 0.0
+        self._last = ""
+        self._telling = threading.RLock()
+        if progress is not None:
+            run.watch_progress = self.advance
         self._ctx = HookContext(
             run_id=run.run_id,
             dag_name=run.dag_name,
@@ -336,24 +349,56 @@ class Observers:
         ]
 
     def _report(self, event: Event) -> None:
+        ended = isinstance(event, _ENDINGS)
         if isinstance(event, NodeStarted):
             status = "running"
-        elif isinstance(event, _ENDINGS):
-            self._ended += 1
-            if isinstance(event, NodeCompleted):
-                status = "completed" if event.outcome.success else "failed"
-            elif isinstance(event, NodeFailed):
-                status = "failed"
-            else:
-                status = "skipped" if isinstance(event, NodeSkipped) else "cancelled"
+        elif isinstance(event, NodeCompleted):
+            whole = type(event) is _Completed or event.outcome.success
+            status = "completed" if whole else "failed"
+        elif ended:
+            status = _STATUSES[type(event)]
         else:
             return
-        fraction = min(1.0, self._ended / max(1, self._run.plan.count))
+        node: NodeRef = event.node  # type: ignore[union-attr]  # events of nodes have one
+        with self._telling:
+            if ended:
+                self._ended += 1
+                self._part.pop((node.node_id, node.invocation_key), None)
+            self._tell_progress(node.node_id, status)
+
+    def advance(self, node_id: str, key: str, fraction: float, status: str) -> None:
+        """Take how far a node has come; from any thread.
+
+        Args:
+            node_id, key: Which invocation.
+            fraction: How much of it is done.
+            status: What is told with it.
+        """
+        with self._telling:
+            self._part[node_id, key] = fraction
+            self._tell_progress(node_id, status)
+
+    def _tell_progress(self, node_id: str, status: str) -> None:
+        """Call the progress callback; the fraction does not fall, though a run may grow."""
+        run = self._run
+        done = self._ended + sum(self._part.values())
+        fraction = min(1.0, done / max(1, run.plan.count - run.silent))
+        fraction = self._told = max(self._told, fraction)
+        self._last = node_id
         assert self._progress is not None
         try:
-            self._progress(event.node.node_id, status, fraction)
+            self._progress(node_id, status, fraction)
         except Exception as error:
             self._log(self._progress, error)
+
+    def finish(self) -> None:
+        """Tell the progress callback that all is done, unless it knows or the run stands still."""
+        if self._progress is None or not self._last or self._run.status is RunStatus.PAUSED:
+            return
+        with self._telling:
+            if self._told < 1.0:
+                self._told = 1.0
+                self._tell_progress(self._last, str(self._run.status))
 
     def refused(self, who: str, error: Exception) -> None:
         """Note that a command could not be applied."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
     from dagger_dsl.model.config import RunOptions
     from dagger_dsl.model.graph import Graph
+    from dagger_dsl.model.sharing import Context
     from dagger_dsl.registry import Registry
 
 __all__ = ["Workflow"]
@@ -30,11 +31,15 @@ class Workflow:
         name: What it is called.
         registry: Where the actions of its nodes are looked up.
         report: The `RunReport` of the last run, None before.
+        progress_callback: The ``progress`` of later runs that are given none: a function of
+            ``(node_id, status, fraction)``. The attribute is not there before it is set.
     """
 
     name: str
     registry: Registry
+    progress_callback: Any
     report: Any = None
+    _run: Any = None
 
     def compile(self) -> Graph:
         """Return the graph as it is built so far."""
@@ -61,7 +66,8 @@ class Workflow:
                 document 002's word for it), max_workers (under ``threads`` the number of CPUs,
                 unless the configuration names `max_parallel_nodes`), timeout, database_url,
                 durability, run_id, idempotency_key (with a database_url only), hooks, app_data,
-                context, cancel, progress, config, start_at and stop_at (see `RunOptions`).
+                context, cancel, progress (`progress_callback` by default), config, track_memory,
+                start_at and stop_at (see `RunOptions`).
 
         The runner ``sequential`` calls sync bodies in the calling thread. Under a running event
         loop, as in a notebook, such a body may not call `asyncio.run`: use ``runner="threads"``,
@@ -117,7 +123,9 @@ class Workflow:
             if "runner" in options:
                 raise ConfigurationError("mode= and runner= are one option; give one of them")
             given["runner"] = given.pop("mode")
-        settings = RunOptions.of({"runner": runner, **given})
+        if "progress" not in given and hasattr(self, "progress_callback"):
+            given["progress"] = self.progress_callback
+        settings = RunOptions.of({"runner": runner, **given}, owner=self)
         if settings.idempotency_key is not None and settings.database_url is None:
             raise ConfigurationError(
                 "idempotency_key needs database_url=: a key is found again in the database that "
@@ -143,6 +151,27 @@ class Workflow:
 
         return attrs.evolve(settings, max_workers=os.cpu_count() or 1)
 
+    def take_run(self, run: Any) -> None:
+        """Take the run that is being made, so that `context` is known during it."""
+        self._run = run
+
+    @property
+    def context(self) -> Context:
+        """The `Context` of the last run, also while it goes on.
+
+        It is the one the run was given, or one that is made when it is first asked for.
+
+        Raises:
+            NotExecuted: There was no run.
+        """
+        if self._run is None:
+            raise NotExecuted(
+                f"{self.name!r} has no context before its first run; make one and give it to "
+                "run(context=...)"
+            )
+        found: Context = self._run.context
+        return found
+
     def _answer(self, settings: RunOptions) -> Any:
         """Return the value of the last run, or raise what it failed with."""
         report: RunReport = self.report
@@ -165,7 +194,7 @@ class Workflow:
             default: Returned when the node has no value; without it that is an error.
 
         Raises:
-            NotExecuted: No run has given the node a value.
+            NotExecuted: No run has given the node a value, or it was freed.
             NodeNotFound: There is no such node.
         """
         values: Mapping[str, Any] = {} if self.report is None else self.report.values
@@ -174,6 +203,8 @@ class Workflow:
         if default is not ...:
             return default
         node = self.nodes[node_id]
+        if self.report is not None and self.report.states().get(node.id) == "completed":
+            return self.report.value(node.id)  # which says why it is gone
         why = "run it first" if self.report is None else "it did not complete in the last run"
         raise NotExecuted(f"node {node.id!r} has no result: {why}")
 

@@ -384,9 +384,12 @@ def _context(value: Any) -> Context | None:
 
 
 def _progress(value: Any) -> Any:
-    if value is not None and not callable(value):
+    if value is False:
+        return None
+    if value is not None and value is not True and not callable(value):
         raise ConfigurationError(
-            f"progress is a function of (node_id, status, fraction), not {shown(value)}"
+            "progress is a function of (node_id, status, fraction), or True for a bar, not "
+            f"{shown(value)}"
         )
     return value
 
@@ -395,6 +398,10 @@ def _earlier_run(value: Any) -> Any:
     if value is None or (isinstance(value, str) and value) or hasattr(value, "node_reports"):
         return value
     raise ConfigurationError(f"reuse is a run's report or its id, not {shown(value)}")
+
+
+def _track_memory(value: Any) -> bool:
+    return bool(_flag(value, "track_memory"))
 
 
 def _overrides(value: Any) -> DagConfig | None:
@@ -430,7 +437,8 @@ class RunOptions:
         context: The `Context` that nodes share; a new one is made when they ask for one.
         cancel: A token that ends the run when it is cancelled.
         progress: ``fn(node_id, status, fraction)``, called after each node that ended; with hooks
-            that see starts also before each call, as ``running``.
+            that see starts also before each call, as ``running``, and whenever a node reports its
+            own progress. The fraction is of the run and never falls. True shows a bar on stderr.
         event_capacity: Events that hooks are shown in one turn at most: what happens meanwhile
             waits as it is, so a slow hook costs time and not memory. Of events that hooks emit, a
             hundred times as many may wait; more end the run.
@@ -445,6 +453,9 @@ class RunOptions:
         stop_at: Only this node and those that it waits for run; with `start_at`, those between.
         reuse: The earlier run of a run with `start_at`: its report, or its id in the database. None
             takes the newest run of the graph's name in the database.
+        track_memory: Whether the context's metrics say how much memory Python used at most, above
+            what it used at the start. It is measured by `tracemalloc`, which makes a run several
+            times slower, and for the whole process.
     """
 
     runner: str = attrs.field(default="sequential", converter=_runner)
@@ -466,6 +477,9 @@ class RunOptions:
     start_at: str | None = attrs.field(default=None, validator=_text_or_none)
     stop_at: str | None = attrs.field(default=None, validator=_text_or_none)
     reuse: Any = attrs.field(default=None, converter=_earlier_run)
+    track_memory: bool = attrs.field(default=False, converter=_track_memory)
+    #: Who is told of the run when it is made: its `take_run` is called with it.
+    _owner: Any = attrs.field(default=None, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         if self.reuse is not None and self.start_at is None:
@@ -484,17 +498,21 @@ class RunOptions:
         return self.start_at is not None or self.stop_at is not None
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> RunOptions:
+    def of(cls, options: Mapping[str, Any], owner: Any = None) -> RunOptions:
         """Return the options that keywords describe.
+
+        Args:
+            options: Their values by name.
+            owner: Whose run it will be; its `take_run` is called with it.
 
         Raises:
             ConfigurationError: A name is unknown (with a suggestion) or a value is wrong.
         """
-        names = [field.name for field in attrs.fields(cls)]
+        names = [field.name for field in attrs.fields(cls) if not field.name.startswith("_")]
         for name in options:
             if name not in names:
                 raise ConfigurationError(
                     f"there is no run option {shown(name)}{did_you_mean(name, names)}; "
                     "values for the graph go into inputs={...}"
                 )
-        return cls(**options)
+        return cls(**options, owner=owner)

@@ -13,6 +13,7 @@ from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import whole_number
 from dagger_dsl.model.protocols import CacheReader, CancelSignal
+from dagger_dsl.model.sharing import share_done
 from dagger_dsl.model.values import MISSING, register_type
 
 if TYPE_CHECKING:
@@ -252,6 +253,7 @@ class NodeCtx:
     cancel: CancelSignal | None = None
     depth: int = 0
     _spend: Callable[[int], int] | None = attrs.field(default=None, repr=False)
+    _progress: Callable[[float, float, str], None] | None = attrs.field(default=None, repr=False)
 
     def wait_for_human(
         self,
@@ -287,6 +289,21 @@ class NodeCtx:
         """
         whole_number(number, "a number of tokens", least=0)
         return number if self._spend is None else self._spend(number)
+
+    def progress(self, done: float, total: float, message: str = "") -> None:
+        """Report how far the node has come, as `Context.progress` does.
+
+        Args:
+            done: How many of its items are processed.
+            total: How many there are.
+            message: What it is at; the two numbers by default.
+
+        Raises:
+            ConfigurationError: A number is none, or below 0.
+        """
+        share_done(done, total)
+        if self._progress is not None:
+            self._progress(done, total, message)
 
     @property
     def idempotency_key(self) -> str:

@@ -363,7 +363,8 @@ class Node:
         max_parallel: Invocations of this node at the same time, 1,000,000 at most.
         effects: What recovery may do with a started node.
         branch: Name of the branch the node belongs to.
-        keep: Whether the value is kept after its last consumer.
+        keep: False frees the value when all nodes that depend on this one have ended; a database
+            still has it. The value of a node on which none depends is kept.
         enabled: A disabled node is skipped.
         fallback: Action that is called when the last attempt has failed.
         subgraph: Name of a workflow that is the node's body; the action is passed over then.

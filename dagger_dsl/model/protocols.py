@@ -128,6 +128,15 @@ class Journal(Protocol):
         """
         ...
 
+    def decode(self, inline: str | None, artifact_id: str | None, path: str = "value") -> Any:
+        """Return the value of a stored form, also after the run's end.
+
+        Raises:
+            DecodingError: This process does not know a stored type.
+            StoreError: It cannot be read.
+        """
+        ...
+
     @property
     def shared(self) -> bool:
         """Whether other processes can send commands to the run."""

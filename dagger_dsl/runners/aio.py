@@ -224,6 +224,7 @@ class _Loop:
         )
         go, flight, clock, values = board.go, board.flight, board.clock, board.values
         started, ended, current = board.started, board.ended, self.current
+        answer: Any
         task = asyncio.current_task()
         assert task is not None
         now = clock()
@@ -235,6 +236,7 @@ class _Loop:
             kind = kinds[slot]
             if not kind & ASYNC and not self.inline:
                 go.appendleft(slot)
+                answer = None
                 self.crew.wake()  # the token goes to a thread
                 await self._rest(give_back=False)
                 return clock()
@@ -243,7 +245,7 @@ class _Loop:
             flight[seat] = slot
             current[slot] = task
             started[slot] = clock()
-            answer: Any
+            answer = None
             try:
                 if not kind & ASYNC:
                     answer = calls[slot](*board.arguments(slot))
@@ -268,6 +270,7 @@ class _Loop:
             now = ended[slot] = clock()
             if not board.settle(slot, answer) or now >= board.due or now >= breath:
                 break
+        answer = None  # tracebacks of what bodies have raised hold this frame
         return now
 
     async def _rest(self, *, give_back: bool) -> bool:

@@ -408,8 +408,10 @@ def labour(
             now = ended[slot] = clock()
             if value.__class__ in ANSWERS:
                 odd((slot, value))
+                value = None
                 break
             values[slot] = value
+            value = None  # who calls something long next must not hold what may be freed
             done(slot)
             if now >= due:
                 break

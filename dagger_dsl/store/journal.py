@@ -114,6 +114,15 @@ class RunJournal:
             self._new_artifacts[artifact_id] = size
         return inline, artifact_id
 
+    def decode(self, inline: str | None, artifact_id: str | None, path: str = "value") -> Any:
+        """Return the value of what `encode` gave; any thread may call it, at any time.
+
+        Raises:
+            DecodingError: This process does not know a stored type.
+            StoreDamaged: Its artifact is not what was written.
+        """
+        return self._payloads.decode(inline, artifact_id, path)
+
     @property
     def shared(self) -> bool:
         """Whether other processes can send commands to the run."""

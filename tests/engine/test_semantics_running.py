@@ -23,7 +23,6 @@ from dagger_dsl.errors import (
     NodeExecutionError,
     RunCancelled,
     RunPaused,
-    ValidationError,
 )
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import NodeCtx
@@ -108,15 +107,6 @@ def test_only_misuse_raises_by_itself() -> None:
         flow.run()
     with pytest.raises(ConfigurationError, match="'processes'"):
         flow.run("processes", inputs={"x": 1})
-    assert flow.calls == []
-
-
-def test_a_graph_that_asks_for_what_this_version_cannot_do_is_refused() -> None:
-    flow = Workflow().note("a")
-    flow.nodes[0] = flow.nodes[0].replace(keep=False)
-    with pytest.raises(ValidationError) as caught:
-        flow.run()
-    assert [each.code for each in caught.value.problems] == ["not-supported"]
     assert flow.calls == []
 
 
