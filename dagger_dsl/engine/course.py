@@ -117,8 +117,8 @@ class Course:
         """Stop the run for an error that is no node's."""
         if self.stopping:
             return
-        if self.run.exception is None:
-            self.run.exception = error
+        if self.run.exception is None or self.run.continued:
+            self.run.blame(error)
         self.end_early(RunStatus.FAILED, str(error))
         self.at(self.board.clock() + self.run.config.shutdown_grace, self.leave_behind)
 
@@ -159,6 +159,11 @@ class Course:
         self.apart.clear()
         return taken
 
+    def ends_at(self, now: float) -> bool:
+        """Return whether the run is to be stopped, and was not yet."""
+        deadline = self.run.deadline
+        return self.stop_asked or (deadline is not None and now >= deadline)
+
     def halt(self, slots: Collection[int]) -> None:
         if slots and self.maps is not None:
             self.maps.let_go(slots)
@@ -183,7 +188,8 @@ class Course:
 
     def leave_behind(self, _now: float) -> None:
         """Write off calls that did not end in time; their outcomes will be ignored."""
-        late = (self.victims & self.state.taken()).difference(self.board.go)
+        back = self.outcomes.undecided  # their calls have ended
+        late = (self.victims & self.state.taken()).difference(self.board.go, back)
         for slot in sorted(late):
             self.cancelled(slot)
         self.left_behind |= late

@@ -132,6 +132,9 @@ class Run:
         registry: What nodes that come later are checked against.
         abandoned: Slots whose call was left behind.
         hook_errors: What hooks raised; it never ends a run.
+        exception: What the run failed with: the first failure that it was not let go on after, else
+            the first one.
+        continued: It was let go on after that, and after every other failure.
         spent: Seconds of the run's time limit that earlier processes used up.
     """
 
@@ -184,6 +187,7 @@ class Run:
         self.status = RunStatus.RUNNING
         self.reason = ""
         self.exception: BaseException | None = None
+        self.continued = False
         self.wall = time.time() - clock()
         self.began = clock()
         self.finished: float | None = None
@@ -330,6 +334,10 @@ class Run:
         self.before[slot] = (self.wall + board.started[slot], self.wall + board.ended[slot])
         self.attempts[slot] = self.attempts.get(slot, 1) + 1
         board.started[slot] = board.ended[slot] = 0.0
+
+    def blame(self, error: BaseException, *, continued: bool = False) -> None:
+        """Note what the run has failed with."""
+        self.exception, self.continued = error, continued
 
     def spend(self, number: int) -> int:
         """Count tokens that a node has used; called from any thread.
@@ -538,6 +546,7 @@ class Run:
             value=lambda node_id: self.value(self.plan.index[node_id]),
             state=lambda node_id: self.states_of(self.plan.index[node_id]),
             sinks=self.plan.sinks,
+            continued=self.continued and self.status is RunStatus.FAILED,
         )
 
     def row(self, slot: int, state: str, **more: Any) -> Row:

@@ -25,6 +25,7 @@ from dagger_dsl.engine.watch import Observers
 from dagger_dsl.errors import ConfigurationError, InputError
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph
+from dagger_dsl.model.lifecycle import is_awaited
 from dagger_dsl.registry import ActionDef, as_registry
 from dagger_dsl.runners.sequential import SequentialRunner
 from dagger_dsl.runners.threads import ThreadRunner
@@ -238,6 +239,8 @@ class _Session:
         if hooks or options.progress is not None:
             observers = Observers(run, hooks, options.progress)
         self.needs_loop = observers is not None and observers.needs_loop
+        if options.error_handler is not None and is_awaited(options.error_handler):
+            self.needs_loop = True
         self.coordinator = Coordinator(run, observers)
         run.board.step = self.coordinator.step
         run.board.interrupt = self.coordinator.stop

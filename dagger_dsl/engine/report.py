@@ -146,6 +146,8 @@ class RunReport:
         abandoned: Ids of nodes whose thread could not be stopped and was left behind.
         hook_errors: What hooks raised; it never ends a run.
         database_url: Where it is recorded; None in memory.
+        continued: Whether the run failed, and nothing but failures that ``error_strategy=`` or
+            ``error_handler=`` let it go on after; `Workflow.run` does not raise for these.
     """
 
     run_id: str
@@ -160,6 +162,7 @@ class RunReport:
     abandoned: tuple[str, ...] = ()
     hook_errors: tuple[Exception, ...] = ()
     database_url: str | None = None
+    continued: bool = attrs.field(default=False, repr=False)
     exception: BaseException | None = attrs.field(default=None, repr=False)
     _limit: float | None = attrs.field(default=None, repr=False)
     _states: Callable[[], Mapping[str, NodeState]] = attrs.field(repr=False)
@@ -191,6 +194,13 @@ class RunReport:
         first = getattr(exception, "node_id", failed[0] if failed else None)
         known = isinstance(first, str) and first in self.graph.nodes
         return self.node_reports[str(first)].error if known else None
+
+    @property
+    def errors(self) -> dict[str, ErrorInfo]:
+        """What the failed nodes failed with by id, in declaration order."""
+        reports = self.node_reports
+        found = {node_id: reports[node_id].error for node_id in self.nodes_in(NodeState.FAILED)}
+        return {node_id: error for node_id, error in found.items() if error is not None}
 
     def states(self) -> Mapping[str, NodeState]:
         """Return the state of every node by id, in declaration order."""

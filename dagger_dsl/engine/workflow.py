@@ -58,7 +58,7 @@ class Workflow:
             **options: Those of `RunOptions`: runner (``sequential`` by default; ``mode`` is
                 document 002's word for it), max_workers, timeout, database_url, durability,
                 run_id, idempotency_key (with a database_url only), hooks, app_data, cancel,
-                progress, config.
+                progress, config, error_strategy, error_handler.
 
         The runner ``sequential`` calls sync bodies in the calling thread. Under a running event
         loop, as in a notebook, such a body may not call `asyncio.run`: use ``runner="threads"``,
@@ -66,7 +66,9 @@ class Workflow:
 
         Returns:
             The value of the one node that no other waits for; of several, a mapping by id in
-            declaration order. `report` holds the rest.
+            declaration order. `report` holds the rest. After failures that ``error_strategy`` or
+            ``error_handler`` let the run go on after, these are the values that are there: None
+            for a single last node without one.
 
         Raises:
             ValidationError: The graph is wrong; nothing has run.
@@ -129,7 +131,8 @@ class Workflow:
     def _answer(self) -> Any:
         """Return the value of the last run, or raise what it failed with."""
         report: RunReport = self.report
-        report.raise_for_failure()
+        if not report.continued:
+            report.raise_for_failure()
         outputs, sinks = report.outputs, report.sinks
         if len(sinks) == 1 and outputs.keys() <= set(sinks):
             return outputs.get(sinks[0])

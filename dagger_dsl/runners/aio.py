@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from math import inf
 from typing import Any
 
-from dagger_dsl.runners.base import ASYNC, TIMED, Board, Overran, Reply
+from dagger_dsl.runners.base import ASYNC, TIMED, Board, Overran, Reply, awaited
 from dagger_dsl.runners.threads import Crew
 
 __all__ = ["AsyncRunner", "LoopRunner", "run_blocking"]
@@ -101,7 +101,7 @@ class _Loop:
         """Await something beside the calls, from whichever thread."""
 
         def begin() -> None:
-            task = self.loop.create_task(_awaited(coroutine), context=self.context.copy())
+            task = self.loop.create_task(awaited(coroutine), context=self.context.copy())
             reply.cancel = lambda: self._cancel(task)
             self.asides.add(task)
             task.add_done_callback(deliver)
@@ -292,10 +292,6 @@ class _Loop:
             if deadline.expired():
                 raise Overran(limit) from None
             raise
-
-
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
 
 
 def run_blocking(runner: AsyncRunner, board: Board) -> None:

@@ -41,6 +41,7 @@ __all__ = [
     "Runner",
     "Writing",
     "Yielded",
+    "awaited",
     "labour",
 ]
 
@@ -147,7 +148,7 @@ def _await_here(coroutine: Coroutine[Any, Any, Any], reply: Reply) -> None:
         import asyncio
 
         try:
-            reply.give(asyncio.run(_awaited(coroutine)))
+            reply.give(asyncio.run(awaited(coroutine)))
         except BaseException as error:
             reply.give(None, error)
 
@@ -156,7 +157,8 @@ def _await_here(coroutine: Coroutine[Any, Any, Any], reply: Reply) -> None:
     thread.join()
 
 
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
+async def awaited(awaitable: Awaitable[Any]) -> Any:
+    """Return what an awaitable gives, as a coroutine."""
     return await awaitable
 
 
