@@ -199,6 +199,7 @@ def _dags_of(module: ModuleType) -> list[DAG]:
 def _take(registry: Registry, other: Registry) -> None:
     for name in other.list_actions():
         registry.register(other[name], replace=True)
+    registry.bring_node_hooks(other)
 
 
 def _take_hooks(registry: Registry, other: Registry) -> None:

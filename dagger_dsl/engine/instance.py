@@ -25,6 +25,7 @@ from dagger_dsl.runners.base import ASYNC, Board
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import CancelToken
+    from dagger_dsl.engine.lifecycle import Lifecycle
     from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.runners.annex import Annex
@@ -135,6 +136,7 @@ class Run:
         exception: What the run failed with: the first failure that it was not let go on after, else
             the first one.
         continued: It was let go on after that, and after every other failure.
+        lifecycle: What surrounds the calls of its nodes; None when nothing does.
         spent: Seconds of the run's time limit that earlier processes used up.
     """
 
@@ -152,6 +154,7 @@ class Run:
         clock: Callable[[], float] = time.perf_counter,
         journal: Journal | None = None,
         lookup_in: Any = None,
+        lifecycle: Lifecycle | None = None,
     ) -> None:
         self.plan = plan = plan.own()
         self.run_id = run_id
@@ -166,6 +169,7 @@ class Run:
         if options.context is not None:
             options.context.tie(self)
         self.journal = journal
+        self.lifecycle = lifecycle
         self.state = RunState(plan)
         self.cache = RunCache(self)
         self.attempts: dict[int, int] = {}
@@ -228,6 +232,10 @@ class Run:
         )
         for slot in plan.wrapped:
             self.board.calls[slot] = bind_call(self, slot)
+        if lifecycle is not None:
+            for node_id, slot in plan.index.items():
+                if lifecycle.surrounds(node_id):
+                    self.board.calls[slot] = bind_call(self, slot)
 
     @property
     def context(self) -> Context:
@@ -279,7 +287,7 @@ class Run:
         bound = self.bound.get(slot)
         if bound is not None:
             self.bound.update(dict.fromkeys(children, bound))
-        if plan.is_wrapped(slot) or plan.kinds[slot] in self.board.beyond:
+        if self._is_wrapped(slot) or plan.kinds[slot] in self.board.beyond:
             for child in children:
                 self._install(child)
 
@@ -314,11 +322,26 @@ class Run:
     def _install(self, slot: int) -> None:
         """Put the call of an invocation that came later onto the board."""
         plan, board, kind = self.plan, self.board, self.plan.kinds[slot]
-        call = bind_call(self, slot) if plan.is_wrapped(slot) else plan.calls[slot]
+        call = bind_call(self, slot) if self._is_wrapped(slot) else plan.calls[slot]
         if kind in board.beyond:
             call, kind = self._elsewhere(slot, call, kind, plan.limits.get(slot)), 0
         board.calls[slot] = call
         board.kinds[slot] = kind
+
+    def _is_wrapped(self, slot: int) -> bool:
+        """Return whether the call of an invocation has to know this run."""
+        around = self.lifecycle
+        if around is not None and around.surrounds(str(self.plan.ids[slot])):
+            return True
+        return self.plan.is_wrapped(slot)
+
+    def is_calling(self, slot: int, attempt: int) -> bool:
+        """Return whether an attempt of an invocation's own call is waited for."""
+        return (
+            self.attempts.get(slot, 1) == attempt
+            and self.state.status(slot) == PENDING
+            and slot not in self.handling
+        )
 
     def value(self, slot: int) -> Any:
         """Return a completed node's value, reading it from the store when nobody did before."""

@@ -31,7 +31,8 @@ def bind_call(run: Run, slot: int) -> Callable[..., Any]:
         action.check_inputs(inputs)
         return inputs
 
-    return _calling(run, slot, action, prepare, action.check_output)
+    around = run.lifecycle is not None and run.lifecycle.surrounds(str(run.plan.ids[slot]))
+    return _calling(run, slot, action, prepare, action.check_output, around)
 
 
 def bind_handler(
@@ -39,15 +40,16 @@ def bind_handler(
 ) -> Callable[..., Any]:
     """Return the call of a failure handler; it ignores the values it is given.
 
-    A handler gets, by the names of its parameters, any of ``error`` (the exception), ``node_id``,
-    ``attempts``, ``inputs`` and the inputs of the node that failed. A single parameter of another
-    name gets the exception.
+    A handler gets, by the names of its parameters, any of ``error`` (the exception), ``node`` (the
+    `Node`), ``node_id``, ``attempts``, ``inputs`` and the inputs of the node that failed. A single
+    parameter of another name gets the exception.
     """
     given = delivered(run, slot, run.board.arguments(slot))
     given = {name: value for name, value in given.items() if value is not UNSET}
     offered: dict[str, Any] = {
         **given,
         "error": error,
+        "node": run.plan.node(slot),
         "node_id": run.plan.ids[slot],
         "attempts": run.attempts.get(slot, 1),
         "inputs": MappingProxyType(given),
@@ -130,6 +132,7 @@ def _calling(
     action: ActionDef,
     prepare: Callable[[tuple[Any, ...]], dict[str, Any]],
     check: Callable[[Any], None] | None,
+    around: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that prepares inputs, calls *action* in its style and checks the answer.
 
@@ -138,10 +141,10 @@ def _calling(
         action: What is called.
         prepare: Makes the inputs by name of the bound values.
         check: Refuses an answer that does not fit; None for a failure handler.
+        around: Whether the run's hooks for the node are called, too.
     """
 
-    def arguments(values: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any], _Reading]:
-        inputs = prepare(values)
+    def fill(inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], _Reading]:
         if action.style == "context":
             return (context(inputs),), {}, _as_it_is
         if action.style == "legacy":
@@ -180,16 +183,21 @@ def _calling(
             return NodeOutput()
         return value
 
+    if around:
+        from dagger_dsl.engine.lifecycle import surrounded  # who has no hooks does not load it
+
+        return surrounded(run, slot, action, prepare, fill, checked)
+
     if action.is_async:
 
         async def call_async(*values: Any) -> Any:
-            positional, keywords, read = arguments(values)
+            positional, keywords, read = fill(prepare(values))
             return checked(read(await action.fn(*positional, **keywords)))
 
         return call_async
 
     def call(*values: Any) -> Any:
-        positional, keywords, read = arguments(values)
+        positional, keywords, read = fill(prepare(values))
         return checked(read(action.fn(*positional, **keywords)))
 
     return call

@@ -32,6 +32,7 @@ from dagger_dsl.runners.threads import ThreadRunner
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.hooks import BoundHook
+    from dagger_dsl.engine.lifecycle import Lifecycle
     from dagger_dsl.engine.recorder import Recorder
     from dagger_dsl.model.commands import Command
     from dagger_dsl.runners.base import Runner
@@ -239,6 +240,13 @@ class _Session:
         if hooks or options.progress is not None:
             observers = Observers(run, hooks, options.progress)
         self.needs_loop = observers is not None and observers.needs_loop
+        around = run.lifecycle
+        # A sync body waits for an async hook around it, and not where the loop itself would wait.
+        self._apart = around is not None and around.awaits
+        if around is not None:
+            self.needs_loop = self.needs_loop or around.awaits
+            if observers is not None and around.phased:
+                around.tell = observers.phase
         if options.error_handler is not None and is_awaited(options.error_handler):
             self.needs_loop = True
         self.coordinator = Coordinator(run, observers)
@@ -253,7 +261,7 @@ class _Session:
         """
         run = self.run
         sequential = run.options.runner == "sequential"
-        limited = bool(run.plan.limits) or run.config.timeout_seconds is not None
+        limited = self._is_limited()
         if run.plan.needs_loop or self.needs_loop or run.options.runner == "asyncio":
             from dagger_dsl.runners.aio import LoopRunner
 
@@ -261,6 +269,12 @@ class _Session:
         if sequential and not limited:
             return SequentialRunner()
         return ThreadRunner()
+
+    def _is_limited(self) -> bool:
+        """Return whether sync bodies have to run beside the thread that waits for them."""
+        run = self.run
+        timed = bool(run.plan.limits) or run.config.timeout_seconds is not None
+        return timed or self._apart
 
     def execute(self, runner: Runner | None = None) -> RunReport:
         """Run in the calling thread, by the runner that fits the graph unless one is given."""
@@ -277,8 +291,7 @@ class _Session:
         from dagger_dsl.runners.aio import AsyncRunner
 
         run = self.run
-        limited = bool(run.plan.limits) or run.config.timeout_seconds is not None
-        inline = run.options.runner == "sequential" and not limited
+        inline = run.options.runner == "sequential" and not self._is_limited()
         with self:
             await AsyncRunner(inline=inline).run(run.board)
         return self.conclude()
@@ -384,16 +397,18 @@ def _prepare(
     run_id = options.run_id or new_run_id()
     _slots(options, config)  # refused here, before anything is recorded
     _warn_of_ignored(config, graph.name)
+    around = _lifecycle(registry, graph.name, hooks)
     if options.database_url is None and store is None:
-        run = _run(plan, run_id, registry, values, options, config, None, clock)
-        return _Session(run, None, hooks)
+        run = _run(plan, run_id, registry, values, options, config, None, clock, around)
+        return _Session(run, None, _with_cleanup(hooks, run))
     from dagger_dsl.engine.recorder import Recorder  # an in-memory run imports no store
 
     recorder = Recorder.for_options(options, store, run_id)
     with _released_on_error(recorder):
         existing = recorder.create(graph, values, config, options)
         if existing is None:
-            run = _run(plan, run_id, registry, values, options, config, recorder, clock)
+            run = _run(plan, run_id, registry, values, options, config, recorder, clock, around)
+            hooks = _with_cleanup(hooks, run)
             recorder.begin(run, hooked=bool(hooks))
             return _Session(run, recorder, hooks)
         recorder.close()
@@ -433,9 +448,11 @@ def _prepare_resume(
         plan = plan_for(graph, registry)
         given = _with_secrets(stored.inputs, inputs if not as_recorded else None)
         values = given if ended else bind_inputs(plan, given, config.on_missing)
-        run = _run(plan, run_id, registry, values, options, config, recorder, clock)
+        around = _lifecycle(registry, graph.name, hooks)
+        run = _run(plan, run_id, registry, values, options, config, recorder, clock, around)
         if ended:
             return _Session(run, recorder, ended=recorder.show(run))
+        hooks = _with_cleanup(hooks, run)
         recorder.restore(run, options.on_change, hooked=bool(hooks))
         recorder.seats(run)
         return _Session(run, recorder, hooks)
@@ -449,6 +466,22 @@ def _bound(given: Sequence[Any], registry: Lookup, dag_name: str) -> tuple[Bound
     from dagger_dsl.engine.hooks import bind_hooks  # runs without hooks do not load it
 
     return bind_hooks(given, as_registry(registry), dag_name)
+
+
+def _lifecycle(registry: Lookup, dag_name: str, hooks: Sequence[BoundHook]) -> Lifecycle | None:
+    """Return what surrounds the calls of a run's nodes, None when nothing does."""
+    phased = any(each.on_phase is not None for each in hooks)
+    known = getattr(registry, "node_hooks", None)
+    found = {} if known is None else known(dag_name)
+    if not (found or phased):
+        return None
+    from dagger_dsl.engine.lifecycle import Lifecycle
+
+    return Lifecycle(found, phased)
+
+
+def _with_cleanup(hooks: tuple[BoundHook, ...], run: Run) -> tuple[BoundHook, ...]:
+    return hooks if run.lifecycle is None else (*hooks, *run.lifecycle.observers(run))
 
 
 _AT_REST = ("completed", "failed", "cancelled", "timed_out", "paused")
@@ -472,6 +505,7 @@ def _run(
     config: DagConfig,
     recorder: Recorder | None,
     clock: Callable[[], float],
+    lifecycle: Lifecycle | None,
 ) -> Run:
     return Run(
         plan=plan,
@@ -485,6 +519,7 @@ def _run(
         slots=_slots(options, config),
         clock=clock,
         journal=None if recorder is None else recorder.journal,
+        lifecycle=lifecycle,
     )
 
 

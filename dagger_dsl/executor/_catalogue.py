@@ -283,7 +283,7 @@ def _newest(versions: dict[str, Entry]) -> Entry:
 
 
 def _bring(registry: Registry, graph: Graph, source: Registry) -> None:
-    """Register what *source* has of the actions, handlers and fallbacks that a graph uses."""
+    """Register what *source* has for a graph: its actions, handlers, fallbacks and node hooks."""
     names = {
         name: None
         for node in graph.nodes.values()
@@ -300,6 +300,7 @@ def _bring(registry: Registry, graph: Graph, source: Registry) -> None:
         action = source.get(name)
         if action is not None:
             registry.register(action, replace=True)
+    registry.bring_node_hooks(source, graph.name)
 
 
 def _free_id(action: str, taken: set[str]) -> str:

@@ -77,12 +77,14 @@ class _Loop:
         board.beyond = frozenset((TIMED,)) if inline else frozenset()
         board.lingers = True  # for the caller's loop, and for tasks that end
 
-    def _post(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Have the loop make a call soon, from whichever thread."""
+    def _post(self, call: Callable[..., None], *arguments: Any) -> bool:
+        """Have the loop make a call soon, from whichever thread; False when it is closed."""
         try:
             self.loop.call_soon_threadsafe(call, *arguments)
-        except RuntimeError:  # the loop is closed: the run is over and nobody listens
+        except RuntimeError:  # the run is over and nobody listens
             self.crew.over = True
+            return False
+        return True
 
     def _ring(self) -> None:
         self._post(self.changed.set)
@@ -115,7 +117,9 @@ class _Loop:
                 reply.give(None if error is not None else task.result(), error)
             self.changed.set()
 
-        self._post(begin)
+        if not self._post(begin):
+            coroutine.close()
+            reply.give(None, TimeoutError("the run has ended"))
 
     def _cancel(self, task: asyncio.Task[Any]) -> None:
         def cancel() -> None:

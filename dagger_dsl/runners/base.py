@@ -41,6 +41,7 @@ __all__ = [
     "Runner",
     "Writing",
     "Yielded",
+    "await_here",
     "awaited",
     "labour",
 ]
@@ -141,7 +142,7 @@ class Reply:
             self.done = True
 
 
-def _await_here(coroutine: Coroutine[Any, Any, Any], reply: Reply) -> None:
+def await_here(coroutine: Coroutine[Any, Any, Any], reply: Reply) -> None:
     """Await something where no runner has a loop (any more): on one of its own, in a thread."""
 
     def work() -> None:
@@ -200,6 +201,8 @@ class Board:
         announce: Called with the slot and the clock just before each call; None when nobody looks.
             By one thread at a time, and not during a step: a runner of several threads sees to it.
             The call is not made when it answers False.
+        between: Makes a call between two steps, while nobody else does; once the run is over it
+            may make none.
         beyond: Kinds of calls that the runner cannot make.
         lingers: The runner has things to do between the end of the run and its own return.
         due: When a worker steps the coordinator although `go` is not empty.
@@ -215,6 +218,7 @@ class Board:
 
     __slots__ = (
         "announce",
+        "between",
         "beyond",
         "bindings",
         "calls",
@@ -269,6 +273,7 @@ class Board:
         self.lock = threading.Lock()
         self.step: Callable[[float], bool] = lambda _now: False
         self.announce: Callable[[int, float], bool] | None = None
+        self.between: Callable[[Callable[[], None]], None] = lambda act: act()
         self.beyond: frozenset[int] = frozenset()
         self.lingers = False
         self.due = inf
@@ -277,7 +282,7 @@ class Board:
         self.ring: Callable[[], None] = lambda: None
         self.interrupt: Callable[[], None] = lambda: None
         self.halt: Callable[[Collection[int]], None] = lambda _slots: None
-        self.spawn: Callable[[Coroutine[Any, Any, Any], Reply], None] = _await_here
+        self.spawn: Callable[[Coroutine[Any, Any, Any], Reply], None] = await_here
         self.listening = False
 
     def arguments(self, slot: int) -> tuple[Any, ...]:
