@@ -348,6 +348,8 @@ class DAG(Workflow):
 
         recipe = local_recipe(fn, self, options, node_id)
         self.registry.register(recipe.definition)
+        if recipe.definition.uses:
+            fn = recipe.definition.fn
         known = self._nodes.get(recipe.base)
         if known is None:
             return NodeFunction(fn, self._place(recipe, (), {}, recipe.base))
