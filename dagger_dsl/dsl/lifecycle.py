@@ -37,7 +37,10 @@ def node_named(dag: DAG, node: str | Operand) -> str:
     found = node._targets(dag)
     if len(found) != 1:
         raise ConfigurationError(f"one node is meant, and {node!r} is {len(found)}")
-    return found[0].id
+    (meant,) = found
+    if meant.dag is not dag:
+        raise ConfigurationError(f"{meant!r} belongs to another DAG than {dag.name!r}")
+    return meant.id
 
 
 def set_error_handler(dag: DAG, node: str | Operand, handler: Callable[..., Any] | None) -> None:

@@ -111,7 +111,7 @@ class Lifecycle:
             await _drive_async(clean(ctx, event))
 
         def clean_here(ctx: HookContext, event: Any) -> None:
-            _drive(clean(ctx, event), run.board)
+            _drive(clean(ctx, event), None)  # in a step, for which the loop may be waiting
 
         return (
             BoundHook(
@@ -282,8 +282,8 @@ async def _drive_async(talk: Generator[Any, Any, Any]) -> Any:
         return end.value
 
 
-def _drive(talk: Generator[Any, Any, Any], board: Board) -> Any:
-    """As `_drive_async`, in a thread that may wait for the run's event loop."""
+def _drive(talk: Generator[Any, Any, Any], board: Board | None) -> Any:
+    """As `_drive_async`, in a thread that may wait for the run's event loop, if there is one."""
     try:
         step = next(talk)
         while True:
@@ -311,11 +311,12 @@ class _Heard(Reply):
         self.arrived.set()
 
 
-def _wait(awaitable: Any, board: Board) -> Any:
+def _wait(awaitable: Any, board: Board | None) -> Any:
     reply = _Heard()
     asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:
-        await_here(awaited(awaitable), reply)  # this thread's own loop cannot serve it meanwhile
+    here = asyncio is not None and asyncio._get_running_loop() is not None
+    if here or board is None:  # this thread's own loop could not serve it meanwhile
+        await_here(awaited(awaitable), reply)
     else:
         board.spawn(awaited(awaitable), reply)
     reply.arrived.wait()

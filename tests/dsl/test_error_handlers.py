@@ -245,6 +245,8 @@ def test_a_wrong_error_handler_is_refused_where_it_is_set() -> None:
     for wrong in (1, "handler", lambda: 1, lambda error: 1, []):
         with pytest.raises(ConfigurationError, match=r"'risky' is .*\(node, inputs, error\)"):
             dag.set_node_error_handler("risky", wrong)
+    with pytest.raises(ConfigurationError, match="another DAG"):
+        dag.set_node_error_handler(failing().nodes["risky"], print)
     for wrong in (None, 3, [], b"risky"):
         with pytest.raises(NodeNotFound):
             dag.set_node_error_handler(wrong, print)

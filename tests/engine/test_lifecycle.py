@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dagger_dsl import DAG, CancelToken, RunOptions, action, engine
+from dagger_dsl import DAG, CancelToken, DagExecutor, RunOptions, action, engine
 from dagger_dsl.engine import launch
 from dagger_dsl.errors import (
     ConfigurationError,
@@ -495,6 +495,20 @@ def test_cleanup_comes_before_what_depends_on_the_node_starts() -> None:
 
 
 @every_runner
+def test_plain_functions_may_return_what_has_to_be_awaited(runner: str) -> None:
+    dag, log = chain(), Log(is_async=True)
+    hooks = log.hooks()
+    dag.set_default_hooks(
+        pre_execute=lambda n, i, c: hooks["pre_execute"](n, i, c),
+        post_execute=lambda n, i, r, c: hooks["post_execute"](n, i, r, c),
+        cleanup=lambda n, c: hooks["cleanup"](n, c),
+    )
+    assert dag.run(runner=runner) == 2
+    assert asyncio.run(dag.run_async(runner=runner)) == 2
+    assert len(log.calls) == 12
+
+
+@every_runner
 @both
 def test_what_cleanups_raise_is_kept_and_changes_nothing(runner: str, is_async: bool) -> None:
     def fail(node: Any, context: Context) -> None:
@@ -559,3 +573,12 @@ def test_a_run_that_goes_on_elsewhere_has_the_hooks_and_handlers_of_its_file(
         again = engine.resume(report.run_id, elsewhere, RunOptions(database_url=url))
     assert again.outputs == {"second": 7}
     assert cleaned == ["first", "second", "second"]
+
+
+def test_an_executor_has_the_hooks_of_the_dags_it_was_given() -> None:
+    dag, log = chain(), Log()
+    dag.set_node_hooks("second", **log.hooks())
+    with DagExecutor(registry={}) as executor:
+        executor.add(dag)
+        assert executor.run("flow").outputs == {"second": 2}
+    assert log.calls == [("pre", "second"), ("post", "second"), ("cleanup", "second")]
