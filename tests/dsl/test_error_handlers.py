@@ -117,14 +117,14 @@ def test_an_attempt_that_overruns_is_retried_with_the_whole_limit(
     dag = DAG("flow")
 
     def slow(ctx: NodeCtx) -> int:
-        time.sleep(1.0 if ctx.attempt == 1 else 0.06)
+        time.sleep(1.0 if ctx.attempt == 1 else 0.01)
         return ctx.attempt
 
     async def slow_async(ctx: NodeCtx) -> int:
-        await asyncio.sleep(5.0 if ctx.attempt == 1 else 0.06)
+        await asyncio.sleep(30.0 if ctx.attempt == 1 else 0.01)
         return ctx.attempt
 
-    options: dict[str, Any] = {"retry": 1, "retry_delay": 0, "timeout": 0.1}
+    options: dict[str, Any] = {"retry": 1, "retry_delay": 0, "timeout": 0.3}
     dag.node(id="slow", name="slow", **options)(slow_async if is_async else slow)
     assert dag.run(runner=runner) == 2
 

@@ -187,10 +187,10 @@ def test_an_attempt_that_was_left_behind_shows_no_more_phases() -> None:
     done = threading.Event()
     dag, hook, log = DAG("flow"), Phases(), Log()
 
-    @dag.node(timeout=0.02, retry=1, retry_delay=0)
+    @dag.node(timeout=0.3, retry=1, retry_delay=0)
     def slow(ctx: NodeCtx) -> int:
         if ctx.attempt == 1:
-            time.sleep(0.1)
+            time.sleep(0.8)
             done.set()
         return ctx.attempt
 

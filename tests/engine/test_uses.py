@@ -130,8 +130,10 @@ def test_it_is_given_back_after_errors_timeouts_and_cancels(
     async def slow_async(conn: Connection) -> None:
         await asyncio.sleep(60)
 
+    ends = threading.Event()
+
     def slow(conn: Connection) -> None:
-        time.sleep(0.15)
+        ends.wait(30)
 
     chosen: Any = slow_async if is_async else slow
     dag.node(id="slow", name="slow", uses={"conn": pool}, timeout=0.03)(chosen)
@@ -139,6 +141,7 @@ def test_it_is_given_back_after_errors_timeouts_and_cancels(
     assert type(dag.report.node_reports["slow"].exception) is NodeTimeout
     if not is_async:
         assert pool.in_use == 1, "the thread that was left behind still has it"
+        ends.set()
         deadline = time.monotonic() + 10
         while pool.in_use and time.monotonic() < deadline:
             time.sleep(0.005)
