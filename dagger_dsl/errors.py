@@ -31,6 +31,8 @@ DaggerError
 │   ├── StalledError                     nothing can go on; a fault of ours
 │   ├── RunCancelled, RunPaused
 │   └── NotExecuted (LookupError)
+├── CircuitBreakerOpenError              a `CircuitBreaker` refuses calls for a while
+├── ResourceTimeout (TimeoutError)       no resource of a `ResourcePool` came free in time
 ├── InvalidState                         the call does not fit what the object is doing
 ├── CodecError (ValueError)
 │   ├── EncodingError (TypeError), DecodingError
@@ -57,6 +59,7 @@ __all__ = [
     "ActionNotFound",
     "AmbiguousConnection",
     "ArtifactNotFound",
+    "CircuitBreakerOpenError",
     "CodecError",
     "ConfigurationError",
     "CycleError",
@@ -91,6 +94,7 @@ __all__ = [
     "Place",
     "Problem",
     "RegistryError",
+    "ResourceTimeout",
     "RunCancelled",
     "RunExists",
     "RunFenced",
@@ -582,6 +586,57 @@ class RunPaused(ExecutionError):
 
 class NotExecuted(ExecutionError, LookupError):
     """A result was asked for that no run has produced yet."""
+
+
+class CircuitBreakerOpenError(DaggerError):
+    """A call was not made, because too many before it have failed.
+
+    Attributes:
+        function: What was called.
+        failures: How many failed in a row.
+        since: When calls began to be refused, in seconds since 1970.
+        until: From when on one is let through again.
+    """
+
+    def __init__(self, function: str, failures: int, since: float, until: float) -> None:
+        self.function = function
+        self.failures = failures
+        self.since = since
+        self.until = until
+        super().__init__(function, failures, since, until)
+
+    def __str__(self) -> str:
+        return (
+            f"{shown(self.function)} is not called: {self.failures} calls in a row have failed, "
+            f"and its circuit breaker is open since {_time_of_day(self.since)}, until "
+            f"{_time_of_day(self.until)} UTC"
+        )
+
+
+def _time_of_day(moment: float) -> str:
+    import datetime as dt  # who reads no such message pays nothing
+
+    return dt.datetime.fromtimestamp(moment, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+class ResourceTimeout(DaggerError, TimeoutError):
+    """No resource of a pool came free in time.
+
+    Attributes:
+        seconds: How long was waited.
+        max_size: How many resources the pool lends at most.
+    """
+
+    def __init__(self, seconds: float, max_size: int) -> None:
+        self.seconds = seconds
+        self.max_size = max_size
+        super().__init__(seconds, max_size)
+
+    def __str__(self) -> str:
+        return (
+            f"no resource of the pool came free within {self.seconds:g} s: all {self.max_size} are "
+            "lent; wait longer, give the pool a larger max_size, or hold each for a shorter time"
+        )
 
 
 class InvalidState(DaggerError):

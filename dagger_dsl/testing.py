@@ -612,6 +612,7 @@ def mutation_checked(registry: Any = None) -> Registry:
     for name in source.list_actions():
         definition = source[name]
         made.register(attrs.evolve(definition, fn=_watched(definition)), name)
+    made.bring_node_hooks(source)
     return made
 
 

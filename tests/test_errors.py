@@ -54,6 +54,8 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "KeyTaken": ("run_001", "order-7"),
     "RunOwned": ("run_001", "host:4711"),
     "MissingExtra": ("rendering", "viz"),
+    "CircuitBreakerOpenError": ("fetch", 5, 1_700_000_000.0, 1_700_000_060.0),
+    "ResourceTimeout": (2.5, 10),
 }
 
 

@@ -201,6 +201,7 @@ def _take(registry: Registry, other: Registry) -> None:
         registry.register(other[name], replace=True)
     for name, workflow in other.workflows.items():
         registry.register_workflow(workflow, name, replace=True)
+    registry.bring_node_hooks(other)
 
 
 def _take_hooks(registry: Registry, other: Registry) -> None:

@@ -129,6 +129,7 @@ class DAG(PartialRuns):
         self._by_action: dict[str, list[Recipe]] = {}
         self._serials: dict[str, int] = {}
         self._drawn: dict[int, Arrow] = {}
+        self._error_handlers: dict[str, str] = {}  # names of actions, by node
         self._graph: Graph | None = None
         self._validated: ValidationReport | None = None
         if isinstance(inputs, Mapping):
@@ -355,6 +356,8 @@ class DAG(PartialRuns):
 
         recipe = local_recipe(fn, self, options, node_id)
         self.registry.register(recipe.definition)
+        if recipe.definition.uses:
+            fn = recipe.definition.fn
         known = self._nodes.get(recipe.base)
         if known is None:
             return NodeFunction(fn, self._place(recipe, (), {}, recipe.base))
@@ -375,6 +378,83 @@ class DAG(PartialRuns):
                 name: value for name, value in node.inputs.items() if name in recipe.names
             }
         self._changed()
+
+    # --- the lives of nodes -----------------------------------------------------------------------
+
+    def set_node_error_handler(
+        self, name: str | Operand, handler: Callable[[Any, Any, Any], Any] | None
+    ) -> None:
+        """Have a function called when a node has failed for good, after retries and fallback.
+
+        It takes the place of the node's ``failure=``; there is one per node.
+
+        Args:
+            name: The node's id, or what stands for the node.
+            handler: ``fn(node, inputs, error)``, sync or async: the `Node` (with ``id`` and
+                ``name``), its inputs by name, and what it raised. What it returns becomes the
+                node's result, which then counts as recovered; None leaves the failure as it is.
+                None instead of a function takes the handler away.
+
+        Raises:
+            NodeNotFound: There is no such node.
+            ConfigurationError: *handler* is no function of so many arguments.
+        """
+        from dagger_dsl.dsl.lifecycle import set_error_handler
+
+        set_error_handler(self, name, handler)
+
+    def set_node_hooks(
+        self,
+        name: str | Operand,
+        *,
+        pre_execute: Callable[..., Any] | None = None,
+        post_execute: Callable[..., Any] | None = None,
+        cleanup: Callable[..., Any] | None = None,
+    ) -> None:
+        """Have functions called around the calls of a node, in the place of those set before.
+
+        Each may be async, and is called with the `Node` first and the run's `Context` last. What
+        one raises fails the attempt like an error of the body, and is retried like one, but for
+        *cleanup*. Of a mapped node they surround each invocation. A node that takes a result of
+        another run is not called, and neither are they; results that they have changed are not
+        shared. Fallbacks and failure handlers are called without them.
+
+        Args:
+            name: The node's id, or what stands for the node.
+            pre_execute: ``fn(node, inputs, context)``, once before each attempt. A mapping that it
+                returns takes the place of the inputs, None or `KEEP` leaves them.
+            post_execute: ``fn(node, inputs, result, context)``, once after each attempt that gave a
+                result, before this is checked, recorded or passed on. What it returns takes the
+                place of the result (and of nothing else that the body answered: labels, commands
+                and metadata stay), None or `KEEP` leaves it, ``NodeOutput(None)`` makes it None.
+            cleanup: ``fn(node, context)``, once after the node has ended for good: completed,
+                failed, timed out or cancelled. It comes before what depends on the node starts.
+                What it raises is logged and kept in ``report.hook_errors``. A node that was never
+                called has nothing to clean up. Of a node that was left behind in its thread, that
+                thread may still run. After a crash it may be called once more.
+
+        Raises:
+            NodeNotFound: There is no such node.
+            ConfigurationError: One is no function of so many arguments.
+        """
+        from dagger_dsl.dsl.lifecycle import set_hooks
+
+        set_hooks(self, name, pre_execute, post_execute, cleanup)
+
+    def set_default_hooks(
+        self,
+        *,
+        pre_execute: Callable[..., Any] | None = None,
+        post_execute: Callable[..., Any] | None = None,
+        cleanup: Callable[..., Any] | None = None,
+    ) -> None:
+        """Have functions called around the calls of every node; see `set_node_hooks`.
+
+        They surround those of the node itself: *pre_execute* comes before, the others after these.
+        """
+        from dagger_dsl.dsl.lifecycle import set_hooks
+
+        set_hooks(self, None, pre_execute, post_execute, cleanup)
 
     # --- what actions and arrows call ------------------------------------------------------------
 

@@ -78,7 +78,16 @@ class _Compiler:
             if draft._labels is not None:
                 self.edges += [Edge(each.id, draft.id, label) for each, label in draft._labels]
             made.append(node_of(draft.id, tuple(inputs), tuple(sources), recipe.template()))
-        return made
+        return self._with_handlers(made) if self._dag._error_handlers else made
+
+    def _with_handlers(self, nodes: list[Node]) -> list[Node]:
+        """Give nodes the failure handlers that were set for them by their ids."""
+        handlers = self._dag._error_handlers
+        self._text += (f"{node_id} {name}" for node_id, name in handlers.items())
+        return [
+            node.replace(failure=handlers[node.id]) if node.id in handlers else node
+            for node in nodes
+        ]
 
     def _number(self, recipe: Recipe) -> str:
         """Return what stands for a recipe in the text that is hashed."""

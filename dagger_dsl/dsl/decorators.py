@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         RetryPolicy,
         Trigger,
     )
+    from dagger_dsl.model.pools import ResourcePool
     from dagger_dsl.registry import ActionDef, Registry
 
     class ActionOptions(TypedDict, total=False):
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         trigger: Trigger | Literal["success", "any", "none_failed", "failed", "done"] | None
         store: bool | None
         keep: bool | None
+        uses: ResourcePool[Any] | Mapping[str, ResourcePool[Any]] | None
         effects: Effects | Literal["at_least_once", "at_most_once"] | None
         version: str | None
         tags: Sequence[str] | None
@@ -128,7 +130,7 @@ class Action(Ends, Generic[P, R]):
         self.definition = definition
         self._options = options or {}
         self._method = method
-        self._function: Callable[P, R] = definition.original
+        self._function: Callable[P, R] = definition.fn if definition.uses else definition.original
         self._made: Recipe | None = None
         self._mapped: dict[Any, Recipe] = {}
         functools.update_wrapper(self, definition.face, updated=())
@@ -376,6 +378,10 @@ def action(fn: Any = None, /, **options: Any) -> Any:
     begin anew together when either fails, under the retry policy of the one that raised, and the
     generator is closed when the consumer ends. Nodes that map over a generator get an item each.
 
+    A resource that ``uses`` lends is given back when the call ends, however it ends, and the wait
+    for it is part of the call's time limit. A function that is left behind in its thread by a limit
+    holds it until it returns.
+
     Args:
         fn: The function.
         **options: ``name`` in the registry (the function's own); ``inputs`` and ``outputs`` (names,
@@ -385,8 +391,10 @@ def action(fn: Any = None, /, **options: Any) -> Any:
             object), ``max_retries``, ``retry_delay``, ``retry_backoff``; ``on_failure``;
             ``failure`` or ``on_error`` (the handler); ``fallback``; ``cache``; ``trigger``;
             ``store``; ``keep`` (False frees the value after the last node that depends on it);
-            ``effects``; ``version``; ``tags``; ``description``; ``registry`` (where to register;
-            the one in force by default).
+            ``uses`` (pools by the parameter that is lent a resource for each call, such as
+            ``uses={"conn": pool}``; a pool alone fills the parameter ``resource``, or the only
+            one); ``effects``; ``version``; ``tags``; ``description``; ``registry`` (where to
+            register; the one in force by default).
 
     Raises:
         ConfigurationError: An option is unknown or has an impossible value.

@@ -34,6 +34,7 @@ __all__ = ["InputHandle", "NodeBuilder", "NodeDecorator", "NodeFunction", "NodeT
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+E = TypeVar("E", bound=Callable[[Any, Any, Any], Any])
 
 
 class NodeBuilder(Ends):
@@ -74,6 +75,14 @@ class NodeBuilder(Ends):
             NotExecuted: There is none.
         """
         return self.dag.get_result(self.id)
+
+    def on_error(self, handler: E) -> E:
+        """Have *handler* called when the node has failed: ``@dag.nodes["load"].on_error``.
+
+        See `DAG.set_node_error_handler`.
+        """
+        self.dag.set_node_error_handler(self.id, handler)
+        return handler
 
     def after(self, *others: Operand) -> NodeBuilder:
         """Wait for *others* and take no value from them; return this handle."""
@@ -195,6 +204,13 @@ class NodeFunction(Ends, Generic[P, R]):
     def name(self) -> str:
         """The node's id."""
         return self.node.id
+
+    def on_error(self, handler: E) -> E:
+        """Have *handler* called when the node has failed: ``@load.on_error``.
+
+        See `DAG.set_node_error_handler`.
+        """
+        return self.node.on_error(handler)
 
     def _home(self) -> DAG:
         return self.node.dag

@@ -105,8 +105,9 @@ def hook(target: Any = None, /, **options: Any) -> Any:
     as itself, and objects of it that are given to a run have the options.
 
     A function may be async, and may yield. It is shown what happens to nodes, and `CustomEvent`s;
-    the start and the end of the run only if it asks for them: ``@hook(on=RunFinished)``. The
-    ``on_start`` and ``on_complete`` of an object are always called.
+    the start and the end of the run, and the phases of attempts, only if it asks for them:
+    ``@hook(on=RunFinished)``, ``@hook(on=NodePhase)``. The ``on_start``, ``on_complete`` and
+    ``on_phase`` of an object are always called.
 
     Args:
         target: The function, class or object.

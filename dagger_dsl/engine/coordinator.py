@@ -176,6 +176,7 @@ class Coordinator:
         done, odd, go, take = board.done, board.odd, board.go, board.done.popleft
         timers, flush = course.timers, self.run.config.flush_interval
         records = self._records
+        asks, undecided = outcomes.asks, outcomes.undecided
         run, left_behind, requests = self.run, course.left_behind, desk.requests
         # A hook that is slow must not let events pile up: no more are made than it can be shown.
         steers = watcher is not None and watcher.steers
@@ -209,6 +210,8 @@ class Coordinator:
                 course.flying -= 1
                 outcomes.answered(slot, answer, now)
                 answer = None  # what was yielded or raised is held by nobody here
+            if asks and undecided:
+                now = yield from outcomes.decide()
             if timers and timers[0][0] <= now:
                 course.fire(now)
             if requests:
@@ -216,6 +219,8 @@ class Coordinator:
                 quiet = False
             if course.stop_asked and not course.stopping:
                 self._cancel(now)
+            if asks and undecided:  # by time, or by what was asked for
+                now = yield from outcomes.decide()
             if state.ended:
                 course.record_ends()
             if not go:
@@ -224,6 +229,9 @@ class Coordinator:
                 rare = course.rare
                 if rare and not (steers and news):
                     self._starts.prepare(now)
+                    if asks and undecided:
+                        now = yield from outcomes.decide()
+                        continue
                     news = bool(course.events)
                 if news:
                     shown += 1 + len(course.events)
@@ -427,7 +435,11 @@ class Coordinator:
             if state.status(slot) == PENDING
         ]
         names = ", ".join(map(repr, left[:5]))
-        run.exception = run.exception or StalledError(
-            f"run {run.run_id} cannot go on, and its nodes {names} have not ended; please report it"
-        )
+        if run.exception is None or run.continued:
+            run.blame(
+                StalledError(
+                    f"run {run.run_id} cannot go on, and its nodes {names} have not ended; please "
+                    "report it"
+                )
+            )
         run.status = RunStatus.FAILED

@@ -152,8 +152,8 @@ class Course:
         """Stop the run for an error that is no node's."""
         if self.stopping:
             return
-        if self.run.exception is None:
-            self.run.exception = error
+        if self.run.exception is None or self.run.continued:
+            self.run.blame(error)
         self.end_early(RunStatus.FAILED, str(error))
         self.at(self.board.clock() + self.run.config.shutdown_grace, self.leave_behind)
 
@@ -194,6 +194,11 @@ class Course:
         self.apart.clear()
         return taken
 
+    def ends_at(self, now: float) -> bool:
+        """Return whether the run is to be stopped, and was not yet."""
+        deadline = self.run.deadline
+        return self.stop_asked or (deadline is not None and now >= deadline)
+
     def halt(self, slots: Collection[int]) -> None:
         if slots and self.maps is not None:
             self.maps.let_go(slots)
@@ -222,8 +227,9 @@ class Course:
 
     def leave_behind(self, _now: float) -> None:
         """Write off calls that did not end in time; their outcomes will be ignored."""
+        back = self.outcomes.undecided  # their calls have ended
         late = self.victims & self.state.taken()
-        late.difference_update(self.board.go, self.run.feeding)
+        late.difference_update(self.board.go, self.run.feeding, back)
         if self.run.nursery is not None:  # a nested run leaves behind what does not end, and ends
             late -= {slot for slot in late if self._is_nested(slot)}
         for slot in sorted(late):

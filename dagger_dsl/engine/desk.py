@@ -112,33 +112,45 @@ class Desk:
         return watcher.show(events)
 
     def listen(self, reply: Reply | None) -> Generator[float, float, None]:
-        """Wait for the answers of hooks; meanwhile nothing else is decided.
-
-        Calls go on, and begin, until something that has ended waits too long for its record.
-        """
-        board, run, watcher = self._board, self._run, self._course.watcher
+        """Wait for the answers of hooks."""
+        watcher = self._course.watcher
         assert watcher is not None
         late_from = inf
         while reply is not None:
-            until = inf
-            board.listening = True
-            board.due = 0.0  # whoever ends a call steps before the next one
-            try:
-                while not reply.done:
-                    now = yield min(until, run.deadline or inf)
-                    if self._journal is not None and (board.done or board.odd):
-                        late_from = min(late_from, now + run.config.flush_interval)
-                        if now >= late_from:
-                            self._state.give_back(self._course.recall())
-                    late = run.deadline is not None and now >= run.deadline
-                    if until == inf and (self._course.stop_asked or late):
-                        until = now + run.config.shutdown_grace
-                    if now >= until and not reply.done:
-                        reply.cancel()
-                        reply.give(None, TimeoutError("the hook had no answer when the run ended"))
-            finally:
-                board.listening = False
+            late_from = yield from self.wait(reply, late_from)
             reply = watcher.go_on()
+
+    def wait(self, reply: Reply, late_from: float = inf) -> Generator[float, float, float]:
+        """Wait for an answer; meanwhile nothing else is decided.
+
+        Calls go on, and begin, until something that has ended waits too long for its record.
+
+        Args:
+            reply: The answer.
+            late_from: When that is, where something has ended already.
+
+        Returns:
+            When it is now.
+        """
+        board, run = self._board, self._run
+        until = inf
+        board.listening = True
+        board.due = 0.0  # whoever ends a call steps before the next one
+        try:
+            while not reply.done:
+                now = yield min(until, run.deadline or inf)
+                if self._journal is not None and (board.done or board.odd):
+                    late_from = min(late_from, now + run.config.flush_interval)
+                    if now >= late_from:
+                        self._state.give_back(self._course.recall())
+                if until == inf and self._course.ends_at(now):
+                    until = now + run.config.shutdown_grace
+                if now >= until and not reply.done:
+                    reply.cancel()
+                    reply.give(None, TimeoutError("there was no answer when the run ended"))
+        finally:
+            board.listening = False
+        return late_from
 
     def heed(self) -> bool:
         """Apply what hooks have asked for; return whether that may have changed anything."""

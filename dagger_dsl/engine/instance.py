@@ -26,6 +26,7 @@ from dagger_dsl.runners.base import ASYNC, Board
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import CancelToken
+    from dagger_dsl.engine.lifecycle import Lifecycle
     from dagger_dsl.engine.nested import Nursery
     from dagger_dsl.engine.sharing import Sharing
     from dagger_dsl.engine.streams import Intake
@@ -144,6 +145,10 @@ class Run:
         registry: What nodes that come later are checked against.
         abandoned: Slots whose call was left behind.
         hook_errors: What hooks raised; it never ends a run.
+        exception: What the run failed with: the first failure that it was not let go on after, else
+            the first one.
+        continued: It was let go on after that, and after every other failure.
+        lifecycle: What surrounds the calls of its nodes; None when nothing does.
         spent: Seconds of the run's time limit that earlier processes used up.
         store: Where it is recorded, None in memory.
         outer: The run that it is nested in.
@@ -177,6 +182,7 @@ class Run:
         lookup_in: Any = None,
         store: Store | None = None,
         outer: Run | None = None,
+        lifecycle: Lifecycle | None = None,
     ) -> None:
         self.plan = plan = plan.own()
         self.run_id = run_id
@@ -188,6 +194,7 @@ class Run:
         self.lookup = lookup
         self.app_data = options.app_data
         self.journal = journal
+        self.lifecycle = lifecycle
         self.state = RunState(plan)
         self.cache = RunCache(self)
         self.attempts: dict[int, int] = {}
@@ -209,6 +216,7 @@ class Run:
         self.status = RunStatus.RUNNING
         self.reason = ""
         self.exception: BaseException | None = None
+        self.continued = False
         self.wall = time.time() - clock()
         self.began = clock()
         self.finished: float | None = None
@@ -265,6 +273,10 @@ class Run:
         )
         for slot in plan.wrapped:
             self.board.calls[slot] = bind_call(self, slot)
+        if lifecycle is not None:
+            for node_id, slot in plan.index.items():
+                if lifecycle.surrounds(node_id):
+                    self.board.calls[slot] = bind_call(self, slot)
         if options.context is not None:
             self._share(options.context)
         if options._owner is not None:
@@ -347,7 +359,7 @@ class Run:
         bound = self.bound.get(slot)
         if bound is not None:
             self.bound.update(dict.fromkeys(children, bound))
-        if plan.is_wrapped(slot) or plan.kinds[slot] in self.board.beyond:
+        if self._is_wrapped(slot) or plan.kinds[slot] in self.board.beyond:
             for child in children:
                 self.install(child)
 
@@ -385,7 +397,7 @@ class Run:
         """Put the call of an invocation that came later, or has changed, onto the board."""
         plan, board, kind = self.plan, self.board, self.plan.kinds[slot]
         call = plan.calls[slot]
-        if plan.is_wrapped(slot):
+        if self._is_wrapped(slot):
             call = bind_call(self, slot)
             if plan.batch(slot) > 1:
                 call = plan.batch_call(plan.parents[slot], call)
@@ -395,6 +407,21 @@ class Run:
             call, kind = self._elsewhere(slot, call, kind, plan.limits.get(slot)), 0
         board.calls[slot] = call
         board.kinds[slot] = kind
+
+    def _is_wrapped(self, slot: int) -> bool:
+        """Return whether the call of an invocation has to know this run."""
+        around = self.lifecycle
+        if around is not None and around.surrounds(str(self.plan.ids[slot])):
+            return True
+        return self.plan.is_wrapped(slot)
+
+    def is_calling(self, slot: int, attempt: int) -> bool:
+        """Return whether an attempt of an invocation's own call is waited for."""
+        return (
+            self.attempts.get(slot, 1) == attempt
+            and self.state.status(slot) == PENDING
+            and slot not in self.handling
+        )
 
     def value(self, slot: int) -> Any:
         """Return a completed node's value, reading it from the store when nobody did before.
@@ -428,6 +455,10 @@ class Run:
         """Note that a node will be called once more for others; it uses up none of its retries."""
         self.another(slot)
         self.earlier[slot] = self.earlier.get(slot, 0) + 1
+
+    def blame(self, error: BaseException, *, continued: bool = False) -> None:
+        """Note what the run has failed with."""
+        self.exception, self.continued = error, continued
 
     def spend(self, number: int) -> int:
         """Count tokens that a node has used; called from any thread.
@@ -644,6 +675,7 @@ class Run:
             workers=self.board.slots,
             run=self,
             nested=None if self.nursery is None else self.nursery.reports,
+            continued=self.continued and self.status is RunStatus.FAILED,
         )
 
     def row(self, slot: int, state: str, **more: Any) -> Row:

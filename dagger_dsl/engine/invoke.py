@@ -31,11 +31,13 @@ def bind_call(run: Run, slot: int) -> Callable[..., Any]:
         action.check_inputs(inputs)
         return inputs
 
-    if action.style == "workflow":
-        from dagger_dsl.engine.nested import nested_call  # most graphs nest nothing
+    around = run.lifecycle is not None and run.lifecycle.surrounds(str(run.plan.ids[slot]))
+    if action.style == "workflow" and not around:
+        from dagger_dsl.engine.nested import nested_body  # most graphs nest nothing
 
-        return nested_call(run, slot, prepare)
-    return _calling(run, slot, action, prepare, action.check_output)
+        body = nested_body(run, slot)
+        return lambda *values: body(prepare(values))
+    return _calling(run, slot, action, prepare, action.check_output, around)
 
 
 def bind_handler(
@@ -43,15 +45,16 @@ def bind_handler(
 ) -> Callable[..., Any]:
     """Return the call of a failure handler; it ignores the values it is given.
 
-    A handler gets, by the names of its parameters, any of ``error`` (the exception), ``node_id``,
-    ``attempts``, ``inputs`` and the inputs of the node that failed. A single parameter of another
-    name gets the exception.
+    A handler gets, by the names of its parameters, any of ``error`` (the exception), ``node`` (the
+    `Node`), ``node_id``, ``attempts``, ``inputs`` and the inputs of the node that failed. A single
+    parameter of another name gets the exception.
     """
     given = delivered(run, slot, run.board.arguments(slot))
     given = {name: value for name, value in given.items() if value is not UNSET}
     offered: dict[str, Any] = {
         **given,
         "error": error,
+        "node": run.plan.node(slot),
         "node_id": run.plan.ids[slot],
         "attempts": run.attempts.get(slot, 1),
         "inputs": MappingProxyType(given),
@@ -134,6 +137,7 @@ def _calling(
     action: ActionDef,
     prepare: Callable[[tuple[Any, ...]], dict[str, Any]],
     check: Callable[[Any], None] | None,
+    around: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that prepares inputs, calls *action* in its style and checks the answer.
 
@@ -142,10 +146,18 @@ def _calling(
         action: What is called.
         prepare: Makes the inputs by name of the bound values.
         check: Refuses an answer that does not fit; None for a failure handler.
+        around: Whether the run's hooks for the node are called, too.
     """
 
-    def arguments(values: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any], _Reading]:
-        inputs = prepare(values)
+    fn = action.fn
+    if action.style == "workflow":
+        from dagger_dsl.engine.nested import nested_body
+
+        fn = nested_body(run, slot)
+
+    def fill(inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], _Reading]:
+        if action.style == "workflow":
+            return (inputs,), {}, _as_it_is
         if action.style == "context":
             return (context(inputs),), {}, _as_it_is
         if action.style == "legacy":
@@ -189,17 +201,22 @@ def _calling(
             return NodeOutput()
         return value
 
+    if around:
+        from dagger_dsl.engine.lifecycle import surrounded  # who has no hooks does not load it
+
+        return surrounded(run, slot, action, fn, prepare, fill, checked)
+
     if action.is_async:
 
         async def call_async(*values: Any) -> Any:
-            positional, keywords, read = arguments(values)
-            return checked(read(await action.fn(*positional, **keywords)))
+            positional, keywords, read = fill(prepare(values))
+            return checked(read(await fn(*positional, **keywords)))
 
         return call_async
 
     def call(*values: Any) -> Any:
-        positional, keywords, read = arguments(values)
-        return checked(read(action.fn(*positional, **keywords)))
+        positional, keywords, read = fill(prepare(values))
+        return checked(read(fn(*positional, **keywords)))
 
     return call
 

@@ -26,12 +26,14 @@ from dagger_dsl.engine.watch import Observers
 from dagger_dsl.errors import ConfigurationError, InputError
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph
+from dagger_dsl.model.lifecycle import is_awaited
 from dagger_dsl.registry import ActionDef, as_registry
 from dagger_dsl.runners.sequential import SequentialRunner
 from dagger_dsl.runners.threads import ThreadRunner
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.hooks import BoundHook
+    from dagger_dsl.engine.lifecycle import Lifecycle
     from dagger_dsl.engine.memory import Memory
     from dagger_dsl.engine.partial import Part
     from dagger_dsl.engine.recorder import Recorder
@@ -303,6 +305,15 @@ class _Session:
                 progress = self._bar = through("progress_bar")(run.dag_name)
             observers = Observers(run, hooks, progress)
         self.needs_loop = observers is not None and observers.needs_loop
+        around = run.lifecycle
+        # A sync body waits for an async hook around it, and not where the loop itself would wait.
+        self._apart = around is not None and around.awaits
+        if around is not None:
+            self.needs_loop = self.needs_loop or around.awaits
+            if observers is not None and around.phased:
+                around.tell = observers.phase
+        if options.error_handler is not None and is_awaited(options.error_handler):
+            self.needs_loop = True
         self.coordinator = Coordinator(run, observers)
         run.board.step = self.coordinator.step
         run.board.interrupt = self.coordinator.stop
@@ -315,7 +326,7 @@ class _Session:
         """
         run = self.run
         sequential = run.options.runner == "sequential"
-        limited = run.is_limited
+        limited = self._is_limited()
         if run.plan.needs_loop or self.needs_loop or run.options.runner == "asyncio":
             from dagger_dsl.runners.aio import LoopRunner
 
@@ -323,6 +334,10 @@ class _Session:
         if sequential and not limited:
             return SequentialRunner()
         return ThreadRunner()
+
+    def _is_limited(self) -> bool:
+        """Return whether sync bodies have to run beside the thread that waits for them."""
+        return self.run.is_limited or self._apart
 
     def execute(self, runner: Runner | None = None) -> RunReport:
         """Run in the calling thread, by the runner that fits the graph unless one is given."""
@@ -344,7 +359,7 @@ class _Session:
         from dagger_dsl.runners.aio import AsyncRunner
 
         run = self.run
-        inline = run.options.runner == "sequential" and not run.is_limited
+        inline = run.options.runner == "sequential" and not self._is_limited()
         try:
             with self:
                 await AsyncRunner(inline=inline).run(run.board)
@@ -470,14 +485,15 @@ def _prepare(
         run_id = options.run_id or new_run_id()
     _slots(options, config)  # refused here, before anything is recorded
     _warn_of_ignored(config, graph.name)
+    around = _lifecycle(registry, graph.name, hooks)
     if options.database_url is None and store is None:
         part = _part(plan, options, None)
         if part is not None:
             values = part.bind(inputs, options, config.on_missing)
-        run = _run(plan, run_id, registry, values, options, config, None, clock, outer)
+        run = _run(plan, run_id, registry, values, options, config, None, clock, outer, around)
         if part is not None:
             part.begin(run)
-        return _Session(run, None, hooks)
+        return _Session(run, None, _with_cleanup(hooks, run))
     from dagger_dsl.engine.recorder import Recorder  # an in-memory run imports no store
 
     recorder = Recorder.for_options(options, store, run_id)
@@ -489,9 +505,12 @@ def _prepare(
         parent = None if outer is None else outer.run_id
         existing = recorder.create(graph, values, config, options, notes, parent)
         if existing is None:
-            run = _run(plan, run_id, registry, values, options, config, recorder, clock, outer)
+            run = _run(
+                plan, run_id, registry, values, options, config, recorder, clock, outer, around
+            )
             if part is not None:
                 part.begin(run)
+            hooks = _with_cleanup(hooks, run)
             recorder.begin(run, hooked=bool(hooks))
             return _Session(run, recorder, hooks)
         recorder.close()
@@ -534,9 +553,11 @@ def _prepare_resume(
         part = None if ended else _recorded_part(plan, stored)
         needed = None if part is None else part.inputs
         values = given if ended else bind_inputs(plan, given, config.on_missing, needed)
-        run = _run(plan, run_id, registry, values, options, config, recorder, clock, outer)
+        around = _lifecycle(registry, graph.name, hooks)
+        run = _run(plan, run_id, registry, values, options, config, recorder, clock, outer, around)
         if ended:
             return _Session(run, recorder, ended=recorder.show(run))
+        hooks = _with_cleanup(hooks, run)
         recorder.restore(run, options.on_change, hooked=bool(hooks), part=part)
         recorder.seats(run)
         return _Session(run, recorder, hooks)
@@ -579,6 +600,22 @@ def _bound(given: Sequence[Any], registry: Lookup, dag_name: str) -> tuple[Bound
     return bind_hooks(given, as_registry(registry), dag_name)
 
 
+def _lifecycle(registry: Lookup, dag_name: str, hooks: Sequence[BoundHook]) -> Lifecycle | None:
+    """Return what surrounds the calls of a run's nodes, None when nothing does."""
+    phased = any(each.on_phase is not None for each in hooks)
+    known = getattr(registry, "node_hooks", None)
+    found = {} if known is None else known(dag_name)
+    if not (found or phased):
+        return None
+    from dagger_dsl.engine.lifecycle import Lifecycle
+
+    return Lifecycle(found, phased)
+
+
+def _with_cleanup(hooks: tuple[BoundHook, ...], run: Run) -> tuple[BoundHook, ...]:
+    return hooks if run.lifecycle is None else (*hooks, *run.lifecycle.observers(run))
+
+
 _AT_REST = ("completed", "failed", "cancelled", "timed_out", "paused")
 
 
@@ -601,6 +638,7 @@ def _run(
     recorder: Recorder | None,
     clock: Callable[[], float],
     outer: Run | None,
+    lifecycle: Lifecycle | None,
 ) -> Run:
     return Run(
         plan=plan,
@@ -616,6 +654,7 @@ def _run(
         journal=None if recorder is None else recorder.journal,
         store=None if recorder is None else recorder.store,
         outer=outer,
+        lifecycle=lifecycle,
     )
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
     from dagger_dsl.engine.launch import _Session
 
-__all__ = ["Nursery", "nested_call"]
+__all__ = ["Nursery", "nested_body"]
 
 #: Fields of a configuration that are about one run's life, and no matter of the runs in it.
 _OF_ONE_RUN = ("timeout_seconds", "review_frequency", "keep_runs", "keep_days")
@@ -234,38 +234,34 @@ class Nursery:
         return dict(sorted(found.items(), key=lambda each: order.get(each[0], len(order))))
 
 
-def nested_call(
-    run: Run, slot: int, prepare: Callable[[tuple[Any, ...]], dict[str, Any]]
-) -> Callable[..., Any]:
-    """Return the call of one invocation whose body is a workflow; awaitable when that is async.
+def nested_body(run: Run, slot: int) -> Callable[[dict[str, Any]], Any]:
+    """Return what runs the workflow that is a node's body, given its inputs by name.
 
-    Args:
-        run, slot: Where the call belongs.
-        prepare: Makes the inputs by name of the bound values.
+    What it returns is to be awaited when the workflow is async and nobody drives the run.
     """
     if run.nursery is None:
         run.nursery = Nursery(run)
     nursery, is_async = run.nursery, run.plan.actions[slot].is_async
 
-    async def awaited(values: tuple[Any, ...]) -> Any:
-        child = nursery.open(slot, prepare(values))
+    async def awaited(inputs: dict[str, Any]) -> Any:
+        child = nursery.open(slot, inputs)
         try:
             child.ended = await child.session.execute_async()
         finally:
             nursery.end(slot, child)
         return nursery.answer(slot, child.ended, child)
 
-    def call(*values: Any) -> Any:
+    def body(inputs: dict[str, Any]) -> Any:
         if is_async and run.driver is None:
-            return awaited(values)
-        child = nursery.open(slot, prepare(values))
+            return awaited(inputs)
+        child = nursery.open(slot, inputs)
         try:
             child.ended = child.session.execute(run.driver)
         finally:
             nursery.end(slot, child)
         return nursery.answer(slot, child.ended, child)
 
-    return call
+    return body
 
 
 def _without_life(config: DagConfig) -> DagConfig:

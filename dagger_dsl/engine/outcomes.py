@@ -7,7 +7,8 @@ or fails it, and everything else that a body can return means what it says.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from inspect import isawaitable
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -16,11 +17,13 @@ from dagger_dsl.engine.instance import error_info
 from dagger_dsl.engine.invoke import bind_fallback, bind_handler
 from dagger_dsl.engine.notes import to_json
 from dagger_dsl.engine.plan import UNSET
-from dagger_dsl.engine.state import COMPLETED, PENDING
+from dagger_dsl.engine.state import COMPLETED, PENDING, WAITING
 from dagger_dsl.engine.watch import completions
 from dagger_dsl.errors import (
+    ConfigurationError,
     DaggerError,
     EncodingError,
+    ExecutionError,
     LimitExceeded,
     MapError,
     NodeExecutionError,
@@ -28,6 +31,7 @@ from dagger_dsl.errors import (
     NodeTimeout,
     OutputError,
     StoreError,
+    did_you_mean,
     shown,
 )
 from dagger_dsl.model.context import Branch, NodeOutcome, NodeOutput, labels_of, no_label
@@ -36,11 +40,24 @@ from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import OnFailure
 from dagger_dsl.registry import ActionDef
 from dagger_dsl.retry import decide, effective_policy
-from dagger_dsl.runners.base import ANSWERS, Left, Overran, Suspended, Writing, Yielded
+from dagger_dsl.runners.base import (
+    ANSWERS,
+    Left,
+    Overran,
+    Reply,
+    Suspended,
+    Writing,
+    Yielded,
+    awaited,
+)
 
 __all__ = ["OutOfTime", "Outcomes", "Withdrawn"]
 
 logger = logging.getLogger("dagger_dsl.engine")
+
+#: What `RunOptions.error_strategy` means, and what ``error_handler`` may answer.
+_STRATEGIES = {"fail_fast": OnFailure.STOP, "continue": OnFailure.CONTINUE}
+_ANSWERS = {"stop": OnFailure.STOP, "continue": OnFailure.CONTINUE}
 
 
 class Withdrawn(Exception):  # an outcome between rooms, never shown to users
@@ -64,6 +81,13 @@ class Outcomes:
         self._plan, self._state, self._board = course.plan, course.state, course.board
         self._journal, self._records = course.journal, course.records
         self._first_start: dict[int, float] = {}
+        self._noted = 0  # entries of the context's errors before the handler was asked
+        options = run.options
+        #: What has failed for good and of which nobody has said what follows, by slot.
+        self.undecided: dict[int, BaseException] = {}
+        #: Whether `decide` is called at all.
+        self.asks = options.error_handler is not None
+        self._strategy = _STRATEGIES.get(options.error_strategy or "")
         every = run.config.review_frequency
         self._reviews = every is not None
         # A value of a run in memory, which nobody is shown, needs nothing but its edges.
@@ -361,8 +385,8 @@ class Outcomes:
         """Fail a node that has passed a limit of its run; nobody stands in, and the run stops."""
         run = self._run
         run.errors[slot] = error
-        run.exception = run.exception or error
-        self.give_up(slot, error)
+        run.blame(error)
+        self._end_failed(slot, error)
         self._course.abort(error)
 
     def clear_seats(self, slot: int) -> None:
@@ -417,24 +441,118 @@ class Outcomes:
         self._board.go.appendleft(slot)
 
     def give_up(self, slot: int, error: BaseException) -> None:
-        """Record a final failure and do what ``on_failure`` says."""
-        run, plan, state = self._run, self._plan, self._state
+        """Record a final failure and do what is said to follow, or have `decide` ask about it."""
         if slot in self._course.dropped:
             self._course.cancelled(slot)
-            return
+        elif self.asks and not self._course.stopping and slot not in self._plan.parents:
+            self.undecided[slot] = error
+        else:
+            self._end_failed(slot, error)
+
+    def decide(self) -> Generator[float, float, float]:
+        """Ask the run's ``error_handler`` what follows the failures that have come to be.
+
+        Returns:
+            The clock. A run that is about to be stopped is stopped first.
+        """
+        course, undecided, clock = self._course, self.undecided, self._board.clock
+        while undecided:
+            if not course.stopping and course.ends_at(clock()):
+                break
+            slot = next(iter(undecided))
+            error = undecided[slot]
+            answer = None
+            if not (course.stopping or slot in course.dropped or self._is_over(slot)):
+                # Before anything is asked: workers take calls meanwhile.
+                self._state.give_back(course.recall())
+                reply = self._ask(slot, error)
+                yield from course.desk.wait(reply)
+                if course.ends_at(clock()) and isinstance(reply.error, TimeoutError):
+                    break
+                answer = self._answer_of(slot, reply)
+            del undecided[slot]
+            if slot in course.dropped:
+                course.cancelled(slot)
+            elif not self._is_over(slot):
+                self._end_failed(slot, error, answer)
+        return clock()
+
+    def _is_over(self, slot: int) -> bool:
+        """Return whether a failed invocation was ended by something else."""
+        return self._state.status(slot) not in (PENDING, WAITING)
+
+    def _ask(self, slot: int, error: BaseException) -> Reply:
+        """Call the run's ``error_handler``; it may have to be waited for."""
+        run, reply = self._run, Reply()
+        handler = run.options.error_handler
+        assert handler is not None
+        metadata = run.context.metadata
+        noted = metadata.get("errors")
+        self._noted = len(noted) if isinstance(noted, list) else 0
+        try:
+            answer = handler(str(self._plan.ids[slot]), error, run.context)
+        except Exception as broken:
+            reply.give(None, broken)
+        else:
+            if isawaitable(answer):
+                self._board.spawn(awaited(answer), reply)
+            else:
+                reply.give(answer)
+        return reply
+
+    def _answer_of(self, slot: int, reply: Reply) -> OnFailure:
+        """Return what an ``error_handler`` has answered; the run ends when that makes no sense."""
+        node_id = str(self._plan.ids[slot])
+        if reply.error is None and isinstance(reply.value, str) and reply.value in _ANSWERS:
+            return _ANSWERS[reply.value]
+        broken: DaggerError
+        if reply.error is None:
+            broken = ConfigurationError(
+                f"error_handler answers 'stop' or 'continue', and for node {node_id!r} it answered "
+                f"{shown(reply.value)}{did_you_mean(reply.value, _ANSWERS)}"
+            )
+        elif isinstance(reply.error, Exception):
+            broken = ExecutionError(
+                f"error_handler failed when it was asked about node {node_id!r}: "
+                f"{error_info(reply.error)}"
+            )
+            broken.__cause__ = reply.error
+        else:
+            raise reply.error
+        logger.error("%s", broken, extra={"run_id": self._run.run_id, "node_id": node_id})
+        self._run.blame(broken)
+        self._course.abort(broken)
+        return OnFailure.STOP
+
+    def _end_failed(self, slot: int, error: BaseException, answer: OnFailure | None = None) -> None:
+        """Record a final failure and do what is said to follow.
+
+        Args:
+            slot: What failed.
+            error: With what.
+            answer: What somebody who was asked has decided.
+        """
+        run, plan, state = self._run, self._plan, self._state
         parent = plan.parents.get(slot)
         if parent is not None:
             self._give_up_invocation(slot, parent, error)
             return
         node_id = str(plan.ids[slot])
-        action = plan.actions[slot]
-        policy = plan.node(slot).on_failure or action.on_failure or run.config.on_failure
+        policy = answer
+        if policy is None:
+            own = plan.node(slot).on_failure or plan.actions[slot].on_failure
+            policy = own or self._strategy or run.config.on_failure
         if policy is not OnFailure.CONTINUE or slot in plan.mapped:
             state.give_back(self._course.recall())  # first of all: workers take calls meanwhile
         made = run.attempts_made(slot)
+        continued = policy is OnFailure.CONTINUE and policy in (answer, self._strategy)
         self._note_failure(slot, error, made)
-        if run.exception is None:
-            run.exception = _execution_error(node_id, made, error, action)
+        if continued:
+            self._note_continued(node_id, error, made)
+        if run.exception is None or (run.continued and not continued):
+            run.blame(
+                _execution_error(node_id, made, error, plan.actions[slot]), continued=continued
+            )
         first = not state.stopped
         state.fail(slot, policy)
         if policy is OnFailure.STOP and first:
@@ -447,6 +565,29 @@ class Outcomes:
             run.reason = run.reason or f"node {node_id!r} failed"
         if self._course.maps is not None:
             self._course.maps.ended((slot,))
+
+    def _note_continued(self, node_id: str, error: BaseException, made: int) -> None:
+        """Tell the nodes that share the run's context of a failure that it goes on after."""
+        run, info, before = self._run, error_info(error), self._noted
+
+        def note(metadata: dict[str, Any]) -> None:
+            noted = metadata.setdefault("errors", [])
+            if not isinstance(noted, list):
+                return  # somebody keeps something else there
+            said = (each.get("node") for each in noted[before:] if isinstance(each, Mapping))
+            if self.asks and node_id in said:
+                return
+            noted.append(
+                {
+                    "node": node_id,
+                    "error": info.message,
+                    "type": info.type,
+                    "attempts": made,
+                    "timestamp": run.wall + self._board.clock(),
+                }
+            )
+
+        run.context.update(note)
 
     def _note_failure(self, slot: int, error: BaseException, made: int) -> None:
         run = self._run
@@ -470,7 +611,7 @@ class Outcomes:
         if collected:
             self._board.values[slot] = self._course.maps_now().failed_value(slot, error)
             self._course.maps_now().ended((slot,))
-        elif state.status(parent) == PENDING:
+        elif state.status(parent) == PENDING and parent not in self.undecided:
             failed = error
             if not (slot in plan.mapped and isinstance(error, MapError)):  # else it says all
                 failed = MapError(

@@ -447,6 +447,7 @@ class Recorder:
                 run.loaders[slot] = node.value
         run.state.show(states)
         run.status = RunStatus(stored.status)
+        run.continued = bool((stored.error or {}).get("continued"))
         run.reason = str((stored.error or {}).get("reason", ""))
         run.began = stored.created_at.timestamp()
         run.finished = stored.updated_at.timestamp()
@@ -466,6 +467,8 @@ class Recorder:
             error = {"type": info.type, "message": info.message}
         if run.reason:
             error["reason"] = run.reason
+        if run.continued:
+            error["continued"] = True
         self._land()
         ending = str(run.status), to_json(error) if error else None
         try:

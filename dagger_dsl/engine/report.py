@@ -150,6 +150,8 @@ class RunReport:
         hook_errors: What hooks raised; it never ends a run.
         database_url: Where it is recorded; None in memory.
         workers: How many nodes could run at the same time.
+        continued: Whether the run failed, and nothing but failures that ``error_strategy=`` or
+            ``error_handler=`` let it go on after; `Workflow.run` does not raise for these.
     """
 
     run_id: str
@@ -165,6 +167,7 @@ class RunReport:
     hook_errors: tuple[Exception, ...] = ()
     database_url: str | None = None
     workers: int = 1
+    continued: bool = attrs.field(default=False, repr=False)
     exception: BaseException | None = attrs.field(default=None, repr=False)
     _limit: float | None = attrs.field(default=None, repr=False)
     _states: Callable[[], Mapping[str, NodeState]] = attrs.field(repr=False)
@@ -208,6 +211,13 @@ class RunReport:
             first = first.partition(".")[0]
         known = isinstance(first, str) and first in self.graph.nodes
         return self.node_reports[str(first)].error if known else None
+
+    @property
+    def errors(self) -> dict[str, ErrorInfo]:
+        """What the failed nodes failed with by id, in declaration order."""
+        reports = self.node_reports
+        found = {node_id: reports[node_id].error for node_id in self.nodes_in(NodeState.FAILED)}
+        return {node_id: error for node_id, error in found.items() if error is not None}
 
     def states(self) -> Mapping[str, NodeState]:
         """Return the state of every node by id, in declaration order."""

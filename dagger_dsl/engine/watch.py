@@ -25,6 +25,7 @@ from dagger_dsl.model.events import (
     NodeCancelled,
     NodeCompleted,
     NodeFailed,
+    NodePhase,
     NodeSkipped,
     NodeStarted,
     RunFinished,
@@ -47,7 +48,7 @@ _STATUSES: dict[type, str] = {
     NodeSkipped: "skipped",
     NodeCancelled: "cancelled",
 }
-_ENDINGS = (NodeCompleted, *_STATUSES)
+_ENDINGS = (NodeCompleted, NodeFailed, NodeSkipped, NodeCancelled)
 
 
 class _Started(NodeStarted):
@@ -155,6 +156,8 @@ def event_key(event: Event, attempt: int = 0) -> str:
     if isinstance(event, (RunStarted, RunFinished)):
         return type(event).__name__
     node, kind = event.node, event.__class__.__name__
+    if isinstance(event, NodePhase):
+        kind = f"{kind} {event.phase}"
     if type(event) is _Completed:
         return f"{kind} {node.invocation_key} {node.node_id}"
     return f"{kind} {attempt} {node.invocation_key} {node.node_id}"
@@ -201,16 +204,22 @@ class Observers:
             graph=lambda: run.plan.current,
         )
         self.steers = bool(self._hooks)
-        self.needs_loop = any(
-            each.is_async or each.starts_async or each.ends_async for each in self._hooks
-        )
+        self.needs_loop = any(each.awaits for each in self._hooks)
         self.wants_starts = any(each.wants_starts for each in self._hooks)
         # An async hook cannot be awaited just before a call: it is shown starts with the next turn.
         starts = [each for each in self._handles if each[0].wants_starts]
         self._prompt = [each for each in starts if not each[0].is_async]
         self._late = [each for each in starts if each[0].is_async]
-        self._at_once = not any(each.is_async for each in self._hooks)  # they all answer so
-        self._waiting: list[Event] = []
+        self._phases: list[_Handle] = [
+            (attrs.evolve(each, is_async=each.phases_async), each.on_phase, each.wants_phase)
+            for each in self._hooks
+            if each.on_phase is not None
+        ]
+        self._prompt_phases = [each for each in self._phases if not each[0].is_async]
+        self._late_phases = [each for each in self._phases if each[0].is_async]
+        # They all answer at once.
+        self._at_once = not any(each.is_async or each.phases_async for each in self._hooks)
+        self._waiting: list[tuple[Event, list[_Handle]]] = []
         self._talk: Iterator[tuple[Event, _Handle]] = iter(())
         self._awaited: tuple[BoundHook, Event, Reply] | None = None
         self._asked: list[tuple[Command, Origin]] = []
@@ -227,17 +236,47 @@ class Observers:
         _set_started(event, (self._run, slot, self._attempts.get(slot, 1), now))
         self._tell(event, self._prompt)
         if self._late:
-            self._waiting.append(event)
+            self._waiting.append((event, self._late))
             self.owes = True
         if self._progress is not None:
             self._report(event)
         return self.owes
 
+    def phase(self, slot: int, phase: str, attempt: int) -> None:
+        """Show that an attempt comes to a phase; called where `start` may be."""
+        event = self._phase(slot, phase, attempt)
+        self._tell(event, self._prompt_phases)
+        if self._late_phases:
+            self._waiting.append((event, self._late_phases))
+            self.owes = True
+
+    def _phase(self, slot: int, phase: str, attempt: int) -> NodePhase:
+        run = self._run
+        at = dt.datetime.fromtimestamp(run.wall + run.board.clock(), dt.UTC)
+        return NodePhase(run.ref(slot), phase, attempt, at)
+
+    def _with_cleanups(self, events: Sequence[Event]) -> Iterator[Event]:
+        """Yield events, and behind the end of each node that was called its last phase."""
+        run = self._run
+        for event in events:
+            yield event
+            if not isinstance(event, _ENDINGS):
+                continue
+            slot = run.slot_of(event.node)
+            if slot is None or slot in run.plan.mapped or run.is_cached(slot):
+                continue
+            attempt = run.attempts_made(slot)
+            if attempt:
+                yield self._phase(slot, "cleanup", attempt)
+
     def show(self, events: Sequence[Event]) -> Reply | None:
         """Show the events of one turn; return the answer to wait for before `go_on`, or None."""
+        if self._phases:
+            events = list(self._with_cleanups(events))
         if self._at_once and self._progress is None:  # there is nothing to wait for
             for event in events:
-                self._tell(event, self._handles)
+                phased = event.__class__ is NodePhase
+                self._tell(event, self._phases if phased else self._handles)
             return None
         self._talk = self._turn(events)
         return self.go_on()
@@ -272,11 +311,11 @@ class Observers:
     def _turn(self, events: Sequence[Event]) -> Iterator[tuple[Event, _Handle]]:
         if self._waiting:
             late, self._waiting = self._waiting, []
-            for event in late:
-                for each in self._late:
+            for event, handles in late:
+                for each in handles:
                     yield event, each
         for event in events:
-            for each in self._handles:
+            for each in self._phases if event.__class__ is NodePhase else self._handles:
                 yield event, each
             if self._progress is not None:
                 self._report(event)

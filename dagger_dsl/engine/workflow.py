@@ -67,7 +67,7 @@ class Workflow:
                 unless the configuration names `max_parallel_nodes`), timeout, database_url,
                 durability, run_id, idempotency_key (with a database_url only), hooks, app_data,
                 context, cancel, progress (`progress_callback` by default), config, track_memory,
-                start_at and stop_at (see `RunOptions`).
+                error_strategy, error_handler, start_at and stop_at (see `RunOptions`).
 
         The runner ``sequential`` calls sync bodies in the calling thread. Under a running event
         loop, as in a notebook, such a body may not call `asyncio.run`: use ``runner="threads"``,
@@ -75,7 +75,9 @@ class Workflow:
 
         Returns:
             The value of the one node that no other waits for; of several, a mapping by id in
-            declaration order. `report` holds the rest.
+            declaration order. `report` holds the rest. After failures that ``error_strategy`` or
+            ``error_handler`` let the run go on after, these are the values that are there: None
+            for a single last node without one.
 
         Raises:
             ValidationError: The graph is wrong; nothing has run.
@@ -175,7 +177,8 @@ class Workflow:
     def _answer(self, settings: RunOptions) -> Any:
         """Return the value of the last run, or raise what it failed with."""
         report: RunReport = self.report
-        report.raise_for_failure()
+        if not report.continued:
+            report.raise_for_failure()
         if settings.stop_at is not None:
             return report.value(settings.stop_at, None)
         return self._result_of(report)

@@ -339,7 +339,7 @@ def _newest(versions: dict[str, Entry]) -> Entry:
 
 
 def _bring(registry: Registry, graph: Graph, source: Registry) -> None:
-    """Register what *source* has of the actions, handlers, fallbacks and bodies of a graph."""
+    """Register what *source* has for a graph: actions, handlers, fallbacks, bodies, node hooks."""
     for node in graph.nodes.values():
         nested = None if node.subgraph is None else source.get_workflow(node.subgraph)
         if nested is not None:
@@ -360,6 +360,7 @@ def _bring(registry: Registry, graph: Graph, source: Registry) -> None:
         action = source.get(name)
         if action is not None:
             registry.register(action, replace=True)
+    registry.bring_node_hooks(source, graph.name)
 
 
 def _free_id(action: str, taken: set[str]) -> str:

@@ -6,7 +6,7 @@ The table of defaults is the class body of `DagConfig`; nothing else in the pack
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
@@ -383,6 +383,27 @@ def _context(value: Any) -> Context | None:
     return value
 
 
+#: Spellings of `RunOptions.error_strategy`.
+_STRATEGIES = {"fail_fast": "fail_fast", "stop": "fail_fast", "continue": "continue"}
+
+
+def _strategy(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and value in _STRATEGIES):
+        return None if value is None else _STRATEGIES[value]
+    raise ConfigurationError(
+        f"error_strategy is 'fail_fast' or 'continue', not {shown(value)}"
+        f"{did_you_mean(value, _STRATEGIES)}"
+    )
+
+
+def _error_handler(value: Any) -> Any:
+    if value is None:
+        return None
+    from dagger_dsl.model.lifecycle import callback  # most runs are given none
+
+    return callback(value, "error_handler", ("node_name", "error", "context"))
+
+
 def _progress(value: Any) -> Any:
     if value is False:
         return None
@@ -456,6 +477,22 @@ class RunOptions:
         track_memory: Whether the context's metrics say how much memory Python used at most, above
             what it used at the start. It is measured by `tracemalloc`, which makes a run several
             times slower, and for the whole process.
+        error_strategy: What the run does when a node has failed for good: ``fail_fast`` (also
+            ``stop``) ends it, ``continue`` skips what depends on the node and goes on with the
+            rest. It stands in for the configuration's ``on_failure``; a node or an action that
+            says ``on_failure`` itself keeps to that. None leaves it to these.
+        error_handler: ``fn(node_name, error, context)``, sync or async, called once for each node
+            that has failed for good (after its retries, its fallback and its failure handler, and
+            for a mapped node once as a whole), but not once the run is being cancelled, has passed
+            a limit, or has ended a branch with the node. *error* is what the node raised, *context*
+            the run's `Context`. Its answer, ``stop`` or ``continue``, counts before every
+            ``on_failure``; any other one ends the run with a `ConfigurationError`, and what it
+            raises with an `ExecutionError`. Nothing starts before it has answered.
+
+    Failures that *error_strategy* or *error_handler* let the run go on after are in
+    ``report.errors`` and in ``context.metadata["errors"]``, each as ``{"node", "error" (its text),
+    "type", "attempts", "timestamp" (seconds since 1970)}``, unless the handler has put an entry of
+    the same ``node`` there itself. The run is failed all the same.
     """
 
     runner: str = attrs.field(default="sequential", converter=_runner)
@@ -478,6 +515,10 @@ class RunOptions:
     stop_at: str | None = attrs.field(default=None, validator=_text_or_none)
     reuse: Any = attrs.field(default=None, converter=_earlier_run)
     track_memory: bool = attrs.field(default=False, converter=_track_memory)
+    error_strategy: str | None = attrs.field(default=None, converter=_strategy)
+    error_handler: Callable[[str, BaseException, Context], Any] | None = attrs.field(
+        default=None, converter=_error_handler
+    )
     #: Who is told of the run when it is made: its `take_run` is called with it.
     _owner: Any = attrs.field(default=None, repr=False, eq=False)
 
@@ -490,6 +531,11 @@ class RunOptions:
             raise ConfigurationError(
                 "idempotency_key stands for a graph and its inputs, and a partial run is only a "
                 "part of that; give run_id= instead"
+            )
+        if self.error_strategy is not None and self.error_handler is not None:
+            raise ConfigurationError(
+                "error_strategy= and error_handler= both say what follows a failure; give one of "
+                "them: a handler answers 'stop' or 'continue' itself"
             )
 
     @property

@@ -20,6 +20,7 @@ __all__ = [
     "NodeCancelled",
     "NodeCompleted",
     "NodeFailed",
+    "NodePhase",
     "NodeRetrying",
     "NodeSkipped",
     "NodeStarted",
@@ -52,6 +53,25 @@ class NodeStarted:
     """An attempt of a node was released to a runner; one per attempt."""
 
     node: NodeRef
+    attempt: int = 1
+    at: dt.datetime | None = None
+
+
+@attrs.frozen
+class NodePhase:
+    """An attempt has come to a phase; only hooks that ask for it are shown it.
+
+    Attributes:
+        node: Whose attempt.
+        phase: ``pre_validation`` (its inputs are gathered and checked), ``pre_execution``,
+            ``execution``, ``post_execution`` (of an attempt that returned), or ``cleanup``: once,
+            after the node has ended for good.
+        attempt: Number of the attempt; for ``cleanup`` of the last one.
+        at: When.
+    """
+
+    node: NodeRef
+    phase: str
     attempt: int = 1
     at: dt.datetime | None = None
 
@@ -125,6 +145,7 @@ Event: TypeAlias = (
     RunStarted
     | RunFinished
     | NodeStarted
+    | NodePhase
     | NodeCompleted
     | NodeRetrying
     | NodeFailed

@@ -539,6 +539,11 @@ class Node:
         return (self.action, self.outputs, tuple(fields[5:]))
 
     @property
+    def name(self) -> str:
+        """The id, by document 002's word for it."""
+        return self.id
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """A fresh copy of the user's data."""
         return {} if self.metadata_literal is None else dict(self.metadata_literal.value)

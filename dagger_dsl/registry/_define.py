@@ -22,6 +22,9 @@ from dagger_dsl.registry._definition import ActionDef, Hints, Param
 from dagger_dsl.registry._options import read_options
 from dagger_dsl.registry._wrappers import seen_through
 
+if typing.TYPE_CHECKING:
+    from dagger_dsl.model.pools import ResourcePool
+
 __all__ = [
     "bound_to",
     "check_cache",
@@ -100,10 +103,12 @@ def redefine(definition: ActionDef, name: str | None = None, **options: Any) -> 
         ConfigurationError: An option is unknown or has an impossible value.
     """
     fields = convert_options(options, f"action {definition.name!r}")
-    if "inputs" in fields:
-        raise ConfigurationError(
-            f"action {definition.name!r}: inputs= goes where the function is first made an action"
-        )
+    for option in ("inputs", "uses"):
+        if option in fields:
+            raise ConfigurationError(
+                f"action {definition.name!r}: {option}= goes where the function is first made an "
+                "action"
+            )
     if name is not None:
         fields["name"] = _name(name)
     return _checked(attrs.evolve(definition, validators={}, kept={}, **fields))
@@ -133,7 +138,8 @@ def _checked(definition: ActionDef) -> ActionDef:
 
 def bound_to(definition: ActionDef, instance: Any) -> ActionDef:
     """Return the definition of a method for one instance; the options stay."""
-    bound = define(definition.original.__get__(instance), definition.name)
+    uses = {"uses": definition.uses} if definition.uses else {}
+    bound = define(definition.original.__get__(instance), definition.name, **uses)
     return attrs.evolve(
         definition,
         fn=bound.fn,
@@ -160,8 +166,8 @@ def define(obj: Any, name: str | None = None, **options: Any) -> ActionDef:
         name: By default the function's own.
         **options: Those of ``@action``: inputs, outputs, input_schema, output_schema, timeout,
             attempts or try_count, retry, max_retries, retry_delay, retry_backoff, on_failure,
-            failure or on_error, fallback, cache, trigger, store, keep, effects, version, tags,
-            description.
+            failure or on_error, fallback, cache, trigger, store, keep, uses, effects, version,
+            tags, description.
 
     Raises:
         RegistryError: It cannot be called as an action, or has no usable name.
@@ -191,6 +197,11 @@ def _define_context(obj: Any, name: str | None, options: Mapping[str, Any]) -> A
         )
     fields = convert_options(options, f"action {given!r}")
     docs = fields.pop("inputs", {})
+    if "uses" in fields:
+        raise ConfigurationError(
+            f"action {given!r}: uses= fills a parameter, and execute(ctx) has no other; lease the "
+            "resource in it: with pool.lease() as resource"
+        )
     kind = type(obj)
     module, qualname = origin(kind)
     return ActionDef(
@@ -215,8 +226,11 @@ def _define_function(obj: Any, name: str | None, options: Mapping[str, Any]) -> 
     given = _name(name if name is not None else _own_name(obj, face, target))
     fields = convert_options(options, f"action {given!r}")
     docs = fields.pop("inputs", None)
+    uses = fields.pop("uses", None)
     hints = Hints(target)
     found = _read_parameters(obj, face, target, given, hints, docs, name is not None)
+    if uses is not None:
+        found, fields["uses"] = _lending(found, uses, given)
     module, qualname = origin(target)
     definition = ActionDef(
         name=given,
@@ -340,6 +354,19 @@ def _read_parameters(
     if is_method(target) and target is obj:
         listed = listed[1:]
     return _ordinary(obj, listed, name, hints, declared)
+
+
+def _lending(
+    found: _Parameters, uses: Any, name: str
+) -> tuple[_Parameters, Mapping[str, ResourcePool[Any]]]:
+    """Take out the parameters that a pool fills, and have it fill them."""
+    from dagger_dsl.registry._leases import leasing, uses_of
+
+    names = [each.name for each in found.params]
+    pools = uses_of(uses, names, name)
+    fn = leasing(found.fn, pools, names, _is_async(found.fn))
+    params = tuple(each for each in found.params if each.name not in pools)
+    return attrs.evolve(found, fn=fn, params=params), pools
 
 
 def _bare_wrapper(

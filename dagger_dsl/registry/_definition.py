@@ -28,6 +28,9 @@ from dagger_dsl.model.streaming import Kind, kind_of_function, may_be_iterator
 from dagger_dsl.model.types import accepts_none, misfit, schema_of
 from dagger_dsl.model.values import MISSING
 
+if typing.TYPE_CHECKING:
+    from dagger_dsl.model.pools import ResourcePool
+
 __all__ = ["ActionDef", "Hints", "Param", "Style"]
 
 Style: TypeAlias = Literal["function", "context", "legacy", "mapping", "workflow"]
@@ -143,6 +146,8 @@ class ActionDef:
         failure: Name or definition of the failure handler.
         fallback: Name or definition of the action called when the last attempt has failed.
         store: Whether results are recorded.
+        uses: Pools by the parameter that `fn` lends a resource to for each call; these are none of
+            `params`.
         version: Says that the code is another one when it changes; empty leaves that to the code
             itself.
         description, tags: For people.
@@ -174,6 +179,7 @@ class ActionDef:
     trigger: Trigger | None = None
     effects: Effects | None = None
     store: bool = True
+    uses: Mapping[str, ResourcePool[Any]] = attrs.field(factory=dict)
     keep: bool | None = None
     version: str = ""
     description: str = ""

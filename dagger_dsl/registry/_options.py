@@ -118,6 +118,12 @@ def _described_inputs(value: Any, what: str) -> dict[str, str]:
     return _described(value, what)
 
 
+def _uses(value: Any, what: str) -> Any:
+    from dagger_dsl.registry._leases import read_uses  # who lends nothing does not load it
+
+    return read_uses(value, what)
+
+
 def _keep(value: Any, what: str) -> Any:
     return value
 
@@ -141,6 +147,7 @@ _CONVERT: dict[str, Callable[[Any, str], Any]] = {
     "store": _flag,
     "keep": _flag,
     "effects": lambda value, what: as_enum(Effects, value, what),
+    "uses": lambda value, what: _uses(value, what),
     "version": _text,
     "tags": _texts,
     "description": _text,

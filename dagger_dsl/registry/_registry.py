@@ -17,6 +17,7 @@ from dagger_dsl.errors import (
     RegistryError,
     did_you_mean,
 )
+from dagger_dsl.model.lifecycle import NodeHooks
 from dagger_dsl.registry._define import define, definition_of, is_node_action, origin
 from dagger_dsl.registry._definition import ActionDef
 from dagger_dsl.registry._wrappers import seen_through
@@ -46,6 +47,8 @@ class Registry:
             "task agent": {},
             "pub/sub agent": {},
         }
+        # By name of the graph, then by node; None stands for all of its nodes.
+        self._node_hooks: dict[str, dict[str | None, NodeHooks]] = {}
 
     def register(
         self, action: Any, name: str | None = None, replace: bool = False, **options: Any
@@ -151,6 +154,7 @@ class Registry:
             self._workflows.clear()
             for table in self._tables.values():
                 table.clear()
+            self._node_hooks.clear()
 
     def __enter__(self) -> Registry:
         _current.set((self, _current.get()))
@@ -263,6 +267,35 @@ class Registry:
             found.update(self._tables["hook"])
         return found
 
+    def set_node_hooks(self, dag_name: str, node_id: str | None, hooks: NodeHooks) -> None:
+        """Keep what is called around the calls of a graph's node, in the place of what was.
+
+        Args:
+            dag_name: The graph's name.
+            node_id: The node, None for all.
+            hooks: What is called; empty ones hide those of a parent.
+        """
+        with self._lock:
+            self._node_hooks.setdefault(dag_name, {})[node_id] = hooks
+
+    def node_hooks(self, dag_name: str) -> dict[str | None, NodeHooks]:
+        """Return what `set_node_hooks` has kept for a graph; own ones win over the parent's."""
+        found = {} if self.parent is None else self.parent.node_hooks(dag_name)
+        with self._lock:
+            found.update(self._node_hooks.get(dag_name, {}))
+        return {node_id: hooks for node_id, hooks in found.items() if hooks}
+
+    def bring_node_hooks(self, source: Registry, dag_name: str | None = None) -> None:
+        """Take over what `set_node_hooks` has kept in another registry and not in its parents.
+
+        Args:
+            source: That registry.
+            dag_name: Only for this graph.
+        """
+        for name in list(source._node_hooks) if dag_name is None else (dag_name,):
+            for node_id, hooks in list(source._node_hooks.get(name, {}).items()):
+                self.set_node_hooks(name, node_id, hooks)
+
     def register_task_agent(self, name: str, agent: Any, replace: bool = False) -> None:
         """Keep a task agent under a name; ``@task_agent`` keeps an `AgentDef`."""
         self._add("task agent", name, agent, replace)
@@ -359,6 +392,7 @@ def _from_module(module: types.ModuleType) -> Registry:
                     made.register(each, replace=True)
                 for nested, workflow in held.workflows.items():  # what its DAG was built with
                     made.register_workflow(workflow, nested, replace=True)
+                made.bring_node_hooks(held)
                 if held is thing:  # hooks of a DAG's own registry are for its runs
                     for each_name, hook in list(held.hooks.items()):
                         made.register_hook(each_name, hook, replace=True)

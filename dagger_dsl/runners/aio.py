@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from math import inf
 from typing import Any
 
-from dagger_dsl.runners.base import ASYNC, TIMED, Board, Overran, Reply
+from dagger_dsl.runners.base import ASYNC, TIMED, Board, Overran, Reply, awaited
 from dagger_dsl.runners.threads import Crew
 
 __all__ = ["AsyncRunner", "LoopRunner", "run_blocking"]
@@ -77,12 +77,14 @@ class _Loop:
         board.beyond = frozenset((TIMED,)) if inline else frozenset()
         board.lingers = True  # for the caller's loop, and for tasks that end
 
-    def _post(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Have the loop make a call soon, from whichever thread."""
+    def _post(self, call: Callable[..., None], *arguments: Any) -> bool:
+        """Have the loop make a call soon, from whichever thread; False when it is closed."""
         try:
             self.loop.call_soon_threadsafe(call, *arguments)
-        except RuntimeError:  # the loop is closed: the run is over and nobody listens
+        except RuntimeError:  # the run is over and nobody listens
             self.crew.over = True
+            return False
+        return True
 
     def _ring(self) -> None:
         self._post(self.changed.set)
@@ -101,7 +103,7 @@ class _Loop:
         """Await something beside the calls, from whichever thread."""
 
         def begin() -> None:
-            task = self.loop.create_task(_awaited(coroutine), context=self.context.copy())
+            task = self.loop.create_task(awaited(coroutine), context=self.context.copy())
             reply.cancel = lambda: self._cancel(task)
             self.asides.add(task)
             task.add_done_callback(deliver)
@@ -115,7 +117,9 @@ class _Loop:
                 reply.give(None if error is not None else task.result(), error)
             self.changed.set()
 
-        self._post(begin)
+        if not self._post(begin):
+            coroutine.close()
+            reply.give(None, TimeoutError("the run has ended"))
 
     def _cancel(self, task: asyncio.Task[Any]) -> None:
         def cancel() -> None:
@@ -295,10 +299,6 @@ class _Loop:
             if deadline.expired():
                 raise Overran(limit) from None
             raise
-
-
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
 
 
 def run_blocking(runner: AsyncRunner, board: Board) -> None:

@@ -42,6 +42,8 @@ __all__ = [
     "Runner",
     "Writing",
     "Yielded",
+    "await_here",
+    "awaited",
     "labour",
 ]
 
@@ -159,14 +161,14 @@ class Reply:
             self.done = True
 
 
-def _await_here(coroutine: Coroutine[Any, Any, Any], reply: Reply) -> None:
+def await_here(coroutine: Coroutine[Any, Any, Any], reply: Reply) -> None:
     """Await something where no runner has a loop (any more): on one of its own, in a thread."""
 
     def work() -> None:
         import asyncio
 
         try:
-            reply.give(asyncio.run(_awaited(coroutine)))
+            reply.give(asyncio.run(awaited(coroutine)))
         except BaseException as error:
             reply.give(None, error)
 
@@ -175,7 +177,8 @@ def _await_here(coroutine: Coroutine[Any, Any, Any], reply: Reply) -> None:
     thread.join()
 
 
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
+async def awaited(awaitable: Awaitable[Any]) -> Any:
+    """Return what an awaitable gives, as a coroutine."""
     return await awaitable
 
 
@@ -229,6 +232,8 @@ class Board:
         announce: Called with the slot and the clock just before each call; None when nobody looks.
             By one thread at a time, and not during a step: a runner of several threads sees to it.
             The call is not made when it answers False.
+        between: Makes a call between two steps, while nobody else does; once the run is over it
+            may make none.
         beyond: Kinds of calls that the runner cannot make.
         lingers: The runner has things to do between the end of the run and its own return.
         due: When a worker steps the coordinator although `go` is not empty.
@@ -244,6 +249,7 @@ class Board:
 
     __slots__ = (
         "announce",
+        "between",
         "beyond",
         "bindings",
         "calls",
@@ -298,6 +304,7 @@ class Board:
         self.lock = threading.Lock()
         self.step: Callable[[float], bool] = _over
         self.announce: Callable[[int, float], bool] | None = None
+        self.between: Callable[[Callable[[], None]], None] = lambda act: act()
         self.beyond: frozenset[int] = frozenset()
         self.lingers = False
         self.due = inf
@@ -306,13 +313,13 @@ class Board:
         self.ring: Callable[[], None] = _nothing
         self.interrupt: Callable[[], None] = _nothing
         self.halt: Callable[[Collection[int]], None] = _no_halt
-        self.spawn: Callable[[Coroutine[Any, Any, Any], Reply], None] = _await_here
+        self.spawn: Callable[[Coroutine[Any, Any, Any], Reply], None] = await_here
         self.listening = False
 
     def forget(self) -> None:
         """Let go of whoever stepped, called and listened; the run is over."""
         self.step, self.interrupt, self.ring = _over, _nothing, _nothing
-        self.halt, self.spawn, self.announce = _no_halt, _await_here, None
+        self.halt, self.spawn, self.announce = _no_halt, await_here, None
         self.calls = []
 
     def arguments(self, slot: int) -> tuple[Any, ...]:

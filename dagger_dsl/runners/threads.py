@@ -70,6 +70,7 @@ class Crew:
         self.alone = False
         if board.announce is not None:
             board.announce = self._announcer(board.announce)
+        board.between = self._between
 
     def _announcer(self, tell: Callable[[int, float], bool]) -> Callable[[int, float], bool]:
         stepping = self.board.lock
@@ -82,6 +83,13 @@ class Crew:
             return begins
 
         return announce
+
+    def _between(self, act: Callable[[], None]) -> None:
+        with self.board.lock:
+            if not self.over:
+                act()
+        if self._declined:
+            self._ring()
 
     def step(self, now: float, *, driving: bool = False) -> bool:
         """Step the coordinator unless somebody else is at it; then spread what was released.

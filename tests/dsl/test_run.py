@@ -197,6 +197,7 @@ def test_options_are_checked_once_and_handed_on(dag: DAG, monkeypatch: pytest.Mo
         outputs: dict[str, Any] = {"double": 1}  # noqa: RUF012 - a stand-in
         values: dict[str, Any] = {}  # noqa: RUF012
         sinks = ("double",)
+        continued = False
 
         def raise_for_failure(self) -> None: ...
 

@@ -24,7 +24,7 @@ from dagger_dsl.engine.hooks._definition import (
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.commands import Command
 from dagger_dsl.model.context import HookContext
-from dagger_dsl.model.events import Event, NodeStarted, RunFinished, RunStarted
+from dagger_dsl.model.events import Event, NodePhase, NodeStarted, RunFinished, RunStarted
 from dagger_dsl.model.states import RunStatus
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ class BoundHook:
         is_async, starts_async, ends_async: Whether the answers of these three are to be awaited.
         wants: Whether it gets an event; None when it gets every one that `handle` may get.
         wants_starts: Whether it may want a `NodeStarted`.
+        on_phase: Called with ``(ctx, NodePhase)``; None when it does not ask for phases.
+        phases_async: Whether its answer is to be awaited.
+        wants_phase: Whether it gets a phase; None when it gets every one.
         on_error: ``continue`` or ``stop``.
     """
 
@@ -62,7 +65,15 @@ class BoundHook:
     ends_async: bool = False
     wants: _Wants | None = None
     wants_starts: bool = True
+    on_phase: _Call | None = None
+    phases_async: bool = False
+    wants_phase: _Wants | None = None
     on_error: str = "continue"
+
+    @property
+    def awaits(self) -> bool:
+        """Whether any of its answers is to be awaited."""
+        return self.is_async or self.starts_async or self.ends_async or self.phases_async
 
     def reaction(self, event: Event) -> tuple[_Call, bool] | None:
         """Return what is called for an event and whether its answer is to be awaited, or None."""
@@ -70,6 +81,10 @@ class BoundHook:
             return None if self.on_start is None else (self.on_start, self.starts_async)
         if isinstance(event, RunFinished):
             return None if self.on_complete is None else (self.on_complete, self.ends_async)
+        if isinstance(event, NodePhase):
+            if self.on_phase is None or not (self.wants_phase is None or self.wants_phase(event)):
+                return None
+            return self.on_phase, self.phases_async
         if self.wants is None or self.wants(event):
             return self.handle, self.is_async
         return None
@@ -189,6 +204,7 @@ def _bind(definition: HookDef, name: str) -> BoundHook:
         name=name,
         wants=bound.wants or _filter(definition, starts),
         wants_starts=starts,
+        wants_phase=_phase_filter(definition),
         on_error=definition.on_error,
     )
 
@@ -215,6 +231,9 @@ def _bind_plain(target: Any, kinds: tuple[type, ...]) -> BoundHook:
     handle, is_async = _awaited(target.handle if is_object else target)
     on_start, starts_async = _start_of(target)
     on_complete, ends_async = _end_of(target)
+    on_phase, phases_async = handle, is_async
+    if own_method(target, "on_phase") is not None:
+        on_phase, phases_async = _awaited(target.on_phase)
     if not is_object and on_start is None and RunStarted in kinds:
         on_start, starts_async = handle, is_async
     if not is_object and on_complete is None and RunFinished in kinds:
@@ -229,6 +248,8 @@ def _bind_plain(target: Any, kinds: tuple[type, ...]) -> BoundHook:
         ends_async=ends_async,
         wants=_nothing if deaf else None,
         wants_starts=not deaf and bool(getattr(target, "wants_starts", True)),
+        on_phase=on_phase if on_phase is not handle or NodePhase in kinds else None,
+        phases_async=phases_async,
     )
 
 
@@ -285,6 +306,13 @@ def _filter(definition: HookDef, starts: bool) -> _Wants | None:
     return None if starts else lambda event: not isinstance(event, NodeStarted)
 
 
+def _phase_filter(definition: HookDef) -> _Wants | None:
+    matches = _matcher(definition.nodes)
+    if matches is None:
+        return None
+    return lambda event: matches(event.node.node_id) is not None  # type: ignore[union-attr]
+
+
 def _node_filter(
     kinds: tuple[type, ...] | None, matches: Callable[[str], Any], starts: bool
 ) -> _Wants:
@@ -329,7 +357,7 @@ class CompositeHook(EventHook):
                 )
         self._members = tuple(zip(definitions, _bound(definitions, None), strict=True))
         bound = [member for _, member in self._members]
-        self.is_async = any(each.is_async or each.starts_async or each.ends_async for each in bound)
+        self.is_async = any(each.awaits for each in bound)
         self.wants_starts = any(each.wants_starts for each in bound)
 
     def bound(self) -> BoundHook:
@@ -344,6 +372,8 @@ class CompositeHook(EventHook):
             starts_async=self.is_async,
             ends_async=self.is_async,
             wants_starts=self.wants_starts,
+            on_phase=self.handle if any(each.on_phase for each in members) else None,
+            phases_async=self.is_async,
         )
 
     def handle(

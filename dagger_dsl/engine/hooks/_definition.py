@@ -14,7 +14,7 @@ import attrs
 from dagger_dsl.errors import ConfigurationError, did_you_mean, shown
 from dagger_dsl.model.commands import AddNode, Command, NodeSpec
 from dagger_dsl.model.context import HookContext
-from dagger_dsl.model.events import Event, RunFinished, RunStarted
+from dagger_dsl.model.events import Event, NodePhase, RunFinished, RunStarted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +73,12 @@ class EventHook:
         """Take the start of a run, before any node starts; also when it goes on after a resume."""
         return None
 
+    def on_phase(
+        self, ctx: HookContext, event: NodePhase
+    ) -> HookAnswer | Awaitable[HookAnswer] | AsyncIterable[Command]:
+        """Take a phase of an attempt, just before it begins; an async one soon after."""
+        return None
+
     def on_complete(
         self, ctx: HookContext, success: bool
     ) -> HookAnswer | Awaitable[HookAnswer] | AsyncIterable[Command]:
@@ -98,9 +104,10 @@ class HookDef:
     Attributes:
         name: What it is called in the registry, in messages and in the record of its commands.
         target: The function, the object, or the class of which every run gets its own object.
-        on: Classes of the events it wants; None for all of nodes, and `CustomEvent`. The start and
-            the end of a run are told to functions that ask for them here, and always to the
-            ``on_start`` and ``on_complete`` of an object.
+        on: Classes of the events it wants; None for all of nodes but `NodePhase`, and
+            `CustomEvent`. Phases, and the start and the end of a run, are told to functions that
+            ask for them here, and always to the ``on_phase``, ``on_start`` and ``on_complete`` of
+            an object.
         nodes: Patterns of ids (`fnmatch`, upper and lower case differ): it gets no events of other
             nodes, and events of no node only if `on` names them. Empty for all.
         dag: Patterns of names; runs of other graphs do not have the hook. Empty for all.
@@ -319,7 +326,10 @@ def _check_asked(definition: HookDef) -> None:
     for kind, role in zip(RUN_EVENTS, ("on_start", "on_complete"), strict=True):
         if kind in kinds and own_method(target, role) is None:
             raise ConfigurationError(f"{who}: on={kind.__name__} is told to {role}, which it lacks")
-    filters = bool(definition.nodes) or any(kind not in RUN_EVENTS for kind in kinds)
+    told = RUN_EVENTS if own_method(target, "on_phase") is None else (*RUN_EVENTS, NodePhase)
+    filters = any(kind not in told for kind in kinds) or (
+        bool(definition.nodes) and NodePhase not in told
+    )
     if filters and own_method(target, "handle") is None:
         raise ConfigurationError(
             f"{who}: on= and nodes= choose what handle(ctx, event) gets, which it lacks"
@@ -345,6 +355,7 @@ def check_class(definition: HookDef) -> None:
 _ROLES: Mapping[str, tuple[str, ...]] = {
     "handle": ("ctx", "event"),
     "on_start": ("ctx",),
+    "on_phase": ("ctx", "event"),
     "on_complete": ("ctx", "success"),
 }
 
