@@ -25,6 +25,7 @@ from dagger_dsl.runners.base import ASYNC, Board
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import CancelToken
+    from dagger_dsl.engine.machine import History
     from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.runners.annex import Annex
@@ -119,6 +120,7 @@ class Run:
         pumping: Slots of nodes whose generator is being read.
         silent: Number of invocations that are no calls: levels of lists that are mapped over.
         asked: By slot, the question that a person was asked.
+        first_start: By slot, when the first of its attempts that failed began.
         lookups: By slot, what was found out about results of other runs.
         unshared: Slots whose result is more, or less, than what their action returned for its
             inputs: somebody else gave it, or it came with commands.
@@ -198,6 +200,7 @@ class Run:
         self.silent = 0
         self.asked: dict[int, Any] = {}
         self.lookups: dict[int, Any] = {}
+        self.first_start: dict[int, float] = {}
         self.unshared: set[int] = set()
         self.standing_in: set[int] = set()
         self.applied: set[str] = set()
@@ -222,8 +225,43 @@ class Run:
             slots=slots,
             clock=clock,
         )
+        if plan.machine is not None:
+            plan.machine.begin(self)
         for slot in plan.wrapped:
             self.board.calls[slot] = bind_call(self, slot)
+
+    @property
+    def history(self) -> History | None:
+        """Where the run of a state machine has been; None for any other graph."""
+        return self.state.history
+
+    def forget(self, slot: int) -> None:
+        """Forget what is known of a state's last cycle: it is about to be entered again."""
+        board = self.board
+        board.started[slot] = board.ended[slot] = 0.0
+        if (
+            self.attempts
+            or self.errors
+            or self.meta
+            or self.before
+            or self.asked
+            or self.stored_errors
+            or self.unshared
+        ):
+            for table in (
+                self.attempts,
+                self.earlier,
+                self.errors,
+                self.stored_errors,
+                self.meta,
+                self.before,
+                self.loaders,
+                self.asked,
+                self.first_start,
+            ):
+                table.pop(slot, None)
+            self.restored.discard(slot)
+            self.unshared.discard(slot)
 
     @property
     def context(self) -> Context:
@@ -231,15 +269,24 @@ class Run:
         if self._context is None:
             with self._counting:
                 if self._context is None:
-                    from dagger_dsl.model.sharing import Context
-
-                    context = Context()
+                    context = self._new_context()
                     context.tie(self)
                     self._context = context
         return self._context
 
+    def _new_context(self) -> Context:
+        if self.plan.machine is not None:
+            from dagger_dsl.model.history import FSMContext
+
+            return FSMContext()
+        from dagger_dsl.model.sharing import Context
+
+        return Context()
+
     def result_names(self) -> list[str]:
         """Return the ids of the nodes that have a result, in declaration order."""
+        if self.state.history is not None:
+            return self.state.history.entered()
         codes = self.state.statuses()
         return [node_id for node_id, slot in self.plan.index.items() if codes[slot] == COMPLETED]
 
@@ -249,6 +296,8 @@ class Run:
         Raises:
             KeyError: It has none.
         """
+        if self.state.history is not None:
+            return self.state.history.latest(node_id)
         slot = self.plan.index[node_id]
         if self.state.status(slot) != COMPLETED:
             raise KeyError(node_id)
@@ -389,7 +438,7 @@ class Run:
     def ref(self, slot: int) -> NodeRef:
         """Return the name of one invocation."""
         plan = self.plan
-        key = plan.children.key(slot) if plan.parents else DEFAULT_KEY
+        key = plan.children.key(slot) if plan.keyed else DEFAULT_KEY
         return NodeRef(self.run_id, self.dag_name, str(plan.ids[slot]), key)
 
     def slot_of(self, node: NodeRef) -> int | None:
@@ -413,7 +462,8 @@ class Run:
     def name_of(self, slot: int) -> str:
         """Return a text for an invocation that `slot_named` finds again, split at its first dot."""
         plan = self.plan
-        key = f".{plan.children.key(slot)}" if slot in plan.parents else ""
+        inside = slot in plan.parents or plan.machine is not None
+        key = f".{plan.children.key(slot)}" if inside else ""
         return f"{plan.ids[slot]}{key}"
 
     def renew(self) -> None:
@@ -537,7 +587,8 @@ class Run:
             invocations=self.invocation_reports,
             value=lambda node_id: self.value(self.plan.index[node_id]),
             state=lambda node_id: self.states_of(self.plan.index[node_id]),
-            sinks=self.plan.sinks,
+            sinks=self.state.sinks(),
+            history=self.state.history,
         )
 
     def row(self, slot: int, state: str, **more: Any) -> Row:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from inspect import iscoroutinefunction
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -27,6 +28,7 @@ from dagger_dsl.errors import (
     NodeFailure,
     NodeTimeout,
     OutputError,
+    TransitionError,
     shown,
 )
 from dagger_dsl.model.context import Branch, NodeOutcome, NodeOutput, labels_of, no_label
@@ -57,7 +59,6 @@ class Outcomes:
         self._run = run = course.run
         self._plan, self._state, self._board = course.plan, course.state, course.board
         self._journal, self._records = course.journal, course.records
-        self._first_start: dict[int, float] = {}
         every = run.config.review_frequency
         self._reviews = every is not None
         # A value of a run in memory, which nobody is shown, needs nothing but its edges.
@@ -102,6 +103,8 @@ class Outcomes:
         try:
             if isinstance(value, Iterator):
                 raise OutputError(self._unfinished(slot, value))
+            if plan.machine is not None:
+                value, label = self._moved(slot, value)
             parts = plan.split(slot, value, always=split)
             labels = None
             if slot in plan.labelled:
@@ -109,7 +112,7 @@ class Outcomes:
                 if labels is None:
                     raise OutputError(f"node {plan.ids[slot]!r}: {no_label(value)}")
                 run.meta.setdefault(slot, {})["labels"] = sorted(labels)
-        except OutputError as error:
+        except (OutputError, TransitionError) as error:
             self.fail(slot, error)
             return
         self._board.values[slot] = value
@@ -120,6 +123,17 @@ class Outcomes:
         self._state.complete_with(slot, labels)
         if self._course.maps is not None:
             self._course.maps.ended((slot,))
+
+    def _moved(self, slot: int, answer: Any) -> tuple[Any, tuple[str, ...]]:
+        """Return the value of a state, and as its label where the machine goes from there.
+
+        Raises:
+            TransitionError: Nowhere.
+        """
+        from dagger_dsl.engine.machine_calls import settle
+
+        move = settle(self._run, slot, answer)
+        return move.value, () if move.target < 0 else (str(self._plan.ids[move.target]),)
 
     def _record(self, slot: int, value: Any) -> bool:
         """Put a completion into the next commit; False when its value has no stored form."""
@@ -271,7 +285,7 @@ class Outcomes:
             return
         run.errors[slot] = error
         attempt = run.attempts.get(slot, 1)
-        first = self._first_start.setdefault(slot, self._board.started[slot])
+        first = run.first_start.setdefault(slot, self._board.started[slot])
         policy = effective_policy(plan.node(slot), plan.actions[slot], run.config)
         made = attempt - run.earlier.get(slot, 0)
         delay = None
@@ -345,10 +359,10 @@ class Outcomes:
             return
         try:
             if fallback is not None:
-                call, is_async = bind_fallback(run, slot, fallback), fallback.is_async
+                call = bind_fallback(run, slot, fallback)
             else:
                 assert handler is not None
-                call, is_async = bind_handler(run, slot, handler, original), handler.is_async
+                call = bind_handler(run, slot, handler, original)
         except DaggerError as broken:
             original.add_note(f"what stands in for it cannot be called: {broken}")
             self.give_up(slot, original)
@@ -356,7 +370,7 @@ class Outcomes:
         run.handling[slot] = original
         if fallback is not None:
             run.standing_in.add(slot)
-        run.stand_in(slot, call, is_async)
+        run.stand_in(slot, call, iscoroutinefunction(call))
         # It belongs to a call that has begun: nothing goes before it, no pause or stop holds it.
         self._course.flying += 1
         self._board.go.appendleft(slot)

@@ -104,6 +104,8 @@ class Plan:
         rebound: Slots of nodes that got other inputs.
         late: Slots of nodes that came while the run went on.
         late_edges: ``(source, target)`` of edges that came to nodes which were there.
+        keyed: Some invocation has another key than the default.
+        machine: Of a state machine, what there is to know of it in slots.
     """
 
     graph: Graph
@@ -142,6 +144,8 @@ class Plan:
     rebound: set[int] = attrs.field(factory=set)
     late: set[int] = attrs.field(factory=set)
     late_edges: set[tuple[int, int]] = attrs.field(factory=set)
+    keyed: bool = False
+    machine: Any = None
     _shared: bool = True
     _changed: dict[str, Node] = attrs.field(factory=dict)  # nodes that were added or changed
     _current: Graph | None = None
@@ -406,7 +410,12 @@ def compile_plan(graph: Graph, lookup: Callable[[str], ActionDef | None]) -> Pla
     gc.disable()
     try:
         plan = Plan(graph)
-        _Compiler(plan, list(graph.nodes.values()), graph.labelled, lookup, first=True).extend()
+        compiler = _Compiler(plan, list(graph.nodes.values()), graph.labelled, lookup, first=True)
+        compiler.extend()
+        if graph.machine is not None:
+            from dagger_dsl.engine.machine import make_machine  # most graphs are none
+
+            make_machine(plan, compiler.find)
         _ = plan.sinks  # every run asks for them
         return plan
     finally:
@@ -460,6 +469,7 @@ def add_children(plan: Plan, slot: int, count: int) -> list[int]:
     else:
         plan.bindings += items
     plan.parents.update(zip(children, repeat(slot)))
+    plan.keyed = True
     tables: tuple[dict[int, Any], ...] = (plan.limits, plan.handlers, plan.fallbacks)
     for table in tables:
         if slot in table:

@@ -88,7 +88,7 @@ class Records:
         self._date(start, end)
         row: Row = (
             plan.ids[slot],  # type: ignore[assignment]  # invocations have an id
-            plan.children.key(slot) if plan.parents else DEFAULT_KEY,
+            plan.children.key(slot) if plan.keyed else DEFAULT_KEY,
             run.attempts.get(slot, 1),
             "completed",
             inline,

@@ -404,6 +404,10 @@ def _timeout(value: Any) -> float | None:
     return None if value is None else seconds(value, "timeout", zero=False)
 
 
+def _cycles(value: Any) -> int | None:
+    return None if value is None else whole_number(value, "max_cycles", most=10**15)
+
+
 @attrs.frozen(kw_only=True)
 class RunOptions:
     """How one run is made.
@@ -432,6 +436,8 @@ class RunOptions:
             its fields.
         on_change: What a resume does when an action has another version than when the run was
             started: ``warn``, or ``fail`` to refuse.
+        max_cycles: Cycles that a state machine may make, over all resumes; None takes the machine's
+            own limit. It is recorded with the run.
     """
 
     runner: str = attrs.field(default="sequential", converter=_runner)
@@ -450,6 +456,7 @@ class RunOptions:
     command_capacity: int = attrs.field(default=100, converter=_capacity)
     config: DagConfig | None = attrs.field(default=None, converter=_overrides)
     on_change: str = attrs.field(default="warn", converter=_on_change)
+    max_cycles: int | None = attrs.field(default=None, converter=_cycles)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> RunOptions:

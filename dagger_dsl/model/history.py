@@ -67,38 +67,39 @@ class FSMContext(Context):
         metadata, metrics: See `Context`.
     """
 
-    _history: StateHistory | None = None
+    _run: Any = None
 
     def tie(self, source: Results) -> None:
         """Take results and history from a run from now on; the engine calls it."""
         super().tie(source)
-        self._history = getattr(source, "history", None)
+        self._run = source
 
     @property
     def history(self) -> StateHistory | None:
         """Where the run has been; None before there was one."""
-        return self._history
+        found: StateHistory | None = getattr(self._run, "history", None)
+        return found
 
     @property
     def state_history(self) -> list[str]:
         """The states that the run was in, first to last, the current one included."""
-        return [] if self._history is None else self._history.names
+        return [] if self.history is None else self.history.names
 
     @property
     def current_state(self) -> str | None:
         """The state that the run is in, or ended in; None before there was one."""
-        return None if self._history is None else self._history.current
+        return None if self.history is None else self.history.current
 
     @property
     def cycle_count(self) -> int:
         """How many cycles have begun, over all states."""
-        return 0 if self._history is None else self._history.cycles
+        return 0 if self.history is None else self.history.cycles
 
     @property
     def is_terminated(self) -> bool:
         """Whether the run ended by itself: in a terminal state, or with ``stop=True``."""
-        return self._history is not None and self._history.is_terminated
+        return self.history is not None and self.history.is_terminated
 
     def results_of(self, state: str) -> Sequence[Any]:
         """Return the results of one state that are still in memory, oldest first."""
-        return [] if self._history is None else self._history.results(state)
+        return [] if self.history is None else self.history.results(state)
