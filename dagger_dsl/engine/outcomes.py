@@ -90,7 +90,11 @@ class Outcomes:
             elif rare and (slot in run.handling or slot in plan.parts or slot in plan.labelled):
                 state.complete(easy)
                 easy = []
-                self.answer(slot, self._board.values[slot], None)
+                answer = self._board.values[slot]
+                if plan.machine is None or slot in run.handling:
+                    self.answer(slot, answer, None)
+                else:
+                    self._complete_cycle(slot, answer)
             elif self._record(slot, self._board.values[slot]):
                 easy.append(slot)
         state.complete(easy)
@@ -123,6 +127,18 @@ class Outcomes:
         self._state.complete_with(slot, labels)
         if self._course.maps is not None:
             self._course.maps.ended((slot,))
+
+    def _complete_cycle(self, slot: int, move: Any) -> None:
+        """Record the cycle of a state; `complete` does the same for answers of every kind."""
+        run, values, value = self._run, self._board.values, move.value
+        target = "" if move.target < 0 else str(self._plan.ids[move.target])
+        labels = {"labels": [target] if target else []}
+        known = run.meta.get(slot)
+        run.meta[slot] = labels if known is None else known | labels
+        values[slot] = value
+        if self._record(slot, value):
+            values[slot] = move
+            self._state.complete((slot,))
 
     def _moved(self, slot: int, answer: Any) -> tuple[Any, tuple[str, ...]]:
         """Return the value of a state, and as its label where the machine goes from there.

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Records"]
 
 
+# Texts of labels that are kept; a node may make new ones each time.
+_LABELS = 1000
+
+
 class Records:
     """What the next commit of a run will hold.
 
@@ -49,6 +53,7 @@ class Records:
         self.acknowledges = True
         self.commands = False
         self._tokens = run.tokens
+        self._labels: dict[tuple[str, ...], str] = {}
 
     @property
     def waiting(self) -> bool:
@@ -96,7 +101,7 @@ class Records:
             run.wall + start,
             (end - start) * 1000.0,
             None,
-            None if meta is None else to_json(meta),
+            None if meta is None else self._told(meta),
         )
         if slot in run.asked:
             self.replacing.append(row)
@@ -105,6 +110,19 @@ class Records:
         if slot in run.lookups:
             run.lookups[slot].keep(run, slot, (inline, artifact), value)
         return None
+
+    def _told(self, meta: Mapping[str, Any]) -> str:
+        """Return what stands beside a value; labels alone are written once and come again."""
+        labels = meta.get("labels")
+        if labels is None or len(meta) > 1:
+            return to_json(meta)
+        key = tuple(labels)
+        text = self._labels.get(key)
+        if text is None:
+            text = self._labels[key] = to_json(meta)
+            if len(self._labels) > _LABELS:
+                self._labels.clear()
+        return text
 
     def push(self, slot: int, row: Row) -> None:
         """Take the end of an invocation that did not complete, or of one attempt."""
