@@ -30,7 +30,14 @@ from dagger_dsl.runners.base import ANSWERS
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
 
-__all__ = ["bind_state", "check_machine_inputs", "deciding", "note_inputs", "settle", "state_inputs"]
+__all__ = [
+    "bind_state",
+    "check_machine_inputs",
+    "deciding",
+    "note_inputs",
+    "settle",
+    "state_inputs",
+]
 
 _RETURNS: Final = frozenset((FSMReturn, Next))
 _NOTHING: Final[Mapping[str, Any]] = {}
@@ -168,7 +175,9 @@ def _is_mapping(annotation: Any) -> bool:
 def _unresolved(state: Any, left: list[str], previous: Any, first: bool) -> str:
     names = ", ".join(map(repr, left))
     what = "the run's inputs" if first else "the value of the state before it"
-    found = f"has {list(previous)}" if isinstance(previous, Mapping) else f"is {shown(previous, 60)}"
+    found = (
+        f"has {list(previous)}" if isinstance(previous, Mapping) else f"is {shown(previous, 60)}"
+    )
     return (
         f"state {state!r}: nothing fills its parameter{'s' if len(left) > 1 else ''} {names}: "
         f"{what} {found}; return a mapping with these names, give the run such inputs, or give "
@@ -177,7 +186,7 @@ def _unresolved(state: Any, left: list[str], previous: Any, first: bool) -> str:
 
 
 def state_inputs(run: Run, slot: int, previous: Any) -> dict[str, Any]:
-    """Return a state's inputs by name, none where they cannot be made: for what stands in for it."""
+    """Return a state's inputs by name, none where they cannot be made: for its stand-ins."""
     try:
         return _taking(run, slot, run.plan.actions[slot])(previous)
     except DaggerError:
@@ -278,13 +287,15 @@ class _Decision:
         )
 
     def _lost(self, answer: Any) -> str:
-        said = f"state {self.state!r} returned {shown(answer, 60)}, which does not say what comes next"
+        said = (
+            f"state {self.state!r} returned {shown(answer, 60)}, which does not say what comes next"
+        )
         if self.conditions and not self.plain:
             return f"{said}: none of its conditions holds; add a transition without a condition"
         names = ", ".join(map(repr, self.allowed))
         return (
-            f"{said}; return Next('state', value) or FSMReturn(next_state=...) with one of {names}, "
-            "FSMReturn(value=..., stop=True) to end, or declare its one transition"
+            f"{said}; return Next('state', value) or FSMReturn(next_state=...) with one of "
+            f"{names}, FSMReturn(value=..., stop=True) to end, or declare its one transition"
         )
 
 
@@ -310,7 +321,7 @@ def _hook_error(decision: _Decision, move: Move, error: Exception) -> Transition
 def _redirected(decision: _Decision, move: Move, answer: Any) -> Move:
     if answer is None:
         return move
-    return Move(decision.target(answer, "a state hook (it answers None or a state's name)"), move.value)
+    return Move(decision.target(answer, "a state hook"), move.value)
 
 
 def settle(run: Run, slot: int, value: Any) -> Move:
@@ -319,8 +330,8 @@ def settle(run: Run, slot: int, value: Any) -> Move:
     Raises:
         TransitionError: Nowhere, or it would have to be awaited.
     """
-    if value.__class__ is Move:
-        return value  # type: ignore[no-any-return]
+    if isinstance(value, Move):
+        return value
     decision, hook = _Decision(run, slot), run.plan.machine.hook
     move = decision.move(value)
     if hook is None or move.target < 0:

@@ -63,7 +63,7 @@ def place(run: Run, attempts: Sequence[StoredNode]) -> Past:
         number = int(node.key)
         if number > len(cycles):
             raise InvalidState(
-                f"run {run.run_id} has a record of cycle {number}, and none of cycle {len(cycles)}; "
+                f"run {run.run_id} has a record of cycle {number}, none of cycle {len(cycles)}; "
                 "the database was changed from outside"
             )
         if number < len(cycles):  # called again, as its value was not stored

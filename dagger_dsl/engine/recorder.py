@@ -534,9 +534,7 @@ def _recalled(run: Run, story: Story, slot: int) -> int:
     if run.plan.machine is None:
         return story.recalled[run.name_of(slot)]
     node_id = run.plan.ids[slot]
-    return sum(
-        times for name, times in story.recalled.items() if name.partition(".")[0] == node_id
-    )
+    return sum(times for name, times in story.recalled.items() if name.partition(".")[0] == node_id)
 
 
 def _know_classes(run: Run) -> None:

@@ -59,7 +59,7 @@ class StateFunction(Generic[P, R]):
         return self._fn(*args, **kwargs)
 
     def __rshift__(self, other: Any) -> Any:
-        """Declare a transition to a state, or to each of a list; return what stands on the right."""
+        """Declare a transition to a state, or to each of a list; return the right side."""
         for each in other if isinstance(other, (list, tuple)) else (other,):
             if not isinstance(each, StateFunction):
                 return NotImplemented
@@ -204,8 +204,8 @@ class FSM(Workflow):
                 raise ConfigurationError(f"FSM {self.name!r}: a state's name: {fault}")
             if initial and self._initial not in (None, given):
                 raise ConfigurationError(
-                    f"FSM {self.name!r} begins in {self._initial!r} already, so {given!r} cannot be "
-                    "its initial state, too"
+                    f"FSM {self.name!r} begins in {self._initial!r} already, so {given!r} cannot "
+                    "be its initial state, too"
                 )
             action = self._register(definition, given)
             for each in (action.failure, action.fallback):
@@ -314,6 +314,10 @@ class FSM(Workflow):
         self.registry.register(made, replace=True)
         return made.name
 
+    def register_all(self) -> None:
+        """Have the function that calls the state hooks in the registry, too."""
+        self._hook_action()
+
     @property
     def states(self) -> Mapping[str, Node]:
         """The states by name, in declaration order."""
@@ -354,7 +358,9 @@ class FSM(Workflow):
                     self.history_limit,
                     self._hook_action(),
                 ),
-                **self._texts,
+                description=self._texts["description"],
+                author=self._texts["author"],
+                version=self._texts["version"],
             )
         return self._graph
 
@@ -404,9 +410,7 @@ class FSM(Workflow):
         given, settings = self._sorted(inputs, options)
         return super().start(given, **settings)
 
-    def resume(
-        self, run_id: str, inputs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
+    def resume(self, run_id: str, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Go on with a recorded run in the state where it stands, and return its last value.
 
         Args:
@@ -422,7 +426,7 @@ class FSM(Workflow):
 
         _, settings = self._sorted(None, {}, options)
         chosen = self._run_options(settings)
-        self.compile()  # so that hooks are registered
+        self.register_all()
         self.report = engine.resume(run_id, self.registry, chosen, inputs)
         return self._answer()
 
@@ -444,7 +448,9 @@ class FSM(Workflow):
         if data:
             self._check_data(data, known)
             if inputs is not None and not isinstance(inputs, Mapping):
-                raise ConfigurationError(f"inputs are a mapping of names to values, not {shown(inputs)}")
+                raise ConfigurationError(
+                    f"inputs are a mapping of names to values, not {shown(inputs)}"
+                )
             twice = [name for name in data if name in (inputs or {})]
             if twice:
                 raise ConfigurationError(f"{twice[0]!r} is given in inputs= and as a keyword")
@@ -525,7 +531,9 @@ class FSM(Workflow):
             IndexError: It has fewer results than that.
             NodeNotFound: There is no such state.
         """
-        state, dot, number = node_id.partition(".") if isinstance(node_id, str) else (node_id, "", "")
+        state, dot, number = (
+            node_id.partition(".") if isinstance(node_id, str) else (node_id, "", "")
+        )
         self._check_state(state)
         history = self.context.history
         if dot:

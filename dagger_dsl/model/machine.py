@@ -131,7 +131,7 @@ class FSMReturn:
 
 
 class Next(FSMReturn):
-    """The short form of an `FSMReturn` that names the next state: ``return Next("paid", order)``."""
+    """An `FSMReturn` that names the next state, in short: ``return Next("paid", order)``."""
 
     __slots__ = ()
 

@@ -27,7 +27,7 @@ def machine_problems(graph: Graph, find: Any) -> Iterator[Problem]:
         yield from _state(node, find)
     if graph.labelled:
         yield Problem(
-            "a state machine has no edges but its transitions; write them under machine.transitions",
+            "a state machine has no edges but its transitions; write machine.transitions",
             Place(node=graph.labelled[0].target),
             "machine",
         )
@@ -92,7 +92,11 @@ def _state(node: Node, find: Any) -> Iterator[Problem]:
             yield Problem(f"{what} does not fit a state of a machine; remove it", place, "machine")
     if find is None or node.subgraph is not None:
         return
-    for name, what in ((node.action, ""), (node.failure, "failure: "), (node.fallback, "fallback: ")):
+    for name, what in (
+        (node.action, ""),
+        (node.failure, "failure: "),
+        (node.fallback, "fallback: "),
+    ):
         if name is not None and find(name) is None:
             text = f"{what}no action {name!r} is registered; define it, or name its module"
             yield Problem(text, place, "unknown-action")
