@@ -235,6 +235,11 @@ class Run:
         """Where the run of a state machine has been; None for any other graph."""
         return self.state.history
 
+    def tried(self, slot: int, attempts: int) -> None:
+        """Note that an invocation is called again, after so many attempts."""
+        self.earlier[slot] = attempts
+        self.attempts[slot] = attempts + 1
+
     def forget(self, slot: int) -> None:
         """Forget what is known of a state's last cycle: it is about to be entered again."""
         board = self.board

@@ -11,7 +11,7 @@ Where to go next is decided with the call itself (`engine.machine_calls`), and c
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -88,6 +88,7 @@ class MachinePlan:
             run.board.values,
             self.max_cycles if limit is None else limit,
             run.forget,
+            run.tried,
         )
         run.plan.children = Cycles(state)  # type: ignore[assignment]  # answers the same questions
         run.board.values[self.carry] = run.inputs
@@ -102,6 +103,8 @@ class MachineState(RunState):
             the value itself from then on.
         limit: Cycles that may begin.
         forget: Called with a state that was entered before and is about to be entered again.
+        tried: Called with a state that is entered, and how often it was called in this cycle by
+            earlier processes that went back.
 
     Attributes:
         current: The state it is in, or ended in; None before the first.
@@ -120,6 +123,8 @@ class MachineState(RunState):
         "_forget",
         "_gate",
         "_machine",
+        "_note",
+        "_tried",
         "_values",
         "current",
         "cycle",
@@ -139,6 +144,7 @@ class MachineState(RunState):
         values: list[Any],
         limit: int | None = None,
         forget: Callable[[int], None] = lambda _slot: None,
+        tried: Callable[[int, int], None] = lambda _slot, _attempts: None,
     ) -> None:
         super().__init__(plan)
         machine = plan.machine
@@ -146,7 +152,8 @@ class MachineState(RunState):
         self._machine: MachinePlan = machine
         self._values = values
         self._carry = machine.carry
-        self._forget = forget
+        self._forget, self._note = forget, tried
+        self._tried: dict[tuple[int, int], int] = {}
         self.limit = machine.max_cycles if limit is None else limit
         self._gate = self.limit  # the number from which on no cycle begins; 0 once stopped
         self.left = 1  # a machine is one thing, which ends or not
@@ -222,6 +229,13 @@ class MachineState(RunState):
         self.last[target] = self.cycle
         self._status[target] = PENDING
         self.ready.append(target)
+        if self._tried:
+            attempts = self._tried.pop((self.cycle, target), None)
+            if attempts is not None:
+                self._note(target, attempts)
+            if not any(number > self.cycle for number, _ in self._tried):
+                self._tried = {}
+                self._gate = 0 if self.stopped else self.limit
 
     def _end_with(self, target: int) -> None:
         """Enter no state any more: the machine has ended, was stopped, or may go no further."""
@@ -230,6 +244,9 @@ class MachineState(RunState):
             self.left = 0
         elif self.stopped:
             self.left = 0
+        elif self.cycle + 1 < self.limit:
+            self._enter(target)  # a cycle that an earlier process had tried already
+            return
         else:
             self.exceeded = True
         self._skip_rest()
@@ -298,7 +315,13 @@ class MachineState(RunState):
         self._stop()
         self._skip_rest()
 
-    def resume(self, slots: Sequence[int], values: Sequence[Any], target: int | None) -> None:
+    def resume(
+        self,
+        slots: Sequence[int],
+        values: Sequence[Any],
+        target: int | None,
+        tried: Mapping[tuple[int, int], int] | None = None,
+    ) -> None:
         """Take over the cycles that earlier processes recorded; called in the place of `begin`.
 
         Args:
@@ -306,8 +329,12 @@ class MachineState(RunState):
             values: Their results, `Stored` where they have not been read.
             target: The state that the last of them chose, `END` where it chose to end; None where
                 no cycle has completed.
+            tried: Attempts by cycle and state of cycles that come again, as a value that was not
+                stored has to be made again.
         """
         self._begun = True
+        if tried:
+            self._tried, self._gate = dict(tried), 0
         for slot, value in zip(slots, values, strict=True):
             if self.seen.__class__ is deque:
                 self._let_go()
@@ -319,7 +346,7 @@ class MachineState(RunState):
             self.current = slot
         if target is None:
             self._enter(self._machine.initial)
-        elif target < 0 or self.cycle + 1 >= self._gate:
+        elif target < 0 or self.cycle + 1 >= self.limit:
             self._end_with(target)
         else:
             self._enter(target)

@@ -52,6 +52,7 @@ def place(run: Run, attempts: Sequence[StoredNode]) -> Past:
     assert isinstance(state, MachineState)
     cycles: list[StoredNode] = []
     open_: list[StoredNode] = []  # of the cycle that has not completed
+    tried: dict[tuple[int, int], int] = {}
     for node in attempts:
         if node.node_id not in index:
             raise InvalidState(
@@ -60,7 +61,8 @@ def place(run: Run, attempts: Sequence[StoredNode]) -> Past:
             )
         if node.started_at is None or not node.key.isdecimal():
             continue  # it ended without a call
-        number = int(node.key)
+        number, slot = int(node.key), index[node.node_id]
+        tried[number, slot] = max(node.attempt, tried.get((number, slot), 0))
         if number > len(cycles):
             raise InvalidState(
                 f"run {run.run_id} has a record of cycle {number}, none of cycle {len(cycles)}; "
@@ -83,6 +85,7 @@ def place(run: Run, attempts: Sequence[StoredNode]) -> Past:
         [index[node.node_id] for node in cycles],
         [Stored(node.value) for node in cycles],
         None if last is None else _target(run, last),
+        {where: times for where, times in tried.items() if where[0] > len(cycles)},
     )
     elsewhere: dict[int, StoredNode] = {}
     for node in cycles:
@@ -109,8 +112,7 @@ def place(run: Run, attempts: Sequence[StoredNode]) -> Past:
         if node.state == "waiting":
             run.attempts[slot] = node.attempt
         else:
-            run.earlier[slot] = node.attempt
-            run.attempts[slot] = node.attempt + 1
+            run.tried(slot, tried[len(cycles), slot])
     return Past(cycles, elsewhere)
 
 

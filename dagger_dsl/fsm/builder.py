@@ -254,9 +254,10 @@ class FSM(Workflow):
                     f"a condition is a function of the value, or an action's name, not "
                     f"{shown(condition)}"
                 )
-            definition = define(condition)
-            own = f"{ends[0]}-{ends[1]}" if "<" in definition.name else definition.name
-            name = self._register(definition, own).name
+            # A lambda has no name of its own; a new one for the same way takes its place.
+            nameless = getattr(condition, "__name__", "<lambda>") == "<lambda>"
+            definition = define(condition, f"{ends[0]}-{ends[1]}" if nameless else None)
+            name = self._register(definition, definition.name).name
         made = Transition(*ends, name)
         if made not in self._drawn:
             self._drawn.append(made)

@@ -1,0 +1,307 @@
+"""A machine in a database: each cycle is a row, and whoever resumes goes on in the same state."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagger_dsl.errors import (
+    InvalidState,
+    MaxCyclesExceeded,
+    NodeExecutionError,
+    RunPaused,
+    TransitionRejected,
+)
+from dagger_dsl.executor import DagExecutor
+from dagger_dsl.fsm import FSM, FSMReturn, Next
+from dagger_dsl.model.context import NodeCtx
+from dagger_dsl.registry import Registry
+from dagger_dsl.store.storage import Store
+from tests.fsm import reference
+from tests.scale import count
+
+MODES = ("sequential", "parallel", "async")
+LEVELS = ("sync", "async", "exit")
+
+
+def url_of(folder: Path) -> str:
+    return f"sqlite:///{folder / 'runs.db'}"
+
+
+def shaky(trouble: set[int], **options: Any) -> FSM:
+    """Return a machine that counts to 6 and fails where *trouble* says, once each time."""
+    fsm = FSM("count", registry=Registry(), **options)
+
+    @fsm.state(initial=True)
+    def one(n: int) -> FSMReturn:
+        return Next("two", n + 1)
+
+    @fsm.state
+    def two(n: int) -> FSMReturn:
+        if n in trouble:
+            trouble.discard(n)
+            raise ValueError(f"trouble at {n}")
+        return Next("one" if n < 6 else "end", n + 1)
+
+    @fsm.state(terminal=True)
+    def end(n: int) -> int:
+        return n
+
+    return fsm
+
+
+WHOLE = ["one", "two"] * 4 + ["end"]
+
+
+@pytest.mark.row("L13")
+@pytest.mark.parametrize("durability", LEVELS)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_failed_machine_goes_on_in_its_state_with_its_history(
+    tmp_path: Path, mode: str, durability: str
+) -> None:
+    options: Any = {"database_url": url_of(tmp_path), "mode": mode, "durability": durability}
+    trouble = {3, 5}
+    fsm = shaky(trouble)
+    with pytest.raises(NodeExecutionError, match="trouble at 3"):
+        fsm.run(n=0, run_id="r", **options)
+    assert fsm.state_history == ["one", "two", "one", "two"]
+    other = shaky(trouble)
+    with pytest.raises(NodeExecutionError, match="trouble at 5"):
+        other.resume("r", **options)
+    assert other.state_history == ["one", "two"] * 3
+    assert other.results("two") == [2, 4]
+    assert fsm.resume("r", **options) == 8
+    assert fsm.state_history == WHOLE
+    assert (fsm["two.0"], fsm["two"], fsm["one.3"]) == (2, 8, 7)
+    again = shaky(set())
+    assert again.resume("r", **options) == 8
+    assert again.state_history == WHOLE
+    assert again.is_terminated
+    with Store(url_of(tmp_path)) as store:
+        rows = [
+            (each.key, each.node_id, each.state, each.attempt)
+            for each in store.load_run("r").attempts
+            if each.attempt
+        ]
+    done = [(key, node) for key, node, state, _ in rows if state == "completed"]
+    assert done == [(str(k), name) for k, name in enumerate(WHOLE)]
+    assert [row for row in rows if row[2] == "failed"] == [
+        ("3", "two", "failed", 1),
+        ("5", "two", "failed", 1),
+    ]
+    assert [row[3] for row in rows if row[:3] == ("3", "two", "completed")] == [2]
+
+
+@pytest.mark.row("L4")
+def test_too_many_cycles_can_be_resumed_with_a_larger_limit(tmp_path: Path) -> None:
+    fsm = shaky(set())
+    url = url_of(tmp_path)
+    with pytest.raises(MaxCyclesExceeded):
+        fsm.run(n=0, run_id="r", database_url=url, max_cycles=4)
+    with pytest.raises(MaxCyclesExceeded) as caught:  # the limit is recorded with the run
+        shaky(set()).resume("r", database_url=url)
+    assert caught.value.history == ("one", "two", "one", "two")
+    assert fsm.resume("r", database_url=url, max_cycles=9) == 8
+    assert fsm.state_history == WHOLE
+
+
+def test_a_redirect_is_recorded_and_not_decided_again(tmp_path: Path) -> None:
+    fsm = shaky({3})
+    asked: list[str] = []
+
+    @fsm.add_state_hook
+    def skip(_fsm: FSM, left: str, entered: str, result: Any) -> str | None:
+        asked.append(left)
+        return "two" if left == "two" else None
+
+    with pytest.raises(NodeExecutionError, match="trouble at 3"):
+        fsm.run(n=0, run_id="r", database_url=url_of(tmp_path))
+    assert fsm.state_history == ["one", "two", "two", "two"]
+    before, history = len(asked), fsm.state_history
+    with pytest.raises(MaxCyclesExceeded):
+        fsm.resume("r", database_url=url_of(tmp_path), max_cycles=len(history) + 2)
+    assert fsm.state_history[: len(history)] == history
+    assert len(asked) == before + 3
+
+
+def test_a_refusal_is_not_recorded_as_a_result(tmp_path: Path) -> None:
+    fsm = shaky(set())
+    refuse = [True]
+
+    @fsm.add_state_hook
+    def guard(_fsm: FSM, left: str, entered: str, result: int) -> None:
+        if refuse[0] and result == 3:
+            raise TransitionRejected("not now")
+
+    with pytest.raises(NodeExecutionError, match="not now"):
+        fsm.run(n=0, run_id="r", database_url=url_of(tmp_path))
+    assert fsm.results("one") == [1]
+    assert fsm.current_state == "one"
+    refuse[0] = False
+    assert fsm.resume("r", database_url=url_of(tmp_path)) == 8
+    assert fsm.state_history == WHOLE
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_paused_machine_goes_on(tmp_path: Path, mode: str) -> None:
+    fsm = FSM("walk", registry=Registry(), max_cycles=10**6)
+    done = [False]
+
+    @fsm.state(initial=True)
+    def step(n: int) -> FSMReturn:
+        time.sleep(0.001)
+        return FSMReturn("step", n + 1, stop=done[0])
+
+    handle = fsm.start(n=0, run_id="r", database_url=url_of(tmp_path), mode=mode)
+    while fsm.context.cycle_count < 5:
+        time.sleep(0.001)
+    handle.pause("look")
+    report = handle.result()
+    assert report.status == "paused"
+    with pytest.raises(RunPaused):
+        report.raise_for_failure()
+    before = fsm.state_history
+    done[0] = True
+    assert fsm.resume("r", database_url=url_of(tmp_path)) == len(before)
+    assert len(fsm.state_history) in (len(before), len(before) + 1)
+
+
+def test_a_question_to_a_person_is_answered_into_its_state(tmp_path: Path) -> None:
+    fsm = FSM("ask", registry=Registry())
+
+    @fsm.state(initial=True)
+    def begin() -> FSMReturn:
+        return Next("ask")
+
+    @fsm.state(transitions=["end"])
+    def ask(ctx: NodeCtx) -> Any:
+        return ctx.wait_for_human("how many?", int)
+
+    @fsm.state(terminal=True)
+    def end(n: int) -> int:
+        return n + 1
+
+    url = url_of(tmp_path)
+    with pytest.raises(RunPaused, match="how many"):
+        fsm.run(run_id="r", database_url=url)
+    assert fsm.current_state == "ask"
+    executor = DagExecutor(database_url=url, registry=fsm.registry)
+    assert executor.submit_human_input("r", "ask", 4)
+    assert fsm.resume("r", database_url=url) == 5
+    assert fsm.state_history == ["begin", "ask", "end"]
+
+
+def test_a_value_that_is_not_stored_is_made_again(tmp_path: Path) -> None:
+    fsm = FSM("big", registry=Registry())
+    calls: Counter[str] = Counter()
+    trouble = [True]
+
+    @fsm.state(initial=True)
+    def begin() -> FSMReturn:
+        calls["begin"] += 1
+        return Next("load", 3)
+
+    @fsm.state(store=False)
+    def load(n: int) -> FSMReturn:
+        calls["load"] += 1
+        return Next("use", object() if n == 3 else None)
+
+    @fsm.state(terminal=True)
+    def use(thing: Any) -> str:
+        if trouble.pop():
+            raise ValueError("no")
+        return type(thing).__name__
+
+    url = url_of(tmp_path)
+    with pytest.raises(NodeExecutionError):
+        fsm.run(run_id="r", database_url=url)
+    trouble[:] = [False]
+    assert fsm.resume("r", database_url=url) == "object"
+    assert fsm.state_history == ["begin", "load", "use"]
+    assert calls == {"begin": 1, "load": 2}
+
+
+def test_an_executor_runs_shows_and_resumes_a_machine_by_its_graph(tmp_path: Path) -> None:
+    fsm = shaky({3})
+    with DagExecutor(database_url=url_of(tmp_path), registry=fsm.registry) as executor:
+        executor.add(fsm.compile())
+        report = executor.run("count", {"n": 0}, run_id="r")
+        assert report.status == "failed"
+        assert report.state_history == ["one", "two", "one", "two"]
+        shown = executor.report("r") if hasattr(executor, "report") else None
+        if shown is not None:
+            assert shown.state_history == report.state_history
+        resumed = executor.resume("r")
+    assert resumed.status == "completed"
+    assert resumed.state_history == WHOLE
+    assert resumed.outputs == {"end": 8}
+
+
+def test_a_record_that_was_changed_from_outside_is_refused(tmp_path: Path) -> None:
+    fsm = shaky({3})
+    with pytest.raises(NodeExecutionError):
+        fsm.run(n=0, run_id="r", database_url=url_of(tmp_path))
+    import sqlite3
+
+    database = sqlite3.connect(tmp_path / "runs.db")
+    with database:
+        database.execute("DELETE FROM node_runs WHERE invocation_key = '0'")
+    database.close()
+    with pytest.raises(InvalidState, match="changed from outside"):
+        fsm.resume("r", database_url=url_of(tmp_path))
+
+
+@pytest.mark.row("L13")
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ("sync", "async"))
+@pytest.mark.parametrize("mode", MODES)
+def test_killed_at_random_moments_it_goes_on_where_it_was(
+    tmp_path: Path, mode: str, durability: str, rng: random.Random
+) -> None:
+    calls = tmp_path / "calls"
+    url = url_of(tmp_path)
+
+    def child(what: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, reference.__file__, url, mode, durability, what],
+            env={**os.environ, "FSM_CALLS": str(calls)},
+        )
+
+    what, kills = "run", 0
+    for _ in range(count(4)):
+        process = child(what)
+        before = calls.read_text().count("\n") if calls.exists() else 0
+        wanted = before + rng.randint(1, 20)
+        while process.poll() is None:
+            now = calls.read_text().count("\n") if calls.exists() else 0
+            if now >= wanted:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.001)
+        process.wait()
+        what = "resume"
+    assert child("resume").wait() == 0
+    assert kills
+    expected = reference.path()
+    fsm = reference.fsm
+    assert fsm.resume("walk", database_url=url) == expected[-1][1]
+    assert fsm.state_history == [state for state, _ in expected]
+    made: dict[int, set[tuple[str, int]]] = {}
+    for line in calls.read_text().splitlines():
+        key, state, n = line.split()
+        made.setdefault(int(key), set()).add((state, int(n)))
+    # However often it was called: a cycle is always the same state with the same value.
+    assert made == {number: {each} for number, each in enumerate(expected)}
+    if durability == "sync":
+        repeated = len(calls.read_text().splitlines()) - len(expected)
+        assert 0 <= repeated <= kills * 3
