@@ -34,6 +34,7 @@ __all__ = [
     "bind_state",
     "check_machine_inputs",
     "deciding",
+    "lost",
     "note_inputs",
     "settle",
     "state_inputs",
@@ -126,8 +127,10 @@ def _taking(run: Run, slot: int, action: ActionDef) -> Callable[[Any], dict[str,
         return take_all
     wanted = [(each.name, each.required) for each in action.params if each.name not in fixed]
     takes_any, state = action.takes_any_input, run.plan.ids[slot]
-    required = [name for name, is_required in wanted if is_required]
-    only = required[0] if len(required) == 1 else None
+    needed = [name for name, is_required in wanted if is_required]
+    only = needed[0] if len(needed) == 1 else None
+    if not needed and len(wanted) == 1:
+        only = wanted[0][0]
     wants_whole = only is not None and _is_mapping(action.hints().get(only))
 
     def take(previous: Any) -> dict[str, Any]:
@@ -137,7 +140,7 @@ def _taking(run: Run, slot: int, action: ActionDef) -> Callable[[Any], dict[str,
         ):
             given = previous
         found = dict(fixed)
-        if only is not None and only in inputs and previous is not inputs:
+        if only is not None and (only in inputs or not needed) and previous is not inputs:
             # What the state before has made of it, and not what the run began with.
             is_whole = wants_whole and only not in given if given is previous else True
             if is_whole and previous is not None:
@@ -324,6 +327,15 @@ def _redirected(decision: _Decision, move: Move, answer: Any) -> Move:
     return Move(decision.target(answer, "a state hook"), move.value)
 
 
+def lost(run: Run, slot: int, value: Any) -> str | None:
+    """Return why a state cannot have this value, as it leads nowhere; None when it can."""
+    try:
+        _Decision(run, slot).move(value)
+    except TransitionError as error:
+        return str(error)
+    return None
+
+
 def settle(run: Run, slot: int, value: Any) -> Move:
     """Return where a value leads that did not come from a call of ours: a person's answer.
 
@@ -396,7 +408,6 @@ def _quick(
     # The one parameter that takes a whole value.
     whole = (
         len(names) == 1
-        and action.params[0].required
         and not fixed
         and not action.takes_any_input
         and not action.params[0].keyword_only

@@ -72,6 +72,14 @@ def _transitions(value: Any) -> tuple[Transition, ...]:
     return found
 
 
+def _initial(value: Any) -> str:
+    return _name(value, "the initial state")
+
+
+def _hook(value: Any) -> str | None:
+    return None if value is None else _name(value, "a machine's hook")
+
+
 def _limit(value: Any) -> int:
     return whole_number(value, "max_cycles", most=_MOST_CYCLES)
 
@@ -100,15 +108,12 @@ class Machine:
         ConfigurationError: One of them cannot be one.
     """
 
-    initial: str = attrs.field(converter=lambda value: _name(value, "the initial state"))
+    initial: str = attrs.field(converter=_initial)
     terminal: tuple[str, ...] = attrs.field(default=(), converter=_names)
     transitions: tuple[Transition, ...] = attrs.field(default=(), converter=_transitions)
     max_cycles: int = attrs.field(default=DEFAULT_MAX_CYCLES, converter=_limit)
     history_limit: int | None = attrs.field(default=None, converter=_history)
-    hook: str | None = attrs.field(
-        default=None,
-        converter=lambda value: None if value is None else _name(value, "a machine's hook"),
-    )
+    hook: str | None = attrs.field(default=None, converter=_hook)
 
     def leaving(self, state: str) -> tuple[Transition, ...]:
         """Return the transitions of one state, in the order in which they were declared."""

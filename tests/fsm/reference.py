@@ -1,4 +1,4 @@
-"""A machine that a child process runs and that the test kills: what it writes is a line per call."""
+"""A machine that a child process runs and the test kills: a line is written per call."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
@@ -89,9 +90,7 @@ HISTORY = ["pending", "processing", "processing", "processing", "processed", "co
 @pytest.mark.parametrize("mode", MODES)
 def test_a_run_goes_from_the_initial_state_to_a_terminal_one(mode: str) -> None:
     fsm = order()
-    assert fsm.current_state is None
-    assert fsm.state_history == []
-    assert not fsm.is_terminated
+    assert (fsm.current_state, fsm.state_history) == (None, [])
     assert fsm.run(order_id="ORD-123", amount=99.99, mode=mode) == "done: ORD-123"
     assert fsm.state_history == HISTORY
     assert fsm.is_terminated
@@ -128,7 +127,7 @@ def test_results_are_found_by_state_and_number() -> None:
     with pytest.raises(NodeNotFound, match="did you mean 'processing'"):
         fsm["procesing.0"]
     for name in ("processing.x", "processing.-1", "processing."):
-        with pytest.raises(ConfigurationError, match="state.<number>"):
+        with pytest.raises(ConfigurationError, match=r"state\.<number>"):
             fsm[name]
     assert dict(fsm.context.results)["processed"] == "x"
 
@@ -185,7 +184,7 @@ def test_the_default_limit_is_a_thousand_cycles() -> None:
 
 @pytest.mark.row("L10")
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("waits", (False, True))
+@pytest.mark.parametrize("waits", [False, True])
 def test_a_hook_is_called_once_per_transition(mode: str, waits: bool) -> None:
     fsm = order()
     calls: list[Any] = []
@@ -201,11 +200,11 @@ def test_a_hook_is_called_once_per_transition(mode: str, waits: bool) -> None:
 
     fsm.add_state_hook(note_async if waits else note)
     assert fsm.run(order_id="a", mode=mode) == "done: a"
-    assert calls == list(zip(HISTORY, HISTORY[1:], strict=False))
+    assert calls == list(itertools.pairwise(HISTORY))
 
 
 @pytest.mark.row("L11")
-@pytest.mark.parametrize("waits", (False, True))
+@pytest.mark.parametrize("waits", [False, True])
 def test_a_hook_redirects_and_refuses(waits: bool) -> None:
     fsm = order()
     verdict: dict[str, Any] = {"processing": "processed"}
@@ -249,7 +248,9 @@ def test_a_hook_that_breaks_fails_the_state_and_is_not_retried() -> None:
     def broken(*_: Any) -> None:
         raise KeyError("oh")
 
-    with pytest.raises(NodeExecutionError, match=r"state hook failed at 'first' -> 'last': KeyError"):
+    with pytest.raises(
+        NodeExecutionError, match=r"state hook failed at 'first' -> 'last': KeyError"
+    ):
         fsm.run()
     assert calls == [1]
 
@@ -343,7 +344,9 @@ def test_a_plain_value_that_says_nothing_is_an_error_that_says_what_to_return() 
     fsm = machine()
     fsm.state(initial=True)(lambda_named("first", 3))
     fsm.state(terminal=True)(lambda_named("last"))
-    with pytest.raises(NodeExecutionError, match=r"returned 3, .*Next\('state', value\).*stop=True"):
+    with pytest.raises(
+        NodeExecutionError, match=r"returned 3, .*Next\('state', value\).*stop=True"
+    ):
         fsm.run()
     fsm.add_transition("first", "last", lambda value: value > 5)
     with pytest.raises(NodeExecutionError, match="none of its conditions holds"):
@@ -383,6 +386,16 @@ def test_parameters_are_filled_by_name_then_from_the_inputs_then_by_default() ->
     }
 
 
+def test_the_only_parameter_gets_a_value_that_is_no_mapping_even_with_a_default() -> None:
+    fsm = machine()
+
+    @fsm.state(initial=True)
+    def grow(n: int = 0) -> FSMReturn:
+        return FSMReturn("grow", n + 1, stop=n == 3)
+
+    assert fsm.run() == 4
+
+
 def test_what_a_state_makes_of_an_input_beats_what_the_run_was_given() -> None:
     assert counter(4).run(n=0) == 4
     fsm = machine()
@@ -409,9 +422,9 @@ def test_initial_data_that_nobody_takes_is_refused_with_a_suggestion() -> None:
         fsm.run(order_id=5)
     with pytest.raises(ConfigurationError, match="'order_id' is given in inputs= and as a keyword"):
         fsm.run({"order_id": "x"}, order_id="y")
-    for wrong in ([1], "x", 5):
+    for given in ([1], "x", 5):
         with pytest.raises((ConfigurationError, InputError), match="mapping"):
-            fsm.run(wrong)  # type: ignore[arg-type]
+            fsm.run(given)  # type: ignore[arg-type]
     for wrong in (0, -1, 1.5, True, "3"):
         with pytest.raises(ConfigurationError, match="max_cycles"):
             fsm.run(order_id="x", max_cycles=wrong)
@@ -449,14 +462,16 @@ def test_retries_belong_to_a_cycle_and_begin_again_with_the_next(mode: str) -> N
     assert fsm.report.node_reports["shaky"].attempts == 2
 
 
-@pytest.mark.parametrize("stand_in", ("failure", "fallback"))
+@pytest.mark.parametrize("stand_in", ["failure", "fallback"])
 def test_what_stands_in_for_a_state_says_where_to_go(stand_in: str) -> None:
     fsm = machine()
 
     def instead(n: int = 0) -> FSMReturn:
         return Next("last", "instead")
 
-    @fsm.state(initial=True, **{stand_in: instead})
+    options: Any = {stand_in: instead}
+
+    @fsm.state(initial=True, **options)
     def first(n: int) -> FSMReturn:
         raise ValueError("no")
 
@@ -553,7 +568,7 @@ def test_a_failure_that_pauses_leaves_the_run_paused() -> None:
     assert fsm.report.states() == {"first": "failed", "last": "pending"}
 
 
-@pytest.mark.parametrize("limit", (0, 1, 3, None))
+@pytest.mark.parametrize("limit", [0, 1, 3, None])
 def test_the_history_keeps_as_many_cycles_as_it_may(limit: int | None) -> None:
     fsm = counter(10, history_limit=limit)
     assert fsm.run(n=0) == 10
