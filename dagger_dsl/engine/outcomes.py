@@ -7,7 +7,7 @@ or fails it, and everything else that a body can return means what it says.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from inspect import iscoroutinefunction
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
@@ -59,6 +59,7 @@ class Outcomes:
         self._run = run = course.run
         self._plan, self._state, self._board = course.plan, course.state, course.board
         self._journal, self._records = course.journal, course.records
+        self._ways: dict[int, Mapping[str, Any]] = {}  # of a machine, by the state that comes next
         every = run.config.review_frequency
         self._reviews = every is not None
         # A value of a run in memory, which nobody is shown, needs nothing but its edges.
@@ -130,13 +131,13 @@ class Outcomes:
 
     def _complete_cycle(self, slot: int, move: Any) -> None:
         """Record the cycle of a state; `complete` does the same for answers of every kind."""
-        run, values, value = self._run, self._board.values, move.value
-        target = "" if move.target < 0 else str(self._plan.ids[move.target])
-        labels = {"labels": [target] if target else []}
-        known = run.meta.get(slot)
-        run.meta[slot] = labels if known is None else known | labels
-        values[slot] = value
-        if self._record(slot, value):
+        values, target = self._board.values, move.target
+        way = self._ways.get(target)
+        if way is None:
+            labels = [] if target < 0 else [str(self._plan.ids[target])]
+            way = self._ways[target] = {"labels": labels}
+        value = values[slot] = move.value
+        if self._record(slot, value, way):
             values[slot] = move
             self._state.complete((slot,))
 
@@ -151,9 +152,9 @@ class Outcomes:
         move = settle(self._run, slot, answer)
         return move.value, () if move.target < 0 else (str(self._plan.ids[move.target]),)
 
-    def _record(self, slot: int, value: Any) -> bool:
+    def _record(self, slot: int, value: Any, way: Mapping[str, Any] | None = None) -> bool:
         """Put a completion into the next commit; False when its value has no stored form."""
-        error = self._records.completed(slot, value)
+        error = self._records.completed(slot, value, way)
         if error is not None:
             self.fail(slot, error)
             return False

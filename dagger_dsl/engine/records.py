@@ -65,8 +65,16 @@ class Records:
         """Whether outcomes wait for a commit, so that nobody may be shown them."""
         return bool(self.rows or self.replacing)
 
-    def completed(self, slot: int, value: Any) -> EncodingError | None:
-        """Take a completion; return why its value has no stored form, if it has none."""
+    def completed(
+        self, slot: int, value: Any, way: Mapping[str, Any] | None = None
+    ) -> EncodingError | None:
+        """Take a completion; return why its value has no stored form, if it has none.
+
+        Args:
+            slot: What completed.
+            value: Its value.
+            way: What stands beside it: where a state machine goes from there.
+        """
         run, journal, plan = self._run, self._journal, self._run.plan
         if slot in run.lookups:
             run.lookups[slot].settle(run, slot, value)
@@ -74,7 +82,9 @@ class Records:
             if slot in run.lookups:
                 run.lookups[slot].keep(run, slot, (None, None), value)
             return None
-        meta: dict[str, Any] | None = run.meta.get(slot)
+        meta: Mapping[str, Any] | None = run.meta.get(slot)
+        if way is not None:
+            meta = way if meta is None else {**meta, **way}
         if slot in run.lookups:
             meta = {**(meta or {}), "cache": run.lookups[slot].to_plain()}
         inline = artifact = None
