@@ -33,6 +33,12 @@ def stored_report(stored: StoredRun, database_url: str | None = None) -> RunRepo
     graph = graph_now(stored.graph, stored.commands)
     asked = prompts(stored.commands)
     latest = {node_id: node for (node_id, key), node in stored.nodes.items() if key == "default"}
+    history, sinks = None, None
+    if graph.machine is not None:
+        from dagger_dsl.views.stored_machine import StoredHistory, latest_cycles
+
+        history, latest = StoredHistory(graph, stored), latest_cycles(stored)
+        sinks = () if history.current is None else (history.current,)
 
     def states() -> Mapping[str, NodeState]:
         return {
@@ -82,6 +88,8 @@ def stored_report(stored: StoredRun, database_url: str | None = None) -> RunRepo
         invocations=invocations,
         node=node,
         value=value,
+        sinks=sinks,
+        history=history,
     )
 
 

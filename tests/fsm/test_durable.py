@@ -27,6 +27,7 @@ from dagger_dsl.fsm import FSM, FSMReturn, Next
 from dagger_dsl.model.context import NodeCtx
 from dagger_dsl.registry import Registry
 from dagger_dsl.store.storage import Store
+from dagger_dsl.views.stored import stored_report
 from tests.fsm import reference
 from tests.scale import count
 
@@ -244,6 +245,29 @@ def test_an_executor_runs_shows_and_resumes_a_machine_by_its_graph(tmp_path: Pat
     assert resumed.status == "completed"
     assert resumed.state_history == WHOLE
     assert resumed.outputs == {"end": 8}
+
+
+def test_a_recorded_run_is_shown_without_its_actions(tmp_path: Path) -> None:
+    fsm = shaky({3})
+    with pytest.raises(NodeExecutionError):
+        fsm.run(n=0, run_id="r", database_url=url_of(tmp_path))
+    with Store(url_of(tmp_path)) as store:
+        failed = stored_report(store.load_run("r"))
+    assert failed.state_history == ["one", "two", "one", "two"]
+    assert failed.states() == {"one": "completed", "two": "failed", "end": "skipped"}
+    assert failed.outputs == {}
+    fsm.resume("r", database_url=url_of(tmp_path))
+    with Store(url_of(tmp_path)) as store:
+        done = stored_report(store.load_run("r"))
+        assert done.state_history == WHOLE
+        assert done.outputs == {"end": 8}
+        history = done.history
+        assert history is not None
+        assert history.is_terminated
+        assert history.counts == {"one": 4, "two": 4, "end": 1}
+        assert (history.results("two"), history.latest("one")) == ([2, 4, 6, 8], 7)
+        assert list(done.invocations("one")) == ["0", "2", "4", "6"]
+        assert "two, completed, 4x" in done.to_mermaid()
 
 
 def test_a_record_that_was_changed_from_outside_is_refused(tmp_path: Path) -> None:
