@@ -301,7 +301,7 @@ class MachineState(RunState):
         slot = self.current
         if slot is None:
             slot = self._machine.initial
-        if self.left and slot not in self.taken():
+        if self.left and not self.exceeded and slot not in self.taken():
             self.ready = []
             self.cancel_running(slot, reason)
 

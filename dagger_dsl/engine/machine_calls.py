@@ -160,7 +160,7 @@ def _taking(run: Run, slot: int, action: ActionDef) -> Callable[[Any], dict[str,
             # A value of which some parameter took a part is no whole any more.
             if len(left) > 1 or parted or (previous is inputs and not inputs):
                 raise InputResolutionError(_unresolved(state, left, previous, previous is inputs))
-            found[left[0]] = previous
+            found[left[0]] = dict(inputs) if previous is inputs else previous
         elif takes_any:
             for name in given:
                 if isinstance(name, str):

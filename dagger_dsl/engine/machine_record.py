@@ -48,6 +48,8 @@ def place(run: Run, attempts: Sequence[StoredNode]) -> Past:
     Raises:
         InvalidState: A row is of no state of the machine.
     """
+    from dagger_dsl.engine.recorder import kept_meta  # which loads this module when it needs it
+
     state, index = run.state, run.plan.index
     assert isinstance(state, MachineState)
     cycles: list[StoredNode] = []
@@ -100,8 +102,9 @@ def place(run: Run, attempts: Sequence[StoredNode]) -> Past:
         run.loaders[slot] = node.value
         run.attempts[slot] = node.attempt
         _date(run, slot, node)
-        if node.meta:
-            run.meta[slot] = dict(node.meta)
+        meta = kept_meta(node)
+        if meta:
+            run.meta[slot] = meta
     for node in open_:
         slot = index[node.node_id]
         if slot != here:

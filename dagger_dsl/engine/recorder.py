@@ -161,7 +161,7 @@ class Recorder:
         for slot, node in done.items():
             run.restored.add(slot)
             run.loaders[slot] = node.value
-            meta = _meta(node)
+            meta = kept_meta(node)
             if meta:
                 run.meta[slot] = meta
         run.inserted.update(self.stored.cache)
@@ -203,7 +203,12 @@ class Recorder:
             run.unshown += [
                 NodeCompleted(
                     NodeRef(run.run_id, run.dag_name, node.node_id, node.key),
-                    NodeOutcome(True, outputs={RESULT: node.value()}, metadata=_meta(node)),
+                    NodeOutcome(
+                        True,
+                        outputs={RESULT: node.value()},
+                        recovered=bool(kept_meta(node).get("recovered")),
+                        metadata=kept_meta(node).get("metadata", {}),
+                    ),
                 )
                 for node in past.cycles
                 if node.seq > last
@@ -447,7 +452,7 @@ class Recorder:
             slot = run.slot_named(node_id, key)
             if slot is None:
                 continue
-            meta = _meta(node)
+            meta = kept_meta(node)
             if meta:
                 run.meta[slot] = meta
             if node.state in _ENDED:
@@ -552,7 +557,7 @@ def _is_stored(node: StoredNode) -> bool:
     return (node.meta or {}).get("stored", True) is not False
 
 
-def _meta(node: StoredNode) -> dict[str, Any]:
+def kept_meta(node: StoredNode) -> dict[str, Any]:
     """Return what was recorded beside a value, the user's metadata as it was given."""
     meta = node.meta or {}
     if "metadata" in meta:

@@ -24,7 +24,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.executor import DagExecutor
 from dagger_dsl.fsm import FSM, FSMReturn, Next
-from dagger_dsl.model.context import NodeCtx
+from dagger_dsl.model.context import NodeCtx, NodeOutput
 from dagger_dsl.registry import Registry
 from dagger_dsl.store.storage import Store
 from dagger_dsl.views.stored import stored_report
@@ -245,6 +245,39 @@ def test_an_executor_runs_shows_and_resumes_a_machine_by_its_graph(tmp_path: Pat
     assert resumed.status == "completed"
     assert resumed.state_history == WHOLE
     assert resumed.outputs == {"end": 8}
+
+
+def test_metadata_and_recoveries_come_back_with_a_resume(tmp_path: Path) -> None:
+    fsm = FSM("meta", registry=Registry())
+    trouble = [True]
+
+    @fsm.state(initial=True)
+    def first() -> NodeOutput:
+        return NodeOutput(Next("second", 1), metadata={"when": (1, 2)})
+
+    def instead(error: Exception) -> FSMReturn:
+        return Next("third", 2)
+
+    @fsm.state(failure=instead)
+    def second(n: int) -> FSMReturn:
+        raise ValueError("no")
+
+    @fsm.state(terminal=True)
+    def third(n: int) -> int:
+        if trouble.pop():
+            raise ValueError("not yet")
+        return n
+
+    url = url_of(tmp_path)
+    with pytest.raises(NodeExecutionError, match="not yet"):
+        fsm.run(run_id="r", database_url=url)
+    trouble.append(False)
+    assert fsm.resume("r", database_url=url) == 2
+    reports = fsm.report.node_reports
+    assert reports["first"].metadata == {"when": (1, 2)}
+    assert reports["second"].recovered
+    assert reports["first"].restored
+    assert reports["third"].attempts == 2
 
 
 def test_a_recorded_run_is_shown_without_its_actions(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from dagger_dsl.engine.hooks import EventHook
 from dagger_dsl.errors import (
     ConfigurationError,
+    ExecutionTimeout,
     InputError,
     MaxCyclesExceeded,
     MissingInputError,
@@ -384,6 +385,35 @@ def test_parameters_are_filled_by_name_then_from_the_inputs_then_by_default() ->
         "third": ([1, 2], "u"),
         "fourth": {"a": 1},
     }
+
+
+def test_a_state_that_changes_what_it_is_given_changes_no_input_of_the_run() -> None:
+    fsm = machine()
+
+    @fsm.state(initial=True)
+    def first(data: dict[str, int]) -> FSMReturn:
+        data["n"] += 1
+        return Next("second", None)
+
+    @fsm.state(terminal=True)
+    def second(n: int) -> int:
+        return n
+
+    assert fsm.run({"n": 1}) == 1
+
+
+def test_a_run_that_takes_too_long_is_timed_out_in_its_state() -> None:
+    fsm = machine()
+
+    @fsm.state(initial=True)
+    async def slow() -> FSMReturn:
+        await asyncio.sleep(30)
+        return FSMReturn(stop=True)
+
+    with pytest.raises(ExecutionTimeout):
+        fsm.run(timeout=0.05)
+    assert fsm.report.states() == {"slow": "cancelled"}
+    assert not fsm.is_terminated
 
 
 def test_the_only_parameter_gets_a_value_that_is_no_mapping_even_with_a_default() -> None:
