@@ -32,6 +32,8 @@ from tests.fsm import reference
 from tests.scale import count
 
 MODES = ("sequential", "parallel", "async")
+#: The children import what the tests import.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 LEVELS = ("sync", "async", "exit")
 
 
@@ -328,7 +330,7 @@ def test_killed_at_random_moments_it_goes_on_where_it_was(
     def child(what: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, reference.__file__, url, mode, durability, what],
-            env={**os.environ, "FSM_CALLS": str(calls)},
+            env={**ENVIRONMENT, "FSM_CALLS": str(calls)},
         )
 
     what, kills = "run", 0
@@ -360,3 +362,48 @@ def test_killed_at_random_moments_it_goes_on_where_it_was(
     if durability == "sync":
         repeated = len(calls.read_text().splitlines()) - len(expected)
         assert 0 <= repeated <= kills * 3
+
+
+DEADLY = """
+import os, sys
+from dagger_dsl.fsm import FSM, Next
+from dagger_dsl.registry import Registry
+
+fsm = FSM("boom", registry=Registry())
+
+
+@fsm.state(initial=True)
+def a(n: int = 0):
+    if n == 4:
+        os._exit(9)
+    return Next("b", n + 1)
+
+
+@fsm.state
+def b(n):
+    return Next("a", n + 1)
+
+
+if sys.argv[2] == "run":
+    fsm.run(run_id="r", database_url=sys.argv[1])
+else:
+    try:
+        fsm.resume("r", database_url=sys.argv[1])
+    except Exception as error:
+        print(type(error.__cause__).__name__, *fsm.state_history)
+"""
+
+
+@pytest.mark.slow
+def test_a_state_that_kills_its_process_is_given_up_in_its_cycle(tmp_path: Path) -> None:
+    script = tmp_path / "deadly.py"
+    script.write_text(DEADLY)
+
+    def child(what: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(script), url_of(tmp_path), what]
+        return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+
+    # The state has completed twice before: only the cycle that dies is counted.
+    assert [child(what).returncode for what in ("run", "resume", "resume")] == [9, 9, 9]
+    last = child("resume")
+    assert (last.returncode, last.stdout.split()) == (0, ["NodeCrashed", *"ababa"])

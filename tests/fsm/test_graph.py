@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -353,6 +354,7 @@ def test_the_command_line_runs_and_resumes_the_machine_of_a_file(tmp_path: Path)
         return subprocess.run(
             [sys.executable, "-m", "dagger_dsl", *args],
             cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             capture_output=True,
             text=True,
         )
