@@ -18,6 +18,8 @@ __all__ = ["DOORS", "through"]
 DOORS: Final = {
     "graph_to_dot": "dagger_dsl.views.dot:graph_to_dot",
     "report_to_dot": "dagger_dsl.views.dot:report_to_dot",
+    "graph_to_mermaid": "dagger_dsl.views.mermaid:graph_to_mermaid",
+    "report_to_mermaid": "dagger_dsl.views.mermaid:report_to_mermaid",
     "save_dot": "dagger_dsl.views.graphviz:save_dot",
     "render": "dagger_dsl.views.graphviz:render",
     "progress_bar": "dagger_dsl.views.progress:progress_bar",

@@ -28,6 +28,9 @@ DaggerError
 │   ├── MapError                         an invocation of a mapped node failed
 │   ├── LimitExceeded                    a limit that keeps a run from going on for ever
 │   │   ├── GrowthLimitExceeded, MaxIterationsExceeded, TokenBudgetExceeded
+│   │   └── MaxCyclesExceeded            `.history` is where a machine has been
+│   ├── TransitionError                  a state machine cannot go where it is told to
+│   │   └── TransitionRejected           what a state hook raises to refuse a transition
 │   ├── StalledError                     nothing can go on; a fault of ours
 │   ├── RunCancelled, RunPaused
 │   └── NotExecuted (LookupError)
@@ -79,6 +82,7 @@ __all__ = [
     "KeyTaken",
     "LimitExceeded",
     "MapError",
+    "MaxCyclesExceeded",
     "MaxIterationsExceeded",
     "MissingExtra",
     "MissingInputError",
@@ -110,6 +114,8 @@ __all__ = [
     "StoreReadOnly",
     "StoreVersionError",
     "TokenBudgetExceeded",
+    "TransitionError",
+    "TransitionRejected",
     "TypeMismatch",
     "UnknownInputError",
     "ValidationError",
@@ -518,6 +524,37 @@ class MaxIterationsExceeded(LimitExceeded):
 
 class TokenBudgetExceeded(LimitExceeded):
     """The nodes of a run have used more than ``max_tokens``."""
+
+
+class MaxCyclesExceeded(LimitExceeded):
+    """A state machine would have made more cycles than ``max_cycles``; its run can be resumed.
+
+    Attributes:
+        limit: The limit.
+        history: The states it was in, first to last.
+    """
+
+    def __init__(self, limit: int, history: Iterable[str]) -> None:
+        self.limit = limit
+        self.history = tuple(history)
+        super().__init__(limit, self.history)
+
+    def __str__(self) -> str:
+        shown_last = " -> ".join(self.history[-8:])
+        more = "... -> " if len(self.history) > 8 else ""
+        return (
+            f"the machine has not ended after max_cycles={self.limit} cycles ({more}{shown_last}); "
+            "let a state end it, or allow more: run(max_cycles=...), or resume(...) with a larger "
+            "limit to go on"
+        )
+
+
+class TransitionError(ExecutionError):
+    """A state machine cannot go where it is told to, or is not told where; it is not retried."""
+
+
+class TransitionRejected(TransitionError):
+    """What a state hook raises to refuse a transition: the state that was to be left has failed."""
 
 
 class StalledError(ExecutionError):

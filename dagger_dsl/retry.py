@@ -40,6 +40,7 @@ from dagger_dsl.errors import (
     NodeFailure,
     OutputError,
     RegistryError,
+    TransitionError,
     ValidationError,
     shown,
 )
@@ -70,6 +71,7 @@ NEVER_RETRIED: tuple[type[Exception], ...] = (
     RegistryError,
     NodeFailure,
     CodecError,
+    TransitionError,
 )
 
 _EXHAUSTED = frozenset(

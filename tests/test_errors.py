@@ -49,6 +49,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "ExecutionTimeout": ("run_001", 300.0),
     "NodeCrashed": ("fetch", 3),
     "MapError": ("fetch", "3", "ValueError: bad row"),
+    "MaxCyclesExceeded": (3, ("idle", "busy", "idle")),
     "RunCancelled": ("run_001", "enough"),
     "RunPaused": ("run_001", "review"),
     "KeyTaken": ("run_001", "order-7"),

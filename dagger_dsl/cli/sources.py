@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dagger_dsl.errors import ConfigurationError, DaggerError, Problem, did_you_mean
 
 if TYPE_CHECKING:
-    from dagger_dsl.dsl import DAG
+    from dagger_dsl.engine.workflow import Workflow
     from dagger_dsl.model.graph import Graph, Node
     from dagger_dsl.registry import Registry
 
@@ -175,9 +175,9 @@ def _is_graph(thing: Any) -> bool:
 
 
 def _is_workflow(thing: Any) -> bool:
-    from dagger_dsl.dsl import DAG
+    from dagger_dsl.engine.workflow import Workflow
 
-    return isinstance(thing, DAG) or _is_graph(thing)
+    return isinstance(thing, Workflow) or _is_graph(thing)
 
 
 def _registry_of(module: ModuleType) -> Registry:
@@ -186,14 +186,15 @@ def _registry_of(module: ModuleType) -> Registry:
 
     registry = as_registry(module)
     for dag in _dags_of(module):
+        dag.register_all()
         _take(registry, dag.registry)
     return registry
 
 
-def _dags_of(module: ModuleType) -> list[DAG]:
-    from dagger_dsl.dsl import DAG
+def _dags_of(module: ModuleType) -> list[Workflow]:
+    from dagger_dsl.engine.workflow import Workflow
 
-    return [thing for thing in vars(module).values() if isinstance(thing, DAG)]
+    return [thing for thing in vars(module).values() if isinstance(thing, Workflow)]
 
 
 def _take(registry: Registry, other: Registry) -> None:

@@ -427,8 +427,14 @@ class Coordinator:
         return next(iter(state.holds.values())).reason
 
     def _stalled(self) -> None:
-        """Fail a run of which nothing can go on, and nothing says why."""
+        """Fail a run of which nothing can go on, and maybe nothing says why."""
         run, state = self.run, self._state
+        obstacle = state.obstacle()
+        if obstacle is not None:
+            run.exception = run.exception or obstacle
+            run.reason = run.reason or str(obstacle)
+            run.status = RunStatus.FAILED
+            return
         left = [
             str(self._plan.ids[slot])
             for slot in self._plan.invocations()

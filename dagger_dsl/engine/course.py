@@ -110,7 +110,7 @@ class Course:
         )
         self.plain = self.journal is None and not (
             plan.parts
-            or plan.labelled
+            or (plan.labelled and (plan.machine is None or self.watcher is not None))
             or plan.handlers
             or plan.fallbacks
             or plan.mapped

@@ -51,8 +51,9 @@ def bind_inputs(
         )
     values = dict(given or {})
     known = [*graph.inputs, *(name for name in plan.inputs if name not in graph.inputs)]
+    machine = plan.machine is not None
     for name in values:
-        if name not in known:
+        if name not in known and not machine:
             raise UnknownInputError(
                 f"graph {graph.name!r} has no input {shown(name)}{did_you_mean(name, known)}"
             )
@@ -73,6 +74,10 @@ def bind_inputs(
             f"graph {graph.name!r} needs {'a value' if len(missing) == 1 else 'values'} for "
             f"{names}; give them with inputs={{...}}"
         )
+    if machine:
+        from dagger_dsl.engine.machine_calls import check_machine_inputs
+
+        check_machine_inputs(plan, values, known)
     for name, value in values.items():
         if value is not None and not isinstance(value, Secret) and _is_secret(plan, name):
             values[name] = Secret(value)

@@ -27,6 +27,7 @@ from dagger_dsl.runners.base import ASYNC, Board
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import CancelToken
     from dagger_dsl.engine.lifecycle import Lifecycle
+    from dagger_dsl.engine.machine import History
     from dagger_dsl.engine.nested import Nursery
     from dagger_dsl.engine.sharing import Sharing
     from dagger_dsl.engine.streams import Intake
@@ -132,6 +133,7 @@ class Run:
         feeding: Slots of the nodes that give them.
         silent: Number of invocations that are no calls: levels of lists that are mapped over.
         asked: By slot, the question that a person was asked.
+        first_start: By slot, when the first of its attempts that failed began.
         lookups: By slot, what was found out about results of other runs.
         unshared: Slots whose result is more, or less, than what their action returned for its
             inputs: somebody else gave it, or it came with commands.
@@ -233,6 +235,7 @@ class Run:
         self.silent = 0
         self.asked: dict[int, Any] = {}
         self.lookups: dict[int, Any] = {}
+        self.first_start: dict[int, float] = {}
         self.unshared: set[int] = set()
         self.standing_in: set[int] = set()
         self.applied: set[str] = set()
@@ -271,6 +274,8 @@ class Run:
             slots=slots,
             clock=clock,
         )
+        if plan.machine is not None:
+            plan.machine.begin(self)
         for slot in plan.wrapped:
             self.board.calls[slot] = bind_call(self, slot)
         if lifecycle is not None:
@@ -283,14 +288,59 @@ class Run:
             options._owner.take_run(self)
 
     @property
+    def history(self) -> History | None:
+        """Where the run of a state machine has been; None for any other graph."""
+        return self.state.history
+
+    def tried(self, slot: int, attempts: int) -> None:
+        """Note that an invocation is called again, after so many attempts."""
+        self.earlier[slot] = attempts
+        self.attempts[slot] = attempts + 1
+
+    def forget(self, slot: int) -> None:
+        """Forget what is known of a state's last cycle: it is about to be entered again."""
+        board = self.board
+        board.started[slot] = board.ended[slot] = 0.0
+        if (
+            self.attempts
+            or self.errors
+            or self.meta
+            or self.before
+            or self.asked
+            or self.stored_errors
+            or self.unshared
+        ):
+            for table in (
+                self.attempts,
+                self.earlier,
+                self.errors,
+                self.stored_errors,
+                self.meta,
+                self.before,
+                self.loaders,
+                self.asked,
+                self.first_start,
+            ):
+                table.pop(slot, None)
+            self.restored.discard(slot)
+            self.unshared.discard(slot)
+
+    @property
     def context(self) -> Context:
         """What the nodes share; made when somebody asks for it."""
         if self.sharing is None:
-            from dagger_dsl.model.sharing import Context
-
-            self._share(Context())
+            self._share(self._new_context())
         assert self.sharing is not None
         return self.sharing.context
+
+    def _new_context(self) -> Context:
+        if self.plan.machine is not None:
+            from dagger_dsl.model.history import FSMContext
+
+            return FSMContext()
+        from dagger_dsl.model.sharing import Context
+
+        return Context()
 
     @property
     def is_limited(self) -> bool:
@@ -520,7 +570,7 @@ class Run:
     def ref(self, slot: int) -> NodeRef:
         """Return the name of one invocation."""
         plan = self.plan
-        key = plan.children.key(slot) if plan.parents else DEFAULT_KEY
+        key = plan.children.key(slot) if plan.keyed else DEFAULT_KEY
         return NodeRef(self.run_id, self.dag_name, str(plan.ids[slot]), key)
 
     def slot_of(self, node: NodeRef) -> int | None:
@@ -544,7 +594,8 @@ class Run:
     def name_of(self, slot: int) -> str:
         """Return a text for an invocation that `slot_named` finds again, split at its first dot."""
         plan = self.plan
-        key = f".{plan.children.key(slot)}" if slot in plan.parents else ""
+        inside = slot in plan.parents or plan.machine is not None
+        key = f".{plan.children.key(slot)}" if inside else ""
         return f"{plan.ids[slot]}{key}"
 
     def renew(self) -> None:
@@ -671,11 +722,12 @@ class Run:
             gone=lambda node_id: self.is_gone(self.plan.index[node_id]),
             context=lambda: self.context,
             state=lambda node_id: self.states_of(self.plan.index[node_id]),
-            sinks=self.plan.sinks,
+            sinks=self.state.sinks(),
             workers=self.board.slots,
             run=self,
             nested=None if self.nursery is None else self.nursery.reports,
             continued=self.continued and self.status is RunStatus.FAILED,
+            history=self.state.history,
         )
 
     def row(self, slot: int, state: str, **more: Any) -> Row:

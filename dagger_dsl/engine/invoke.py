@@ -19,11 +19,15 @@ from dagger_dsl.runners.base import Writing
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
 
-__all__ = ["bind_call", "bind_fallback", "bind_handler"]
+__all__ = ["bind_call", "bind_fallback", "bind_handler", "calling"]
 
 
 def bind_call(run: Run, slot: int) -> Callable[..., Any]:
     """Return the call of one wrapped node in *run*; awaitable when its action is async."""
+    if run.plan.machine is not None:
+        from dagger_dsl.engine.machine_calls import bind_state
+
+        return bind_state(run, slot)
     action = run.plan.actions[slot]
 
     def prepare(values: tuple[Any, ...]) -> dict[str, Any]:
@@ -37,7 +41,7 @@ def bind_call(run: Run, slot: int) -> Callable[..., Any]:
 
         body = nested_body(run, slot)
         return lambda *values: body(prepare(values))
-    return _calling(run, slot, action, prepare, action.check_output, around)
+    return calling(run, slot, action, prepare, action.check_output, around)
 
 
 def bind_handler(
@@ -71,7 +75,7 @@ def bind_handler(
     def prepare(_values: tuple[Any, ...]) -> dict[str, Any]:
         return taken
 
-    return _calling(run, slot, handler, prepare, None)
+    return _standing_in(run, slot, handler, calling(run, slot, handler, prepare, None))
 
 
 def bind_fallback(run: Run, slot: int, fallback: ActionDef) -> Callable[..., Any]:
@@ -85,11 +89,28 @@ def bind_fallback(run: Run, slot: int, fallback: ActionDef) -> Callable[..., Any
         fallback.check_inputs(inputs)
         return inputs
 
-    return _calling(run, slot, fallback, prepare, fallback.check_output)
+    return _standing_in(
+        run, slot, fallback, calling(run, slot, fallback, prepare, fallback.check_output)
+    )
+
+
+def _standing_in(
+    run: Run, slot: int, action: ActionDef, call: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return the call of what stands in for a node; for a state it decides what comes next."""
+    if run.plan.machine is None:
+        return call
+    from dagger_dsl.engine.machine_calls import deciding
+
+    return deciding(run, slot, call, action.is_async, stands_in=True)
 
 
 def delivered(run: Run, slot: int, values: tuple[Any, ...]) -> dict[str, Any]:
     """Return the values by name, `UNSET` where the edge that would bring one is not satisfied."""
+    if run.plan.machine is not None:
+        from dagger_dsl.engine.machine_calls import state_inputs
+
+        return state_inputs(run, slot, values[0])
     found = dict(zip(run.plan.names[slot], values, strict=True))
     bound = run.bound.get(slot)
     if bound is not None:
@@ -131,7 +152,7 @@ def _places(run: Run, slot: int) -> tuple[int, ...]:
     return (where,) if isinstance(where, int) else where
 
 
-def _calling(
+def calling(
     run: Run,
     slot: int,
     action: ActionDef,

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+import attrs
+
 from dagger_dsl._doors import through
 from dagger_dsl.engine.control import CancelToken, RunHandle, Tie
 from dagger_dsl.engine.coordinator import Coordinator
@@ -479,6 +481,7 @@ def _prepare(
 ) -> _Session:
     hooks = _bound(options.hooks, registry, graph.name)
     config = _configured(DagConfig.merge(base_config, graph.config), options)
+    graph = _limited(graph, options)
     plan = plan_for(graph, registry)
     values = {} if options.partial else bind_inputs(plan, inputs, config.on_missing)
     if run_id is None:
@@ -656,6 +659,19 @@ def _run(
         outer=outer,
         lifecycle=lifecycle,
     )
+
+
+def _limited(graph: Graph, options: RunOptions) -> Graph:
+    """Return a state machine with the limit that a new run asks for, as it is to be recorded."""
+    machine, most = graph.machine, options.max_cycles
+    if most is None or (machine is not None and machine.max_cycles == most):
+        return graph
+    if machine is None:
+        raise ConfigurationError(
+            f"max_cycles limits the cycles of a state machine, and {graph.name!r} is none; a DAG "
+            "that grows is limited by the configuration's max_iterations"
+        )
+    return graph.replace(machine=attrs.evolve(machine, max_cycles=most))
 
 
 def _with_secrets(stored: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:

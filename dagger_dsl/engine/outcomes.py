@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -31,6 +31,7 @@ from dagger_dsl.errors import (
     NodeTimeout,
     OutputError,
     StoreError,
+    TransitionError,
     did_you_mean,
     shown,
 )
@@ -80,7 +81,7 @@ class Outcomes:
         self._run = run = course.run
         self._plan, self._state, self._board = course.plan, course.state, course.board
         self._journal, self._records = course.journal, course.records
-        self._first_start: dict[int, float] = {}
+        self._ways: dict[int, Mapping[str, Any]] = {}  # of a machine, by the state that comes next
         self._noted = 0  # entries of the context's errors before the handler was asked
         options = run.options
         #: What has failed for good and of which nobody has said what follows, by slot.
@@ -119,7 +120,11 @@ class Outcomes:
             elif rare and self._is_rare(slot):
                 state.complete(easy)
                 easy = []
-                self.answer(slot, self._board.values[slot], None)
+                answer = self._board.values[slot]
+                if plan.machine is None or slot in run.handling:
+                    self.answer(slot, answer, None)
+                else:
+                    self._complete_cycle(slot, answer)
             elif self._record(slot, self._board.values[slot]):
                 easy.append(slot)
         state.complete(easy)
@@ -147,6 +152,8 @@ class Outcomes:
                 raise OutputError(self._unfinished(slot, value))
             if plan.mapped and plan.batch(slot) > 1:
                 self._course.maps_now().check_batch(slot, value)
+            if plan.machine is not None:
+                value, label = self._moved(slot, value)
             parts = plan.split(slot, value, always=split)
             labels = None
             if slot in plan.labelled:
@@ -154,7 +161,7 @@ class Outcomes:
                 if labels is None:
                     raise OutputError(f"node {plan.ids[slot]!r}: {no_label(value)}")
                 run.meta.setdefault(slot, {})["labels"] = sorted(labels)
-        except OutputError as error:
+        except (OutputError, TransitionError) as error:
             self.fail(slot, error)
             return
         self._board.values[slot] = value
@@ -168,9 +175,32 @@ class Outcomes:
         if self._course.maps is not None:
             self._course.maps.ended((slot,))
 
-    def _record(self, slot: int, value: Any) -> bool:
+    def _complete_cycle(self, slot: int, move: Any) -> None:
+        """Record the cycle of a state; `complete` does the same for answers of every kind."""
+        values, target = self._board.values, move.target
+        way = self._ways.get(target)
+        if way is None:
+            labels = [] if target < 0 else [str(self._plan.ids[target])]
+            way = self._ways[target] = {"labels": labels}
+        value = values[slot] = move.value
+        if self._record(slot, value, way):
+            values[slot] = move
+            self._state.complete((slot,))
+
+    def _moved(self, slot: int, answer: Any) -> tuple[Any, tuple[str, ...]]:
+        """Return the value of a state, and as its label where the machine goes from there.
+
+        Raises:
+            TransitionError: Nowhere.
+        """
+        from dagger_dsl.engine.machine_calls import settle
+
+        move = settle(self._run, slot, answer)
+        return move.value, () if move.target < 0 else (str(self._plan.ids[move.target]),)
+
+    def _record(self, slot: int, value: Any, way: Mapping[str, Any] | None = None) -> bool:
         """Put a completion into the next commit; False when its value has no stored form."""
-        error = self._records.completed(slot, value)
+        error = self._records.completed(slot, value, way)
         if error is not None:
             self.fail(slot, error)
             return False
@@ -341,7 +371,7 @@ class Outcomes:
             return
         run.errors[slot] = error
         attempt = run.attempts.get(slot, 1)
-        first = self._first_start.setdefault(slot, self._board.started[slot])
+        first = run.first_start.setdefault(slot, self._board.started[slot])
         policy = effective_policy(plan.node(slot), plan.actions[slot], run.config)
         made = attempt - run.earlier.get(slot, 0)
         delay = None
@@ -422,12 +452,12 @@ class Outcomes:
             return
         try:
             if fallback is not None:
-                call, is_async = bind_fallback(run, slot, fallback), fallback.is_async
+                call = bind_fallback(run, slot, fallback)
                 if plan.batch(slot) > 1:
-                    call = plan.batch_call(plan.parents[slot], call, is_async)
+                    call = plan.batch_call(plan.parents[slot], call, fallback.is_async)
             else:
                 assert handler is not None
-                call, is_async = bind_handler(run, slot, handler, original), handler.is_async
+                call = bind_handler(run, slot, handler, original)
         except DaggerError as broken:
             original.add_note(f"what stands in for it cannot be called: {broken}")
             self.give_up(slot, original)
@@ -435,7 +465,7 @@ class Outcomes:
         run.handling[slot] = original
         if fallback is not None:
             run.standing_in.add(slot)
-        run.stand_in(slot, call, is_async)
+        run.stand_in(slot, call, iscoroutinefunction(call))
         # It belongs to a call that has begun: nothing goes before it, no pause or stop holds it.
         self._course.flying += 1
         self._board.go.appendleft(slot)

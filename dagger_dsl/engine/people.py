@@ -135,7 +135,11 @@ def check_result(run: Run, slot: int, question: Question, value: Any) -> None:
         run.plan.split(slot, value)
     except OutputError as error:
         fault = str(error)
-    if slot in run.plan.labelled and labels_of(value) is None:
+    if run.plan.machine is not None:
+        from dagger_dsl.engine.machine_calls import lost
+
+        fault = fault or lost(run, slot, value)
+    elif slot in run.plan.labelled and labels_of(value) is None:
         fault = no_label(value)
     if fault is not None:
         node_id = str(run.plan.ids[slot])

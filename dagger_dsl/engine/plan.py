@@ -109,6 +109,8 @@ class Plan:
         rebound: Slots of nodes that got other inputs.
         late: Slots of nodes that came while the run went on.
         late_edges: ``(source, target)`` of edges that came to nodes which were there.
+        keyed: Some invocation has another key than the default.
+        machine: Of a state machine, what there is to know of it in slots.
     """
 
     graph: Graph
@@ -152,6 +154,8 @@ class Plan:
     rebound: set[int] = attrs.field(factory=set)
     late: set[int] = attrs.field(factory=set)
     late_edges: set[tuple[int, int]] = attrs.field(factory=set)
+    keyed: bool = False
+    machine: Any = None
     _shared: bool = True
     _changed: dict[str, Node] = attrs.field(factory=dict)  # nodes that were added or changed
     _current: Graph | None = None
@@ -446,7 +450,12 @@ def compile_plan(
     try:
         plan = Plan(graph)
         nodes = list(graph.nodes.values())
-        _Compiler(plan, nodes, graph.labelled, lookup, workflow, first=True).extend()
+        compiler = _Compiler(plan, nodes, graph.labelled, lookup, workflow, first=True)
+        compiler.extend()
+        if graph.machine is not None:
+            from dagger_dsl.engine.machine import make_machine  # most graphs are none
+
+            make_machine(plan, compiler.find)
         _ = plan.sinks  # every run asks for them
         return plan
     finally:
@@ -501,6 +510,7 @@ def add_children(plan: Plan, slot: int, count: int) -> list[int]:
     else:
         plan.bindings += items
     plan.parents.update(zip(children, repeat(slot)))
+    plan.keyed = True
     tables: tuple[dict[int, Any], ...] = (plan.limits, plan.handlers, plan.fallbacks)
     for table in tables:
         if slot in table:

@@ -21,8 +21,9 @@ from dagger_dsl.engine.story import Story, rebuild
 from dagger_dsl.engine.watch import completions
 from dagger_dsl.errors import ConfigurationError, InvalidState, KeyTaken, StoreError
 from dagger_dsl.model.config import DagConfig, RunOptions
-from dagger_dsl.model.events import HumanInputRequested
-from dagger_dsl.model.graph import Graph
+from dagger_dsl.model.context import NodeOutcome, NodeRef
+from dagger_dsl.model.events import HumanInputRequested, NodeCompleted
+from dagger_dsl.model.graph import RESULT, Graph
 from dagger_dsl.model.protocols import Command
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.model.values import Secret, allow_hints, from_plain
@@ -171,6 +172,9 @@ class Recorder:
             run.sharing.take_back()
         self._compare_versions(run, on_change)
         forget_uncalled(self.store, self.run_id, self.journal.epoch)
+        if run.plan.machine is not None:
+            self._restore_machine(run, story, hooked)
+            return
         done = self._place(run)
         plan = run.plan
         winners = self._winners(run)
@@ -199,6 +203,49 @@ class Recorder:
         needed = {source for slot in _open(run.state, plan) for source in _sources(run, slot)}
         for slot in sorted(needed & done.keys()):
             run.load(slot)
+
+    def _restore_machine(self, run: Run, story: Story, hooked: bool) -> None:
+        """Bring a state machine to where earlier processes left it."""
+        from dagger_dsl.engine.machine_record import place
+
+        assert self.stored is not None
+        assert self.journal is not None
+        past = place(run, self.stored.attempts)
+        state = run.state
+        under_way = state.taken() | set(state.ready)
+        rest = {slot: None for slot in run.plan.index.values() if slot not in under_way}
+        self._count_crashes(run, rest)
+        run.inserted.update(self.stored.cache)
+        self._ask_again(run, story)
+        self._ask_about_started(run, story, past.elsewhere)
+        state.ready = [slot for slot in state.ready if slot not in run.asked]
+        state.patient = hooked
+        state.ended.clear()  # it is on record, or will be when the machine ends again
+        if hooked or story.hooked[0]:
+            run.notes.append((None, to_json({"hooks": hooked})))
+        last = self._shown(story, hooked)
+        if last is not None:
+            run.unshown += [
+                NodeCompleted(
+                    NodeRef(run.run_id, run.dag_name, node.node_id, node.key),
+                    NodeOutcome(
+                        True,
+                        outputs={RESULT: node.value()},
+                        recovered=bool(meta_of(node).get("recovered")),
+                        metadata=meta_of(node).get("metadata", {}),
+                    ),
+                )
+                for node in past.cycles
+                if node.seq > last
+            ]
+            run.unshown += [
+                HumanInputRequested(run.ref(slot), question.prompt, question.schema)
+                for slot, question in run.asked.items()
+                if self._asked_after(run, slot, last)
+            ]
+            run.unshown += story.emitted(run, last)
+        if self.stored.status != RunStatus.RUNNING:
+            self.journal.commit((), status=RunStatus.RUNNING)
 
     def _end_within(self, run: Run, done: Mapping[int, StoredNode]) -> None:
         """End what is left of completed mapped nodes; nothing of it is called again.
@@ -242,14 +289,15 @@ class Recorder:
             return
         starts = Counter(slot for each in self.stored.released for slot in each if slot in careful)
         # Of one that was cancelled while it was asked about, nobody knows more than before.
+        machine = run.plan.machine is not None  # whose starts are counted over all cycles
         ends = Counter(
-            run.slot_named(node.node_id, node.key)
+            run.plan.index.get(node.node_id) if machine else run.slot_named(node.node_id, node.key)
             for node in self.stored.attempts
             if node.state in ("completed", "failed")
         )
         rows = []
         for slot, times in starts.items():
-            over = ends[slot] + story.recalled[run.name_of(slot)]
+            over = ends[slot] + _recalled(run, story, slot)
             if slot in done or slot in run.asked or times <= over:
                 continue
             now = run.board.clock()
@@ -379,7 +427,7 @@ class Recorder:
                 _one_more(run, slot, node.attempt)
         return done
 
-    def _count_crashes(self, run: Run, done: Mapping[int, StoredNode]) -> None:
+    def _count_crashes(self, run: Run, done: Collection[int]) -> None:
         assert self.stored is not None
         assert self.journal is not None
         most = run.config.max_crashes
@@ -428,6 +476,8 @@ class Recorder:
         run.wall = 0.0  # every time comes from the record
         run.resumed = True
         story = rebuild(run, stored.commands)
+        if run.plan.machine is not None:
+            return self._show_machine(run, story)
         done = self._place(run)
         states = {}
         self._ask_again(run, story)
@@ -446,6 +496,20 @@ class Recorder:
                 run.restored.add(slot)
                 run.loaders[slot] = node.value
         run.state.show(states)
+        return self._shown_report(run)
+
+    def _show_machine(self, run: Run, story: Story) -> RunReport:
+        from dagger_dsl.engine.machine_record import place, shown_states
+
+        assert self.stored is not None
+        place(run, self.stored.attempts)
+        self._ask_again(run, story)
+        run.state.show(shown_states(run, self.stored.nodes))
+        return self._shown_report(run)
+
+    def _shown_report(self, run: Run) -> RunReport:
+        stored = self.stored
+        assert stored is not None
         run.status = RunStatus(stored.status)
         run.continued = bool((stored.error or {}).get("continued"))
         run.reason = str((stored.error or {}).get("reason", ""))
@@ -507,6 +571,14 @@ class Recorder:
             self.close()
         except StoreError as trouble:
             error.add_note(f"the run could not be given free in order: {trouble}")
+
+
+def _recalled(run: Run, story: Story, slot: int) -> int:
+    """Return how often a start that was on record was taken back."""
+    if run.plan.machine is None:
+        return story.recalled[run.name_of(slot)]
+    node_id = run.plan.ids[slot]
+    return sum(times for name, times in story.recalled.items() if name.partition(".")[0] == node_id)
 
 
 def know_classes(plan: Plan) -> None:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["Records"]
 
 
+# Texts of labels that are kept; a node may make new ones each time.
+_LABELS = 1000
+
+
 class Records:
     """What the next commit of a run will hold.
 
@@ -51,6 +55,7 @@ class Records:
         self.acknowledges = True
         self.commands = False
         self._tokens = run.tokens
+        self._labels: dict[tuple[str, ...], str] = {}
 
     @property
     def waiting(self) -> bool:
@@ -62,8 +67,16 @@ class Records:
         """Whether outcomes wait for a commit, so that nobody may be shown them."""
         return bool(self.rows or self.replacing)
 
-    def completed(self, slot: int, value: Any) -> EncodingError | None:
-        """Take a completion; return why its value has no stored form, if it has none."""
+    def completed(
+        self, slot: int, value: Any, way: Mapping[str, Any] | None = None
+    ) -> EncodingError | None:
+        """Take a completion; return why its value has no stored form, if it has none.
+
+        Args:
+            slot: What completed.
+            value: Its value.
+            way: What stands beside it: where a state machine goes from there.
+        """
         run, journal, plan = self._run, self._journal, self._run.plan
         if slot in run.lookups:
             run.lookups[slot].settle(run, slot, value)
@@ -71,7 +84,9 @@ class Records:
             if slot in run.lookups:
                 run.lookups[slot].keep(run, slot, (None, None), value)
             return None
-        meta: dict[str, Any] | None = run.meta.get(slot)
+        meta: Mapping[str, Any] | None = run.meta.get(slot)
+        if way is not None:
+            meta = way if meta is None else {**meta, **way}
         if slot in run.lookups:
             meta = {**(meta or {}), "cache": run.lookups[slot].to_plain()}
         inline = artifact = None
@@ -99,7 +114,7 @@ class Records:
         self._date(start, end)
         row: Row = (
             plan.ids[slot],  # type: ignore[assignment]  # invocations have an id
-            plan.children.key(slot) if plan.parents else DEFAULT_KEY,
+            plan.children.key(slot) if plan.keyed else DEFAULT_KEY,
             run.attempts.get(slot, 1),
             "completed",
             inline,
@@ -107,7 +122,7 @@ class Records:
             run.wall + start,
             (end - start) * 1000.0,
             None,
-            None if meta is None else to_json(meta),
+            None if meta is None else self._told(meta),
         )
         if slot in run.asked:
             self.replacing.append(row)
@@ -116,6 +131,19 @@ class Records:
         if slot in run.lookups:
             run.lookups[slot].keep(run, slot, (inline, artifact), value)
         return None
+
+    def _told(self, meta: Mapping[str, Any]) -> str:
+        """Return what stands beside a value; labels alone are written once and come again."""
+        labels = meta.get("labels")
+        if labels is None or len(meta) > 1:
+            return to_json(meta)
+        key = tuple(labels)
+        text = self._labels.get(key)
+        if text is None:
+            text = self._labels[key] = to_json(meta)
+            if len(self._labels) > _LABELS:
+                self._labels.clear()
+        return text
 
     def push(self, slot: int, row: Row) -> None:
         """Take the end of an invocation that did not complete, or of one attempt."""

@@ -295,6 +295,10 @@ class RunControl(Steered):
         standing.check_answer(answer)
         asked = {(ref.node_id, ref.invocation_key): each for ref, each in self._asked().items()}
         question = asked.get((answer.node_id, answer.key))
+        if question is None and answer.key == DEFAULT_KEY:
+            # A state of a machine is in one cycle at a time, whose number nobody has to know.
+            same = [each for (node_id, _), each in asked.items() if node_id == answer.node_id]
+            question = same[0] if standing.is_machine and same else None
         if question is not None:
             check_answer(question, answer)
             return

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dagger_dsl.model.caching import CacheDecision
+    from dagger_dsl.model.history import StateHistory
     from dagger_dsl.model.sharing import Context
 
 __all__ = ["ErrorInfo", "NodeReport", "RunReport", "result_of"]
@@ -184,6 +185,8 @@ class RunReport:
     #: The `Run` it tells of, for partial runs that build on it.
     _run: Any = attrs.field(default=None, repr=False)
     _nested: Callable[[], Mapping[str, Any]] | None = attrs.field(default=None, repr=False)
+    #: Where a state machine has been; None for other graphs.
+    history: StateHistory | None = attrs.field(default=None, repr=False)
 
     @property
     def context(self) -> Context:
@@ -322,6 +325,11 @@ class RunReport:
             return self._states().get(node_id)
         return self._state(node_id)
 
+    @property
+    def state_history(self) -> list[str]:
+        """The states that a state machine was in, first to last; none for other graphs."""
+        return [] if self.history is None else self.history.names
+
     def value(self, node_id: str, default: Any = MISSING) -> Any:
         """Return the result of one node.
 
@@ -356,6 +364,11 @@ class RunReport:
     def to_dot(self) -> str:
         """Return the run as DOT: states, attempts, times and the first line of each error."""
         text: str = through("report_to_dot")(self)
+        return text
+
+    def to_mermaid(self) -> str:
+        """Return the run as Mermaid: states, and how often each state of a machine was entered."""
+        text: str = through("report_to_mermaid")(self)
         return text
 
     def save_dot(self, path: str | os.PathLike[str]) -> Path:

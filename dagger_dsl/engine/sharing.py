@@ -22,6 +22,7 @@ from dagger_dsl.model.values import from_plain, to_plain
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
+    from dagger_dsl.engine.machine import History
 
 __all__ = ["Sharing", "replay"]
 
@@ -61,10 +62,17 @@ class Sharing:
         if run.finished is not None:
             self.settle()
 
+    @property
+    def history(self) -> History | None:
+        """Where the run of a state machine has been."""
+        return self._run.history
+
     # --- results ---------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
         """Return the ids of the nodes that have a result, in declaration order."""
+        if self.history is not None:
+            return self.history.entered()
         return [node_id for node_id in list(self._run.plan.index) if self.has(node_id)]
 
     def has(self, node_id: str) -> bool:
@@ -74,6 +82,8 @@ class Sharing:
         looked at that yet: in a sequential run, whatever ran before has its result.
         """
         run = self._run
+        if self.history is not None:
+            return node_id in self.history.entered()
         slot = run.plan.index.get(node_id)
         if slot is None:
             return False
@@ -89,6 +99,8 @@ class Sharing:
         Raises:
             KeyError: It has none.
         """
+        if self.history is not None:
+            return self.history.latest(node_id)
         if not self.has(node_id):
             raise KeyError(node_id)
         return self._run.value(self._run.plan.index[node_id])
@@ -96,6 +108,8 @@ class Sharing:
     def drop(self, node_id: str) -> None:
         """Free a node's result as soon as no node that may still run needs it."""
         run = self._run
+        if self.history is not None:
+            return  # its limit says how long the history of a machine keeps results
         slot = run.plan.index[node_id]
         if run.finished is None:
             run.ask_to_free(slot, _DELETED)

@@ -64,6 +64,11 @@ class Standing:
             self._foresee(command)
         self._doomed = self._foresee_ends()
 
+    @property
+    def is_machine(self) -> bool:
+        """Whether the run is one of a state machine."""
+        return self._graph.machine is not None
+
     def _foresee(self, command: Command) -> None:
         """Take note of what a command that waits is going to do."""
         if isinstance(command, Answer):

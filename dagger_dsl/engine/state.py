@@ -18,7 +18,7 @@ back then, so that what happens meanwhile needs no second set of rules.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dagger_dsl.engine.joins import (
     CANCELLED,
@@ -31,6 +31,9 @@ from dagger_dsl.engine.joins import (
 )
 from dagger_dsl.engine.plan import Plan
 from dagger_dsl.model.policies import OnFailure, Trigger
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.machine import History
 
 __all__ = [
     "CANCELLED",
@@ -363,6 +366,24 @@ class RunState:
         self._why = reason
         self._spared = set()
         self._cancel_rest(reason)
+
+    @property
+    def history(self) -> History | None:
+        """Where a state machine has been; other graphs have none."""
+        return None
+
+    @property
+    def expected(self) -> int:
+        """How many invocations are to end, for those who show progress."""
+        return self._plan.count
+
+    def sinks(self) -> tuple[str, ...]:
+        """Return the ids of the nodes whose values are the run's."""
+        return self._plan.sinks
+
+    def obstacle(self) -> Exception | None:
+        """Return what keeps a run from going on, where the state itself knows of something."""
+        return None
 
     @property
     def undecided(self) -> bool:

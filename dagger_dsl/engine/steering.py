@@ -132,9 +132,16 @@ class Steering:
             ValidationError: A node cannot be added, or an input cannot be one; its subclasses say
                 why (`NodeAlreadyExists`, `DependencyNotFound`, `ActionNotFound`, `CycleError`).
             NodeNotFound: There is no such node or branch.
-            InvalidState: The node has started, or the command is for another graph.
+            InvalidState: The node has started, or the command is for another graph, or for none
+                that is a state machine.
             LimitExceeded: The graph may grow no further.
         """
+        if self._run.plan.machine is not None and not isinstance(command, EmitEvent):
+            raise InvalidState(
+                f"{self._run.dag_name!r} is a state machine, whose states are fixed before it "
+                f"runs; {type(command).__name__} is for other graphs. The run as a whole can be "
+                "paused, resumed and cancelled, and a state hook can lead elsewhere"
+            )
         if isinstance(command, AddNode):
             return self._add((command.spec,), command.dag_name, origin)
         if isinstance(command, AddNodes):

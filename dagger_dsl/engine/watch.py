@@ -133,12 +133,37 @@ _set_started: Callable[[_Started, Any], None] = _Started._of.__set__  # type: ig
 _set_completed: Callable[[_Completed, Any], None] = _Completed._of.__set__  # type: ignore[attr-defined]
 
 
+class _Moment:
+    """What the events of a state need of its run, as it is now: its slot will be used again."""
+
+    __slots__ = ("_ref", "_value", "meta", "plan", "wall")
+
+    def __init__(self, run: Run, slot: int) -> None:
+        self.plan, self.wall = run.plan, run.wall
+        self.meta = {slot: run.meta.get(slot, {})}
+        self._ref, self._value = run.ref(slot), run.value(slot)
+
+    def ref(self, _slot: int) -> NodeRef:
+        return self._ref
+
+    def value(self, _slot: int) -> Any:
+        return self._value
+
+    def is_cached(self, _slot: int) -> bool:
+        return False
+
+
+def _of(run: Run, slot: int) -> Any:
+    """Return what an event reads its fields from."""
+    return run if run.plan.machine is None else _Moment(run, slot)
+
+
 def completions(run: Run, slots: Iterable[int]) -> list[Event]:
     """Return the events of plain completions."""
     events: list[Event] = []
     for slot in slots:
         event = _new(_Completed)
-        _set_completed(event, (run, slot))
+        _set_completed(event, (_of(run, slot), slot))
         events.append(event)
     return events
 
@@ -233,7 +258,7 @@ class Observers:
             Whether hooks answered with commands, or have to be shown it later.
         """
         event = _new(_Started)
-        _set_started(event, (self._run, slot, self._attempts.get(slot, 1), now))
+        _set_started(event, (_of(self._run, slot), slot, self._attempts.get(slot, 1), now))
         self._tell(event, self._prompt)
         if self._late:
             self._waiting.append((event, self._late))
@@ -421,7 +446,7 @@ class Observers:
         """Call the progress callback; the fraction does not fall, though a run may grow."""
         run = self._run
         done = self._ended + sum(self._part.values())
-        fraction = min(1.0, done / max(1, run.plan.count - run.silent))
+        fraction = min(1.0, done / max(1, run.state.expected - run.silent))
         fraction = self._told = max(self._told, fraction)
         self._last = node_id
         assert self._progress is not None

@@ -45,6 +45,9 @@ class Workflow:
         """Return the graph as it is built so far."""
         raise NotImplementedError
 
+    def register_all(self) -> None:
+        """Have everything in the registry that a resume may look for there."""
+
     @property
     def nodes(self) -> Mapping[str, Any]:
         """What stands for the nodes, by id; an unknown id lists the known ones."""

@@ -19,6 +19,7 @@ from dagger_dsl.errors import (
     did_you_mean,
 )
 from dagger_dsl.model import _scalars as scalars
+from dagger_dsl.model._reading_machine import read_machine
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import RESULT, Edge, Graph, GraphInput, Input, Node, Output
 from dagger_dsl.model.policies import DEFAULT_RETRY, RetryPolicy
@@ -210,6 +211,8 @@ class Reader:
                 fields["config"] = self.config(value, path)
             elif key == "inputs":
                 fields["inputs"] = self.graph_inputs(value, path)
+            elif key == "machine":
+                fields["machine"] = read_machine(self, value, path)
             else:
                 self.simple(fields, key, scalars.text, value, path)
         for key, form in (("name", "name: my_workflow"), ("nodes", "nodes: [{id: ..., ...}]")):
@@ -724,6 +727,7 @@ _GRAPH_KEYS: Final = (
     "instructions",
     "config",
     "inputs",
+    "machine",
     "nodes",
     "edges",
 )

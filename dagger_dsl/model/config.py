@@ -439,6 +439,10 @@ def _timeout(value: Any) -> float | None:
     return None if value is None else seconds(value, "timeout", zero=False)
 
 
+def _cycles(value: Any) -> int | None:
+    return None if value is None else whole_number(value, "max_cycles", most=10**15)
+
+
 @attrs.frozen(kw_only=True)
 class RunOptions:
     """How one run is made.
@@ -488,6 +492,8 @@ class RunOptions:
             the run's `Context`. Its answer, ``stop`` or ``continue``, counts before every
             ``on_failure``; any other one ends the run with a `ConfigurationError`, and what it
             raises with an `ExecutionError`. Nothing starts before it has answered.
+        max_cycles: Cycles that a state machine may make, over all resumes; None takes the machine's
+            own limit. It is recorded with the run.
 
     Failures that *error_strategy* or *error_handler* let the run go on after are in
     ``report.errors`` and in ``context.metadata["errors"]``, each as ``{"node", "error" (its text),
@@ -519,6 +525,7 @@ class RunOptions:
     error_handler: Callable[[str, BaseException, Context], Any] | None = attrs.field(
         default=None, converter=_error_handler
     )
+    max_cycles: int | None = attrs.field(default=None, converter=_cycles)
     #: Who is told of the run when it is made: its `take_run` is called with it.
     _owner: Any = attrs.field(default=None, repr=False, eq=False)
 

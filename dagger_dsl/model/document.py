@@ -15,6 +15,7 @@ from dagger_dsl.model._reading import MAX_PROBLEMS, Locate, PlainPath, Reader, p
 from dagger_dsl.model._scalars import RETRY_FIELDS
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import Graph, GraphInput, Input, Node
+from dagger_dsl.model.machine import DEFAULT_MAX_CYCLES, Machine
 from dagger_dsl.model.policies import CacheStrategy, RetryPolicy, Trigger
 
 __all__ = [
@@ -53,11 +54,32 @@ def graph_to_plain(graph: Graph) -> dict[str, Any]:
         plain["config"] = _config_to_plain(graph.config)
     if graph.inputs:
         plain["inputs"] = [_graph_input_to_plain(each) for each in graph.inputs.values()]
+    if graph.machine is not None:
+        plain["machine"] = _machine_to_plain(graph.machine)
     plain["nodes"] = [node_to_plain(node) for node in graph.nodes.values()]
     if graph.labelled:
         plain["edges"] = [
             {"source": edge.source, "target": edge.target, "when": edge.when}
             for edge in graph.labelled
+        ]
+    return plain
+
+
+def _machine_to_plain(machine: Machine) -> dict[str, Any]:
+    plain: dict[str, Any] = {"initial": machine.initial}
+    if machine.terminal:
+        plain["terminal"] = list(machine.terminal)
+    if machine.max_cycles != DEFAULT_MAX_CYCLES:
+        plain["max_cycles"] = machine.max_cycles
+    if machine.history_limit is not None:
+        plain["history_limit"] = machine.history_limit
+    if machine.hook is not None:
+        plain["hook"] = machine.hook
+    if machine.transitions:
+        plain["transitions"] = [
+            {"source": each.source, "target": each.target}
+            | ({} if each.condition is None else {"condition": each.condition})
+            for each in machine.transitions
         ]
     return plain
 

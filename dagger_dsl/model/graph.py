@@ -29,6 +29,7 @@ from dagger_dsl.errors import (
     shown,
 )
 from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.machine import Machine
 from dagger_dsl.model.mapped import batch_of, depth_of, parallel_of
 from dagger_dsl.model.policies import (
     CacheStrategy,
@@ -629,6 +630,8 @@ class Graph:
         config: Settings that override the executor's, field by field.
         tags: Words to find the graph by.
         inputs: What a run is given.
+        machine: What makes it a state machine, whose states are the nodes; None for a graph whose
+            nodes wait for each other.
 
     Raises:
         NodeAlreadyExists: Two nodes have one id.
@@ -646,6 +649,7 @@ class Graph:
     instructions: str
     description: str
     inputs: Mapping[str, GraphInput]
+    machine: Machine | None = None
     _edges: tuple[Edge, ...] | None = attrs.field(default=None, init=False, repr=False)
     _hash: int | None = attrs.field(default=None, init=False, repr=False)
     #: What the engine compiled of it. It stands here so that it lives as long as the graph.
@@ -665,6 +669,7 @@ class Graph:
         signature: str = "",
         instructions: str = "",
         inputs: Iterable[GraphInput] | Mapping[str, GraphInput] = (),
+        machine: Machine | None = None,
     ) -> None:
         fault = title_problem(name)
         if fault is not None:
@@ -695,6 +700,8 @@ class Graph:
         for each in given:
             if not isinstance(each, GraphInput):
                 raise ConfigurationError(f"{what}: an input is a GraphInput, not {shown(each)}")
+        if machine is not None and not isinstance(machine, Machine):
+            raise ConfigurationError(f"{what}: machine is a Machine, not {shown(machine)}")
         labelled = _fold_edges(table, drawn)
         self.__attrs_init__(
             name,
@@ -708,6 +715,7 @@ class Graph:
             instructions,
             description,
             MappingProxyType({each.name: each for each in given}),
+            machine,
         )
 
     def _content(self) -> tuple[Any, ...]:
@@ -723,6 +731,7 @@ class Graph:
             self.instructions,
             self.description,
             tuple(self.inputs.values()),
+            self.machine,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -739,13 +748,20 @@ class Graph:
 
     @property
     def edges(self) -> tuple[Edge, ...]:
-        """Every edge once: dependencies, references and labels; by target, in declaration order."""
+        """Every edge once: dependencies, references and labels; by target, in declaration order.
+
+        Those of a state machine are its transitions, each with its condition.
+        """
         if self._edges is None:
             object.__setattr__(self, "_edges", tuple(self._merged_edges()))
         assert self._edges is not None
         return self._edges
 
     def _merged_edges(self) -> Iterator[Edge]:
+        if self.machine is not None:
+            for each in self.machine.transitions:
+                yield Edge(each.source, each.target, each.condition)
+            return
         labelled: dict[str, list[Edge]] = {}
         for edge in self.labelled:
             labelled.setdefault(edge.target, []).append(edge)
@@ -775,6 +791,7 @@ class Graph:
             "signature": self.signature,
             "instructions": self.instructions,
             "inputs": self.inputs,
+            "machine": self.machine,
         }
         _check_fields(f"graph {self.name!r}", fields, known)
         return Graph(**{**known, **fields})
@@ -796,7 +813,12 @@ class Graph:
         return tuple(dict.fromkeys((*self.node(node_id).dependencies, *labelled)))
 
     def sinks(self) -> tuple[str, ...]:
-        """Return the ids of the nodes that no other node waits for, in declaration order."""
+        """Return the ids of the nodes that no other node waits for, in declaration order.
+
+        Those of a state machine are its terminal states.
+        """
+        if self.machine is not None:
+            return tuple(name for name in self.nodes if name in self.machine.terminal)
         waited_for = {edge.source for edge in self.edges}
         return tuple(name for name in self.nodes if name not in waited_for)
 
@@ -884,7 +906,14 @@ class Graph:
 
         Raises:
             DependencyNotFound: A node waits for one that is not there.
+            ConfigurationError: It is a state machine.
         """
+        if self.machine is not None:
+            raise ConfigurationError(
+                f"{self.name!r} is a state machine: its states wait for nothing and come in the "
+                "order that their answers choose, so they have no order before a run; "
+                "graph.edges has the declared transitions, report.state_history the way of a run"
+            )
         table: dict[str, list[str]] = {name: [] for name in self.nodes}
         missing = []
         for edge in self.edges:
@@ -1028,6 +1057,20 @@ class Graph:
         """
         drawn: Path = through("render")(self.to_dot(run), path, format)
         return drawn
+
+    def to_mermaid(self, run: HasStates | Mapping[str, str] | None = None) -> str:
+        """Return the graph as Mermaid, the text that Markdown renderers draw.
+
+        A state machine becomes a ``stateDiagram-v2``, any other graph a ``flowchart``.
+
+        Args:
+            run: As in `to_dot`.
+
+        Raises:
+            ConfigurationError: *run* is neither, or a state is none that there is.
+        """
+        text: str = through("graph_to_mermaid")(self, run)
+        return text
 
     def to_yaml(self) -> str:
         """Return the graph as YAML; `from_yaml` gives an equal graph back."""

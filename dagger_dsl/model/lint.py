@@ -33,6 +33,10 @@ def lint(graph: Graph, registry: Any = None) -> list[Problem]:
     Raises:
         DependencyNotFound, CycleError: The graph cannot run at all.
     """
+    if graph.machine is not None:
+        from dagger_dsl.model.machine_rules import machine_remarks
+
+        return list(machine_remarks(graph))
     return list(_Lint(graph, registry).remarks())
 
 

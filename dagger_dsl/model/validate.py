@@ -240,6 +240,10 @@ class _Analysis:
 
     def problems(self) -> Iterator[Problem]:
         """Return everything that was found."""
+        if self.graph.machine is not None:
+            from dagger_dsl.model.machine_rules import machine_problems
+
+            return machine_problems(self.graph, self.lookup if self.registry is not None else None)
         ordered = self.nodes_in_order()
         if not ordered:
             self.cycles()

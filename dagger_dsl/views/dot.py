@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.report import NodeReport, RunReport
     from dagger_dsl.model.graph import Graph, HasStates, Node
 
-__all__ = ["COLOURS", "graph_to_dot", "quote", "report_to_dot"]
+__all__ = ["COLOURS", "graph_to_dot", "node_states", "quote", "report_to_dot"]
 
 #: The fill of a node by its state.
 COLOURS: Final[Mapping[str, str]] = {
@@ -71,18 +71,35 @@ def graph_to_dot(graph: Graph, run: HasStates | Mapping[str, str] | None = None)
     """
     if run is None:
         return _digraph(graph, ((_plan_label(node), "white") for node in graph.nodes.values()))
+    found = node_states(graph, run)
+    history = getattr(run, "history", None)
+    counts = {} if history is None else history.counts
+    labels = (
+        ([node_id, _status(state), *_visits(counts.get(node_id))], COLOURS[state])
+        for node_id, state in found.items()
+    )
+    return _digraph(graph, labels)
+
+
+def node_states(graph: Graph, run: HasStates | Mapping[str, str]) -> dict[str, str]:
+    """Return the state of every node of a graph by id.
+
+    Raises:
+        ConfigurationError: *run* has no states, or a state is none that there is.
+    """
     states = _states_of(run)
-    found = [states.get(node_id, NodeState.PENDING) for node_id in graph.nodes]
-    for state in found:
+    found = {node_id: states.get(node_id, NodeState.PENDING) for node_id in graph.nodes}
+    for state in found.values():
         if not isinstance(state, str) or state not in COLOURS:
             raise ConfigurationError(
                 f"a node's state is one of {', '.join(map(str, COLOURS))}, not {shown(state)}"
             )
-    labels = (
-        ([node_id, _status(state)], COLOURS[state])
-        for node_id, state in zip(graph.nodes, found, strict=True)
-    )
-    return _digraph(graph, labels)
+    return found
+
+
+def _visits(count: int | None) -> list[str]:
+    """Return how often a state of a machine was entered, as a line of its label."""
+    return [] if count is None else [f"Entered: {count}"]
 
 
 def _states_of(run: Any) -> Mapping[str, str]:
@@ -100,8 +117,12 @@ def _states_of(run: Any) -> Mapping[str, str]:
 def report_to_dot(report: RunReport) -> str:
     """Return a run as DOT, for debugging: attempts, times and the first line of each error."""
     reports = report.node_reports
+    counts = {} if report.history is None else report.history.counts
     labels = (
-        (_run_label(reports[node_id]), COLOURS[reports[node_id].state])
+        (
+            _run_label(reports[node_id]) + _visits(counts.get(node_id)),
+            COLOURS[reports[node_id].state],
+        )
         for node_id in report.graph.nodes
     )
     title = f"{report.dag_name}: run {report.run_id}\n{report.status}, {duration(report.duration)}"
@@ -149,7 +170,13 @@ def _digraph(graph: Graph, labels: Iterable[tuple[list[str], str]], title: str =
         tooltip = "\n".join(_tooltip(node))
         if tooltip:
             given["tooltip"] = quote(_cut(tooltip, TOOLTIP))
+        if graph.machine is not None and node.id in graph.machine.terminal:
+            given["peripheries"] = "2"
         lines.append(f"    {names[node.id]} [{_attributes(given)}];")
+    if graph.machine is not None and graph.machine.initial in names:
+        start = _free(names.values(), "start")
+        lines.append(f'    {start} [shape=point, label="", width=0.2];')
+        lines.append(f"    {start} -> {names[graph.machine.initial]};")
     edges = [_edge(edge.source, edge.target, edge.when, names) for edge in graph.edges]
     return "\n".join([*lines, *([""] if edges else []), *edges, "}", ""])
 
@@ -169,8 +196,16 @@ def _names(graph: Graph) -> dict[str, str]:
     return names
 
 
+def _free(taken: Iterable[str], name: str) -> str:
+    """Return a quoted name that no node has."""
+    names = set(taken)
+    while quote(name) in names:
+        name += "_"
+    return quote(name)
+
+
 def _edge(source: str, target: str, when: str | None, names: Mapping[str, str]) -> str:
-    head = f"    {names.get(source) or quote(source)} -> {names[target]}"
+    head = f"    {names.get(source) or quote(source)} -> {names.get(target) or quote(target)}"
     return f"{head};" if when is None else f"{head} [label={quote(_cut(when))}];"
 
 

@@ -38,6 +38,12 @@ def stored_report(
     graph = graph_now(stored.graph, stored.commands)
     asked = prompts(stored.commands)
     latest = {node_id: node for (node_id, key), node in stored.nodes.items() if key == "default"}
+    history, sinks = None, None
+    if graph.machine is not None:
+        from dagger_dsl.views.stored_machine import StoredHistory, latest_cycles
+
+        history, latest = StoredHistory(graph, stored), latest_cycles(stored)
+        sinks = () if history.current is None else (history.current,)
 
     def states() -> Mapping[str, NodeState]:
         return {
@@ -90,6 +96,8 @@ def stored_report(
         nested=None
         if store is None or all(each.subgraph is None for each in graph.nodes.values())
         else lambda: nested_reports(store, stored.run_id, database_url),
+        sinks=sinks,
+        history=history,
     )
 
 

@@ -25,7 +25,7 @@ import attrs
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import by_hand, ours
+from tests.benchmarks import by_hand, machines, ours
 from tests.benchmarks.measure import Trial, interleaved
 from tests.benchmarks.shapes import SHAPES, Shape
 
@@ -245,6 +245,34 @@ def growing_cases(n: int) -> Iterator[Case]:
             )
 
 
+def machine_cases(n: int, folder: Path) -> Iterator[Case]:
+    """Yield what a step of a state machine costs over the bare calls of its states."""
+    shape = SHAPES["chain"](n)
+    bare = partial(machines.bare, n)
+    case = partial(Case, shape=shape, n=n)
+    for runner in ("sequential", "threads", "asyncio"):
+        yield case(
+            path=f"machine, {runner}, over bare calls",
+            ours=partial(machines.in_memory, n, runner),
+            hand=partial(by_hand.graphlib_loop, shape),
+            over=(bare, bare),
+            bound=Bound(us=2, at=1.8) if runner == "sequential" else Bound(),
+        )
+    for durability, level, bound in (
+        ("async", "FULL", Bound(us=12, at=20)),
+        ("sync", "NORMAL", Bound(us=40, at=20)),
+        ("sync", "FULL", Bound(ratio=1.3)),
+    ):
+        hand = "NORMAL" if durability == "async" else level
+        yield case(
+            path=f"machine, {durability} {level}",
+            ours=partial(machines.in_database, n, folder, durability, level),
+            hand=partial(by_hand.commit_per_node, shape, folder, hand),
+            bound=bound,
+            repeats=_durable_repeats(True, n > SIZES[0], hand),
+        )
+
+
 def _durable_repeats(chained: bool, large: bool, level: str) -> int:
     # A chain of 100,000 synced commits takes half a minute; one repetition shows its scale.
     if large:
@@ -324,6 +352,7 @@ def cases(sizes: list[int], folder: Path) -> Iterator[Case]:
             yield from build_cases(shape, n)
         if n <= ITEMS:
             yield from growing_cases(n)
+        yield from machine_cases(n, folder)
     yield from map_cases(folder)
 
 

@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from dagger_dsl import DAG, DagExecutor, Registry, action, hook
+from dagger_dsl.engine.workflow import Workflow
 from dagger_dsl.model.commands import AddNode, AddNodes, Command, NodeSpec, ref
 from dagger_dsl.model.events import NodeCompleted, NodeFailed
 from tests.benchmarks.bodies import ASYNC, SYNC, whole
@@ -31,6 +32,7 @@ __all__ = [
     "map_on_file",
     "on_file",
     "run",
+    "url_of",
     "with_database",
 ]
 
@@ -128,7 +130,7 @@ def _register(registry: Registry) -> None:
         """Ask for nothing."""
 
 
-def in_memory(dag: DAG, runner: str, **options: Any) -> Trial:
+def in_memory(dag: Workflow, runner: str, **options: Any) -> Trial:
     """Run a DAG in memory."""
     dag.compile()
     return timed(lambda: dag.run(runner=runner, **options))
@@ -174,7 +176,7 @@ def with_database(
     """
     name = f"{shape.name}-{len(shape.ids)}-{runner}-{durability}-{synchronous}"
     options = {"runner": runner, "durability": durability, **options}
-    url = _url(folder, name, synchronous)
+    url = url_of(folder, name, synchronous)
     dag = build(shape)
     if open_too:
         dag.compile()
@@ -182,12 +184,13 @@ def with_database(
     return on_file(dag, url, **options)
 
 
-def _url(folder: Path, name: str, synchronous: str) -> str:
+def url_of(folder: Path, name: str, synchronous: str) -> str:
+    """Return the URL of a database of ours."""
     options = "" if synchronous == "FULL" else f"?synchronous={synchronous}"
     return f"sqlite:{folder}/ours-{name}.db{options}"
 
 
-def on_file(dag: DAG, url: str, **options: Any) -> Trial:
+def on_file(dag: Workflow, url: str, **options: Any) -> Trial:
     """Run a DAG on a file database that is open already."""
     dag.compile()
 
@@ -204,11 +207,11 @@ def map_in_memory(n: int, runner: str, **options: Any) -> Trial:
 
 def map_on_file(n: int, folder: Path, synchronous: str, **options: Any) -> Trial:
     """Run a map over *n* items on a file database."""
-    url = _url(folder, f"map-{n}-{options['runner']}-{synchronous}", synchronous)
+    url = url_of(folder, f"map-{n}-{options['runner']}-{synchronous}", synchronous)
     return on_file(build_map(n), url, **options)
 
 
-def _executor(dag: DAG, url: str) -> Callable[[], AbstractContextManager[DagExecutor]]:
+def _executor(dag: Workflow, url: str) -> Callable[[], AbstractContextManager[DagExecutor]]:
     @contextmanager
     def opened() -> Iterator[DagExecutor]:
         with DagExecutor(registry=dag.registry, database_url=url) as executor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import by_hand, ours
+from tests.benchmarks import by_hand, machines, ours
 from tests.benchmarks.bodies import SYNC
 from tests.benchmarks.measure import Trial
 from tests.benchmarks.shapes import SHAPES, Shape
@@ -113,3 +113,18 @@ def test_both_sides_call_the_same_functions(shape: Shape) -> None:
     place = {node_id: i for i, node_id in enumerate(graph.nodes)}
     arrows = [(place[edge.source], place[edge.target]) for edge in graph.edges]
     assert sorted(arrows) == sorted((dep, i) for i, deps in enumerate(shape.deps) for dep in deps)
+
+
+def test_a_machine_makes_as_many_steps_as_the_bare_calls(tmp_path: Path) -> None:
+    fsm = machines.build(50)
+    fsm.run()
+    assert fsm.context.cycle_count == 50
+    assert machines.bare(50)() > 0
+    assert machines.in_memory(50, "threads")() > 0
+    machines.in_database(50, tmp_path, "sync", "NORMAL")()
+    (file,) = tmp_path.glob("*.db")
+    connection = sqlite3.connect(file)
+    query = "SELECT COUNT(*) FROM node_runs WHERE node_id IN ('tick', 'tock')"
+    ((rows,),) = connection.execute(query)
+    connection.close()
+    assert rows == 50
