@@ -1,7 +1,8 @@
 """Workflows as decorated functions or YAML, run durably.
 
 The names below are the package's front; each is loaded from its room on first use, so that
-importing `DAG` and `action` costs next to nothing. Everything else lives in the rooms:
+importing `DAG` and `action` costs next to nothing. ``__all__`` has the names that most programs
+need, at most 50; a few more can be imported by name. Everything else lives in the rooms:
 `dagger_dsl.errors`, `dagger_dsl.testing`, `dagger_dsl.legacy` (the documents' other spellings).
 """
 
@@ -9,18 +10,21 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "DAG",
+    "FSM",
     "AddNode",
     "AddNodes",
-    "Backoff",
     "Branch",
-    "Cache",
     "CacheStrategy",
     "CancelToken",
+    "CircuitBreaker",
+    "Context",
     "DagConfig",
     "DagExecutor",
     "DaggerError",
     "EventHook",
     "ExecutionError",
+    "FSMContext",
+    "FSMReturn",
     "Failed",
     "Graph",
     "Input",
@@ -33,6 +37,7 @@ __all__ = [
     "OnFailure",
     "Output",
     "Registry",
+    "ResourcePool",
     "RetryPolicy",
     "RetryStrategy",
     "RunHandle",
@@ -49,9 +54,7 @@ __all__ = [
     "branch",
     "dump_yaml",
     "hook",
-    "insert_value",
     "load_yaml",
-    "load_yaml_dir",
     "load_yaml_file",
     "ref",
     "register_type",
@@ -74,29 +77,33 @@ if TYPE_CHECKING:
         YamlError,
     )
     from dagger_dsl.executor import DagExecutor
+    from dagger_dsl.fsm import FSM, FSMContext, FSMReturn
+    from dagger_dsl.fsm import Next as Next
+    from dagger_dsl.model.breaker import CircuitBreaker
     from dagger_dsl.model.commands import AddNode, AddNodes, NodeSpec, ref
     from dagger_dsl.model.config import DagConfig, RunOptions
     from dagger_dsl.model.context import Branch, Failed, NodeCtx, NodeOutput
     from dagger_dsl.model.graph import Graph, Input, Node, Output
+    from dagger_dsl.model.lifecycle import KEEP as KEEP
+    from dagger_dsl.model.metrics import MetricsCollector as MetricsCollector
+    from dagger_dsl.model.policies import Backoff as Backoff
     from dagger_dsl.model.policies import (
-        Backoff,
         CacheStrategy,
         OnFailure,
         RetryPolicy,
         RetryStrategy,
         Trigger,
     )
+    from dagger_dsl.model.pools import ResourcePool
+    from dagger_dsl.model.sharing import Context
     from dagger_dsl.model.states import NodeState, RunStatus
     from dagger_dsl.model.values import Secret, register_type
     from dagger_dsl.registry import Registry
-    from dagger_dsl.store.cache import Cache, insert_value
+    from dagger_dsl.store.cache import Cache as Cache
+    from dagger_dsl.store.cache import insert_value as insert_value
     from dagger_dsl.store.storage import Store
-    from dagger_dsl.yamlio import (
-        dump_yaml,
-        load_yaml,
-        load_yaml_dir,
-        load_yaml_file,
-    )
+    from dagger_dsl.yamlio import dump_yaml, load_yaml, load_yaml_file
+    from dagger_dsl.yamlio import load_yaml_dir as load_yaml_dir
 
     __version__: str
 else:  # hidden from type checkers, which would take any misspelt name for an attribute
@@ -110,11 +117,17 @@ else:  # hidden from type checkers, which would take any misspelt name for an at
         "errors": "DaggerError ExecutionError NodeExecutionError StoreError "
         "ValidationError YamlError",
         "executor": "DagExecutor",
+        "fsm": "FSM FSMContext FSMReturn Next",
+        "model.breaker": "CircuitBreaker",
         "model.commands": "AddNode AddNodes NodeSpec ref",
         "model.config": "DagConfig RunOptions",
         "model.context": "Branch Failed NodeCtx NodeOutput",
         "model.graph": "Graph Input Node Output",
+        "model.lifecycle": "KEEP",
+        "model.metrics": "MetricsCollector",
         "model.policies": "Backoff CacheStrategy OnFailure RetryPolicy RetryStrategy Trigger",
+        "model.pools": "ResourcePool",
+        "model.sharing": "Context",
         "model.states": "NodeState RunStatus",
         "model.values": "Secret register_type",
         "registry": "Registry",
@@ -145,4 +158,4 @@ else:  # hidden from type checkers, which would take any misspelt name for an at
         return value
 
     def __dir__():
-        return sorted({*globals(), *__all__, "__version__"} - {"TYPE_CHECKING"})
+        return sorted({*globals(), *_ROOM_OF, "__version__"} - {"TYPE_CHECKING"})

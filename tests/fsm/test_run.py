@@ -155,7 +155,8 @@ def test_a_context_carries_history_results_and_metadata() -> None:
     assert context.state_history == ["first", "second"]
     assert context.is_terminated
     assert fsm.context is context
-    assert context.metadata == {"user": 7, "who": "first"}
+    assert context.metadata["user"] == 7
+    assert context.metadata["who"] == "first"
     with pytest.raises(ConfigurationError, match="FSMContext"):
         fsm.run(context=Context())
 
