@@ -188,11 +188,11 @@ class Course:
             self.cancelled(slot)
         self.left_behind |= late
         self.flying -= len(late)
+        if self.run.outside is not None:
+            self.run.outside.kill(late)
         # Async calls were cancelled and end as soon as their loop turns; threads go on.
         threads = [
-            slot
-            for slot in sorted(late)
-            if self.board.started[slot] and not self.run.is_awaited(slot)
+            slot for slot in sorted(late) if self.board.started[slot] and not self.run.can_end(slot)
         ]
         self.run.abandoned += threads
         if threads:

@@ -21,10 +21,11 @@ from dagger_dsl.model.graph import RESULT
 from dagger_dsl.model.protocols import Journal, Row
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.registry import ActionDef
-from dagger_dsl.runners.base import ASYNC, Board
+from dagger_dsl.runners.base import ASYNC, TIMED, Board
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import CancelToken
+    from dagger_dsl.engine.outside import Outside
     from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.runners.annex import Annex
@@ -129,6 +130,7 @@ class Run:
         resumed: Whether an earlier process began it.
         depths: By node id, how many growths lie between the first graph and the node.
         annex: Makes calls of later nodes that the runner cannot make; None while there are none.
+        outside: Has calls made in worker processes; None where none are.
         registry: What nodes that come later are checked against.
         abandoned: Slots whose call was left behind.
         hook_errors: What hooks raised; it never ends a run.
@@ -149,6 +151,7 @@ class Run:
         clock: Callable[[], float] = time.perf_counter,
         journal: Journal | None = None,
         lookup_in: Any = None,
+        outside: Outside | None = None,
     ) -> None:
         self.plan = plan = plan.own()
         self.run_id = run_id
@@ -222,8 +225,11 @@ class Run:
             slots=slots,
             clock=clock,
         )
-        for slot in plan.wrapped:
-            self.board.calls[slot] = bind_call(self, slot)
+        self.outside = outside
+        if outside is not None:
+            outside.tie(self)
+        for slot in plan.wrapped if outside is None else plan.invocations():
+            self._install(slot)
 
     @property
     def context(self) -> Context:
@@ -275,7 +281,8 @@ class Run:
         bound = self.bound.get(slot)
         if bound is not None:
             self.bound.update(dict.fromkeys(children, bound))
-        if plan.is_wrapped(slot) or plan.kinds[slot] in self.board.beyond:
+        each = plan.is_wrapped(slot) or self.outside is not None
+        if each or plan.kinds[slot] in self.board.beyond:
             for child in children:
                 self._install(child)
 
@@ -310,7 +317,12 @@ class Run:
     def _install(self, slot: int) -> None:
         """Put the call of an invocation that came later onto the board."""
         plan, board, kind = self.plan, self.board, self.plan.kinds[slot]
-        call = bind_call(self, slot) if plan.is_wrapped(slot) else plan.calls[slot]
+        if plan.is_wrapped(slot):
+            call = bind_call(self, slot)
+        else:
+            call = plan.calls[slot] if self.outside is None else self.outside.plain(slot)
+        if self.outside is not None and self.outside.makes(slot):
+            kind &= ~TIMED  # whoever waits for the process ends it
         if kind in board.beyond:
             call, kind = self._elsewhere(slot, call, kind, plan.limits.get(slot)), 0
         board.calls[slot] = call
@@ -376,9 +388,14 @@ class Run:
         self.board.halt = halt_all
 
     def is_awaited(self, slot: int) -> bool:
-        """Return whether the call of an invocation ends as soon as it is cancelled."""
+        """Return whether the call of an invocation is awaited, and ends when it is cancelled."""
         awaited = self.annex is not None and slot in self.annex.awaited
         return awaited or bool(self.board.kinds[slot] & ASYNC)
+
+    def can_end(self, slot: int) -> bool:
+        """Return whether the call of an invocation can be ended, so that nothing is left behind."""
+        made_outside = self.outside is not None and self.outside.makes(slot)
+        return made_outside or self.is_awaited(slot)
 
     def attempts_made(self, slot: int) -> int:
         """Return how many calls of a node were made, earlier processes included."""

@@ -180,17 +180,22 @@ def _calling(
             return NodeOutput()
         return value
 
+    fn = action.fn
+    if run.outside is not None:
+        node = run.plan.actions[slot]
+        fn = run.outside.stand_for(slot, action, limited=action is node and check is not None)
+
     if action.is_async:
 
         async def call_async(*values: Any) -> Any:
             positional, keywords, read = arguments(values)
-            return checked(read(await action.fn(*positional, **keywords)))
+            return checked(read(await fn(*positional, **keywords)))
 
         return call_async
 
     def call(*values: Any) -> Any:
         positional, keywords, read = arguments(values)
-        return checked(read(action.fn(*positional, **keywords)))
+        return checked(read(fn(*positional, **keywords)))
 
     return call
 

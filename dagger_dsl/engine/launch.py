@@ -31,6 +31,7 @@ from dagger_dsl.runners.threads import ThreadRunner
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.hooks import BoundHook
+    from dagger_dsl.engine.outside import Outside
     from dagger_dsl.engine.recorder import Recorder
     from dagger_dsl.model.commands import Command
     from dagger_dsl.runners.base import Runner
@@ -271,13 +272,19 @@ class _Session:
         """Run on the caller's event loop."""
         if self.ended is not None:
             return self.ended
+        import asyncio  # loaded already, as this is being awaited
+
         from dagger_dsl.runners.aio import AsyncRunner
 
         run = self.run
         limited = bool(run.plan.limits) or run.config.timeout_seconds is not None
         inline = run.options.runner == "sequential" and not limited
         with self:
-            await AsyncRunner(inline=inline).run(run.board)
+            try:
+                await AsyncRunner(inline=inline).run(run.board)
+            finally:
+                if run.outside is not None:  # its processes' last moments are not the loop's
+                    await asyncio.to_thread(run.outside.close)
         return self.conclude()
 
     def background(self, handle: RunHandle | None = None) -> RunHandle:
@@ -331,6 +338,8 @@ class _Session:
             unsubscribe()
         if self.run.annex is not None:
             self.run.annex.close()
+        if self.run.outside is not None:
+            self.run.outside.close()
         if error is not None:  # the waiting thread was interrupted
             self._break_off(error)
 
@@ -379,10 +388,10 @@ def _prepare(
     plan = plan_for(graph, registry)
     values = bind_inputs(plan, inputs, config.on_missing)
     run_id = options.run_id or new_run_id()
-    _slots(options, config)  # refused here, before anything is recorded
+    outside = _outside(plan, options)  # refused here, before anything is recorded
     _warn_of_ignored(config, graph.name)
     if options.database_url is None and store is None:
-        run = _run(plan, run_id, registry, values, options, config, None, clock)
+        run = _run(plan, run_id, registry, values, options, config, None, clock, outside)
         return _Session(run, None, hooks)
     from dagger_dsl.engine.recorder import Recorder  # an in-memory run imports no store
 
@@ -390,7 +399,7 @@ def _prepare(
     with _released_on_error(recorder):
         existing = recorder.create(graph, values, config, options)
         if existing is None:
-            run = _run(plan, run_id, registry, values, options, config, recorder, clock)
+            run = _run(plan, run_id, registry, values, options, config, recorder, clock, outside)
             recorder.begin(run, hooked=bool(hooks))
             return _Session(run, recorder, hooks)
         recorder.close()
@@ -430,7 +439,8 @@ def _prepare_resume(
         plan = plan_for(graph, registry)
         given = _with_secrets(stored.inputs, inputs if not as_recorded else None)
         values = given if ended else bind_inputs(plan, given, config.on_missing)
-        run = _run(plan, run_id, registry, values, options, config, recorder, clock)
+        outside = None if ended else _outside(plan, options)
+        run = _run(plan, run_id, registry, values, options, config, recorder, clock, outside)
         if ended:
             return _Session(run, recorder, ended=recorder.show(run))
         recorder.restore(run, options.on_change, hooked=bool(hooks))
@@ -469,6 +479,7 @@ def _run(
     config: DagConfig,
     recorder: Recorder | None,
     clock: Callable[[], float],
+    outside: Outside | None = None,
 ) -> Run:
     return Run(
         plan=plan,
@@ -482,7 +493,21 @@ def _run(
         slots=_slots(options, config),
         clock=clock,
         journal=None if recorder is None else recorder.journal,
+        outside=outside,
     )
+
+
+def _outside(plan: Plan, options: RunOptions) -> Outside | None:
+    """Return what has calls made in worker processes, None where none are.
+
+    Raises:
+        ConfigurationError: A function of the plan cannot be sent to one.
+    """
+    if options.runner != "processes":
+        return None
+    from dagger_dsl.engine.outside import Outside  # other runs do not load it
+
+    return Outside(plan, options.app_data)
 
 
 def _with_secrets(stored: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -520,10 +545,6 @@ def _configured(config: DagConfig | None, options: RunOptions) -> DagConfig:
 
 
 def _slots(options: RunOptions, config: DagConfig) -> int:
-    if options.runner == "processes":
-        raise ConfigurationError(
-            "the runner 'processes' is not part of this version; use 'threads' or 'asyncio'"
-        )
     if options.runner == "sequential" or not config.enable_parallel_execution:
         return 1
     if options.max_workers is not None:

@@ -243,7 +243,9 @@ class Outcomes:
         node_id = str(plan.ids[slot])
         if isinstance(error, Overran):
             error = NodeTimeout(node_id, error.seconds)
-            if not run.is_awaited(slot):
+            if run.outside is not None:
+                run.outside.kill((slot,), for_good=False)  # it may be reading a generator there
+            if not run.can_end(slot):
                 run.abandoned.append(slot)
                 logger.warning(
                     "node %r overran its limit of %g s; its thread cannot be stopped and is left "

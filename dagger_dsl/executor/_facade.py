@@ -391,7 +391,7 @@ class DagExecutor:
             dag: A loaded graph's name or ``name@version``, or a graph or DAG of yours.
             inputs: Values of its inputs by name.
             cache: Values under ``inputs`` are inputs too, and results are written into it.
-            runner: ``threads``, ``sequential`` or ``asyncio``.
+            runner: ``threads``, ``sequential``, ``asyncio`` or ``processes``.
             cancel: A token that ends the run when it is cancelled.
             dry_run: Whether to validate and print the plan only; no action is called.
             resume: Whether to go on with the run of ``run_id`` where there is one already.
