@@ -201,7 +201,10 @@ class Course:
                 "left behind in threads that cannot be stopped, results will be ignored: %s%s",
                 names,
                 f" and {len(threads) - 5} more" if len(threads) > 5 else "",
-                extra={"run_id": self.run.run_id},
+                extra={
+                    **self.run.tags(threads[0]),
+                    "node_ids": [str(self.plan.ids[slot]) for slot in threads],
+                },
             )
 
     def record_ends(self) -> None:

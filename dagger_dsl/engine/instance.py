@@ -26,6 +26,8 @@ from dagger_dsl.runners.base import ASYNC, TIMED, Board
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import CancelToken
     from dagger_dsl.engine.outside import Outside
+    from dagger_dsl.engine.profiling import Profiles
+    from dagger_dsl.engine.tracing import Tracing
     from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.runners.annex import Annex
@@ -131,6 +133,9 @@ class Run:
         depths: By node id, how many growths lie between the first graph and the node.
         annex: Makes calls of later nodes that the runner cannot make; None while there are none.
         outside: Has calls made in worker processes; None where none are.
+        profiles: What profilers counted; None where nothing is profiled.
+        tracing: Makes spans; None where none are made.
+        arounds: What is put around each call, the inner ones first.
         registry: What nodes that come later are checked against.
         abandoned: Slots whose call was left behind.
         hook_errors: What hooks raised; it never ends a run.
@@ -152,6 +157,8 @@ class Run:
         journal: Journal | None = None,
         lookup_in: Any = None,
         outside: Outside | None = None,
+        profiles: Profiles | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.plan = plan = plan.own()
         self.run_id = run_id
@@ -228,7 +235,11 @@ class Run:
         self.outside = outside
         if outside is not None:
             outside.tie(self)
-        for slot in plan.wrapped if outside is None else plan.invocations():
+        self.profiles, self.tracing = profiles, tracing
+        self.arounds = [each.around for each in (profiles, tracing) if each is not None]
+        # Most runs have most calls as the plan has them.
+        self._each = outside is not None or bool(self.arounds)
+        for slot in plan.invocations() if self._each else plan.wrapped:
             self._install(slot)
 
     @property
@@ -281,8 +292,7 @@ class Run:
         bound = self.bound.get(slot)
         if bound is not None:
             self.bound.update(dict.fromkeys(children, bound))
-        each = plan.is_wrapped(slot) or self.outside is not None
-        if each or plan.kinds[slot] in self.board.beyond:
+        if self._each or plan.is_wrapped(slot) or plan.kinds[slot] in self.board.beyond:
             for child in children:
                 self._install(child)
 
@@ -323,6 +333,8 @@ class Run:
             call = plan.calls[slot] if self.outside is None else self.outside.plain(slot)
         if self.outside is not None and self.outside.makes(slot):
             kind &= ~TIMED  # whoever waits for the process ends it
+        for around in self.arounds:
+            call = around(self, slot, call)
         if kind in board.beyond:
             call, kind = self._elsewhere(slot, call, kind, plan.limits.get(slot)), 0
         board.calls[slot] = call
@@ -555,7 +567,19 @@ class Run:
             value=lambda node_id: self.value(self.plan.index[node_id]),
             state=lambda node_id: self.states_of(self.plan.index[node_id]),
             sinks=self.plan.sinks,
+            profiles=self.profiles,
         )
+
+    def tags(self, slot: int) -> dict[str, Any]:
+        """Return what a log record that concerns a node carries as its ``extra``."""
+        found = {
+            "run_id": self.run_id,
+            "dag_name": self.dag_name,
+            "node_id": str(self.plan.ids[slot]),
+        }
+        if slot in self.plan.parents:
+            found["invocation_key"] = self.plan.children.key(slot)
+        return found
 
     def row(self, slot: int, state: str, **more: Any) -> Row:
         """Return the journal's row for one slot; the end of a node without a call is no attempt."""

@@ -31,7 +31,6 @@ from dagger_dsl.runners.threads import ThreadRunner
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.hooks import BoundHook
-    from dagger_dsl.engine.outside import Outside
     from dagger_dsl.engine.recorder import Recorder
     from dagger_dsl.model.commands import Command
     from dagger_dsl.runners.base import Runner
@@ -236,8 +235,9 @@ class _Session:
         self.recorder = recorder
         self.ended = ended
         observers = None
-        if hooks or options.progress is not None:
-            observers = Observers(run, hooks, options.progress)
+        told = logger.isEnabledFor(logging.DEBUG)
+        if hooks or options.progress is not None or told:
+            observers = Observers(run, hooks, options.progress, told)
         self.needs_loop = observers is not None and observers.needs_loop
         self.coordinator = Coordinator(run, observers)
         run.board.step = self.coordinator.step
@@ -327,6 +327,8 @@ class _Session:
         run.began = run.board.clock()
         if run.config.timeout_seconds is not None:
             run.deadline = run.began + max(0.0, run.config.timeout_seconds - run.spent)
+        if run.tracing is not None:
+            run.tracing.begin(run)
         outer = run.options.cancel
         self._unsubscribe = [run.token.subscribe(self.coordinator.stop)]
         if outer is not None:
@@ -340,6 +342,8 @@ class _Session:
             self.run.annex.close()
         if self.run.outside is not None:
             self.run.outside.close()
+        if self.run.tracing is not None:
+            self.run.tracing.end(self.run, error or self.coordinator.error)
         if error is not None:  # the waiting thread was interrupted
             self._break_off(error)
 
@@ -388,10 +392,10 @@ def _prepare(
     plan = plan_for(graph, registry)
     values = bind_inputs(plan, inputs, config.on_missing)
     run_id = options.run_id or new_run_id()
-    outside = _outside(plan, options)  # refused here, before anything is recorded
+    apart = _apart(plan, options)  # refused here, before anything is recorded
     _warn_of_ignored(config, graph.name)
     if options.database_url is None and store is None:
-        run = _run(plan, run_id, registry, values, options, config, None, clock, outside)
+        run = _run(plan, run_id, registry, values, options, config, None, clock, **apart)
         return _Session(run, None, hooks)
     from dagger_dsl.engine.recorder import Recorder  # an in-memory run imports no store
 
@@ -399,7 +403,7 @@ def _prepare(
     with _released_on_error(recorder):
         existing = recorder.create(graph, values, config, options)
         if existing is None:
-            run = _run(plan, run_id, registry, values, options, config, recorder, clock, outside)
+            run = _run(plan, run_id, registry, values, options, config, recorder, clock, **apart)
             recorder.begin(run, hooked=bool(hooks))
             return _Session(run, recorder, hooks)
         recorder.close()
@@ -439,8 +443,8 @@ def _prepare_resume(
         plan = plan_for(graph, registry)
         given = _with_secrets(stored.inputs, inputs if not as_recorded else None)
         values = given if ended else bind_inputs(plan, given, config.on_missing)
-        outside = None if ended else _outside(plan, options)
-        run = _run(plan, run_id, registry, values, options, config, recorder, clock, outside)
+        apart = {} if ended else _apart(plan, options)
+        run = _run(plan, run_id, registry, values, options, config, recorder, clock, **apart)
         if ended:
             return _Session(run, recorder, ended=recorder.show(run))
         recorder.restore(run, options.on_change, hooked=bool(hooks))
@@ -479,7 +483,7 @@ def _run(
     config: DagConfig,
     recorder: Recorder | None,
     clock: Callable[[], float],
-    outside: Outside | None = None,
+    **apart: Any,
 ) -> Run:
     return Run(
         plan=plan,
@@ -493,21 +497,31 @@ def _run(
         slots=_slots(options, config),
         clock=clock,
         journal=None if recorder is None else recorder.journal,
-        outside=outside,
+        **apart,
     )
 
 
-def _outside(plan: Plan, options: RunOptions) -> Outside | None:
-    """Return what has calls made in worker processes, None where none are.
+def _apart(plan: Plan, options: RunOptions) -> dict[str, Any]:
+    """Return what has a run's calls made in another way than the plan has them; most often nothing.
 
     Raises:
-        ConfigurationError: A function of the plan cannot be sent to one.
+        ConfigurationError: It cannot be had for this plan.
+        MissingExtra: It needs an optional package.
     """
-    if options.runner != "processes":
-        return None
-    from dagger_dsl.engine.outside import Outside  # other runs do not load it
+    apart: dict[str, Any] = {}
+    if options.profile:
+        from dagger_dsl.engine.profiling import Profiles  # others do not load it
 
-    return Outside(plan, options.app_data)
+        apart["profiles"] = Profiles(options.profile, plan.index)
+    if options.trace:
+        from dagger_dsl.engine.tracing import Tracing
+
+        apart["tracing"] = Tracing()
+    if options.runner == "processes":
+        from dagger_dsl.engine.outside import Outside
+
+        apart["outside"] = Outside(plan, options.app_data)
+    return apart
 
 
 def _with_secrets(stored: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:

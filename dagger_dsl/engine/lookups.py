@@ -141,7 +141,8 @@ class Lookup:
                 now=now,
             )
         except EncodingError as error:
-            logger.debug("the result of %s is not kept: %s", ref, error)
+            tags = run.tags(slot)
+            logger.debug("the result of %s is not kept: %s", ref, error, extra=tags)
             self._keep_apart(str(error))
 
 
@@ -224,7 +225,7 @@ def _request(run: Run, slot: int) -> CacheRequest:
     try:
         hashed = input_hash(inputs, strategy, params=params)
     except DaggerError as error:
-        logger.info("%s shares no results: %s", run.ref(slot), error)
+        logger.info("%s shares no results: %s", run.ref(slot), error, extra=run.tags(slot))
         return attrs.evolve(request, problem=str(error))
     key = memo_key(action.name, request.version, hashed, strategy)
     return attrs.evolve(request, input_hash=hashed, key=key)

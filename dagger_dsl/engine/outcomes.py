@@ -252,7 +252,7 @@ class Outcomes:
                     "behind, its result will be ignored",
                     node_id,
                     error.seconds,
-                    extra={"run_id": run.run_id, "node_id": node_id},
+                    extra=run.tags(slot),
                 )
         self.clear_seats(slot)
         if isinstance(error, KeyboardInterrupt):
@@ -293,7 +293,7 @@ class Outcomes:
             delay,
             made + 1,
             total,
-            extra={"run_id": run.run_id, "node_id": node_id},
+            extra={**run.tags(slot), "attempt": attempt},
         )
         self._records.push(
             slot, run.row(slot, "failed", error=to_json(error_info(error).to_dict()))
@@ -334,10 +334,12 @@ class Outcomes:
             run.standing_in.discard(slot)
             name = "" if fallback is None else f" {fallback.name!r}"
             fallback = None
-            logger.error("the fallback%s of %s failed: %r", name, run.ref(slot), error)
+            ref, tags = run.ref(slot), run.tags(slot)
+            logger.error("the fallback%s of %s failed: %r", name, ref, error, extra=tags)
             original.add_note(f"its fallback{name} failed too: {error!r}")
         else:
-            logger.error("the failure handler of %s failed: %r", run.ref(slot), error)
+            ref, tags = run.ref(slot), run.tags(slot)
+            logger.error("the failure handler of %s failed: %r", ref, error, extra=tags)
             original.add_note(f"its failure handler failed too: {error!r}")
             fallback = handler = None
         run.meta.get(slot, {}).pop("recovered", None)

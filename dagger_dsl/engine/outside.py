@@ -64,10 +64,7 @@ class Outside:
         try:
             self._number(action)
         except (TransferError, MissingExtra) as error:
-            raise ConfigurationError(
-                f"node {node_id!r}: the function of action {action.name!r} cannot go to a worker "
-                f"process: {error}; or run with runner='threads'"
-            ) from error
+            raise _refusal(node_id, action, error) from error
 
     def _number(self, action: ActionDef) -> int | None:
         """Return the number of an action's function, None where it is called here."""
@@ -98,11 +95,11 @@ class Outside:
             slot: Where the call belongs.
             action: The action, which may be what stands in for the node's own.
             limited: Whether the node's time limit holds for the call.
-
-        Raises:
-            TransferError, MissingExtra: Its function cannot be sent.
         """
-        number = self._number(action)
+        try:
+            number = self._number(action)
+        except (TransferError, MissingExtra) as error:  # of a node that came while the run went on
+            return _failing(_refusal(str(self._run.plan.ids[slot]), action, error), error)
         if number is None:
             self._crossing.discard(slot)
             return action.fn
@@ -144,6 +141,20 @@ class Outside:
     def _result(self, node_id: str) -> tuple[bool, Any]:
         value = self._run.context.get(node_id, MISSING)
         return (False, None) if value is MISSING else (True, value)
+
+
+def _refusal(node_id: str, action: ActionDef, error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"node {node_id!r}: the function of action {action.name!r} cannot go to a worker process: "
+        f"{error}; or run with runner='threads'"
+    )
+
+
+def _failing(error: Exception, cause: Exception) -> Callable[..., Any]:
+    def call(*_: Any, **__: Any) -> Any:
+        raise error from cause
+
+    return call
 
 
 def _crosses(action: ActionDef) -> bool:

@@ -24,6 +24,7 @@ from dagger_dsl.model.events import (
     NodeCancelled,
     NodeCompleted,
     NodeFailed,
+    NodeRetrying,
     NodeSkipped,
     NodeStarted,
     RunFinished,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Observers", "completions", "event_key"]
 
 logger = logging.getLogger("dagger_dsl.hooks")
+narrator = logging.getLogger("dagger_dsl.engine")
 
 _ENDINGS = (NodeCompleted, NodeFailed, NodeSkipped, NodeCancelled)
 
@@ -138,6 +140,27 @@ def completions(run: Run, slots: Iterable[int]) -> list[Event]:
 _Handle: TypeAlias = "tuple[BoundHook, Callable[..., Any], Callable[[Event], bool] | None]"
 
 
+def _tell_log(run: Run, event: Event) -> None:
+    """Log what happened to a node; that an attempt is retried is logged as a warning anyway."""
+    node = getattr(event, "node", None)
+    slot = None if node is None else run.slot_of(node)
+    if slot is None or isinstance(event, NodeRetrying):
+        return
+    tags = run.tags(slot)
+    if isinstance(event, NodeStarted):
+        tags["attempt"] = event.attempt
+        narrator.debug("node %r starts (attempt %d)", tags["node_id"], event.attempt, extra=tags)
+        return
+    board = run.board
+    tags["state"] = state = str(run.states_of(slot))
+    if board.started[slot]:
+        tags["duration_ms"] = took = (board.ended[slot] - board.started[slot]) * 1000.0
+        narrator.debug("node %r %s in %.3f ms", tags["node_id"], state, took, extra=tags)
+    else:
+        reason = run.state.reasons.get(slot, "")
+        narrator.debug("node %r %s: %s", tags["node_id"], state, reason, extra=tags)
+
+
 def event_key(event: Event, attempt: int = 0) -> str:
     """Return what tells an event apart from every other one of its run, also after a crash.
 
@@ -160,6 +183,7 @@ class Observers:
         run: What is watched.
         hooks: Bound hooks, in order.
         progress: ``fn(node_id, status, fraction)``.
+        told: Whether each event is logged, at level DEBUG.
 
     Attributes:
         wants_starts: Whether `start` is to be called.
@@ -173,12 +197,15 @@ class Observers:
         run: Run,
         hooks: Sequence[BoundHook],
         progress: Callable[[str, str, float], Any] | None,
+        told: bool = False,
     ) -> None:
         self._run = run
         self._hooks = tuple(hooks)
         self._attempts = run.attempts
         self._handles: list[_Handle] = [(each, each.handle, each.wants) for each in self._hooks]
         self._progress = progress
+        self._told = told
+        self._quiet = progress is None and not told
         self._ended = len(run.restored)
         self._ctx = HookContext(
             run_id=run.run_id,
@@ -191,7 +218,7 @@ class Observers:
         self.needs_loop = any(
             each.is_async or each.starts_async or each.ends_async for each in self._hooks
         )
-        self.wants_starts = any(each.wants_starts for each in self._hooks)
+        self.wants_starts = told or any(each.wants_starts for each in self._hooks)
         # An async hook cannot be awaited just before a call: it is shown starts with the next turn.
         starts = [each for each in self._handles if each[0].wants_starts]
         self._prompt = [each for each in starts if not each[0].is_async]
@@ -216,13 +243,13 @@ class Observers:
         if self._late:
             self._waiting.append(event)
             self.owes = True
-        if self._progress is not None:
+        if not self._quiet:
             self._report(event)
         return self.owes
 
     def show(self, events: Sequence[Event]) -> Reply | None:
         """Show the events of one turn; return the answer to wait for before `go_on`, or None."""
-        if self._at_once and self._progress is None:  # there is nothing to wait for
+        if self._at_once and self._quiet:  # there is nothing to wait for
             for event in events:
                 self._tell(event, self._handles)
             return None
@@ -238,7 +265,7 @@ class Observers:
             try:
                 answer = handle(ctx, event)
             except Exception as error:
-                self._failed(hook, error)
+                self._failed(hook, error, event)
             else:
                 # An empty list asks for nothing, and is what many hooks answer each time.
                 if answer is not None and (answer.__class__ is not list or answer):
@@ -265,7 +292,7 @@ class Observers:
         for event in events:
             for each in self._handles:
                 yield event, each
-            if self._progress is not None:
+            if not self._quiet:
                 self._report(event)
 
     def go_on(self) -> Reply | None:
@@ -277,7 +304,7 @@ class Observers:
                 if reply.value is not None:
                     self._take(hook, event, reply.value)
             elif isinstance(reply.error, Exception):
-                self._failed(hook, reply.error)
+                self._failed(hook, reply.error, event)
             else:
                 raise reply.error
         for event, each in self._talk:
@@ -289,7 +316,7 @@ class Observers:
                     reply = Reply()
                     self._run.board.spawn(handle(self._ctx, event), reply)
                 except Exception as error:
-                    self._failed(hook, error)
+                    self._failed(hook, error, event)
                 else:
                     self._awaited = hook, event, reply
                     return reply
@@ -316,7 +343,7 @@ class Observers:
         try:
             commands = commands_of(answer, f"hook {hook.name!r}")
         except Exception as error:  # a generator of the user's may raise anything
-            self._failed(hook, error)
+            self._failed(hook, error, event)
             return
         if not commands:
             return
@@ -336,6 +363,11 @@ class Observers:
         ]
 
     def _report(self, event: Event) -> None:
+        """Say what happened to those who only listen: the log, and the progress callback."""
+        if self._told:
+            _tell_log(self._run, event)
+        if self._progress is None:
+            return
         if isinstance(event, NodeStarted):
             status = "running"
         elif isinstance(event, _ENDINGS):
@@ -349,11 +381,10 @@ class Observers:
         else:
             return
         fraction = min(1.0, self._ended / max(1, self._run.plan.count))
-        assert self._progress is not None
         try:
             self._progress(event.node.node_id, status, fraction)
         except Exception as error:
-            self._log(self._progress, error)
+            self._log(self._progress, error, event)
 
     def refused(self, who: str, error: Exception) -> None:
         """Note that a command could not be applied."""
@@ -365,8 +396,8 @@ class Observers:
             if hook.on_error == "stop" and who == f"hook {hook.name!r}":
                 self._stop(hook, error)
 
-    def _failed(self, hook: BoundHook, error: Exception) -> None:
-        self._log(hook.name, error)
+    def _failed(self, hook: BoundHook, error: Exception, event: Event) -> None:
+        self._log(hook.name, error, event)
         if hook.on_error == "stop":
             self._stop(hook, error)
 
@@ -377,11 +408,14 @@ class Observers:
             )
             self.broken.__cause__ = error
 
-    def _log(self, who: Any, error: Exception) -> None:
+    def _log(self, who: Any, error: Exception, event: Event) -> None:
+        node = getattr(event, "node", None)
+        slot = None if node is None else self._run.slot_of(node)
+        tags = {} if slot is None else self._run.tags(slot)
         logger.error(
             "hook %r failed; the run goes on",
             who,
             exc_info=error,
-            extra={"run_id": self._run.run_id},
+            extra={"run_id": self._run.run_id, "dag_name": self._run.dag_name, **tags},
         )
         self._run.hook_errors.append(error)

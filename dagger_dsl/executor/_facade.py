@@ -653,7 +653,8 @@ class DagExecutor:
             except RunOwned:  # somebody else was faster, and goes on with it
                 continue
             except DaggerError as error:
-                logger.error("run %s cannot go on: %s", orphan.run_id, error)
+                tags = {"run_id": orphan.run_id, "dag_name": orphan.flow_name}
+                logger.error("run %s cannot go on: %s", orphan.run_id, error, extra=tags)
                 failed = RunHandle(orphan.run_id, orphan.flow_name)
                 failed._finish(None, error)
                 found.append(failed)

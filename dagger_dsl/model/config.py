@@ -400,6 +400,25 @@ def _overrides(value: Any) -> DagConfig | None:
     )
 
 
+def _profile(value: Any) -> bool | tuple[str, ...]:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    what = "profile is a list of node ids, such as profile=['load'], or True for all nodes"
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise ConfigurationError(f"{what}, not {shown(value)}")
+    names: tuple[Any, ...] = tuple(getattr(each, "id", each) for each in value)
+    for name in names:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{what}; {shown(name)} is no id")
+    return names
+
+
+def _trace(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"trace must be True or False, not {shown(value)}")
+    return value
+
+
 def _timeout(value: Any) -> float | None:
     return None if value is None else seconds(value, "timeout", zero=False)
 
@@ -432,6 +451,10 @@ class RunOptions:
             its fields.
         on_change: What a resume does when an action has another version than when the run was
             started: ``warn``, or ``fail`` to refuse.
+        profile: Ids of the nodes whose calls are profiled, True for all; `RunReport.profile` has
+            what was counted.
+        trace: Make an OpenTelemetry span for the run and one for each attempt of a node; needs the
+            extra ``otel``.
     """
 
     runner: str = attrs.field(default="sequential", converter=_runner)
@@ -450,6 +473,8 @@ class RunOptions:
     command_capacity: int = attrs.field(default=100, converter=_capacity)
     config: DagConfig | None = attrs.field(default=None, converter=_overrides)
     on_change: str = attrs.field(default="warn", converter=_on_change)
+    profile: bool | Sequence[str] = attrs.field(default=False, converter=_profile)
+    trace: bool = attrs.field(default=False, converter=_trace)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> RunOptions:

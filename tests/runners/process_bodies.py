@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dagger_dsl import action
+from dagger_dsl.model.commands import AddNodes, NodeSpec
 from dagger_dsl.model.context import Branch, NodeCtx, NodeOutput
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.sharing import Context
@@ -273,3 +274,35 @@ def holds(path: str, n: int) -> float:
     with Path(path).open("a") as file:
         file.write(f"{began} {time.monotonic()}\n")
     return began
+
+
+def grows() -> NodeOutput:
+    return NodeOutput.success(1, commands=[AddNodes([NodeSpec("late", "later")])])
+
+
+def burns_in_parts(parts: int) -> int:
+    return sum(burns(20_000) for _ in range(parts))
+
+
+def fails_at_first(ctx: NodeCtx) -> int:
+    if ctx.attempt < 3:
+        raise ConnectionError
+    return ctx.attempt
+
+
+def _make_many() -> list[Any]:
+    names: dict[str, Any] = {}
+    for k in range(20):
+        exec(f"def many_{k}(): return sum(range(2000))", names)
+    return [names[f"many_{k}"] for k in range(20)]
+
+
+def calls_many() -> int:
+    return sum(each() for each in _make_many())
+
+
+def naps(seconds: float) -> float:
+    """Sleep, and return how long that took."""
+    began = time.perf_counter()
+    time.sleep(seconds)
+    return time.perf_counter() - began

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import logging
 import os
 import signal
@@ -30,10 +31,11 @@ from dagger_dsl.errors import (
     TransferError,
 )
 from dagger_dsl.model.config import RunOptions
-from dagger_dsl.model.graph import Input, Node
+from dagger_dsl.model.graph import Graph, Input, Node
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.sharing import Context
 from dagger_dsl.model.states import RunStatus
+from dagger_dsl.registry import Registry
 from dagger_dsl.runners import transfer
 from tests.runners import process_bodies as there
 from tests.runners.bodies import add, add_async, one
@@ -283,6 +285,23 @@ def test_a_function_that_cannot_be_sent_is_refused_before_anything_runs(tmp_path
     assert not path.exists()
 
 
+@pytest.mark.parametrize("sendable", [True, False])
+def test_nodes_that_come_later_are_called_there_too(sendable: bool) -> None:
+    lock = threading.Lock()
+    registry = Registry()
+    registry.register(there.grows, "grows")
+    registry.register(there.pid if sendable else lambda: lock.locked(), "late")
+    report = engine.run(
+        Graph("g", [Node("first", "grows")]), registry, options=RunOptions(runner="processes")
+    )
+    if sendable:
+        assert report.value("later") != os.getpid()
+    else:
+        node = report.node_reports["later"]
+        assert isinstance(node.exception, ConfigurationError)
+        assert "node 'later'" in str(node.exception)
+
+
 def test_closures_need_cloudpickle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     with pytest.raises(ConfigurationError, match=r"node 'n'.*dagger-dsl\[processes\]") as caught:
@@ -314,8 +333,6 @@ def test_closures_and_their_classes_cross_by_value() -> None:
 
 def test_functions_of_a_file_that_no_import_finds_go_by_value(tmp_path: Path) -> None:
     pytest.importorskip("cloudpickle")
-    import importlib.util
-
     path = tmp_path / "loaded_by_path.py"
     path.write_text(
         "K = 5\ndef helper(x):\n    return x + K\ndef body(x):\n    return helper(x)\n"
@@ -418,11 +435,16 @@ def test_an_attempt_that_overran_is_retried_in_a_fresh_process(tmp_path: Path) -
     assert report.node_reports["n"].attempts == 2
 
 
-def test_a_limit_counts_the_body_and_not_the_start_of_its_process() -> None:
-    node = run(Flow().add("n", one, timeout=0.02)).node_reports["n"]
+def test_a_limit_counts_the_body_and_not_the_start_of_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(0.5)\ndef body(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    body = importlib.import_module("slow_to_import").body
+    node = run(Flow().add("n", body, timeout=0.4)).node_reports["n"]
     assert str(node.state) == "completed"
     assert node.duration is not None
-    assert node.duration < 0.02
+    assert node.duration < 0.4
 
 
 @pytest.mark.row("E8")
