@@ -518,6 +518,10 @@ def _apart(plan: Plan, options: RunOptions) -> dict[str, Any]:
 
         apart["tracing"] = Tracing()
     if options.runner == "processes":
+        if os.name != "posix":
+            raise ConfigurationError(
+                "runner='processes' needs a POSIX system, such as Linux; use runner='threads'"
+            )
         from dagger_dsl.engine.outside import Outside
 
         apart["outside"] = Outside(plan, options.app_data)

@@ -38,7 +38,6 @@ class Outside:
         answers: dict[str, Callable[..., Any]] = {
             "cache": self._cached,
             "values": lambda: self._run.cache.to_dict(),
-            "spend": lambda number: self._run.spend(number),
             "cancelled": lambda: (self._run.token.cancelled, self._run.token.reason),
             "result": self._result,
             "result_names": lambda: list(self._run.context.results),

@@ -24,21 +24,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from dagger_dsl.errors import DaggerError, ProcessDied, TransferError, shown
+from dagger_dsl.model.context import NodeCtx
 from dagger_dsl.runners import wire
 from dagger_dsl.runners.base import Overran
 from dagger_dsl.runners.transfer import dumps, function_to, loads, rebuilt, told
-from dagger_dsl.runners.views import Unsent  # with it come the reducers of what bodies see
+from dagger_dsl.runners.views import Items, Unsent  # with it come the reducers of what bodies see
 
 __all__ = ["Errand", "Processes"]
 
 # How long worker processes get to end by themselves when their run has ended (seconds).
 _FAREWELL = 2.0
+
+# How long an iterator that a body reads is read at a time (seconds), and how many items at most.
+_SIP, _GULP = 0.001, 512
 
 _BOOT = """\
 # a worker process of dagger_dsl
@@ -254,7 +258,9 @@ class Processes:
             ProcessDied: Its process ended without an outcome.
             TransferError: An argument or the result cannot cross; the message names it.
         """
-        body = _packed(errand, args, kwargs, names)
+        given = _Given(self._answers)
+        sent = given.sent(kwargs.values())
+        body = _packed(errand, given.sent(args), dict(zip(kwargs, sent, strict=True)), names)
         child = self._take(errand.slot)
         fit = False
         try:
@@ -262,7 +268,7 @@ class Processes:
             errand.begins()
             until = None if errand.limit is None else time.monotonic() + errand.limit
             child.send(wire.CALL, errand.function, body)
-            letter, data = self._outcome(child, until, errand.profile)
+            letter, data = _outcome(child, given, until, errand.profile)
             fit = True
         except _Late:
             assert errand.limit is not None
@@ -275,7 +281,7 @@ class Processes:
         if letter == wire.VALUE:
             return _unpacked(errand, data)
         if letter == wire.STREAM:
-            stream = self._stream(errand, child)
+            stream = self._stream(errand, child, given)
             next(stream)  # from now on its end gives the process back
             return stream
         if letter == wire.LOST:
@@ -384,7 +390,7 @@ class Processes:
 
     def _tell(self, child: _Child, errand: Errand, letter: bytes, number: int, body: bytes) -> None:
         child.send(letter, number, body)
-        answer, data = self._outcome(child, None, None)
+        answer, data = _outcome(child, _Given(self._answers))
         if answer == wire.ERROR:
             error = rebuilt(pickle.loads(data))
             what = "its function" if letter == wire.FUNCTION else "the run's app_data"
@@ -396,31 +402,7 @@ class Processes:
 
     # --- one call --------------------------------------------------------------------------------
 
-    def _outcome(
-        self, child: _Child, until: float | None, profile: Callable[[Any], None] | None
-    ) -> tuple[bytes, bytes]:
-        """Wait for what ends a request, and answer what is asked meanwhile."""
-        while True:
-            letter, data = child.receive(until)
-            if letter == wire.ASK:
-                self._answer(child, data)
-            elif letter == wire.LOG:
-                _take_record(data)
-            elif letter == wire.PROFILE:
-                if profile is not None:
-                    profile(pickle.loads(data))
-            else:
-                return letter, data
-
-    def _answer(self, child: _Child, question: bytes) -> None:
-        try:
-            what, arguments = loads(question)
-            letter, data = wire.VALUE, dumps(self._answers[what](*arguments))
-        except Exception as error:
-            letter, data = wire.ERROR, pickle.dumps(told(error))
-        child.send(letter, 0, data)
-
-    def _stream(self, errand: Errand, child: _Child) -> Iterator[Any]:
+    def _stream(self, errand: Errand, child: _Child, given: _Given) -> Iterator[Any]:
         """Yield what a generator yields in its process, which belongs to it until it ends."""
         fit = False
         try:
@@ -430,7 +412,7 @@ class Processes:
             while not over:
                 child.streams = False
                 child.send(wire.MORE)
-                letter, data = self._outcome(child, None, None)
+                letter, data = _outcome(child, given)
                 child.streams = True
                 if letter == wire.ERROR:
                     fit = True
@@ -444,7 +426,7 @@ class Processes:
         except GeneratorExit:
             try:
                 child.send(wire.CLOSE)
-                letter, data = self._outcome(child, None, None)
+                letter, data = _outcome(child, given)
             except _Gone:  # the run has ended, and the process with it
                 raise GeneratorExit from None
             fit = True
@@ -455,6 +437,83 @@ class Processes:
             raise ProcessDied(errand.node_id, child.reap(_FAREWELL)) from None
         finally:
             self._give_back(errand.slot, child, fit)
+
+
+class _Given:
+    """What one call was given that stays here, and what its body may ask for.
+
+    Args:
+        answers: What every body may ask for.
+    """
+
+    def __init__(self, answers: Mapping[str, Callable[..., Any]]) -> None:
+        self._run_answers = answers
+        self._iterators: list[Any] = []
+        self._ctx: NodeCtx | None = None
+
+    def sent(self, values: Iterable[Any]) -> list[Any]:
+        """Return what is sent in the place of the arguments."""
+        found = []
+        for value in values:
+            if type(value) is NodeCtx:
+                self._ctx = value
+            elif hasattr(type(value), "__next__"):  # it can be read once, and here
+                self._iterators.append(value)
+                value = Items(len(self._iterators) - 1)
+            found.append(value)
+        return found
+
+    def answer(self, what: str, arguments: tuple[Any, ...]) -> Any:
+        """Return what a body asks for."""
+        if what == "items":
+            return _handful(self._iterators[arguments[0]])
+        if what == "close":
+            return getattr(self._iterators[arguments[0]], "close", lambda: None)()
+        if what == "ctx":
+            return getattr(self._ctx, arguments[0])(*arguments[1:])
+        return self._run_answers[what](*arguments)
+
+
+def _handful(iterator: Iterator[Any]) -> tuple[list[Any], bool, dict[str, Any] | None]:
+    """Return some items, whether these are the last, and what was raised instead of more."""
+    items: list[Any] = []
+    until = time.perf_counter() + _SIP
+    try:
+        for item in iterator:
+            items.append(item)
+            if len(items) >= _GULP or time.perf_counter() >= until:
+                return items, False, None
+    except Exception as error:
+        return items, True, told(error)
+    return items, True, None
+
+
+def _outcome(
+    child: _Child,
+    given: _Given,
+    until: float | None = None,
+    profile: Callable[[Any], None] | None = None,
+) -> tuple[bytes, bytes]:
+    """Wait for what ends a request, and answer what is asked meanwhile."""
+    while True:
+        letter, data = child.receive(until)
+        if letter == wire.ASK:
+            _answer(child, given, data)
+        elif letter == wire.LOG:
+            _take_record(data)
+        elif letter == wire.PROFILE:
+            if profile is not None:
+                profile(pickle.loads(data))
+        else:
+            return letter, data
+
+
+def _answer(child: _Child, given: _Given, question: bytes) -> None:
+    try:
+        letter, data = wire.VALUE, dumps(given.answer(*loads(question)))
+    except Exception as error:
+        letter, data = wire.ERROR, pickle.dumps(told(error))
+    child.send(letter, 0, data)
 
 
 def _packed(

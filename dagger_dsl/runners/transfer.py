@@ -234,6 +234,10 @@ def _is_about_code(error: Exception) -> bool:
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
+# So many exceptions of a chain are told of; nobody reads more.
+_MOST = 100
+
+
 def told(error: BaseException) -> dict[str, Any]:
     """Return an exception as plain data, with its traceback, notes, cause and context."""
     return _told(error, set())
@@ -244,7 +248,7 @@ def _told(error: BaseException, seen: set[int], *, whole: bool = True) -> dict[s
     kind = type(error)
     data: dict[str, Any] = {
         "frames": _frames(error.__traceback__),
-        "notes": [str(note) for note in getattr(error, "__notes__", ())],
+        "notes": _notes(error),
         "quiet": error.__suppress_context__,
     }
     if whole:
@@ -266,11 +270,16 @@ def _told(error: BaseException, seen: set[int], *, whole: bool = True) -> dict[s
             )
     for name in ("cause", "context"):
         other = getattr(error, f"__{name}__")
-        if other is not None and id(other) not in seen:
+        if other is not None and id(other) not in seen and len(seen) < _MOST:
             data[name] = _told(other, seen)
     if isinstance(error, BaseExceptionGroup):
         data["members"] = [_told(each, seen, whole=False) for each in error.exceptions]
     return data
+
+
+def _notes(error: BaseException) -> list[str]:
+    notes = getattr(error, "__notes__", ())
+    return [str(note) for note in notes] if isinstance(notes, (list, tuple)) else []
 
 
 def _frames(trace: TracebackType | None) -> list[_Frame]:

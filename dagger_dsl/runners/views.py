@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from time import monotonic
 from typing import Any, NoReturn
+
+import attrs
 
 from dagger_dsl.errors import InvalidState, TransferError
 from dagger_dsl.model.context import NodeCtx
 from dagger_dsl.model.sharing import Context
 from dagger_dsl.runners.child import ask, given_object
-from dagger_dsl.runners.transfer import reducers
+from dagger_dsl.runners.transfer import rebuilt, reducers
 
-__all__ = ["Unsent"]
+__all__ = ["Items", "Unsent"]
 
 # How long an answer to "shall I end?" holds (seconds); bodies may ask in every turn of a loop.
 _HOLDS = 0.01
@@ -46,6 +49,48 @@ class Unsent:
 
     def __reduce__(self) -> Any:
         return Unsent, (object.__getattribute__(self, "_why"),)
+
+
+class Items(Iterator[Any]):
+    """Reads an iterator that the body was given, where the run is, some items at a time.
+
+    Args:
+        number: Which of the call's iterators.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._read: deque[Any] = deque()
+        self._over = False
+        self._failure: dict[str, Any] | None = None
+
+    def __next__(self) -> Any:
+        while not self._read:
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise rebuilt(failure)
+            if self._over:
+                raise StopIteration
+            items, self._over, self._failure = ask("items", self._number)
+            self._read.extend(items)
+        return self._read.popleft()
+
+    def close(self) -> None:
+        """Read no more."""
+        self._read.clear()
+        if not self._over:
+            self._over = True
+            ask("close", self._number)
+
+
+class _Field:
+    """Calls what a field of the run's own `NodeCtx` holds."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, *arguments: Any) -> Any:
+        return ask("ctx", self._name, *arguments)
 
 
 class _Cache:
@@ -89,34 +134,23 @@ class _Signal:
         )
 
 
-def _spend(number: int) -> int:
-    total: int = ask("spend", number)
-    return total
-
-
 def _node_ctx(has_object: bool, fields: Mapping[str, Any]) -> NodeCtx:
     return NodeCtx(
         cache=_Cache(),
         cancel=_Signal(),
-        spend=_spend,
         app_data=given_object() if has_object else None,
         **fields,
     )
 
 
 def _reduce_ctx(ctx: NodeCtx) -> Any:
-    fields = {
-        name: getattr(ctx, name)
-        for name in (
-            "dag_name",
-            "node_id",
-            "run_id",
-            "attempt",
-            "invocation_key",
-            "depth",
-        )
-    }
-    fields["inputs"] = dict(ctx.inputs)
+    fields = {}
+    for field in attrs.fields(NodeCtx):
+        value = getattr(ctx, field.name)
+        if callable(value):
+            value = _Field(field.name)
+        if field.name not in ("cache", "cancel", "app_data"):
+            fields[field.alias] = dict(value) if field.name == "inputs" else value
     return _node_ctx, (ctx.app_data is not None, fields)
 
 

@@ -226,6 +226,17 @@ def counts(n: int) -> Iterator[list[int]]:
         yield [k, os.getpid()]
 
 
+def sums(items: Any) -> int:
+    return sum(items)
+
+
+def takes_two(items: Any) -> list[int]:
+    found = [next(items), next(items)]
+    if hasattr(items, "close"):
+        items.close()
+    return found
+
+
 def breaks_off(n: int) -> Iterator[int]:
     yield from range(n)
     raise ConnectionError("the source is gone")
@@ -267,13 +278,19 @@ def burns(until: int) -> int:
     return total
 
 
-def holds(path: str, n: int) -> float:
-    """Note when a call began and ended."""
-    began = time.monotonic()
-    time.sleep(0.03)
-    with Path(path).open("a") as file:
-        file.write(f"{began} {time.monotonic()}\n")
-    return began
+def enters(folder: str, name: str, limit: int) -> int:
+    """Wait until so many calls are inside at once; return how many there were, a moment later."""
+    mine, full = Path(folder) / name, Path(folder) / "full"
+    mine.touch()
+    deadline = time.monotonic() + 20
+    while not full.exists() and time.monotonic() < deadline:
+        if len(list(Path(folder).glob("n*"))) >= limit:
+            full.touch()
+        time.sleep(0.001)
+    time.sleep(0.01)
+    inside = len(list(Path(folder).glob("n*")))
+    mine.unlink()
+    return inside
 
 
 def grows() -> NodeOutput:
