@@ -1,11 +1,12 @@
 """`Profiles`: what a profiler counted in the calls of some nodes of a run, and how it is shown.
 
 Each call is profiled where it is made: in its worker thread, in its worker process, and for an
-async function only while its own code runs, not while it waits and others have the loop. One
-profiler at a time: a call in a thread that is being profiled already (by a run around it, or a tool
-of the user's) is not profiled again, and is counted as missed. From Python 3.12 on that holds for
-the whole process, whose threads then share what is counted: use ``sequential`` or ``processes``
-for exact numbers.
+async function only while its own code runs, not while it waits and others have the loop. A call in
+a thread that is being profiled already (by a run around it, or a tool of the user's) is not
+profiled again, and is counted as missed.
+
+The profiler is `cProfile`. From Python 3.12 on that one counts what all threads do, as if it were
+one: where there are others, `profile` takes its place, which keeps to its thread and costs more.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import io
 import pstats
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
 
 __all__ = ["Profile", "Profiles"]
+
+# Whether `cProfile` counts what other threads do, too.
+_SHARED = sys.version_info >= (3, 12)
 
 
 class Profile:
@@ -136,44 +141,77 @@ class Profiles:
             return lambda *values: _Stepwise(call(*values), self, node_id)
 
         def profiled(*values: Any) -> Any:
-            profiler = cProfile.Profile()
-            if not _enabled(profiler):
-                self._miss(node_id)
-                return call(*values)
-            try:
-                return call(*values)
-            finally:
-                profiler.disable()
-                self._take(node_id, profiler)
+            with _Meter(self, node_id) as meter:
+                return meter.run(call, *values)
 
         return profiled
 
-    def _take(self, node_id: str, profiler: cProfile.Profile) -> None:
-        profiler.create_stats()
-        self._add(node_id, profiler.stats)
-
     def _add(self, node_id: str, stats: Any) -> None:
+        with self._lock:
+            self._merge(node_id, stats)
+            self._calls[node_id] = self._calls.get(node_id, 0) + 1
+
+    def _merge(self, node_id: str, stats: Any) -> None:
         counted: Any = _Counted(stats)
         found = pstats.Stats(counted)
-        with self._lock:
-            known = self._found.get(node_id)
-            self._found[node_id] = found if known is None else known.add(found)
-            self._calls[node_id] = self._calls.get(node_id, 0) + 1
+        known = self._found.get(node_id)
+        self._found[node_id] = found if known is None else known.add(found)
 
     def _miss(self, node_id: str) -> None:
         with self._lock:
             self._missed[node_id] = self._missed.get(node_id, 0) + 1
 
 
-def _enabled(profiler: cProfile.Profile) -> bool:
-    """Enable a profiler unless another one is active."""
-    if sys.getprofile() is not None:
-        return False
-    try:
-        profiler.enable()
-    except ValueError:  # from Python 3.12 on
-        return False
-    return True
+class _Meter:
+    """Profiles one call, which may come in pieces."""
+
+    def __init__(self, profiles: Profiles, node_id: str) -> None:
+        self._profiles = profiles
+        self._node_id = node_id
+        self._seen: list[Any] = []
+
+    def run(self, function: Callable[..., Any], *values: Any) -> Any:
+        """Call a function, profiled unless somebody else profiles this thread."""
+        if sys.getprofile() is not None:
+            return function(*values)
+        if not _SHARED:
+            return self._quickly(function, values)
+        monitoring: Any = sys.monitoring  # type: ignore[attr-defined, unused-ignore]
+        if monitoring.get_tool(monitoring.PROFILER_ID) is not None:
+            return function(*values)
+        if threading.active_count() == 1:
+            return self._quickly(function, values)
+        import profile  # slow in itself, and rarely needed
+
+        profiler = profile.Profile(time.perf_counter)
+        try:
+            return profiler.runcall(function, *values)
+        finally:
+            self._take(profiler)
+
+    def _quickly(self, function: Callable[..., Any], values: tuple[Any, ...]) -> Any:
+        profiler = cProfile.Profile()
+        try:
+            return profiler.runcall(function, *values)
+        finally:
+            self._take(profiler)
+
+    def _take(self, profiler: Any) -> None:
+        profiler.create_stats()
+        self._seen.append(profiler.stats)
+
+    def __enter__(self) -> _Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._seen:
+            self._profiles._miss(self._node_id)
+            return
+        *before, last = self._seen
+        with self._profiles._lock:
+            for stats in before:
+                self._profiles._merge(self._node_id, stats)
+        self._profiles._add(self._node_id, last)
 
 
 class _Stepwise:
@@ -186,27 +224,18 @@ class _Stepwise:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         steps = self._coroutine.__await__()
-        profiler = cProfile.Profile()
-        seen = False
         value: Any = None
         error: BaseException | None = None
-        try:
+        with _Meter(self._profiles, self._node_id) as meter:
             while True:
-                on = _enabled(profiler)
-                seen = seen or on
                 try:
-                    wish = steps.send(value) if error is None else steps.throw(error)
+                    if error is None:
+                        wish = meter.run(steps.send, value)
+                    else:
+                        wish = meter.run(steps.throw, error)
                 except StopIteration as done:
                     return done.value
-                finally:
-                    if on:
-                        profiler.disable()
                 try:
                     value, error = (yield wish), None
                 except BaseException as raised:  # a cancellation is the coroutine's to see
                     value, error = None, raised
-        finally:
-            if seen:
-                self._profiles._take(self._node_id, profiler)
-            else:
-                self._profiles._miss(self._node_id)

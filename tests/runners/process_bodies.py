@@ -298,7 +298,10 @@ def grows() -> NodeOutput:
 
 
 def burns_in_parts(parts: int) -> int:
-    return sum(burns(20_000) for _ in range(parts))
+    total = 0
+    for _ in range(parts):
+        total += burns(20_000)
+    return total
 
 
 def fails_at_first(ctx: NodeCtx) -> int:
