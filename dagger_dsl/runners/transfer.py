@@ -129,8 +129,12 @@ def function_from(data: bytes | memoryview) -> Callable[..., Any]:
 
 #: How objects of some types are sent, as for `copyreg`; the engine adds what a run's own need.
 reducers: dict[type, Callable[[Any], Any]] = {
-    MappingProxyType: lambda proxy: (MappingProxyType, (dict(proxy),)),
+    MappingProxyType: lambda proxy: (_read_only, (dict(proxy),)),
 }
+
+
+def _read_only(values: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(values)
 
 
 class _ByValue(Exception):
@@ -147,8 +151,30 @@ class _Pickler(pickle.Pickler):
         if isinstance(thing, (type, FunctionType)):
             if not is_importable(thing.__module__):
                 raise _ByValue
+            if isinstance(thing, FunctionType) and _is_called_by_name(thing):
+                return _named_function, (thing.__module__, thing.__qualname__)
             return NotImplemented
         return _reduced(thing)
+
+
+def _is_called_by_name(fn: FunctionType) -> bool:
+    """Return whether a module has an action of this function under the function's name."""
+    try:
+        found = _named(fn.__module__, fn.__qualname__)
+        return found is not fn and _original(found) is fn
+    except (AttributeError, ImportError):
+        return False
+
+
+def _named_function(module: str, qualname: str) -> Any:
+    return _original(_named(module, qualname))
+
+
+def _original(found: Any) -> Any:
+    from dagger_dsl.registry import definition_of
+
+    definition = definition_of(found)
+    return found if definition is None else definition.original
 
 
 _by_value = threading.Lock()

@@ -33,6 +33,11 @@ def upper(text: str, /) -> str:
     return text.upper()
 
 
+@action
+def lower(text: str, /) -> str:
+    return text.lower()
+
+
 def keyword_only(*, a: int, b: int = 2) -> int:
     return a * 10 + b
 

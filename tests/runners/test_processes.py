@@ -111,6 +111,7 @@ def test_an_action_is_found_by_its_name() -> None:
 def test_every_way_to_take_arguments_works() -> None:
     flow = Flow()
     flow.add("positional", there.upper, give={"text": "a"})
+    flow.add("decorated", there.lower, give={"text": "A"})
     flow.add("keyword", there.keyword_only, give={"a": 4})
     flow.add("method", there.Point(3).moved, give={"by": 2})
     flow.add("builtin", str.upper, give={"self": "b"})
@@ -118,6 +119,7 @@ def test_every_way_to_take_arguments_works() -> None:
     flow.nodes.append(Node("object", "shift", [Input("x", value=1)]))
     report = run(flow)
     assert report.value("positional") == "A"
+    assert report.value("decorated") == "a"
     assert report.value("keyword") == 42
     assert report.value("method").x == 5
     assert report.value("builtin") == "B"
