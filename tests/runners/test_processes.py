@@ -706,8 +706,8 @@ def test_a_pair_that_computes_takes_two_processors() -> None:
     """C53: threads share the interpreter's lock, processes do not."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two processors")
-    flow = Flow().add("a", there.burns, give={"until": 12_000_000})
-    flow.add("b", there.burns, give={"until": 12_000_000})
+    flow = Flow().add("a", there.burns, give={"until": 30_000_000})
+    flow.add("b", there.burns, give={"until": 30_000_000})
 
     def seconds(runner: str) -> float:
         return float(flow.run(runner, max_workers=2).duration)
