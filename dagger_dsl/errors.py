@@ -24,6 +24,7 @@ DaggerError
 │   ├── NodeExecutionError               `.node_id`, `.attempts`; `__cause__` is the user's error
 │   ├── NodeTimeout, ExecutionTimeout (TimeoutError)
 │   ├── NodeCrashed                      a node's body killed its process too often
+│   ├── ProcessDied                      the worker process of a call ended in the middle of it
 │   ├── NodeFailure                      a node answered `NodeOutput.failure(...)`
 │   ├── MapError                         an invocation of a mapped node failed
 │   ├── LimitExceeded                    a limit that keeps a run from going on for ever
@@ -39,6 +40,7 @@ DaggerError
 ├── InvalidState                         the call does not fit what the object is doing
 ├── CodecError (ValueError)
 │   ├── EncodingError (TypeError), DecodingError
+│   └── TransferError (TypeError)        what cannot go to a worker process, or come back
 ├── StoreError                           storage trouble; never a node's result
 │   ├── StoreFull, StoreBusy, StoreReadOnly, StoreDamaged, StoreVersionError
 │   ├── RunNotFound, ArtifactNotFound, SnapshotNotFound (LookupError)
@@ -97,6 +99,7 @@ __all__ = [
     "OutputError",
     "Place",
     "Problem",
+    "ProcessDied",
     "RegistryError",
     "ResourceTimeout",
     "RunCancelled",
@@ -114,6 +117,7 @@ __all__ = [
     "StoreReadOnly",
     "StoreVersionError",
     "TokenBudgetExceeded",
+    "TransferError",
     "TransitionError",
     "TransitionRejected",
     "TypeMismatch",
@@ -510,6 +514,40 @@ class NodeCrashed(ExecutionError):
         )
 
 
+class ProcessDied(ExecutionError):
+    """The worker process of a call ended in the middle of it; the run goes on with a fresh one.
+
+    Attributes:
+        node_id: The node.
+        code: The exit code, negative where a signal ended the process, as `subprocess` has it.
+    """
+
+    def __init__(self, node_id: str, code: int) -> None:
+        self.node_id = node_id
+        self.code = code
+        super().__init__(node_id, code)
+
+    def __str__(self) -> str:
+        if self.code >= 0:
+            how = f"exited with code {self.code}"
+            why = "its body must return or raise, and not leave"
+        else:
+            how = f"was killed by {_signal_name(-self.code)}"
+            why = "its body, or a library that it calls, crashed"
+            if self.code == -9:
+                why = "the system does that when memory runs out"
+        return f"the worker process of node {shown(self.node_id)} {how}: {why}"
+
+
+def _signal_name(number: int) -> str:
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 class LimitExceeded(ExecutionError):
     """A run passed one of the limits that keep it from going on for ever; it stops."""
 
@@ -686,6 +724,10 @@ class CodecError(DaggerError, ValueError):
 
 class EncodingError(CodecError, TypeError):
     """A value has no stored form; the message names its place, its type and the way out."""
+
+
+class TransferError(CodecError, TypeError):
+    """A function or a value cannot go to a worker process, or not come back from it."""
 
 
 class DecodingError(CodecError):

@@ -48,6 +48,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "NodeTimeout": ("fetch", 1.5),
     "ExecutionTimeout": ("run_001", 300.0),
     "NodeCrashed": ("fetch", 3),
+    "ProcessDied": ("fetch", -11),
     "MapError": ("fetch", "3", "ValueError: bad row"),
     "MaxCyclesExceeded": (3, ("idle", "busy", "idle")),
     "RunCancelled": ("run_001", "enough"),

@@ -132,7 +132,9 @@ def _inputs(parser: argparse.ArgumentParser, given: str) -> None:
 
 
 def _how(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runner", choices=("threads", "sequential", "asyncio"), default="threads")
+    parser.add_argument(
+        "--runner", choices=("threads", "sequential", "asyncio", "processes"), default="threads"
+    )
     parser.add_argument("--workers", type=_workers, metavar="N", help="nodes at the same time")
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="limit of the run")
     parser.add_argument("--durability", choices=("sync", "async", "exit"), default="sync")

@@ -236,11 +236,11 @@ class Course:
             self.cancelled(slot)
         self.left_behind |= late
         self.flying -= len(late)
+        if self.run.outside is not None:
+            self.run.outside.kill(late)
         # Async calls were cancelled and end as soon as their loop turns; threads go on.
         threads = [
-            slot
-            for slot in sorted(late)
-            if self.board.started[slot] and not self.run.is_awaited(slot)
+            slot for slot in sorted(late) if self.board.started[slot] and not self.run.can_end(slot)
         ]
         self.run.abandoned += threads
         if threads:
@@ -249,7 +249,10 @@ class Course:
                 "left behind in threads that cannot be stopped, results will be ignored: %s%s",
                 names,
                 f" and {len(threads) - 5} more" if len(threads) > 5 else "",
-                extra={"run_id": self.run.run_id},
+                extra={
+                    **self.run.tags(threads[0]),
+                    "node_ids": [str(self.plan.ids[slot]) for slot in threads],
+                },
             )
 
     def _is_nested(self, slot: int) -> bool:

@@ -206,7 +206,12 @@ class Desk:
         if self._course.watcher is not None:
             self._course.watcher.refused(origin.who, error)
         else:
-            logger.error("a command of %s was refused: %s", origin.who, error)
+            logger.error(
+                "a command of %s was refused: %s",
+                origin.who,
+                error,
+                extra={"run_id": self._run.run_id},
+            )
             self._run.hook_errors.append(error)
 
     @property
@@ -327,7 +332,9 @@ class Desk:
 
         assert self._journal is not None
         first, self._looked = not self._looked, True
-        for number, request in requests_of(self._journal.requests(self._seen_request)):
+        for number, request in requests_of(
+            self._journal.requests(self._seen_request), self._run.run_id
+        ):
             self._seen_request = number
             if request is None:
                 continue

@@ -22,15 +22,18 @@ from dagger_dsl.model.graph import RESULT
 from dagger_dsl.model.protocols import Journal, Row
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.registry import ActionDef
-from dagger_dsl.runners.base import ASYNC, Board
+from dagger_dsl.runners.base import ASYNC, TIMED, Board
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import CancelToken
     from dagger_dsl.engine.lifecycle import Lifecycle
     from dagger_dsl.engine.machine import History
     from dagger_dsl.engine.nested import Nursery
+    from dagger_dsl.engine.outside import Outside
+    from dagger_dsl.engine.profiling import Profiles
     from dagger_dsl.engine.sharing import Sharing
     from dagger_dsl.engine.streams import Intake
+    from dagger_dsl.engine.tracing import Tracing
     from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.runners.annex import Annex
@@ -144,6 +147,10 @@ class Run:
         resumed: Whether an earlier process began it.
         depths: By node id, how many growths lie between the first graph and the node.
         annex: Makes calls of later nodes that the runner cannot make; None while there are none.
+        outside: Has calls made in worker processes; None where none are.
+        profiles: What profilers counted; None where nothing is profiled.
+        tracing: Makes spans; None where none are made.
+        arounds: What is put around each call, the inner ones first.
         registry: What nodes that come later are checked against.
         abandoned: Slots whose call was left behind.
         hook_errors: What hooks raised; it never ends a run.
@@ -185,6 +192,9 @@ class Run:
         store: Store | None = None,
         outer: Run | None = None,
         lifecycle: Lifecycle | None = None,
+        outside: Outside | None = None,
+        profiles: Profiles | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.plan = plan = plan.own()
         self.run_id = run_id
@@ -274,14 +284,21 @@ class Run:
             slots=slots,
             clock=clock,
         )
+        self.outside = outside
+        if outside is not None:
+            outside.tie(self)
+        self.profiles, self.tracing = profiles, tracing
+        self.arounds = [each.around for each in (profiles, tracing) if each is not None]
+        # Most runs have most calls as the plan has them.
+        self._each = outside is not None or bool(self.arounds)
         if plan.machine is not None:
             plan.machine.begin(self)
-        for slot in plan.wrapped:
-            self.board.calls[slot] = bind_call(self, slot)
-        if lifecycle is not None:
+        for slot in plan.invocations() if self._each else plan.wrapped:
+            self.install(slot)
+        if lifecycle is not None and not self._each:
             for node_id, slot in plan.index.items():
                 if lifecycle.surrounds(node_id):
-                    self.board.calls[slot] = bind_call(self, slot)
+                    self.install(slot)
         if options.context is not None:
             self._share(options.context)
         if options._owner is not None:
@@ -409,7 +426,7 @@ class Run:
         bound = self.bound.get(slot)
         if bound is not None:
             self.bound.update(dict.fromkeys(children, bound))
-        if self._is_wrapped(slot) or plan.kinds[slot] in self.board.beyond:
+        if self._each or self._is_wrapped(slot) or plan.kinds[slot] in self.board.beyond:
             for child in children:
                 self.install(child)
 
@@ -446,13 +463,19 @@ class Run:
     def install(self, slot: int) -> None:
         """Put the call of an invocation that came later, or has changed, onto the board."""
         plan, board, kind = self.plan, self.board, self.plan.kinds[slot]
-        call = plan.calls[slot]
-        if self._is_wrapped(slot):
+        outside, in_batches = self.outside, plan.batch(slot) > 1
+        if self._is_wrapped(slot) or (outside is not None and in_batches):
             call = bind_call(self, slot)
-            if plan.batch(slot) > 1:
+            if in_batches:
                 call = plan.batch_call(plan.parents[slot], call)
+        else:
+            call = plan.calls[slot] if outside is None else outside.plain(slot)
+        if outside is not None and outside.makes(slot):
+            kind &= ~TIMED  # whoever waits for the process ends it
         if slot in self.streams:
             call = self.streams[slot].wrap(call)
+        for around in self.arounds:
+            call = around(self, slot, call)
         if kind in board.beyond:
             call, kind = self._elsewhere(slot, call, kind, plan.limits.get(slot)), 0
         board.calls[slot] = call
@@ -557,9 +580,14 @@ class Run:
         self.board.halt = halt_all
 
     def is_awaited(self, slot: int) -> bool:
-        """Return whether the call of an invocation ends as soon as it is cancelled."""
+        """Return whether the call of an invocation is awaited, and ends when it is cancelled."""
         awaited = self.annex is not None and slot in self.annex.awaited
         return awaited or bool(self.board.kinds[slot] & ASYNC)
+
+    def can_end(self, slot: int) -> bool:
+        """Return whether the call of an invocation can be ended, so that nothing is left behind."""
+        made_outside = self.outside is not None and self.outside.makes(slot)
+        return made_outside or self.is_awaited(slot)
 
     def attempts_made(self, slot: int) -> int:
         """Return how many calls of a node were made, earlier processes included."""
@@ -728,7 +756,19 @@ class Run:
             nested=None if self.nursery is None else self.nursery.reports,
             continued=self.continued and self.status is RunStatus.FAILED,
             history=self.state.history,
+            profiles=self.profiles,
         )
+
+    def tags(self, slot: int) -> dict[str, Any]:
+        """Return what a log record that concerns a node carries as its ``extra``."""
+        found = {
+            "run_id": self.run_id,
+            "dag_name": self.dag_name,
+            "node_id": str(self.plan.ids[slot]),
+        }
+        if slot in self.plan.parents:
+            found["invocation_key"] = self.plan.children.key(slot)
+        return found
 
     def row(self, slot: int, state: str, **more: Any) -> Row:
         """Return the journal's row for one slot; the end of a node without a call is no attempt."""

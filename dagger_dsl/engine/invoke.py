@@ -222,6 +222,9 @@ def calling(
             return NodeOutput()
         return value
 
+    if run.outside is not None and action.style != "workflow":
+        node = run.plan.actions[slot]
+        fn = run.outside.stand_for(slot, action, limited=action is node and check is not None)
     if around:
         from dagger_dsl.engine.lifecycle import surrounded  # who has no hooks does not load it
 

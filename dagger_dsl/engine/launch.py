@@ -301,11 +301,12 @@ class _Session:
         self._bar: Any = None
         self._memory: Memory | None = None
         observers = None
-        if hooks or options.progress is not None:
+        told = logger.isEnabledFor(logging.DEBUG)
+        if hooks or options.progress is not None or told:
             progress = options.progress
             if progress is True and ended is None:
                 progress = self._bar = through("progress_bar")(run.dag_name)
-            observers = Observers(run, hooks, progress)
+            observers = Observers(run, hooks, progress, told)
         self.needs_loop = observers is not None and observers.needs_loop
         around = run.lifecycle
         # A sync body waits for an async hook around it, and not where the loop itself would wait.
@@ -358,13 +359,19 @@ class _Session:
         """Run on the caller's event loop."""
         if self.ended is not None:
             return self.ended
+        import asyncio  # loaded already, as this is being awaited
+
         from dagger_dsl.runners.aio import AsyncRunner
 
         run = self.run
         inline = run.options.runner == "sequential" and not self._is_limited()
         try:
             with self:
-                await AsyncRunner(inline=inline).run(run.board)
+                try:
+                    await AsyncRunner(inline=inline).run(run.board)
+                finally:
+                    if run.outside is not None:  # its processes' last moments are not the loop's
+                        await asyncio.to_thread(run.outside.close)
             return self.conclude()
         finally:
             if run.sharing is not None:
@@ -412,6 +419,8 @@ class _Session:
             run.deadline = run.began + max(0.0, run.config.timeout_seconds - run.spent)
         if run.cap is not None:
             run.deadline = run.cap
+        if run.tracing is not None:
+            run.tracing.begin(run)
         outer = run.options.cancel
         self._unsubscribe = [run.token.subscribe(self.coordinator.stop)]
         if outer is not None:
@@ -434,6 +443,10 @@ class _Session:
             self._bar.close()
         if self.run.annex is not None:
             self.run.annex.close()
+        if self.run.outside is not None:
+            self.run.outside.close()
+        if self.run.tracing is not None:
+            self.run.tracing.end(self.run, error or self.coordinator.error)
         if error is not None:  # the waiting thread was interrupted
             self._break_off(error)
 
@@ -486,14 +499,16 @@ def _prepare(
     values = {} if options.partial else bind_inputs(plan, inputs, config.on_missing)
     if run_id is None:
         run_id = options.run_id or new_run_id()
-    _slots(options, config)  # refused here, before anything is recorded
+    apart = _apart(plan, options)  # refused here, before anything is recorded
     _warn_of_ignored(config, graph.name)
     around = _lifecycle(registry, graph.name, hooks)
     if options.database_url is None and store is None:
         part = _part(plan, options, None)
         if part is not None:
             values = part.bind(inputs, options, config.on_missing)
-        run = _run(plan, run_id, registry, values, options, config, None, clock, outer, around)
+        run = _run(
+            plan, run_id, registry, values, options, config, None, clock, outer, around, **apart
+        )
         if part is not None:
             part.begin(run)
         return _Session(run, None, _with_cleanup(hooks, run))
@@ -508,9 +523,8 @@ def _prepare(
         parent = None if outer is None else outer.run_id
         existing = recorder.create(graph, values, config, options, notes, parent)
         if existing is None:
-            run = _run(
-                plan, run_id, registry, values, options, config, recorder, clock, outer, around
-            )
+            more = (recorder, clock, outer, around)
+            run = _run(plan, run_id, registry, values, options, config, *more, **apart)
             if part is not None:
                 part.begin(run)
             hooks = _with_cleanup(hooks, run)
@@ -557,7 +571,9 @@ def _prepare_resume(
         needed = None if part is None else part.inputs
         values = given if ended else bind_inputs(plan, given, config.on_missing, needed)
         around = _lifecycle(registry, graph.name, hooks)
-        run = _run(plan, run_id, registry, values, options, config, recorder, clock, outer, around)
+        apart = {} if ended else _apart(plan, options)
+        more = (recorder, clock, outer, around)
+        run = _run(plan, run_id, registry, values, options, config, *more, **apart)
         if ended:
             return _Session(run, recorder, ended=recorder.show(run))
         hooks = _with_cleanup(hooks, run)
@@ -642,6 +658,7 @@ def _run(
     clock: Callable[[], float],
     outer: Run | None,
     lifecycle: Lifecycle | None,
+    **apart: Any,
 ) -> Run:
     return Run(
         plan=plan,
@@ -658,6 +675,7 @@ def _run(
         store=None if recorder is None else recorder.store,
         outer=outer,
         lifecycle=lifecycle,
+        **apart,
     )
 
 
@@ -672,6 +690,33 @@ def _limited(graph: Graph, options: RunOptions) -> Graph:
             "that grows is limited by the configuration's max_iterations"
         )
     return graph.replace(machine=attrs.evolve(machine, max_cycles=most))
+
+
+def _apart(plan: Plan, options: RunOptions) -> dict[str, Any]:
+    """Return what has a run's calls made in another way than the plan has them; most often nothing.
+
+    Raises:
+        ConfigurationError: It cannot be had for this plan.
+        MissingExtra: It needs an optional package.
+    """
+    apart: dict[str, Any] = {}
+    if options.profile:
+        from dagger_dsl.engine.profiling import Profiles  # others do not load it
+
+        apart["profiles"] = Profiles(options.profile, plan.index)
+    if options.trace:
+        from dagger_dsl.engine.tracing import Tracing
+
+        apart["tracing"] = Tracing()
+    if options.runner == "processes":
+        if os.name != "posix":
+            raise ConfigurationError(
+                "runner='processes' needs a POSIX system, such as Linux; use runner='threads'"
+            )
+        from dagger_dsl.engine.outside import Outside
+
+        apart["outside"] = Outside(plan, options.app_data)
+    return apart
 
 
 def _with_secrets(stored: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -709,10 +754,6 @@ def _configured(config: DagConfig | None, options: RunOptions) -> DagConfig:
 
 
 def _slots(options: RunOptions, config: DagConfig) -> int:
-    if options.runner == "processes":
-        raise ConfigurationError(
-            "the runner 'processes' is not part of this version; use 'threads' or 'asyncio'"
-        )
     if options.runner == "sequential" or not config.enable_parallel_execution:
         return 1
     if options.max_workers is not None:

@@ -142,7 +142,8 @@ class Lookup:
             elif place is not None:
                 place.remember(memo, value)
         except (EncodingError, ConfigurationError) as error:
-            logger.debug("the result of %s is not kept: %s", ref, error)
+            tags = run.tags(slot)
+            logger.debug("the result of %s is not kept: %s", ref, error, extra=tags)
             self._keep_apart(str(error))
 
 
@@ -238,7 +239,7 @@ def _request(run: Run, slot: int) -> CacheRequest:
     try:
         hashed = input_hash(inputs, strategy, params=params)
     except DaggerError as error:
-        logger.info("%s shares no results: %s", run.ref(slot), error)
+        logger.info("%s shares no results: %s", run.ref(slot), error, extra=run.tags(slot))
         return attrs.evolve(request, problem=str(error))
     key = memo_key(action.name, request.version, hashed, strategy)
     if plan.batch(slot) > 1:  # a list of results, and not one

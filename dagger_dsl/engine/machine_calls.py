@@ -365,12 +365,15 @@ def bind_state(run: Run, slot: int) -> Callable[..., Any]:
 
     action = run.plan.actions[slot]
     take = _taking(run, slot, action)
+    around = run.lifecycle is not None and run.lifecycle.surrounds(str(run.plan.ids[slot]))
     plain = (
         action.style == "function"
         and action.ctx_param is None
         and action.context_param is None
         and action.input_schema is None
         and action.output_schema is None
+        and run.outside is None
+        and not around
     )
     if plain and not action.is_async and run.plan.machine.hook is None:
         return _quick(run, slot, action, take)
@@ -390,7 +393,8 @@ def bind_state(run: Run, slot: int) -> Callable[..., Any]:
     def check(value: Any) -> None:
         action.check_output(value.value if isinstance(value, FSMReturn) else value)
 
-    return deciding(run, slot, calling(run, slot, action, prepare, check), action.is_async)
+    call = calling(run, slot, action, prepare, check, around)
+    return deciding(run, slot, call, action.is_async)
 
 
 def _quick(

@@ -383,7 +383,8 @@ class Maps:
         try:
             feed.generator.close()
         except Exception:  # the user's own clean-up; a thread may even be in it
-            logger.exception("the generator of %s could not be closed", self._run.ref(slot))
+            ref, tags = self._run.ref(slot), self._run.tags(slot)
+            logger.exception("the generator of %s could not be closed", ref, extra=tags)
 
     def take(self, slot: int, found: Yielded, now: float) -> None:
         """Take what was read of a generator."""

@@ -88,6 +88,8 @@ class Nursery:
             start_at=None,
             stop_at=None,
             reuse=None,
+            max_cycles=None,
+            profile=False,
             cancel=None,
             timeout=None,
             config=None if run.options.config is None else _without_life(run.options.config),

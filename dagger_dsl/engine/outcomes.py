@@ -335,14 +335,16 @@ class Outcomes:
                 return
         if isinstance(error, Overran):
             error = NodeTimeout(node_id, error.seconds)
-            if not run.is_awaited(slot):
+            if run.outside is not None:
+                run.outside.kill((slot,), for_good=False)  # it may be reading a generator there
+            if not run.can_end(slot):
                 run.abandoned.append(slot)
                 logger.warning(
                     "node %r overran its limit of %g s; its thread cannot be stopped and is left "
                     "behind, its result will be ignored",
                     node_id,
                     error.seconds,
-                    extra={"run_id": run.run_id, "node_id": node_id},
+                    extra=run.tags(slot),
                 )
         self.clear_seats(slot)
         if slot in run.streams:
@@ -391,7 +393,7 @@ class Outcomes:
             delay,
             made + 1,
             total,
-            extra={"run_id": run.run_id, "node_id": node_id},
+            extra={**run.tags(slot), "attempt": attempt},
         )
         self._records.push(
             slot, run.row(slot, "failed", error=to_json(error_info(error).to_dict()))
@@ -439,10 +441,12 @@ class Outcomes:
             run.standing_in.discard(slot)
             name = "" if fallback is None else f" {fallback.name!r}"
             fallback = None
-            logger.error("the fallback%s of %s failed: %r", name, run.ref(slot), error)
+            ref, tags = run.ref(slot), run.tags(slot)
+            logger.error("the fallback%s of %s failed: %r", name, ref, error, extra=tags)
             original.add_note(f"its fallback{name} failed too: {error!r}")
         else:
-            logger.error("the failure handler of %s failed: %r", run.ref(slot), error)
+            ref, tags = run.ref(slot), run.tags(slot)
+            logger.error("the failure handler of %s failed: %r", ref, error, extra=tags)
             original.add_note(f"its failure handler failed too: {error!r}")
             fallback = handler = None
         run.meta.get(slot, {}).pop("recovered", None)

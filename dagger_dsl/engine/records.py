@@ -6,6 +6,7 @@ has no journal, and of all of this nothing but the checks that a stored value wo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from math import inf
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
 
 __all__ = ["Records"]
+
+logger = logging.getLogger("dagger_dsl.engine")
 
 
 # Texts of labels that are kept; a node may make new ones each time.
@@ -56,6 +59,7 @@ class Records:
         self.commands = False
         self._tokens = run.tokens
         self._labels: dict[tuple[str, ...], str] = {}
+        self._narrates = logger.isEnabledFor(logging.DEBUG)
 
     @property
     def waiting(self) -> bool:
@@ -206,6 +210,13 @@ class Records:
             )
         else:
             journal.commit(self.rows, released, commands=run.notes or None, last=last)
+        if self._narrates:
+            logger.debug(
+                "committed %d rows, released %d calls",
+                len(self.rows),
+                len(released or ()),
+                extra={"run_id": run.run_id, "dag_name": run.dag_name},
+            )
         # After the commit: an interrupt in between repeats it, it loses nothing.
         self.rows = []
         self.replacing = []

@@ -253,7 +253,9 @@ class RunControl(Steered):
             taken = [int(key.removeprefix("inbox:")) for key in connection.scalars(query)]
         newest = max(taken, default=0)
         new = self._store.requests(self.run_id, newest)
-        commands = [request[0] for _, request in requests_of(new) if request is not None]
+        commands = [
+            request[0] for _, request in requests_of(new, self.run_id) if request is not None
+        ]
         return (new[-1][0] if new else newest), commands
 
     def _standing(self, pending: Sequence[Command]) -> Standing:

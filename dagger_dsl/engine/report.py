@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from dagger_dsl.engine.profiling import Profile, Profiles
     from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.model.history import StateHistory
     from dagger_dsl.model.sharing import Context
@@ -185,6 +186,7 @@ class RunReport:
     #: The `Run` it tells of, for partial runs that build on it.
     _run: Any = attrs.field(default=None, repr=False)
     _nested: Callable[[], Mapping[str, Any]] | None = attrs.field(default=None, repr=False)
+    _profiles: Profiles | None = attrs.field(default=None, repr=False)
     #: Where a state machine has been; None for other graphs.
     history: StateHistory | None = attrs.field(default=None, repr=False)
 
@@ -345,6 +347,23 @@ class RunReport:
         if default is not MISSING:
             return default
         raise NotExecuted(f"node {node_id!r} has no result: it is {state} in run {self.run_id}")
+
+    def profile(self, node_id: str) -> Profile:
+        """Return what a profiler counted in a node's calls: ``report.profile("load").print()``.
+
+        The run is asked for it by ``profile=["load"]``, or ``profile=True`` for all nodes.
+
+        Raises:
+            NotExecuted: No call of the node was profiled.
+            NodeNotFound: The graph has no such node.
+        """
+        self.graph.node(node_id)
+        if self._profiles is None:
+            raise NotExecuted(
+                f"node {node_id!r} was not profiled in run {self.run_id}: "
+                f"profile=[{node_id!r}] asks for it"
+            )
+        return self._profiles.of(node_id)
 
     def explain(self, node_id: str) -> str:
         """Return why a node stands where it stands, for people.

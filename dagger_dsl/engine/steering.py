@@ -469,7 +469,7 @@ def is_for_now(command: Command) -> bool:
 
 
 def requests_of(
-    found: Iterable[tuple[int, str]],
+    found: Iterable[tuple[int, str]], run_id: str
 ) -> Iterator[tuple[int, tuple[Command, Origin] | None]]:
     """Yield the requests of other processes by their number, None for what is no command."""
     for number, body in found:
@@ -477,7 +477,7 @@ def requests_of(
         try:
             command = command_from_plain(of_json(body))
         except Exception as error:  # whoever can write to the database can write anything
-            logger.error("request %d is no command: %s", number, error)
+            logger.error("request %d is no command: %s", number, error, extra={"run_id": run_id})
             yield number, None
         else:
             yield number, (command, Origin(f"request {number}", key, 0, None, key))

@@ -26,6 +26,7 @@ from dagger_dsl.model.events import (
     NodeCompleted,
     NodeFailed,
     NodePhase,
+    NodeRetrying,
     NodeSkipped,
     NodeStarted,
     RunFinished,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Observers", "completions", "event_key"]
 
 logger = logging.getLogger("dagger_dsl.hooks")
+narrator = logging.getLogger("dagger_dsl.engine")
 
 _STATUSES: dict[type, str] = {
     NodeFailed: "failed",
@@ -171,6 +173,27 @@ def completions(run: Run, slots: Iterable[int]) -> list[Event]:
 _Handle: TypeAlias = "tuple[BoundHook, Callable[..., Any], Callable[[Event], bool] | None]"
 
 
+def _tell_log(run: Run, event: Event) -> None:
+    """Log what happened to a node; that an attempt is retried is logged as a warning anyway."""
+    node = getattr(event, "node", None)
+    slot = None if node is None else run.slot_of(node)
+    if slot is None or isinstance(event, NodeRetrying):
+        return
+    tags = run.tags(slot)
+    if isinstance(event, NodeStarted):
+        tags["attempt"] = event.attempt
+        narrator.debug("node %r starts (attempt %d)", tags["node_id"], event.attempt, extra=tags)
+        return
+    board = run.board
+    tags["state"] = state = str(run.states_of(slot))
+    if board.started[slot]:
+        tags["duration_ms"] = took = (board.ended[slot] - board.started[slot]) * 1000.0
+        narrator.debug("node %r %s in %.3f ms", tags["node_id"], state, took, extra=tags)
+    else:
+        reason = run.state.reasons.get(slot, "")
+        narrator.debug("node %r %s: %s", tags["node_id"], state, reason, extra=tags)
+
+
 def event_key(event: Event, attempt: int = 0) -> str:
     """Return what tells an event apart from every other one of its run, also after a crash.
 
@@ -195,6 +218,7 @@ class Observers:
         run: What is watched.
         hooks: Bound hooks, in order.
         progress: ``fn(node_id, status, fraction)``.
+        told: Whether each event is logged, at level DEBUG.
 
     Attributes:
         wants_starts: Whether `start` is to be called.
@@ -208,12 +232,15 @@ class Observers:
         run: Run,
         hooks: Sequence[BoundHook],
         progress: Callable[[str, str, float], Any] | None,
+        told: bool = False,
     ) -> None:
         self._run = run
         self._hooks = tuple(hooks)
         self._attempts = run.attempts
         self._handles: list[_Handle] = [(each, each.handle, each.wants) for each in self._hooks]
         self._progress = progress
+        self._narrates = told
+        self._quiet = progress is None and not told
         self._ended = len(run.restored)
         self._part: dict[tuple[str, str], float] = {}  # of what runs, how far it has come
         self._told = 0.0
@@ -230,7 +257,7 @@ class Observers:
         )
         self.steers = bool(self._hooks)
         self.needs_loop = any(each.awaits for each in self._hooks)
-        self.wants_starts = any(each.wants_starts for each in self._hooks)
+        self.wants_starts = told or any(each.wants_starts for each in self._hooks)
         # An async hook cannot be awaited just before a call: it is shown starts with the next turn.
         starts = [each for each in self._handles if each[0].wants_starts]
         self._prompt = [each for each in starts if not each[0].is_async]
@@ -263,7 +290,7 @@ class Observers:
         if self._late:
             self._waiting.append((event, self._late))
             self.owes = True
-        if self._progress is not None:
+        if not self._quiet:
             self._report(event)
         return self.owes
 
@@ -298,7 +325,7 @@ class Observers:
         """Show the events of one turn; return the answer to wait for before `go_on`, or None."""
         if self._phases:
             events = list(self._with_cleanups(events))
-        if self._at_once and self._progress is None:  # there is nothing to wait for
+        if self._at_once and self._quiet:  # there is nothing to wait for
             for event in events:
                 phased = event.__class__ is NodePhase
                 self._tell(event, self._phases if phased else self._handles)
@@ -315,7 +342,7 @@ class Observers:
             try:
                 answer = handle(ctx, event)
             except Exception as error:
-                self._failed(hook, error)
+                self._failed(hook, error, event)
             else:
                 # An empty list asks for nothing, and is what many hooks answer each time.
                 if answer is not None and (answer.__class__ is not list or answer):
@@ -342,7 +369,7 @@ class Observers:
         for event in events:
             for each in self._phases if event.__class__ is NodePhase else self._handles:
                 yield event, each
-            if self._progress is not None:
+            if not self._quiet:
                 self._report(event)
 
     def go_on(self) -> Reply | None:
@@ -354,7 +381,7 @@ class Observers:
                 if reply.value is not None:
                     self._take(hook, event, reply.value)
             elif isinstance(reply.error, Exception):
-                self._failed(hook, reply.error)
+                self._failed(hook, reply.error, event)
             else:
                 raise reply.error
         for event, each in self._talk:
@@ -366,7 +393,7 @@ class Observers:
                     reply = Reply()
                     self._run.board.spawn(handle(self._ctx, event), reply)
                 except Exception as error:
-                    self._failed(hook, error)
+                    self._failed(hook, error, event)
                 else:
                     self._awaited = hook, event, reply
                     return reply
@@ -393,7 +420,7 @@ class Observers:
         try:
             commands = commands_of(answer, f"hook {hook.name!r}")
         except Exception as error:  # a generator of the user's may raise anything
-            self._failed(hook, error)
+            self._failed(hook, error, event)
             return
         if not commands:
             return
@@ -413,6 +440,11 @@ class Observers:
         ]
 
     def _report(self, event: Event) -> None:
+        """Say what happened to those who only listen: the log, and the progress callback."""
+        if self._narrates:
+            _tell_log(self._run, event)
+        if self._progress is None:
+            return
         ended = isinstance(event, _ENDINGS)
         if isinstance(event, NodeStarted):
             status = "running"
@@ -453,7 +485,7 @@ class Observers:
         try:
             self._progress(node_id, status, fraction)
         except Exception as error:
-            self._log(self._progress, error)
+            self._log(self._progress, error, run.plan.index.get(node_id))
 
     def finish(self) -> None:
         """Tell the progress callback that all is done, unless it knows or the run stands still."""
@@ -474,8 +506,9 @@ class Observers:
             if hook.on_error == "stop" and who == f"hook {hook.name!r}":
                 self._stop(hook, error)
 
-    def _failed(self, hook: BoundHook, error: Exception) -> None:
-        self._log(hook.name, error)
+    def _failed(self, hook: BoundHook, error: Exception, event: Event) -> None:
+        node = getattr(event, "node", None)
+        self._log(hook.name, error, None if node is None else self._run.slot_of(node))
         if hook.on_error == "stop":
             self._stop(hook, error)
 
@@ -486,11 +519,12 @@ class Observers:
             )
             self.broken.__cause__ = error
 
-    def _log(self, who: Any, error: Exception) -> None:
+    def _log(self, who: Any, error: Exception, slot: int | None) -> None:
+        tags = {} if slot is None else self._run.tags(slot)
         logger.error(
             "hook %r failed; the run goes on",
             who,
             exc_info=error,
-            extra={"run_id": self._run.run_id},
+            extra={"run_id": self._run.run_id, "dag_name": self._run.dag_name, **tags},
         )
         self._run.hook_errors.append(error)

@@ -76,6 +76,12 @@ class Workflow:
         loop, as in a notebook, such a body may not call `asyncio.run`: use ``runner="threads"``,
         or make it an async function.
 
+        Threads share the interpreter's lock (the GIL): they overlap waiting, not computing. For
+        bodies that compute, ``runner="processes"`` calls sync bodies in worker processes, one for
+        each of ``max_workers``. A value is copied on its way there and back, what a body changes
+        elsewhere stays there, and a body that overruns its limit is killed. Functions of a script
+        or a notebook need the extra ``processes``.
+
         Returns:
             The value of the one node that no other waits for; of several, a mapping by id in
             declaration order. `report` holds the rest. After failures that ``error_strategy`` or

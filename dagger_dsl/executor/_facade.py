@@ -392,7 +392,7 @@ class DagExecutor:
             dag: A loaded graph's name or ``name@version``, or a graph or DAG of yours.
             inputs: Values of its inputs by name.
             cache: Values under ``inputs`` are inputs too, and results are written into it.
-            runner: ``threads``, ``sequential`` or ``asyncio``.
+            runner: ``threads``, ``sequential``, ``asyncio`` or ``processes``.
             cancel: A token that ends the run when it is cancelled.
             dry_run: Whether to validate and print the plan only; no action is called.
             resume: Whether to go on with the run of ``run_id`` where there is one already.
@@ -660,7 +660,8 @@ class DagExecutor:
             except RunOwned:  # somebody else was faster, and goes on with it
                 continue
             except DaggerError as error:
-                logger.error("run %s cannot go on: %s", orphan.run_id, error)
+                tags = {"run_id": orphan.run_id, "dag_name": orphan.flow_name}
+                logger.error("run %s cannot go on: %s", orphan.run_id, error, extra=tags)
                 failed = RunHandle(orphan.run_id, orphan.flow_name)
                 failed._finish(None, error)
                 found.append(failed)

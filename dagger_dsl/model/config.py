@@ -435,6 +435,25 @@ def _overrides(value: Any) -> DagConfig | None:
     )
 
 
+def _profile(value: Any) -> bool | tuple[str, ...]:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    what = "profile is a list of node ids, such as profile=['load'], or True for all nodes"
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise ConfigurationError(f"{what}, not {shown(value)}")
+    names: tuple[Any, ...] = tuple(getattr(each, "id", each) for each in value)
+    for name in names:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{what}; {shown(name)} is no id")
+    return names
+
+
+def _trace(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"trace must be True or False, not {shown(value)}")
+    return value
+
+
 def _timeout(value: Any) -> float | None:
     return None if value is None else seconds(value, "timeout", zero=False)
 
@@ -494,6 +513,10 @@ class RunOptions:
             raises with an `ExecutionError`. Nothing starts before it has answered.
         max_cycles: Cycles that a state machine may make, over all resumes; None takes the machine's
             own limit. It is recorded with the run.
+        profile: Ids of the nodes whose calls are profiled, True for all; `RunReport.profile` has
+            what was counted.
+        trace: Make an OpenTelemetry span for the run and one for each attempt of a node; needs the
+            extra ``otel``.
 
     Failures that *error_strategy* or *error_handler* let the run go on after are in
     ``report.errors`` and in ``context.metadata["errors"]``, each as ``{"node", "error" (its text),
@@ -526,6 +549,8 @@ class RunOptions:
         default=None, converter=_error_handler
     )
     max_cycles: int | None = attrs.field(default=None, converter=_cycles)
+    profile: bool | Sequence[str] = attrs.field(default=False, converter=_profile)
+    trace: bool = attrs.field(default=False, converter=_trace)
     #: Who is told of the run when it is made: its `take_run` is called with it.
     _owner: Any = attrs.field(default=None, repr=False, eq=False)
 

@@ -432,20 +432,20 @@ def _ordinary(
 def _by_name(fn: Callable[..., Any], positional: tuple[str, ...]) -> Callable[..., Any]:
     """Wrap a function with positional-only parameters so that it can be called by name."""
 
-    def split(named: dict[str, Any]) -> list[Any]:
-        return [named.pop(each) for each in positional if each in named]
-
     if _is_async(fn):
 
         async def call_async(*args: Any, **named: Any) -> Any:
-            return await fn(*args, *split(named), **named)
+            return await _call_split(fn, positional, *args, **named)
 
         return call_async
+    return functools.partial(_call_split, fn, positional)  # it can be pickled by name
 
-    def call(*args: Any, **named: Any) -> Any:
-        return fn(*args, *split(named), **named)
 
-    return call
+def _call_split(
+    fn: Callable[..., Any], positional: tuple[str, ...], /, *args: Any, **named: Any
+) -> Any:
+    first = [named.pop(each) for each in positional if each in named]
+    return fn(*args, *first, **named)
 
 
 def _awaiting(fn: Any) -> Callable[..., Any]:

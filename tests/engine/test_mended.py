@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -97,10 +98,11 @@ def test_a_resume_has_the_time_limit_it_is_given(url: str) -> None:
 
 
 def test_refused_options_leave_no_run_behind(url: str) -> None:
+    lock = threading.Lock()
     with pytest.raises(ConfigurationError):
         run(
             Graph("g", [Node("n", "one")]),
-            actions(one=lambda: 1),
+            actions(one=lambda: lock.locked()),
             options=RunOptions(database_url=url, runner="processes"),
         )
     assert not Path(url.removeprefix("sqlite:")).exists()

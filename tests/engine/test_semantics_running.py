@@ -105,8 +105,10 @@ def test_only_misuse_raises_by_itself() -> None:
     flow = Workflow().add("n", lambda x: x, take={"x": "inputs.x"})
     with pytest.raises(MissingInputError, match="'x'"):
         flow.run()
-    with pytest.raises(ConfigurationError, match="'processes'"):
-        flow.run("processes", inputs={"x": 1})
+    lock = threading.Lock()
+    tied = Workflow().add("n", lambda: lock.locked())
+    with pytest.raises(ConfigurationError, match=r"node 'n'.*runner='threads'"):
+        tied.run("processes")
     assert flow.calls == []
 
 

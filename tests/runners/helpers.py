@@ -6,9 +6,11 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import attrs
+import pytest
 
 from dagger_dsl import engine
 from dagger_dsl.engine.report import RunReport
@@ -17,6 +19,7 @@ from dagger_dsl.model.graph import Graph, Input, Node
 from dagger_dsl.registry import Registry
 
 __all__ = [
+    "CROSSING",
     "RUNNERS",
     "WAYS",
     "Flow",
@@ -28,6 +31,13 @@ __all__ = [
 ]
 
 RUNNERS = ("sequential", "threads", "asyncio")
+
+_cloud = pytest.mark.skipif(
+    find_spec("cloudpickle") is None, reason="closures go to worker processes by cloudpickle"
+)
+
+#: With the one whose bodies run in another process; those of the tests' own functions go by value.
+CROSSING = (*RUNNERS, pytest.param("processes", marks=_cloud))
 
 #: How long a test waits for what has to happen; only a failure takes so long.
 PATIENCE = 20.0

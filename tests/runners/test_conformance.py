@@ -21,7 +21,17 @@ from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.context import NodeCtx
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.states import NodeState, RunStatus
+from tests.runners.bodies import (
+    add,
+    add_async,
+    fragile,
+    fragile_async,
+    one,
+    three,
+    two,
+)
 from tests.runners.helpers import (
+    CROSSING,
     PATIENCE,
     RUNNERS,
     WAYS,
@@ -36,6 +46,8 @@ from tests.scale import count
 IMMEDIATE = RetryPolicy(base_delay=0.0, max_delay=0.0)
 
 runners = pytest.mark.parametrize("runner", RUNNERS)
+#: Of tests whose bodies note nothing in the test's own memory.
+all_runners = pytest.mark.parametrize("runner", CROSSING)
 parallel = pytest.mark.parametrize("runner", ["threads", "asyncio"])
 entries = pytest.mark.parametrize("entry", WAYS)
 
@@ -47,31 +59,10 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     eventually(lambda: not our_threads(), f"the threads of {request.node.name} end")
 
 
-def add(a: int, b: int) -> int:
-    return a + b
-
-
-async def add_async(a: int, b: int) -> int:
-    await asyncio.sleep(0)
-    return a + b
-
-
-def one() -> int:
-    return 1
-
-
-async def two() -> int:
-    return 2
-
-
-def three(a: Any, b: Any, c: Any) -> tuple[Any, Any, Any]:
-    return a, b, c
-
-
 # --- values ---------------------------------------------------------------------------------------
 
 
-@runners
+@all_runners
 @entries
 def test_values_pass_between_sync_and_async_functions(runner: str, entry: str) -> None:
     flow = Flow()
@@ -111,7 +102,7 @@ def test_none_false_and_exceptions_are_values_too(runner: str) -> None:
     assert flow.run(runner).value("all") == (None, False, error)
 
 
-@runners
+@all_runners
 @entries
 def test_an_empty_graph_completes(runner: str, entry: str) -> None:
     report = Flow().run(runner, entry)
@@ -119,14 +110,14 @@ def test_an_empty_graph_completes(runner: str, entry: str) -> None:
     assert dict(report.values) == {}
 
 
-@runners
+@all_runners
 def test_inputs_and_literals_reach_the_function(runner: str) -> None:
     flow = Flow().add("sum", add, take={"a": "inputs.x"}, give={"b": 5})
     flow.add("sum2", add_async, take={"a": "inputs.x", "b": "sum"})
     assert flow.run(runner, inputs={"x": 2}).outputs == {"sum2": 9}
 
 
-@runners
+@all_runners
 def test_a_coroutine_of_a_plain_function_is_an_error_that_says_so(runner: str) -> None:
     def forgotten() -> Any:
         return two()
@@ -137,7 +128,7 @@ def test_a_coroutine_of_a_plain_function_is_an_error_that_says_so(runner: str) -
     assert "async def" in str(error)
 
 
-@runners
+@all_runners
 def test_a_generator_is_no_value(runner: str) -> None:
     def numbers() -> Iterator[int]:
         yield 1
@@ -150,22 +141,9 @@ def test_a_generator_is_no_value(runner: str) -> None:
 # --- exceptions -----------------------------------------------------------------------------------
 
 
-def fragile(value: int) -> int:
-    return deep_inside(value)
-
-
-def deep_inside(value: int) -> int:
-    raise LookupError(f"no {value}")
-
-
-async def fragile_async(value: int) -> int:
-    await asyncio.sleep(0)
-    return deep_inside(value)
-
-
 @pytest.mark.row("H3")
 @pytest.mark.parametrize("body", [fragile, fragile_async])
-@runners
+@all_runners
 @entries
 def test_an_exception_keeps_the_users_traceback(runner: str, entry: str, body: Any) -> None:
     flow = Flow().add("one", one).add("bad", body, take={"value": "one"})
@@ -189,7 +167,7 @@ def test_an_exception_keeps_the_users_traceback(runner: str, entry: str, body: A
 
 @pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, asyncio.CancelledError, MemoryError])
 @pytest.mark.parametrize("is_async", [False, True])
-@runners
+@all_runners
 def test_whatever_a_body_raises_fails_its_node_only(
     runner: str, is_async: bool, kind: type[BaseException]
 ) -> None:
@@ -231,7 +209,7 @@ def test_an_interrupt_in_a_body_stops_the_run_and_is_raised(
     assert later.total == 0
 
 
-@runners
+@all_runners
 def test_many_failures_at_once_are_all_reported(runner: str) -> None:
     def fail(n: int) -> None:
         raise ValueError(n)
@@ -576,7 +554,7 @@ def test_a_sync_node_that_overruns_is_left_behind(
 
 
 @pytest.mark.row("E7")
-@runners
+@all_runners
 @entries
 def test_an_async_node_that_overruns_is_cancelled(runner: str, entry: str) -> None:
     ended: list[str] = []
@@ -629,7 +607,7 @@ def test_an_attempt_that_overran_is_retried_with_a_fresh_limit(runner: str, is_a
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-@runners
+@all_runners
 def test_limits_that_are_kept_change_nothing(runner: str, is_async: bool) -> None:
     flow = Flow()
     for n in range(200):
@@ -639,14 +617,14 @@ def test_limits_that_are_kept_change_nothing(runner: str, is_async: bool) -> Non
     assert dict(report.values) == {f"n{n}": n + 1 for n in range(200)}
 
 
-@runners
+@all_runners
 def test_an_error_before_the_limit_is_the_error(runner: str) -> None:
     flow = Flow().add("one", one).add("n", fragile, take={"value": "one"}, timeout=PATIENCE)
     error = flow.run(runner).node_reports["n"].exception
     assert isinstance(error, LookupError)
 
 
-@runners
+@all_runners
 def test_a_body_that_raises_timeout_error_is_not_an_overrun(runner: str) -> None:
     async def own() -> None:
         raise TimeoutError("the service's")
@@ -816,7 +794,7 @@ def test_a_body_that_ignores_the_grace_time_is_left_behind(
 
 
 @pytest.mark.row("E26")
-@runners
+@all_runners
 def test_cancelling_the_awaiting_task_cancels_the_run(runner: str) -> None:
     seen: list[str] = []
 
@@ -874,7 +852,7 @@ def test_a_cancelled_task_waits_for_its_threads() -> None:
 
 
 @pytest.mark.row("E26")
-@runners
+@all_runners
 def test_a_time_limit_of_the_caller_cancels_the_run(runner: str) -> None:
     async def main() -> None:
         async def work() -> None:
@@ -973,7 +951,7 @@ def test_a_waiting_retry_holds_no_slot(runner: str, is_async: bool) -> None:
     assert order == ["flaky", "other", "flaky"]
 
 
-@runners
+@all_runners
 def test_the_context_counts_attempts(runner: str) -> None:
     def flaky(ctx: NodeCtx) -> int:
         if ctx.attempt < 3:
@@ -987,7 +965,7 @@ def test_the_context_counts_attempts(runner: str) -> None:
 
 
 @pytest.mark.parametrize("handler_async", [False, True])
-@runners
+@all_runners
 def test_failure_handlers_run_like_nodes(runner: str, handler_async: bool) -> None:
     def fail() -> None:
         raise ValueError("x")
