@@ -220,6 +220,8 @@ class Plan:
 
     def is_wrapped(self, slot: int) -> bool:
         """Return whether the call of an invocation has to know its run."""
+        if self.machine is not None:
+            return True
         here: int | None = slot
         while here is not None:
             if here in self.joins:

@@ -831,7 +831,7 @@ def test_a_body_may_run_a_workflow_by_itself(calls: Calls, url: str) -> None:
         assert [each.run_id for each in store.list_runs()] == ["r"]
 
 
-@pytest.mark.parametrize("wrong", ["processes", "thraeds"])
+@pytest.mark.parametrize("wrong", ["thraeds"])
 def test_options_are_checked_before_anything_runs(calls: Calls, wrong: str) -> None:
     outer = chain("outer", chain("inner", noting(calls, "a")))
     with pytest.raises(ConfigurationError):

@@ -592,7 +592,7 @@ def test_a_context_can_be_read_and_not_written() -> None:
         error = report.node_reports[name].exception
         assert isinstance(error, InvalidState)
         assert "runner='threads'" in str(error)
-    assert context.metadata == {"user": "u"}
+    assert context.metadata["user"] == "u"
 
 
 def test_log_records_reach_the_handlers_of_the_run(caplog: pytest.LogCaptureFixture) -> None:
