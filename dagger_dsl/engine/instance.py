@@ -747,7 +747,7 @@ class Run:
             node=self.node_report,
             invocations=self.invocation_reports,
             value=lambda node_id: self.value(self.plan.index[node_id]),
-            gone=lambda node_id: self.is_gone(self.plan.index[node_id]),
+            gone=lambda: {str(self.plan.ids[slot]) for slot in self.freed if self.is_gone(slot)},
             context=lambda: self.context,
             state=lambda node_id: self.states_of(self.plan.index[node_id]),
             sinks=self.state.sinks(),

@@ -7,7 +7,7 @@ that a run of 100,000 nodes does not pay for objects nobody looks at.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -178,7 +178,8 @@ class RunReport:
         default=lambda _node_id: {}, repr=False
     )
     _value: Callable[[str], Any] = attrs.field(repr=False)
-    _gone: Callable[[str], bool] = attrs.field(default=lambda _node_id: False, repr=False)
+    #: The ids of nodes whose values were freed.
+    _gone: Callable[[], Collection[str]] = attrs.field(default=tuple, repr=False)
     _context: Callable[[], Context] = attrs.field(default=lambda: _no_context(), repr=False)
     #: What `outputs` asks for, so that it need not look at every node.
     _state: Callable[[str], NodeState] | None = attrs.field(default=None, repr=False)
@@ -303,8 +304,9 @@ class RunReport:
     @property
     def values(self) -> Mapping[str, Any]:
         """The result of every completed node by id, without those that were freed."""
+        gone = self._gone()
         done = dict.fromkeys(
-            each for each in self.nodes_in(NodeState.COMPLETED) if not self._gone(each)
+            each for each in self.nodes_in(NodeState.COMPLETED) if each not in gone
         )
         return _Lazy(done, self._value)
 
@@ -316,10 +318,11 @@ class RunReport:
     @property
     def outputs(self) -> dict[str, Any]:
         """The results of the completed sinks by id, in declaration order."""
+        gone = self._gone()
         return {
             node_id: self._value(node_id)
             for node_id in self.sinks
-            if self._state_of(node_id) is NodeState.COMPLETED and not self._gone(node_id)
+            if self._state_of(node_id) is NodeState.COMPLETED and node_id not in gone
         }
 
     def _state_of(self, node_id: str) -> NodeState | None:
@@ -342,7 +345,7 @@ class RunReport:
         """
         self.graph.node(node_id)
         state = self._state_of(node_id)
-        if state is NodeState.COMPLETED and (default is MISSING or not self._gone(node_id)):
+        if state is NodeState.COMPLETED and (default is MISSING or node_id not in self._gone()):
             return self._value(node_id)
         if default is not MISSING:
             return default
