@@ -400,7 +400,16 @@ def bind_state(run: Run, slot: int) -> Callable[..., Any]:
         from dagger_dsl.engine.nested import nested_body
 
         body = nested_body(run, slot)
-        return deciding(run, slot, lambda *values: body(prepare(values)), action.is_async)
+
+        async def awaited(*values: Any) -> Any:
+            answer = body(prepare(values))
+            # A run whose calls somebody else makes has ended already.
+            return await answer if isawaitable(answer) else answer
+
+        def plainly(*values: Any) -> Any:
+            return body(prepare(values))
+
+        return deciding(run, slot, awaited if action.is_async else plainly, action.is_async)
     call = calling(run, slot, action, prepare, check, around)
     return deciding(run, slot, call, action.is_async)
 
@@ -509,8 +518,7 @@ def deciding(
             return lambda *values: settled(call(*values))
 
         async def call_async(*values: Any) -> Any:
-            answer = call(*values)
-            return settled(await answer if isawaitable(answer) else answer)
+            return settled(await call(*values))
 
         return call_async
 
@@ -518,9 +526,7 @@ def deciding(
 
     async def call_hooked(*values: Any) -> Any:
         if is_async:
-            answer = call(*values)
-            if isawaitable(answer):  # a nested run whose calls somebody else makes has ended
-                answer = await answer
+            answer = await call(*values)
         elif inline:
             answer = call(*values)
         else:  # a sync body must not hold up the loop

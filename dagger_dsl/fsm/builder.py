@@ -123,7 +123,17 @@ class FSM(Workflow):
         **options: Any,
     ) -> StateFunction[..., Any]: ...
     @overload
-    def state(self, fn: Callable[P, R], /) -> StateFunction[P, R]: ...
+    def state(
+        self,
+        fn: Callable[P, R],
+        /,
+        *,
+        name: str | None = ...,
+        initial: bool = ...,
+        terminal: bool = ...,
+        transitions: Iterable[str | StateFunction[..., Any]] = ...,
+        **options: Any,
+    ) -> StateFunction[P, R]: ...
     @overload
     def state(
         self,

@@ -119,6 +119,12 @@ class Machine:
     hook: str | None = attrs.field(default=None, converter=_hook)
 
     @property
+    def actions(self) -> tuple[str, ...]:
+        """The names of the actions that it calls beside its states: its conditions, its hook."""
+        names = (*(each.condition for each in self.transitions), self.hook)
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    @property
     def kept_runs(self) -> int:
         """How many runs nested in its states, the newest, a report has: 100, or `history_limit`.
 

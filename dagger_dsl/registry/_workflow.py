@@ -190,10 +190,7 @@ def _parts(graph: Graph, registry: Any) -> Iterator[tuple[str, ActionDef]]:
             if stand_in is not None:
                 seen[stand_in, False] = None
     if graph.machine is not None:
-        beside = [each.condition for each in graph.machine.transitions]
-        for each in (*beside, graph.machine.hook):
-            if each is not None:
-                seen[each, False] = None
+        seen |= dict.fromkeys((name, False) for name in graph.machine.actions)
     for name, nested in seen:
         action = registry.get_workflow(name) if nested else registry.get(name)
         if action is None:
