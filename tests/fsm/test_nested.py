@@ -553,6 +553,41 @@ def test_yaml_goes_around_with_a_subgraph(registry: Registry) -> None:
         assert list(report.nested["work"]) == ["1", "2", "3"]
 
 
+LOADED = """
+name: work
+nodes:
+  - {id: add, action: add, inputs: [{name: "n", reference: inputs.n}]}
+---
+name: machine
+machine:
+  initial: work
+  terminal: [done]
+  transitions:
+    - {source: work, target: work, condition: is_small}
+    - [work, done]
+nodes:
+  - {id: work, subgraph: work}
+  - {id: done, action: finish}
+---
+name: outer
+nodes:
+  - {id: inner, subgraph: machine, inputs: [{name: "n", reference: inputs.n}]}
+"""
+
+
+def test_loaded_graphs_are_states_and_machines_are_nodes() -> None:
+    action(lambda n: n + 1, name="add")
+    action(lambda n: n < 3, name="is_small")
+    action(lambda n: 100 * n, name="finish")
+    with DagExecutor() as executor:
+        for text in LOADED.split("---"):
+            executor.load_yaml_string(text)
+        for runner in RUNNERS:
+            report = executor.run("outer", {"n": 0}, runner=runner)
+            assert report.outputs == {"inner": 300}
+            assert list(report.nested["inner"].nested["work"]) == ["0", "1", "2"]
+
+
 def test_too_many_cycles_inside_fail_the_state() -> None:
     inner = machine_of(work_of(lambda n: n), max_cycles=5)
     inner.name = "inner"
