@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.dsl.decorators import Action
-from dagger_dsl.registry import Registry
 
 if TYPE_CHECKING:
     from dagger_dsl.dsl.builder import DAG
@@ -47,15 +46,16 @@ def place_workflow(workflow: Workflow) -> WorkflowAction:
     Raises:
         CycleError: It contains itself.
     """
-    known: WorkflowAction | None = workflow.__dict__.get("_placed_as")
-    graph = workflow.compile()
-    if known is None or known.definition.graph is not graph:
-        held = Registry()
-        held.register_workflow(workflow)
-        definition = held.get_workflow(workflow.name)
-        assert definition is not None
-        known = workflow.__dict__["_placed_as"] = WorkflowAction(definition)
-    return known
+    from dagger_dsl.registry._workflow import KeptWorkflow
+
+    kept, known = workflow.__dict__.get("_placed_as") or (KeptWorkflow(workflow), None)
+    definition = kept.definition()
+    # Its own graph may stay the same while a workflow inside changes what it takes.
+    if known is None or known.definition is not definition:
+        known = WorkflowAction(definition)
+        workflow.__dict__["_placed_as"] = kept, known
+    placed: WorkflowAction = known
+    return placed
 
 
 def take_in(recipe: Recipe, dag: DAG) -> None:

@@ -8,6 +8,7 @@ and where a hook leads elsewhere, that is recorded with the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, get_origin
 
 from dagger_dsl.engine.machine import END, Move
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 _RETURNS: Final = frozenset((FSMReturn, Next))
+#: Styles of actions whose parameters are filled one by one.
+_BY_NAME: Final = frozenset(("function", "workflow"))
 _NOTHING: Final[Mapping[str, Any]] = {}
 #: Values that are no mappings, so that nobody has to look closer.
 _ATOMS: Final = frozenset((int, float, str, bool, type(None), list, tuple, bytes, set))
@@ -75,7 +78,7 @@ def check_machine_inputs(plan: Plan, values: Mapping[str, Any], declared: list[s
     """
     slot = plan.machine.initial
     first, state = plan.actions[slot], plan.ids[slot]
-    if first.style != "function":
+    if first.style not in _BY_NAME:
         return
     fixed = {each.name for each in plan.node(slot).inputs}
     own = [each.name for each in first.params]
@@ -116,7 +119,7 @@ def _fixed(run: Run, slot: int) -> dict[str, Any]:
 def _taking(run: Run, slot: int, action: ActionDef) -> Callable[[Any], dict[str, Any]]:
     """Return what makes the inputs of a state by name from the value of the one before it."""
     inputs, fixed = run.inputs, _fixed(run, slot)
-    if action.style != "function":
+    if action.style not in _BY_NAME:
 
         def take_all(previous: Any) -> dict[str, Any]:
             if isinstance(previous, Mapping):
@@ -393,6 +396,20 @@ def bind_state(run: Run, slot: int) -> Callable[..., Any]:
     def check(value: Any) -> None:
         action.check_output(value.value if isinstance(value, FSMReturn) else value)
 
+    if action.style == "workflow" and not around:
+        from dagger_dsl.engine.nested import nested_body
+
+        body = nested_body(run, slot)
+
+        async def awaited(*values: Any) -> Any:
+            answer = body(prepare(values))
+            # A run whose calls somebody else makes has ended already.
+            return await answer if isawaitable(answer) else answer
+
+        def plainly(*values: Any) -> Any:
+            return body(prepare(values))
+
+        return deciding(run, slot, awaited if action.is_async else plainly, action.is_async)
     call = calling(run, slot, action, prepare, check, around)
     return deciding(run, slot, call, action.is_async)
 

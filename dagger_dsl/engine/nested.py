@@ -10,6 +10,9 @@ The call ends as the child does: with its value, with its failure, or suspended 
 stands still. A child that is recorded is found again by its id, `<parent>/<node>` or
 `<parent>/<node>/<key>`: another attempt of the node, and a resume of the run around it, go on with
 it, unless it was given other inputs, which makes another one, `<parent>/<node>~2`.
+
+A state of a state machine has a child for each cycle, with the number of the cycle as its key. Only
+the newest of their reports are kept; see `Machine.kept_runs`.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
     from dagger_dsl.engine.launch import _Session
 
-__all__ = ["Nursery", "nested_body"]
+__all__ = ["Nursery", "nested_body", "newest_cycles"]
 
 #: Fields of a configuration that are about one run's life, and no matter of the runs in it.
 _OF_ONE_RUN = ("timeout_seconds", "review_frequency", "keep_runs", "keep_days")
@@ -46,14 +49,16 @@ class _Child:
 
     Attributes:
         session: How it is driven.
+        key: That of its invocation.
         cause: What ends it in time: its own limit, that of its node, or that of the run around it.
         ended: How it came to its end, once it has.
     """
 
-    __slots__ = ("cause", "ended", "session")
+    __slots__ = ("cause", "ended", "key", "session")
 
-    def __init__(self, session: _Session, cause: str) -> None:
+    def __init__(self, session: _Session, key: str, cause: str) -> None:
         self.session = session
+        self.key = key
         self.cause = cause
         self.ended: RunReport | None = None
 
@@ -75,7 +80,11 @@ class Nursery:
         self._lock = threading.Lock()
         self._alive: dict[int, _Child] = {}
         self._halted: dict[int, str] = {}
-        self._reports: dict[int, RunReport] = {}
+        # By slot and key: the slot of a machine's state has one child after the other.
+        self._reports: dict[tuple[int, str], RunReport] = {}
+        machine = run.plan.graph.machine
+        self._most = None if machine is None else machine.kept_runs
+        self._dropped = False
         self._config = _without_life(run.config)
         self._options = attrs.evolve(
             run.options,
@@ -116,7 +125,7 @@ class Nursery:
             raise Withdrawn
         options = self._options if definition.is_async else self._plain_options
         session = self._session(slot, definition, inputs, options)
-        child = _Child(session, self._limit(slot, session.run))
+        child = _Child(session, _key(self._run, slot), self._limit(slot, session.run))
         with self._lock:
             self._alive[slot] = child
             halted = self._halted.get(slot)
@@ -167,7 +176,10 @@ class Nursery:
         report = child.report
         with self._lock:
             self._alive.pop(slot, None)
-            self._reports[slot] = report
+            self._reports[slot, child.key] = report
+            if self._most is not None and len(self._reports) > self._most:
+                del self._reports[next(iter(self._reports))]
+                self._dropped = True
         if report.status is RunStatus.TIMED_OUT:  # bodies that it left behind look at the token
             child.session.run.token.cancel(report.reason)
         # Its report stays; what drove it, which is most of it, need not.
@@ -217,21 +229,24 @@ class Nursery:
     # --- what became of them ---------------------------------------------------------------------
 
     def reports(self) -> dict[str, Any]:
-        """Return the reports of the children by node id; of a mapped node, by key."""
+        """Return the reports of the children by node id; of a mapped node or a state, by key."""
         run = self._run
         with self._lock:
             live = dict(self._reports)
-            live |= {slot: child.report for slot, child in self._alive.items()}
+            live |= {(slot, child.key): child.report for slot, child in self._alive.items()}
         found: dict[str, Any] = {}
-        if run.resumed and run.store is not None:
-            found = through("nested_reports")(run.store, run.run_id, run.options.database_url)
-        for slot, report in live.items():
+        if run.resumed and not self._dropped and run.store is not None:
+            found = through("nested_reports")(
+                run.store, run.run_id, run.options.database_url, self._most
+            )
+        for (slot, key), report in live.items():
             node_id = str(run.plan.ids[slot])
-            key = run.plan.children.key(slot) if slot in run.plan.parents else DEFAULT_KEY
             if key == DEFAULT_KEY:
                 found[node_id] = report
             else:
                 found.setdefault(node_id, {})[key] = report
+        if self._most is not None:
+            found = newest_cycles(found, self._most)
         order = {node_id: place for place, node_id in enumerate(run.plan.index)}
         return dict(sorted(found.items(), key=lambda each: order.get(each[0], len(order))))
 
@@ -266,6 +281,32 @@ def nested_body(run: Run, slot: int) -> Callable[[dict[str, Any]], Any]:
     return body
 
 
+def newest_cycles(found: Mapping[str, Mapping[str, Any]], most: int) -> dict[str, dict[str, Any]]:
+    """Return the newest children of a machine, in the order of their cycles.
+
+    Args:
+        found: Children by state and cycle.
+        most: How many are wanted, over all states.
+    """
+    cycles = sorted(
+        (int(key), state, key)
+        for state, inside in found.items()
+        for key in inside
+        if key.isdecimal()
+    )
+    kept: dict[str, dict[str, Any]] = {}
+    for _, state, key in cycles[-most:]:
+        kept.setdefault(state, {})[key] = found[state][key]
+    return kept
+
+
+def _key(run: Run, slot: int) -> str:
+    """Return the key of the invocation that a slot now is."""
+    if slot in run.plan.parents or run.plan.machine is not None:
+        return run.plan.children.key(slot)
+    return DEFAULT_KEY
+
+
 def _without_life(config: DagConfig) -> DagConfig:
     if config.given.isdisjoint(_OF_ONE_RUN):
         return config
@@ -280,9 +321,9 @@ def _names(run: Run, slot: int) -> Iterator[str]:
     for sign, code in (("%", "%25"), ("/", "%2F"), ("~", "%7E")):
         if sign in node_id:
             node_id = node_id.replace(sign, code)
-    base = f"{run.run_id}/{node_id}"
-    if slot in run.plan.parents:
-        base = f"{base}/{run.plan.children.key(slot)}"
+    base, key = f"{run.run_id}/{node_id}", _key(run, slot)
+    if key != DEFAULT_KEY:
+        base = f"{base}/{key}"
     yield base
     number = 1
     while True:

@@ -26,6 +26,7 @@ from dagger_dsl.errors import (
     ExecutionError,
     LimitExceeded,
     MapError,
+    MaxCyclesExceeded,
     NodeExecutionError,
     NodeFailure,
     NodeTimeout,
@@ -359,7 +360,8 @@ class Outcomes:
         if slot in run.handling:
             self.fail(slot, error)
             return
-        if isinstance(error, LimitExceeded):
+        if isinstance(error, LimitExceeded) and not isinstance(error, MaxCyclesExceeded):
+            # The limit on cycles is that of a machine inside, and no matter of the run around it.
             self.exceeded(slot, error)
             return
         if isinstance(error, StoreError) and run.plan.actions[slot].style == "workflow":

@@ -285,9 +285,11 @@ class RunReport:
     def nested(self) -> Mapping[str, Any]:
         """The runs of nodes that are workflows: a `RunReport` by node id.
 
-        Of a mapped node there is a mapping of reports by key instead, as in `invocations`. Nodes
-        that have not begun have none. Nothing of it is kept in the report: runs that an earlier
-        process made are read from the store each time.
+        Of a mapped node there is a mapping of reports by key instead, as in `invocations`; of a
+        state of a machine one by the number of the cycle, as text, where only the newest cycles
+        are: 100 over all states, or `history_limit` when that is less. A database keeps all, as
+        runs whose parent is this one. Nodes that have not begun have none. Nothing of it is kept in
+        the report: runs that an earlier process made are read from the store each time.
         """
         return {} if self._nested is None else self._nested()
 

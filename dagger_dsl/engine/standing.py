@@ -249,6 +249,8 @@ def _knows(registry: Any, graph: Graph) -> bool:
     """Whether a registry has every action of a graph."""
     names = {node.action for node in graph.nodes.values() if node.subgraph is None}
     nested = {node.subgraph for node in graph.nodes.values() if node.subgraph is not None}
+    if graph.machine is not None:
+        names.update(graph.machine.actions)
     return all(registry.get(name) is not None for name in names) and all(
         workflow_in(registry, name) is not None for name in nested
     )

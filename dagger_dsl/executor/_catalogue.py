@@ -350,6 +350,8 @@ def _bring(registry: Registry, graph: Graph, source: Registry) -> None:
         for name in (node.action, node.failure, node.fallback)
         if name is not None
     }
+    if graph.machine is not None:
+        names |= dict.fromkeys(graph.machine.actions)
     for name in list(names):
         action = source.get(name)
         if action is not None:

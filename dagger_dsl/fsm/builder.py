@@ -7,10 +7,9 @@ can be resumed by whoever has the FSM's registry.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 import attrs
 
@@ -22,6 +21,13 @@ from dagger_dsl.errors import (
     UnknownInputError,
     did_you_mean,
     shown,
+)
+from dagger_dsl.fsm._states import (
+    NOT_FOR_STATES,
+    State,
+    StateFunction,
+    state_name,
+    workflow_options,
 )
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph, Node, check_texts, id_problem, title_problem, words
@@ -38,45 +44,6 @@ __all__ = ["FSM", "StateFunction"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-#: Options of nodes that mean nothing for a state.
-_NOT_FOR_STATES = ("outputs", "trigger", "cache", "cache_strategy", "keep", "name")
-
-
-class StateFunction(Generic[P, R]):
-    """A function that is a state: it stays callable, and ``a >> b`` declares a transition.
-
-    Attributes:
-        name: The state's name.
-        fsm: The machine it belongs to.
-    """
-
-    def __init__(self, fsm: FSM, name: str, fn: Callable[P, R]) -> None:
-        functools.update_wrapper(self, fn)
-        self.fsm = fsm
-        self.name = name
-        self._fn = fn
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._fn(*args, **kwargs)
-
-    def __rshift__(self, other: Any) -> Any:
-        """Declare a transition to a state, or to each of a list; return the right side."""
-        for each in other if isinstance(other, (list, tuple)) else (other,):
-            if not isinstance(each, StateFunction):
-                return NotImplemented
-            self.fsm.add_transition(self, each)
-        return other
-
-    def __repr__(self) -> str:
-        return f"<state {self.name!r} of {self.fsm.name!r}>"
-
-
-@attrs.frozen
-class _State:
-    action: ActionDef
-    terminal: bool
-    transitions: tuple[str, ...]
 
 
 class FSM(Workflow):
@@ -135,7 +102,7 @@ class FSM(Workflow):
         self.history_limit = history_limit
         #: Where the states, conditions and hooks are looked up: its own first.
         self.registry = Registry(parent=as_registry(registry))
-        self._states: dict[str, _State] = {}
+        self._states: dict[str, State] = {}
         self._initial: str | None = None
         self._drawn: list[Transition] = []
         self._hooks: list[Callable[..., Any]] = []
@@ -144,7 +111,29 @@ class FSM(Workflow):
     # --- building --------------------------------------------------------------------------------
 
     @overload
-    def state(self, fn: Callable[P, R], /) -> StateFunction[P, R]: ...
+    def state(
+        self,
+        fn: Workflow,
+        /,
+        *,
+        name: str | None = ...,
+        initial: bool = ...,
+        terminal: bool = ...,
+        transitions: Iterable[str | StateFunction[..., Any]] = ...,
+        **options: Any,
+    ) -> StateFunction[..., Any]: ...
+    @overload
+    def state(
+        self,
+        fn: Callable[P, R],
+        /,
+        *,
+        name: str | None = ...,
+        initial: bool = ...,
+        terminal: bool = ...,
+        transitions: Iterable[str | StateFunction[..., Any]] = ...,
+        **options: Any,
+    ) -> StateFunction[P, R]: ...
     @overload
     def state(
         self,
@@ -172,34 +161,51 @@ class FSM(Workflow):
 
         Defining a state again, as a notebook does when its cell runs again, replaces it.
 
+        A state may also be a workflow, a DAG or another machine: ``fsm.state(dag, name="work",
+        transitions=["done"])``. Each time it is entered it is a run of its own, with the id
+        ``<run>/<state>/<cycle>``, that is resumed with the machine. Its inputs are filled as the
+        parameters of a state are. Its value takes the declared transitions, unless it is an
+        `FSMReturn` or a `Next`.
+
         Args:
-            fn: The function, sync or async.
-            name: The state's name; the function's by default.
+            fn: The function, sync or async, or the workflow.
+            name: The state's name; the function's or the workflow's by default.
             initial: A run begins here.
             terminal: The machine ends with this state.
             transitions: The states that may come next; none leaves it to what the state answers.
             **options: Those of ``@action``: timeout, retry, attempts, on_failure, failure,
-                fallback, effects, store, input_schema, output_schema...
+                fallback, effects, store, input_schema, output_schema... Of a workflow these are
+                timeout (of the whole run), retry, attempts, on_failure, failure, fallback, effects
+                and description.
 
         Raises:
             ConfigurationError: An option is unknown, or has an impossible value.
             ValidationError: The name cannot be one.
+            RegistryError: Another state is another workflow of that workflow's name.
+            CycleError: The workflow is this machine.
         """
         for flag, value in (("initial", initial), ("terminal", terminal)):
             if not isinstance(value, bool):
                 raise ConfigurationError(f"@fsm.state: {flag} is True or False, not {shown(value)}")
-        for option in _NOT_FOR_STATES:
+        for option in NOT_FOR_STATES:
             if option in options:
                 raise ConfigurationError(f"@fsm.state: a state has no option {option!r}")
         if isinstance(transitions, (str, bytes)) or not isinstance(transitions, Iterable):
             raise ConfigurationError(
                 f"@fsm.state: transitions are a list of states, not {shown(transitions)}"
             )
-        ways = tuple(_state_name(each) for each in transitions)
+        ways = tuple(state_name(each) for each in transitions)
 
         def decorate(function: Callable[..., Any]) -> StateFunction[..., Any]:
-            definition = define(function, **options)
-            given = definition.name if name is None else name
+            is_workflow = isinstance(function, Workflow)
+            definition = None if is_workflow else define(function, **options)
+            if definition is not None and definition.style == "workflow":
+                raise ConfigurationError(
+                    "@fsm.state: give the workflow itself, and its options beside it: "
+                    f"fsm.state({definition.name}, timeout=3)"
+                )
+            named = function if definition is None else definition
+            given = named.name if name is None else name  # type: ignore[union-attr]
             fault = id_problem(given)
             if fault is not None:
                 raise ConfigurationError(f"FSM {self.name!r}: a state's name: {fault}")
@@ -208,19 +214,41 @@ class FSM(Workflow):
                     f"FSM {self.name!r} begins in {self._initial!r} already, so {given!r} cannot "
                     "be its initial state, too"
                 )
-            action = self._register(definition, given)
-            for each in (action.failure, action.fallback):
-                if isinstance(each, ActionDef):
-                    self.registry.register(each, replace=True)
+            if definition is None:
+                made = self._take_in(function, given, terminal, ways, options)
+            else:
+                action = self._register(definition, given)
+                for each in (action.failure, action.fallback):
+                    if isinstance(each, ActionDef):
+                        self.registry.register(each, replace=True)
+                made = State(action, terminal, ways)
             if initial:
                 self._initial = given
             elif self._initial == given:
                 self._initial = None
-            self._states[given] = _State(action, terminal, ways)
+            self._states[given] = made
             self._graph = None
             return StateFunction(self, given, function)
 
         return decorate if fn is None else decorate(fn)
+
+    def _take_in(
+        self,
+        workflow: Any,
+        name: str,
+        terminal: bool,
+        ways: tuple[str, ...],
+        options: Mapping[str, Any],
+    ) -> State:
+        if workflow is self:
+            from dagger_dsl.registry._workflow import nested_in_itself
+
+            raise nested_in_itself([self.name, self.name])
+        made = State(workflow, terminal, ways, workflow_options(options, self.registry))
+        others = [each.workflow for state, each in self._states.items() if state != name]
+        taken = any(each is not None and each.name == workflow.name for each in others)
+        self.registry.register_workflow(workflow, replace=not taken)
+        return made
 
     def _register(self, definition: ActionDef, name: str) -> ActionDef:
         made = define(definition, f"{self.name}.{name}")
@@ -245,7 +273,7 @@ class FSM(Workflow):
         Raises:
             ConfigurationError: One of them cannot be one.
         """
-        ends = _state_name(source), _state_name(target)
+        ends = state_name(source), state_name(target)
         name: str | None = None
         if isinstance(condition, str):
             name = condition
@@ -349,7 +377,7 @@ class FSM(Workflow):
             ]
             self._graph = Graph(
                 self.name,
-                [_node(name, each.action) for name, each in self._states.items()],
+                [each.node(name) for name, each in self._states.items()],
                 config=self.config,
                 tags=self.tags,
                 machine=Machine(
@@ -467,7 +495,7 @@ class FSM(Workflow):
     def _check_data(self, data: Mapping[str, Any], known: Iterable[str]) -> None:
         initial = self.compile().machine
         assert initial is not None
-        action = self._states[initial.initial].action
+        action = self._states[initial.initial].action(self.registry)
         names = [each.name for each in action.params]
         for name in data:
             if name not in names and not action.takes_any_input:
@@ -591,31 +619,7 @@ _RUN_OPTIONS = frozenset(
 )
 
 
-def _state_name(given: Any) -> str:
-    if isinstance(given, StateFunction):
-        return given.name
-    if not isinstance(given, str) or not given:
-        raise ConfigurationError(f"a state is named by a text or its function, not {shown(given)}")
-    return given
-
-
 def _is_async(hook: Any) -> bool:
     return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(
         getattr(hook, "__call__", None)  # noqa: B004 - of an object that is called
-    )
-
-
-def _node(name: str, action: ActionDef) -> Node:
-    retry = action.retry
-    return Node(
-        name,
-        action.name,
-        timeout=action.timeout,
-        try_count=action.try_count,
-        on_failure=action.on_failure,
-        failure=action.failure_name,
-        fallback=action.fallback_name,
-        retry=retry if retry is not None and retry.is_data else None,
-        effects=action.effects,
-        description=action.description,
     )

@@ -20,6 +20,9 @@ __all__ = ["DEFAULT_MAX_CYCLES", "FSMReturn", "Machine", "Next", "Transition"]
 #: Cycles of a run where nothing else is said.
 DEFAULT_MAX_CYCLES = 1000
 
+#: Reports of nested runs that a run keeps; each is some kilobytes.
+_MOST_RUNS = 100
+
 #: More calls than any run makes, and than the keys of invocations have room for.
 _MOST_CYCLES = 10**15
 
@@ -114,6 +117,22 @@ class Machine:
     max_cycles: int = attrs.field(default=DEFAULT_MAX_CYCLES, converter=_limit)
     history_limit: int | None = attrs.field(default=None, converter=_history)
     hook: str | None = attrs.field(default=None, converter=_hook)
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """The names of the actions that it calls beside its states: its conditions, its hook."""
+        names = (*(each.condition for each in self.transitions), self.hook)
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    @property
+    def kept_runs(self) -> int:
+        """How many runs nested in its states, the newest, a report has: 100, or `history_limit`.
+
+        At least the newest one. A database keeps all: they are the runs whose ``parent`` is the
+        machine's.
+        """
+        limit = _MOST_RUNS if self.history_limit is None else self.history_limit
+        return max(1, min(limit, _MOST_RUNS))
 
     def leaving(self, state: str) -> tuple[Transition, ...]:
         """Return the transitions of one state, in the order in which they were declared."""

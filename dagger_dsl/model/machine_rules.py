@@ -90,10 +90,10 @@ def _state(node: Node, find: Any) -> Iterator[Problem]:
     ):
         if is_set:
             yield Problem(f"{what} does not fit a state of a machine; remove it", place, "machine")
-    if find is None or node.subgraph is not None:
+    if find is None:
         return
     for name, what in (
-        (node.action, ""),
+        (node.action if node.subgraph is None else None, ""),
         (node.failure, "failure: "),
         (node.fallback, "fallback: "),
     ):

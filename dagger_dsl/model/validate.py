@@ -241,9 +241,7 @@ class _Analysis:
     def problems(self) -> Iterator[Problem]:
         """Return everything that was found."""
         if self.graph.machine is not None:
-            from dagger_dsl.model.machine_rules import machine_problems
-
-            return machine_problems(self.graph, self.lookup if self.registry is not None else None)
+            return self.of_machine()
         ordered = self.nodes_in_order()
         if not ordered:
             self.cycles()
@@ -253,6 +251,17 @@ class _Analysis:
         self.graph_inputs()
         self.found.sort(key=lambda each: each[0])
         return (problem for _, problem in self.found)
+
+    def of_machine(self) -> Iterator[Problem]:
+        """Return what is wrong with a state machine, and with the workflows that are states."""
+        from dagger_dsl.model.machine_rules import machine_problems
+
+        known = self.registry is not None
+        yield from machine_problems(self.graph, self.lookup if known else None)
+        for position, node in enumerate(self.nodes if known else ()):
+            if node.subgraph is not None:
+                self.workflow(position, node.subgraph)
+        yield from (problem for _, problem in self.found)
 
     def report(self, position: int, message: str, code: str, severity: str = "error") -> None:
         place = Place(node=self.nodes[position].id) if position < len(self.nodes) else Place()

@@ -2,7 +2,8 @@
 
 A node may name a workflow as its body (`Node.subgraph`). To whoever builds, checks and schedules
 the graph around it, the workflow is an action like any other: it has parameters (the inputs of its
-graph), annotations, a result. What it does when it is called is the engine's business.
+graph; of a state machine what its initial state takes), annotations, a result. What it does when it
+is called is the engine's business.
 """
 
 from __future__ import annotations
@@ -54,12 +55,20 @@ class WorkflowDef(ActionDef):
         graph: What it compiled to.
         nested: The workflows in it, by name, None for those that are not known.
         depth: Levels of workflows in it, itself included.
+        first: What the initial state of a state machine calls; None for other graphs, and where
+            that is not known.
     """
 
     workflow: Any
     graph: Graph = attrs.field(repr=False)
     nested: Mapping[str, WorkflowDef | None] = attrs.field(factory=dict, repr=False)
     depth: int = 1
+    first: ActionDef | None = attrs.field(default=None, repr=False)
+
+    @property
+    def is_machine(self) -> bool:
+        """Whether it is a state machine."""
+        return self.graph.machine is not None
 
     def code_version(self) -> str:
         """Return the version of what it does: a hash of its graph and of its actions' code."""
@@ -102,7 +111,7 @@ class KeptWorkflow:
         """
         graph = self.workflow.compile()
         known = self._definition
-        if known is not None and known.graph is graph and not known.nested:
+        if known is not None and known.graph is graph and not known.nested and not known.is_machine:
             return known
         with _walked(self.workflow):
             if known is None or known.graph is not graph or _is_outdated(known):
@@ -111,8 +120,10 @@ class KeptWorkflow:
 
 
 def _is_outdated(definition: WorkflowDef) -> bool:
-    """Return whether a workflow in a workflow has changed."""
+    """Return whether what a definition was made of has changed: the workflows in it, say."""
     registry = definition.workflow.registry
+    if definition.first is not _first(definition.graph, registry):
+        return True
     return any(registry.get_workflow(name) is not each for name, each in definition.nested.items())
 
 
@@ -130,13 +141,15 @@ def _define(workflow: Nestable, graph: Graph) -> WorkflowDef:
     # Bound methods of one workflow are equal, which tells the DSL that they are one action.
     original = getattr(workflow, "_call_plainly", _uncalled)
     is_async = any(action.is_async for _, action in _parts(graph, registry))
+    first = _first(graph, registry)
     return WorkflowDef(
         name=workflow.name,
         fn=_awaited(workflow) if is_async else original,
         original=original,
         is_async=is_async,
-        params=tuple(_params(graph, hints)),
+        params=tuple(_params(graph, hints, first)),
         style="workflow",
+        takes_any_input=first is not None and first.takes_any_input,
         version=graph.version,
         description=graph.description,
         hints=hints,
@@ -144,7 +157,14 @@ def _define(workflow: Nestable, graph: Graph) -> WorkflowDef:
         graph=graph,
         nested=nested,
         depth=depth,
+        first=first,
     )
+
+
+def _first(graph: Graph, registry: Any) -> ActionDef | None:
+    """Return what the initial state of a state machine calls; None for other graphs."""
+    node = None if graph.machine is None else graph.nodes.get(graph.machine.initial)
+    return None if node is None else body_of(node, registry)
 
 
 def _uncalled(**_inputs: Any) -> Any:
@@ -169,6 +189,8 @@ def _parts(graph: Graph, registry: Any) -> Iterator[tuple[str, ActionDef]]:
         for stand_in in (node.failure, node.fallback):
             if stand_in is not None:
                 seen[stand_in, False] = None
+    if graph.machine is not None:
+        seen |= dict.fromkeys((name, False) for name in graph.machine.actions)
     for name, nested in seen:
         action = registry.get_workflow(name) if nested else registry.get(name)
         if action is None:
@@ -197,7 +219,7 @@ def find_workflow(registry: Any, name: str) -> WorkflowDef | None:
 # --- parameters -----------------------------------------------------------------------------------
 
 
-def _params(graph: Graph, hints: Hints) -> Iterator[Param]:
+def _params(graph: Graph, hints: Hints, first: ActionDef | None) -> Iterator[Param]:
     for name in input_names(graph):
         declared = graph.inputs.get(name)
         default = MISSING if declared is None or declared.default is None else declared.default
@@ -210,6 +232,24 @@ def _params(graph: Graph, hints: Hints) -> Iterator[Param]:
             keyword_only=False,
             hints=hints,
         )
+    for param in _own_params(graph, first):
+        yield Param(
+            param.name,
+            required=param.required,
+            default=param.default,
+            keyword_only=param.keyword_only,
+            hints=hints,
+        )
+
+
+def _own_params(graph: Graph, first: ActionDef | None) -> Iterator[Param]:
+    """Yield the parameters of an initial state that a run fills by their own names."""
+    if first is None or graph.machine is None:
+        return
+    given = {each.name for each in graph.nodes[graph.machine.initial].inputs}
+    for param in first.params:
+        if param.name not in given and param.name not in input_names(graph):
+            yield param
 
 
 def input_names(graph: Graph) -> list[str]:
@@ -258,10 +298,14 @@ class _GraphHints(Hints):
                 wanted = Any if action is None else action.hints().get(parameter, Any)
                 levels = (node.map_depth or 1) if node.map_over == parameter else 0
                 found[name] = collected_type(wanted, levels, False)
+        for param in _own_params(graph, _first(graph, registry)):
+            found[param.name] = param.annotation
         return found
 
     def _returns(self) -> Any:
         graph = self._graph
+        if graph.machine is not None:
+            return Any  # it may end in any state
         sinks = graph.sinks()
         if len(sinks) != 1:
             return dict[str, Any]

@@ -93,7 +93,14 @@ def _machine(
     assert machine is not None
     yield "stateDiagram-v2"
     for node_id, name in names.items():
-        yield f'    state "{_label(node_id, states, counts)}" as {name}'
+        state = f'    state "{_label(node_id, states, counts)}" as {name}'
+        body = graph.nodes[node_id].subgraph
+        if body is None:
+            yield state
+        else:  # a box around what it runs
+            yield f"{state} {{"
+            yield f'        state "{escape(body)}" as {name}_run'
+            yield "    }"
     if machine.initial in names:
         yield f"    [*] --> {names[machine.initial]}"
     for edge in graph.edges:
@@ -113,7 +120,12 @@ def _flow(
 ) -> Iterator[str]:
     yield "flowchart TD"
     for node_id, name in names.items():
-        yield f'    {name}["{_label(node_id, states, counts)}"]'
+        label = f'"{_label(node_id, states, counts)}"'
+        yield (
+            f"    {name}[{label}]"
+            if graph.nodes[node_id].subgraph is None
+            else (f"    {name}[[{label}]]")
+        )
     for edge in graph.edges:
         if edge.source in names:
             arrow = "-->" if edge.when is None else f'-->|"{escape(edge.when)}"|'

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dagger_dsl.engine.report import NodeReport
 from dagger_dsl.errors import DaggerError
-from dagger_dsl.model.states import NodeState
+from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import to_shown
 from dagger_dsl.views.clean import first_line, printable
 
@@ -71,12 +71,40 @@ def _rows(
         if isinstance(inside, Mapping):
             calls = report.invocations(node_id)
             for key, child in inside.items():
-                # A call that has not ended has no record of its own.
-                call = calls.get(key) or NodeReport(node_id, NodeState.PENDING, key=key)
+                call = calls.get(key) or _call_of(report, node_id, key, child)
                 yield level + 1, f"[{key}]", call
                 yield from _rows(child, child.graph.nodes, level + 2)
         elif inside is not None:
             yield from _rows(inside, inside.graph.nodes, level + 1)
+
+
+def _call_of(report: RunReport, node_id: str, key: str, child: RunReport) -> NodeReport:
+    """Return how a call stands that has no record of its own: one that has not ended.
+
+    A machine that runs keeps none of earlier cycles, so that its nested run says how one ended.
+    """
+    if report.graph.machine is None:
+        return NodeReport(node_id, NodeState.PENDING, key=key)
+    return NodeReport(
+        node_id,
+        _ENDS.get(child.status, NodeState.RUNNING),
+        key=key,
+        started_at=child.started_at,
+        finished_at=child.finished_at,
+        duration=child.duration,
+        error=child.error,
+        reason=child.reason,
+    )
+
+
+#: States of calls whose nested run ended so.
+_ENDS = {
+    RunStatus.COMPLETED: NodeState.COMPLETED,
+    RunStatus.FAILED: NodeState.FAILED,
+    RunStatus.TIMED_OUT: NodeState.FAILED,
+    RunStatus.CANCELLED: NodeState.CANCELLED,
+    RunStatus.PAUSED: NodeState.WAITING,
+}
 
 
 def note_of(report: NodeReport) -> str:

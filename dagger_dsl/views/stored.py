@@ -95,30 +95,38 @@ def stored_report(
         value=value,
         nested=None
         if store is None or all(each.subgraph is None for each in graph.nodes.values())
-        else lambda: nested_reports(store, stored.run_id, database_url),
+        else lambda: nested_reports(
+            store,
+            stored.run_id,
+            database_url,
+            None if graph.machine is None else graph.machine.kept_runs,
+        ),
         sinks=sinks,
         history=history,
     )
 
 
 def nested_reports(
-    store: Store, run_id: str, database_url: str | None = None
+    store: Store, run_id: str, database_url: str | None = None, most: int | None = None
 ) -> dict[str, RunReport | dict[str, RunReport]]:
     """Return what is recorded of the runs in a run, by node id; of a mapped node, by key.
+
+    Of a state machine it is by state, and then by the number of the cycle.
 
     Args:
         store: Where they are recorded. One that is closed is opened again by *database_url*.
         run_id: The run around them.
         database_url: Where that is, for the reports.
+        most: Only so many, the newest; None for all.
     """
     if store.database.is_closed and database_url is not None:
         from dagger_dsl.store.storage import Store
 
         with Store(database_url) as again:
-            return nested_reports(again, run_id, database_url)
+            return nested_reports(again, run_id, database_url, most)
     found: dict[str, RunReport | dict[str, RunReport]] = {}
     # The oldest first: where a node has several, the newest one counts.
-    for each in reversed(store.list_runs(limit=None, parent=run_id)):
+    for each in reversed(store.list_runs(limit=most, parent=run_id)):
         node_id, _, key = each.run_id.removeprefix(f"{run_id}/").partition("/")
         report = stored_report(store.load_run(each.run_id), database_url, store)
         node_id, key = _unquoted(node_id), _unquoted(key)

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from dagger_dsl import DAG, AddNode, CancelToken, NodeCtx, NodeSpec, action, engine
+from dagger_dsl.cli import main
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.errors import (
     ConfigurationError,
     ExecutionTimeout,
+    MaxCyclesExceeded,
     NodeExecutionError,
     NodeNotFound,
     NodeTimeout,
@@ -28,14 +30,18 @@ from dagger_dsl.errors import (
     RunPaused,
     StoreFull,
     TokenBudgetExceeded,
+    ValidationError,
 )
 from dagger_dsl.executor import DagExecutor
+from dagger_dsl.fsm import FSM, FSMReturn, Next
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.events import NodeCompleted
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.registry import Registry
 from dagger_dsl.store.storage import Store
 from dagger_dsl.testing import FakeClock, play
+from dagger_dsl.views.plain import rows_of
+from dagger_dsl.views.stored import stored_report
 from tests.engine.helpers import IMMEDIATE
 from tests.runners.helpers import RUNNERS, eventually, our_threads
 
@@ -859,6 +865,211 @@ def test_retention_takes_nested_runs_with_the_run_around_them(calls: Calls, url:
         with store.reading() as connection:
             found = connection.exec_driver_sql("SELECT run_id FROM flow_runs").scalars()
             assert set(found) == {"own", "r2", "r2/middle", "r2/middle/leaf"}
+
+
+# --- machines as nodes ----------------------------------------------------------------------------
+
+
+def machine_to(most: int = 3, name: str = "machine", **options: Any) -> FSM:
+    """Return a machine that counts up to *most*, and ends with a hundred times that."""
+    fsm = FSM(name, **options)
+
+    @fsm.state(initial=True)
+    def start(order_id: int, step: int = 1) -> FSMReturn:
+        return Next("start" if order_id < most else "end", order_id + step)
+
+    @fsm.state(terminal=True)
+    def end(order_id: int) -> int:
+        return 100 * order_id
+
+    return fsm
+
+
+def test_a_machine_is_a_node_of_whatever_form() -> None:
+    machine = machine_to()
+    before = action(lambda x: x, name="before")
+    after = action(lambda found: found + 1, name="after")
+    with DAG("outer") as outer:
+        after(machine(order_id=before(x=outer.input("x", int))))
+    for run in everywhere(outer, inputs={"x": 1}):
+        assert run() == 401
+        child = outer.report.nested["machine"]
+        assert child.state_history == ["start", "start", "start", "end"]
+        assert child.run_id == f"{outer.report.run_id}/machine"
+    with DAG("arrows") as arrows:
+        before(x=1) >> machine >> after
+    assert arrows.run() == 401
+    with DAG("added") as added:
+        added.add(machine, id="mine", order_id=2, step=2)
+    assert added.run() == 600
+    assert added.report.nested["mine"].state_history == ["start", "start", "end"]
+    assert machine(order_id=3) == 400  # outside of every block it runs
+
+
+def test_a_machine_is_mapped_over_items(url: str) -> None:
+    machine = machine_to()
+    with DAG("outer") as outer:
+        machine.map(outer.input("xs", list[int]))
+    for run in everywhere(outer, inputs={"xs": [0, 1, 2, 3]}):
+        assert run() == [400] * 4
+    children = outer.report.nested["machine"]
+    lengths = {key: len(each.state_history) for key, each in children.items()}
+    assert lengths == {"0": 5, "1": 4, "2": 3, "3": 2}
+    assert outer.run({"xs": [3, 0]}, database_url=url, runner="threads") == [400, 400]
+
+
+def test_a_machines_node_takes_what_its_initial_state_takes() -> None:
+    machine = machine_to()
+    definition = machine._as_action().definition
+    assert {each.name: each.required for each in definition.params} == {
+        "order_id": True,
+        "step": False,
+    }
+    assert definition.hints()["order_id"] is int
+    assert machine._as_action() is machine._as_action()
+    with DAG("outer"), pytest.raises(ValidationError, match="no parameter 'order'"):
+        machine(order=1)
+    with DAG("typed") as typed:
+        machine(order_id=action(_text)())
+    with pytest.raises(ValidationError, match="str"):
+        typed.run()
+
+
+def test_a_machines_node_follows_its_initial_state_when_that_changes(calls: Calls) -> None:
+    work = chain("work", noting(calls, "a"))
+    machine = FSM("machine")
+    machine.state(work, initial=True, terminal=True)
+    with DAG("outer") as outer:
+        machine()
+    assert outer.run() == 1
+    with work:
+        noting(calls, "b").with_options(id="b")(x=work.input("more", int))
+    assert [each.name for each in machine._as_action().definition.params] == ["x", "more"]
+    with pytest.raises(ValidationError, match="'more'"):
+        outer.run()
+
+
+def _text() -> str:
+    return "text"
+
+
+def test_a_machine_that_does_not_end_fails_its_node(calls: Calls, url: str) -> None:
+    machine = machine_to(50, max_cycles=10)
+    plan_b = action(lambda order_id: -order_id, name="plan_b")
+    with DAG("outer") as outer:
+        machine(order_id=0)
+    for run in everywhere(outer):
+        with pytest.raises(NodeExecutionError, match=r"'machine' failed.*max_cycles=10") as told:
+            run()
+        assert isinstance(told.value.__cause__, MaxCyclesExceeded)
+    with DAG("other") as other:
+        machine.with_options(fallback=plan_b, attempts=2, retry=IMMEDIATE)(order_id=3)
+    assert other.run() == -3
+    assert other.report.node_reports["machine"].attempts == 2
+    with DagExecutor(database_url=url) as executor:
+        executor.load(outer)
+        executor.load(machine)
+        assert executor.run("outer", run_id="r").status == "failed"
+        assert executor.resume("r/machine", max_cycles=100).success
+        assert executor.resume("r").outputs == {"machine": 5100}
+
+
+def test_another_attempt_of_a_machine_goes_on_in_its_state(calls: Calls, url: str) -> None:
+    trouble = [2]
+    fsm = FSM("machine")
+
+    @fsm.state(initial=True)
+    def start(n: int) -> FSMReturn:
+        calls.append(f"start{n}")
+        if n in trouble:
+            trouble.remove(n)
+            raise ZeroDivisionError
+        return FSMReturn(next_state="start", value=n + 1, stop=n == 3)
+
+    with DAG("outer") as outer:
+        fsm.with_options(retry=IMMEDIATE, attempts=2)(n=outer.input("n", int))
+    assert outer.run({"n": 1}, database_url=url) == 4
+    assert calls == ["start1", "start2", "start2", "start3"]
+    calls.clear()
+    trouble.append(2)
+    assert outer.run({"n": 1}) == 4
+    assert calls == ["start1", "start2", "start1", "start2", "start3"]
+
+
+def test_tables_and_explanations_show_a_machine(url: str) -> None:
+    machine = machine_to()
+
+    @machine.add_state_hook
+    def fail(_fsm: FSM, _left: str, entered: str, _result: Any) -> None:
+        if entered == "end":
+            raise ZeroDivisionError
+
+    with DAG("outer") as outer:
+        machine(order_id=1)
+    with DagExecutor(database_url=url) as executor:
+        report = executor.run(outer, run_id="r")
+    for each in (report, _stored(url, "r")):
+        assert [(level, name) for level, name, _ in rows_of(each, each.graph.nodes)] == [
+            (0, "machine"),
+            (1, "start"),
+            (1, "end"),
+        ]
+        assert "its run r/machine is failed" in each.explain("machine")
+        assert "'start' failed" in each.explain("machine")
+
+
+def _stored(url: str, run_id: str) -> RunReport:
+    with Store(url) as store:
+        report = stored_report(store.load_run(run_id), url, store)
+        assert report.nested
+        return report
+
+
+FLOWS = """
+from dagger_dsl import DAG, action
+from dagger_dsl.fsm import FSM
+from pathlib import Path
+
+@action
+def step(n: int) -> int:
+    if n == 2 and not (Path(__file__).parent / "go").exists():
+        raise ZeroDivisionError
+    return n + 1
+
+with DAG("work") as work:
+    step(work.input("n", int))
+
+machine = FSM("machine")
+state = machine.state(work, name="work", initial=True)
+machine.add_transition(state, state, lambda n: n < 5)
+
+@machine.state(terminal=True)
+def done(n: int) -> int:
+    return 10 * n
+
+state >> done
+
+with DAG("outer") as outer:
+    machine(n=outer.input("n", int))
+"""
+
+
+@pytest.mark.parametrize("name", ["machine", "outer"])
+def test_the_command_line_runs_shows_and_resumes_machines(
+    tmp_path: Path, name: str, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = tmp_path / f"flows_of_{name}.py"
+    module.write_text(FLOWS)
+    more = ["--db", url]
+    ran = ["run", f"{module}:{name}", "-i", "n=0", "--run-id", "r", *more]
+    assert main(ran) != 0
+    assert "node 'step' failed" in "".join(capsys.readouterr())
+    assert main(["show", "r", *more]) == 0
+    assert "[2]" in capsys.readouterr().out
+    (tmp_path / "go").touch()
+    assert main(["resume", "r", "--actions", str(module), *more]) == 0
+    assert "50" in capsys.readouterr().out
+    assert _stored(url, "r").success
 
 
 # --- under a clock of the test's ------------------------------------------------------------------
