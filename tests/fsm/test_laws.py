@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dagger_dsl.engine.machine import END, MachineState, Move
@@ -50,6 +50,10 @@ class Script:
             found.append(target)
         return found
 
+    def stops(self, attempts: int) -> int:
+        """Return how often a run of the machine stops, with so many calls a cycle between two."""
+        return sum(failures // attempts for failures in self.failures)
+
 
 @st.composite
 def scripts(draw: st.DrawFn) -> Script:
@@ -80,6 +84,9 @@ def machine_of(script: Script, calls: list[tuple[str, int, int]], attempts: int)
 
 @settings(max_examples=count(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(script=scripts(), mode=st.sampled_from(MODES), attempts=st.integers(1, 4))
+@example(Script(("d", "d", "c", "b", "a", "a", "c", None), (3,) * 8), "sequential", 1)
+@example(Script((*"bcd" * 4, None), (3,) * 13), "async", 1)
+@example(Script((*"aabb" * 3, None), (3,) * 13), "parallel", 2)
 @pytest.mark.row("L13")
 def test_a_machine_ends_where_the_model_does_however_often_it_is_resumed(
     script: Script, mode: str, attempts: int
@@ -93,18 +100,19 @@ def test_a_machine_ends_where_the_model_does_however_often_it_is_resumed(
         "config": {"retry_strategy": IMMEDIATE},
     }
     path = script.path()
+    stops = script.stops(attempts)
+    value = None
     try:
-        for number in range(20):
+        for number in range(stops + 1):
             try:
-                if number == 0:
-                    value = fsm.run(run_id="r", **options)
-                else:
-                    value = fsm.resume("r", **options)
-            except NodeExecutionError:
+                value = fsm.resume("r", **options) if number else fsm.run(run_id="r", **options)
+            except NodeExecutionError as error:
                 assert fsm.state_history == path[: fsm.context.cycle_count]
                 assert not fsm.is_terminated
-                continue
-            break
+                if number == stops:
+                    pytest.fail(f"it should have stopped {stops} times, and did once more: {error}")
+            else:
+                assert number == stops, f"it ended after {number} of {stops} stops"
         assert value == {"before": len(path) - 1}
         assert fsm.state_history == path
         assert fsm.is_terminated
