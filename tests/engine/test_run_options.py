@@ -42,8 +42,8 @@ class Seen:
         self.kind = kind
         self.stored: dict[str, Any] = {} if url is None else {"database_url": url}
         self.calls: list[str] = []
-        self.ctx: NodeCtx | None = None
-        self.context: Context | None = None
+        self.ctx: Any = None
+        self.context: Any = None
         self.threads: set[int] = set()
         self.told: list[Any] = []
         self.fails = self.waits = False
@@ -168,6 +168,14 @@ def _context(seen: Seen) -> dict[str, Any]:
     return {"context": kind(metadata={"mark": 7})}
 
 
+def _handled(seen: Seen) -> dict[str, Any]:
+    def handler(*given: Any) -> str:
+        seen.told.append(given)
+        return "continue"
+
+    return {"error_handler": handler}
+
+
 def _ran_before(seen: Seen) -> None:
     if seen.kind == "dag":
         seen.flow.run()
@@ -237,7 +245,7 @@ CASES: dict[str, Case] = {
         _fails,
     ),
     "error_handler": Case(
-        lambda seen: {"error_handler": lambda *given: seen.told.append(given) or "continue"},
+        _handled,
         lambda report, seen: len(seen.told) == 1 and seen.told[0][0] == "a",
         _fails,
     ),
