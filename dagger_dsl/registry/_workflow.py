@@ -135,7 +135,7 @@ def _define(workflow: Nestable, graph: Graph) -> WorkflowDef:
         fn=_awaited(workflow) if is_async else original,
         original=original,
         is_async=is_async,
-        params=tuple(_params(graph, hints)),
+        params=(*_params(graph, hints), *_first_params(graph, hints, registry)),
         style="workflow",
         version=graph.version,
         description=graph.description,
@@ -210,6 +210,22 @@ def _params(graph: Graph, hints: Hints) -> Iterator[Param]:
             keyword_only=False,
             hints=hints,
         )
+
+
+def _first_params(graph: Graph, hints: Hints, registry: Any) -> Iterator[Param]:
+    """Yield what a machine begins with: its first state takes inputs by its parameters."""
+    if graph.machine is None:
+        return
+    action = registry.get(graph.nodes[graph.machine.initial].action)
+    for param in () if action is None else action.params:
+        if param.name not in graph.inputs:
+            yield Param(
+                param.name,
+                required=param.required,
+                default=param.default,
+                keyword_only=False,
+                hints=hints,
+            )
 
 
 def input_names(graph: Graph) -> list[str]:

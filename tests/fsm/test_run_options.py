@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dagger_dsl import DagExecutor
+from dagger_dsl import DAG, DagExecutor, action
 from dagger_dsl.engine.hooks import EventHook
 from dagger_dsl.errors import (
     ConfigurationError,
@@ -18,6 +18,7 @@ from dagger_dsl.errors import (
     NodeTimeout,
     OutputError,
     UnknownInputError,
+    ValidationError,
 )
 from dagger_dsl.fsm import FSM, FSMContext, FSMReturn, Next
 from dagger_dsl.model.events import NodePhase
@@ -256,3 +257,26 @@ def test_a_state_that_overruns_its_limit_is_killed() -> None:
 def test_a_misspelt_option_is_no_data() -> None:
     with pytest.raises(UnknownInputError, match="did you mean 'error_handler'"):
         rounds().run(error_handlr=None)
+
+
+@every_mode
+def test_a_nested_machine_is_given_what_its_first_state_takes(mode: str) -> None:
+    with Registry():
+        begin, end = action(lambda: 4, name="begin"), action(lambda x: 10 * x, name="end")
+        fsm = FSM("inside")
+
+        @fsm.state(initial=True)
+        def first(n: int, more: int = 1) -> FSMReturn:
+            return Next("last", {"n": n + more})
+
+        @fsm.state(terminal=True)
+        def last(n: int) -> int:
+            return n
+
+        with DAG("outer") as dag:
+            end(fsm(n=begin()))
+        assert dag.run(mode=mode) == 50
+        assert dag.run_from("inside", mode=mode) == 50
+        assert dag.run_until("inside", mode=mode) == 5
+        with pytest.raises(ValidationError, match="'inside' has no parameter 'm'"), DAG("wrong"):
+            fsm(m=1)
