@@ -415,7 +415,9 @@ class DAG(PartialRuns):
 
         Each may be async, and is called with the `Node` first and the run's `Context` last. What
         one raises fails the attempt like an error of the body, and is retried like one, but for
-        *cleanup*. Of a mapped node they surround each invocation. A node that takes a result of
+        *cleanup*. Of a mapped node they surround each invocation; of a batch *pre_execute* and
+        *post_execute* surround each item, and *cleanup* follows the batch. A node whose items go to
+        another one has its iterator for a result. A node that takes a result of
         another run is not called, and neither are they; results that they have changed are not
         shared. Fallbacks and failure handlers are called without them.
 

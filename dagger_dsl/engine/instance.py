@@ -171,6 +171,8 @@ class Run:
         rereads: By slot, how to read a value again that will be freed.
         doomed: Slots whose value is to be freed, each with the reason; an empty one is the plan's.
         newcomers: Slots of nodes that were added or changed since freeing last looked.
+        attempts_before: By slot, how often a state was called in the cycle before its last one;
+            once, where it is not there.
         stir: Tells the coordinator that something is doomed.
         watch_progress: Takes how far a node has come: ``(node_id, key, fraction, status)``.
     """
@@ -266,6 +268,7 @@ class Run:
         self.rereads: dict[int, Callable[[], Any]] = {}
         self.doomed: deque[tuple[int, str]] = deque()
         self.newcomers: list[int] = []
+        self.attempts_before: dict[int, int] = {}
         self.stir: Callable[[], None] | None = None
         self.watch_progress: Callable[[str, str, float, str], None] | None = None
         self.registry: Any = lookup_in if lookup_in is not None else _Found(lookup)
@@ -320,6 +323,7 @@ class Run:
         board.started[slot] = board.ended[slot] = 0.0
         if (
             self.attempts
+            or self.attempts_before
             or self.errors
             or self.meta
             or self.before
@@ -327,6 +331,7 @@ class Run:
             or self.stored_errors
             or self.unshared
         ):
+            self.attempts_before[slot] = self.attempts.get(slot, 1)
             for table in (
                 self.attempts,
                 self.earlier,

@@ -499,7 +499,7 @@ def _prepare(
     values = {} if options.partial else bind_inputs(plan, inputs, config.on_missing)
     if run_id is None:
         run_id = options.run_id or new_run_id()
-    apart = _apart(plan, options)  # refused here, before anything is recorded
+    apart = _apart(plan, options, outer)  # refused here, before anything is recorded
     _warn_of_ignored(config, graph.name)
     around = _lifecycle(registry, graph.name, hooks)
     if options.database_url is None and store is None:
@@ -571,7 +571,7 @@ def _prepare_resume(
         needed = None if part is None else part.inputs
         values = given if ended else bind_inputs(plan, given, config.on_missing, needed)
         around = _lifecycle(registry, graph.name, hooks)
-        apart = {} if ended else _apart(plan, options)
+        apart = {} if ended else _apart(plan, options, outer)
         more = (recorder, clock, outer, around)
         run = _run(plan, run_id, registry, values, options, config, *more, **apart)
         if ended:
@@ -692,7 +692,7 @@ def _limited(graph: Graph, options: RunOptions) -> Graph:
     return graph.replace(machine=attrs.evolve(machine, max_cycles=most))
 
 
-def _apart(plan: Plan, options: RunOptions) -> dict[str, Any]:
+def _apart(plan: Plan, options: RunOptions, outer: Run | None) -> dict[str, Any]:
     """Return what has a run's calls made in another way than the plan has them; most often nothing.
 
     Raises:
@@ -715,7 +715,7 @@ def _apart(plan: Plan, options: RunOptions) -> dict[str, Any]:
             )
         from dagger_dsl.engine.outside import Outside
 
-        apart["outside"] = Outside(plan, options.app_data)
+        apart["outside"] = Outside(plan, options.app_data, None if outer is None else outer.outside)
     return apart
 
 

@@ -30,12 +30,13 @@ class Outside:
     Args:
         plan: The run's; every function of it is looked at.
         app_data: What the run was given.
+        outer: The same of the run that this one is nested in; its worker processes serve both.
 
     Raises:
         ConfigurationError: A function cannot be sent, or an optional package is needed for it.
     """
 
-    def __init__(self, plan: Plan, app_data: Any) -> None:
+    def __init__(self, plan: Plan, app_data: Any, outer: Outside | None = None) -> None:
         answers: dict[str, Callable[..., Any]] = {
             "cache": self._cached,
             "values": lambda: self._run.cache.to_dict(),
@@ -43,7 +44,8 @@ class Outside:
             "result": self._result,
             "result_names": lambda: list(self._run.context.results),
         }
-        self._processes = Processes(answers, app_data)
+        around: Processes | None = None if outer is None else outer._processes
+        self._processes: Processes = Processes(answers, app_data, around)
         self._run: Run
         self._numbers: dict[int, int] = {}
         self._kept: list[Any] = []  # functions whose identity is a key

@@ -9,6 +9,7 @@ The rules:
   same action as before.
 * What was skipped before counts as skipped again. What failed or was cancelled counts as that for
   `failed`, `done`, `any` and `none_failed` nodes, and is missing for all others.
+* A node whose items went to its consumer one by one is called again with it: the two are one unit.
 * Where a graph or its inputs have changed above the part, the part runs on what there was, with a
   warning; ``on_change="fail"`` refuses.
 """
@@ -16,7 +17,7 @@ The rules:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ import attrs
 
 from dagger_dsl.engine.inputs import bind_inputs
 from dagger_dsl.engine.notes import of_json, to_json
+from dagger_dsl.engine.plan import UNSET
+from dagger_dsl.engine.records import is_code
 from dagger_dsl.engine.state import COMPLETED, NAMES, SKIPPED, LeftOut
 from dagger_dsl.errors import (
     ConfigurationError,
@@ -35,6 +38,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.context import DEFAULT_KEY, labels_of
 from dagger_dsl.model.policies import Trigger
+from dagger_dsl.model.streaming import Stream, takers_of
 from dagger_dsl.model.values import to_plain
 
 if TYPE_CHECKING:
@@ -72,6 +76,8 @@ class PastNode:
         meta: What was recorded beside the value.
         started: When its last attempt began, in seconds since 1970.
         duration: Seconds of that.
+        freed: Why its value is there no more, for people.
+        streamed: It gave its items to its consumer one by one, and has no value of its own.
     """
 
     state: str
@@ -80,6 +86,8 @@ class PastNode:
     meta: Mapping[str, Any] = attrs.field(factory=dict)
     started: float = 0.0
     duration: float = 0.0
+    freed: str = ""
+    streamed: bool = False
 
 
 @attrs.frozen
@@ -113,13 +121,25 @@ class Past:
             start, end = run.before.get(slot, (0.0, 0.0))
             if board.started[slot]:
                 start, end = run.wall + board.started[slot], run.wall + board.ended[slot]
-            lost = slot in run.loaders and meta.get("stored") is False
+            unstored = meta.get("stored") is False
+            held = board.values[slot]
+            streamed = held.__class__ is Stream or bool(meta.get("streamed"))
             value = None
-            if code == COMPLETED and not lost:
+            if code == COMPLETED and not streamed and not (slot in run.loaders and unstored):
                 # Not the run's own way to it: a chain of partial runs would keep all of them.
-                value = run.loaders.get(slot) or partial(_itself, board.values[slot])
-            reason = run.state.reasons.get(slot, "")
-            nodes[node_id] = PastNode(NAMES[code], reason, value, meta, start, end - start)
+                value = run.loaders.get(slot)
+                if value is None and held is not UNSET:
+                    value = partial(_itself, held)
+            nodes[node_id] = PastNode(
+                NAMES[code],
+                run.state.reasons.get(slot, ""),
+                value,
+                meta,
+                start,
+                end - start,
+                run.freed.get(slot, ""),
+                streamed,
+            )
             join = plan.joins.get(slot)
             if join is not None and join.rule is Trigger.ANY:
                 for source in run.bound.get(slot, ()):
@@ -141,7 +161,8 @@ class Past:
             value = node.value if node.state == "completed" and node.has_value else None
             reason = str(meta.get("reason", ""))
             times = node.started_at or 0.0, node.duration or 0.0
-            nodes[node_id] = PastNode(node.state, reason, value, meta, *times)
+            streamed = bool(meta.get("streamed"))
+            nodes[node_id] = PastNode(node.state, reason, value, meta, *times, streamed=streamed)
         winners = {
             each.key.removeprefix("any:"): str(of_json(each.body))
             for each in stored.commands
@@ -185,6 +206,7 @@ class Part:
             raise ConfigurationError(
                 f"graph {plan.graph.name!r} has no path from {start_at!r} to {stop_at!r}{turn}"
             )
+        self._refuse_half_streams()
         self.past: Past | None = None
         self._where = "it has not been run"
         self._kept: list[int] = []
@@ -204,6 +226,12 @@ class Part:
         """
         if not options.partial:
             return None
+        if plan.machine is not None:
+            raise ConfigurationError(
+                f"{plan.graph.name!r} is a state machine, which has no parts that could run alone: "
+                "it goes from state to state. Leave out start_at= and stop_at=; resume() goes on "
+                "in the state in which a recorded run stands"
+            )
         part = cls(plan, options.start_at, options.stop_at)
         if options.start_at is not None:
             part._find_past(options.reuse, store)
@@ -246,6 +274,22 @@ class Part:
         for slot in self.chosen:
             found.update(_inputs_of(self._plan.node(slot)))
         return found
+
+    def _refuse_half_streams(self) -> None:
+        """Refuse a part that has a node whose items only a node outside of it takes.
+
+        Raises:
+            ConfigurationError: It has one.
+        """
+        for slot in self.chosen:
+            consumer = _consumer(self._plan, slot)
+            if consumer is not None and consumer not in self.chosen:
+                name, taker = self._plan.ids[slot], self._plan.ids[consumer]
+                raise ConfigurationError(
+                    f"graph {self._plan.graph.name!r} cannot run until {self._stop!r}: {name!r} "
+                    f"yields its items to {taker!r} one by one and comes to nothing without it. "
+                    f"Run until {taker!r}, or return list(...)"
+                )
 
     def _find_past(self, reuse: RunReport | str | None, store: Store | None) -> None:
         run = getattr(reuse, "_run", None)
@@ -297,13 +341,14 @@ class Part:
             MissingInputError: The part needs something that is not there.
         """
         plan, past = self._plan, self.past
+        stale = _walk(self.chosen, partial(_targets, plan))
+        self.chosen |= self._whole_streams()
         needed: dict[int, list[int]] = {}  # who needs what is outside
         for slot in sorted(self.chosen):
             for source in plan.sources(slot):
                 if source not in self.chosen:
                     needed.setdefault(source, []).append(slot)
         broken = set() if past is None else _broken(plan, past.nodes)
-        stale = _walk(self.chosen, partial(_targets, plan))
         kept: list[tuple[float, int]] = []
         for node_id, slot in plan.index.items():
             if slot in self.chosen:
@@ -327,6 +372,21 @@ class Part:
                 self._left[slot] = LeftOut(LEFT_OUT)
         self._kept = [slot for _, slot in sorted(kept)]
         self._refuse_missing(needed, broken)
+
+    def _whole_streams(self) -> set[int]:
+        """Return what else is called: nodes whose items go to nodes of the part."""
+        plan, nodes = self._plan, {} if self.past is None else self.past.nodes
+
+        def streams(slot: int) -> Iterator[int]:
+            for source in plan.sources(slot):
+                before = nodes.get(str(plan.ids[source]))
+                if before is not None and before.value is not None:
+                    continue
+                streamed = before is not None and before.streamed
+                if streamed or _consumer(plan, source) == slot:
+                    yield source
+
+        return _walk(self.chosen, streams)
 
     def _refuse_missing(self, needed: Mapping[int, list[int]], broken: Collection[int]) -> None:
         """Refuse a part that needs something that is not there.
@@ -374,6 +434,8 @@ class Part:
             return f"in {run} it was a node of another action, {node.action!r}"
         if before is None:
             return f"{run} has no result of it"
+        if before.freed:
+            return f"in {run} {before.freed}"
         if before.state == "completed":
             return f"{run} did not store its result (store=False)"
         if before.reason:
@@ -488,8 +550,14 @@ class Part:
         inline = artifact = None
         try:
             if stored:
-                inline, artifact = run.journal.encode(before.value())
-            else:
+                value = before.value()
+                try:
+                    inline, artifact = run.journal.encode(value)
+                except EncodingError:
+                    if not is_code(value, slot in plan.mapped):
+                        raise
+                    stored = False
+            if not stored:
                 beside["stored"] = False
             if "metadata" in beside:
                 beside["metadata"] = to_plain(beside["metadata"], "metadata")
@@ -559,6 +627,17 @@ def _itself(value: Any) -> Any:
 
 def _targets(plan: Plan, slot: int) -> list[int]:
     return [*plan.successors[slot], *(target for target, _ in plan.special.get(slot, ()))]
+
+
+def _consumer(plan: Plan, slot: int) -> int | None:
+    """Return the node to which a node's items go one by one, for all one can see."""
+    if plan.actions[slot].yields is None or plan.node(slot).map_over is not None:
+        return None
+    targets = [plan.node(target) for target in dict.fromkeys(_targets(plan, slot))]
+    takers = takers_of(str(plan.ids[slot]), targets)
+    if not takers or any(each.node.map_over == each.name for each in takers):
+        return None
+    return int(plan.index[takers[0].node.id])
 
 
 def _inputs_of(node: Node) -> list[str]:

@@ -20,7 +20,8 @@ class PartialRuns(Workflow):
     Every way to run has the options ``start_at``, ``stop_at`` and ``reuse``; the methods here are
     short words for `run` with them. What is outside of the part and does not depend on it keeps the
     result that an earlier run recorded (``restored`` in the report), everything else outside of it
-    is skipped, and no function outside of it is called.
+    is skipped, and no function outside of it is called, but for one that yields its items to a node
+    of the part: the two are one unit.
 
     The earlier run is the last one of this object (`report`); with ``database_url=`` it is the
     newest run of the workflow's name in the database.

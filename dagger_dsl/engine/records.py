@@ -22,7 +22,7 @@ from dagger_dsl.model.values import to_plain
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
 
-__all__ = ["Records"]
+__all__ = ["Records", "is_code"]
 
 logger = logging.getLogger("dagger_dsl.engine")
 
@@ -94,13 +94,14 @@ class Records:
         if slot in run.lookups:
             meta = {**(meta or {}), "cache": run.lookups[slot].to_plain()}
         inline = artifact = None
-        stored = plan.actions[slot].store and value.__class__ is not Stream
+        streamed = value.__class__ is Stream
+        stored = plan.actions[slot].store and not streamed
         try:
             if stored:
                 try:
                     inline, artifact = journal.encode(value)
                 except EncodingError:
-                    if not _is_code(value, slot in plan.mapped):
+                    if not is_code(value, slot in plan.mapped):
                         raise
                     stored = False
             if meta and "metadata" in meta:
@@ -108,8 +109,9 @@ class Records:
         except EncodingError as error:
             return EncodingError(f"node {plan.ids[slot]!r}: {error}")
         if not stored:
-            meta = {**(meta or {}), "stored": False}
-            run.meta.setdefault(slot, {})["stored"] = False
+            why = {"stored": False, "streamed": True} if streamed else {"stored": False}
+            meta = {**(meta or {}), **why}
+            run.meta.setdefault(slot, {}).update(why)
         elif slot in plan.fleeting:
             path = f"the value of {plan.ids[slot]!r}"
             run.rereads[slot] = partial(journal.decode, inline, artifact, path)
@@ -232,12 +234,12 @@ class Records:
         self.owed = owed
 
 
-def _is_code(value: Any, mapped: bool) -> bool:
+def is_code(value: Any, mapped: bool) -> bool:
     """Return whether a value without a stored form is a callable, or a mapped node's list of some.
 
     What loads something when it is called is of use to later nodes, and to nobody who reads a
     record: its producer makes it again.
     """
     if mapped and isinstance(value, list):
-        return any(_is_code(each, mapped) for each in value)
+        return any(is_code(each, mapped) for each in value)
     return callable(value)

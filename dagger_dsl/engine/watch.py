@@ -296,16 +296,16 @@ class Observers:
 
     def phase(self, slot: int, phase: str, attempt: int) -> None:
         """Show that an attempt comes to a phase; called where `start` may be."""
-        event = self._phase(slot, phase, attempt)
+        event = self._phase(self._run.ref(slot), phase, attempt)
         self._tell(event, self._prompt_phases)
         if self._late_phases:
             self._waiting.append((event, self._late_phases))
             self.owes = True
 
-    def _phase(self, slot: int, phase: str, attempt: int) -> NodePhase:
+    def _phase(self, node: NodeRef, phase: str, attempt: int) -> NodePhase:
         run = self._run
         at = dt.datetime.fromtimestamp(run.wall + run.board.clock(), dt.UTC)
-        return NodePhase(run.ref(slot), phase, attempt, at)
+        return NodePhase(node, phase, attempt, at)
 
     def _with_cleanups(self, events: Sequence[Event]) -> Iterator[Event]:
         """Yield events, and behind the end of each node that was called its last phase."""
@@ -315,11 +315,14 @@ class Observers:
             if not isinstance(event, _ENDINGS):
                 continue
             slot = run.slot_of(event.node)
-            if slot is None or slot in run.plan.mapped or run.is_cached(slot):
+            if slot is None:  # a machine has entered the state again, in its next cycle
+                attempt = run.attempts_before.get(run.plan.index.get(event.node.node_id, -1), 1)
+            elif slot in run.plan.mapped or run.is_cached(slot):
                 continue
-            attempt = run.attempts_made(slot)
+            else:
+                attempt = run.attempts_made(slot)
             if attempt:
-                yield self._phase(slot, "cleanup", attempt)
+                yield self._phase(event.node, "cleanup", attempt)
 
     def show(self, events: Sequence[Event]) -> Reply | None:
         """Show the events of one turn; return the answer to wait for before `go_on`, or None."""

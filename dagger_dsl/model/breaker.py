@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 from dagger_dsl.errors import CircuitBreakerOpenError, ConfigurationError, shown
 from dagger_dsl.model.policies import seconds, whole_number
@@ -30,7 +30,8 @@ class CircuitBreaker:
     Closed, it lets every call through; a success sets its count of failures to 0. Open, it refuses
     every call. After *timeout* it is half open: it lets one call through, which closes it, or opens
     it again. When that call has not come back for another *timeout*, the next one is let through.
-    What calls come to that began before it changed does not count.
+    What calls come to that began before it changed does not count. Under ``runner="processes"`` a
+    guarded function of a module has a breaker in each worker process; any other one is refused.
 
     Args:
         failure_threshold: So many failures in a row open it.
@@ -78,6 +79,12 @@ class CircuitBreaker:
         if self._opened is None:
             return "closed"
         return "open" if now - self._opened < self.timeout else "half_open"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a CircuitBreaker counts in one process and cannot be sent to another; guard a "
+            "function of a module, whose breaker each worker process then has for itself"
+        )
 
     def is_open(self) -> bool:
         """Return whether every call is refused."""

@@ -202,26 +202,49 @@ class _Child:
             return self._process.poll()
 
 
+class _Stock:
+    """What a run and those that are nested in it share.
+
+    Attributes:
+        functions: What is sent, with its number.
+        by_number: The same, by number.
+        idle: Processes that wait for work.
+        all: Those that were started and have not ended.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.functions: dict[bytes, int] = {}
+        self.by_number: list[bytes] = []
+        self.idle: list[_Child] = []
+        self.all: set[_Child] = set()
+        self.closed = False
+
+
 class Processes:
     """The worker processes of one run, started when there is work for them.
+
+    Those of a nested run are its outer run's: an idle one serves both.
 
     Args:
         answers: What bodies may ask for while they run, by name; called in the waiting thread.
         given: The run's `app_data`, sent to each process once. What cannot be sent has a stand-in
             there that says so when it is used.
-
-    Attributes:
-        functions: What a number stands for, as it is sent.
+        outer: Those of the run that this one is nested in, whose `app_data` is the same.
     """
 
-    def __init__(self, answers: Mapping[str, Callable[..., Any]], given: Any = None) -> None:
-        self.functions: list[bytes] = []
+    def __init__(
+        self,
+        answers: Mapping[str, Callable[..., Any]],
+        given: Any = None,
+        outer: Processes | None = None,
+    ) -> None:
         self._answers = answers
         self._given = given
         self._object: bytes | None = None
-        self._lock = threading.Lock()
-        self._idle: list[_Child] = []
-        self._all: set[_Child] = set()
+        self._nested = outer is not None
+        self._stock: _Stock = _Stock() if outer is None else outer._stock
+        self._lock = self._stock.lock
         self._busy: dict[int, _Child] = {}
         self._doomed: set[int] = set()
         self._closed = False
@@ -234,8 +257,12 @@ class Processes:
         """
         data = function_to(fn)
         with self._lock:
-            self.functions.append(data)
-            return len(self.functions) - 1
+            stock = self._stock
+            number = stock.functions.get(data)
+            if number is None:
+                number = stock.functions[data] = len(stock.by_number)
+                stock.by_number.append(data)
+            return number
 
     def call(
         self,
@@ -303,12 +330,19 @@ class Processes:
             child.kill()
 
     def close(self) -> None:
-        """End all processes and wait for that; what still runs in them is killed."""
+        """End all processes and wait for that; what still runs in them is killed.
+
+        Idle ones of a nested run stay with its outer run.
+        """
+        stock = self._stock
         with self._lock:
             self._closed = True
-            busy, idle = list(self._busy.values()), self._idle
+            busy = list(self._busy.values())
+            idle: list[_Child] = []
             unread = [child for child in busy if child.streams]
-            self._idle = []
+            if not self._nested:
+                stock.closed = True
+                idle, stock.idle = stock.idle, []
         for child in busy:
             child.kill()
         for child in idle:
@@ -317,7 +351,7 @@ class Processes:
         for child in idle + unread:
             self._bury(child, until - time.monotonic())
         # A process whose outcome a thread waits for is buried by that thread.
-        while self._all and time.monotonic() < until:
+        while stock.all and not self._nested and time.monotonic() < until:
             time.sleep(0.001)
 
     # --- processes -------------------------------------------------------------------------------
@@ -325,15 +359,15 @@ class Processes:
     def _take(self, slot: int) -> _Child:
         with self._lock:
             self._refuse(slot)
-            child = self._idle.pop() if self._idle else None
+            child = self._stock.idle.pop() if self._stock.idle else None
             if child is not None:
                 self._busy[slot] = child
                 return child
         child = _Child(self._settings())
         with self._lock:
-            self._all.add(child)
+            self._stock.all.add(child)
             self._busy[slot] = child
-            late = self._closed or slot in self._doomed
+            late = self._closed or self._stock.closed or slot in self._doomed
         if late:
             self._give_back(slot, child, False)
             raise ProcessDied("", -signal.SIGKILL)
@@ -347,8 +381,9 @@ class Processes:
         with self._lock:
             if self._busy.get(slot) is child:
                 del self._busy[slot]
-            if fit and not self._closed and slot not in self._doomed:
-                self._idle.append(child)
+            stock = self._stock
+            if fit and not (self._closed or stock.closed or slot in self._doomed):
+                stock.idle.append(child)
                 return
         child.kill()
         self._bury(child, _FAREWELL)
@@ -356,7 +391,7 @@ class Processes:
     def _bury(self, child: _Child, seconds: float) -> None:
         child.reap(seconds)
         with self._lock:
-            self._all.discard(child)
+            self._stock.all.discard(child)
 
     def _settings(self) -> bytes:
         root = logging.getLogger()
@@ -384,7 +419,11 @@ class Processes:
             child.has_object = True
         if errand.function not in child.known:
             self._tell(
-                child, errand, wire.FUNCTION, errand.function, self.functions[errand.function]
+                child,
+                errand,
+                wire.FUNCTION,
+                errand.function,
+                self._stock.by_number[errand.function],
             )
             child.known.add(errand.function)
 

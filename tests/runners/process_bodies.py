@@ -24,6 +24,10 @@ def pid(_: Any = None) -> int:
     return os.getpid()
 
 
+def pid_for(x: Any) -> int:
+    return os.getpid()
+
+
 @action
 def decorated(x: int) -> list[int]:
     return [x, os.getpid()]
