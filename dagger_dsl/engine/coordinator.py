@@ -411,7 +411,6 @@ class Coordinator:
             if steers and (self._course.events or records.owed) and self._journal is not None:
                 records.owed = True
                 records.commit(None, last=not self._board.lingers)
-        if watcher is not None:
             watcher.finish()
         if self._course.freeing is not None or run.doomed:
             self._course.free_values()
@@ -423,7 +422,11 @@ class Coordinator:
         state, ids = self._state, self._plan.ids
         if state.asking:
             slot = min(state.asking)
-            return f"node {ids[slot]!r} {state.reasons[slot]}"
+            question = self.run.asked.get(slot)
+            if question is not None:  # what stands in `reasons` may be about its branch
+                return f"node {ids[slot]!r} waits for a person: {question.prompt}"
+            why = state.reasons.get(slot, "waits for the run inside of it, which is paused")
+            return f"node {ids[slot]!r} {why}"
         return next(iter(state.holds.values())).reason
 
     def _stalled(self) -> None:

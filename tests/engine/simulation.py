@@ -689,6 +689,10 @@ class Watching:
             self.answer(f"NodeStarted {life.run.attempts.get(slot, 1)} {node_id}", node_id, slot)
         return self.owes
 
+    def finish(self) -> None:
+        """Hear that nothing more is shown."""
+        assert self.over
+
     def announce(self, event: Any) -> None:
         """Take the beginning or the end."""
         self.over = type(event).__name__ == "RunFinished"
