@@ -565,7 +565,7 @@ class TokenBudgetExceeded(LimitExceeded):
 
 
 class MaxCyclesExceeded(LimitExceeded):
-    """A state machine would have made more cycles than ``max_cycles``; its run can be resumed.
+    """A state machine would have made more cycles than ``max_cycles``; resume goes on with more.
 
     Attributes:
         limit: The limit.
@@ -582,8 +582,8 @@ class MaxCyclesExceeded(LimitExceeded):
         more = "... -> " if len(self.history) > 8 else ""
         return (
             f"the machine has not ended after max_cycles={self.limit} cycles ({more}{shown_last}); "
-            "let a state end it, or allow more: run(max_cycles=...), or resume(...) with a larger "
-            "limit to go on"
+            "let a state end it, or allow more with run(max_cycles=...); a run that is recorded "
+            "goes on by resume(..., max_cycles=...)"
         )
 
 

@@ -100,8 +100,8 @@ def check_machine_inputs(plan: Plan, values: Mapping[str, Any], declared: list[s
         names = ", ".join(map(repr, missing))
         raise MissingInputError(
             f"the first state {state!r} of {plan.graph.name!r} needs "
-            f"{'a value' if len(missing) == 1 else 'values'} for {names}; give them with "
-            "inputs={...}"
+            f"{'a value' if len(missing) == 1 else 'values'} for {names}; give them by keyword, "
+            f"run({missing[0]}=...), or with inputs={{...}}"
         )
 
 

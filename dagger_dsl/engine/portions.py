@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.workflow import Workflow
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import ConfigurationError, shown
 
 if TYPE_CHECKING:
     from dagger_dsl.model.config import RunOptions
@@ -29,7 +29,7 @@ class PartialRuns(Workflow):
 
     def run_from(
         self,
-        node: str,
+        node: Any,
         inputs: Mapping[str, Any] | None = None,
         run_id: str | None = None,
         **options: Any,
@@ -37,7 +37,7 @@ class PartialRuns(Workflow):
         """Run a node and everything that waits for it, and return what `run` returns.
 
         Args:
-            node: The id of the node.
+            node: The node: its id or its handle.
             inputs: Values of the workflow's inputs; what is not given is as in the earlier run.
             run_id: The earlier run, by its id: the last one of this object, or one of the database
                 that ``database_url`` names.
@@ -52,13 +52,14 @@ class PartialRuns(Workflow):
             ConfigurationError: As `run`; also when something has changed above the node since the
                 earlier run and ``on_change="fail"`` is given. By default that is a warning.
         """
-        return self.run(inputs, start_at=node, reuse=run_id, **options)
+        start = _id_of(node, "run_from")
+        return self.run(inputs, start_at=start, reuse=run_id, **options)
 
-    def run_until(self, node: str, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    def run_until(self, node: Any, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run a node and everything that it waits for, and return the node's value.
 
         Args:
-            node: The id of the node.
+            node: The node: its id or its handle.
             inputs: Values of the inputs that these nodes need.
             **options: Those of `run`.
 
@@ -68,12 +69,12 @@ class PartialRuns(Workflow):
         Raises:
             NodeNotFound: There is no such node.
         """
-        return self.run(inputs, stop_at=node, **options)
+        return self.run(inputs, stop_at=_id_of(node, "run_until"), **options)
 
     def run_between(
         self,
-        start: str,
-        stop: str,
+        start: Any,
+        stop: Any,
         inputs: Mapping[str, Any] | None = None,
         run_id: str | None = None,
         **options: Any,
@@ -81,7 +82,7 @@ class PartialRuns(Workflow):
         """Run the nodes on the paths from one node to another, and return the value of the last.
 
         Args:
-            start, stop: The ids of the nodes, which run, too.
+            start, stop: The nodes, each by its id or its handle; they run, too.
             inputs, run_id, **options: As for `run_from`.
 
         Returns:
@@ -91,7 +92,8 @@ class PartialRuns(Workflow):
             ConfigurationError: There is no path; otherwise as `run_from`.
             NodeNotFound, MissingInputError, RunNotFound: As `run_from`.
         """
-        return self.run(inputs, start_at=start, stop_at=stop, reuse=run_id, **options)
+        ends = {"start_at": _id_of(start, "run_between"), "stop_at": _id_of(stop, "run_between")}
+        return self.run(inputs, reuse=run_id, **ends, **options)
 
     def _run_options(self, options: Mapping[str, Any], runner: str = "sequential") -> RunOptions:
         settings = super()._run_options(options, runner)
@@ -109,3 +111,12 @@ class PartialRuns(Workflow):
 
             return attrs.evolve(settings, reuse=last)
         return settings
+
+
+def _id_of(node: Any, what: str) -> str:
+    """Return the id of the node that a text or a handle names."""
+    handle = getattr(node, "node", node)  # a function that was made a node has one
+    found = handle if isinstance(handle, str) else getattr(handle, "id", None)
+    if not isinstance(found, str):
+        raise ConfigurationError(f"{what} takes the id of a node or its handle, not {shown(node)}")
+    return found

@@ -100,8 +100,8 @@ class Workflow:
         settings = self._run_options(options)
         graph = self.compile()
         with self._outside():
-            self.report = engine.run(graph, self.registry, inputs, settings)
-        return self._answer(settings)
+            report = self.report = engine.run(graph, self.registry, inputs, settings)
+        return self._answer(report, settings)
 
     async def run_async(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run the graph on the running event loop; see `run`.
@@ -114,8 +114,9 @@ class Workflow:
         settings = self._run_options(options, "asyncio")
         graph = self.compile()
         with self._outside():
-            self.report = await engine.run_async(graph, self.registry, inputs, settings)
-        return self._answer(settings)
+            report = await engine.run_async(graph, self.registry, inputs, settings)
+        self.report = report
+        return self._answer(report, settings)
 
     def start(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> RunHandle:
         """Start a run in the background and return its `RunHandle`; see `run`."""
@@ -183,9 +184,8 @@ class Workflow:
         found: Context = self._run.context
         return found
 
-    def _answer(self, settings: RunOptions) -> Any:
-        """Return the value of the last run, or raise what it failed with."""
-        report: RunReport = self.report
+    def _answer(self, report: RunReport, settings: RunOptions) -> Any:
+        """Return the value of a run, or raise what it failed with."""
         if not report.continued:
             report.raise_for_failure()
         if settings.stop_at is not None:

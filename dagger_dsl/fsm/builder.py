@@ -32,6 +32,7 @@ from dagger_dsl.fsm._states import (
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph, Node, check_texts, id_problem, title_problem, words
 from dagger_dsl.model.history import FSMContext
+from dagger_dsl.model.lifecycle import callback
 from dagger_dsl.model.machine import DEFAULT_MAX_CYCLES, Machine, Transition
 from dagger_dsl.registry import ActionDef, Registry, as_registry, define
 
@@ -301,13 +302,9 @@ class FSM(Workflow):
         be left fails then. Also a decorator.
 
         Raises:
-            ConfigurationError: It cannot be called.
+            ConfigurationError: It cannot be called so.
         """
-        if not callable(hook):
-            raise ConfigurationError(
-                "a state hook is a function of (fsm, from_state, to_state, result), not "
-                f"{shown(hook)}"
-            )
+        callback(hook, "a state hook", ("fsm", "from_state", "to_state", "result"))
         if hook not in self._hooks:
             self._hooks.append(hook)
         self._graph = None
@@ -457,8 +454,8 @@ class FSM(Workflow):
         _, settings = self._sorted(None, {}, options)
         chosen = self._run_options(settings)
         self.register_all()
-        self.report = engine.resume(run_id, self.registry, chosen, inputs)
-        return self._answer(chosen)
+        report = self.report = engine.resume(run_id, self.registry, chosen, inputs)
+        return self._answer(report, chosen)
 
     def _sorted(
         self,

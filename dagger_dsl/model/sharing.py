@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from numbers import Real
+from reprlib import recursive_repr
 from typing import Any, Final, Protocol
 
 from dagger_dsl.errors import ConfigurationError, DecodingError, did_you_mean, shown
@@ -142,6 +143,7 @@ class _ResultTable(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    @recursive_repr("{...}")
     def __repr__(self) -> str:
         return repr(dict(self))
 

@@ -230,7 +230,7 @@ def test_names_that_are_not_there_are_refused_with_a_suggestion(line: Line) -> N
     with pytest.raises(ConfigurationError, match="there is one from 'load' to 'check'"):
         line.dag.run_between("check", "load")
     with pytest.raises(ConfigurationError, match="start_at must be a text"):
-        line.dag.run_from(3)  # type: ignore[arg-type]
+        line.dag.run(start_at=3)
     with pytest.raises(ConfigurationError, match="give start_at="):
         line.dag.run(reuse="x")
     with pytest.raises(ConfigurationError, match="reuse is a run's report or its id"):
@@ -844,3 +844,24 @@ def test_partial_runs_of_any_graph_call_what_they_say(
             found = dag.run(start_at=f"n{x}", stop_at=f"n{y}", reuse=before, runner=runner)
             assert found == before.values[f"n{y}"]
         assert sorted(calls) == sorted(f"n{k}" for k in between)
+
+
+def test_a_part_is_named_by_ids_or_handles() -> None:
+    dag = DAG("flow", registry=Registry())
+
+    @dag.node
+    def one() -> int:
+        return 1
+
+    @dag.node
+    def two(one: int) -> int:
+        return one + 1
+
+    one >> two
+    assert dag.run() == 2
+    assert dag.run_from(two) == 2
+    assert dag.run_until(dag.nodes["one"]) == 1
+    assert dag.run_between(one, "two") == 2
+    for wrong in (None, 3, action(lambda: 1, name="other", registry=Registry())):
+        with pytest.raises(ConfigurationError, match=r"run_from takes the id of a node or its"):
+            dag.run_from(wrong)
