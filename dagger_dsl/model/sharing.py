@@ -210,7 +210,7 @@ class Context:
 
     def is_engines(self, name: str) -> bool:
         """Return whether a name of the metadata is as the engine has set it."""
-        return name in self._set and self.metadata.get(name) == self._set[name]
+        return name in self._set and self.metadata.get(name) is self._set[name]
 
     def get(self, node_id: str, default: Any = None) -> Any:
         """Return a node's result, or *default* when it has none."""
