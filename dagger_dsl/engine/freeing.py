@@ -2,8 +2,9 @@
 
 Those of nodes with ``keep=False``, and those that were deleted from the results of the run's
 context. A node needs a value while it depends on the value's node and may still be called: until it
-has ended, retries, fallbacks and the invocations of a mapped node included. What no node depends on
-is what the run is for, and stays until its end.
+has ended, retries, fallbacks and the invocations of a mapped node included. What no node of the run
+depends on is what the run is for, and stays until its end; so does the node that it was to run
+until, whoever may come to depend on it.
 
 With a database the value stays readable from there, unless it was not stored by wish.
 """
@@ -44,6 +45,8 @@ class Freeing:
         self._sources: dict[int, list[int]] = {}  # the other way round
         self._fresh = [slot for slot in self._plan.fleeting if slot in run.restored]
         self._due: dict[int, None] = {}
+        last = run.options.stop_at
+        self._last = None if last is None else self._plan.index.get(last)
 
     def ended(self, slot: int) -> None:
         """Take that a node has ended, or is about to."""
@@ -82,7 +85,10 @@ class Freeing:
         """Note who may still need a value."""
         if self._state.status(slot) != COMPLETED or slot in self._run.freed:
             return
-        targets = _targets(self._run, slot)
+        if slot == self._last:
+            return
+        outside = self._state.outside
+        targets = [each for each in _targets(self._run, slot) if each not in outside]
         open_ = {target for target in targets if self._state.status(target) in _OPEN}
         if open_:
             self._due.pop(slot, None)

@@ -176,11 +176,11 @@ class Records:
             self._run.notes.append((key, to_json(body)))
             self.commands = self.commands or "command" in body
 
-    def note_context(self) -> None:
-        """Take what has changed of what the nodes share."""
+    def note_context(self, *, whole: bool = True) -> None:
+        """Take what has changed of what the nodes share, wholly or what is found quickly."""
         run = self._run
         if run.sharing is not None and self._journal is not None:
-            note = run.sharing.note()
+            note = run.sharing.note(whole=whole)
             if note is not None:
                 run.notes.append((None, note))
 
@@ -200,7 +200,10 @@ class Records:
             self._tokens = run.tokens
             run.notes.append((None, to_json({"tokens": run.tokens})))
         if run.sharing is not None:
-            self.note_context()
+            state = run.state
+            self.note_context(
+                whole=last or (not released and (state.paused or bool(state.waiting)))
+            )
         if self.owed or self.replacing:
             journal.commit(
                 self.rows,

@@ -1,17 +1,18 @@
 """`Sharing`: one run's ties to the `Context` that its nodes share; only runs that use one have it.
 
-What nodes have written into the metadata is compared by its plain form whenever something is
-committed, so that changes inside of lists and dicts are found, too. Only what changed is recorded:
-of a list that grew at its end, what was added.
+What nodes have written into the metadata is compared whenever something is committed, and only
+what changed is recorded: of a list that grew at its end, what was added; of a dict, its changed
+keys. `dagger_dsl.engine.noted` says when changes inside of large values are found.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.freeing import free
+from dagger_dsl.engine.noted import ATOMS, Noted, apply, merge
 from dagger_dsl.engine.notes import to_json
 from dagger_dsl.engine.plan import UNSET
 from dagger_dsl.engine.state import COMPLETED, PENDING
@@ -34,8 +35,8 @@ _TRIES = 5
 # Instead of a plain form: there is none, or another thread changes the value just now.
 _UNSTORED, _CHANGING = object(), object()
 
-#: A value as it was recorded: its JSON, and of a list how many items it has.
-_Noted: TypeAlias = tuple[bytes, int]
+# Stands for the value of what was recorded by another process.
+_NOTHING = object()
 
 _DELETED = "it was deleted from the results of the run's context"
 
@@ -54,7 +55,7 @@ class Sharing:
     def __init__(self, run: Run, context: Context) -> None:
         self._run = run
         self.context = context
-        self._recorded: dict[str, _Noted] = {}
+        self._recorded: dict[str, Noted] = {}
         self._deleted: set[str] = set()
         self._refused: set[str] = set()
         context.tie(self, run.run_id)
@@ -152,38 +153,56 @@ class Sharing:
 
     # --- the record ------------------------------------------------------------------------------
 
-    def note(self) -> str | None:
-        """Return what has changed since this was last asked, as the record keeps it, or None."""
-        import orjson  # only runs that are recorded come here
+    def note(self, *, whole: bool = False) -> str | None:
+        """Return what has changed since this was last asked, as the record keeps it, or None.
 
-        context, before = self.context, self._recorded
-        now: dict[str, _Noted] = {}
+        Names that were set or deleted, items at the end of a list and keys of a dict are found each
+        time. What changed inside of an object that is still the same is found at once in small
+        values, in large ones a little later.
+
+        Args:
+            whole: Leave nothing for later: the run pauses, waits or ends.
+        """
+        context, before, clock = self.context, self._recorded, self._run.board.clock
+        now: dict[str, Noted] = {}
         change: dict[str, Any] = {}
+        longer: list[tuple[Noted, Any, Any]] = []
         for name, value in list(context.metadata.items()):
             if context.is_engines(name):
                 continue
-            plain, old = self._plain(name, value), before.get(name)
+            old = before.get(name)
+            began = clock()
+            if old is not None and not (whole or old.is_due(began)):
+                parts = old.added(value)
+                if parts is not None:
+                    plain = self._plain(name, parts) if parts else parts
+                    if plain is not _UNSTORED and plain is not _CHANGING:
+                        now[name] = old
+                        if parts:
+                            longer.append((old, parts, plain))
+                            merge(change, name, {"more" if type(parts) is list else "keys": plain})
+                        continue
+            if old is not None and type(value) in ATOMS and value is old.whole:
+                now[name] = old
+                continue
+            seen = value.copy() if type(value) in (list, dict) else None
+            plain = self._plain(name, value if seen is None else seen)
             if plain is _CHANGING and old is not None:
                 now[name] = old
             if plain is _UNSTORED or plain is _CHANGING:
                 continue
-            text = orjson.dumps(plain)
-            now[name] = text, len(plain) if isinstance(plain, list) else 0
-            if old is None or old[0] != text:
-                if old is not None and old[1] and text.startswith(old[0][:-1] + b","):
-                    change.setdefault("more", {})[name] = plain[old[1] :]
-                else:
-                    change.setdefault("set", {})[name] = plain
+            now[name] = noted = Noted.of(plain, value, seen, began, clock())
+            merge(change, name, {"set": plain} if old is None else old.change(noted, plain))
         gone = [name for name in before if name not in now]
         if gone:
             change["gone"] = gone
         deleted = [name for name in list(context.results.deleted) if name not in self._deleted]
         if deleted:
             change["deleted"] = deleted
-        if not change:
-            return None
-        note = to_json({"context": change})
+        note = to_json({"context": change}) if change else None
         self._recorded = now
+        for old, parts, plain in longer:
+            old.extend(parts, plain)
         self._deleted.update(deleted)
         return note
 
@@ -224,8 +243,6 @@ class Sharing:
         noted = self._run.noted
         if noted is None:
             return
-        import orjson  # only runs that are recorded come here
-
         found = {
             name: from_plain(plain, f"context.metadata[{name!r}]")
             for name, plain in noted["metadata"].items()
@@ -234,7 +251,7 @@ class Sharing:
         context.update(lambda metadata: metadata.update(found))
         context.results.deleted |= dict.fromkeys(noted["deleted"])
         self._recorded = {
-            name: (orjson.dumps(plain), len(plain) if isinstance(plain, list) else 0)
+            name: Noted.of(plain, _NOTHING, None, 0.0, 0.0)
             for name, plain in noted["metadata"].items()
         }
         self._deleted = set(noted["deleted"])
@@ -244,10 +261,5 @@ def replay(run: Run, change: Mapping[str, Any]) -> None:
     """Take over what one note says of the metadata; it becomes values when somebody asks."""
     if run.noted is None:
         run.noted = {"metadata": {}, "deleted": []}
-    metadata = run.noted["metadata"]
-    metadata.update(change.get("set", {}))
-    for name, more in change.get("more", {}).items():
-        metadata[name] = [*metadata[name], *more]
-    for name in change.get("gone", ()):
-        metadata.pop(name, None)
+    apply(run.noted["metadata"], change)
     run.noted["deleted"] += change.get("deleted", ())

@@ -92,6 +92,7 @@ class RunState:
         holds: The branches that are held, by their name.
         stopped: Nothing becomes enabled any more but what `fail` spared.
         paused: Nothing is handed out by `take` for now.
+        outside: Invocations that are no part of the run.
         patient: Disabled invocations that become ready are skipped by `sift`, and not at once:
             whoever is shown what made them ready may enable them first.
     """
@@ -120,6 +121,7 @@ class RunState:
         "ended",
         "holds",
         "left",
+        "outside",
         "patient",
         "paused",
         "ready",
@@ -131,6 +133,7 @@ class RunState:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._unmet = list(plan.unmet)
+        self.outside: frozenset[int] = frozenset()
         self._status = bytearray(len(plan.ids))
         self._joins = {slot: join.fresh() for slot, join in plan.joins.items()}
         self._disabled = set(plan.disabled)
@@ -262,6 +265,7 @@ class RunState:
         self.left -= len(slots)
         self._due, self._again = set(slots), set(again)
         left_out = left_out or {}
+        self.outside = frozenset(left_out)
         for slot, (reason, _) in left_out.items():
             self._status[slot], self._unmet[slot] = SKIPPED, _NEVER
             self.reasons[slot] = reason

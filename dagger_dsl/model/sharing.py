@@ -155,8 +155,11 @@ class Context:
     ``dag.run(context=...)`` gives one to a run, or to several one after the other.
 
     With a database, changes of `metadata` are recorded with the next outcome that is, and a resume
-    has them again before its nodes run. Nodes run at least once, so what one has written stays when
-    it is tried again. What has no stored form is named in the log and left out.
+    has them again before its nodes run: names that were set, items added to a list, text keys of a
+    dict that were added or set. Other changes inside of a large value may be recorded a few
+    outcomes later, and at the latest when the run pauses, waits or ends. Nodes run at
+    least once, so what one has written stays when it is tried again. What has no stored form is
+    named in the log and left out.
 
     Args:
         results: Results to begin with, by node.
@@ -212,7 +215,7 @@ class Context:
 
     def is_engines(self, name: str) -> bool:
         """Return whether a name of the metadata is as the engine has set it."""
-        return name in self._set and self.metadata.get(name) == self._set[name]
+        return name in self._set and self.metadata.get(name) is self._set[name]
 
     def get(self, node_id: str, default: Any = None) -> Any:
         """Return a node's result, or *default* when it has none."""

@@ -215,6 +215,37 @@ def test_a_freed_value_is_missed_in_words(runner: str) -> None:
 
 
 @every_runner
+@with_and_without_database
+def test_what_a_run_ends_with_is_kept_whoever_would_take_it_in_a_whole_run(
+    options: dict[str, Any], runner: str
+) -> None:
+    dag = DAG("kept")
+
+    @dag.node(keep=False)
+    def a() -> list[int]:
+        return [1]
+
+    @dag.node(keep=False)
+    def b(a: list[int]) -> list[int]:
+        return [*a, 2]
+
+    @dag.node
+    def c(b: list[int]) -> int:
+        return len(b)
+
+    @dag.node
+    def d(a: list[int]) -> int:
+        return len(a)
+
+    a >> b >> c
+    a >> d
+    assert dag.run_until("a", runner=runner, **options) == [1]
+    assert dag.run_until("b", runner=runner, **options) == [1, 2]
+    run = dag.report._run
+    assert {run.plan.ids[slot] for slot in run.freed} == {"a"}
+
+
+@every_runner
 def test_a_freed_value_is_read_from_the_database(runner: str, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'runs.db'}"
     dag = freeing()

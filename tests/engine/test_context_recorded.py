@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import pytest
 
-from dagger_dsl import engine
+from dagger_dsl import DAG, Registry, action, engine
 from dagger_dsl.errors import DecodingError
 from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.context import NodeCtx
@@ -133,6 +133,11 @@ def kept(folder: Path, **more: Any) -> dict[str, Any]:
         ("a", ["a"], {"set": {"x": ["a"]}}),
         ({"a": 1}, {"a": 2}, {"set": {"x": {"a": 2}}}),
         ((1,), (1, 2), {"set": {"x": {"$type": "tuple", "$value": [1, 2]}}}),
+        ([1, 2, 3], [1, 5, 3, 4], {"at": {"x": [[1, 5]]}, "more": {"x": [4]}}),
+        ({"a": 1}, {"a": 1, "b": 2}, {"keys": {"x": {"b": 2}}}),
+        ({"a": 1, "b": 2}, {"b": 2, "c": 3}, {"lost": {"x": ["a"]}, "keys": {"x": {"c": 3}}}),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"set": {"x": {"b": 2, "a": 1}}}),
+        ({"a": 1}, {"a": 1, "$type": 2}, ...),
         (1, ..., {"gone": ["x"]}),
         (None, None, None),
     ],
@@ -160,7 +165,8 @@ def test_each_kind_of_change_comes_back(
     flow = Workflow().add("a", write(before)).add("b", write(after), after=["a"])
     flow.add("c", look, after=["b"])
     flow.run(config={"flush_interval": 0.0}, **kept(tmp_path))
-    assert notes(tmp_path) == [
+    found = notes(tmp_path)
+    assert change is ... or found == [
         {"set": {"x": before if before != (1,) else {"$type": "tuple", "$value": [1]}}},
         *([change] if change else []),
     ]
@@ -168,6 +174,111 @@ def test_each_kind_of_change_comes_back(
     flow.resume("r", url_of(tmp_path))
     assert seen == [after, after]
     assert [type(each) for each in seen] == [type(after)] * 2
+
+
+class Large:
+    """Three large values in the metadata of a chain, each node of which adds to all of them.
+
+    Args:
+        nodes: How many there are.
+        monkeypatch: Makes every value large, and no time long enough for a whole comparison.
+    """
+
+    def __init__(self, nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("dagger_dsl.engine.noted._SMALL", -1)
+        monkeypatch.setattr("dagger_dsl.engine.noted._SHARE", 0.0)
+        self.flow = flow = Workflow()
+        self.broken = True
+        self.seen: list[dict[str, Any]] = []
+        for k in range(nodes):
+
+            def body(context: Context, k: int = k) -> None:
+                data = context.metadata
+                data.setdefault("log", [{"first": 0}]).append({"k": k})
+                data.setdefault("done", {"deep": []})[str(k)] = k
+                data["done"]["last"] = k
+                data["number"] = k
+                data["log"][0]["first"] = k
+                data["done"]["deep"].append(k)
+
+            flow.add(f"n{k}", body, after=[f"n{k - 1}"] if k else [])
+
+        def end(context: Context) -> None:
+            self.seen.append(dict(context.metadata))
+            if self.broken:
+                raise OSError
+
+        flow.add("end", end, after=[f"n{nodes - 1}"])
+
+
+@every_runner
+def test_of_large_values_what_was_added_is_recorded_at_once_and_the_rest_at_the_end(
+    runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = Large(20, monkeypatch)
+    large.flow.run(runner, config={"flush_interval": 0.0}, **kept(tmp_path))
+    found = notes(tmp_path)
+    assert set(found[0]) == {"set"}
+    for k in range(1, 20):
+        assert found[k]["set"] == {"number": k}
+        assert found[k]["more"] == {"log": [{"k": k}]}
+        assert found[k]["keys"]["done"].items() >= {str(k): k, "last": k}.items()
+    assert len(found) == 21
+    assert found[20] == {
+        "at": {"log": [[0, {"first": 19}]]},
+        "keys": {"done": {"deep": list(range(20))}},
+    }
+    large.broken = False
+    large.flow.resume("r", url_of(tmp_path), runner=runner)
+    before, after = large.seen
+    assert after == before
+    assert after["log"] == [{"first": 19}, *({"k": k} for k in range(20))]
+
+
+def test_a_list_that_changes_before_its_end_is_compared_wholly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = Large(1, monkeypatch)
+    large.broken = False
+    changes: list[Any] = [
+        lambda data: data["log"].insert(0, "x"),
+        lambda data: data["log"].pop(),
+        lambda data: data["done"].pop("deep"),
+        lambda data: data.pop("number"),
+        lambda data: data.update(log=[*data["log"]]),
+    ]
+    flow, last = large.flow, "n0"
+    for k, change in enumerate(changes):
+
+        def body(context: Context, change: Any = change) -> None:
+            change(context.metadata)
+
+        flow.add(f"c{k}", body, after=[last])
+        last = f"c{k}"
+    flow.add("fail", lambda: 1 // 0, after=[last])
+    flow.run(config={"flush_interval": 0.0}, **kept(tmp_path))
+    assert notes(tmp_path)[1:] == [
+        {"set": {"log": ["x", {"first": 0}, {"k": 0}]}},
+        {"set": {"log": ["x", {"first": 0}]}},
+        {"lost": {"done": ["deep"]}},
+        {"gone": ["number"]},
+    ]
+
+
+def test_what_a_growing_list_and_dict_cost_is_what_is_added(tmp_path: Path) -> None:
+    def grow(x: int, context: Context) -> int:
+        context.metadata.setdefault("log", []).append({"i": x, "text": "t" * 20})
+        context.metadata.setdefault("done", {})[str(x)] = x
+        return x
+
+    with DAG("grow", registry=Registry()) as dag:
+        action(grow, registry=Registry()).map(dag.input("xs"))
+    many = 600
+    dag.run({"xs": list(range(many))}, config={"flush_interval": 0.0}, **kept(tmp_path))
+    found = notes(tmp_path)
+    assert sum(len(json.dumps(each)) for each in found) < 200 * many
+    context = dag.report.context
+    assert len(context.metadata["log"]) == len(context.metadata["done"]) == many
 
 
 @every_runner

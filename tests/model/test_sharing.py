@@ -198,3 +198,17 @@ def test_progress_counts_from_nothing_upwards(done: Any, total: Any) -> None:
     with pytest.raises(ConfigurationError, match="a number of at least 0"):
         context.progress("load", done, total)
     assert "progress" not in context.metadata
+
+
+def test_what_is_the_engines_is_told_without_asking_what_users_made() -> None:
+    class Odd:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("nobody may ask")
+
+    context = Context()
+    context.note("run_id", "r")
+    assert context.is_engines("run_id")
+    context.metadata["run_id"] = Odd()
+    assert not context.is_engines("run_id")
