@@ -130,6 +130,8 @@ class _Child:
         self._socket = ours
         self._fd = ours.fileno()
         self._ending = threading.Lock()
+        self._using = threading.Lock()
+        self._users, self._closed = 0, False
         self.known: set[int] = set()
         self.has_object = False
         self.streams = False
@@ -144,24 +146,55 @@ class _Child:
 
     def send(self, letter: bytes, number: int = 0, body: bytes = b"") -> None:
         """Send a message; raise `_Gone` when nobody takes it."""
+        self._enter()
         try:
             wire.send(self._fd, letter, number, body)
         except OSError:
             raise _Gone from None
+        finally:
+            self._leave()
 
     def receive(self, until: float | None = None) -> tuple[bytes, bytes]:
         """Wait for a message; raise `_Late` when none has come *until* then, or `_Gone`."""
-        if until is not None:
-            left = until - time.monotonic()
-            while not self._poll.poll(max(0.0, min(left, 3600.0)) * 1000.0):
-                left = until - time.monotonic()
-                if left <= 0.0:
-                    raise _Late
+        self._enter()
         try:
+            if until is not None:
+                left = until - time.monotonic()
+                while not self._poll.poll(max(0.0, min(left, 3600.0)) * 1000.0):
+                    left = until - time.monotonic()
+                    if left <= 0.0:
+                        raise _Late
             letter, _, body = wire.receive(self._fd)
         except (EOFError, OSError):
             raise _Gone from None
+        finally:
+            self._leave()
         return letter, body
+
+    def _enter(self) -> None:
+        """Keep the connection's number from being closed, and given to another file, in its use."""
+        with self._using:
+            if self._closed:
+                raise _Gone
+            self._users += 1
+
+    def _leave(self) -> None:
+        with self._using:
+            self._users -= 1
+            if self._closed and not self._users:
+                self._socket.close()
+
+    def _close(self) -> None:
+        """End the connection; who waits for a message is told, and closes it."""
+        with self._using:
+            if self._closed:
+                return
+            self._closed = True
+            os.close(self._life)
+            if self._users:
+                self.dismiss()
+            else:
+                self._socket.close()
 
     def kill(self) -> None:
         """End it and what it has started; safe from any thread."""
@@ -191,10 +224,7 @@ class _Child:
             time.sleep(pause)
             pause = min(pause * 2, 0.02)
             code = self._polled()
-        if self._life >= 0:
-            self._socket.close()
-            os.close(self._life)
-            self._life = -1
+        self._close()
         return code
 
     def _polled(self) -> int | None:
