@@ -275,7 +275,7 @@ class Processes:
         self._nested = outer is not None
         self._stock: _Stock = _Stock() if outer is None else outer._stock
         self._lock = self._stock.lock
-        self._busy: dict[int, _Child] = {}
+        self._busy: dict[int, set[_Child]] = {}  # several where a generator was left behind
         self._doomed: set[int] = set()
         self._closed = False
 
@@ -355,7 +355,7 @@ class Processes:
         with self._lock:
             if for_good:
                 self._doomed.update(slots)
-            found = [self._busy[slot] for slot in slots if slot in self._busy]
+            found = [child for slot in slots for child in self._busy.get(slot, ())]
         for child in found:
             child.kill()
 
@@ -367,7 +367,7 @@ class Processes:
         stock = self._stock
         with self._lock:
             self._closed = True
-            busy = list(self._busy.values())
+            busy = [child for held in self._busy.values() for child in held]
             idle: list[_Child] = []
             unread = [child for child in busy if child.streams]
             if not self._nested:
@@ -391,12 +391,12 @@ class Processes:
             self._refuse(slot)
             child = self._stock.idle.pop() if self._stock.idle else None
             if child is not None:
-                self._busy[slot] = child
+                self._busy.setdefault(slot, set()).add(child)
                 return child
         child = _Child(self._settings())
         with self._lock:
             self._stock.all.add(child)
-            self._busy[slot] = child
+            self._busy.setdefault(slot, set()).add(child)
             late = self._closed or self._stock.closed or slot in self._doomed
         if late:
             self._give_back(slot, child, False)
@@ -409,8 +409,10 @@ class Processes:
 
     def _give_back(self, slot: int, child: _Child, fit: bool) -> None:
         with self._lock:
-            if self._busy.get(slot) is child:
-                del self._busy[slot]
+            held = self._busy.get(slot, set())
+            held.discard(child)
+            if not held:
+                self._busy.pop(slot, None)
             stock = self._stock
             if fit and not (self._closed or stock.closed or slot in self._doomed):
                 stock.idle.append(child)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dagger_dsl import DAG, ResourcePool
 from dagger_dsl.errors import ProcessDied
 from dagger_dsl.registry import Registry
 from dagger_dsl.runners.processes import Errand, Processes
@@ -73,3 +75,43 @@ def test_who_waits_for_a_process_when_it_is_closed_is_told(tmp_path: Path) -> No
     processes.close()
     thread.join(10.0)
     assert [type(each) for each in raised] == [ProcessDied]
+
+
+def test_a_slot_may_hold_several_processes_and_all_of_them_end() -> None:
+    processes = Processes({})
+    errand = Errand(0, "n", processes.add(there.counts))
+    streams = [processes.call(errand, (10_000_000,), {}) for _ in range(3)]
+    pids = {next(stream)[1] for stream in streams}
+    assert len(pids) == 3
+    began = time.monotonic()
+    processes.close()
+    assert time.monotonic() - began < 1.5
+    assert not pids & children()
+
+
+def test_a_producer_called_again_leaves_no_process_of_its_first_call(tmp_path: Path) -> None:
+    pool: ResourcePool[object] = ResourcePool(object, max_size=4)
+    calls: list[int] = []
+    released = threading.Event()
+    with DAG("again", config={"shutdown_grace": 0.2}) as dag:
+
+        @dag.node
+        def produce() -> Iterator[int]:
+            yield from range(3)
+
+        @dag.node(uses={"conn": pool}, timeout=0.5, retry=1, retry_delay=0)
+        def consume(produce: Iterator[int], conn: object) -> int:
+            calls.append(1)
+            mine = len(calls)
+            for _ in produce:
+                if mine == 1:
+                    released.wait(30.0)
+            return mine
+
+        produce >> consume
+    before = children()
+    try:
+        assert dag.run(runner="processes") == 2
+        assert children() <= before
+    finally:
+        released.set()
