@@ -343,7 +343,7 @@ class Processes:
             return stream
         if letter == wire.LOST:
             return _nobody()
-        raise rebuilt(pickle.loads(data))
+        raise given.raised(pickle.loads(data))
 
     def kill(self, slots: Collection[int], *, for_good: bool = True) -> None:
         """End the calls of some slots, with their processes; they raise.
@@ -487,12 +487,12 @@ class Processes:
                 child.streams = True
                 if letter == wire.ERROR:
                     fit = True
-                    raise rebuilt(pickle.loads(data))
+                    raise given.raised(pickle.loads(data))
                 items, over, failure = _unpacked(errand, data)
                 yield from items
                 if failure is not None:
                     fit = True
-                    raise rebuilt(failure)
+                    raise given.raised(failure)
             fit = True
         except GeneratorExit:
             try:
@@ -502,7 +502,7 @@ class Processes:
                 raise GeneratorExit from None
             fit = True
             if letter == wire.ERROR:
-                raise rebuilt(pickle.loads(data)) from None
+                raise given.raised(pickle.loads(data)) from None
             raise
         except _Gone:
             raise ProcessDied(errand.node_id, child.reap(_FAREWELL)) from None
@@ -521,6 +521,7 @@ class _Given:
         self._run_answers = answers
         self._iterators: list[Any] = []
         self._ctx: NodeCtx | None = None
+        self._told: list[BaseException] = []
 
     def sent(self, values: Iterable[Any]) -> list[Any]:
         """Return what is sent in the place of the arguments."""
@@ -537,26 +538,49 @@ class _Given:
     def answer(self, what: str, arguments: tuple[Any, ...]) -> Any:
         """Return what a body asks for."""
         if what == "items":
-            return _handful(self._iterators[arguments[0]])
+            return self._handful(self._iterators[arguments[0]])
         if what == "close":
-            return getattr(self._iterators[arguments[0]], "close", lambda: None)()
+            try:
+                getattr(self._iterators[arguments[0]], "close", lambda: None)()
+            except Exception as error:
+                return self._tell(error)
+            return None
         if what == "ctx":
             return getattr(self._ctx, arguments[0])(*arguments[1:])
         return self._run_answers[what](*arguments)
 
+    def _handful(self, iterator: Iterator[Any]) -> tuple[list[Any], bool, dict[str, Any] | None]:
+        """Return some items, whether these are the last, and what was raised instead of more."""
+        items: list[Any] = []
+        until = time.perf_counter() + _SIP
+        try:
+            for item in iterator:
+                items.append(item)
+                if len(items) >= _GULP or time.perf_counter() >= until:
+                    return items, False, None
+        except Exception as error:
+            return items, True, self._tell(error)
+        return items, True, None
 
-def _handful(iterator: Iterator[Any]) -> tuple[list[Any], bool, dict[str, Any] | None]:
-    """Return some items, whether these are the last, and what was raised instead of more."""
-    items: list[Any] = []
-    until = time.perf_counter() + _SIP
-    try:
-        for item in iterator:
-            items.append(item)
-            if len(items) >= _GULP or time.perf_counter() >= until:
-                return items, False, None
-    except Exception as error:
-        return items, True, told(error)
-    return items, True, None
+    def _tell(self, error: BaseException) -> dict[str, Any]:
+        self._told.append(error)
+        return told(error) | {"told": len(self._told) - 1}
+
+    def raised(self, failure: dict[str, Any]) -> BaseException:
+        """Return what the body raised: the error of an iterator itself, not a copy of it.
+
+        Whose error it was is seen by that.
+        """
+        error = rebuilt(failure)
+        number = failure.get("told")
+        if number is None:
+            return error
+        itself: BaseException = self._told[number]
+        for note in getattr(error, "__notes__", ()):
+            if note not in getattr(itself, "__notes__", ()):
+                itself.add_note(note)
+        itself.__traceback__ = error.__traceback__
+        return itself
 
 
 def _outcome(
