@@ -90,6 +90,15 @@ class _Late(Exception):
     """A worker process has not answered in time."""
 
 
+class _Patience(threading.local):
+    """Until when the call may take for which a thread reads an iterator; None for any time."""
+
+    until: float | None = None
+
+
+_patience = _Patience()
+
+
 class _Child:
     """One worker process, used by one thread at a time.
 
@@ -483,7 +492,7 @@ class Processes:
             while not over:
                 child.streams = False
                 child.send(wire.MORE)
-                letter, data = _outcome(child, given)
+                letter, data = _outcome(child, given, _patience.until)
                 child.streams = True
                 if letter == wire.ERROR:
                     fit = True
@@ -497,7 +506,7 @@ class Processes:
         except GeneratorExit:
             try:
                 child.send(wire.CLOSE)
-                letter, data = _outcome(child, given)
+                letter, data = _outcome(child, given, _patience.until)
             except _Gone:  # the run has ended, and the process with it
                 raise GeneratorExit from None
             fit = True
@@ -542,6 +551,8 @@ class _Given:
         if what == "close":
             try:
                 getattr(self._iterators[arguments[0]], "close", lambda: None)()
+            except _Late:
+                raise
             except Exception as error:
                 return self._tell(error)
             return None
@@ -558,6 +569,8 @@ class _Given:
                 items.append(item)
                 if len(items) >= _GULP or time.perf_counter() >= until:
                     return items, False, None
+        except _Late:
+            raise
         except Exception as error:
             return items, True, self._tell(error)
         return items, True, None
@@ -593,7 +606,7 @@ def _outcome(
     while True:
         letter, data = child.receive(until)
         if letter == wire.ASK:
-            _answer(child, given, data)
+            _answer(child, given, data, until)
         elif letter == wire.LOG:
             _take_record(data)
         elif letter == wire.PROFILE:
@@ -603,11 +616,20 @@ def _outcome(
             return letter, data
 
 
-def _answer(child: _Child, given: _Given, question: bytes) -> None:
+def _answer(child: _Child, given: _Given, question: bytes, until: float | None) -> None:
+    before = _patience.until
+    if before is None or (until is not None and until < before):
+        _patience.until = until
     try:
         letter, data = wire.VALUE, dumps(given.answer(*loads(question)))
+    except _Late:
+        raise
     except Exception as error:
         letter, data = wire.ERROR, pickle.dumps(told(error))
+    finally:
+        _patience.until = before
+    if until is not None and time.monotonic() >= until:  # whatever a body here made of that
+        raise _Late
     child.send(letter, 0, data)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dagger_dsl import DAG
-from dagger_dsl.errors import NodeExecutionError
+from dagger_dsl import DAG, ResourcePool
+from dagger_dsl.errors import NodeExecutionError, NodeTimeout
 from dagger_dsl.registry import Registry
 from tests.runners.helpers import eventually, our_threads
 from tests.runners.test_processes import children
@@ -108,3 +111,64 @@ def test_the_traceback_of_a_producers_error_names_producer_and_consumer(runner: 
     assert error is not None
     assert "in produce" in error.traceback
     assert "in collect" in error.traceback
+
+
+@pytest.mark.parametrize("links", [0, 1])
+def test_a_limit_holds_while_a_producer_elsewhere_is_waited_for(links: int) -> None:
+    with DAG("slow") as dag:
+
+        @dag.node
+        def produce() -> Iterator[int]:
+            yield 1
+            time.sleep(60)
+            yield 2
+
+        last: Any = produce
+        for n in range(links):
+
+            @dag.node(id=f"link{n}")
+            def link(items: Iterator[int]) -> Iterator[int]:
+                yield from items
+
+            last >> link
+            last = link
+
+        @dag.node(timeout=1.0)
+        def total(items: Iterator[int]) -> int:
+            return sum(items)
+
+        last >> total
+    began = time.monotonic()
+    with pytest.raises(NodeExecutionError) as caught:
+        dag.run(runner="processes")
+    assert isinstance(caught.value.__cause__, NodeTimeout)
+    assert caught.value.node_id == "total"
+    assert time.monotonic() - began < 20
+    assert dag.report.abandoned == ()
+
+
+def test_a_limit_holds_while_a_producer_here_is_waited_for() -> None:
+    pool: ResourcePool[object] = ResourcePool(object, max_size=1)
+    released = threading.Event()
+    with DAG("slow", config={"shutdown_grace": 0.1}) as dag:
+
+        @dag.node(uses={"conn": pool})
+        def produce(conn: object) -> Iterator[int]:
+            yield 1
+            released.wait(60)
+            yield 2
+
+        @dag.node(timeout=1.0)
+        def total(produce: Iterator[int]) -> int:
+            return sum(produce)
+
+        produce >> total
+    began = time.monotonic()
+    try:
+        with pytest.raises(NodeExecutionError) as caught:
+            dag.run(runner="processes")
+        assert isinstance(caught.value.__cause__, NodeTimeout)
+        assert time.monotonic() - began < 20
+        assert dag.report.abandoned == ("total",)
+    finally:
+        released.set()
