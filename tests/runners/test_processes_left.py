@@ -99,7 +99,7 @@ def test_a_producer_called_again_leaves_no_process_of_its_first_call(tmp_path: P
         def produce() -> Iterator[int]:
             yield from range(3)
 
-        @dag.node(uses={"conn": pool}, timeout=0.5, retry=1, retry_delay=0)
+        @dag.node(uses={"conn": pool}, timeout=1.5, retry=1, retry_delay=0)
         def consume(produce: Iterator[int], conn: object) -> int:
             calls.append(1)
             mine = len(calls)
