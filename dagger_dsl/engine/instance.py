@@ -475,7 +475,7 @@ class Run:
                 call = plan.batch_call(plan.parents[slot], call)
         else:
             call = plan.calls[slot] if outside is None else outside.plain(slot)
-        if outside is not None and outside.makes(slot):
+        if self._is_outside(slot):
             kind &= ~TIMED  # whoever waits for the process ends it
         if slot in self.streams:
             call = self.streams[slot].wrap(call)
@@ -591,8 +591,13 @@ class Run:
 
     def can_end(self, slot: int) -> bool:
         """Return whether the call of an invocation can be ended, so that nothing is left behind."""
-        made_outside = self.outside is not None and self.outside.makes(slot)
-        return made_outside or self.is_awaited(slot)
+        return self._is_outside(slot) or self.is_awaited(slot)
+
+    def _is_outside(self, slot: int) -> bool:
+        """Return whether the call is made in worker processes, with all that it reads."""
+        if self.outside is None or not self.outside.makes(slot):
+            return False
+        return slot not in self.streams or not self.streams[slot].reads_here()
 
     def attempts_made(self, slot: int) -> int:
         """Return how many calls of a node were made, earlier processes included."""

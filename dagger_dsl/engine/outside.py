@@ -3,7 +3,8 @@
 Only the user's function crosses: inputs are bound and checked, and answers looked at, where the run
 is. Async functions are awaited there too, on the run's loop, and functions of the documents' old
 form are called there, as they work on the run's own cache. So are those that a pool lends something
-to, which another process could not use, and nested runs, whose own calls cross.
+to, which another process could not use, those that a circuit breaker guards, which counts here, and
+nested runs, whose own calls cross.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.errors import ConfigurationError, MissingExtra, TransferError
+from dagger_dsl.model.breaker import is_guarded
 from dagger_dsl.model.values import MISSING
 from dagger_dsl.registry import ActionDef
 from dagger_dsl.runners.processes import Errand, Processes
@@ -161,4 +163,4 @@ def _failing(error: Exception, cause: Exception) -> Callable[..., Any]:
 
 def _crosses(action: ActionDef) -> bool:
     here = action.is_async or action.style in ("legacy", "workflow") or bool(action.uses)
-    return not (here or inspect.isasyncgenfunction(action.fn))
+    return not (here or inspect.isasyncgenfunction(action.fn) or is_guarded(action.fn))

@@ -75,6 +75,13 @@ class Reading:
         self.over = self.stale = False
         self.error: BaseException | None = None
 
+    def is_made_here(self) -> bool:
+        """Return whether something of the items is made in this process, which cannot be ended."""
+        outside = self._run.outside
+        if outside is None or not outside.makes(self.source):
+            return True
+        return any(each.is_made_here() for each in self._upstream)
+
     def open(self, as_async: bool) -> Any:
         """Return what the consumer reads.
 
@@ -203,6 +210,10 @@ class Intake:
         self.readings: dict[int, Reading] = {}
         self.busy = self.handed_on = False
 
+    def reads_here(self) -> bool:
+        """Return whether the call may wait for a body that nobody can end."""
+        return any(each.is_made_here() for each in self.readings.values())
+
     def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """Return a call that is given the items, and closes what it has not read to its end."""
         if self._run.plan.actions[self.slot].is_async:
@@ -288,10 +299,12 @@ class Streams:
             return True
         self._course.outcomes.clear_seats(slot)
         intake = run.streams.get(target)
+        is_new = intake is None
         if intake is None:
             intake = run.streams[target] = Intake(run, target)
-            run.install(target)
         intake.readings[slot] = Reading(run, slot, iterator)
+        if is_new or run.outside is not None:  # who ends the call depends on all that it reads
+            run.install(target)
         if slot in run.streams:
             run.streams[slot].handed_on = True
         run.feeding.add(slot)

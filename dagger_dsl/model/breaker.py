@@ -8,12 +8,16 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from types import MethodType
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 from dagger_dsl.errors import CircuitBreakerOpenError, ConfigurationError, shown
 from dagger_dsl.model.policies import seconds, whole_number
 
-__all__ = ["CircuitBreaker"]
+__all__ = ["CircuitBreaker", "is_guarded"]
+
+# What a guarded function is known by.
+_MARK = "__circuit_breaker__"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,7 +35,9 @@ class CircuitBreaker:
     every call. After *timeout* it is half open: it lets one call through, which closes it, or opens
     it again. When that call has not come back for another *timeout*, the next one is let through.
     What calls come to that began before it changed does not count. Under ``runner="processes"`` a
-    guarded function of a module has a breaker in each worker process; any other one is refused.
+    guarded function is called in the run's own process, where the breaker counts; so is one that is
+    wrapped around it with `functools.wraps`. One that merely calls a guarded function of a module
+    finds another breaker in each worker process, which ends with the run.
 
     Args:
         failure_threshold: So many failures in a row open it.
@@ -82,8 +88,8 @@ class CircuitBreaker:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a CircuitBreaker counts in one process and cannot be sent to another; guard a "
-            "function of a module, whose breaker each worker process then has for itself"
+            "a CircuitBreaker counts in one process and cannot be sent to another; decorate the "
+            "node's own function with it, which is called where the run is"
         )
 
     def is_open(self) -> bool:
@@ -181,7 +187,7 @@ class CircuitBreaker:
                 self._leave(turn, None)
                 return answer
 
-            return cast("Callable[P, R]", call_async)
+            return self._marked(call_async)
 
         @functools.wraps(body)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -194,7 +200,27 @@ class CircuitBreaker:
             self._leave(turn, None)
             return answer
 
+        return self._marked(call)
+
+    def _marked(self, call: Any) -> Callable[P, R]:
+        setattr(call, _MARK, self)
         return cast("Callable[P, R]", call)
 
     def __repr__(self) -> str:
         return f"<CircuitBreaker {self.state}: {self.failures} of {self.threshold} failures>"
+
+
+def is_guarded(function: Any) -> bool:
+    """Return whether a breaker is around a function, or around one that it wraps."""
+    seen: set[int] = set()
+    while function is not None and id(function) not in seen:
+        seen.add(id(function))
+        if isinstance(inspect.getattr_static(function, _MARK, None), CircuitBreaker):
+            return True
+        if isinstance(function, MethodType):
+            function = function.__func__
+        elif isinstance(function, functools.partial):
+            function = function.func
+        else:
+            function = inspect.getattr_static(function, "__wrapped__", None)
+    return False

@@ -20,7 +20,7 @@ from typing import Any
 from dagger_dsl.runners import wire
 from dagger_dsl.runners.transfer import dumps, function_from, loads, rebuilt, told
 
-__all__ = ["ask", "given_object", "main"]
+__all__ = ["ask", "given_object", "heard", "main"]
 
 # How long a generator is read before its items are sent (seconds), and how many at most.
 _SIP, _GULP = 0.001, 512
@@ -31,11 +31,13 @@ class _Link:
 
     Attributes:
         busy: A call is being made, so that somebody listens.
+        heard: Errors of what the call was given, with the numbers that the run knows them by.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.busy = False
+        self.heard: list[tuple[BaseException, int]] = []
         self.lock = threading.RLock()
 
     def send(self, letter: bytes, body: bytes = b"") -> None:
@@ -67,6 +69,14 @@ def ask(what: str, *arguments: Any) -> Any:
     """Ask the run of the current call for something; whatever it raises there is raised here."""
     assert _link is not None
     return _link.ask(what, arguments)
+
+
+def heard(failure: dict[str, Any]) -> BaseException:
+    """Return an error of something that the call was given; the run will know it again."""
+    assert _link is not None
+    error = rebuilt(failure)
+    _link.heard.append((error, failure["told"]))
+    return error
 
 
 def given_object() -> Any:
@@ -192,7 +202,9 @@ class _Worker:
             else:
                 _object = loads(body)
         except BaseException as error:
-            answer, data = wire.ERROR, pickle.dumps(told(error))
+            answer, data = wire.ERROR, pickle.dumps(self.told(error))
+        if self.stream is None:
+            link.heard.clear()
         with link.lock:
             link.busy = False
             wire.send(link.fd, answer, 0, data)
@@ -248,8 +260,16 @@ class _Worker:
             error = raised
         if over:
             self.stream = None
-        failure = None if error is None else told(error)
+        failure = None if error is None else self.told(error)
         return wire.ITEMS, _sent((items, over, failure), "an item that it yielded")
+
+    def told(self, error: BaseException) -> dict[str, Any]:
+        """Return an error as plain data, with its number where the run has told of it."""
+        data = told(error)
+        for each, number in self.link.heard:
+            if each is error:
+                data["told"] = number
+        return data
 
     def close(self) -> None:
         stream, self.stream = self.stream, None

@@ -90,6 +90,15 @@ class _Late(Exception):
     """A worker process has not answered in time."""
 
 
+class _Patience(threading.local):
+    """Until when the call may take for which a thread reads an iterator; None for any time."""
+
+    until: float | None = None
+
+
+_patience = _Patience()
+
+
 class _Child:
     """One worker process, used by one thread at a time.
 
@@ -130,6 +139,8 @@ class _Child:
         self._socket = ours
         self._fd = ours.fileno()
         self._ending = threading.Lock()
+        self._using = threading.Lock()
+        self._users, self._closed = 0, False
         self.known: set[int] = set()
         self.has_object = False
         self.streams = False
@@ -144,24 +155,55 @@ class _Child:
 
     def send(self, letter: bytes, number: int = 0, body: bytes = b"") -> None:
         """Send a message; raise `_Gone` when nobody takes it."""
+        self._enter()
         try:
             wire.send(self._fd, letter, number, body)
         except OSError:
             raise _Gone from None
+        finally:
+            self._leave()
 
     def receive(self, until: float | None = None) -> tuple[bytes, bytes]:
         """Wait for a message; raise `_Late` when none has come *until* then, or `_Gone`."""
-        if until is not None:
-            left = until - time.monotonic()
-            while not self._poll.poll(max(0.0, min(left, 3600.0)) * 1000.0):
-                left = until - time.monotonic()
-                if left <= 0.0:
-                    raise _Late
+        self._enter()
         try:
+            if until is not None:
+                left = until - time.monotonic()
+                while not self._poll.poll(max(0.0, min(left, 3600.0)) * 1000.0):
+                    left = until - time.monotonic()
+                    if left <= 0.0:
+                        raise _Late
             letter, _, body = wire.receive(self._fd)
         except (EOFError, OSError):
             raise _Gone from None
+        finally:
+            self._leave()
         return letter, body
+
+    def _enter(self) -> None:
+        """Keep the connection's number from being closed, and given to another file, in its use."""
+        with self._using:
+            if self._closed:
+                raise _Gone
+            self._users += 1
+
+    def _leave(self) -> None:
+        with self._using:
+            self._users -= 1
+            if self._closed and not self._users:
+                self._socket.close()
+
+    def _close(self) -> None:
+        """End the connection; who waits for a message is told, and closes it."""
+        with self._using:
+            if self._closed:
+                return
+            self._closed = True
+            os.close(self._life)
+            if self._users:
+                self.dismiss()
+            else:
+                self._socket.close()
 
     def kill(self) -> None:
         """End it and what it has started; safe from any thread."""
@@ -191,10 +233,7 @@ class _Child:
             time.sleep(pause)
             pause = min(pause * 2, 0.02)
             code = self._polled()
-        if self._life >= 0:
-            self._socket.close()
-            os.close(self._life)
-            self._life = -1
+        self._close()
         return code
 
     def _polled(self) -> int | None:
@@ -245,7 +284,7 @@ class Processes:
         self._nested = outer is not None
         self._stock: _Stock = _Stock() if outer is None else outer._stock
         self._lock = self._stock.lock
-        self._busy: dict[int, _Child] = {}
+        self._busy: dict[int, set[_Child]] = {}  # several where a generator was left behind
         self._doomed: set[int] = set()
         self._closed = False
 
@@ -313,7 +352,7 @@ class Processes:
             return stream
         if letter == wire.LOST:
             return _nobody()
-        raise rebuilt(pickle.loads(data))
+        raise given.raised(pickle.loads(data))
 
     def kill(self, slots: Collection[int], *, for_good: bool = True) -> None:
         """End the calls of some slots, with their processes; they raise.
@@ -325,7 +364,7 @@ class Processes:
         with self._lock:
             if for_good:
                 self._doomed.update(slots)
-            found = [self._busy[slot] for slot in slots if slot in self._busy]
+            found = [child for slot in slots for child in self._busy.get(slot, ())]
         for child in found:
             child.kill()
 
@@ -337,7 +376,7 @@ class Processes:
         stock = self._stock
         with self._lock:
             self._closed = True
-            busy = list(self._busy.values())
+            busy = [child for held in self._busy.values() for child in held]
             idle: list[_Child] = []
             unread = [child for child in busy if child.streams]
             if not self._nested:
@@ -361,12 +400,12 @@ class Processes:
             self._refuse(slot)
             child = self._stock.idle.pop() if self._stock.idle else None
             if child is not None:
-                self._busy[slot] = child
+                self._busy.setdefault(slot, set()).add(child)
                 return child
         child = _Child(self._settings())
         with self._lock:
             self._stock.all.add(child)
-            self._busy[slot] = child
+            self._busy.setdefault(slot, set()).add(child)
             late = self._closed or self._stock.closed or slot in self._doomed
         if late:
             self._give_back(slot, child, False)
@@ -379,8 +418,10 @@ class Processes:
 
     def _give_back(self, slot: int, child: _Child, fit: bool) -> None:
         with self._lock:
-            if self._busy.get(slot) is child:
-                del self._busy[slot]
+            held = self._busy.get(slot, set())
+            held.discard(child)
+            if not held:
+                self._busy.pop(slot, None)
             stock = self._stock
             if fit and not (self._closed or stock.closed or slot in self._doomed):
                 stock.idle.append(child)
@@ -451,26 +492,26 @@ class Processes:
             while not over:
                 child.streams = False
                 child.send(wire.MORE)
-                letter, data = _outcome(child, given)
+                letter, data = _outcome(child, given, _patience.until)
                 child.streams = True
                 if letter == wire.ERROR:
                     fit = True
-                    raise rebuilt(pickle.loads(data))
+                    raise given.raised(pickle.loads(data))
                 items, over, failure = _unpacked(errand, data)
                 yield from items
                 if failure is not None:
                     fit = True
-                    raise rebuilt(failure)
+                    raise given.raised(failure)
             fit = True
         except GeneratorExit:
             try:
                 child.send(wire.CLOSE)
-                letter, data = _outcome(child, given)
+                letter, data = _outcome(child, given, _patience.until)
             except _Gone:  # the run has ended, and the process with it
                 raise GeneratorExit from None
             fit = True
             if letter == wire.ERROR:
-                raise rebuilt(pickle.loads(data)) from None
+                raise given.raised(pickle.loads(data)) from None
             raise
         except _Gone:
             raise ProcessDied(errand.node_id, child.reap(_FAREWELL)) from None
@@ -489,6 +530,7 @@ class _Given:
         self._run_answers = answers
         self._iterators: list[Any] = []
         self._ctx: NodeCtx | None = None
+        self._told: list[BaseException] = []
 
     def sent(self, values: Iterable[Any]) -> list[Any]:
         """Return what is sent in the place of the arguments."""
@@ -505,26 +547,53 @@ class _Given:
     def answer(self, what: str, arguments: tuple[Any, ...]) -> Any:
         """Return what a body asks for."""
         if what == "items":
-            return _handful(self._iterators[arguments[0]])
+            return self._handful(self._iterators[arguments[0]])
         if what == "close":
-            return getattr(self._iterators[arguments[0]], "close", lambda: None)()
+            try:
+                getattr(self._iterators[arguments[0]], "close", lambda: None)()
+            except _Late:
+                raise
+            except Exception as error:
+                return self._tell(error)
+            return None
         if what == "ctx":
             return getattr(self._ctx, arguments[0])(*arguments[1:])
         return self._run_answers[what](*arguments)
 
+    def _handful(self, iterator: Iterator[Any]) -> tuple[list[Any], bool, dict[str, Any] | None]:
+        """Return some items, whether these are the last, and what was raised instead of more."""
+        items: list[Any] = []
+        until = time.perf_counter() + _SIP
+        try:
+            for item in iterator:
+                items.append(item)
+                if len(items) >= _GULP or time.perf_counter() >= until:
+                    return items, False, None
+        except _Late:
+            raise
+        except Exception as error:
+            return items, True, self._tell(error)
+        return items, True, None
 
-def _handful(iterator: Iterator[Any]) -> tuple[list[Any], bool, dict[str, Any] | None]:
-    """Return some items, whether these are the last, and what was raised instead of more."""
-    items: list[Any] = []
-    until = time.perf_counter() + _SIP
-    try:
-        for item in iterator:
-            items.append(item)
-            if len(items) >= _GULP or time.perf_counter() >= until:
-                return items, False, None
-    except Exception as error:
-        return items, True, told(error)
-    return items, True, None
+    def _tell(self, error: BaseException) -> dict[str, Any]:
+        self._told.append(error)
+        return told(error) | {"told": len(self._told) - 1}
+
+    def raised(self, failure: dict[str, Any]) -> BaseException:
+        """Return what the body raised: the error of an iterator itself, not a copy of it.
+
+        Whose error it was is seen by that.
+        """
+        error = rebuilt(failure)
+        number = failure.get("told")
+        if number is None:
+            return error
+        itself: BaseException = self._told[number]
+        for note in getattr(error, "__notes__", ()):
+            if note not in getattr(itself, "__notes__", ()):
+                itself.add_note(note)
+        itself.__traceback__ = error.__traceback__
+        return itself
 
 
 def _outcome(
@@ -537,7 +606,7 @@ def _outcome(
     while True:
         letter, data = child.receive(until)
         if letter == wire.ASK:
-            _answer(child, given, data)
+            _answer(child, given, data, until)
         elif letter == wire.LOG:
             _take_record(data)
         elif letter == wire.PROFILE:
@@ -547,11 +616,20 @@ def _outcome(
             return letter, data
 
 
-def _answer(child: _Child, given: _Given, question: bytes) -> None:
+def _answer(child: _Child, given: _Given, question: bytes, until: float | None) -> None:
+    before = _patience.until
+    if before is None or (until is not None and until < before):
+        _patience.until = until
     try:
         letter, data = wire.VALUE, dumps(given.answer(*loads(question)))
+    except _Late:
+        raise
     except Exception as error:
         letter, data = wire.ERROR, pickle.dumps(told(error))
+    finally:
+        _patience.until = before
+    if until is not None and time.monotonic() >= until:  # whatever a body here made of that
+        raise _Late
     child.send(letter, 0, data)
 
 

@@ -12,8 +12,8 @@ import attrs
 from dagger_dsl.errors import InvalidState, TransferError
 from dagger_dsl.model.context import NodeCtx
 from dagger_dsl.model.sharing import Context
-from dagger_dsl.runners.child import ask, given_object
-from dagger_dsl.runners.transfer import rebuilt, reducers
+from dagger_dsl.runners.child import ask, given_object, heard
+from dagger_dsl.runners.transfer import reducers
 
 __all__ = ["Items", "Unsent"]
 
@@ -68,7 +68,7 @@ class Items(Iterator[Any]):
         while not self._read:
             failure, self._failure = self._failure, None
             if failure is not None:
-                raise rebuilt(failure)
+                raise heard(failure)
             if self._over:
                 raise StopIteration
             items, self._over, self._failure = ask("items", self._number)
@@ -80,7 +80,9 @@ class Items(Iterator[Any]):
         self._read.clear()
         if not self._over:
             self._over = True
-            ask("close", self._number)
+            failure = ask("close", self._number)
+            if failure is not None:
+                raise heard(failure)
 
 
 class _Field:

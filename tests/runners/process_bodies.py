@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dagger_dsl import action
+from dagger_dsl import CircuitBreaker, action
 from dagger_dsl.model.commands import AddNodes, NodeSpec
 from dagger_dsl.model.context import Branch, NodeCtx, NodeOutput
 from dagger_dsl.model.people import HumanRequest
@@ -335,3 +335,17 @@ def naps(seconds: float) -> float:
     began = time.perf_counter()
     time.sleep(seconds)
     return time.perf_counter() - began
+
+
+breaker = CircuitBreaker(failure_threshold=2)
+
+
+@breaker
+def guarded() -> None:
+    raise ValueError("no")
+
+
+class Guarded:
+    @CircuitBreaker()
+    def pid(self) -> int:
+        return os.getpid()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,12 @@ from typing import Any
 import pytest
 
 from dagger_dsl import DAG, CircuitBreaker, action
-from dagger_dsl.errors import ConfigurationError, NodeExecutionError, NodeTimeout
+from dagger_dsl.errors import (
+    CircuitBreakerOpenError,
+    ConfigurationError,
+    NodeExecutionError,
+    NodeTimeout,
+)
 from dagger_dsl.model.pools import ResourcePool
 from dagger_dsl.registry import Registry
 from tests.runners import process_bodies as there
@@ -101,16 +107,42 @@ def test_what_a_pool_lends_is_used_here() -> None:
     assert dag.run(**AWAY) == [os.getpid()] * 2
 
 
-def test_a_breaker_does_not_go_to_another_process() -> None:
-    breaker = CircuitBreaker(failure_threshold=2)
+def outer(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        return function(*args)
 
-    @action
-    @breaker
+    return call
+
+
+@pytest.mark.parametrize("around", [lambda f: f, outer, lambda f: functools.partial(outer(f))])
+def test_what_a_breaker_guards_is_called_and_counted_here(around: Any) -> None:
+    breaker = there.breaker
+    breaker.reset()
+    with DAG("broken") as dag:
+        action(around(there.guarded), name="guarded")()
+    causes = []
+    for _ in range(3):
+        with pytest.raises(NodeExecutionError) as caught:
+            dag.run(**AWAY)
+        causes.append(type(caught.value.__cause__))
+    assert causes == [ValueError, ValueError, CircuitBreakerOpenError]
+    assert breaker.is_open()
+
+
+def test_a_method_that_a_breaker_guards_is_called_here() -> None:
+    with DAG("broken") as dag:
+        action(there.Guarded().pid, name="guarded")()
+    assert dag.run(**AWAY) == os.getpid()
+
+
+def test_a_breaker_does_not_go_to_another_process() -> None:
+    @CircuitBreaker(failure_threshold=2)
     def fails() -> None:
         raise ValueError("no")
 
     with DAG("broken") as dag:
-        fails()
+        action(lambda: fails(), name="calls")()
     with pytest.raises(ConfigurationError, match="a CircuitBreaker counts in one process"):
         dag.run(**AWAY)
 
