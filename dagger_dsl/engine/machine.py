@@ -464,7 +464,6 @@ def make_machine(plan: Plan, find: Callable[[str], ActionDef | None]) -> None:
         find: Finds actions, and notes that they were.
     """
     from dagger_dsl.engine.machine_calls import note_inputs
-    from dagger_dsl.runners.base import ASYNC
 
     graph, index = plan.graph, plan.index
     machine = graph.machine
@@ -495,7 +494,5 @@ def make_machine(plan: Plan, find: Callable[[str], ActionDef | None]) -> None:
     for slot in states:
         plan.bindings[slot] = carry
         plan.names[slot] = ("previous",)
-        if hook is not None and hook.is_async:
-            plan.kinds[slot] |= ASYNC
     plan.needs_loop = plan.needs_loop or (hook is not None and hook.is_async)
     note_inputs(plan)
