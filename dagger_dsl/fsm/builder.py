@@ -18,6 +18,7 @@ from dagger_dsl.errors import (
     ConfigurationError,
     NodeNotFound,
     NotExecuted,
+    ResultNotFound,
     UnknownInputError,
     did_you_mean,
     shown,
@@ -564,7 +565,7 @@ class FSM(Workflow):
         Raises:
             NotExecuted: The last run has not completed the state, or an earlier process had the
                 result and did not store it (``store=False``).
-            IndexError: It has fewer results than that.
+            ResultNotFound: It has fewer results than that, or let this one go.
             NodeNotFound: There is no such state.
         """
         state, dot, number = (
@@ -607,11 +608,11 @@ class FSM(Workflow):
             return default
         total = kept + dropped
         if 0 <= int(number) < dropped:
-            raise IndexError(
+            raise ResultNotFound(
                 f"result {number} of state {state!r} was let go: history_limit keeps the newest "
                 f"{self.history_limit} cycles; {kept} of its {total} results are left"
             )
-        raise IndexError(
+        raise ResultNotFound(
             f"state {state!r} has {total} result{'' if total == 1 else 's'}, counted from 0, so "
             f"there is no {state}.{number}"
         )
