@@ -140,6 +140,7 @@ class MachineState(RunState):
         "_gate",
         "_machine",
         "_note",
+        "_redone",
         "_tried",
         "_values",
         "current",
@@ -170,6 +171,7 @@ class MachineState(RunState):
         self._carry = machine.carry
         self._forget, self._note = forget, tried
         self._tried: dict[tuple[int, int], int] = {}
+        self._redone = -1  # the last cycle that an earlier process had tried
         self.limit = machine.max_cycles if limit is None else limit
         self._gate = self.limit  # the number from which on no cycle begins; 0 once stopped
         self.left = 1  # a machine is one thing, which ends or not
@@ -249,7 +251,7 @@ class MachineState(RunState):
             attempts = self._tried.pop((self.cycle, target), None)
             if attempts is not None:
                 self._note(target, attempts)
-            if not any(number > self.cycle for number, _ in self._tried):
+            if self.cycle >= self._redone:
                 self._tried = {}
                 self._gate = 0 if self.stopped else self.limit
 
@@ -351,6 +353,7 @@ class MachineState(RunState):
         self._begun = True
         if tried:
             self._tried, self._gate = dict(tried), 0
+            self._redone = max(number for number, _ in tried)
         for slot, value in zip(slots, values, strict=True):
             if self.seen.__class__ is deque:
                 self._let_go()
