@@ -35,6 +35,7 @@ DaggerError
 │   ├── StalledError                     nothing can go on; a fault of ours
 │   ├── RunCancelled, RunPaused
 │   └── NotExecuted (LookupError)
+│       └── ResultNotFound (IndexError)  a state of a machine has no result of this number
 ├── CircuitBreakerOpenError              a `CircuitBreaker` refuses calls for a while
 ├── ResourceTimeout (TimeoutError)       no resource of a `ResourcePool` came free in time
 ├── InvalidState                         the call does not fit what the object is doing
@@ -102,6 +103,7 @@ __all__ = [
     "ProcessDied",
     "RegistryError",
     "ResourceTimeout",
+    "ResultNotFound",
     "RunCancelled",
     "RunExists",
     "RunFenced",
@@ -661,6 +663,10 @@ class RunPaused(ExecutionError):
 
 class NotExecuted(ExecutionError, LookupError):
     """A result was asked for that no run has produced yet."""
+
+
+class ResultNotFound(NotExecuted, IndexError):
+    """A state of a machine has no result of this number: it has fewer, or let this one go."""
 
 
 class CircuitBreakerOpenError(DaggerError):

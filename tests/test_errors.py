@@ -145,6 +145,7 @@ def test_errors_also_are_the_builtin_they_specialise() -> None:
         ],
         ValueError: ["ConfigurationError", "RegistryError", "ValidationError", "InputError"],
         TypeError: ["TypeMismatch", "EncodingError"],
+        IndexError: ["ResultNotFound"],
         ImportError: ["MissingExtra"],
     }
     for builtin, names in expected.items():

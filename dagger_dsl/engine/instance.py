@@ -340,6 +340,7 @@ class Run:
                 self.meta,
                 self.before,
                 self.loaders,
+                self.freed,
                 self.asked,
                 self.first_start,
             ):

@@ -309,8 +309,11 @@ class _Session:
             observers = Observers(run, hooks, progress, told)
         self.needs_loop = observers is not None and observers.needs_loop
         around = run.lifecycle
+        machine = run.plan.machine
         # A sync body waits for an async hook around it, and not where the loop itself would wait.
-        self._apart = around is not None and around.awaits
+        self._apart = (around is not None and around.awaits) or (
+            machine is not None and machine.hook is not None and machine.hook.is_async
+        )
         if around is not None:
             self.needs_loop = self.needs_loop or around.awaits
             if observers is not None and around.phased:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
     from dagger_dsl.runners.base import Board
 
-__all__ = ["Lifecycle", "surrounded"]
+__all__ = ["Lifecycle", "drive", "drive_async", "surrounded"]
 
 _NONE = NodeHooks()
 
@@ -108,10 +108,10 @@ class Lifecycle:
         is_async = any(map(is_awaited, calls))
 
         async def clean_async(ctx: HookContext, event: Any) -> None:
-            await _drive_async(clean(ctx, event))
+            await drive_async(clean(ctx, event))
 
         def clean_here(ctx: HookContext, event: Any) -> None:
-            _drive(clean(ctx, event), None)  # in a step, for which the loop may be waiting
+            drive(clean(ctx, event), None)  # in a step, for which the loop may be waiting
 
         return (
             BoundHook(
@@ -194,12 +194,12 @@ def surrounded(
     if action.is_async:
 
         async def call_async(*values: Any) -> Any:
-            return await _drive_async(steps(values))
+            return await drive_async(steps(values))
 
         return call_async
 
     def call(*values: Any) -> Any:
-        return _drive(steps(values), run.board)
+        return drive(steps(values), run.board)
 
     return call
 
@@ -269,7 +269,7 @@ def _with(answer: Any, found: Any) -> Any:
 # --- awaiting ------------------------------------------------------------------------------------
 
 
-async def _drive_async(talk: Generator[Any, Any, Any]) -> Any:
+async def drive_async(talk: Generator[Any, Any, Any]) -> Any:
     """Await what a generator yields, where it has to be, and return what it returns."""
     try:
         step = next(talk)
@@ -284,8 +284,8 @@ async def _drive_async(talk: Generator[Any, Any, Any]) -> Any:
         return end.value
 
 
-def _drive(talk: Generator[Any, Any, Any], board: Board | None) -> Any:
-    """As `_drive_async`, in a thread that may wait for the run's event loop, if there is one."""
+def drive(talk: Generator[Any, Any, Any], board: Board | None) -> Any:
+    """As `drive_async`, in a thread that may wait for the run's event loop, if there is one."""
     try:
         step = next(talk)
         while True:

@@ -18,7 +18,7 @@ import attrs
 
 from dagger_dsl.engine.plan import UNSET, Plan
 from dagger_dsl.engine.state import CANCELLED, COMPLETED, FAILED, PENDING, SKIPPED, Ended, RunState
-from dagger_dsl.errors import MaxCyclesExceeded
+from dagger_dsl.errors import MaxCyclesExceeded, NotExecuted
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.policies import OnFailure
 from dagger_dsl.registry import ActionDef
@@ -50,12 +50,28 @@ class Move:  # an outcome between rooms, never shown to users
 
 
 class Stored:
-    """A result that an earlier process recorded, read when somebody asks for it."""
+    """A result that an earlier process recorded, read when somebody asks for it.
 
-    __slots__ = ("load",)
+    Args:
+        load: Reads it.
+        why: Why it was not stored, where it was not; `read` raises it.
+    """
 
-    def __init__(self, load: Callable[[], Any]) -> None:
-        self.load = load
+    __slots__ = ("_load", "why")
+
+    def __init__(self, load: Callable[[], Any], why: str | None = None) -> None:
+        self._load = load
+        self.why = why
+
+    def read(self, name: str) -> Any:
+        """Return it, a result of this state.
+
+        Raises:
+            NotExecuted: It was not stored.
+        """
+        if self.why is not None:
+            raise NotExecuted(f"state {name!r} has no such result any more: {self.why}")
+        return self._load()
 
 
 @attrs.frozen(eq=False)
@@ -124,6 +140,7 @@ class MachineState(RunState):
         "_gate",
         "_machine",
         "_note",
+        "_redone",
         "_tried",
         "_values",
         "current",
@@ -154,6 +171,7 @@ class MachineState(RunState):
         self._carry = machine.carry
         self._forget, self._note = forget, tried
         self._tried: dict[tuple[int, int], int] = {}
+        self._redone = -1  # the last cycle that an earlier process had tried
         self.limit = machine.max_cycles if limit is None else limit
         self._gate = self.limit  # the number from which on no cycle begins; 0 once stopped
         self.left = 1  # a machine is one thing, which ends or not
@@ -233,7 +251,7 @@ class MachineState(RunState):
             attempts = self._tried.pop((self.cycle, target), None)
             if attempts is not None:
                 self._note(target, attempts)
-            if not any(number > self.cycle for number, _ in self._tried):
+            if self.cycle >= self._redone:
                 self._tried = {}
                 self._gate = 0 if self.stopped else self.limit
 
@@ -335,6 +353,7 @@ class MachineState(RunState):
         self._begun = True
         if tried:
             self._tried, self._gate = dict(tried), 0
+            self._redone = max(number for number, _ in tried)
         for slot, value in zip(slots, values, strict=True):
             if self.seen.__class__ is deque:
                 self._let_go()
@@ -425,16 +444,35 @@ class History:
         return self._state.is_terminated
 
     def entered(self) -> list[str]:
-        """Return the states that have a result, in the order of the machine."""
+        """Return the states whose newest result there is, in the order of the machine."""
         state, ids = self._state, self._state._plan.ids
-        return [str(ids[k]) for k, value in enumerate(state.newest) if value is not UNSET]
+        return [str(ids[k]) for k, value in enumerate(state.newest) if _is_there(value)]
 
     def results(self, name: str) -> list[Any]:
-        """Return the results of a state that are kept, oldest first."""
+        """Return the results of a state that are kept, oldest first.
+
+        Raises:
+            NotExecuted: An earlier process had one of them and did not store it.
+        """
+        return [_read(value, name) for value in self._kept(name)]
+
+    def kept(self, name: str) -> int:
+        """Return how many results of a state are kept."""
+        return len(self._kept(name))
+
+    def result(self, name: str, place: int) -> Any:
+        """Return one of the results that are kept.
+
+        Raises:
+            NotExecuted: An earlier process had it and did not store it.
+        """
+        return _read(self._kept(name)[place], name)
+
+    def _kept(self, name: str) -> list[Any]:
         state = self._state
         wanted = state._plan.index[name]
         pairs = zip(list(state.seen), list(state.kept), strict=False)
-        return [_read(value) for slot, value in pairs if slot == wanted]
+        return [value for slot, value in pairs if slot == wanted]
 
     def dropped(self, name: str) -> int:
         """Return how many older results of a state were let go."""
@@ -445,15 +483,20 @@ class History:
 
         Raises:
             KeyError: It has none.
+            NotExecuted: An earlier process had it and did not store it.
         """
         value = self._state.newest[self._state._plan.index[name]]
         if value is UNSET:
             raise KeyError(name)
-        return _read(value)
+        return _read(value, name)
 
 
-def _read(value: Any) -> Any:
-    return value.load() if value.__class__ is Stored else value
+def _is_there(value: Any) -> bool:
+    return value is not UNSET and not (value.__class__ is Stored and value.why is not None)
+
+
+def _read(value: Any, name: str) -> Any:
+    return value.read(name) if value.__class__ is Stored else value
 
 
 def make_machine(plan: Plan, find: Callable[[str], ActionDef | None]) -> None:
@@ -464,7 +507,6 @@ def make_machine(plan: Plan, find: Callable[[str], ActionDef | None]) -> None:
         find: Finds actions, and notes that they were.
     """
     from dagger_dsl.engine.machine_calls import note_inputs
-    from dagger_dsl.runners.base import ASYNC
 
     graph, index = plan.graph, plan.index
     machine = graph.machine
@@ -495,7 +537,5 @@ def make_machine(plan: Plan, find: Callable[[str], ActionDef | None]) -> None:
     for slot in states:
         plan.bindings[slot] = carry
         plan.names[slot] = ("previous",)
-        if hook is not None and hook.is_async:
-            plan.kinds[slot] |= ASYNC
     plan.needs_loop = plan.needs_loop or (hook is not None and hook.is_async)
     note_inputs(plan)

@@ -7,12 +7,13 @@ and where a hook leads elsewhere, that is recorded with the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, get_origin
 
-from dagger_dsl.engine.machine import END, Move
+from dagger_dsl.engine.machine import END, MachineState, Move
 from dagger_dsl.engine.plan import Plan
+from dagger_dsl.engine.state import PENDING
 from dagger_dsl.errors import (
     DaggerError,
     InputResolutionError,
@@ -306,7 +307,7 @@ class _Decision:
 
 
 def _hooked(run: Run, decision: _Decision, hook: ActionDef, move: Move) -> Any:
-    """Call the state hook with a move; return its answer, which may have to be awaited.
+    """Call a state hook that is no coroutine function with a move; return its answer.
 
     Raises:
         TransitionError: It refuses, or fails.
@@ -363,7 +364,7 @@ def settle(run: Run, slot: int, value: Any) -> Move:
 
 
 def bind_state(run: Run, slot: int) -> Callable[..., Any]:
-    """Return the call of one state; awaitable when its action or the hook is async."""
+    """Return the call of one state; awaitable when its action is async."""
     from dagger_dsl.engine.invoke import calling
 
     action = run.plan.actions[slot]
@@ -522,25 +523,34 @@ def deciding(
 
         return call_async
 
-    inline = run.options.runner == "sequential"
+    from dagger_dsl.engine.lifecycle import drive, drive_async
+
+    def place() -> tuple[Any, ...]:
+        state = run.state
+        assert isinstance(state, MachineState)
+        return run.attempts.get(slot, 1), state.cycle, run.handling.get(slot)
+
+    def steps(values: tuple[Any, ...]) -> Generator[Any, Any, Any]:
+        """Yield what may have to be awaited, be sent what came of it, and return the answer."""
+        here = place()
+        answer = call(*values)
+        answer = moved((yield answer) if is_async else answer)
+        move = looked_at(answer)
+        if move is None or place() != here or run.state.status(slot) != PENDING:
+            return answer  # it ends here, or its thread was left behind and nobody takes it
+        try:
+            reply = yield hook.fn(
+                run.context, decision.state, decision.ids[move.target], move.value
+            )
+        except Exception as error:
+            raise _hook_error(decision, move, error) from error
+        move.target = _redirected(decision, move, reply).target
+        return answer
+
+    if not is_async:
+        return lambda *values: drive(steps(values), run.board)
 
     async def call_hooked(*values: Any) -> Any:
-        if is_async:
-            answer = await call(*values)
-        elif inline:
-            answer = call(*values)
-        else:  # a sync body must not hold up the loop
-            import asyncio
-
-            answer = await asyncio.to_thread(call, *values)
-        answer = moved(answer)
-        move = looked_at(answer)
-        if move is not None:
-            try:
-                reply = await _hooked(run, decision, hook, move)
-            except Exception as error:
-                raise _hook_error(decision, move, error) from error
-            move.target = _redirected(decision, move, reply).target
-        return answer
+        return await drive_async(steps(values))
 
     return call_hooked

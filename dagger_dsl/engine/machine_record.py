@@ -48,7 +48,12 @@ def place(run: Run, attempts: Sequence[StoredNode]) -> Past:
     Raises:
         InvalidState: A row is of no state of the machine.
     """
-    from dagger_dsl.engine.recorder import meta_of  # which loads this module when it needs it
+    from dagger_dsl.engine.recorder import (  # which loads this module when it needs it
+        is_stored,
+        meta_of,
+        restore_value,
+        why_unstored,
+    )
 
     state, index = run.state, run.plan.index
     assert isinstance(state, MachineState)
@@ -85,7 +90,10 @@ def place(run: Run, attempts: Sequence[StoredNode]) -> Past:
     last = cycles[-1] if cycles else None
     state.resume(
         [index[node.node_id] for node in cycles],
-        [Stored(node.value) for node in cycles],
+        [
+            Stored(node.value, None if is_stored(node) else why_unstored(run, index[node.node_id]))
+            for node in cycles
+        ],
         None if last is None else _target(run, last),
         {where: times for where, times in tried.items() if where[0] > len(cycles)},
     )
@@ -98,8 +106,7 @@ def place(run: Run, attempts: Sequence[StoredNode]) -> Past:
     if last is not None:
         run.board.values[run.plan.machine.carry] = last.value()
     for slot, node in elsewhere.items():
-        run.restored.add(slot)
-        run.loaders[slot] = node.value
+        restore_value(run, slot, node)
         run.attempts[slot] = node.attempt
         _date(run, slot, node)
         meta = meta_of(node)

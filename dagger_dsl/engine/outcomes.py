@@ -17,6 +17,7 @@ from dagger_dsl.engine.instance import error_info
 from dagger_dsl.engine.invoke import bind_fallback, bind_handler
 from dagger_dsl.engine.notes import to_json
 from dagger_dsl.engine.plan import UNSET
+from dagger_dsl.engine.records import Way
 from dagger_dsl.engine.state import COMPLETED, PENDING, WAITING
 from dagger_dsl.engine.watch import completions
 from dagger_dsl.errors import (
@@ -82,7 +83,7 @@ class Outcomes:
         self._run = run = course.run
         self._plan, self._state, self._board = course.plan, course.state, course.board
         self._journal, self._records = course.journal, course.records
-        self._ways: dict[int, Mapping[str, Any]] = {}  # of a machine, by the state that comes next
+        self._ways: dict[int, Way] = {}  # of a machine, by the state that comes next
         self._noted = 0  # entries of the context's errors before the handler was asked
         options = run.options
         #: What has failed for good and of which nobody has said what follows, by slot.
@@ -107,6 +108,7 @@ class Outcomes:
         easy: list[int] = []
         course = self._course
         # What is shared with other runs is kept for them, wherever this one is recorded.
+        cycles = plan.machine is not None and not run.handling
         looks = rare or self._looks_at_each or bool(plan.cached) or course.freeing is not None
         if not (looks or course.left_behind or course.dropped):
             easy, slots = slots, []
@@ -118,6 +120,8 @@ class Outcomes:
                 state.complete(easy)
                 easy = []
                 course.cancelled(slot)
+            elif cycles:
+                self._complete_cycle(slot, self._board.values[slot])
             elif rare and self._is_rare(slot):
                 state.complete(easy)
                 easy = []
@@ -128,9 +132,10 @@ class Outcomes:
                     self._complete_cycle(slot, answer)
             elif self._record(slot, self._board.values[slot]):
                 easy.append(slot)
-        state.complete(easy)
-        if course.maps is not None:
-            course.maps.ended(easy)
+        if easy:
+            state.complete(easy)
+            if course.maps is not None:
+                course.maps.ended(easy)
 
     def _is_rare(self, slot: int) -> bool:
         """Return whether a value has to be looked at, or settles more than a node's edges."""
@@ -182,7 +187,7 @@ class Outcomes:
         way = self._ways.get(target)
         if way is None:
             labels = [] if target < 0 else [str(self._plan.ids[target])]
-            way = self._ways[target] = {"labels": labels}
+            way = self._ways[target] = Way({"labels": labels})
         value = values[slot] = move.value
         if self._record(slot, value, way):
             values[slot] = move
@@ -199,7 +204,7 @@ class Outcomes:
         move = settle(self._run, slot, answer)
         return move.value, () if move.target < 0 else (str(self._plan.ids[move.target]),)
 
-    def _record(self, slot: int, value: Any, way: Mapping[str, Any] | None = None) -> bool:
+    def _record(self, slot: int, value: Any, way: Way | None = None) -> bool:
         """Put a completion into the next commit; False when its value has no stored form."""
         error = self._records.completed(slot, value, way)
         if error is not None:

@@ -179,12 +179,11 @@ class Recorder:
         plan = run.plan
         winners = self._winners(run)
         again = self._call_again(run, story, done, hooked)
-        if not all(map(_is_stored, done.values())):
+        if not all(map(is_stored, done.values())):
             again = _reopen(run, done, winners, story, hooked, again, part)
         self._count_crashes(run, done)
         for slot, node in done.items():
-            run.restored.add(slot)
-            run.loaders[slot] = node.value
+            restore_value(run, slot, node)
             meta = meta_of(node)
             if meta:
                 run.meta[slot] = meta
@@ -361,7 +360,7 @@ class Recorder:
                 owed.add(slot)
         for slot in [*owed]:
             calls = (each for each in _calls(run, slot) if each in done)
-            owed |= {each for each in calls if not _is_stored(done[each])}
+            owed |= {each for each in calls if not is_stored(done[each])}
         for slot in owed:
             _one_more(run, slot, done.pop(slot).attempt)
         return owed
@@ -493,8 +492,7 @@ class Recorder:
             if "reason" in meta:
                 run.state.reasons[slot] = str(meta["reason"])
             if slot in done:
-                run.restored.add(slot)
-                run.loaders[slot] = node.value
+                restore_value(run, slot, node)
         run.state.show(states)
         return self._shown_report(run)
 
@@ -597,8 +595,26 @@ def _versions(run: Run) -> dict[str, str]:
     return found | nested
 
 
-def _is_stored(node: StoredNode) -> bool:
+def is_stored(node: StoredNode) -> bool:
     return (node.meta or {}).get("stored", True) is not False
+
+
+def restore_value(run: Run, slot: int, node: StoredNode) -> None:
+    """Have a completed node's value read when somebody asks for it, where it was stored."""
+    run.restored.add(slot)
+    if is_stored(node):
+        run.loaders[slot] = node.value
+    else:
+        run.freed[slot] = why_unstored(run, slot, "streamed" in (node.meta or {}))
+
+
+def why_unstored(run: Run, slot: int, streamed: bool = False) -> str:
+    """Return why a value was not stored, for who asks for it."""
+    if streamed:
+        return "it was streamed, and what is streamed is not stored"
+    if run.plan.actions[slot].store:
+        return "it was not stored, as what is called has no stored form"
+    return "it was not stored (store=False)"
 
 
 def _is_reused(node: StoredNode) -> bool:
@@ -607,7 +623,7 @@ def _is_reused(node: StoredNode) -> bool:
 
 
 def _is_lost(node: StoredNode) -> bool:
-    return not (_is_stored(node) or _is_reused(node))
+    return not (is_stored(node) or _is_reused(node))
 
 
 def meta_of(node: StoredNode) -> dict[str, Any]:
@@ -666,7 +682,7 @@ def _reopen(
         todo = _open(run.state, run.plan)
         while todo:
             for source in _needs(run, todo.pop()):
-                if source in done and not _is_stored(done[source]):
+                if source in done and not is_stored(done[source]):
                     _one_more(run, source, done.pop(source).attempt)
                     again.add(source)
                     todo.append(source)

@@ -22,13 +22,28 @@ from dagger_dsl.model.values import to_plain
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
 
-__all__ = ["Records", "is_code"]
+__all__ = ["Records", "Way", "is_code"]
 
 logger = logging.getLogger("dagger_dsl.engine")
 
 
 # Texts of labels that are kept; a node may make new ones each time.
 _LABELS = 1000
+
+
+class Way:
+    """Where a state machine goes from a state, as it stands beside the state's value.
+
+    Attributes:
+        meta: By name.
+        text: The same as the record has it.
+    """
+
+    __slots__ = ("meta", "text")
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        self.meta = meta
+        self.text = to_json(meta)
 
 
 class Records:
@@ -71,9 +86,7 @@ class Records:
         """Whether outcomes wait for a commit, so that nobody may be shown them."""
         return bool(self.rows or self.replacing)
 
-    def completed(
-        self, slot: int, value: Any, way: Mapping[str, Any] | None = None
-    ) -> EncodingError | None:
+    def completed(self, slot: int, value: Any, way: Way | None = None) -> EncodingError | None:
         """Take a completion; return why its value has no stored form, if it has none.
 
         Args:
@@ -82,17 +95,22 @@ class Records:
             way: What stands beside it: where a state machine goes from there.
         """
         run, journal, plan = self._run, self._journal, self._run.plan
-        if slot in run.lookups:
-            run.lookups[slot].settle(run, slot, value)
+        lookup = run.lookups.get(slot)
+        if lookup is not None:
+            lookup.settle(run, slot, value)
         if journal is None:
-            if slot in run.lookups:
-                run.lookups[slot].keep(run, slot, (None, None), value)
+            if lookup is not None:
+                lookup.keep(run, slot, (None, None), value)
             return None
         meta: Mapping[str, Any] | None = run.meta.get(slot)
+        text = None
         if way is not None:
-            meta = way if meta is None else {**meta, **way}
-        if slot in run.lookups:
-            meta = {**(meta or {}), "cache": run.lookups[slot].to_plain()}
+            if meta is None:
+                meta, text = way.meta, way.text
+            else:
+                meta = {**meta, **way.meta}
+        if lookup is not None:
+            meta, text = {**(meta or {}), "cache": lookup.to_plain()}, None
         inline = artifact = None
         streamed = value.__class__ is Stream
         stored = plan.actions[slot].store and not streamed
@@ -104,13 +122,13 @@ class Records:
                     if not is_code(value, slot in plan.mapped):
                         raise
                     stored = False
-            if meta and "metadata" in meta:
+            if meta and text is None and "metadata" in meta:
                 meta = {**meta, "metadata": to_plain(meta["metadata"], "metadata")}
         except EncodingError as error:
             return EncodingError(f"node {plan.ids[slot]!r}: {error}")
         if not stored:
             why = {"stored": False, "streamed": True} if streamed else {"stored": False}
-            meta = {**(meta or {}), **why}
+            meta, text = {**(meta or {}), **why}, None
             run.meta.setdefault(slot, {}).update(why)
         elif slot in plan.fleeting:
             path = f"the value of {plan.ids[slot]!r}"
@@ -118,6 +136,8 @@ class Records:
         board = run.board
         start, end = board.started[slot], board.ended[slot]
         self._date(start, end)
+        if text is None and meta is not None:
+            text = self._told(meta)
         row: Row = (
             plan.ids[slot],  # type: ignore[assignment]  # invocations have an id
             plan.children.key(slot) if plan.keyed else DEFAULT_KEY,
@@ -128,14 +148,14 @@ class Records:
             run.wall + start,
             (end - start) * 1000.0,
             None,
-            None if meta is None else self._told(meta),
+            text,
         )
         if slot in run.asked:
             self.replacing.append(row)
         else:
             self.rows.append(row)
-        if slot in run.lookups:
-            run.lookups[slot].keep(run, slot, (inline, artifact), value)
+        if lookup is not None:
+            lookup.keep(run, slot, (inline, artifact), value)
         return None
 
     def _told(self, meta: Mapping[str, Any]) -> str:

@@ -473,9 +473,16 @@ class RunReport:
 
 
 def result_of(report: RunReport) -> Any:
-    """Return the value of a run: that of its one sink, else a mapping of the sinks' values."""
+    """Return the value of a run: that of its one sink, else a mapping of the sinks' values.
+
+    Raises:
+        NotExecuted: The one sink completed, and its value is there no more: an earlier process had
+            it and did not store it, or it was freed.
+    """
     outputs, sinks = report.outputs, report.sinks
     if len(sinks) == 1 and outputs.keys() <= set(sinks):
+        if not outputs and report.states().get(sinks[0]) is NodeState.COMPLETED:
+            return report.value(sinks[0])  # which says why it is gone
         return outputs.get(sinks[0])
     return dict(outputs)
 

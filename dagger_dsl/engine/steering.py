@@ -266,16 +266,16 @@ class Steering:
                 if slot is None or not (slot in run.restored or slot in run.freed):
                     continue
                 needed[slot] = None
-                if run.is_gone(slot):
-                    raise InvalidState(
-                        f"node {node.id!r} takes {each.reference!r}, which is gone: "
-                        f"{run.freed[slot]}; a run with a database_url reads it again"
-                    )
-                if run.meta.get(slot, {}).get("stored") is False:
+                if slot in run.restored and run.meta.get(slot, {}).get("stored") is False:
                     raise InvalidState(
                         f"node {node.id!r} takes {each.reference!r}, which an earlier process had "
                         f"and did not store (store=False); add a node of action "
                         f"{run.plan.actions[slot].name!r} that computes it again"
+                    )
+                if run.is_gone(slot):
+                    raise InvalidState(
+                        f"node {node.id!r} takes {each.reference!r}, which is gone: "
+                        f"{run.freed[slot]}; a run with a database_url reads it again"
                     )
         for slot in needed:
             run.load(slot)

@@ -18,6 +18,7 @@ from dagger_dsl.errors import (
     ConfigurationError,
     NodeNotFound,
     NotExecuted,
+    ResultNotFound,
     UnknownInputError,
     did_you_mean,
     shown,
@@ -503,7 +504,7 @@ class FSM(Workflow):
                 )
 
     def _result_of(self, report: RunReport) -> Any:
-        return next(iter(report.outputs.values()), None)
+        return super()._result_of(report) if report.sinks else None
 
     # --- what the last run came to ---------------------------------------------------------------
 
@@ -542,6 +543,7 @@ class FSM(Workflow):
 
         Raises:
             NodeNotFound: There is no such state.
+            NotExecuted: An earlier process had one of them and did not store it (``store=False``).
         """
         self._check_state(state)
         return [] if self._history is None else self._history.results(state)
@@ -558,8 +560,9 @@ class FSM(Workflow):
             default: Returned when there is none; without it that is an error.
 
         Raises:
-            NotExecuted: The last run has not completed the state.
-            IndexError: It has fewer results than that.
+            NotExecuted: The last run has not completed the state, or an earlier process had the
+                result and did not store it (``store=False``).
+            ResultNotFound: It has fewer results than that, or let this one go.
             NodeNotFound: There is no such state.
         """
         state, dot, number = (
@@ -574,6 +577,9 @@ class FSM(Workflow):
                 return history.latest(state)
         except KeyError:
             pass
+        except NotExecuted:
+            if default is ...:
+                raise
         if default is not ...:
             return default
         why = "run the machine first" if history is None else "it has not completed in the last run"
@@ -584,21 +590,26 @@ class FSM(Workflow):
             raise ConfigurationError(
                 f"a result is named 'state' or 'state.<number>', not {shown(f'{state}.{number}')}"
             )
-        found = self.results(state)
         history = self._history
+        kept = 0 if history is None else history.kept(state)
         dropped = 0 if history is None else history.dropped(state)
         place = int(number) - dropped
-        if 0 <= place < len(found):
-            return found[place]
+        if history is not None and 0 <= place < kept:
+            try:
+                return history.result(state, place)
+            except NotExecuted:
+                if default is ...:
+                    raise
+                return default
         if default is not ...:
             return default
-        total = len(found) + dropped
+        total = kept + dropped
         if 0 <= int(number) < dropped:
-            raise IndexError(
+            raise ResultNotFound(
                 f"result {number} of state {state!r} was let go: history_limit keeps the newest "
-                f"{self.history_limit} cycles; {len(found)} of its {total} results are left"
+                f"{self.history_limit} cycles; {kept} of its {total} results are left"
             )
-        raise IndexError(
+        raise ResultNotFound(
             f"state {state!r} has {total} result{'' if total == 1 else 's'}, counted from 0, so "
             f"there is no {state}.{number}"
         )

@@ -39,7 +39,23 @@ class StateHistory(Protocol):
         ...
 
     def results(self, state: str) -> list[Any]:
-        """Return the results of one state that are still in memory, oldest first."""
+        """Return the results of one state that are still in memory, oldest first.
+
+        Raises:
+            NotExecuted: An earlier process had one of them and did not store it.
+        """
+        ...
+
+    def kept(self, state: str) -> int:
+        """Return how many results `results` has of a state; none is read for it."""
+        ...
+
+    def result(self, state: str, place: int) -> Any:
+        """Return one result of those that `results` has.
+
+        Raises:
+            NotExecuted: An earlier process had it and did not store it.
+        """
         ...
 
     def dropped(self, state: str) -> int:
@@ -51,6 +67,7 @@ class StateHistory(Protocol):
 
         Raises:
             KeyError: It has none.
+            NotExecuted: An earlier process had it and did not store it.
         """
         ...
 

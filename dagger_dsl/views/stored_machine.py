@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from dagger_dsl.errors import NotExecuted
+
 if TYPE_CHECKING:
     from dagger_dsl.model.graph import Graph
     from dagger_dsl.store.runs import StoredNode, StoredRun
@@ -77,8 +79,27 @@ class StoredHistory:
         return {name: counted[name] for name in self._states if counted[name]}
 
     def results(self, state: str) -> list[Any]:
-        """Return the results of one state, oldest first."""
-        return [node.value() for node in self._done if node.node_id == state]
+        """Return the results of one state, oldest first.
+
+        Raises:
+            NotExecuted: One of them was not stored.
+        """
+        return [_value(node) for node in self._of(state)]
+
+    def kept(self, state: str) -> int:
+        """Return how many results of a state are on record."""
+        return len(self._of(state))
+
+    def result(self, state: str, place: int) -> Any:
+        """Return one of the results of a state.
+
+        Raises:
+            NotExecuted: It was not stored.
+        """
+        return _value(self._of(state)[place])
+
+    def _of(self, state: str) -> list[StoredNode]:
+        return [node for node in self._done if node.node_id == state]
 
     def dropped(self, state: str) -> int:
         """Return 0: a database keeps every result."""
@@ -89,8 +110,15 @@ class StoredHistory:
 
         Raises:
             KeyError: It has none.
+            NotExecuted: It was not stored.
         """
         for node in reversed(self._done):
             if node.node_id == state:
-                return node.value()
+                return _value(node)
         raise KeyError(state)
+
+
+def _value(node: StoredNode) -> Any:
+    if not node.has_value:
+        raise NotExecuted(f"a result of state {node.node_id!r} was not stored (store=False)")
+    return node.value()

@@ -19,13 +19,14 @@ from typing import Any
 import attrs
 import pytest
 
-from dagger_dsl import engine
+from dagger_dsl import DAG, engine
 from dagger_dsl.errors import (
     ActionNotFound,
     ConfigurationError,
     IdempotencyConflict,
     MissingInputError,
     NodeCrashed,
+    NotExecuted,
     RunExists,
     RunNotFound,
     RunOwned,
@@ -674,3 +675,23 @@ def test_the_limit_of_a_run_counts_the_time_it_was_owned(how: str, tmp_path: Pat
         run, journal = store.claim_run("r")
         assert run.owned_seconds == 0
         journal.close()
+
+
+def test_a_result_that_an_earlier_process_did_not_store_is_said_to_be_gone(tmp_path: Path) -> None:
+    dag, url = DAG("lost", registry=Registry()), f"sqlite:///{tmp_path / 'runs.db'}"
+
+    @dag.node(store=False)
+    def source() -> int:
+        return 5
+
+    @dag.node
+    def last(source: int) -> int:
+        return source + 1
+
+    dag.connect("source", "last")
+    assert dag.run(database_url=url, run_id="r") == 6
+    report = engine.resume("r", dag.registry, RunOptions(database_url=url))
+    with pytest.raises(NotExecuted, match=r"'source'.*store=False"):
+        report.value("source")
+    assert report.value("source", None) is None
+    assert dict(report.values) == {"last": 6}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dagger_dsl.errors import (
     InvalidState,
     MaxCyclesExceeded,
     NodeExecutionError,
+    NotExecuted,
     RunPaused,
     TransitionRejected,
 )
@@ -407,3 +409,58 @@ def test_a_state_that_kills_its_process_is_given_up_in_its_cycle(tmp_path: Path)
     assert [child(what).returncode for what in ("run", "resume", "resume")] == [9, 9, 9]
     last = child("resume")
     assert (last.returncode, last.stdout.split()) == (0, ["NodeCrashed", *"ababa"])
+
+
+def test_a_result_that_was_not_stored_is_said_to_be_gone_after_a_resume(tmp_path: Path) -> None:
+    def made() -> FSM:
+        fsm = FSM("lost", registry=Registry())
+
+        @fsm.state(initial=True, store=False)
+        def first() -> FSMReturn:
+            return Next("end", 5)
+
+        @fsm.state(terminal=True)
+        def end(n: int) -> int:
+            return n
+
+        return fsm
+
+    url = url_of(tmp_path)
+    made().run(run_id="r", database_url=url)
+    fsm = made()
+    assert fsm.resume("r", database_url=url) == 5
+    assert fsm["end.0"] == 5
+    asked: list[Callable[[], Any]] = [
+        lambda: fsm["first"],
+        lambda: fsm["first.0"],
+        lambda: fsm.results("first"),
+        lambda: fsm.context.results["first"],
+        lambda: fsm.report.value("first"),
+    ]
+    for ask in asked:
+        with pytest.raises(NotExecuted, match=r"'first'.*store=False"):
+            ask()
+    assert fsm.get_result("first", 0) == fsm.get_result("first.0", 0) == 0
+    assert dict(fsm.context.results) == {"end": 5}
+    assert dict(fsm.report.values) == {"end": 5}
+    history = stored_report(Store(url).load_run("r")).history
+    assert history is not None
+    assert history.kept("first") == history.kept("end") == 1
+    assert history.result("end", 0) == 5
+    with pytest.raises(NotExecuted, match="store=False"):
+        history.result("first", 0)
+
+
+def test_a_completed_machine_whose_value_was_not_stored_has_none_to_resume_for(
+    tmp_path: Path,
+) -> None:
+    fsm, url = FSM("lost", registry=Registry()), url_of(tmp_path)
+
+    @fsm.state(initial=True, terminal=True, store=False)
+    def only() -> int:
+        return 5
+
+    assert fsm.run(run_id="r", database_url=url) == 5
+    with pytest.raises(NotExecuted, match=r"'only'.*store=False"):
+        fsm.resume("r", database_url=url)
+    assert fsm.report.status == "completed"

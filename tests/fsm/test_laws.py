@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +214,18 @@ def test_the_bare_state_follows_the_model(
             expected = COMPLETED
         assert state.status(slot) == expected
     assert state.taken() == set()
+
+
+def test_cycles_that_come_again_cost_no_more_the_more_there_are() -> None:
+    again = 200_000
+    state, values = state_of(again + 1)
+    state.resume([], [], None, {(number, 0): 1 for number in range(again)})
+    began = time.process_time()
+    for number in range(again):
+        (slot,) = state.take()
+        assert slot == 0
+        values[0] = Move(0, number)
+        state.complete([0])
+    assert time.process_time() - began < 8  # a second; what looks at all of them takes twenty
+    assert state.cycle == again
+    assert state.obstacle() is None

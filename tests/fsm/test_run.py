@@ -24,6 +24,7 @@ from dagger_dsl.errors import (
     NodeNotFound,
     NodeTimeout,
     NotExecuted,
+    ResultNotFound,
     RunCancelled,
     RunPaused,
     TransitionError,
@@ -123,7 +124,7 @@ def test_results_are_found_by_state_and_number() -> None:
     assert [fsm[f"processing.{n}"]["tries"] for n in range(3)] == [2, 3, 4]
     assert fsm.results("processing") == [{"tries": 2}, {"tries": 3}, {"tries": 4}]
     assert fsm.get_result("processing.7", None) is None
-    with pytest.raises(IndexError, match=r"has 3 results.*processing\.3"):
+    with pytest.raises(ResultNotFound, match=r"has 3 results.*processing\.3"):
         fsm["processing.3"]
     with pytest.raises(NodeNotFound, match="did you mean 'processing'"):
         fsm["procesing.0"]
@@ -610,7 +611,7 @@ def test_the_history_keeps_as_many_cycles_as_it_may(limit: int | None) -> None:
     if limit == 3:
         assert fsm.results("tick") == [9, 10]
         assert fsm["tick.5"] == 10
-        with pytest.raises(IndexError, match="history_limit"):
+        with pytest.raises(ResultNotFound, match="history_limit"):
             fsm["tick.0"]
     assert fsm.report.history.counts == ({"tick": 6, "tock": 5})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -280,3 +281,68 @@ def test_a_nested_machine_is_given_what_its_first_state_takes(mode: str) -> None
         assert dag.run_until("inside", mode=mode) == 5
         with pytest.raises(ValidationError, match="'inside' has no parameter 'm'"), DAG("wrong"):
             fsm(m=1)
+
+
+# --- async state hooks and time limits ------------------------------------------------------------
+
+
+@every_mode
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_limit_leaves_a_sync_state_behind_whatever_its_state_hook_is(
+    mode: str, inside: bool
+) -> None:
+    held, seen = threading.Event(), []
+    fsm = FSM("held", registry=Registry())
+
+    @fsm.state(initial=True, timeout=0.1)
+    def hold() -> FSMReturn:
+        held.wait(30)
+        return Next("end", 1)
+
+    @fsm.state(terminal=True)
+    def end(n: int) -> int:
+        return n
+
+    @fsm.add_state_hook
+    async def look(*args: Any) -> None:
+        await asyncio.sleep(0)
+        seen.append(args[1:])
+
+    entry = ENTRIES["run_async" if inside else "run"]
+    try:
+        with pytest.raises(NodeExecutionError) as caught:
+            entry(fsm, {"mode": mode})
+        assert isinstance(caught.value.__cause__, NodeTimeout)
+        assert fsm.report.abandoned == ("hold",)
+    finally:
+        held.set()
+    assert seen == []
+
+
+@every_mode
+def test_sync_states_wait_for_an_async_hook_beside_the_loop(mode: str) -> None:
+    loops: list[Any] = []
+    threads: list[int] = []
+    fsm = FSM("beside", registry=Registry())
+
+    @fsm.state(initial=True)
+    def tick(n: int) -> FSMReturn:
+        threads.append(threading.get_ident())
+        return Next("tick" if n < 3 else "end", n + 1)
+
+    @fsm.state(terminal=True)
+    def end(n: int) -> int:
+        return n
+
+    @fsm.add_state_hook
+    async def look(*_: Any) -> None:
+        await asyncio.sleep(0)
+        loops.append((asyncio.get_running_loop(), threading.get_ident()))
+
+    async def main() -> tuple[Any, Any]:
+        return await fsm.run_async(n=0, mode=mode), asyncio.get_running_loop()
+
+    result, loop = asyncio.run(main())
+    assert result == 4
+    assert {each for each, _ in loops} == {loop}
+    assert not {thread for _, thread in loops} & set(threads)
