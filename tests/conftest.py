@@ -4,6 +4,7 @@
   `@pytest.mark.row("A7", "A8")`, and exits with 1 while a required row has none.
 * `--scale 0.1` (default) and `--full` (1.0) set the size of large counts; tests use the `scale`
   fixture or `tests.scale.count`.
+* `--share K/N` runs the K-th of N shares of the tests, the same ones each time.
 * `--seed N` fixes every random choice; the header names the seed of each run.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -59,6 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--scale", type=float, help=f"factor on large counts (default {DEFAULT_SCALE})")
     group.addoption("--full", action="store_true", help="the whole counts: --scale 1.0")
+    group.addoption("--share", help="K/N: only the tests that fall into the K-th of N shares")
     group.addoption("--seed", type=int, help="seed of every random choice (default: a new one)")
 
 
@@ -96,7 +99,15 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give slow tests longer where they do their whole counts."""
+    """Take the share that is asked for; give slow tests longer where they do whole counts."""
+    if config.option.share:
+        number, _, total = config.option.share.partition("/")
+        if not (number.isdecimal() and total.isdecimal() and 0 < int(number) <= int(total)):
+            raise pytest.UsageError(f"--share is K/N, such as 1/2, not {config.option.share!r}")
+        mine = [zlib.crc32(each.nodeid.encode()) % int(total) == int(number) - 1 for each in items]
+        others = [item for item, kept in zip(items, mine, strict=True) if not kept]
+        items[:] = [item for item, kept in zip(items, mine, strict=True) if kept]
+        config.hook.pytest_deselected(items=others)
     if config.option.scale < 1 or not config.getini("timeout"):
         return
     longer = pytest.mark.timeout(float(config.getini("timeout")) * SLOW_TIMEOUT_FACTOR)

@@ -567,6 +567,7 @@ _GRAPHS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(shape=_GRAPHS, runner=st.sampled_from(RUNNERS), recorded=st.booleans())
 @settings(max_examples=25)
 def test_no_graph_loses_a_value_that_a_node_takes(

@@ -582,6 +582,7 @@ def test_a_person_who_is_faster_than_the_time_counts() -> None:
     assert sum(clocked.waits) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.row("D7", "D8")
 @every_runner
 def test_time_goes_on_while_no_process_does(runner: str, tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ with DagExecutor(database_url=f"sqlite:{folder}/runs.db") as executor:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
 def test_a_killed_run_goes_on_with_the_graph_it_had_grown(
     agent: ModuleType, tmp_path: Path, part: int

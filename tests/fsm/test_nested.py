@@ -492,6 +492,7 @@ def test_only_the_newest_children_are_kept(limit: int | None, kept: int, url: st
         assert list(fsm.report.nested["work"]) == newest
 
 
+@pytest.mark.slow
 def test_many_cycles_hold_no_more_than_few() -> None:
     def held(cycles: int) -> int:
         fsm = counting(cycles, history_limit=10)

@@ -68,3 +68,23 @@ def test_rows_names_covering_tests_and_fails_while_some_are_missing(tmp_path: Pa
     required = len(expand_rows(REQUIRED_ROWS))
     assert f"1 of {required} required rows covered" in done.stdout
     assert "A7 " not in done.stdout.rpartition("uncovered:")[2]
+
+
+def test_shares_are_disjoint_and_make_the_whole() -> None:
+    def collected(*options: str) -> list[str]:
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/retry", *options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return [line for line in done.stdout.splitlines() if "::" in line]
+
+    first, second = collected("--share", "1/2"), collected("--share", "2/2")
+    assert first
+    assert second
+    assert sorted(first + second) == sorted(collected())
+    refused = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/retry", "--share", "3/2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "--share is K/N" in refused.stderr + refused.stdout

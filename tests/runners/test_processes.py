@@ -41,6 +41,9 @@ from tests.runners import process_bodies as there
 from tests.runners.bodies import add, add_async, one
 from tests.runners.helpers import PATIENCE, WAYS, Flow, eventually, our_threads, report_of
 
+# Each starts processes of its own.
+pytestmark = pytest.mark.slow
+
 IMMEDIATE = RetryPolicy(base_delay=0.0, max_delay=0.0)
 
 entries = pytest.mark.parametrize("entry", WAYS)

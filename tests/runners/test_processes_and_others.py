@@ -23,6 +23,9 @@ from tests.runners import process_bodies as there
 from tests.runners.helpers import eventually, our_threads
 from tests.runners.test_processes import children
 
+# Each starts processes of its own.
+pytestmark = pytest.mark.slow
+
 AWAY: dict[str, Any] = {"runner": "processes"}
 
 

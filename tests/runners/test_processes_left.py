@@ -18,6 +18,9 @@ from tests.runners import process_bodies as there
 from tests.runners.helpers import eventually, our_threads
 from tests.runners.test_processes import children, open_files
 
+# Each starts processes of its own.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[Registry]:

@@ -16,6 +16,9 @@ from dagger_dsl.registry import Registry
 from tests.runners.helpers import eventually, our_threads
 from tests.runners.test_processes import children
 
+# Each starts processes of its own.
+pytestmark = pytest.mark.slow
+
 RUNNERS = pytest.mark.parametrize("runner", ["sequential", "threads", "processes"])
 
 

@@ -144,6 +144,7 @@ def _rounds(whole: int) -> range:
     return range(count(whole, least=12))
 
 
+@pytest.mark.slow
 @runners
 def test_every_call_is_made_once(runner: str, switching: None, rng: random.Random) -> None:
     for _ in _rounds(400):
@@ -231,6 +232,7 @@ def test_no_slot_sleeps_while_there_is_work(
         assert all(value is True for value in report.values.values())
 
 
+@pytest.mark.slow
 @runners
 def test_failures_and_retries_are_counted_exactly(
     runner: str, switching: None, rng: random.Random
@@ -253,6 +255,7 @@ def test_failures_and_retries_are_counted_exactly(
             assert states[name] is wanted, name
 
 
+@pytest.mark.slow
 @runners
 def test_a_run_that_is_stopped_at_any_moment_ends(
     runner: str, switching: None, rng: random.Random
@@ -298,6 +301,7 @@ def test_a_run_that_is_stopped_at_any_moment_ends(
     eventually(lambda: not our_threads(), "the threads end")
 
 
+@pytest.mark.slow
 @runners
 def test_a_failure_at_any_moment_stops_the_rest(
     runner: str, switching: None, rng: random.Random

@@ -125,6 +125,7 @@ HOSTILE: dict[str, tuple[Callable[[], str | bytes], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_texts_are_answered_in_time_and_memory(name: str) -> None:
     make, expected = HOSTILE[name]
