@@ -328,10 +328,10 @@ class Observers:
         """Show the events of one turn; return the answer to wait for before `go_on`, or None."""
         if self._phases:
             events = list(self._with_cleanups(events))
-        if self._at_once and self._quiet:  # there is nothing to wait for
+        elif self._at_once and self._quiet:  # there is nothing to wait for
+            handles = self._handles
             for event in events:
-                phased = event.__class__ is NodePhase
-                self._tell(event, self._phases if phased else self._handles)
+                self._tell(event, handles)
             return None
         self._talk = self._turn(events)
         return self.go_on()
