@@ -23,7 +23,7 @@ from dagger_dsl.model.mapped import batch_of, depth_of, parallel_of
 from dagger_dsl.model.policies import CacheStrategy
 from dagger_dsl.model.types import misfit, schema_of
 from dagger_dsl.model.values import Literal
-from dagger_dsl.registry import ActionDef, convert_options
+from dagger_dsl.registry import CALL_OPTIONS, ActionDef, convert_options
 
 __all__ = [
     "NODE_OPTIONS",
@@ -51,21 +51,11 @@ _EXTRA = {
 NODE_OPTIONS = frozenset(
     (
         *_EXTRA,
+        *CALL_OPTIONS,
         "outputs",
-        "timeout",
-        "try_count",
-        "retry",
-        "max_retries",
-        "retry_delay",
-        "retry_backoff",
-        "on_failure",
-        "failure",
-        "fallback",
         "cache_strategy",
         "trigger",
-        "effects",
         "keep",
-        "description",
     )
 )
 

@@ -57,7 +57,7 @@ class _Started(NodeStarted):
     """A `NodeStarted` whose fields are made when a hook reads them; most hooks read few."""
 
     __slots__ = ("_of",)
-    _of: tuple[Run, int, int, float]
+    _of: tuple[Run | _Moment, int, int, float]
 
     @property  # type: ignore[misc]  # read-only, and for everybody who asks what it stands for
     def __class__(self) -> type:
@@ -91,7 +91,7 @@ class _Completed(NodeCompleted):
     """A `NodeCompleted` whose fields are made when a hook reads them."""
 
     __slots__ = ("_of",)
-    _of: tuple[Run, int]
+    _of: tuple[Run | _Moment, int]
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -155,17 +155,13 @@ class _Moment:
         return False
 
 
-def _of(run: Run, slot: int) -> Any:
-    """Return what an event reads its fields from."""
-    return run if run.plan.machine is None else _Moment(run, slot)
-
-
 def completions(run: Run, slots: Iterable[int]) -> list[Event]:
     """Return the events of plain completions."""
     events: list[Event] = []
+    reused = run.plan.machine is not None
     for slot in slots:
         event = _new(_Completed)
-        _set_completed(event, (_of(run, slot), slot))
+        _set_completed(event, (_Moment(run, slot) if reused else run, slot))
         events.append(event)
     return events
 
@@ -235,6 +231,7 @@ class Observers:
         told: bool = False,
     ) -> None:
         self._run = run
+        self._reused = run.plan.machine is not None  # slots are, so events keep what they tell of
         self._hooks = tuple(hooks)
         self._attempts = run.attempts
         self._handles: list[_Handle] = [(each, each.handle, each.wants) for each in self._hooks]
@@ -285,7 +282,8 @@ class Observers:
             Whether hooks answered with commands, or have to be shown it later.
         """
         event = _new(_Started)
-        _set_started(event, (_of(self._run, slot), slot, self._attempts.get(slot, 1), now))
+        of = _Moment(self._run, slot) if self._reused else self._run
+        _set_started(event, (of, slot, self._attempts.get(slot, 1), now))
         self._tell(event, self._prompt)
         if self._late:
             self._waiting.append((event, self._late))

@@ -11,7 +11,7 @@ import attrs
 from dagger_dsl.engine.workflow import Workflow
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.graph import Node
-from dagger_dsl.registry import ActionDef, Registry, convert_options
+from dagger_dsl.registry import CALL_OPTIONS, ActionDef, Registry, convert_options
 
 if TYPE_CHECKING:
     from dagger_dsl.fsm.builder import FSM
@@ -23,21 +23,6 @@ R = TypeVar("R")
 
 #: Options of nodes that mean nothing for a state.
 NOT_FOR_STATES = ("outputs", "trigger", "cache", "cache_strategy", "keep", "name")
-
-#: What can be said of a state that is a workflow.
-_FOR_WORKFLOWS = (
-    "timeout",
-    "try_count",
-    "retry",
-    "max_retries",
-    "retry_delay",
-    "retry_backoff",
-    "on_failure",
-    "failure",
-    "fallback",
-    "effects",
-    "description",
-)
 
 
 class StateFunction(Generic[P, R]):
@@ -126,7 +111,7 @@ def workflow_options(options: Mapping[str, Any], registry: Registry) -> dict[str
     Raises:
         ConfigurationError: One means nothing for it, or has an impossible value.
     """
-    found = convert_options(options, "a state that is a workflow", _FOR_WORKFLOWS)
+    found = convert_options(options, "a state that is a workflow", CALL_OPTIONS)
     retry = found.get("retry")
     if retry is not None and not retry.is_data:
         raise ConfigurationError(

@@ -30,6 +30,7 @@ from dagger_dsl.registry._define import (
     redefine,
 )
 from dagger_dsl.registry._definition import ActionDef, Param, Style
+from dagger_dsl.registry._options import CALL_OPTIONS
 from dagger_dsl.registry._registry import (
     ActionRegistry,
     Registry,
@@ -39,6 +40,7 @@ from dagger_dsl.registry._registry import (
 )
 
 __all__ = [
+    "CALL_OPTIONS",
     "ActionDef",
     "ActionRegistry",
     "Param",

@@ -26,7 +26,22 @@ from dagger_dsl.model.policies import (
 )
 from dagger_dsl.retry import as_policy
 
-__all__ = ["read_options"]
+__all__ = ["CALL_OPTIONS", "read_options"]
+
+#: What can be said of the calls of anything, whatever is called.
+CALL_OPTIONS = (
+    "timeout",
+    "try_count",
+    "retry",
+    "max_retries",
+    "retry_delay",
+    "retry_backoff",
+    "on_failure",
+    "failure",
+    "fallback",
+    "effects",
+    "description",
+)
 
 _ALIASES = {
     "attempts": "try_count",
