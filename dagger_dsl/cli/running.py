@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             screen.json(report_to_plain(report))
         return OK
     with executor:
-        progress = Progress(screen, len(source.graph.nodes))
+        progress = Progress(screen, source.graph)
 
         def start() -> RunHandle:
             with _inputs_told(source.graph, source.registry, arguments.inputs):
@@ -189,7 +189,7 @@ def _go_on(
 
     graph = stored.graph
     registry = load_actions(arguments.actions, graph.name)
-    progress = Progress(screen, len(graph.nodes))
+    progress = Progress(screen, graph)
     options = RunOptions.of({"database_url": arguments.db, **_options(arguments, progress)})
     given = getattr(arguments, "inputs", ())
 

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from dagger_dsl.errors import StoreError
 from dagger_dsl.views.clean import printable
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from dagger_dsl.engine.report import RunReport
     from dagger_dsl.errors import Problem
+    from dagger_dsl.model.graph import Graph
 
 __all__ = ["Progress", "Screen"]
 
@@ -192,19 +193,29 @@ def _took(report: RunReport) -> str:
     return f" in {duration(report.duration)}"
 
 
+#: More lines than that nobody reads.
+_MANY: Final = 200
+
+
 class Progress:
     """Shows a run while it goes on. Use it as a context manager around the run.
 
     On a terminal: a bar and the nodes that run. Elsewhere: a line for each node that ended, or, of
-    large graphs, for each hundredth part and each failure.
+    large graphs, for each hundredth part and each failure. Of a state machine nobody knows how many
+    cycles it will make, so they are counted: a line for each of the first, later for a hundred.
+
+    Args:
+        screen: Where.
+        graph: What runs.
 
     Attributes:
         wants_starts: Tells the engine whether starts are to be shown; see `handle`.
     """
 
-    def __init__(self, screen: Screen, nodes: int) -> None:
+    def __init__(self, screen: Screen, graph: Graph) -> None:
         self._screen = screen
-        self._nodes = nodes
+        self._total = len(graph.nodes) if graph.machine is None else None
+        self._ended = 0
         self._lock = threading.Lock()
         self._running: dict[str, None] = {}
         self._percent = -1
@@ -236,19 +247,28 @@ class Progress:
             self._running[node_id] = None
         else:
             self._running.pop(node_id, None)
+            self._ended += 1
         names = ", ".join(printable(each) for each in list(self._running)[:4])
         more = len(self._running) - 4
         text = f"{names} and {more} more" if more > 0 else names
-        self._bar.update(self._task, completed=fraction * self._nodes, running=text)
+        done = self._ended if self._total is None else fraction * self._total
+        self._bar.update(self._task, completed=done, running=text)
 
     def _line(self, node_id: str, status: str, fraction: float) -> None:
-        done = round(fraction * self._nodes)
-        if self._nodes > 200:
+        total = self._total
+        if total is None:
+            if fraction >= 1.0 and self._ended:
+                return  # the end of the run, told by the state that ended last
+            self._ended += 1
+            if self._ended <= _MANY or self._ended % 100 == 0 or status == "failed":
+                self._screen.say(f"[{self._ended}] {node_id}: {status}")
+            return
+        if total > _MANY:
             percent = int(fraction * 100)
             if percent == self._percent and status != "failed":
                 return
             self._percent = percent
-        self._screen.say(f"[{done}/{self._nodes}] {node_id}: {status}")
+        self._screen.say(f"[{round(fraction * total)}/{total}] {node_id}: {status}")
 
     def __enter__(self) -> Progress:
         self._log.install()
@@ -264,7 +284,7 @@ class Progress:
                 console=self._screen.console,
                 transient=True,
             )
-            self._task = self._bar.add_task("", total=self._nodes, running="")
+            self._task = self._bar.add_task("", total=self._total, running="")
             self._bar.start()
         return self
 

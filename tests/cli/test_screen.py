@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from dagger_dsl.cli.screen import Progress, Screen
+from dagger_dsl.model.graph import Graph, Node
+from dagger_dsl.model.machine import Machine
 from tests.cli.conftest import ROOT, Cli, finish, spawn
 
 
@@ -163,10 +165,20 @@ def test_progress_that_nobody_reads_any_more_is_shown_no_further(
             raise BrokenPipeError
 
     monkeypatch.setattr(sys, "stdout", Gone())
-    with Progress(Screen(), nodes=2) as progress:
+    graph = Graph("g", [Node("a", "x"), Node("b", "x")])
+    with Progress(Screen(), graph) as progress:
         progress.update("a", "completed", 0.5)
         progress.update("b", "completed", 1.0)
     assert tried == ["[1/2] a: completed\n"]
+
+
+def test_the_cycles_of_a_machine_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    graph = Graph("g", [Node("a", "x")], machine=Machine("a", max_cycles=1000))
+    with Progress(Screen(), graph) as progress:
+        for number in range(250):
+            progress.update("a", "completed", number / 1000)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"[{number}] a: completed" for number in range(1, 201)]
 
 
 def test_an_encoding_that_lacks_a_character_ends_no_run(folder: Path) -> None:
