@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from dagger_dsl.cli.parser import DEFAULT_DB
-from dagger_dsl.errors import ConfigurationError, RunNotFound, StoreVersionError
+from dagger_dsl.errors import ConfigurationError, RunNotFound, StoreVersionError, shown
 
 if TYPE_CHECKING:
     from dagger_dsl.store.runs import StoredRun
@@ -108,6 +108,6 @@ def load_run(store: Store, run_id: str, database: str) -> StoredRun:
 def no_run(store: Store, run_id: str, database: str) -> RunNotFound:
     """Return the error that there is no such run; it says which command lists them."""
     return RunNotFound(
-        f"{store.database.where} has no run {run_id!r}; this lists what there is:\n"
+        f"{store.database.where} has no run {shown(run_id)}; this lists what there is:\n"
         f"  {command_line(database, 'runs')}"
     )

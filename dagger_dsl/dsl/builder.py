@@ -97,7 +97,8 @@ class DAG(PartialRuns):
         registry: Any = None,
         inputs: Iterable[str | GraphInput] | Mapping[str, Any] = (),
     ) -> None:
-        from dagger_dsl.dsl.settings import graph_config, graph_name
+        from dagger_dsl.dsl.settings import graph_name
+        from dagger_dsl.model.config import as_config
         from dagger_dsl.model.graph import check_texts, words
         from dagger_dsl.registry import Registry, as_registry
 
@@ -119,7 +120,7 @@ class DAG(PartialRuns):
         self.signature = signature
         self.instructions = instructions
         self.tags = words(tags)
-        self.config = graph_config(config)
+        self.config = as_config(config)
         #: Where the actions of this DAG are looked up: its own first, then the registry it was
         #: given.
         self.registry = Registry(parent=as_registry(registry))

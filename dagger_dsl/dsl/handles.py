@@ -289,10 +289,10 @@ class NodeTable(Mapping[str, NodeBuilder]):
         self._nodes = nodes
 
     def __getitem__(self, node_id: str) -> NodeBuilder:
-        try:
-            return self._nodes[node_id]
-        except (KeyError, TypeError):  # what cannot be hashed is no id either
-            raise NodeNotFound(node_id, tuple(self._nodes)) from None
+        found = self._nodes.get(node_id) if isinstance(node_id, str) else None
+        if found is None:
+            raise NodeNotFound(node_id, tuple(self._nodes))
+        return found
 
     def get(self, node_id: str, default: Any = None) -> Any:
         """Return one handle, or *default*."""

@@ -12,7 +12,6 @@ from dagger_dsl.errors import (
     did_you_mean,
     shown,
 )
-from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import (
     GraphInput,
     check_texts,
@@ -29,7 +28,6 @@ __all__ = [
     "NODE_OPTIONS",
     "cache_strategy",
     "declared_input",
-    "graph_config",
     "graph_name",
     "literal_of",
     "node_options",
@@ -84,8 +82,8 @@ def cache_strategy(cache: Any, ttl: Any, cache_key: Any, backend: Any) -> Any:
         return CacheStrategy.custom(cache_key, ttl, backend=backend)
     if isinstance(cache_key, (str, bytes)):
         raise ConfigurationError(
-            f"{what}: cache_key is a list of input names, such as [{cache_key!r}], or a function "
-            f"of the inputs, not {shown(cache_key)}"
+            f"{what}: cache_key is a list of input names, such as [{shown(cache_key)}], or a "
+            f"function of the inputs, not {shown(cache_key)}"
         )
     if cache_key is not None and not isinstance(cache_key, Iterable):
         raise ConfigurationError(
@@ -107,21 +105,6 @@ def graph_name(name: Any) -> str:
     if fault is not None:
         raise ConfigurationError(fault)
     return str(name)
-
-
-def graph_config(config: Any) -> DagConfig | None:
-    """Return a DAG's configuration.
-
-    Raises:
-        ConfigurationError: It is neither a `DagConfig` nor a mapping of its fields.
-    """
-    if config is None or isinstance(config, DagConfig):
-        return config
-    if isinstance(config, Mapping):
-        return DagConfig.from_dict(config)
-    raise ConfigurationError(
-        f"config is a DagConfig or a mapping of its fields, not {shown(config)}"
-    )
 
 
 #: What nobody means as a type; annotations are of many kinds.

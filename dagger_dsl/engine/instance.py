@@ -138,6 +138,7 @@ class Run:
         asked: By slot, the question that a person was asked.
         first_start: By slot, when the first of its attempts that failed began.
         lookups: By slot, what was found out about results of other runs.
+        warned: Actions whose cache key was warned of.
         unshared: Slots whose result is more, or less, than what their action returned for its
             inputs: somebody else gave it, or it came with commands.
         standing_in: Slots for which a fallback is called, and not a failure handler.
@@ -249,6 +250,7 @@ class Run:
         self.lookups: dict[int, Any] = {}
         self.first_start: dict[int, float] = {}
         self.unshared: set[int] = set()
+        self.warned: set[str] = set()
         self.standing_in: set[int] = set()
         self.applied: set[str] = set()
         self.unshown: list[Event] = []

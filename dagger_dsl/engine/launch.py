@@ -25,9 +25,9 @@ from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.plan import Plan, compile_plan
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.engine.watch import Observers
-from dagger_dsl.errors import ConfigurationError, InputError
+from dagger_dsl.errors import ConfigurationError, InputError, shown
 from dagger_dsl.model.config import DagConfig, RunOptions
-from dagger_dsl.model.graph import Graph
+from dagger_dsl.model.graph import Graph, text_problem
 from dagger_dsl.model.lifecycle import is_awaited
 from dagger_dsl.registry import ActionDef, as_registry
 from dagger_dsl.runners.sequential import SequentialRunner
@@ -555,6 +555,8 @@ def _prepare_resume(
     Args:
         as_recorded: Whether a run that failed or stands still is returned as it is, too.
     """
+    if not isinstance(run_id, str) or not run_id or "\0" in run_id or text_problem(run_id):
+        raise ConfigurationError(f"a run is named by its id, a text, not by {shown(run_id)}")
     if options.database_url is None and store is None:
         raise ConfigurationError("resuming needs the database_url under which the run is recorded")
     from dagger_dsl.engine.recorder import Recorder

@@ -239,7 +239,13 @@ def _request(run: Run, slot: int) -> CacheRequest:
     try:
         hashed = input_hash(inputs, strategy, params=params)
     except DaggerError as error:
-        logger.info("%s shares no results: %s", run.ref(slot), error, extra=run.tags(slot))
+        # A key's function that fails is a mistake; the rest may well be meant.
+        is_fault = callable(strategy.key) and action.name not in run.warned
+        if is_fault:
+            run.warned.add(action.name)
+        level = logging.WARNING if is_fault else logging.INFO
+        text = "%s shares no results: %s"
+        logger.log(level, text, run.ref(slot), error, extra=run.tags(slot))
         return attrs.evolve(request, problem=str(error))
     key = memo_key(action.name, request.version, hashed, strategy)
     if plan.batch(slot) > 1:  # a list of results, and not one

@@ -35,6 +35,7 @@ from dagger_dsl.errors import (
     MissingInputError,
     NodeNotFound,
     OutputError,
+    shown,
 )
 from dagger_dsl.model.context import DEFAULT_KEY, labels_of
 from dagger_dsl.model.policies import Trigger
@@ -307,7 +308,8 @@ class Part:
                 self.past = Past.of_record(store.load_run(run_id))
         elif isinstance(reuse, str):
             raise ConfigurationError(
-                f"run {reuse!r} is looked up in a database: give database_url=, or reuse=report"
+                f"run {shown(reuse)} is looked up in a database: give database_url=, "
+                "or reuse=report"
             )
 
     # --- before the run ---------------------------------------------------------------------------

@@ -104,7 +104,7 @@ class PartialRuns(Workflow):
         if isinstance(wanted, str) and not is_last and settings.database_url is None:
             known = "" if last is None else f"; the last run of this object is {last.run_id!r}"
             raise ConfigurationError(
-                f"run {wanted!r} is looked up in a database: give database_url= too{known}"
+                f"run {shown(wanted)} is looked up in a database: give database_url= too{known}"
             )
         if is_last or (wanted is None and settings.database_url is None):
             import attrs

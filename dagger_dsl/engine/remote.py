@@ -33,6 +33,7 @@ from dagger_dsl.errors import (
     RunNotFound,
     RunOwned,
     ValidationError,
+    shown,
 )
 from dagger_dsl.model.commands import (
     Answer,
@@ -193,7 +194,9 @@ class RunControl(Steered):
             row = connection.execute(query.where(flow_runs.c.run_id == self.run_id)).one_or_none()
         if row is None:
             where = self._store.database.where
-            raise RunNotFound(f"{where} has no run {self.run_id!r}; list_runs() shows what it has")
+            raise RunNotFound(
+                f"{where} has no run {shown(self.run_id)}; list_runs() shows what it has"
+            )
         return _Stand(row.flow_name, row.status)
 
     def _is_owned(self) -> bool:

@@ -129,7 +129,7 @@ class Told:
         Raises:
             NodeNotFound: The run's graph has no such node.
         """
-        if node_id not in self.graph.nodes:
+        if not isinstance(node_id, str) or node_id not in self.graph.nodes:
             raise NodeNotFound(node_id, tuple(self.graph.nodes))
         calls = list(self.calls(node_id))
         if not calls:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.errors import RunNotFound
+from dagger_dsl.errors import RunNotFound, shown
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.graph import RESULT
 from dagger_dsl.store.cache import HUMAN_INPUT, Cache
@@ -78,8 +78,8 @@ def unfinished_run(store: Store, name: str) -> StoredRun:
         return store.load_run(name)
     except RunNotFound:
         raise RunNotFound(
-            f"{store.database.where} has no run {name!r}, and no graph of this name has one that "
-            "has not ended; list_runs() shows what there is"
+            f"{store.database.where} has no run {shown(name)}, and no graph of this name has one "
+            "that has not ended; list_runs() shows what there is"
         ) from None
 
 

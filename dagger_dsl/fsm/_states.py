@@ -16,7 +16,14 @@ from dagger_dsl.registry import CALL_OPTIONS, ActionDef, Registry, convert_optio
 if TYPE_CHECKING:
     from dagger_dsl.fsm.builder import FSM
 
-__all__ = ["NOT_FOR_STATES", "State", "StateFunction", "state_name", "workflow_options"]
+__all__ = [
+    "NOT_FOR_STATES",
+    "State",
+    "StateFunction",
+    "blank_problem",
+    "state_name",
+    "workflow_options",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -123,6 +130,14 @@ def workflow_options(options: Mapping[str, Any], registry: Registry) -> dict[str
             registry.register(found[role], replace=True)
             found[role] = found[role].name
     return found
+
+
+def blank_problem(name: str, what: str) -> str | None:
+    """Return why a name cannot be seen, None when it can.
+
+    Graphs that were stored may have such names, so that `Graph` takes them.
+    """
+    return f"{what} is white space alone: {shown(name)}" if name.isspace() else None
 
 
 def state_name(given: Any) -> str:

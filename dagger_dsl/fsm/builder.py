@@ -7,6 +7,7 @@ can be resumed by whoever has the FSM's registry.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
@@ -27,10 +28,11 @@ from dagger_dsl.fsm._states import (
     NOT_FOR_STATES,
     State,
     StateFunction,
+    blank_problem,
     state_name,
     workflow_options,
 )
-from dagger_dsl.model.config import DagConfig, RunOptions
+from dagger_dsl.model.config import DagConfig, RunOptions, as_config
 from dagger_dsl.model.graph import Graph, Node, check_texts, id_problem, title_problem, words
 from dagger_dsl.model.history import FSMContext
 from dagger_dsl.model.lifecycle import callback
@@ -89,7 +91,7 @@ class FSM(Workflow):
         tags: Iterable[str] = (),
         config: DagConfig | Mapping[str, Any] | None = None,
     ) -> None:
-        fault = title_problem(name, "a state machine")
+        fault = title_problem(name, "a state machine") or blank_problem(name, "its name")
         if fault is not None:
             raise ConfigurationError(fault)
         self.name = name
@@ -97,7 +99,7 @@ class FSM(Workflow):
         check_texts(f"FSM {name!r}", texts)
         self._texts = texts
         self.tags = words(tags)
-        self.config = DagConfig.from_dict(config) if isinstance(config, Mapping) else config
+        self.config = as_config(config)
         # Checked here rather than with the first run.
         Machine("x", max_cycles=max_cycles, history_limit=history_limit)
         self.max_cycles = max_cycles
@@ -106,7 +108,7 @@ class FSM(Workflow):
         self.registry = Registry(parent=as_registry(registry))
         self._states: dict[str, State] = {}
         self._initial: str | None = None
-        self._drawn: list[Transition] = []
+        self._drawn: dict[Transition, None] = {}  # in order
         self._hooks: list[Callable[..., Any]] = []
         self._graph: Graph | None = None
 
@@ -208,7 +210,7 @@ class FSM(Workflow):
                 )
             named = function if definition is None else definition
             given = named.name if name is None else name  # type: ignore[union-attr]
-            fault = id_problem(given)
+            fault = id_problem(given) or blank_problem(given, "it")
             if fault is not None:
                 raise ConfigurationError(f"FSM {self.name!r}: a state's name: {fault}")
             if initial and self._initial not in (None, given):
@@ -288,10 +290,10 @@ class FSM(Workflow):
             # A lambda has no name of its own; a new one for the same way takes its place.
             nameless = getattr(condition, "__name__", "<lambda>") == "<lambda>"
             definition = define(condition, f"{ends[0]}-{ends[1]}" if nameless else None)
+            _check_condition(condition, definition, ends)
             name = self._register(definition, definition.name).name
         made = Transition(*ends, name)
-        if made not in self._drawn:
-            self._drawn.append(made)
+        self._drawn.setdefault(made)
         self._graph = None
 
     def add_state_hook(self, hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -550,7 +552,7 @@ class FSM(Workflow):
 
     def _check_state(self, state: Any) -> None:
         if not isinstance(state, str) or state not in self._states:
-            raise NodeNotFound(str(state), tuple(self._states))
+            raise NodeNotFound(state, tuple(self._states))
 
     def get_result(self, node_id: str, default: Any = ...) -> Any:
         """Return a state's newest result in the last run, or one of its results by its number.
@@ -618,8 +620,25 @@ class FSM(Workflow):
 class _States(dict[str, Node]):
     """The states of a machine; an unknown one lists those that there are."""
 
-    def __missing__(self, name: str) -> Node:
-        raise NodeNotFound(str(name), tuple(self))
+    def __getitem__(self, name: str) -> Node:
+        found = self.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise NodeNotFound(name, tuple(self))
+        return found
+
+
+def _check_condition(condition: Any, definition: ActionDef, ends: tuple[str, str]) -> None:
+    """Refuse a condition that cannot be called with a value, and with the context by its name.
+
+    Raises:
+        ConfigurationError: It is one.
+    """
+    name = definition.context_param
+    if name is not None:
+        if not definition.params:
+            return  # it looks at the context alone
+        condition = functools.partial(condition, **{name: None})
+    callback(condition, f"the condition of {ends[0]!r} -> {ends[1]!r}", ("value",))
 
 
 _RUN_OPTIONS = frozenset(

@@ -46,7 +46,7 @@ def read_machine(reader: Reader, plain: Any, path: PlainPath) -> Machine | None:
             fields[key] = value
         else:
             reader.simple(fields, key, scalars.word, value, where)
-    if "initial" not in table:
+    if table.get("initial") is None:
         reader.report(path, "a machine needs 'initial', the state it begins in", "missing-key")
     if reader.errors > before:
         return None
@@ -68,6 +68,6 @@ def _transition(reader: Reader, plain: Any, path: PlainPath) -> Transition | Non
         elif value is not None:
             reader.simple(fields, key, scalars.word, value, (*path, key))
     for key in ("source", "target"):
-        if key not in table:
+        if table.get(key) is None:
             reader.report(path, f"a transition needs {key!r}, a state", "missing-key")
     return Transition(**fields) if reader.errors == before else None

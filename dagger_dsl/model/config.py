@@ -27,7 +27,7 @@ from dagger_dsl.model.protocols import CancelSignal
 if TYPE_CHECKING:
     from dagger_dsl.model.sharing import Context
 
-__all__ = ["DagConfig", "Durability", "RunOptions", "RunnerName"]
+__all__ = ["DagConfig", "Durability", "RunOptions", "RunnerName", "as_config"]
 
 Durability: TypeAlias = Literal["sync", "async", "exit"]
 RunnerName: TypeAlias = Literal["sequential", "threads", "asyncio", "processes"]
@@ -245,7 +245,7 @@ def _retry(value: Any, name: str) -> RetryPolicy:
 
 
 def _missing(value: Any, name: str) -> str:
-    if value not in ("error", "null"):
+    if not isinstance(value, str) or value not in ("error", "null"):
         raise ConfigurationError(f"{name} must be 'error' or 'null', not {shown(value)}")
     return str(value)
 
@@ -313,7 +313,7 @@ def _runner(value: Any) -> str:
 
 
 def _durability(value: Any) -> str:
-    if value not in ("sync", "async", "exit"):
+    if not isinstance(value, str) or value not in ("sync", "async", "exit"):
         raise ConfigurationError(
             f"durability must be 'sync', 'async' or 'exit', not {shown(value)}"
         )
@@ -321,7 +321,7 @@ def _durability(value: Any) -> str:
 
 
 def _on_change(value: Any) -> str:
-    if value not in ("warn", "fail"):
+    if not isinstance(value, str) or value not in ("warn", "fail"):
         raise ConfigurationError(f"on_change must be 'warn' or 'fail', not {shown(value)}")
     return str(value)
 
@@ -425,7 +425,12 @@ def _track_memory(value: Any) -> bool:
     return bool(_flag(value, "track_memory"))
 
 
-def _overrides(value: Any) -> DagConfig | None:
+def as_config(value: Any) -> DagConfig | None:
+    """Return the configuration that a `DagConfig`, a mapping of its fields, or None stands for.
+
+    Raises:
+        ConfigurationError: It is none of these, or a field is wrong.
+    """
     if value is None or isinstance(value, DagConfig):
         return value
     if isinstance(value, Mapping):
@@ -538,7 +543,7 @@ class RunOptions:
     progress: Any = attrs.field(default=None, converter=_progress)
     event_capacity: int = attrs.field(default=100, converter=_capacity)
     command_capacity: int = attrs.field(default=100, converter=_capacity)
-    config: DagConfig | None = attrs.field(default=None, converter=_overrides)
+    config: DagConfig | None = attrs.field(default=None, converter=as_config)
     on_change: str = attrs.field(default="warn", converter=_on_change)
     start_at: str | None = attrs.field(default=None, validator=_text_or_none)
     stop_at: str | None = attrs.field(default=None, validator=_text_or_none)

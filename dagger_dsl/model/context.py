@@ -13,7 +13,7 @@ from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import whole_number
 from dagger_dsl.model.protocols import CacheReader, CancelSignal
-from dagger_dsl.model.sharing import share_done
+from dagger_dsl.model.sharing import check_progress
 from dagger_dsl.model.values import MISSING, register_type
 
 if TYPE_CHECKING:
@@ -299,9 +299,9 @@ class NodeCtx:
             message: What it is at; the two numbers by default.
 
         Raises:
-            ConfigurationError: A number is none, or below 0.
+            ConfigurationError: A number is none, or below 0; *message* is no text.
         """
-        share_done(done, total)
+        check_progress(done, total, message)
         if self._progress is not None:
             self._progress(done, total, message)
 

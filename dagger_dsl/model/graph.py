@@ -802,10 +802,10 @@ class Graph:
         Raises:
             NodeNotFound: There is none of this id; the message suggests one.
         """
-        try:
-            return self.nodes[node_id]
-        except (KeyError, TypeError):
-            raise NodeNotFound(node_id, tuple(self.nodes)) from None
+        found = self.nodes.get(node_id) if isinstance(node_id, str) else None
+        if found is None:
+            raise NodeNotFound(node_id, tuple(self.nodes))
+        return found
 
     def dependencies_of(self, node_id: str) -> tuple[str, ...]:
         """Return the ids that a node waits for: dependencies, references and labelled edges."""

@@ -53,7 +53,7 @@ def callback(value: Any, what: str, names: Sequence[str]) -> Any:
         raise ConfigurationError(f"{what} is a function of ({listed}), not {shown(value)}")
     try:
         signature = inspect.signature(value)
-    except (TypeError, ValueError):  # of code that is no Python
+    except Exception:  # of code that is no Python, or of a stranger's object
         return value
     try:
         signature.bind(*names)

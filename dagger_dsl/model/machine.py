@@ -68,11 +68,11 @@ def _names(value: Any) -> tuple[str, ...]:
 def _transitions(value: Any) -> tuple[Transition, ...]:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise ConfigurationError(f"transitions are a list of Transition, not {shown(value)}")
-    found = tuple(dict.fromkeys(value))
+    found = tuple(value)
     for each in found:
         if not isinstance(each, Transition):
             raise ConfigurationError(f"a transition is a Transition, not {shown(each)}")
-    return found
+    return tuple(dict.fromkeys(found))
 
 
 def _initial(value: Any) -> str:
@@ -134,9 +134,12 @@ class Machine:
         limit = _MOST_RUNS if self.history_limit is None else self.history_limit
         return max(1, min(limit, _MOST_RUNS))
 
-    def leaving(self, state: str) -> tuple[Transition, ...]:
-        """Return the transitions of one state, in the order in which they were declared."""
-        return tuple(each for each in self.transitions if each.source == state)
+    def leaving(self) -> dict[str, list[Transition]]:
+        """Return the transitions by the state they leave, in the order they were declared in."""
+        found: dict[str, list[Transition]] = {}
+        for each in self.transitions:
+            found.setdefault(each.source, []).append(each)
+        return found
 
 
 @attrs.define

@@ -43,8 +43,19 @@ def machine_problems(graph: Graph, find: Any) -> Iterator[Problem]:
         elif getattr(action, "is_async", False):
             text = f"{where} is async; a condition only looks at the value, so make it 'def'"
             yield Problem(text, Place(node=each.source), "machine")
+        elif not _takes_a_value(action):
+            text = f"{where} is called with one value, and with the context where it asks for it"
+            yield Problem(text, Place(node=each.source), "machine")
     if machine.hook is not None and find(machine.hook) is None:
         yield Problem(f"the machine's hook {machine.hook!r} is no action", code="unknown-action")
+
+
+def _takes_a_value(action: Any) -> bool:
+    """Return whether an action can be a condition, as far as its parameters tell."""
+    if getattr(action, "style", None) != "function":
+        return True
+    required = sum(each.required for each in action.params)
+    return required <= 1 and bool(action.params or action.context_param)
 
 
 def _named(graph: Graph, machine: Machine) -> Iterator[Problem]:
@@ -106,11 +117,12 @@ def machine_remarks(graph: Graph) -> Iterator[Problem]:
     """Yield what is allowed and cannot be meant: states that no way leads to, ways to no end."""
     machine = graph.machine
     assert machine is not None
+    leaving = machine.leaving()
     reached, work = {machine.initial}, [machine.initial]
     for state in work:  # grows while it is walked
         if state in machine.terminal:
             continue
-        ways = machine.leaving(state)
+        ways = leaving.get(state)
         if not ways:
             return  # it goes wherever its answer says
         for each in ways:

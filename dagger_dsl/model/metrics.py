@@ -23,9 +23,14 @@ class MetricsCollector:
     Attributes:
         metrics: By name, what was recorded, in order: dicts of ``value``, ``timestamp`` (seconds
             since 1970) and ``tags``.
+
+    Raises:
+        ConfigurationError: *clock* is no function.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        if not callable(clock):
+            raise ConfigurationError(f"MetricsCollector: clock is a function, not {shown(clock)}")
         self.metrics: dict[str, list[dict[str, Any]]] = {}
         self._clock = clock
         self._lock = threading.Lock()
@@ -61,16 +66,33 @@ class MetricsCollector:
         """Return ``count``, ``mean``, ``min``, ``max`` and ``stdev`` of what was recorded.
 
         They are those of the module `statistics`, so ``stdev`` is the sample's; it is 0 for a
-        single value, and everything is 0 where nothing was recorded.
+        single value, and everything is 0 where nothing was recorded. A ``mean`` or ``stdev`` that
+        is too large for a float is infinite.
+
+        Raises:
+            ConfigurationError: *name* is no text.
         """
+        if not isinstance(name, str):
+            raise ConfigurationError(f"a metric's name is a text, not {shown(name)}")
         import statistics  # it loads several modules, which runs do not need
 
         with self._lock:
             values = [entry["value"] for entry in self.metrics.get(name, ())]
         return {
             "count": len(values),
-            "mean": statistics.mean(values) if values else 0,
+            "mean": _within(statistics.mean, values) if values else 0,
             "min": min(values) if values else 0,
             "max": max(values) if values else 0,
-            "stdev": statistics.stdev(values) if len(values) > 1 else 0,
+            "stdev": _within(statistics.stdev, values) if len(values) > 1 else 0,
         }
+
+
+def _within(measure: Callable[[list[Any]], float], values: list[Any]) -> float:
+    """Return a measure of values; infinity, with their sign, where no float is that large."""
+    try:
+        return measure(values)
+    except OverflowError:
+        from fractions import Fraction  # nearly no measurement is that large
+
+        is_mean = measure.__name__ == "mean"  # a deviation has no sign
+        return -math.inf if is_mean and sum(map(Fraction, values)) < 0 else math.inf

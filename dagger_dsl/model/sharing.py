@@ -10,9 +10,10 @@ from reprlib import recursive_repr
 from typing import Any, Final, Protocol
 
 from dagger_dsl.errors import ConfigurationError, DecodingError, did_you_mean, shown
+from dagger_dsl.model.lifecycle import callback
 from dagger_dsl.model.values import from_plain, to_plain
 
-__all__ = ["Context", "Results", "share_done"]
+__all__ = ["Context", "Results", "check_progress", "share_done"]
 
 # Not beyond what a float can be divided by.
 _MANY: Final = 1e300
@@ -83,6 +84,8 @@ class _ResultTable(MutableMapping[str, Any]):
         deleted: Names that were deleted from the run's results.
     """
 
+    __stored_instead__ = "dict(context.results)"
+
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.source: Results = _NoRun()
         self.deleted: dict[str, None] = {}
@@ -95,6 +98,8 @@ class _ResultTable(MutableMapping[str, Any]):
         self.source, self._written, self.deleted = source, {}, {}
 
     def __getitem__(self, name: str) -> Any:
+        if not isinstance(name, str):
+            raise KeyError(f"a result's name is a node's id, not {shown(name)}")
         if name in self._written:
             return self._written[name]
         if name not in self.deleted:
@@ -180,6 +185,8 @@ class Context:
         ConfigurationError: One of the arguments is no mapping.
     """
 
+    __stored_instead__ = "context.to_dict()"
+
     def __init__(
         self,
         results: Mapping[str, Any] | None = None,
@@ -222,7 +229,12 @@ class Context:
         return self.results.get(node_id, default)
 
     def update(self, change: Callable[[dict[str, Any]], Any]) -> Any:
-        """Call *change* with the metadata while no other `update` does; return what it returns."""
+        """Call *change* with the metadata while no other `update` does; return what it returns.
+
+        Raises:
+            ConfigurationError: *change* is no function of one argument.
+        """
+        callback(change, "what Context.update is given", ("metadata",))
         with self._lock:
             return change(self.metadata)
 
@@ -240,9 +252,10 @@ class Context:
             message: What it is at; the two numbers by default.
 
         Raises:
-            ConfigurationError: A number is none, or below 0.
+            ConfigurationError: A number is none, or below 0; *message* is no text.
             NodeNotFound: The run has no such node.
         """
+        check_progress(done, total, message)
         fraction = self.note_progress(node, done, total)
         self.results.source.advance(node, fraction, message or f"{done}/{total}")
 
@@ -309,7 +322,18 @@ class Context:
 
     def __repr__(self) -> str:
         names = list(self.results)
-        return f"{type(self).__name__}(results of {names}, metadata={self.metadata!r})"
+        return f"{type(self).__name__}(results of {names}, metadata={shown(self.metadata, 1_000)})"
+
+
+def check_progress(done: Any, total: Any, message: Any) -> None:
+    """Refuse what is no report of progress.
+
+    Raises:
+        ConfigurationError: A number is none of at least 0, or *message* is no text.
+    """
+    share_done(done, total)
+    if not isinstance(message, str):
+        raise ConfigurationError(f"progress: message is a text, not {shown(message)}")
 
 
 def share_done(done: Any, total: Any) -> float:

@@ -16,6 +16,7 @@ from dagger_dsl.errors import (
     Problem,
     RegistryError,
     did_you_mean,
+    shown,
 )
 from dagger_dsl.model.lifecycle import NodeHooks
 from dagger_dsl.registry._define import define, definition_of, is_node_action, origin
@@ -187,11 +188,15 @@ class Registry:
         held = getattr(workflow, "registry", None)
         if not callable(getattr(workflow, "compile", None)) or not isinstance(held, Registry):
             raise RegistryError(
-                f"a workflow has a name, a registry and compile(), as a DAG has; not {workflow!r}"
+                f"a workflow has a name, a registry and compile(), as a DAG has; not "
+                f"{shown(workflow)}"
             )
         chosen = workflow.name if name is None else name
-        if not isinstance(chosen, str) or not chosen:
-            raise RegistryError(f"a workflow's name is a text that is not empty, not {chosen!r}")
+        from dagger_dsl.model.graph import title_problem
+
+        fault = title_problem(chosen, "a workflow")
+        if fault is not None:
+            raise RegistryError(fault)
         from dagger_dsl.registry._workflow import KeptWorkflow  # most programs nest nothing
 
         with self._lock:
@@ -372,7 +377,8 @@ def as_registry(source: Any) -> Registry:
     if isinstance(source, types.ModuleType):
         return _from_module(source)
     raise RegistryError(
-        f"a registry is a Registry, a mapping of names to actions, a module or None, not {source!r}"
+        f"a registry is a Registry, a mapping of names to actions, a module or None, not "
+        f"{shown(source)}"
     )
 
 

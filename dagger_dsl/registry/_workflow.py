@@ -109,6 +109,9 @@ class KeptWorkflow:
             CycleError: It contains itself.
             ValidationError: It is nested too deeply, or cannot be compiled.
         """
+        checked = _walk.checked.get(self)
+        if checked is not None:
+            return checked
         graph = self.workflow.compile()
         known = self._definition
         if known is not None and known.graph is graph and not known.nested and not known.is_machine:
@@ -116,6 +119,7 @@ class KeptWorkflow:
         with _walked(self.workflow):
             if known is None or known.graph is not graph or _is_outdated(known):
                 known = self._definition = _define(self.workflow, graph)
+            _walk.checked[self] = known
         return known
 
 
@@ -325,6 +329,9 @@ class _Walk(threading.local):
 
     def __init__(self) -> None:
         self.path: list[Nestable] = []
+        # What was looked at in this walk already: a workflow is met on several ways, each level of
+        # which would double the time.
+        self.checked: dict[KeptWorkflow, WorkflowDef] = {}
 
 
 _walk = _Walk()
@@ -348,6 +355,8 @@ class _walked:  # noqa: N801  # a context manager that is used as a function
 
     def __exit__(self, *_: object) -> None:
         _walk.path.pop()
+        if not _walk.path:
+            _walk.checked.clear()
 
 
 def _too_deep(name: str) -> ValidationError:

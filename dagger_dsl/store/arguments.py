@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterable
 from typing import Any, Final
 
-from dagger_dsl.errors import ConfigurationError, RunNotFound, did_you_mean
+from dagger_dsl.errors import ConfigurationError, RunNotFound, did_you_mean, shown
 from dagger_dsl.store.schema import RUN_STATES
 
 __all__ = [
@@ -30,12 +30,12 @@ def check_text(what: str, value: Any) -> None:
     A lone surrogate, as from ``os.fsdecode``, has no UTF-8 form.
     """
     if not isinstance(value, str):
-        raise ConfigurationError(f"{what} is a text, not {value!r}")
+        raise ConfigurationError(f"{what} is a text, not {shown(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise ConfigurationError(
-            f"{what} {value!r} has a lone surrogate, which is half a character and cannot be "
+            f"{what} {shown(value)} has a lone surrogate, which is half a character and cannot be "
             "stored; take it out"
         ) from None
 
@@ -45,21 +45,21 @@ def check_new_name(what: str, value: Any) -> None:
     check_text(what, value)
     if not value or "\0" in value:
         raise ConfigurationError(
-            f"{what} is a text that is not empty and has no NUL, not {value!r}"
+            f"{what} is a text that is not empty and has no NUL, not {shown(value)}"
         )
 
 
 def check_number(what: str, value: Any) -> None:
     """Refuse what is no whole number of at least 0."""
     if not _is_number(value):
-        raise ConfigurationError(f"{what} is a whole number of at least 0, not {value!r}")
+        raise ConfigurationError(f"{what} is a whole number of at least 0, not {shown(value)}")
 
 
 def check_count(what: str, value: Any) -> None:
     """Refuse what is no whole number of at least 0; None stands for no limit."""
     if value is not None and not _is_number(value):
         raise ConfigurationError(
-            f"{what} is a whole number of at least 0, or None for no limit, not {value!r}"
+            f"{what} is a whole number of at least 0, or None for no limit, not {shown(value)}"
         )
 
 
@@ -70,26 +70,26 @@ def _is_number(value: Any) -> bool:
 def check_moment(what: str, value: Any) -> None:
     """Refuse what is no moment that means the same everywhere; None stands for none."""
     if value is not None and not isinstance(value, dt.datetime):
-        raise ConfigurationError(f"{what} is a datetime or None, not {value!r}")
+        raise ConfigurationError(f"{what} is a datetime or None, not {shown(value)}")
     if value is not None and value.tzinfo is None:
         raise ConfigurationError(f"{what} needs a time zone, such as datetime.now(UTC)")
 
 
 def no_such_run(where: str, name: str) -> RunNotFound:
     """Return what to raise for a run that a database does not have."""
-    return RunNotFound(f"{where} has no run {name!r}; list_runs() shows what there is")
+    return RunNotFound(f"{where} has no run {shown(name)}; list_runs() shows what there is")
 
 
 def run_states(given: Any) -> list[str]:
     """Return the statuses that *given* names: one, or several."""
     words = [given] if isinstance(given, str) else given
     if not isinstance(words, Iterable):
-        raise ConfigurationError(f"status is a run's status or a list of them, not {given!r}")
+        raise ConfigurationError(f"status is a run's status or a list of them, not {shown(given)}")
     found = []
     for word in words:
         if word not in RUN_STATES:
             raise ConfigurationError(
-                f"a run has no status {word!r}{did_you_mean(str(word), RUN_STATES)}"
+                f"a run has no status {shown(word)}{did_you_mean(str(word), RUN_STATES)}"
             )
         found.append(str(word))
     return found

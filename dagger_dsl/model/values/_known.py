@@ -244,6 +244,12 @@ def _no_stored_form(kind: type) -> str:
             " is a Secret, which is never stored; keep it out of results, and give it again when "
             "the run is resumed: resume(inputs=...)"
         )
+    instead = vars(kind).get("__stored_instead__")
+    if instead is not None:  # of a class of ours that belongs to its run
+        return (
+            f" is of type {type_name(kind)}, which belongs to its run and has no stored form; "
+            f"return {instead}, or mark the action @action(store=False)"
+        )
     name = kind.__qualname__
     text = f" is of type {type_name(kind)}, which "
     current = _NAMES.get(default_name(kind))
