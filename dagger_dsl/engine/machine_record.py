@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.machine import END, MachineState, Stored
-from dagger_dsl.engine.report import ErrorInfo
 from dagger_dsl.engine.state import NAMES, PENDING
 from dagger_dsl.errors import InvalidState
 

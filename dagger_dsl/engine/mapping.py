@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from dagger_dsl.engine.batches import ItemsFailed, failed_items
-from dagger_dsl.engine.instance import error_info
+from dagger_dsl.engine.error_info import error_info
 from dagger_dsl.engine.plan import UNSET, add_children
 from dagger_dsl.engine.state import PENDING, WAITING
 from dagger_dsl.errors import (
