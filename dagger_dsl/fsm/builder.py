@@ -33,7 +33,7 @@ from dagger_dsl.fsm._states import (
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph, Node, check_texts, id_problem, title_problem, words
 from dagger_dsl.model.history import FSMContext
-from dagger_dsl.model.lifecycle import callback
+from dagger_dsl.model.lifecycle import callback, is_awaited
 from dagger_dsl.model.machine import DEFAULT_MAX_CYCLES, Machine, Transition
 from dagger_dsl.registry import ActionDef, Registry, as_registry, define
 
@@ -337,7 +337,7 @@ class FSM(Workflow):
                     chosen = entered = answer
             return chosen
 
-        waits = any(map(_is_async, hooks))
+        waits = any(map(is_awaited, hooks))
         made = define(on_transition_async if waits else on_transition, f"{self.name}.on_transition")
         self.registry.register(made, replace=True)
         return made.name
@@ -625,9 +625,3 @@ class _States(dict[str, Node]):
 _RUN_OPTIONS = frozenset(
     field.name for field in attrs.fields(RunOptions) if not field.name.startswith("_")
 )
-
-
-def _is_async(hook: Any) -> bool:
-    return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(
-        getattr(hook, "__call__", None)  # noqa: B004 - of an object that is called
-    )
