@@ -264,7 +264,7 @@ def _walk(value: Any, depth: int, what: str, key: str, leaf: Callable[[str, Any]
 
 
 def _failed(key: str, error: Exception) -> Failed:
-    from dagger_dsl.engine.instance import error_info  # calls that succeed need no engine
+    from dagger_dsl.engine.error_info import error_info  # calls that succeed need no engine
 
     info = error_info(error)
     return Failed(key, info.type, info.message)

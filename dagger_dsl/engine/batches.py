@@ -46,8 +46,8 @@ class _Results:
         self._written: dict[tuple[str, str], Any] = {}
         self.over: Any = None  # the answer of the whole batch, where one item decides it
 
-    def take(self, answer: Any) -> bool:
-        """Take what one call returned; False when it decides what becomes of the batch."""
+    def take(self, answer: Any) -> None:
+        """Take what one call returned; it may decide what becomes of the batch."""
         if answer.__class__ is Writing:
             self._written.update(answer.written)
             answer = answer.answer
@@ -55,13 +55,12 @@ class _Results:
             if isinstance(answer, NodeOutput) and not answer.succeeded:
                 if not self._collect:
                     self.over = answer
-                    return False
+                    return
                 answer = NodeFailure(answer.message or "the node answered failure")
                 self._soft = self._soft or answer
             else:
                 answer = _value_of(answer)
         self._values.append(answer)
-        return True
 
     def failed(self, error: Exception) -> None:
         """Take what one call raised; it goes on when failures are collected."""
@@ -98,12 +97,11 @@ class Batch:
         results = _Results(self.collect)
         for item in values[self.place]:
             try:
-                going = results.take(self.call(*before, item, *after))
+                results.take(self.call(*before, item, *after))
             except Exception as error:
                 results.failed(error)
-            else:
-                if not going:
-                    break
+            if results.over is not None:
+                break
         return results.answer()
 
 
@@ -116,12 +114,11 @@ class AsyncBatch(Batch):
         results = _Results(self.collect)
         for item in values[self.place]:
             try:
-                going = results.take(await self.call(*before, item, *after))
+                results.take(await self.call(*before, item, *after))
             except Exception as error:
                 results.failed(error)
-            else:
-                if not going:
-                    break
+            if results.over is not None:
+                break
         return results.answer()
 
 

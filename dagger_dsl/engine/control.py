@@ -594,7 +594,7 @@ class RunHandle(Steered):
             while tie is not None and not self._ended.is_set():
                 if len(self._tickets) < tie.coordinator.run.options.command_capacity:
                     break
-                self._wait_for_room(tie, until)
+                self._wait_for_room(until)
             else:
                 return None
             run = tie.coordinator.run
@@ -604,7 +604,7 @@ class RunHandle(Steered):
         tie.coordinator.submit(command, Origin("the handle", None, 0, None, number), ticket.give)
         return ticket
 
-    def _wait_for_room(self, tie: Tie, until: float) -> None:
+    def _wait_for_room(self, until: float) -> None:
         full = (
             f"{len(self._tickets)} commands wait already for run {self.run_id}, which is its "
             "command_capacity"

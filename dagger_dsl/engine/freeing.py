@@ -12,7 +12,7 @@ With a database the value stays readable from there, unless it was not stored by
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,7 @@ class Freeing:
         if slot == self._last:
             return
         outside = self._state.outside
-        targets = [each for each in _targets(self._run, slot) if each not in outside]
+        targets = [each for each in self._plan.targets(slot) if each not in outside]
         open_ = {target for target in targets if self._state.status(target) in _OPEN}
         if open_:
             self._due.pop(slot, None)
@@ -111,16 +111,10 @@ class Freeing:
         state, mapped = self._state, self._plan.mapped
         return bool(mapped) and any(
             state.status(child) in _OPEN
-            for target in _targets(self._run, slot)
+            for target in self._plan.targets(slot)
             if target in mapped
             for child in invocations(self._run, target)
         )
-
-
-def _targets(run: Run, slot: int) -> Sequence[int]:
-    """Return the nodes that depend on one."""
-    plan = run.plan
-    return [*plan.successors[slot], *(target for target, _ in plan.special.get(slot, ()))]
 
 
 def free(run: Run, slot: int, why: str) -> None:
@@ -146,7 +140,7 @@ def free(run: Run, slot: int, why: str) -> None:
         for child in invocations(run, slot):
             values[child] = UNSET
     run.yielded.pop(slot, None)
-    for target in _targets(run, slot):
+    for target in plan.targets(slot):
         if target in plan.mapped:
             for each, place in _items(run, target, slot):
                 values[place] = UNSET

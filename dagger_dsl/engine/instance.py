@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.invoke import bind_call
 from dagger_dsl.engine.plan import UNSET, Plan
-from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
-from dagger_dsl.engine.state import COMPLETED, FAILED, NAMES, PENDING, RunState
+from dagger_dsl.engine.reporting import report_of
+from dagger_dsl.engine.run_cache import RunCache
+from dagger_dsl.engine.state import NAMES, PENDING, RunState
 from dagger_dsl.errors import NotExecuted, TokenBudgetExceeded
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
 from dagger_dsl.model.events import Event
-from dagger_dsl.model.graph import RESULT
 from dagger_dsl.model.protocols import Journal, Row
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.registry import ActionDef
@@ -26,86 +24,22 @@ from dagger_dsl.runners.base import ASYNC, TIMED, Board
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import CancelToken
+    from dagger_dsl.engine.error_info import ErrorInfo
     from dagger_dsl.engine.lifecycle import Lifecycle
     from dagger_dsl.engine.machine import History
     from dagger_dsl.engine.nested import Nursery
     from dagger_dsl.engine.outside import Outside
     from dagger_dsl.engine.profiling import Profiles
+    from dagger_dsl.engine.report import RunReport
     from dagger_dsl.engine.sharing import Sharing
     from dagger_dsl.engine.streams import Intake
     from dagger_dsl.engine.tracing import Tracing
-    from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.runners.annex import Annex
     from dagger_dsl.runners.base import Runner
     from dagger_dsl.store.storage import Store
 
-__all__ = ["Run", "error_info"]
-
-
-class _Found:
-    """A registry that is known by its lookup alone."""
-
-    def __init__(self, lookup: Callable[[str], ActionDef | None]) -> None:
-        self.get = lookup
-
-    def list_actions(self) -> list[str]:
-        """Return no names; they are for suggestions only."""
-        return []
-
-
-class RunCache:
-    """A run's values by namespace and key, read only."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def get(self, namespace: str, key: str, default: Any = None) -> Any:
-        """Return an input (namespace ``inputs``), or an output of a completed node.
-
-        A node that failed has an ``error``: its ``type``, ``message`` and ``traceback``. A node
-        that declares no outputs has its whole value as ``result``.
-        """
-        run = self._run
-        if (namespace, key) in run.inserted:
-            return run.inserted[namespace, key]
-        if namespace == "inputs":
-            return run.inputs.get(key, default)
-        return self._values(namespace).get(key, default)
-
-    def _values(self, node_id: str) -> Mapping[str, Any]:
-        run = self._run
-        slot = run.plan.index.get(node_id)
-        if slot is None:
-            return {}
-        status = run.state.status(slot)
-        if status == COMPLETED:
-            value = run.value(slot)
-            found = run.plan.outputs_of(slot, value)
-            return found if slot in run.plan.parts else {RESULT: value, **found}
-        if slot in run.errors and (status == FAILED or slot in run.handling):
-            info = error_info(run.errors[slot])
-            return {
-                "error": {
-                    "type": info.type,
-                    "message": info.message,
-                    "traceback": info.traceback,
-                }
-            }
-        return {}
-
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Return every value by namespace and key."""
-        run = self._run
-        found = {"inputs": dict(run.inputs)}
-        found |= {
-            node_id: dict(self._values(node_id))
-            for node_id, slot in run.plan.index.items()
-            if not run.is_gone(slot)
-        }
-        for (namespace, key), value in list(run.inserted.items()):
-            found.setdefault(namespace, {})[key] = value
-        return {namespace: values for namespace, values in found.items() if values}
+__all__ = ["Run"]
 
 
 class Run:
@@ -152,7 +86,7 @@ class Run:
         profiles: What profilers counted; None where nothing is profiled.
         tracing: Makes spans; None where none are made.
         arounds: What is put around each call, the inner ones first.
-        registry: What nodes that come later are checked against.
+        registry: A `Registry`, or what finds actions as one does: for nodes that come later.
         abandoned: Slots whose call was left behind.
         hook_errors: What hooks raised; it never ends a run.
         exception: What the run failed with: the first failure that it was not let go on after, else
@@ -187,11 +121,10 @@ class Run:
         config: DagConfig,
         inputs: Mapping[str, Any],
         token: CancelToken,
-        lookup: Callable[[str], ActionDef | None],
+        registry: Any,
         slots: int,
         clock: Callable[[], float] = time.perf_counter,
         journal: Journal | None = None,
-        lookup_in: Any = None,
         store: Store | None = None,
         outer: Run | None = None,
         lifecycle: Lifecycle | None = None,
@@ -206,7 +139,8 @@ class Run:
         self.config = config
         self.inputs = inputs
         self.token = token
-        self.lookup = lookup
+        self.registry = registry
+        self.lookup: Callable[[str], ActionDef | None] = registry.get
         self.app_data = options.app_data
         self.journal = journal
         self.lifecycle = lifecycle
@@ -273,7 +207,6 @@ class Run:
         self.attempts_before: dict[int, int] = {}
         self.stir: Callable[[], None] | None = None
         self.watch_progress: Callable[[str, str, float, str], None] | None = None
-        self.registry: Any = lookup_in if lookup_in is not None else _Found(lookup)
         self._constants = len(plan.constants)
         values: list[Any] = [UNSET] * plan.size
         for slot, literal in plan.constants:
@@ -652,80 +585,14 @@ class Run:
                 self.install(slot)
         self.silent = sum(slot in plan.mapped for slot in plan.parents)
 
-    def states(self) -> dict[str, NodeState]:
-        """Return the state of every node by id."""
-        plan, codes = self.plan, self.state.statuses()
-        started, ended = self.board.started, self.board.ended
-        alive = self.status is RunStatus.RUNNING
-        found = {}
-        for node_id, slot in plan.index.items():
-            state = NodeState(NAMES[codes[slot]])
-            if alive and codes[slot] == PENDING and started[slot] > ended[slot]:
-                state = NodeState.RUNNING
-            found[node_id] = state
-        return found
-
-    def invocation_reports(self, node_id: str) -> dict[str, NodeReport]:
-        """Return how the invocations of a mapped node stand, by key; nothing for other nodes."""
-        plan = self.plan
-        return {
-            key: self._report_of(child)
-            for key, child in plan.children.below(plan.index[node_id])
-            if child not in plan.mapped
-        }
-
-    def node_report(self, node_id: str) -> NodeReport:
-        """Return how one node stands."""
-        return self._report_of(self.plan.index[node_id])
-
-    def _report_of(self, slot: int) -> NodeReport:
-        start, end = self.board.started[slot] + self.wall, self.board.ended[slot] + self.wall
-        called = self.board.started[slot] != 0.0
-        if not called and slot in self.before:
-            (start, end), called = self.before[slot], True
-        # A thread that was left behind may still come back; the report does not change any more.
-        known = called and end >= start
-        if self.finished is not None and slot not in self.before:
-            known = known and self.board.ended[slot] <= self.finished
-        exception = self.errors.get(slot)
-        error = error_info(exception) if exception is not None else self.stored_errors.get(slot)
-        meta = self.meta.get(slot, {})
-        state = self.states_of(slot)
-        return NodeReport(
-            node_id=str(self.plan.ids[slot]),
-            key=self.plan.children.key(slot),
-            state=state,
-            attempts=0 if self.is_cached(slot) or "reused" in meta else self.attempts_made(slot),
-            started_at=_moment(start) if called else None,
-            finished_at=_moment(end) if known else None,
-            duration=end - start if known else None,
-            error=error if state is NodeState.FAILED or meta.get("recovered") else None,
-            exception=exception,
-            reason=self.state.reasons.get(slot, ""),
-            recovered=bool(meta.get("recovered")),
-            restored=slot in self.restored,
-            metadata=meta.get("metadata", {}),
-            cache=self.cache_decision(slot),
-            reused=meta.get("reused"),
-        )
-
-    def cache_decision(self, slot: int) -> CacheDecision | None:
-        """Return whether another run's result took a node's place; None where none could."""
-        lookup = self.lookups.get(slot)
-        if lookup is not None:
-            found: CacheDecision = lookup.decision
-            return found
-        recorded = self.meta.get(slot, {}).get("cache")
-        if recorded is None:
-            return None
-        from dagger_dsl.engine.lookups import decision_of
-
-        return decision_of(recorded)
-
     def is_cached(self, slot: int) -> bool:
         """Return whether another run's result took a node's place."""
         lookup = self.lookups.get(slot)
         return lookup is not None and bool(lookup.decision.hit)
+
+    def report(self) -> RunReport:
+        """Return how the run stands."""
+        return report_of(self)
 
     def states_of(self, slot: int) -> NodeState:
         """Return one node's state."""
@@ -736,41 +603,6 @@ class Run:
             and self.board.started[slot] > self.board.ended[slot]
         )
         return NodeState.RUNNING if running else NodeState(NAMES[code])
-
-    def report(self) -> RunReport:
-        """Return how the run stands."""
-        board = self.board
-        end = self.finished if self.finished is not None else board.clock()
-        return RunReport(
-            run_id=self.run_id,
-            dag_name=self.dag_name,
-            graph=self.plan.current,
-            status=self.status,
-            inputs=dict(self.inputs),
-            started_at=_moment(self.wall + self.began),
-            finished_at=_moment(self.wall + end) if self.finished is not None else None,
-            duration=end - self.began,
-            reason=self.reason,
-            hook_errors=tuple(self.hook_errors),
-            abandoned=tuple(str(self.plan.ids[slot]) for slot in self.abandoned),
-            database_url=self.options.database_url,
-            exception=self.exception,
-            limit=self.config.timeout_seconds,
-            states=self.states,
-            node=self.node_report,
-            invocations=self.invocation_reports,
-            value=lambda node_id: self.value(self.plan.index[node_id]),
-            gone=lambda: {str(self.plan.ids[slot]) for slot in self.freed if self.is_gone(slot)},
-            context=lambda: self.context,
-            state=lambda node_id: self.states_of(self.plan.index[node_id]),
-            sinks=self.state.sinks(),
-            workers=self.board.slots,
-            run=self,
-            nested=None if self.nursery is None else self.nursery.reports,
-            continued=self.continued and self.status is RunStatus.FAILED,
-            history=self.state.history,
-            profiles=self.profiles,
-        )
 
     def tags(self, slot: int) -> dict[str, Any]:
         """Return what a log record that concerns a node carries as its ``extra``."""
@@ -799,42 +631,3 @@ class Run:
             more.get("error"),
             more.get("meta"),
         )
-
-
-def _moment(epoch: float) -> dt.datetime:
-    return dt.datetime.fromtimestamp(epoch, tz=dt.UTC)
-
-
-def error_info(error: BaseException) -> ErrorInfo:
-    """Return what is kept of an exception: class, text and the user's own frames."""
-    kind = type(error)
-    name = kind.__qualname__
-    if kind.__module__ != "builtins":
-        name = f"{kind.__module__}.{name}"
-    try:
-        message = str(error)
-    except Exception as broken:  # the user's own __str__ may fail
-        message = f"<its text cannot be made: {type(broken).__name__}>"
-    return ErrorInfo(name, message, user_traceback(error))
-
-
-def user_traceback(error: BaseException) -> str:
-    """Return the traceback of *error* without this package's own frames, as text."""
-    shown = traceback.TracebackException.from_exception(error, limit=None, compact=True)
-    todo: list[traceback.TracebackException | None] = [shown]
-    while todo:
-        here = todo.pop()
-        if here is None:
-            continue
-        here.stack = traceback.StackSummary.from_list(
-            [frame for frame in here.stack if not _ours(frame.filename)]
-        )
-        todo += [here.__cause__, here.__context__]
-    return "".join(shown.format())
-
-
-_ROOT = __file__.rpartition("engine")[0]
-
-
-def _ours(filename: str) -> bool:
-    return filename.startswith(_ROOT)

@@ -672,8 +672,7 @@ def _run(
         config=config,
         inputs=values,
         token=CancelToken(),
-        lookup=registry.get,
-        lookup_in=registry,
+        registry=registry,
         slots=_slots(options, config),
         clock=clock,
         journal=None if recorder is None else recorder.journal,
@@ -770,7 +769,7 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
-def new_run_id(now: Callable[[], float] = time.time) -> str:
+def new_run_id() -> str:
     """Return a new ULID: 26 characters that sort by the time they were made."""
-    number = int(now() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
+    number = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
     return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])

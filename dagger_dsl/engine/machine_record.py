@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.machine import END, MachineState, Stored
-from dagger_dsl.engine.report import ErrorInfo
 from dagger_dsl.engine.state import NAMES, PENDING
 from dagger_dsl.errors import InvalidState
 
@@ -85,8 +85,7 @@ def place(run: Run, attempts: Sequence[StoredNode]) -> Past:
             open_.append(node)
     again = _unstored(cycles)
     if again is not None:
-        redone = cycles[again:]
-        cycles, open_ = cycles[:again], [redone[0]]
+        cycles, open_ = cycles[:again], [cycles[again]]
     last = cycles[-1] if cycles else None
     state.resume(
         [index[node.node_id] for node in cycles],
@@ -139,15 +138,16 @@ def _unstored(cycles: Sequence[StoredNode]) -> int | None:
 
 
 def _target(run: Run, node: StoredNode) -> int:
-    names = (node.meta or {}).get("labels") or ()
-    for name in names:
-        if name not in run.plan.index:
-            raise InvalidState(
-                f"run {run.run_id}: state {node.node_id!r} went on to {name!r}, which the machine "
-                "has not; the database was changed from outside"
-            )
-        return run.plan.index[name]
-    return END
+    labels = (node.meta or {}).get("labels")
+    if not labels:
+        return END
+    name = labels[0]
+    if name not in run.plan.index:
+        raise InvalidState(
+            f"run {run.run_id}: state {node.node_id!r} went on to {name!r}, which the machine "
+            "has not; the database was changed from outside"
+        )
+    return run.plan.index[name]
 
 
 def _date(run: Run, slot: int, node: StoredNode) -> None:

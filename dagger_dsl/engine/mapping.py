@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from dagger_dsl.engine.batches import ItemsFailed, failed_items
-from dagger_dsl.engine.instance import error_info
+from dagger_dsl.engine.error_info import error_info
 from dagger_dsl.engine.plan import UNSET, add_children
 from dagger_dsl.engine.state import PENDING, WAITING
 from dagger_dsl.errors import (
@@ -336,8 +336,8 @@ class Maps:
     def read(self, slot: int, generator: Any) -> bool:
         """Read a generator that a node returned, if somebody maps over it; else return False."""
         plan, run, board = self._plan, self._run, self._board
-        targets = [*plan.successors[slot], *(target for target, _ in plan.special.get(slot, ()))]
-        if not any(target in plan.mapped and self._source(target) == slot for target in targets):
+        mapped = (target for target in plan.targets(slot) if target in plan.mapped)
+        if not any(self._source(target) == slot for target in mapped):
             return False
         self._feeds[slot] = _Feed(
             generator, board.calls[slot], board.kinds[slot], board.started[slot]

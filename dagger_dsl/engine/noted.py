@@ -35,7 +35,7 @@ _TAG: Final = "$type"
 Change: TypeAlias = dict[str, Any]
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Noted:
     """A value as it was recorded.
 
@@ -113,8 +113,7 @@ class Noted:
         else:
             self.seen.update(parts)
             self.text.update(text)
-        more = sum(map(len, text.values() if isinstance(text, dict) else text))
-        object.__setattr__(self, "size", self.size + more)  # frozen is what others see
+        self.size += sum(map(len, text.values() if isinstance(text, dict) else text))
 
     def change(self, now: Noted, plain: Any) -> Change:
         """Return how the record of this value becomes that of another; nothing when it is equal."""

@@ -13,7 +13,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from dagger_dsl.engine.course import Course
-from dagger_dsl.engine.instance import error_info
+from dagger_dsl.engine.error_info import error_info
 from dagger_dsl.engine.invoke import bind_fallback, bind_handler
 from dagger_dsl.engine.notes import to_json
 from dagger_dsl.engine.plan import UNSET

@@ -196,13 +196,13 @@ class Part:
         self._start, self._stop = start_at, stop_at
         self.chosen = set(plan.index.values())
         if start_at is not None:
-            self.chosen &= _walk([plan.index[start_at]], partial(_targets, plan))
+            self.chosen &= _walk([plan.index[start_at]], plan.targets)
         if stop_at is not None:
             self.chosen &= _walk([plan.index[stop_at]], plan.sources)
         if not self.chosen:
             assert start_at is not None
             assert stop_at is not None
-            back = plan.index[start_at] in _walk([plan.index[stop_at]], partial(_targets, plan))
+            back = plan.index[start_at] in _walk([plan.index[stop_at]], plan.targets)
             turn = f"; there is one from {stop_at!r} to {start_at!r}" if back else ""
             raise ConfigurationError(
                 f"graph {plan.graph.name!r} has no path from {start_at!r} to {stop_at!r}{turn}"
@@ -343,7 +343,7 @@ class Part:
             MissingInputError: The part needs something that is not there.
         """
         plan, past = self._plan, self.past
-        stale = _walk(self.chosen, partial(_targets, plan))
+        stale = _walk(self.chosen, plan.targets)
         self.chosen |= self._whole_streams()
         needed: dict[int, list[int]] = {}  # who needs what is outside
         for slot in sorted(self.chosen):
@@ -614,7 +614,7 @@ def _broken(plan: Plan, nodes: Mapping[str, PastNode]) -> set[int]:
     def onward(slot: int) -> list[int]:
         return [
             target
-            for target in _targets(plan, slot)
+            for target in plan.targets(slot)
             if state(target) == "skipped"
             and not nodes[str(plan.ids[target])].reason.startswith(_DECIDED)
         ]
@@ -627,15 +627,11 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def _targets(plan: Plan, slot: int) -> list[int]:
-    return [*plan.successors[slot], *(target for target, _ in plan.special.get(slot, ()))]
-
-
 def _consumer(plan: Plan, slot: int) -> int | None:
     """Return the node to which a node's items go one by one, for all one can see."""
     if plan.actions[slot].yields is None or plan.node(slot).map_over is not None:
         return None
-    targets = [plan.node(target) for target in dict.fromkeys(_targets(plan, slot))]
+    targets = [plan.node(target) for target in dict.fromkeys(plan.targets(slot))]
     takers = takers_of(str(plan.ids[slot]), targets)
     if not takers or any(each.node.map_over == each.name for each in takers):
         return None

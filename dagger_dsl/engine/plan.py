@@ -263,6 +263,10 @@ class Plan:
         names = (*node.dependencies, *self._labels.get(node.id, ()))
         return [self.index[name] for name in dict.fromkeys(names)]
 
+    def targets(self, slot: int) -> list[int]:
+        """Return what waits for a node: along plain edges, then along `special` ones."""
+        return [*self.successors[slot], *(target for target, _ in self.special.get(slot, ()))]
+
     def invocations(self) -> list[int]:
         """Return the slots of all invocations, ascending."""
         return [slot for slot, node_id in enumerate(self.ids) if node_id is not None]

@@ -52,8 +52,8 @@ class PartialRuns(Workflow):
             ConfigurationError: As `run`; also when something has changed above the node since the
                 earlier run and ``on_change="fail"`` is given. By default that is a warning.
         """
-        start = _id_of(node, "run_from")
-        return self.run(inputs, start_at=start, reuse=run_id, **options)
+        part = {"start_at": _id_of(node, "run_from"), "reuse": run_id}
+        return self.run(inputs, **_joined("run_from", part, options))
 
     def run_until(self, node: Any, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run a node and everything that it waits for, and return the node's value.
@@ -69,7 +69,8 @@ class PartialRuns(Workflow):
         Raises:
             NodeNotFound: There is no such node.
         """
-        return self.run(inputs, stop_at=_id_of(node, "run_until"), **options)
+        part = {"stop_at": _id_of(node, "run_until")}
+        return self.run(inputs, **_joined("run_until", part, options))
 
     def run_between(
         self,
@@ -92,8 +93,9 @@ class PartialRuns(Workflow):
             ConfigurationError: There is no path; otherwise as `run_from`.
             NodeNotFound, MissingInputError, RunNotFound: As `run_from`.
         """
-        ends = {"start_at": _id_of(start, "run_between"), "stop_at": _id_of(stop, "run_between")}
-        return self.run(inputs, reuse=run_id, **ends, **options)
+        what = "run_between"
+        part = {"start_at": _id_of(start, what), "stop_at": _id_of(stop, what), "reuse": run_id}
+        return self.run(inputs, **_joined(what, part, options))
 
     def _run_options(self, options: Mapping[str, Any], runner: str = "sequential") -> RunOptions:
         settings = super()._run_options(options, runner)
@@ -120,3 +122,17 @@ def _id_of(node: Any, what: str) -> str:
     if not isinstance(found, str):
         raise ConfigurationError(f"{what} takes the id of a node or its handle, not {shown(node)}")
     return found
+
+
+def _joined(what: str, part: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of a partial run.
+
+    Raises:
+        ConfigurationError: One says again what the method says.
+    """
+    twice = next((name for name in part if name in options), None)
+    if twice is not None:
+        raise ConfigurationError(
+            f"{what} has no option {twice!r}, which follows from its arguments; give it to run()"
+        )
+    return {**part, **options}

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dagger_dsl.engine.error_info import ErrorInfo, error_info
 from dagger_dsl.engine.freeing import invocations
-from dagger_dsl.engine.instance import Run, error_info
+from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.notes import of_json, to_json
 from dagger_dsl.engine.people import Question, question_note
 from dagger_dsl.engine.plan import Plan
-from dagger_dsl.engine.report import ErrorInfo, RunReport
+from dagger_dsl.engine.report import RunReport
 from dagger_dsl.engine.state import PENDING, RunState
 from dagger_dsl.engine.story import Story, rebuild
 from dagger_dsl.engine.watch import completions

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from dagger_dsl._doors import through
+from dagger_dsl.engine.error_info import ErrorInfo, error_info
 from dagger_dsl.errors import (
     ConfigurationError,
     ExecutionTimeout,
@@ -41,28 +42,6 @@ if TYPE_CHECKING:
     from dagger_dsl.model.sharing import Context
 
 __all__ = ["ErrorInfo", "NodeReport", "RunReport", "result_of"]
-
-
-@attrs.frozen
-class ErrorInfo:
-    """An error as it is kept in the store and shown to people.
-
-    Attributes:
-        type: Qualified name of its class.
-        message: Its text.
-        traceback: The user's own frames, as text.
-    """
-
-    type: str
-    message: str
-    traceback: str = ""
-
-    def to_dict(self) -> dict[str, str]:
-        """Return what the store keeps."""
-        return {"type": self.type, "message": self.message, "traceback": self.traceback}
-
-    def __str__(self) -> str:
-        return f"{self.type}: {self.message}" if self.message else self.type
 
 
 @attrs.frozen
@@ -206,8 +185,6 @@ class RunReport:
         """The first unhandled failure, of a node or of the run itself, or None."""
         exception = self.exception
         if exception is not None and not hasattr(exception, "node_id"):
-            from dagger_dsl.engine.instance import error_info  # what makes reports
-
             return error_info(exception)
         failed = self.nodes_in(NodeState.FAILED)
         if exception is None and not failed:

@@ -8,7 +8,7 @@ keys. `dagger_dsl.engine.noted` says when changes inside of large values are fou
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.freeing import free
@@ -91,8 +91,11 @@ class Sharing:
         code = run.state.status(slot)
         if code == COMPLETED:
             return not run.is_gone(slot)
-        there = code == PENDING and run.board.values[slot] is not UNSET
-        return there and slot not in run.handling
+        if code != PENDING or slot in run.handling:
+            return False
+        value = run.board.values[slot]
+        # What can be read once belongs to who takes it.
+        return value is not UNSET and not isinstance(value, (Iterator, AsyncIterator))
 
     def value(self, node_id: str) -> Any:
         """Return a node's result.

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.plan import compile_plan
-from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
+from dagger_dsl.engine.report import NodeReport, RunReport
 from dagger_dsl.engine.state import NAMES, RunState
 from dagger_dsl.errors import (
     ConfigurationError,

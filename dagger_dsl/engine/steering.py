@@ -13,8 +13,9 @@ from collections import ChainMap
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from dagger_dsl.engine.error_info import error_info
 from dagger_dsl.engine.growth import check_graph_inputs, check_graph_name, named, unknown_nodes
-from dagger_dsl.engine.instance import Run, error_info
+from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.notes import of_json, to_json
 from dagger_dsl.engine.plan import extend_plan, rebind
 from dagger_dsl.engine.state import NAMES, PENDING, SKIPPED

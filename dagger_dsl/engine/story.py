@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from dagger_dsl.engine.instance import Run, error_info
+from dagger_dsl.engine.error_info import error_info
+from dagger_dsl.engine.instance import Run
 from dagger_dsl.engine.notes import of_json
 from dagger_dsl.engine.people import Question, question_of
 from dagger_dsl.errors import DaggerError, InvalidState

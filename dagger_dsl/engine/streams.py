@@ -314,8 +314,7 @@ class Streams:
 
     def _targets(self, slot: int) -> list[Any]:
         plan = self._plan
-        targets = [*plan.successors[slot], *(each for each, _ in plan.special.get(slot, ()))]
-        return [plan.node(target) for target in dict.fromkeys(targets)]
+        return [plan.node(target) for target in dict.fromkeys(plan.targets(slot))]
 
     def _check(self, slot: int, iterator: Any, takers: list[Taker]) -> None:
         """Refuse what nobody could see before the run.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from dagger_dsl.engine.instance import error_info
-from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
+from dagger_dsl.engine.error_info import ErrorInfo, error_info
+from dagger_dsl.engine.report import NodeReport, RunReport
 from dagger_dsl.engine.story import graph_now
 from dagger_dsl.errors import ConfigurationError, NodeNotFound, RunNotFound, shown
 from dagger_dsl.executor._recorded import recorded_run

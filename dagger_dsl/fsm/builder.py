@@ -35,7 +35,7 @@ from dagger_dsl.fsm._states import (
 from dagger_dsl.model.config import DagConfig, RunOptions, as_config
 from dagger_dsl.model.graph import Graph, Node, check_texts, id_problem, title_problem, words
 from dagger_dsl.model.history import FSMContext
-from dagger_dsl.model.lifecycle import callback
+from dagger_dsl.model.lifecycle import callback, is_awaited
 from dagger_dsl.model.machine import DEFAULT_MAX_CYCLES, Machine, Transition
 from dagger_dsl.registry import ActionDef, Registry, as_registry, define
 
@@ -339,7 +339,7 @@ class FSM(Workflow):
                     chosen = entered = answer
             return chosen
 
-        waits = any(map(_is_async, hooks))
+        waits = any(map(is_awaited, hooks))
         made = define(on_transition_async if waits else on_transition, f"{self.name}.on_transition")
         self.registry.register(made, replace=True)
         return made.name
@@ -454,8 +454,8 @@ class FSM(Workflow):
         """
         from dagger_dsl import engine
 
-        _, settings = self._sorted(None, {}, options)
-        chosen = self._run_options(settings)
+        _check_context(options)
+        chosen = self._run_options(options)
         self.register_all()
         report = self.report = engine.resume(run_id, self.registry, chosen, inputs)
         return self._answer(report, chosen)
@@ -464,19 +464,16 @@ class FSM(Workflow):
         self,
         inputs: Mapping[str, Any] | None,
         keywords: Mapping[str, Any],
-        settings: Mapping[str, Any] | None = None,
     ) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
         """Return the inputs and the options of a run that keywords are.
 
         Raises:
             UnknownInputError: A keyword is neither an option nor taken by the initial state.
         """
-        known = {*_RUN_OPTIONS, "mode"}
-        found = {name: value for name, value in keywords.items() if name in known}
-        found |= settings or {}
-        data = {name: value for name, value in keywords.items() if name not in known}
+        found = {name: value for name, value in keywords.items() if name in _RUN_OPTIONS}
+        data = {name: value for name, value in keywords.items() if name not in _RUN_OPTIONS}
         if data:
-            self._check_data(data, known)
+            self._check_data(data)
             if inputs is not None and not isinstance(inputs, Mapping):
                 raise ConfigurationError(
                     f"inputs are a mapping of names to values, not {shown(inputs)}"
@@ -485,21 +482,17 @@ class FSM(Workflow):
             if twice:
                 raise ConfigurationError(f"{twice[0]!r} is given in inputs= and as a keyword")
             inputs = {**(inputs or {}), **data}
-        context = found.get("context")
-        if context is not None and not isinstance(context, FSMContext):
-            raise ConfigurationError(
-                f"the context of a state machine is an FSMContext, not {shown(context)}"
-            )
+        _check_context(found)
         return inputs, found
 
-    def _check_data(self, data: Mapping[str, Any], known: Iterable[str]) -> None:
+    def _check_data(self, data: Mapping[str, Any]) -> None:
         initial = self.compile().machine
         assert initial is not None
         action = self._states[initial.initial].action(self.registry)
         names = [each.name for each in action.params]
         for name in data:
             if name not in names and not action.takes_any_input:
-                hint = did_you_mean(name, [*names, *known])
+                hint = did_you_mean(name, [*names, *_RUN_OPTIONS])
                 raise UnknownInputError(
                     f"{shown(name)} is no run option, and the initial state "
                     f"{initial.initial!r} of {self.name!r} has no such parameter{hint}"
@@ -641,12 +634,15 @@ def _check_condition(condition: Any, definition: ActionDef, ends: tuple[str, str
     callback(condition, f"the condition of {ends[0]!r} -> {ends[1]!r}", ("value",))
 
 
+# Keywords of `run` that are no initial data.
 _RUN_OPTIONS = frozenset(
-    field.name for field in attrs.fields(RunOptions) if not field.name.startswith("_")
+    ("mode", *(each.name for each in attrs.fields(RunOptions) if not each.name.startswith("_")))
 )
 
 
-def _is_async(hook: Any) -> bool:
-    return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(
-        getattr(hook, "__call__", None)  # noqa: B004 - of an object that is called
-    )
+def _check_context(options: Mapping[str, Any]) -> None:
+    context = options.get("context")
+    if context is not None and not isinstance(context, FSMContext):
+        raise ConfigurationError(
+            f"the context of a state machine is an FSMContext, not {shown(context)}"
+        )

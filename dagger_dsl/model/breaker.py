@@ -6,12 +6,13 @@ import functools
 import inspect
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from types import MethodType
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 from dagger_dsl.errors import CircuitBreakerOpenError, ConfigurationError, shown
+from dagger_dsl.model.lifecycle import is_awaited
 from dagger_dsl.model.policies import seconds, whole_number
 
 __all__ = ["CircuitBreaker", "is_guarded"]
@@ -174,20 +175,7 @@ class CircuitBreaker:
             )
         name = getattr(function, "__name__", type(function).__name__)
         body: Any = function
-        if inspect.iscoroutinefunction(body) or inspect.iscoroutinefunction(type(body).__call__):
-
-            @functools.wraps(body)
-            async def call_async(*args: Any, **kwargs: Any) -> Any:
-                turn = self._enter(name)
-                try:
-                    answer = await body(*args, **kwargs)
-                except BaseException as error:
-                    self._leave(turn, error)
-                    raise
-                self._leave(turn, None)
-                return answer
-
-            return self._marked(call_async)
+        waits = is_awaited(body)  # so is what a plain wrapper around an async function returns
 
         @functools.wraps(body)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -197,10 +185,29 @@ class CircuitBreaker:
             except BaseException as error:
                 self._leave(turn, error)
                 raise
+            if waits and isinstance(answer, Coroutine):
+                return self._awaited(turn, answer)
             self._leave(turn, None)
             return answer
 
+        if inspect.iscoroutinefunction(body) or inspect.iscoroutinefunction(type(body).__call__):
+
+            @functools.wraps(body)
+            async def call_async(*args: Any, **kwargs: Any) -> Any:
+                return await call(*args, **kwargs)
+
+            return self._marked(call_async)
         return self._marked(call)
+
+    async def _awaited(self, turn: int, answer: Coroutine[Any, Any, Any]) -> Any:
+        """Await what a call returned, and count what comes of it."""
+        try:
+            value = await answer
+        except BaseException as error:
+            self._leave(turn, error)
+            raise
+        self._leave(turn, None)
+        return value
 
     def _marked(self, call: Any) -> Callable[P, R]:
         setattr(call, _MARK, self)

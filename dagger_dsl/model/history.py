@@ -111,5 +111,9 @@ class FSMContext(Context):
         return self.history is not None and self.history.is_terminated
 
     def results_of(self, state: str) -> Sequence[Any]:
-        """Return the results of one state that are still in memory, oldest first."""
+        """Return the results of one state that are still in memory, oldest first.
+
+        Raises:
+            NotExecuted: An earlier process had one of them and did not store it.
+        """
         return [] if self.history is None else self.history.results(state)

@@ -86,7 +86,8 @@ class NodeHooks:
             takes the place of the inputs.
         post_execute: ``fn(node, inputs, result, context)``, after each attempt that returned.
             What it returns takes the place of the result; `NodeOutput(None)` makes it None.
-        cleanup: ``fn(node, context)``, once, after the node has ended for good.
+        cleanup: ``fn(node, context)``, once, after the node has ended for good; for a state of a
+            machine once in each cycle.
 
     Raises:
         ConfigurationError: One is no function of so many arguments.

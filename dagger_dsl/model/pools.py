@@ -10,7 +10,8 @@ import inspect
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -187,10 +188,11 @@ class ResourcePool(Generic[T]):
     def _acquire(self, limit: float | None) -> T:
         grant, waiter = self._ask(limit)
         if waiter is not None:
-            grant = self._waited(waiter, limit)
+            with self._in_line(waiter, limit):
+                grant = waiter.result(limit)
         if grant is not _MAKE:
             return self._lend(grant)
-        try:
+        with self._making():
             made = self._create()
             if inspect.isawaitable(made):
                 if inspect.iscoroutine(made):
@@ -199,24 +201,22 @@ class ResourcePool(Generic[T]):
                     "this pool makes its resources in an async function, so only async functions "
                     "can use it: async with pool.lease() as resource"
                 )
-        except BaseException:
-            self._give_up()
-            raise
         return self._lend(made)
 
     async def _acquire_async(self, limit: float | None) -> T:
         grant, waiter = self._ask(limit)
         if waiter is not None:
-            grant = await self._awaited(waiter, limit)
+            import asyncio
+
+            with self._in_line(waiter, limit):
+                async with asyncio.timeout(limit):
+                    grant = await asyncio.wrap_future(waiter)
         if grant is not _MAKE:
             return self._lend(grant)
-        try:
+        with self._making():
             made = self._create()
             if inspect.isawaitable(made):
                 made = await made
-        except BaseException:
-            self._give_up()
-            raise
         return self._lend(made)
 
     def _ask(self, limit: float | None) -> tuple[Any, Future[Any] | None]:
@@ -242,9 +242,11 @@ class ResourcePool(Generic[T]):
             self._waiting.append(waiter)
             return None, waiter
 
-    def _waited(self, waiter: Future[Any], limit: float | None) -> Any:
+    @contextmanager
+    def _in_line(self, waiter: Future[Any], limit: float | None) -> Iterator[None]:
+        """Surround the wait for a grant; who does not get it leaves the line."""
         try:
-            return waiter.result(limit)
+            yield
         except BaseException as error:
             self._withdraw(waiter)
             if isinstance(error, TimeoutError):
@@ -252,17 +254,15 @@ class ResourcePool(Generic[T]):
                 raise ResourceTimeout(limit, self.max_size) from None
             raise
 
-    async def _awaited(self, waiter: Future[Any], limit: float | None) -> Any:
-        import asyncio
-
+    @contextmanager
+    def _making(self) -> Iterator[None]:
+        """Surround the making of one; where it is not made, another one may be."""
         try:
-            async with asyncio.timeout(limit):
-                return await asyncio.wrap_future(waiter)
-        except BaseException as error:
-            self._withdraw(waiter)
-            if isinstance(error, TimeoutError):
-                assert limit is not None
-                raise ResourceTimeout(limit, self.max_size) from None
+            yield
+        except BaseException:
+            with self._lock:
+                self._size -= 1
+                self._grant_place()
             raise
 
     def _withdraw(self, waiter: Future[Any]) -> None:
@@ -288,12 +288,6 @@ class ResourcePool(Generic[T]):
             count = self._lent.get(id(resource), (resource, 0))[1]
             self._lent[id(resource)] = (resource, count + 1)
         return resource
-
-    def _give_up(self) -> None:
-        """Make room for another one: the one that was to be made was not."""
-        with self._lock:
-            self._size -= 1
-            self._grant_place()
 
     def _grant_place(self) -> None:
         if self._closed or self._size >= self.max_size:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -188,8 +189,7 @@ def _parts(graph: Graph, registry: Any) -> Iterator[tuple[str, ActionDef]]:
     """Yield what the nodes of a graph call, by name; what is not known is passed over."""
     seen: dict[tuple[str, bool], None] = {}
     for node in graph.nodes.values():
-        nested = node.subgraph is not None
-        seen[node.subgraph if node.subgraph is not None else node.action, nested] = None
+        seen[node.subgraph or node.action, node.subgraph is not None] = None
         for stand_in in (node.failure, node.fallback):
             if stand_in is not None:
                 seen[stand_in, False] = None
@@ -337,25 +337,22 @@ class _Walk(threading.local):
 _walk = _Walk()
 
 
-class _walked:  # noqa: N801  # a context manager that is used as a function
+@contextmanager
+def _walked(workflow: Nestable) -> Iterator[None]:
     """Note that a workflow is being defined; refuse one that contains itself."""
-
-    def __init__(self, workflow: Nestable) -> None:
-        self._workflow = workflow
-
-    def __enter__(self) -> None:
-        path = _walk.path
-        names = [each.name for each in path]
-        for place, each in enumerate(path):
-            if each is self._workflow:
-                raise nested_in_itself([*names[place:], self._workflow.name])
-        if len(path) > 2 * MAX_DEPTH:  # their definitions have not been made yet
-            raise _too_deep(names[0])
-        path.append(self._workflow)
-
-    def __exit__(self, *_: object) -> None:
-        _walk.path.pop()
-        if not _walk.path:
+    path = _walk.path
+    names = [each.name for each in path]
+    for place, each in enumerate(path):
+        if each is workflow:
+            raise nested_in_itself([*names[place:], workflow.name])
+    if len(path) > 2 * MAX_DEPTH:  # their definitions have not been made yet
+        raise _too_deep(names[0])
+    path.append(workflow)
+    try:
+        yield
+    finally:
+        path.pop()
+        if not path:
             _walk.checked.clear()
 
 

@@ -12,7 +12,6 @@ import os
 import pickle
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from types import CoroutineType
 from typing import Any
@@ -21,9 +20,6 @@ from dagger_dsl.runners import wire
 from dagger_dsl.runners.transfer import dumps, function_from, loads, rebuilt, told
 
 __all__ = ["ask", "given_object", "heard", "main"]
-
-# How long a generator is read before its items are sent (seconds), and how many at most.
-_SIP, _GULP = 0.001, 512
 
 
 class _Link:
@@ -247,15 +243,10 @@ class _Worker:
         stream = self.stream
         assert stream is not None
         items: list[Any] = []
-        until = time.perf_counter() + _SIP
         over = True
         error: BaseException | None = None
         try:
-            for item in stream:
-                items.append(item)
-                if len(items) >= _GULP or time.perf_counter() >= until:
-                    over = False
-                    break
+            over = wire.handful(stream, items)
         except BaseException as raised:
             error = raised
         if over:

@@ -41,9 +41,6 @@ __all__ = ["Errand", "Processes"]
 # How long worker processes get to end by themselves when their run has ended (seconds).
 _FAREWELL = 2.0
 
-# How long an iterator that a body reads is read at a time (seconds), and how many items at most.
-_SIP, _GULP = 0.001, 512
-
 _BOOT = """\
 # a worker process of dagger_dsl
 import os, pickle, sys
@@ -516,6 +513,7 @@ class Processes:
         except _Gone:
             raise ProcessDied(errand.node_id, child.reap(_FAREWELL)) from None
         finally:
+            child.streams = False
             self._give_back(errand.slot, child, fit)
 
 
@@ -563,17 +561,12 @@ class _Given:
     def _handful(self, iterator: Iterator[Any]) -> tuple[list[Any], bool, dict[str, Any] | None]:
         """Return some items, whether these are the last, and what was raised instead of more."""
         items: list[Any] = []
-        until = time.perf_counter() + _SIP
         try:
-            for item in iterator:
-                items.append(item)
-                if len(items) >= _GULP or time.perf_counter() >= until:
-                    return items, False, None
+            return items, wire.handful(iterator, items), None
         except _Late:
             raise
         except Exception as error:
             return items, True, self._tell(error)
-        return items, True, None
 
     def _tell(self, error: BaseException) -> dict[str, Any]:
         self._told.append(error)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+import time
+from collections.abc import Iterable
+from typing import Any, Final
 
 __all__ = [
     "ASK",
@@ -19,6 +21,7 @@ __all__ = [
     "PROFILE",
     "STREAM",
     "VALUE",
+    "handful",
     "receive",
     "send",
 ]
@@ -42,6 +45,9 @@ PROFILE: Final = b"p"  # what a profiler counted
 
 _HEAD = 8 + 1 + 4
 _LUMP = 1 << 20
+
+# How long an iterator is read for one message (seconds), and how many items it holds at most.
+_SIP, _GULP = 0.001, 512
 
 
 def send(fd: int, letter: bytes, number: int = 0, body: bytes = b"") -> None:
@@ -85,3 +91,17 @@ def _exactly(fd: int, size: int) -> bytes:
         parts.append(data)
         found += len(data)
     return b"".join(parts)
+
+
+def handful(iterator: Iterable[Any], items: list[Any]) -> bool:
+    """Add some of an iterator's items, as many as one message takes.
+
+    Returns:
+        Whether these were the last ones. What the iterator raises comes after the items before it.
+    """
+    until = time.perf_counter() + _SIP
+    for item in iterator:
+        items.append(item)
+        if len(items) >= _GULP or time.perf_counter() >= until:
+            return False
+    return True

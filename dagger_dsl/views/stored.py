@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.lookups import decision_of
-from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
+from dagger_dsl.engine.report import NodeReport, RunReport
 from dagger_dsl.engine.story import graph_now, prompts
 from dagger_dsl.errors import ExecutionError, NotExecuted
 from dagger_dsl.model.states import NodeState, RunStatus

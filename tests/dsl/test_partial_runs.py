@@ -865,3 +865,23 @@ def test_a_part_is_named_by_ids_or_handles() -> None:
     for wrong in (None, 3, action(lambda: 1, name="other", registry=Registry())):
         with pytest.raises(ConfigurationError, match=r"run_from takes the id of a node or its"):
             dag.run_from(wrong)
+
+
+def test_what_a_short_word_says_is_no_option_of_it() -> None:
+    dag = DAG("short", registry=Registry())
+
+    @dag.node
+    def load() -> int:
+        return 1
+
+    dag.run()
+    calls: list[tuple[str, Callable[[], Any]]] = [
+        ("start_at", lambda: dag.run_from("load", start_at="load")),
+        ("reuse", lambda: dag.run_from("load", reuse="r1")),
+        ("stop_at", lambda: dag.run_until("load", stop_at="load")),
+        ("start_at", lambda: dag.run_between("load", "load", start_at="load")),
+    ]
+    for name, call in calls:
+        with pytest.raises(ConfigurationError, match=f"has no option '{name}'"):
+            call()
+    assert dag.run_until("load", start_at="load") == 1  # which it does not say itself

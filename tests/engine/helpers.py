@@ -160,7 +160,7 @@ class Clocked:
             config=self.config,
             inputs={},
             token=self.token,
-            lookup=self.workflow.registry.get,
+            registry=self.workflow.registry,
             slots=1,
             clock=self.clock,
             journal=self.journal,

@@ -795,7 +795,7 @@ class Life:
             config=config,
             inputs={},
             token=self.token,
-            lookup=scenario.registry.get,
+            registry=scenario.registry,
             slots=self.slots,
             clock=self.clock,
             journal=journal,

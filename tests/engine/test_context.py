@@ -10,7 +10,7 @@ import time
 import tracemalloc
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -632,3 +632,41 @@ def test_progress_of_an_unknown_node_is_refused() -> None:
     error = Workflow().add("work", work).run().node_reports["work"].exception
     assert isinstance(error, NodeNotFound)
     assert "did you mean 'work'" in str(error)
+
+
+class _Countdown:
+    """An iterator of a class that the engine knows nothing of."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return self.left
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_an_iterator_that_another_node_takes_is_no_result(runner: str) -> None:
+    dag, seen = DAG("once", registry=Registry()), list[Any]()
+
+    @dag.node
+    def load() -> Iterator[int]:
+        return _Countdown(3)
+
+    @dag.node
+    def look(context: Context) -> None:
+        seen.extend(each for each in context.results.values() if isinstance(each, _Countdown))
+
+    @dag.node
+    def take(load: Iterator[int]) -> list[int]:
+        return list(load)
+
+    load >> take
+    dag.run(runner=runner)
+    assert dag["take"] == [2, 1, 0]
+    assert not seen

@@ -134,7 +134,7 @@ class Stepped:
             config=DagConfig(**config),
             inputs={},
             token=self.token,
-            lookup=flow.registry.get,
+            registry=flow.registry,
             slots=8,
             clock=self.clock,
         )

@@ -147,7 +147,7 @@ class Process:
             config=DagConfig(),
             inputs={},
             token=token,
-            lookup=work.registry.get,
+            registry=work.registry,
             slots=work.slots,
             clock=self.clock,
             journal=recorder.journal,
@@ -191,7 +191,7 @@ class Process:
 
     def ask(self) -> bool:
         """Ask for what is due; whoever does not know what became of it asks again."""
-        done = sum(str(state) == "completed" for state in self.run.states().values())
+        done = sum(str(state) == "completed" for state in self.run.report().states().values())
         due = [number for number in self.work.requests if number <= done]
         new = [number for number in due if number not in self.sent]
         for number in new:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import threading
@@ -730,3 +731,29 @@ def test_a_machine_is_silent_about_what_is_in_order(
     with caplog.at_level(logging.WARNING, "dagger_dsl"):
         order().run(order_id="x", database_url=f"sqlite:///{tmp_path}/x.db")
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("runner", ["sequential", "threads", "asyncio"])
+def test_a_plain_wrapper_around_an_async_state_hook_is_awaited(runner: str) -> None:
+    fsm = FSM("order", registry=Registry())
+    seen: list[tuple[str, str]] = []
+
+    @fsm.state(initial=True)
+    def new() -> Next:
+        return Next("done", 1)
+
+    @fsm.state(terminal=True)
+    def done(value: int) -> int:
+        return value
+
+    async def note(_fsm: FSM, left: str, entered: str, _result: Any) -> None:
+        await asyncio.sleep(0)
+        seen.append((left, entered))
+
+    @functools.wraps(note)
+    def logged(*given: Any) -> Any:
+        return note(*given)
+
+    fsm.add_state_hook(logged)
+    assert fsm.run(runner=runner) == 1
+    assert seen == [("new", "done")]

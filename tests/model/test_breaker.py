@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import threading
 import time
@@ -360,3 +361,29 @@ def test_it_has_no_part_in_the_version_of_an_action() -> None:
         before = action(breaker(body)).definition.code_version()
         breaker.record_failure()
         assert action(breaker(body), name="again").definition.code_version() == before
+
+
+def test_calls_of_a_plain_wrapper_around_an_async_function_count_by_what_they_come_to() -> None:
+    async def load(fails: bool) -> str:
+        await asyncio.sleep(0)
+        if fails:
+            raise OSError("down")
+        return "up"
+
+    @functools.wraps(load)
+    def logged(fails: bool) -> Any:
+        return load(fails)
+
+    breaker = CircuitBreaker(failure_threshold=2)
+    guarded = breaker(logged)
+
+    async def main() -> None:
+        assert await guarded(False) == "up"
+        for _ in range(2):
+            with pytest.raises(OSError, match="down"):
+                await guarded(True)
+        with pytest.raises(CircuitBreakerOpenError):
+            await guarded(False)
+
+    asyncio.run(main())
+    assert breaker.state == "open"

@@ -1,0 +1,127 @@
+"""How a run stands, made into a report: what its board and its tables say, for people."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+from dagger_dsl.engine.error_info import error_info
+from dagger_dsl.engine.report import NodeReport, RunReport
+from dagger_dsl.engine.state import NAMES, PENDING
+from dagger_dsl.model.states import NodeState, RunStatus
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.instance import Run
+    from dagger_dsl.model.caching import CacheDecision
+
+__all__ = ["report_of"]
+
+
+def report_of(run: Run) -> RunReport:
+    """Return how the run stands."""
+    board = run.board
+    end = run.finished if run.finished is not None else board.clock()
+    return RunReport(
+        run_id=run.run_id,
+        dag_name=run.dag_name,
+        graph=run.plan.current,
+        status=run.status,
+        inputs=dict(run.inputs),
+        started_at=_moment(run.wall + run.began),
+        finished_at=_moment(run.wall + end) if run.finished is not None else None,
+        duration=end - run.began,
+        reason=run.reason,
+        hook_errors=tuple(run.hook_errors),
+        abandoned=tuple(str(run.plan.ids[slot]) for slot in run.abandoned),
+        database_url=run.options.database_url,
+        exception=run.exception,
+        limit=run.config.timeout_seconds,
+        states=lambda: _states(run),
+        node=lambda node_id: _node(run, run.plan.index[node_id]),
+        invocations=lambda node_id: _invocations(run, node_id),
+        value=lambda node_id: run.value(run.plan.index[node_id]),
+        gone=lambda: {str(run.plan.ids[slot]) for slot in run.freed if run.is_gone(slot)},
+        context=lambda: run.context,
+        state=lambda node_id: run.states_of(run.plan.index[node_id]),
+        sinks=run.state.sinks(),
+        workers=run.board.slots,
+        run=run,
+        nested=None if run.nursery is None else run.nursery.reports,
+        continued=run.continued and run.status is RunStatus.FAILED,
+        history=run.state.history,
+        profiles=run.profiles,
+    )
+
+
+def _states(run: Run) -> dict[str, NodeState]:
+    """Return the state of every node by id."""
+    plan, codes = run.plan, run.state.statuses()
+    started, ended = run.board.started, run.board.ended
+    alive = run.status is RunStatus.RUNNING
+    found = {}
+    for node_id, slot in plan.index.items():
+        state = NodeState(NAMES[codes[slot]])
+        if alive and codes[slot] == PENDING and started[slot] > ended[slot]:
+            state = NodeState.RUNNING
+        found[node_id] = state
+    return found
+
+
+def _invocations(run: Run, node_id: str) -> dict[str, NodeReport]:
+    """Return how the invocations of a mapped node stand, by key; nothing for other nodes."""
+    plan = run.plan
+    return {
+        key: _node(run, child)
+        for key, child in plan.children.below(plan.index[node_id])
+        if child not in plan.mapped
+    }
+
+
+def _node(run: Run, slot: int) -> NodeReport:
+    start, end = run.board.started[slot] + run.wall, run.board.ended[slot] + run.wall
+    called = run.board.started[slot] != 0.0
+    if not called and slot in run.before:
+        (start, end), called = run.before[slot], True
+    # A thread that was left behind may still come back; the report does not change any more.
+    known = called and end >= start
+    if run.finished is not None and slot not in run.before:
+        known = known and run.board.ended[slot] <= run.finished
+    exception = run.errors.get(slot)
+    error = error_info(exception) if exception is not None else run.stored_errors.get(slot)
+    meta = run.meta.get(slot, {})
+    state = run.states_of(slot)
+    return NodeReport(
+        node_id=str(run.plan.ids[slot]),
+        key=run.plan.children.key(slot),
+        state=state,
+        attempts=0 if run.is_cached(slot) or "reused" in meta else run.attempts_made(slot),
+        started_at=_moment(start) if called else None,
+        finished_at=_moment(end) if known else None,
+        duration=end - start if known else None,
+        error=error if state is NodeState.FAILED or meta.get("recovered") else None,
+        exception=exception,
+        reason=run.state.reasons.get(slot, ""),
+        recovered=bool(meta.get("recovered")),
+        restored=slot in run.restored,
+        metadata=meta.get("metadata", {}),
+        cache=_cache_decision(run, slot),
+        reused=meta.get("reused"),
+    )
+
+
+def _cache_decision(run: Run, slot: int) -> CacheDecision | None:
+    """Return whether another run's result took a node's place; None where none could."""
+    lookup = run.lookups.get(slot)
+    if lookup is not None:
+        found: CacheDecision = lookup.decision
+        return found
+    recorded = run.meta.get(slot, {}).get("cache")
+    if recorded is None:
+        return None
+    from dagger_dsl.engine.lookups import decision_of
+
+    return decision_of(recorded)
+
+
+def _moment(epoch: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(epoch, tz=dt.UTC)
