@@ -6,19 +6,21 @@ a thread that is being profiled already (by a run around it, or a tool of the us
 profiled again, and is counted as missed.
 
 The profiler is `cProfile`. From Python 3.12 on that one counts what all threads do, as if it were
-one: where there are others, `profile` takes its place, which keeps to its thread and costs more.
+one: where there are others, `_Tracer` takes its place, which keeps to its thread and costs more.
 """
 
 from __future__ import annotations
 
 import cProfile
 import io
+import operator
 import pstats
 import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Generator
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dagger_dsl.errors import ConfigurationError, NotExecuted, did_you_mean
 from dagger_dsl.runners.base import ASYNC
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
 
 __all__ = ["Profile", "Profiles"]
+
+# File, line and name, as `pstats` names a function.
+_Function: TypeAlias = tuple[str, int, str]
+_Stat: TypeAlias = tuple[int, int, float, float, dict[_Function, tuple[int, int, float, float]]]
 
 # Whether `cProfile` counts what other threads do, too.
 _SHARED = sys.version_info >= (3, 12)
@@ -162,6 +168,66 @@ class Profiles:
             self._missed[node_id] = self._missed.get(node_id, 0) + 1
 
 
+class _Tracer:
+    """Counts what this thread calls, and nothing of others.
+
+    The standard library's `profile` would do, but it takes an error thrown into a coroutine that
+    awaits another (any cancellation) for a fault of its own, and raises.
+
+    Attributes:
+        stats: `{function: (calls that are no recursion, calls, seconds inside without and with
+            what was called, callers)}` as `pstats` reads it, with `{caller: the same four, but all
+            calls first}`.
+    """
+
+    def __init__(self) -> None:
+        self.stats: dict[_Function, _Stat] = {}
+        # [function, when it began, seconds in what it called] of each call that goes on.
+        self._stack: list[list[Any]] = []
+        self._going_on: dict[_Function, int] = {}
+
+    def runcall(self, function: Callable[..., Any], *values: Any) -> Any:
+        """Call a function, counted."""
+        sys.setprofile(self._on_event)
+        try:
+            return function(*values)
+        finally:
+            sys.setprofile(None)
+            while self._stack:
+                self._end(time.perf_counter())
+
+    def _on_event(self, frame: FrameType, event: str, argument: Any) -> None:
+        now = time.perf_counter()
+        if event == "call":
+            code = frame.f_code
+            self._begin((code.co_filename, code.co_firstlineno, code.co_name), now)
+        elif event == "c_call":
+            self._begin(("~", 0, argument.__name__), now)
+        elif self._stack:  # a return, of this very function or of the call that began to count
+            self._end(now)
+
+    def _begin(self, function: _Function, now: float) -> None:
+        self._going_on[function] = self._going_on.get(function, 0) + 1
+        self._stack.append([function, now, 0.0])
+
+    def _end(self, now: float) -> None:
+        function, began, below = self._stack.pop()
+        spent = now - began
+        self._going_on[function] = others = self._going_on[function] - 1
+        once = (0, 1, spent - below, 0.0) if others else (1, 1, spent - below, spent)
+        *before, callers = self.stats.get(function, (0, 0, 0.0, 0.0, {}))
+        self.stats[function] = (*_sum(before, once), callers)
+        if self._stack:
+            caller = self._stack[-1]
+            caller[2] += spent
+            first = (once[1], once[0], *once[2:])
+            callers[caller[0]] = _sum(callers.get(caller[0], (0, 0, 0.0, 0.0)), first)
+
+
+def _sum(one: Any, other: Any) -> Any:
+    return tuple(map(operator.add, one, other))
+
+
 class _Meter:
     """Profiles one call, which may come in pieces."""
 
@@ -181,24 +247,19 @@ class _Meter:
             return function(*values)
         if threading.active_count() == 1:
             return self._quickly(function, values)
-        import profile  # slow in itself, and rarely needed
-
-        profiler = profile.Profile(time.perf_counter)
+        tracer = _Tracer()
         try:
-            return profiler.runcall(function, *values)
+            return tracer.runcall(function, *values)
         finally:
-            self._take(profiler)
+            self._seen.append(tracer.stats)
 
     def _quickly(self, function: Callable[..., Any], values: tuple[Any, ...]) -> Any:
-        profiler = cProfile.Profile()
+        profiler: Any = cProfile.Profile()
         try:
             return profiler.runcall(function, *values)
         finally:
-            self._take(profiler)
-
-    def _take(self, profiler: Any) -> None:
-        profiler.create_stats()
-        self._seen.append(profiler.stats)
+            profiler.create_stats()
+            self._seen.append(profiler.stats)
 
     def __enter__(self) -> _Meter:
         return self

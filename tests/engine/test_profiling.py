@@ -5,6 +5,11 @@ from __future__ import annotations
 import asyncio
 import cProfile
 import pstats
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,6 +108,72 @@ def test_an_async_body_is_profiled_while_it_runs_and_not_while_it_waits(runner: 
     assert report.value("n") == "done"
     assert calls_of(report.profile("n"), "work") == 6
     assert calls_of(report.profile("n"), "others") == 0
+
+
+@pytest.fixture
+def bystander() -> Iterator[None]:
+    """Keep another thread alive, of which a profile must not tell."""
+    over = threading.Event()
+
+    def count() -> None:
+        while not over.wait(0.001):
+            waits()
+
+    def waits() -> None:
+        pass
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+@pytest.mark.usefixtures("bystander")
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_beside_other_threads_the_same_is_counted(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shared and sys.version_info >= (3, 12):
+        pytest.skip("cProfile counts all threads there")
+    monkeypatch.setattr("dagger_dsl.engine.profiling._SHARED", shared)
+    if shared and sys.version_info < (3, 12):
+        nobody = SimpleNamespace(PROFILER_ID=2, get_tool=lambda _: None)
+        monkeypatch.setattr(sys, "monitoring", nobody, raising=False)
+
+    def falls(depth: int) -> int:
+        return falls(depth - 1) + 1 if depth else 0
+
+    def yields() -> Iterator[int]:
+        for number in range(3):
+            with suppress(ValueError):
+                yield number
+
+    def delegates() -> Iterator[int]:
+        yield from yields()
+
+    def body() -> int:
+        generator: Any = delegates()
+        next(generator)
+        generator.throw(ValueError())
+        generator.close()
+        with suppress(ZeroDivisionError):
+            1 / falls(0)
+        return falls(4) + len(sorted([3, 1, 2], key=abs))
+
+    profile = Flow().add("n", body).run(profile=True).profile("n")
+    assert profile.calls == 1
+    assert [calls_of(profile, name) for name in ("body", "falls", "waits")] == [1, 6, 0]
+    stats: dict[Any, Any] = profile.stats.stats  # type: ignore[attr-defined]
+    by_name = {name: row for (_, _, name), row in stats.items()}
+    primitive, calls, own, total, callers = by_name["falls"]
+    assert (primitive, calls) == (2, 6)
+    assert 0 < own <= total <= by_name["body"][3]
+    by_caller = {name: numbers[0] for (_, _, name), numbers in callers.items()}
+    assert by_caller == {"body": 2, "falls": 4}
+    assert calls_of(profile, "yields") == calls_of(profile, "__exit__") == 3
+    assert "(falls)" in profile.text()
 
 
 def test_an_async_body_that_overruns_is_cancelled_as_ever() -> None:

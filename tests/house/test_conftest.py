@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -13,6 +14,19 @@ from tests.conftest import REQUIRED_ROWS, expand_rows
 from tests.scale import SCALE_VARIABLE, count, product
 
 ROOT = Path(__file__).parents[2]
+
+
+def run_pytest(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest by itself, without what `PYTEST_ADDOPTS` tells the one that runs this test."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *options],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_expand_rows_keeps_order_and_single_rows() -> None:
@@ -59,9 +73,8 @@ def test_rows_names_covering_tests_and_fails_while_some_are_missing(tmp_path: Pa
         "import pytest\n@pytest.mark.row('A7', 'Z99')\ndef test_seven(): assert False\n",
         encoding="utf-8",
     )
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "--rows", "-n", "2"]
-    command += ["--rootdir", str(tmp_path), "-c", str(tmp_path / "pytest.ini"), str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    options = ["-p", "tests.conftest", "--rows", "-n", "2", "--rootdir", str(tmp_path)]
+    done = run_pytest(*options, "-c", str(tmp_path / "pytest.ini"), str(tmp_path))
     assert done.returncode == 1, done.stdout + done.stderr
     assert "test_one.py::test_seven" in done.stdout
     assert "Z99" in done.stdout
@@ -72,19 +85,13 @@ def test_rows_names_covering_tests_and_fails_while_some_are_missing(tmp_path: Pa
 
 def test_shares_are_disjoint_and_make_the_whole() -> None:
     def collected(*options: str) -> list[str]:
-        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/retry", *options]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = run_pytest("--collect-only", "-q", "tests/retry", *options)
+        assert done.returncode == 0, done.stdout + done.stderr
         return [line for line in done.stdout.splitlines() if "::" in line]
 
     first, second = collected("--share", "1/2"), collected("--share", "2/2")
     assert first
     assert second
     assert sorted(first + second) == sorted(collected())
-    refused = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/retry", "--share", "3/2"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    refused = run_pytest("--collect-only", "-q", "tests/retry", "--share", "3/2")
     assert "--share is K/N" in refused.stderr + refused.stdout
