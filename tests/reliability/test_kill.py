@@ -52,14 +52,17 @@ def _killed_often(deaths: Deaths, rng: random.Random, kills: int) -> list[Life]:
 
 @pytest.mark.slow
 @pytest.mark.row("C12", "C13", "E18")
-@pytest.mark.parametrize("flush", [0.0, 0.005])
 @pytest.mark.parametrize(
-    ("runner", "mixed"),
-    [(runner, False) for runner in RUNNERS] + [("sequential", True), ("threads", True)],
+    ("calls", "flush"),
+    product(
+        [*((runner, False) for runner in RUNNERS), ("sequential", True), ("threads", True)],
+        (0.0, 0.005),
+    ),
 )
 def test_a_run_of_200_nodes_survives_kills_at_random_moments(
-    tmp_path: Path, runner: str, mixed: bool, flush: float, rng: random.Random
+    tmp_path: Path, calls: tuple[str, bool], flush: float, rng: random.Random
 ) -> None:
+    runner, mixed = calls
     kills = count(20, least=2)
     spec, database = new_spec(
         tmp_path,
@@ -106,8 +109,7 @@ def _survives(
 
 @pytest.mark.slow
 @pytest.mark.row("E18", "G1", "G7")
-@pytest.mark.parametrize("kind", GROWING)
-@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize(("runner", "kind"), product(RUNNERS, GROWING))
 def test_a_run_that_grows_by_200_nodes_survives_kills_at_random_moments(
     tmp_path: Path, runner: str, kind: str, rng: random.Random
 ) -> None:
@@ -116,8 +118,7 @@ def test_a_run_that_grows_by_200_nodes_survives_kills_at_random_moments(
 
 @pytest.mark.slow
 @pytest.mark.row("G14", "E18")
-@pytest.mark.parametrize("kind", ["mapped", "maps added"])
-@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize(("runner", "kind"), product(RUNNERS, ("mapped", "maps added")))
 def test_mapped_nodes_survive_kills_at_random_moments(
     tmp_path: Path, runner: str, kind: str, rng: random.Random
 ) -> None:
@@ -130,7 +131,8 @@ def test_mapped_nodes_survive_kills_at_random_moments(
 def test_answers_and_paused_branches_survive_kills_at_random_moments(
     tmp_path: Path, runner: str, rng: random.Random
 ) -> None:
-    _survives(tmp_path, "people", runner, count(40), rng, nodes=80, layers=8, work=0.002)
+    size = {"nodes": count(80, least=40), "layers": count(8, least=4)}
+    _survives(tmp_path, "people", runner, count(40), rng, **size, work=0.002)
 
 
 def _resume_times(tmp_path: Path) -> tuple[list[float], list[float]]:

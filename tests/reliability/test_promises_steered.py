@@ -152,8 +152,7 @@ def test_1_whoever_sees_a_result_of_a_steered_run_sees_it_recorded(path: Path, r
     assert {"items", "double[3]", "following[4]", "total", "ask", "late", "after"} <= set(checked)
 
 
-@kinds
-@runners
+@pytest.mark.parametrize(("kind", "runner"), product(KINDS, RUNNERS))
 def test_1_a_completed_run_is_returned_and_nothing_is_called(
     tmp_path: Path, zygote: Zygote, runner: str, kind: str
 ) -> None:
@@ -554,8 +553,7 @@ def test_a_node_that_starts_at_most_once_is_never_called_again(
     assert len(rows(path)["pay"]) == 1
 
 
-@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
-@runners
+@pytest.mark.parametrize(("runner", "durability"), product(RUNNERS, ("sync", "async", "exit")))
 def test_a_node_that_starts_at_most_once_is_called_when_nothing_goes_wrong(
     path: Path, runner: str, durability: str
 ) -> None:
