@@ -181,6 +181,8 @@ class Coordinator:
         # A hook that is slow must not let events pile up: no more are made than it can be shown.
         steers = watcher is not None and watcher.steers
         most = run.options.event_capacity if steers else 0
+        tells = course.tells
+        at_once = watcher if watcher and watcher.at_once and journal is None else None
         now = yield -inf
         limited = run.deadline is not None
         timed = limited or journal is not None
@@ -201,7 +203,7 @@ class Coordinator:
                 course.flying -= len(batch)
                 if course.plain and not left_behind:
                     state.complete(batch)
-                    if watcher is not None:
+                    if tells:
                         course.events += completions(run, batch)
                 else:
                     outcomes.completed(batch)
@@ -235,10 +237,17 @@ class Coordinator:
                     news = bool(course.events)
                 if news:
                     shown += 1 + len(course.events)
-                    reply = desk.show()
-                    if reply is not None:
-                        yield from desk.listen(reply)
-                    if desk.heed() or (rare and steers):
+                    if at_once is not None:  # as `show` and `heed`, without what is not there
+                        events, course.events = course.events, []
+                        course.crowd = 0
+                        at_once.tell(events)
+                        heeded = at_once.owes and desk.heed()
+                    else:
+                        reply = desk.show()
+                        if reply is not None:
+                            yield from desk.listen(reply)
+                        heeded = desk.heed()
+                    if heeded or (rare and steers):
                         if shown >= _BREATH:
                             shown = 0
                             now = yield -inf  # whoever answers events with events ends in time

@@ -46,6 +46,7 @@ class Course:
             is None while nothing was mapped, `streams` while no node took another one's items,
             `freeing` while no value is to be freed.
         events: What hooks are to be shown.
+        crowd: How many of them hooks have emitted themselves.
         timers: ``(when, order, what)``, a heap.
         flying: How many released calls have not come back.
         apart: Enabled invocations that wait to be called alone.
@@ -56,6 +57,7 @@ class Course:
         stop_asked: Somebody wants the run to end.
         stopping: It is ending.
         interrupt: The KeyboardInterrupt that a body let out; the run is stopped for it.
+        tells: Plain completions are events that somebody wants.
         plain: Completions need nothing but their edges.
         rare: Something has to be looked at before invocations start.
     """
@@ -66,6 +68,7 @@ class Course:
     def __init__(self, run: Run, watcher: Observers | None) -> None:
         self.run = run
         self.watcher = watcher
+        self.tells = watcher is not None and watcher.wants_completions
         self.plan = run.plan
         self.state = run.state
         self.board = run.board
@@ -75,6 +78,7 @@ class Course:
         self.streams: Streams | None = None
         self.freeing: Freeing | None = None
         self.events: list[Event] = []
+        self.crowd = 0
         self.timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
         self.flying = 0

@@ -67,7 +67,6 @@ class Desk:
         self._looked = not course.run.resumed
         self._deciding: int | None = None  # whose answer's commands are being applied
         self.requests: deque[tuple[Command, Origin, Callable[[Exception | None], None]]] = deque()
-        self._crowd = 0  # events that hooks have emitted and that wait to be shown
         self.expiring: set[int] = set()
         self.over = False
 
@@ -100,15 +99,17 @@ class Desk:
 
     def show(self) -> Reply | None:
         """Show what happened, once it is recorded; return what to wait for, if anything."""
-        watcher, records = self._course.watcher, self._records
+        course = self._course
+        watcher = course.watcher
         assert watcher is not None
-        if watcher.steers:
-            if self._journal is not None and records.waiting:
-                records.commit_unshown()
-        elif self._journal is not None and not self._board.go:
-            self._course.record_turn()
-        events, self._course.events = self._course.events, []
-        self._crowd = 0
+        if self._journal is not None:
+            if not watcher.steers:
+                if not self._board.go:
+                    course.record_turn()
+            elif self._records.waiting:
+                self._records.commit_unshown()
+        events, course.events = course.events, []
+        course.crowd = 0
         return watcher.show(events)
 
     def listen(self, reply: Reply | None) -> Generator[float, float, None]:
@@ -156,12 +157,12 @@ class Desk:
         """Apply what hooks have asked for; return whether that may have changed anything."""
         watcher = self._course.watcher
         assert watcher is not None
-        if watcher.steers:
-            self._records.owed = self._journal is not None
-        if watcher.broken is not None and self._stop_for(watcher):
-            return True
+        if self._journal is not None and watcher.steers:
+            self._records.owed = True
         if not watcher.owes:
             return False
+        if self._stop_for(watcher):
+            return True
         self._apply_all(watcher.take())
         self._stop_for(watcher)  # a hook may want that for a refused command, too
         return True
@@ -256,14 +257,14 @@ class Desk:
 
     def _check_crowd(self) -> None:
         """Count one more event of a hook; refuse it where hooks emit more than they are shown."""
-        capacity = self._run.options.event_capacity
-        if self._crowd >= _CROWD * capacity:
+        course, capacity = self._course, self._run.options.event_capacity
+        if course.crowd >= _CROWD * capacity:
             raise LimitExceeded(
-                f"{self._crowd:,} events of hooks wait to be shown, {_CROWD} times the "
+                f"{course.crowd:,} events of hooks wait to be shown, {_CROWD} times the "
                 f"event_capacity of {capacity}: hooks answer events with more events than they are "
                 "shown; let them emit fewer, or give the run a larger event_capacity"
             )
-        self._crowd += 1
+        course.crowd += 1
 
     def _apply_to_run(self, command: Command) -> None:
         """Apply what is about the whole run, or answers one of its questions."""

@@ -212,7 +212,7 @@ class Outcomes:
             return False
         if self._course.freeing is not None:
             self._course.freeing.ended(slot)
-        if self._course.watcher is not None:
+        if self._course.tells:
             self._course.events += completions(self._run, (slot,))
         if self._reviews:
             self._review()

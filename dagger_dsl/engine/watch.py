@@ -218,7 +218,10 @@ class Observers:
 
     Attributes:
         wants_starts: Whether `start` is to be called.
+        wants_completions: Whether plain completions are to be shown.
         steers: Whether there are hooks, whose commands count.
+        at_once: Whether `tell` is enough for what happened: there are only hooks that answer at
+            once, to the events as they are.
         owes: Whether there is something to show or to apply although nothing happened.
         broken: What a hook raised that is to stop the run for it.
     """
@@ -266,8 +269,12 @@ class Observers:
         ]
         self._prompt_phases = [each for each in self._phases if not each[0].is_async]
         self._late_phases = [each for each in self._phases if each[0].is_async]
-        # They all answer at once.
-        self._at_once = not any(each.is_async or each.phases_async for each in self._hooks)
+        self.wants_completions = bool(
+            not self._quiet or self._phases or any(each.wants_completions for each in self._hooks)
+        )
+        self.at_once = self._quiet and not (
+            self._phases or any(each.is_async for each in self._hooks)
+        )
         self._waiting: list[tuple[Event, list[_Handle]]] = []
         self._talk: Iterator[tuple[Event, _Handle]] = iter(())
         self._awaited: tuple[BoundHook, Event, Reply] | None = None
@@ -284,18 +291,19 @@ class Observers:
         event = _new(_Started)
         of = _Moment(self._run, slot) if self._reused else self._run
         _set_started(event, (of, slot, self._attempts.get(slot, 1), now))
-        self._tell(event, self._prompt)
-        if self._late:
-            self._waiting.append((event, self._late))
-            self.owes = True
-        if not self._quiet:
-            self._report(event)
+        self.tell((event,), self._prompt)
+        if not self.at_once:
+            if self._late:
+                self._waiting.append((event, self._late))
+                self.owes = True
+            if not self._quiet:
+                self._report(event)
         return self.owes
 
     def phase(self, slot: int, phase: str, attempt: int) -> None:
         """Show that an attempt comes to a phase; called where `start` may be."""
         event = self._phase(self._run.ref(slot), phase, attempt)
-        self._tell(event, self._prompt_phases)
+        self.tell((event,), self._prompt_phases)
         if self._late_phases:
             self._waiting.append((event, self._late_phases))
             self.owes = True
@@ -324,30 +332,31 @@ class Observers:
 
     def show(self, events: Sequence[Event]) -> Reply | None:
         """Show the events of one turn; return the answer to wait for before `go_on`, or None."""
+        if self.at_once:  # there is nothing to wait for
+            self.tell(events)
+            return None
         if self._phases:
             events = list(self._with_cleanups(events))
-        elif self._at_once and self._quiet:  # there is nothing to wait for
-            handles = self._handles
-            for event in events:
-                self._tell(event, handles)
-            return None
         self._talk = self._turn(events)
         return self.go_on()
 
-    def _tell(self, event: Event, handles: Iterable[_Handle]) -> None:
-        """Show hooks an event which answer at once, and take what they ask for."""
+    def tell(self, events: Iterable[Event], handles: Sequence[_Handle] | None = None) -> None:
+        """Show events to hooks which answer at once, to all unless told, and take their answers."""
         ctx = self._ctx
-        for hook, handle, wants in handles:
-            if wants is not None and not wants(event):
-                continue
-            try:
-                answer = handle(ctx, event)
-            except Exception as error:
-                self._failed(hook, error, event)
-            else:
-                # An empty list asks for nothing, and is what many hooks answer each time.
-                if answer is not None and (answer.__class__ is not list or answer):
-                    self._take(hook, event, answer)
+        if handles is None:
+            handles = self._handles
+        for event in events:
+            for hook, handle, wants in handles:
+                if wants is not None and not wants(event):
+                    continue
+                try:
+                    answer = handle(ctx, event)
+                except Exception as error:
+                    self._failed(hook, error, event)
+                else:
+                    # An empty list asks for nothing, and is what many hooks answer each time.
+                    if answer is not None and (answer.__class__ is not list or answer):
+                        self._take(hook, event, answer)
 
     def announce(self, event: RunStarted | RunFinished) -> Reply | None:
         """Tell the hooks that the run begins, or how it ended; as `show`."""
@@ -388,7 +397,7 @@ class Observers:
         for event, each in self._talk:
             hook, handle, wants = each
             if not hook.is_async:
-                self._tell(event, (each,))
+                self.tell((event,), (each,))
             elif wants is None or wants(event):
                 try:
                     reply = Reply()
@@ -514,6 +523,7 @@ class Observers:
             self._stop(hook, error)
 
     def _stop(self, hook: BoundHook, error: Exception) -> None:
+        self.owes = True
         if self.broken is None:
             self.broken = ExecutionError(
                 f"hook {hook.name!r} failed, and is to stop the run for it"

@@ -24,7 +24,14 @@ from dagger_dsl.engine.hooks._definition import (
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.commands import Command
 from dagger_dsl.model.context import HookContext
-from dagger_dsl.model.events import Event, NodePhase, NodeStarted, RunFinished, RunStarted
+from dagger_dsl.model.events import (
+    Event,
+    NodeCompleted,
+    NodePhase,
+    NodeStarted,
+    RunFinished,
+    RunStarted,
+)
 from dagger_dsl.model.states import RunStatus
 
 if TYPE_CHECKING:
@@ -50,6 +57,7 @@ class BoundHook:
         is_async, starts_async, ends_async: Whether the answers of these three are to be awaited.
         wants: Whether it gets an event; None when it gets every one that `handle` may get.
         wants_starts: Whether it may want a `NodeStarted`.
+        wants_completions: Whether it may want a `NodeCompleted`.
         on_phase: Called with ``(ctx, NodePhase)``; None when it does not ask for phases.
         phases_async: Whether its answer is to be awaited.
         wants_phase: Whether it gets a phase; None when it gets every one.
@@ -65,6 +73,7 @@ class BoundHook:
     ends_async: bool = False
     wants: _Wants | None = None
     wants_starts: bool = True
+    wants_completions: bool = True
     on_phase: _Call | None = None
     phases_async: bool = False
     wants_phase: _Wants | None = None
@@ -204,6 +213,7 @@ def _bind(definition: HookDef, name: str) -> BoundHook:
         name=name,
         wants=bound.wants or _filter(definition, starts),
         wants_starts=starts,
+        wants_completions=bound.wants_completions and (kinds is None or NodeCompleted in kinds),
         wants_phase=_phase_filter(definition),
         on_error=definition.on_error,
     )
@@ -248,6 +258,7 @@ def _bind_plain(target: Any, kinds: tuple[type, ...]) -> BoundHook:
         ends_async=ends_async,
         wants=_nothing if deaf else None,
         wants_starts=not deaf and bool(getattr(target, "wants_starts", True)),
+        wants_completions=not deaf,
         on_phase=on_phase if on_phase is not handle or NodePhase in kinds else None,
         phases_async=phases_async,
     )
@@ -372,6 +383,7 @@ class CompositeHook(EventHook):
             starts_async=self.is_async,
             ends_async=self.is_async,
             wants_starts=self.wants_starts,
+            wants_completions=any(each.wants_completions for each in members),
             on_phase=self.handle if any(each.on_phase for each in members) else None,
             phases_async=self.is_async,
         )
