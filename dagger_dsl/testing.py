@@ -9,6 +9,7 @@ run would call it, and gives back what it returned.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import json
@@ -37,7 +38,7 @@ from dagger_dsl.model.graph import Graph, Input, Node
 from dagger_dsl.model.protocols import CacheReader, CancelSignal
 from dagger_dsl.model.sharing import Context
 from dagger_dsl.model.states import NodeState
-from dagger_dsl.model.values import to_shown
+from dagger_dsl.model.values import MISSING, to_shown
 from dagger_dsl.registry import ActionDef, Registry, as_registry, current_registry, define
 from dagger_dsl.runners.base import Board, Overran, labour
 
@@ -139,6 +140,7 @@ def make_ctx(
     cache: CacheReader | Mapping[str, Mapping[str, Any]] | None = None,
     app_data: Any = None,
     cancel: CancelSignal | None = None,
+    checkpointed: Any = MISSING,
 ) -> NodeCtx:
     """Return the context that an action gets in a run.
 
@@ -148,10 +150,17 @@ def make_ctx(
         cache: Values by namespace and key, as a mapping of mappings or anything with ``get``.
         app_data: The object the run was given.
         cancel: A `CancelToken`, to test what a body does when its run is cancelled.
+        checkpointed: What an earlier attempt has kept with `NodeCtx.checkpoint`.
 
     Raises:
         ConfigurationError: *inputs* are no mapping, or *cache* has no values to give.
     """
+    kept = [checkpointed]
+
+    def keep(*value: Any) -> tuple[bool, Any]:
+        kept.extend(copy.deepcopy(value))
+        return kept[-1] is not MISSING, kept[-1]
+
     return NodeCtx(
         dag_name=dag_name,
         node_id=node_id,
@@ -161,6 +170,7 @@ def make_ctx(
         cache=_reader(cache),
         app_data=app_data,
         cancel=cancel,
+        keep=keep,
     )
 
 

@@ -7,9 +7,11 @@ called by workers with the bound values in the order of `Plan.names`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from dagger_dsl.engine.checkpoints import checkpoint
 from dagger_dsl.engine.plan import UNSET
 from dagger_dsl.errors import InputResolutionError
 from dagger_dsl.model.context import NodeCtx, NodeOutput
@@ -194,11 +196,12 @@ def calling(
         return (), keywords, _as_it_is
 
     def context(inputs: Mapping[str, Any]) -> NodeCtx:
+        attempt = run.attempts.get(slot, 1)
         return NodeCtx(
             dag_name=run.dag_name,
             node_id=str(run.plan.ids[slot]),
             run_id=run.run_id,
-            attempt=run.attempts.get(slot, 1),
+            attempt=attempt,
             inputs=inputs,
             cache=run.cache,
             app_data=run.app_data,
@@ -207,6 +210,7 @@ def calling(
             depth=run.depths.get(str(run.plan.ids[slot]), 0),
             spend=run.spend,
             progress=progress,
+            keep=partial(checkpoint, run, slot, attempt),
         )
 
     def progress(done: float, total: float, message: str) -> None:

@@ -254,6 +254,7 @@ class NodeCtx:
     depth: int = 0
     _spend: Callable[[int], int] | None = attrs.field(default=None, repr=False)
     _progress: Callable[[float, float, str], None] | None = attrs.field(default=None, repr=False)
+    _keep: Callable[..., tuple[bool, Any]] | None = attrs.field(default=None, repr=False)
 
     def wait_for_human(
         self,
@@ -304,6 +305,36 @@ class NodeCtx:
         check_progress(done, total, message)
         if self._progress is not None:
             self._progress(done, total, message)
+
+    def checkpoint(self, value: Any) -> None:
+        """Keep how far a long body has come, for the attempt after this one; see `checkpointed`.
+
+        A run with a database has it recorded, at the run's level of durability, when this returns:
+        at level ``sync`` a crash loses nothing of it. Each value takes the place of the one before.
+
+            for page in range(ctx.checkpointed(0), pages):
+                load(page)
+                ctx.checkpoint(page + 1)
+
+        Args:
+            value: Anything that a node may return; a copy is kept.
+
+        Raises:
+            EncodingError: It has no stored form.
+            InvalidState: This attempt is over: it ran out of time, or the run has ended.
+            StoreError: It cannot be recorded.
+        """
+        if self._keep is not None:
+            self._keep(value)
+
+    def checkpointed(self, default: Any = None) -> Any:
+        """Return what an attempt of this very invocation has kept last, this one included.
+
+        Args:
+            default: What to return when there is none.
+        """
+        found, value = (False, None) if self._keep is None else self._keep()
+        return value if found else default
 
     @property
     def idempotency_key(self) -> str:

@@ -1,0 +1,77 @@
+"""What a call keeps of its work for the attempt after it: `NodeCtx.checkpoint`.
+
+A checkpoint is the newest value of its invocation in the run's cache, so that it is recorded,
+resumed, copied and pruned as those are. It is written when the body asks for it, between two turns.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from dagger_dsl.errors import EncodingError, InvalidState, shown
+from dagger_dsl.model.context import DEFAULT_KEY
+from dagger_dsl.model.values import MISSING
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.instance import Run
+
+__all__ = ["KEY", "checkpoint"]
+
+#: Under this key it stands in the namespace of its node; no output can have this name.
+KEY = "$checkpoint"
+
+
+def checkpoint(run: Run, slot: int, attempt: int, value: Any = MISSING) -> tuple[bool, Any]:
+    """Keep a value for the next attempt of an invocation, or return the one that was kept last.
+
+    Args:
+        run, slot: Which invocation.
+        attempt: Which call of it asks; one that was left behind keeps nothing.
+        value: What to keep; nothing is kept without one.
+
+    Returns:
+        Whether there is one, and a copy of it.
+
+    Raises:
+        EncodingError: The value has no stored form.
+        InvalidState: The call is none of the run's any more.
+        StoreError: It cannot be recorded.
+    """
+    ref = run.ref(slot)
+    key = KEY if ref.invocation_key == DEFAULT_KEY else f"{KEY} {ref.invocation_key}"
+    name = (ref.node_id, key)
+    if value is MISSING:
+        kept = run.inserted.get(name, MISSING)
+        return (False, None) if kept is MISSING else (True, copy.deepcopy(kept))
+    journal, path = run.journal, f"the checkpoint of node {ref.node_id!r}"
+    encoded = None if journal is None else journal.encode(value, path)
+    try:
+        kept = copy.deepcopy(value)
+    except Exception as error:
+        raise EncodingError(f"{path}: {shown(value, 60)} cannot be copied: {error}") from error
+    written = False
+
+    def write() -> None:
+        nonlocal written
+        if not run.is_calling(slot, attempt):
+            return
+        if journal is not None and encoded is not None:
+            journal.write_cache({name: encoded})
+            journal.commit(())
+        if (
+            run.plan.machine is not None
+        ):  # each cycle is an invocation, and only the last one goes on
+            for old in [each for each in run.inserted if each[0] == name[0] and each != name]:
+                if old[1].startswith(KEY):
+                    del run.inserted[old]
+        run.inserted[name] = kept
+        written = True
+
+    run.board.between(write)
+    if not written:
+        raise InvalidState(
+            f"{path} was not kept: attempt {attempt} is over, as the run has ended or gone on "
+            "without it"
+        )
+    return True, value
