@@ -212,9 +212,11 @@ class Workflow:
         values: Mapping[str, Any] = {} if self.report is None else self.report.values
         if isinstance(node_id, str) and node_id in values:
             return values[node_id]
+        if default is not ... and self.report is not None and node_id in self.report.graph.nodes:
+            return default
+        node = self.nodes[node_id]  # also where there is a default: a name may be misspelt
         if default is not ...:
             return default
-        node = self.nodes[node_id]
         if self.report is not None and self.report.states().get(node.id) == "completed":
             return self.report.value(node.id)  # which says why it is gone
         why = "run it first" if self.report is None else "it did not complete in the last run"

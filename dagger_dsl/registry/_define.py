@@ -280,6 +280,11 @@ def _own_name(obj: Any, face: Any, target: Any) -> str:
         found = getattr(each, "__name__", None)
         if isinstance(found, str) and found not in ("<lambda>", "__call__", "__init__"):
             return found
+    if hasattr(obj, "_as_action"):
+        raise RegistryError(
+            f"{shown(obj)} is a workflow, not a function: to make it a node of another one, call "
+            "it in that one's block, or use outer.add(inner)"
+        )
     raise RegistryError(f"{shown(obj)} has no name of its own: give name=")
 
 

@@ -128,6 +128,11 @@ def test_add_and_options_place_it_too(inner: DAG) -> None:
     assert outer.run() == 2 * 10
 
 
+def test_a_decorator_says_how_a_workflow_becomes_a_node(inner: DAG) -> None:
+    with pytest.raises(RegistryError, match=r"workflow, not a function.*outer\.add\(inner\)"):
+        DAG("outer").node(inner)
+
+
 def test_a_workflow_as_an_argument_means_its_node(inner: DAG) -> None:
     with DAG("outer") as outer:
         action(double)(y=inner)  # type: ignore[arg-type]

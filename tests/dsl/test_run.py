@@ -104,6 +104,8 @@ def test_values_of_the_last_run_are_read_by_id(dag: DAG) -> None:
     assert dag["double"] == 2
     assert dag.nodes["double"].result == 2
     assert dag.get_result("double", 7) == 2
+    with pytest.raises(NodeNotFound, match="double"):  # a default is no excuse for a wrong name
+        dag.get_result("doubel", 7)
     assert dag.report.values["double"] == 2
     with pytest.raises(NodeNotFound, match="did you mean 'double'"):
         dag["duoble"]
