@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
+from dagger_dsl._doors import through
 from dagger_dsl.errors import InvalidState
 from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
 from dagger_dsl.model.policies import seconds
@@ -394,6 +395,14 @@ class RunHandle(Steered):
         state = "ended" if self._ended.is_set() else "running"
         return f"<RunHandle {self.run_id} of {self.dag_name!r}: {state}>"
 
+    def _repr_mimebundle_(
+        self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
+    ) -> dict[str, str]:
+        if self._report is None and self._tie is None:  # nothing has run, and perhaps never will
+            return {"text/plain": repr(self)}
+        bundle: dict[str, str] = through("report_bundle")(self.report, repr(self), include, exclude)
+        return bundle
+
     # --- how it stands ---------------------------------------------------------------------------
 
     @property
@@ -409,6 +418,24 @@ class RunHandle(Steered):
         if self._tie is None or self._ended.is_set():
             return False
         return _is_held(self._tie.coordinator.run)
+
+    @property
+    def report(self) -> RunReport:
+        """How the run stands at this moment, or how it ended; times of what runs are of now.
+
+        Raises:
+            InvalidState: It has not begun yet.
+            DaggerError: The run could not be made at all, such as a `StoreError`.
+        """
+        if self._report is not None:
+            return self._report
+        if self._error is not None:
+            raise self._error
+        if self._tie is None:
+            raise InvalidState(f"run {self.run_id} has not begun yet")
+        from dagger_dsl.engine.reporting import report_of
+
+        return report_of(self._tie.coordinator.run)
 
     def wait(self, timeout: float | dt.timedelta | None = None) -> bool:
         """Wait for the end, at most *timeout* seconds; return whether it came.

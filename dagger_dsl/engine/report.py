@@ -372,6 +372,17 @@ class RunReport:
         text: str = through("report_to_mermaid")(self)
         return text
 
+    def to_svg(self) -> str:
+        """Return the run as SVG: states, times, errors. Nothing has to be installed for it."""
+        text: str = through("report_to_svg")(self)
+        return text
+
+    def _repr_mimebundle_(
+        self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
+    ) -> dict[str, str]:
+        bundle: dict[str, str] = through("report_bundle")(self, str(self), include, exclude)
+        return bundle
+
     def save_dot(self, path: str | os.PathLike[str]) -> Path:
         """Write `to_dot` to a file and return its path."""
         written: Path = through("save_dot")(self.to_dot(), path)

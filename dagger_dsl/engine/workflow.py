@@ -6,8 +6,9 @@ A `DAG` is one. What runs it is loaded with the first run.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl._doors import through
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.control import RunHandle
     from dagger_dsl.engine.report import RunReport
     from dagger_dsl.model.config import RunOptions
-    from dagger_dsl.model.graph import Graph
+    from dagger_dsl.model.graph import Graph, HasStates
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.registry import Registry
 
@@ -225,6 +226,38 @@ class Workflow:
     def __getitem__(self, node_id: str) -> Any:
         """Return a node's value in the last run: ``dag["load"]``."""
         return self.get_result(node_id)
+
+    # --- looking at it ----------------------------------------------------------------------------
+
+    def to_dot(self, run: HasStates | Mapping[str, str] | None = None) -> str:
+        """Return it as DOT; see `Graph.to_dot`."""
+        return self.compile().to_dot(run)
+
+    def to_mermaid(self, run: HasStates | Mapping[str, str] | None = None) -> str:
+        """Return it as Mermaid; see `Graph.to_mermaid`."""
+        return self.compile().to_mermaid(run)
+
+    def to_svg(self, run: HasStates | Mapping[str, str] | None = None) -> str:
+        """Return it as SVG; see `Graph.to_svg`."""
+        return self.compile().to_svg(run)
+
+    def to_yaml(self) -> str:
+        """Return it as YAML; see `Graph.to_yaml`."""
+        return self.compile().to_yaml()
+
+    def save_dot(self, path: str | os.PathLike[str]) -> Path:
+        """Write `to_dot` to a file and return its path."""
+        return self.compile().save_dot(path)
+
+    def render(self, path: str | os.PathLike[str], format: str | None = None) -> Path:
+        """Draw it with Graphviz and return the picture's path; see `Graph.render`."""
+        return self.compile().render(path, format=format)
+
+    def _repr_mimebundle_(
+        self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
+    ) -> dict[str, str]:
+        bundle: dict[str, str] = through("graph_bundle")(self.compile, repr(self), include, exclude)
+        return bundle
 
     # --- as a node of another workflow -----------------------------------------------------------
 

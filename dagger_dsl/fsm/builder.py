@@ -398,18 +398,6 @@ class FSM(Workflow):
         """Look for everything that is wrong before anything runs; see `Graph.validate`."""
         return self.compile().validate(self.registry)
 
-    def to_dot(self, run: Any = None) -> str:
-        """Return the machine as DOT; see `Graph.to_dot`."""
-        return self.compile().to_dot(run)
-
-    def to_mermaid(self, run: Any = None) -> str:
-        """Return the machine as Mermaid; see `Graph.to_mermaid`."""
-        return self.compile().to_mermaid(run)
-
-    def to_yaml(self) -> str:
-        """Return the machine as YAML; see `Graph.to_yaml`."""
-        return self.compile().to_yaml()
-
     # --- running ---------------------------------------------------------------------------------
 
     def run(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:

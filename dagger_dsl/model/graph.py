@@ -7,7 +7,7 @@ objects live on the registered action.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -1071,6 +1071,24 @@ class Graph:
         """
         text: str = through("graph_to_mermaid")(self, run)
         return text
+
+    def to_svg(self, run: HasStates | Mapping[str, str] | None = None) -> str:
+        """Return the graph as SVG, light and dark; nothing has to be installed.
+
+        Args:
+            run: A report, or states by node id, to colour the nodes by.
+
+        Raises:
+            ConfigurationError: *run* is neither, or a state is none that there is.
+        """
+        text: str = through("graph_to_svg")(self, run)
+        return text
+
+    def _repr_mimebundle_(
+        self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
+    ) -> dict[str, str]:
+        bundle: dict[str, str] = through("graph_bundle")(lambda: self, repr(self), include, exclude)
+        return bundle
 
     def to_yaml(self) -> str:
         """Return the graph as YAML; `from_yaml` gives an equal graph back."""

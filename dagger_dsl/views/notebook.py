@@ -1,0 +1,99 @@
+"""How graphs, runs and machines show themselves in notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from dagger_dsl.errors import DaggerError
+from dagger_dsl.views.mermaid import graph_to_mermaid, report_to_mermaid
+from dagger_dsl.views.picture import Picture, picture_of_graph, picture_of_run
+from dagger_dsl.views.svg import picture_to_svg
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.report import RunReport
+    from dagger_dsl.model.graph import Graph, HasStates
+
+__all__ = ["graph_bundle", "graph_to_svg", "report_bundle", "report_to_svg"]
+
+
+def graph_to_svg(graph: Graph, run: HasStates | Mapping[str, str] | None = None) -> str:
+    """Return a graph as SVG.
+
+    Args:
+        graph: What to draw.
+        run: A report, or states by node id, to colour it by.
+
+    Raises:
+        ConfigurationError: *run* is neither, or a state is none that there is.
+    """
+    return picture_to_svg(picture_of_graph(graph, run))
+
+
+def report_to_svg(report: RunReport) -> str:
+    """Return a run as SVG."""
+    return picture_to_svg(picture_of_run(report))
+
+
+def graph_bundle(
+    graph: Callable[[], Graph],
+    text: str,
+    include: Collection[str] | None = None,
+    exclude: Collection[str] | None = None,
+) -> dict[str, str]:
+    """Return what a notebook shows of a graph, by MIME type; see `_bundle`.
+
+    Args:
+        graph: Returns it; what cannot be a graph yet says why instead.
+        text: For front ends that show text.
+        include, exclude: Which types are wanted, as IPython asks.
+    """
+    try:
+        known = graph()
+    except DaggerError as error:
+        return {"text/plain": f"{text}\n{error}"}
+    mermaid = partial(graph_to_mermaid, known)
+    return _bundle(partial(picture_of_graph, known), mermaid, text, include, exclude)
+
+
+def report_bundle(
+    report: RunReport,
+    text: str,
+    include: Collection[str] | None = None,
+    exclude: Collection[str] | None = None,
+) -> dict[str, str]:
+    """Return what a notebook shows of a run, by MIME type; see `graph_bundle`."""
+    mermaid = partial(report_to_mermaid, report)
+    return _bundle(partial(picture_of_run, report), mermaid, text, include, exclude)
+
+
+def _bundle(
+    picture: Callable[[], Picture],
+    mermaid: Callable[[], str],
+    text: str,
+    include: Collection[str] | None,
+    exclude: Collection[str] | None,
+) -> dict[str, str]:
+    """Return the same thing by MIME type.
+
+    HTML and SVG hold the same picture: front ends that put an SVG into an image show no tooltips.
+    """
+    drawn: list[str] = []
+
+    def svg() -> str:
+        if not drawn:
+            drawn.append(picture_to_svg(picture()))
+        return drawn[0]
+
+    made: dict[str, Callable[[], Any]] = {
+        "text/plain": lambda: text,
+        "image/svg+xml": svg,
+        "text/html": svg,
+        "text/vnd.mermaid": mermaid,
+    }
+    return {
+        kind: make()
+        for kind, make in made.items()
+        if (not include or kind in include) and kind not in (exclude or ())
+    }

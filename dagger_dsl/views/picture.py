@@ -1,0 +1,266 @@
+"""`Picture`: what a graph-shaped thing looks like, before anybody says how it is drawn.
+
+Graphs, runs, machines, jobs of tasks and maps of channels become pictures; `svg` draws pictures and
+knows none of these. Texts are data: whoever draws escapes them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from dagger_dsl.model.states import NodeState
+from dagger_dsl.views.clean import first_line
+from dagger_dsl.views.dot import TOOLTIP, node_states
+from dagger_dsl.views.plain import duration
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.report import NodeReport, RunReport
+    from dagger_dsl.model.graph import Graph, HasStates, Node
+
+__all__ = ["Arrow", "Picture", "Shape", "picture_of_graph", "picture_of_run"]
+
+#: A picture of more shapes than this shows groups of them.
+MOST: Final = 300
+
+
+@attrs.frozen
+class Shape:
+    """One box.
+
+    Attributes:
+        id: Its name within the picture.
+        label: What is written in it.
+        detail: A second, smaller line.
+        kind: ``step``, ``choice``, ``map``, ``flow`` (something with a picture of its own),
+            ``group``, or ``start``, a point.
+        status: The name of a state, None where nothing has run.
+        counts: Of what stands for many: how many there are in each state.
+        marks: Short words at its edge, such as ``x3`` for attempts.
+        double: Whether it has a double frame: a machine may end there.
+        tooltip: Lines that are shown when it is pointed at.
+    """
+
+    id: str
+    label: str
+    detail: str = ""
+    kind: str = "step"
+    status: str | None = None
+    counts: Mapping[str, int] = attrs.field(factory=dict)
+    marks: tuple[str, ...] = ()
+    double: bool = False
+    tooltip: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Arrow:
+    """A line from one shape to another.
+
+    Attributes:
+        source, target: Ids of shapes.
+        label: What is written on it.
+        order: Whether it says only what comes first; no value flows along it.
+        idle: Whether a run has not gone along it.
+    """
+
+    source: str
+    target: str
+    label: str = ""
+    order: bool = False
+    idle: bool = False
+
+
+@attrs.frozen
+class Picture:
+    """Boxes and arrows.
+
+    Attributes:
+        title: What it shows.
+        subtitle: How it stands.
+        status: The state of the whole, None where nothing has run.
+        shapes, arrows: What is in it.
+        inner: By id of a shape, the picture of what happens inside of it.
+    """
+
+    title: str
+    shapes: tuple[Shape, ...]
+    arrows: tuple[Arrow, ...] = ()
+    subtitle: str = ""
+    status: str | None = None
+    inner: Mapping[str, Picture] = attrs.field(factory=dict)
+
+
+def picture_of_graph(
+    graph: Graph, run: HasStates | Mapping[str, str] | None = None, title: str | None = None
+) -> Picture:
+    """Return the picture of a graph.
+
+    Args:
+        graph: What to show.
+        run: A report, or states by node id, to colour it by.
+        title: What to call it; its name by default.
+
+    Raises:
+        ConfigurationError: *run* is neither, or a state is none that there is.
+    """
+    states: Mapping[str, str] = {} if run is None else node_states(graph, run)
+    shapes = [_planned(graph, node, states.get(node.id)) for node in graph.nodes.values()]
+    many = len(graph.nodes)
+    subtitle = graph.description or f"{many} {'node' if many == 1 else 'nodes'}"
+    return _picture(graph, shapes, title or graph.name, subtitle=subtitle)
+
+
+def picture_of_run(report: RunReport) -> Picture:
+    """Return the picture of a run: states, times, attempts, errors, and the runs inside of it."""
+    nested = report.nested
+    counts = {} if report.history is None else report.history.counts
+    shapes = [
+        _ran(report, node, report.node_reports[node.id], counts.get(node.id))
+        for node in report.graph.nodes.values()
+    ]
+    inner = {
+        node_id: picture_of_run(child)
+        for node_id, child in nested.items()
+        if not isinstance(child, Mapping)
+    }
+    history = report.history
+    return _picture(
+        report.graph,
+        shapes,
+        report.dag_name,
+        walked=None if history is None else Counter(pairwise(history.names())),
+        subtitle=f"{report.status} in {duration(report.duration)}",
+        status=str(report.status),
+        inner=inner,
+    )
+
+
+def _picture(
+    graph: Graph,
+    shapes: list[Shape],
+    title: str,
+    *,
+    walked: Mapping[tuple[str, str], int] | None = None,
+    **fields: Any,
+) -> Picture:
+    if walked is None:
+        arrows = [*_arrows(graph, {shape.id: shape.status for shape in shapes})]
+    else:
+        arrows = [*_walked_arrows(graph, walked)]
+    machine = graph.machine
+    if machine is not None and machine.initial in graph.nodes:
+        start = "start"
+        while start in graph.nodes:
+            start += "_"
+        shapes.insert(0, Shape(start, "", kind="start"))
+        arrows.insert(0, Arrow(start, machine.initial))
+    return Picture(title, tuple(shapes), tuple(arrows), **fields)
+
+
+# --- shapes ---------------------------------------------------------------------------------------
+
+
+def _planned(graph: Graph, node: Node, status: str | None) -> Shape:
+    body = node.action if node.subgraph is None else node.subgraph
+    return Shape(
+        id=node.id,
+        label=node.id,
+        detail="" if body == node.id else body,
+        kind=_kind(graph, node),
+        status=status,
+        marks=tuple(_planned_marks(node)),
+        double=graph.machine is not None and node.id in graph.machine.terminal,
+        tooltip=tuple(_told(node)),
+    )
+
+
+def _kind(graph: Graph, node: Node) -> str:
+    if node.subgraph is not None:
+        return "flow"
+    if node.map_over is not None:
+        return "map"
+    if graph.machine is None and any(edge.when is not None for edge in _from(graph, node.id)):
+        return "choice"
+    return "step"
+
+
+def _from(graph: Graph, node_id: str) -> Iterator[Any]:
+    return (edge for edge in graph.edges if edge.source == node_id)
+
+
+def _planned_marks(node: Node) -> Iterator[str]:
+    if node.map_over is not None:
+        yield "for each"
+
+
+def _told(node: Node) -> Iterator[str]:
+    yield node.id
+    if node.description:
+        yield first_line(node.description, TOOLTIP)
+    yield f"calls {node.action}" if node.subgraph is None else f"runs {node.subgraph}"
+    for given in node.inputs:
+        came = given.reference if given.reference is not None else "a value of its own"
+        yield f"{given.name} = {came}"
+
+
+def _ran(report: RunReport, node: Node, found: NodeReport, entered: int | None) -> Shape:
+    planned = _planned(report.graph, node, str(found.state))
+    marks = []
+    if found.attempts > 1:
+        marks.append(f"{found.attempts} attempts")
+    if entered is not None and entered > 1:
+        marks.append(f"{entered} times")
+    if found.recovered:
+        marks.append("recovered")
+    elif found.cached:
+        marks.append("cached")
+    counts: dict[str, int] = {}
+    if node.map_over is not None:
+        for each in report.invocations(node.id).values():
+            counts[str(each.state)] = counts.get(str(each.state), 0) + 1
+        if counts:
+            marks.append(f"{counts.get('completed', 0)}/{sum(counts.values())}")
+    detail = "" if found.duration is None else duration(found.duration)
+    return attrs.evolve(
+        planned,
+        detail=detail or str(found.state),
+        counts=counts,
+        marks=tuple(marks),
+        tooltip=(*planned.tooltip, *_outcome(report, found)),
+    )
+
+
+def _outcome(report: RunReport, found: NodeReport) -> Iterator[str]:
+    yield str(found.state)
+    if found.error is not None:
+        yield first_line(found.error, TOOLTIP)
+    elif found.reason:
+        yield first_line(found.reason, TOOLTIP)
+
+
+# --- arrows ---------------------------------------------------------------------------------------
+
+
+def _arrows(graph: Graph, states: Mapping[str, str | None]) -> Iterable[Arrow]:
+    for edge in graph.edges:
+        if edge.source not in graph.nodes or edge.target not in graph.nodes:
+            continue
+        ends = states.get(edge.source), states.get(edge.target)
+        idle = ends[0] is not None and (
+            ends[1] == NodeState.SKIPPED or ends[0] not in (NodeState.COMPLETED, NodeState.FAILED)
+        )
+        yield Arrow(edge.source, edge.target, label=edge.when or "", idle=idle)
+
+
+def _walked_arrows(graph: Graph, walked: Mapping[tuple[str, str], int]) -> Iterator[Arrow]:
+    """Yield the declared ways of a machine, and those that a run has found without a declaration."""
+    declared = {(edge.source, edge.target): edge.when or "" for edge in graph.edges}
+    for way in dict.fromkeys([*declared, *walked]):
+        if way[0] in graph.nodes and way[1] in graph.nodes:
+            times = walked.get(way, 0)
+            words = (declared.get(way, ""), f"{times} times" if times > 1 else "")
+            yield Arrow(*way, label=", ".join(filter(None, words)), idle=not times)
