@@ -132,7 +132,7 @@ def picture_of_run(report: RunReport) -> Picture:
         report.graph,
         shapes,
         report.dag_name,
-        walked=None if history is None else Counter(pairwise(history.names())),
+        walked=None if history is None else Counter(pairwise(history.names)),
         subtitle=f"{report.status} in {duration(report.duration)}",
         status=str(report.status),
         inner=inner,
@@ -257,7 +257,7 @@ def _arrows(graph: Graph, states: Mapping[str, str | None]) -> Iterable[Arrow]:
 
 
 def _walked_arrows(graph: Graph, walked: Mapping[tuple[str, str], int]) -> Iterator[Arrow]:
-    """Yield the declared ways of a machine, and those that a run has found without a declaration."""
+    """Yield the declared ways of a machine, and those that a run has gone without one."""
     declared = {(edge.source, edge.target): edge.when or "" for edge in graph.edges}
     for way in dict.fromkeys([*declared, *walked]):
         if way[0] in graph.nodes and way[1] in graph.nodes:
