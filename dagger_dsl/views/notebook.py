@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.views.mermaid import graph_to_mermaid, report_to_mermaid
 from dagger_dsl.views.picture import Picture, picture_of_graph, picture_of_run
-from dagger_dsl.views.svg import picture_to_svg
+from dagger_dsl.views.svg import picture_to_html, picture_to_svg
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
@@ -77,19 +77,19 @@ def _bundle(
 ) -> dict[str, str]:
     """Return the same thing by MIME type.
 
-    HTML and SVG hold the same picture: front ends that put an SVG into an image show no tooltips.
+    HTML has tooltips, which front ends drop that put an SVG into an image, and nested pictures.
     """
-    drawn: list[str] = []
+    drawn: list[Picture] = []
 
-    def svg() -> str:
+    def seen() -> Picture:
         if not drawn:
-            drawn.append(picture_to_svg(picture()))
+            drawn.append(picture())
         return drawn[0]
 
-    made: dict[str, Callable[[], Any]] = {
+    made: dict[str, Callable[[], str]] = {
         "text/plain": lambda: text,
-        "image/svg+xml": svg,
-        "text/html": svg,
+        "image/svg+xml": lambda: picture_to_svg(seen()),
+        "text/html": lambda: picture_to_html(seen()),
         "text/vnd.mermaid": mermaid,
     }
     return {

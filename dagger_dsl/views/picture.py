@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.views.clean import first_line
-from dagger_dsl.views.dot import TOOLTIP, node_states
+from dagger_dsl.views.dot import LINE, TOOLTIP, node_states
 from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from dagger_dsl.model.graph import Graph, HasStates, Node
 
 __all__ = ["Arrow", "Picture", "Shape", "picture_of_graph", "picture_of_run"]
-
-#: A picture of more shapes than this shows groups of them.
-MOST: Final = 300
 
 
 @attrs.frozen
@@ -43,6 +40,7 @@ class Shape:
         marks: Short words at its edge, such as ``x3`` for attempts.
         double: Whether it has a double frame: a machine may end there.
         tooltip: Lines that are shown when it is pointed at.
+        body: What it calls or runs; shapes with the same body do the same.
     """
 
     id: str
@@ -54,6 +52,7 @@ class Shape:
     marks: tuple[str, ...] = ()
     double: bool = False
     tooltip: tuple[str, ...] = ()
+    body: str = ""
 
 
 @attrs.frozen
@@ -109,9 +108,13 @@ def picture_of_graph(
     """
     states: Mapping[str, str] = {} if run is None else node_states(graph, run)
     shapes = [_planned(graph, node, states.get(node.id)) for node in graph.nodes.values()]
-    many = len(graph.nodes)
-    subtitle = graph.description or f"{many} {'node' if many == 1 else 'nodes'}"
+    subtitle = graph.description or nodes(len(graph.nodes))
     return _picture(graph, shapes, title or graph.name, subtitle=subtitle)
+
+
+def nodes(many: int) -> str:
+    """Return how many nodes there are, in words."""
+    return f"{many:,} node" if many == 1 else f"{many:,} nodes"
 
 
 def picture_of_run(report: RunReport) -> Picture:
@@ -170,6 +173,7 @@ def _planned(graph: Graph, node: Node, status: str | None) -> Shape:
         id=node.id,
         label=node.id,
         detail="" if body == node.id else body,
+        body=body,
         kind=_kind(graph, node),
         status=status,
         marks=tuple(_planned_marks(node)),
@@ -224,10 +228,14 @@ def _ran(report: RunReport, node: Node, found: NodeReport, entered: int | None) 
             counts[str(each.state)] = counts.get(str(each.state), 0) + 1
         if counts:
             marks.append(f"{counts.get('completed', 0)}/{sum(counts.values())}")
-    detail = "" if found.duration is None else duration(found.duration)
+    detail = str(found.state)
+    if found.state is NodeState.FAILED and found.error is not None:
+        detail = first_line(found.error, LINE)  # what people look for
+    elif found.duration is not None:
+        detail = duration(found.duration)
     return attrs.evolve(
         planned,
-        detail=detail or str(found.state),
+        detail=detail,
         counts=counts,
         marks=tuple(marks),
         tooltip=(*planned.tooltip, *_outcome(report, found)),

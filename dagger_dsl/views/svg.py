@@ -14,10 +14,11 @@ from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
 from dagger_dsl.views.clean import printable
+from dagger_dsl.views.grouping import grouped
 from dagger_dsl.views.layout import Box, Line, Point, lay_out
 from dagger_dsl.views.picture import Arrow, Picture, Shape
 
-__all__ = ["STYLE", "picture_to_svg"]
+__all__ = ["STYLE", "picture_to_html", "picture_to_svg", "width_of"]
 
 #: Widest text of a box, in pixels; the whole of it is in the tooltip.
 WIDEST: Final = 210.0
@@ -25,6 +26,9 @@ WIDEST: Final = 210.0
 #: Sizes of the two lines of a box, and of labels on arrows.
 LARGE: Final = 13.0
 SMALL: Final = 11.0
+
+#: Bold letters are as wide as plain ones of this size.
+BOLD: Final = LARGE * 1.08
 
 PAD: Final = 12.0
 STRIPE: Final = 4.0
@@ -98,13 +102,33 @@ STYLE: Final = (
 
 
 def picture_to_svg(picture: Picture, *, style: bool = True) -> str:
-    """Return a picture as one SVG element.
+    """Return a picture as one SVG element; of many shapes, groups are shown.
 
     Args:
         picture: What to draw.
         style: Whether its style is inside; a page that has `STYLE` needs it only once.
     """
-    return _Drawn(picture).text(style)
+    return _Drawn(grouped(picture)).text(style)
+
+
+def picture_to_html(picture: Picture, *, style: bool = True) -> str:
+    """Return a picture as HTML: the SVG, and below it what is inside of its shapes, folded.
+
+    Args:
+        picture: What to draw.
+        style: As in `picture_to_svg`.
+    """
+    parts = [picture_to_svg(picture, style=style)]
+    for shape in picture.shapes:
+        inner = picture.inner.get(shape.id)
+        if inner is not None:
+            about = f"{shape.label}: {inner.title}"
+            if inner.subtitle:
+                about += f", {inner.subtitle}"
+            summary = f"<summary>{escape(printable(about))}</summary>"
+            below = picture_to_html(inner, style=False)
+            parts.append(f'<details class="dagger-inner">{summary}{below}</details>')
+    return "".join(parts)
 
 
 class _Drawn:
@@ -171,7 +195,7 @@ class _Face:
 
     def __init__(self, shape: Shape, opens: bool) -> None:
         self.shape = shape
-        self.label = _cut(shape.label, LARGE, WIDEST)
+        self.label = _cut(shape.label, BOLD, WIDEST)
         marks = " · ".join(shape.marks)
         second = " · ".join(each for each in (shape.detail, marks) if each)
         self.second = _cut(second, SMALL, WIDEST)
@@ -180,7 +204,7 @@ class _Face:
             self.width = self.height = 14.0
             return
         inner = max(
-            width_of(self.label, LARGE) + (18.0 if opens else 0.0),
+            width_of(self.label, BOLD) + (18.0 if opens else 0.0),
             width_of(self.second, SMALL),
             44.0,
         )
@@ -305,6 +329,7 @@ def _tag(label: str, place: Point) -> str:
 # Widths of DejaVu Sans, the widest of the fonts that are asked for, in parts of the font's size.
 _NARROW: Final = frozenset("ijlIt.,:;'|!()[]{}/\\ fr-`\"")
 _WIDE: Final = frozenset("mwMW@%&")
+_BROAD: Final = frozenset("<>=+~^#_\N{MULTIPLICATION SIGN}")
 
 
 def width_of(text: str, size: float) -> float:
@@ -315,6 +340,8 @@ def width_of(text: str, size: float) -> float:
             total += 0.42
         elif sign in _WIDE:
             total += 0.98
+        elif sign in _BROAD:
+            total += 0.84
         elif sign < "\u0300":
             total += 0.72 if sign.isupper() else 0.645
         elif unicodedata.combining(sign):

@@ -1,0 +1,216 @@
+"""Pictures of many shapes as pictures of few: what is alike, or follows each other, becomes one.
+
+First shapes that do the same between the same neighbours, then chains, again and again; where that
+is not enough, what stands in the same layers. A failed shape stays by itself as long as there are
+few: it is what people look for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Final
+
+import attrs
+
+from dagger_dsl.views.picture import Arrow, Picture, Shape, nodes
+
+__all__ = ["grouped"]
+
+#: A picture of more shapes than this shows groups of them.
+MOST: Final = 300
+
+#: So many names of what is in a group are in its tooltip.
+NAMED: Final = 12
+
+#: The state of a group is the first of these that any of its shapes is in.
+_WORST: Final = (
+    "failed",
+    "running",
+    "waiting",
+    "paused",
+    "cancelled",
+    "pending",
+    "completed",
+    "skipped",
+)
+
+
+def grouped(picture: Picture, most: int = MOST) -> Picture:
+    """Return a picture of at most so many shapes; one that has no more is returned as it is.
+
+    Args:
+        picture: What to show.
+        most: How many shapes there may be, at least 1.
+    """
+    if len(picture.shapes) <= most:
+        return picture
+    work = _Groups(picture, most)
+    for merge in (work.alike, work.chains) * 4:
+        if work.many > most:
+            merge()
+    if work.many > most:
+        work.layers()
+    return work.picture()
+
+
+class _Groups:
+    """Shapes on their way into groups; a group is the number of its first shape."""
+
+    def __init__(self, picture: Picture, most: int) -> None:
+        self._picture = picture
+        self._most = most
+        self._group = list(range(len(picture.shapes)))
+        numbers = {shape.id: number for number, shape in enumerate(picture.shapes)}
+        self._links = [
+            (numbers[arrow.source], numbers[arrow.target])
+            for arrow in picture.arrows
+            if arrow.source != arrow.target
+        ]
+        failed = [n for n, shape in enumerate(picture.shapes) if shape.status == "failed"]
+        self._alone = set(failed) if len(failed) <= most // 3 else set()
+
+    @property
+    def many(self) -> int:
+        """How many groups there are."""
+        return len(set(self._group))
+
+    def alike(self) -> None:
+        """Join groups that do the same, come from the same groups and lead to the same ones."""
+        above, below = self._neighbours()
+
+        def key(group: int) -> Hashable:
+            shape = self._picture.shapes[group]
+            return shape.body, shape.kind, frozenset(above[group]), frozenset(below[group])
+
+        self._join(key)
+
+    def chains(self) -> None:
+        """Join groups that follow each other, where nothing leads in or out in between."""
+        above, below = self._neighbours()
+        first: dict[int, int] = {}
+        for group in self._in_order(above, below):
+            (before,) = above[group] if len(above[group]) == 1 else (None,)
+            follows = (
+                before is not None
+                and len(below[before]) == 1
+                and not {group, before} & self._alone
+                and before in first
+            )
+            first[group] = first[before] if follows and before is not None else group
+        self._group = [first.get(group, group) for group in self._group]
+
+    def layers(self) -> None:
+        """Join what stands in the same layer, and layers that follow each other if need be."""
+        above, below = self._neighbours()
+        level: dict[int, int] = {}
+        for group in self._in_order(above, below):
+            level[group] = max((level.get(each, -1) + 1 for each in above[group]), default=0)
+        layers = max(level.values()) + 1
+        deep = -(-layers // max(1, self._most - len(self._alone)))
+        self._join(lambda group: level[group] // deep)
+
+    def picture(self) -> Picture:
+        """Return what the groups look like."""
+        members: dict[int, list[Shape]] = {}
+        for shape, group in zip(self._picture.shapes, self._group, strict=True):
+            members.setdefault(group, []).append(shape)
+        shapes = {group: _shape_of(found) for group, found in members.items()}
+        names = {
+            shape.id: shapes[group].id
+            for shape, group in zip(self._picture.shapes, self._group, strict=True)
+        }
+        arrows: dict[tuple[str, str, str], list[Arrow]] = {}
+        for arrow in self._picture.arrows:
+            source, target = names[arrow.source], names[arrow.target]
+            if source != target or arrow.source == arrow.target:
+                arrows.setdefault((source, target, arrow.label), []).append(arrow)
+        many = nodes(len(self._picture.shapes))
+        before = "" if self._picture.subtitle == many else self._picture.subtitle
+        subtitle = f"{many} in {len(shapes)} {'box' if len(shapes) == 1 else 'boxes'}"
+        return attrs.evolve(
+            self._picture,
+            shapes=tuple(shapes.values()),
+            arrows=tuple(
+                Arrow(source, target, label, idle=all(each.idle for each in found))
+                for (source, target, label), found in arrows.items()
+            ),
+            subtitle=" · ".join(filter(None, (before, subtitle))),
+            inner={},
+        )
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _join(self, key: Callable[[int], Hashable]) -> None:
+        first: dict[Hashable, int] = {}
+        found: dict[int, int] = {}
+        for group in dict.fromkeys(self._group):
+            found[group] = group if group in self._alone else first.setdefault(key(group), group)
+        self._group = [found[group] for group in self._group]
+
+    def _neighbours(self) -> tuple[Mapping[int, set[int]], Mapping[int, set[int]]]:
+        above: dict[int, set[int]] = {group: set() for group in self._group}
+        below: dict[int, set[int]] = {group: set() for group in self._group}
+        for source, target in self._links:
+            one, other = self._group[source], self._group[target]
+            if one != other:
+                above[other].add(one)
+                below[one].add(other)
+        return above, below
+
+    def _in_order(
+        self, above: Mapping[int, set[int]], below: Mapping[int, set[int]]
+    ) -> Sequence[int]:
+        """Return the groups after those that lead to them; cycles are cut where they are met."""
+        waits = {group: len(found) for group, found in above.items()}
+        ready = [group for group, count in waits.items() if not count]
+        left = dict.fromkeys(waits)
+        order = []
+        while left:
+            if not ready:
+                ready.append(next(iter(left)))
+            group = ready.pop()
+            if group not in left:
+                continue
+            del left[group]
+            order.append(group)
+            for each in sorted(below[group]):
+                waits[each] -= 1
+                if waits[each] <= 0 and each in left:
+                    ready.append(each)
+        return order
+
+
+def _shape_of(members: Sequence[Shape]) -> Shape:
+    if len(members) == 1:
+        return members[0]
+    first, many = members[0], len(members)
+    counts: Counter[str] = Counter()
+    for each in members:
+        counts.update(each.counts or ({each.status: 1} if each.status is not None else {}))
+    same = {each.body for each in members}
+    label = (
+        f"{many:,} \N{MULTIPLICATION SIGN} {first.body}"
+        if len(same) == 1
+        else f"{first.label} … {members[-1].label}"
+    )
+    status = next((state for state in _WORST if counts.get(state)), None)
+    done = f"{counts['completed']:,}/{sum(counts.values()):,}" if counts else ""
+    return Shape(
+        id=first.id,
+        label=label,
+        detail=" · ".join(filter(None, (nodes(many) if len(same) > 1 else "", done))),
+        kind="group",
+        status=status,
+        counts=dict(counts),
+        tooltip=tuple(_named(members, counts)),
+        body=first.body if len(same) == 1 else "",
+    )
+
+
+def _named(members: Sequence[Shape], counts: Mapping[str, int]) -> Iterable[str]:
+    yield ", ".join(f"{many:,} {state}" for state, many in counts.items()) or f"{len(members):,}"
+    yield from islice((each.label for each in members), NAMED)
+    if len(members) > NAMED:
+        yield f"and {len(members) - NAMED:,} more"
