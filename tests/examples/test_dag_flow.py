@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import shutil
 import sqlite3
 import subprocess
@@ -11,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 
@@ -160,10 +160,11 @@ def test_a_missing_file_fails_the_run_and_the_handler_says_what_it_means(
 
 
 def test_the_picture_shows_this_graph(graph: Graph) -> None:
-    svg = (EXAMPLE / "pipeline.svg").read_text(encoding="utf-8")
-    titles = set(re.findall(r"<title>(.*?)</title>", svg))
-    edges = {f"{edge.source}&#45;&gt;{edge.target}" for edge in graph.edges}
-    assert titles == {"execution_tree", *graph.nodes, *edges}
+    svg = ElementTree.fromstring((EXAMPLE / "pipeline.svg").read_text(encoding="utf-8"))
+    boxes = [each for each in svg.iter() if each.get("data-id") is not None]
+    assert [box.get("data-id") for box in boxes] == list(graph.nodes)
+    assert sum(each.get("class") == "arrow" for each in svg.iter()) == len(graph.edges)
+    assert all("s-completed" in box.get("class", "") for box in boxes)
 
 
 def test_readme_quotes_the_pipeline() -> None:
