@@ -56,14 +56,26 @@ def lower_bounds() -> str:
     return "\n".join([*core, *(name for name in tests if not name.startswith(CHECKERS))])
 
 
-def notebook(path: str) -> str:
-    """Execute a notebook from its own folder; a cell that raises ends this with its traceback."""
+def notebook(path: str, write: str = "") -> str:
+    """Execute a notebook from its own folder; a cell that raises ends this with its traceback.
+
+    With ``--write`` as a second argument its outputs are written into it. Of a picture that is the
+    SVG, which code-hosting pages show, and not the HTML, which they do not.
+    """
     import nbformat
     from nbclient import NotebookClient
 
     content = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(Path(path).parent)}}
     NotebookClient(content, timeout=300, kernel_name="python3", resources=resources).execute()
+    if write == "--write":
+        for cell in content.cells:
+            cell.metadata.pop("execution", None)
+            for output in cell.get("outputs", ()):
+                if "image/svg+xml" in output.get("data", ()):
+                    for kind in ("text/html", "text/vnd.mermaid"):
+                        output.data.pop(kind, None)
+        nbformat.write(content, path)
     return f"{path}: {sum(cell.cell_type == 'code' for cell in content.cells)} cells executed"
 
 
