@@ -36,6 +36,8 @@ Output: TypeAlias = "tuple[str, Any, DaggerError | None]"
 
 def duration(seconds: float) -> str:
     """Return a time span as people read it."""
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} \N{MICRO SIGN}s"
     if seconds < 1:
         return f"{seconds * 1000:.1f} ms"
     if seconds < 100:

@@ -25,7 +25,8 @@ from tests.views.reports import make_report
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.0, "0.0 ms"),
+        (0.0, "0 \N{MICRO SIGN}s"),
+        (0.000_042, "42 \N{MICRO SIGN}s"),
         (0.01234, "12.3 ms"),
         (1.5, "1.50 s"),
         (99.99, "99.99 s"),
