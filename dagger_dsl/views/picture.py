@@ -107,7 +107,8 @@ def picture_of_graph(
         ConfigurationError: *run* is neither, or a state is none that there is.
     """
     states: Mapping[str, str] = {} if run is None else node_states(graph, run)
-    shapes = [_planned(graph, node, states.get(node.id)) for node in graph.nodes.values()]
+    choices = _choices(graph)
+    shapes = [_planned(graph, node, choices, states.get(node.id)) for node in graph.nodes.values()]
     subtitle = graph.description or nodes(len(graph.nodes))
     return _picture(graph, shapes, title or graph.name, subtitle=subtitle)
 
@@ -121,8 +122,9 @@ def picture_of_run(report: RunReport) -> Picture:
     """Return the picture of a run: states, times, attempts, errors, and the runs inside of it."""
     nested = report.nested
     counts = {} if report.history is None else report.history.counts
+    choices, reports = _choices(report.graph), report.node_reports
     shapes = [
-        _ran(report, node, report.node_reports[node.id], counts.get(node.id))
+        _ran(report, _planned(report.graph, node, choices), reports[node.id], counts.get(node.id))
         for node in report.graph.nodes.values()
     ]
     inner = {
@@ -167,14 +169,21 @@ def _picture(
 # --- shapes ---------------------------------------------------------------------------------------
 
 
-def _planned(graph: Graph, node: Node, status: str | None) -> Shape:
+def _choices(graph: Graph) -> frozenset[str]:
+    """Return the ids of the nodes whose results choose the way."""
+    if graph.machine is not None:
+        return frozenset()  # there, all of them do
+    return frozenset(edge.source for edge in graph.edges if edge.when is not None)
+
+
+def _planned(graph: Graph, node: Node, choices: frozenset[str], status: str | None = None) -> Shape:
     body = node.action if node.subgraph is None else node.subgraph
     return Shape(
         id=node.id,
         label=node.id,
         detail="" if body == node.id else body,
         body=body,
-        kind=_kind(graph, node),
+        kind=_kind(node, choices),
         status=status,
         marks=tuple(_planned_marks(node)),
         double=graph.machine is not None and node.id in graph.machine.terminal,
@@ -182,18 +191,12 @@ def _planned(graph: Graph, node: Node, status: str | None) -> Shape:
     )
 
 
-def _kind(graph: Graph, node: Node) -> str:
+def _kind(node: Node, choices: frozenset[str]) -> str:
     if node.subgraph is not None:
         return "flow"
     if node.map_over is not None:
         return "map"
-    if graph.machine is None and any(edge.when is not None for edge in _from(graph, node.id)):
-        return "choice"
-    return "step"
-
-
-def _from(graph: Graph, node_id: str) -> Iterator[Any]:
-    return (edge for edge in graph.edges if edge.source == node_id)
+    return "choice" if node.id in choices else "step"
 
 
 def _planned_marks(node: Node) -> Iterator[str]:
@@ -211,8 +214,7 @@ def _told(node: Node) -> Iterator[str]:
         yield f"{given.name} = {came}"
 
 
-def _ran(report: RunReport, node: Node, found: NodeReport, entered: int | None) -> Shape:
-    planned = _planned(report.graph, node, str(found.state))
+def _ran(report: RunReport, planned: Shape, found: NodeReport, entered: int | None) -> Shape:
     marks = []
     if found.attempts > 1:
         marks.append(f"{found.attempts} attempts")
@@ -223,8 +225,8 @@ def _ran(report: RunReport, node: Node, found: NodeReport, entered: int | None) 
     elif found.cached:
         marks.append("cached")
     counts: dict[str, int] = {}
-    if node.map_over is not None:
-        for each in report.invocations(node.id).values():
+    if planned.kind == "map":
+        for each in report.invocations(planned.id).values():
             counts[str(each.state)] = counts.get(str(each.state), 0) + 1
         if counts:
             marks.append(f"{counts.get('completed', 0)}/{sum(counts.values())}")
@@ -236,6 +238,7 @@ def _ran(report: RunReport, node: Node, found: NodeReport, entered: int | None) 
     return attrs.evolve(
         planned,
         detail=detail,
+        status=str(found.state),
         counts=counts,
         marks=tuple(marks),
         tooltip=(*planned.tooltip, *_outcome(report, found)),
