@@ -62,14 +62,12 @@ class Arrow:
     Attributes:
         source, target: Ids of shapes.
         label: What is written on it.
-        order: Whether it says only what comes first; no value flows along it.
         idle: Whether a run has not gone along it.
     """
 
     source: str
     target: str
     label: str = ""
-    order: bool = False
     idle: bool = False
 
 
