@@ -6,11 +6,13 @@ Reading needs no actions: whoever looks at a run need not have the code that mad
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl.engine.attempts import AttemptReport, recorded_attempts
 from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.lookups import decision_of
 from dagger_dsl.engine.report import NodeReport, RunReport
@@ -75,6 +77,10 @@ def stored_report(
             if each == node_id and key != "default"
         }
 
+    @functools.cache
+    def all_attempts() -> dict[str, list[AttemptReport]]:
+        return recorded_attempts(stored.attempts)
+
     error = stored.error or {}
     failed = any(known.state == NodeState.FAILED for known in latest.values())
     return RunReport(
@@ -104,6 +110,8 @@ def stored_report(
         ),
         sinks=sinks,
         history=history,
+        config=stored.config,
+        attempts=lambda node_id: all_attempts().get(node_id, []),
     )
 
 
