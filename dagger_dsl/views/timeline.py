@@ -275,12 +275,10 @@ def _elapsed(seconds: float) -> str:
         return f"{seconds * 1e6:g} µs"
     if seconds < 1:
         return f"{seconds * 1e3:g} ms"
-    if seconds < 60:
-        return f"{seconds:g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
+    minutes, rest = divmod(round(seconds, 6), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    parts = (f"{hours} h", f"{minutes} min", f"{rest:.6g} s")
+    return " ".join(part for part in parts if not part.startswith("0 "))
 
 
 # --- the critical path ----------------------------------------------------------------------------
