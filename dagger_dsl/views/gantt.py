@@ -14,11 +14,14 @@ from dagger_dsl.views.timeline import Axis, Bar, Lane
 
 __all__ = ["chosen", "gantt"]
 
+#: Bars of one timeline.
+BARS: Final = 3_000
+
 #: What each kind of bar means, in the order of the key.
 _KEY: Final = (
     ("b-completed", "completed"),
     ("b-failed", "failed"),
-    ("b-wait", "waiting for the next attempt"),
+    ("b-wait", "until the next attempt"),
     ("b-running", "running"),
     ("b-waiting", "waits for a person"),
     ("b-cancelled", "cancelled"),
@@ -26,19 +29,28 @@ _KEY: Final = (
 )
 
 
-def chosen(lanes: Sequence[Lane], most: int, first: Collection[str] = ()) -> list[Lane]:
+def chosen(
+    lanes: Sequence[Lane], most: int, first: Collection[str] = (), bars: int = BARS
+) -> list[Lane]:
     """Return so many lanes at most, in order of start: what failed, *first*, and the longest.
 
     Args:
         lanes: All of them.
         most: How many.
         first: Ids of nodes that count before the longest.
+        bars: How many bars they have at most, taken together; one lane is always there.
     """
     ranked = sorted(
         lanes,
         key=lambda lane: (lane.state != "failed", lane.node_id not in first, -lane.whole),
     )
-    return sorted(ranked[:most], key=lambda lane: lane.start)
+    found: list[Lane] = []
+    for lane in ranked[:most]:
+        bars -= len(lane.bars)
+        if bars < 0 and found:
+            break
+        found.append(lane)
+    return sorted(found, key=lambda lane: lane.start)
 
 
 def gantt(lanes: Sequence[Lane], critical: Collection[str] = (), about: str = "Timeline") -> str:

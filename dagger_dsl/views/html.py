@@ -18,6 +18,7 @@ from dagger_dsl.views.failures import Failure, failures_of, inputs_of
 from dagger_dsl.views.gantt import chosen, gantt
 from dagger_dsl.views.graphviz import write_file
 from dagger_dsl.views.page import (
+    GLYPHS,
     block,
     code,
     definitions,
@@ -31,7 +32,13 @@ from dagger_dsl.views.page import (
 )
 from dagger_dsl.views.picture import picture_of_run
 from dagger_dsl.views.plain import duration, note_of, outputs_of
-from dagger_dsl.views.surroundings import configuration, environment, moment, resume
+from dagger_dsl.views.surroundings import (
+    answer,
+    configuration,
+    environment,
+    moment,
+    resume,
+)
 from dagger_dsl.views.svg import picture_to_svg
 from dagger_dsl.views.timeline import Lane, lane_of, steps_of_run
 
@@ -101,12 +108,14 @@ class _Room:
         self.inner = INNER
         self.characters = CHARACTERS
         self.read = READ
+        self.shapes = 2 * SHAPES
 
     def value(self, value: Any, limit: int) -> str:
         """Return a value as HTML, and take it from what there is."""
         found, _ = excerpt(value, min(limit, max(self.characters, 60)), lines=True)
-        self.characters -= len(found)
-        return code(found) if len(found) < SHORT and "\n" not in found else block(found)
+        shown = code(found) if len(found) < SHORT and "\n" not in found else block(found)
+        self.characters -= len(shown)
+        return shown
 
     def lines(self, value: str, limit: int) -> str:
         """Return text of several lines, its end rather than its beginning where it is long."""
@@ -131,7 +140,7 @@ class _Page:
         parts = [
             self.part("failures", "What failed", self.failures(view)),
             self.part("next", "How it goes on", _next(view, told=bool(self.contents))),
-            self.part("graph", "Graph", _picture(report)),
+            self.part("graph", "Graph", _picture(report, self.room)),
             self.part("timeline", "Timeline", _timeline(view)),
             self.part("time", "Where the time went", _slowest(view)),
             self.part("nodes", "Nodes", view.nodes()),
@@ -262,9 +271,8 @@ class _View:
             notes.append("result of an earlier run (cached)")
         if found.reused is not None:
             notes.append(f"result of run {found.reused}")
-        head = f'<span class="soft-text">{text("; ".join(notes), 260)}</span>' if notes else ""
-        values = self._result(found)
-        return f"{head}{values}" if values else head
+        head = f'<div class="soft-text">{text("; ".join(notes), 260)}</div>' if notes else ""
+        return head + self._result(found)
 
     def _result(self, found: NodeReport) -> str:
         report, room = self.report, self.room
@@ -330,7 +338,7 @@ class _View:
             body = (
                 f'<{heading}>{name(child.dag_name)}</{heading}><p class="soft-text">run '
                 f"{code(child.run_id)}</p>{''.join(failed)}"
-                f"{_picture(child)}{inner.nodes()}"
+                f"{_picture(child, self.room)}{inner.nodes()}"
                 f"{inner.inside(level + 1)}"
             )
             summary = (
@@ -367,7 +375,8 @@ def _header(view: _View) -> str:
     if report.started_at is not None:
         facts.append(("Started", moment(report.started_at)))
     if report.finished_at is not None:
-        facts.append(("Ended", moment(report.finished_at)))
+        ended = "Paused" if report.status is RunStatus.PAUSED else "Ended"
+        facts.append((ended, moment(report.finished_at)))
     if report.status is RunStatus.RUNNING:
         facts.append(("As it was", moment(dt.datetime.now(tz=dt.UTC))))
     facts.append(("Duration", text(duration(report.duration))))
@@ -438,18 +447,18 @@ def _next(view: _View, *, told: bool) -> str:
         for each in waiting
     ]
     parts = [definitions(pairs, style="pairs")] if pairs else []
+    parts += [answer(report, each.node_id) for each in waiting[:5]]
     if report.status in _RESUMED and not told:
         parts.append(resume(report))
     return "".join(parts)
 
 
-def _picture(report: RunReport) -> str:
+def _picture(report: RunReport, room: _Room) -> str:
     many = len(report.graph.nodes)
-    if many > SHAPES:
-        return (
-            f'<p class="soft-text">{many:,} nodes are too many for a picture; the timeline and the '
-            "table of nodes show them.</p>"
-        )
+    room.shapes -= min(many, SHAPES)
+    if many > SHAPES or room.shapes < 0:
+        told = f"{many:,} nodes, too many for a picture; the table shows them."
+        return f'<p class="soft-text">{told}</p>'
     return f'<div class="picture">{picture_to_svg(picture_of_run(report), style=False)}</div>'
 
 
@@ -460,13 +469,16 @@ def _timeline(view: _View) -> str:
         return ""
     critical = {each.node_id for each in steps_of_run(view.report, lanes)}
     marked = critical if len(critical) > 1 else ()
-    found = _lanes(chosen(lanes, LANES, critical), marked)
-    if len(lanes) > LANES:
+    shown = chosen(lanes, LANES, critical)
+    found = _lanes(shown, marked)
+    if len(lanes) > len(shown):
         more = chosen(lanes, MORE_LANES, critical)
         found += (
-            f'<p class="soft-text">These are {LANES} of {len(lanes):,} nodes: the ones that '
+            f'<p class="soft-text">These are {len(shown)} of {len(lanes):,} nodes: the ones that '
             "failed, those of the critical path, and the longest.</p>"
-        ) + fold(f"{len(more):,} nodes", _lanes(more, marked))
+        )
+        if len(more) > len(shown):
+            found += fold(f"{len(more):,} nodes", _lanes(more, marked))
     return found
 
 
@@ -627,8 +639,7 @@ def _counted(states: Mapping[str, NodeState], without: set[str]) -> str:
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    order = [str(each) for each in NodeState]
-    return ", ".join(f"{counts[each]:,} {each}" for each in order if counts.get(each))
+    return ", ".join(f"{counts[each]:,} {each}" for each in GLYPHS if counts.get(each))
 
 
 def _folded_table(

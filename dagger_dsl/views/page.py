@@ -40,12 +40,12 @@ GLYPHS: Final[Mapping[str, str]] = {
     "completed": "✓",
     "failed": "✕",
     "timed_out": "✕",
-    "skipped": "\N{EN DASH}",
-    "cancelled": "⊘",
     "running": "▸",
     "waiting": "…",
     "paused": "‖",
     "pending": "○",
+    "skipped": "\N{EN DASH}",
+    "cancelled": "⊘",
 }
 
 

@@ -13,6 +13,7 @@ import attrs
 
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.model.config import DagConfig
+from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.values import Secret
 from dagger_dsl.views.excerpt import excerpt
 from dagger_dsl.views.page import block, code, definitions, fold, table, text
@@ -20,7 +21,7 @@ from dagger_dsl.views.page import block, code, definitions, fold, table, text
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
 
-__all__ = ["configuration", "environment", "moment", "resume", "without_password"]
+__all__ = ["answer", "configuration", "environment", "moment", "resume", "without_password"]
 
 #: Names of what a database's URL may have in its query and nobody should see.
 _SECRET: Final = re.compile("pass|secret|token|key", re.IGNORECASE)
@@ -34,11 +35,11 @@ def resume(report: RunReport) -> str:
             '<p class="note">This run is in memory only. With <code>database_url=</code> it could '
             "be resumed where it stops.</p>"
         )
-    shown = without_password(url)
+    where = without_password(url)
     line = shlex.join(
         [
             *("dagger-dsl", "resume", report.run_id),
-            *("--actions", "MODULE_OR_FILE", "--db", shown),
+            *("--actions", "MODULE_OR_FILE", "--db", where),
             *(word for each in _secrets(report) for word in ("--input", f"{each}=VALUE")),
         ]
     )
@@ -46,6 +47,17 @@ def resume(report: RunReport) -> str:
         "<p>This goes on with the run where it stopped; <code>MODULE_OR_FILE</code> has its "
         f"actions:</p>{block(line, label='Command')}"
     )
+
+
+def answer(report: RunReport, node_id: str) -> str:
+    """Return how a node gets the answer that it waits for; nothing where it has asked nobody."""
+    node, url = report.node_reports[node_id], report.database_url
+    asks = node.reason.startswith("waits for a person")
+    if url is None or _is_memory(url) or not asks or node.key != DEFAULT_KEY:
+        return ""
+    words = ("dagger-dsl", "answer", report.run_id, node_id, "VALUE")
+    line = shlex.join([*words, "--db", without_password(url)])
+    return f"<p>This answers it:</p>{block(line, label='Command')}"
 
 
 def _secrets(report: RunReport) -> list[str]:

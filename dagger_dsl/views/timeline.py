@@ -144,7 +144,7 @@ def _waits(attempts: Sequence[AttemptReport], bars: Sequence[Bar]) -> Iterable[B
     known = [each for each in attempts if each.started_at is not None]
     for (first, second), (before, after) in zip(pairwise(known), pairwise(bars), strict=True):
         if first.key == second.key and after.start > before.end:
-            told = f"waits {duration(after.start - before.end)} for attempt {second.number}"
+            told = f"{duration(after.start - before.end)} until attempt {second.number}"
             yield Bar(before.end, after.start, "wait", told)
 
 
@@ -191,7 +191,8 @@ class Axis:
     """Where times are: 0 at the beginning of the first bar, 1 at the end of the last.
 
     A time in which nothing happened, and that is longer than half of all the rest, takes no more
-    than a small gap: between a run and its resume there may be days.
+    than a small gap: between a run and its resume there may be days. So does a wait that is longer
+    than retries commonly are.
 
     Args:
         bars: What is to be shown; at least one.
@@ -200,8 +201,15 @@ class Axis:
     #: The part of the axis that such a gap takes.
     GAP: Final = 0.03
 
+    #: Seconds: waits that are longer are none between two attempts of one process, mostly.
+    WAIT: Final = 120.0
+
     def __init__(self, bars: Iterable[Bar]) -> None:
-        spans = sorted((bar.start, bar.end) for bar in bars)
+        spans = sorted(
+            (bar.start, bar.end)
+            for bar in bars
+            if bar.state != "wait" or bar.end - bar.start <= self.WAIT
+        )
         busy: list[list[float]] = []
         for start, end in spans:
             if busy and start <= busy[-1][1]:

@@ -60,7 +60,7 @@ def test_a_lane_has_each_attempt_and_the_waits_between_them() -> None:
         ("wait", 4, 8),
         ("completed", 8, 10),
     ]
-    assert found.bars[1].told == "waits 2.00 s for attempt 2"
+    assert found.bars[1].told == "2.00 s until attempt 2"
     assert found.bars[0].told == "attempt 1: failed in 1.00 s: ValueError: no"
     assert (found.seconds, found.whole, found.calls) == (4, 10, 3)
 
@@ -135,6 +135,10 @@ def test_days_in_which_nothing_happened_take_little_of_an_axis() -> None:
     assert 0.5 < axis.place(day) < 0.55
     assert axis.place(day + 10) == 1
     assert Axis([Bar(0, 10, "failed"), Bar(12, 20, "completed")]).gaps == []
+    waits = [Bar(0, 1, "failed"), Bar(1, 61, "wait"), Bar(61, 62, "completed")]
+    assert Axis(waits).gaps == []
+    waits = [Bar(0, 1, "failed"), Bar(1, day, "wait"), Bar(day, day + 1, "completed")]
+    assert Axis(waits).gaps == [(1, day)]
 
 
 def test_ticks_are_round_and_said_as_people_say_them() -> None:
@@ -247,7 +251,7 @@ def test_a_timeline_says_what_its_signs_mean() -> None:
     one = lane(attempt(1, 0, 1, "failed"), attempt(2, 3, 4))
     shown = gantt([one], {"n"})
     key = shown.partition('class="key"')[2]
-    for words in ("completed", "failed", "waiting for the next attempt", "on the critical path"):
+    for words in ("completed", "failed", "until the next attempt", "on the critical path"):
         assert words in key
     assert "cancelled" not in key
     assert 'role="img"' in shown
