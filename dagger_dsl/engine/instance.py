@@ -59,7 +59,7 @@ class Run:
         before: By slot, start and end of the attempt before the current one, in seconds since 1970.
         tries: By slot, the newest attempts before the current one: number, start and end by the
             clock, and the error; without one the attempt was taken back.
-        recorded: The attempts that earlier processes recorded.
+        recorded: The attempts that earlier processes recorded, without their values.
         loaders: By slot, how to read a stored value that nobody has needed so far.
         crashes: How often the process died in a call, by slot, where that is too often.
         suspects: Slots that get their last chance: the next death in their call is one too many.

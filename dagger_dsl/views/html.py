@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,7 @@ from dagger_dsl.views.gantt import chosen, gantt
 from dagger_dsl.views.graphviz import write_file
 from dagger_dsl.views.page import (
     GLYPHS,
+    attribute,
     block,
     code,
     definitions,
@@ -62,6 +64,11 @@ CYCLES: Final = 200
 
 #: What is shorter than this stands in its line.
 SHORT: Final = 90
+
+#: Pixels: wider pictures are made smaller until somebody asks for their full size, and higher ones
+#: are scrolled.
+BROAD: Final = 1_200.0
+TALL: Final = 800.0
 
 #: Shapes of a picture.
 SHAPES: Final = 300
@@ -459,7 +466,15 @@ def _picture(report: RunReport, room: _Room) -> str:
     if many > SHAPES or room.shapes < 0:
         told = f"{many:,} nodes, too many for a picture; the table shows them."
         return f'<p class="soft-text">{told}</p>'
-    return f'<div class="picture">{picture_to_svg(picture_of_run(report), style=False)}</div>'
+    svg = picture_to_svg(picture_of_run(report), style=False)
+    size = re.search(r' width="([\d.]+)" height="([\d.]+)"', svg)
+    width, height = (0.0, 0.0) if size is None else (float(size[1]), float(size[2]))
+    if width <= BROAD and height <= TALL:
+        return f'<div class="picture">{svg}</div>'
+    about = attribute(f"Graph of {report.dag_name}, which can be scrolled")
+    told = '<p class="soft-text">The picture below can be scrolled.</p>'
+    zoom = fold("Full size", told, style="zoom") if width > BROAD else ""
+    return f'{zoom}<div class="picture" tabindex="0" role="group" aria-label={about}>{svg}</div>'
 
 
 def _timeline(view: _View) -> str:

@@ -85,7 +85,7 @@ def code(value: object) -> str:
 
 def block(value: object, limit: int | None = None, label: str = "") -> str:
     """Return lines of code or data; they can be scrolled, with the keyboard, too."""
-    about = f' role="region" aria-label={attribute(label)}' if label else ""
+    about = f' role="group" aria-label={attribute(label)}' if label else ""
     return f'<pre tabindex="0"{about}><code>{text(value, limit, lines=True)}</code></pre>'
 
 
@@ -152,7 +152,7 @@ def table(
         )
         body.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label={attribute(caption)}>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label={attribute(caption)}>'
         f'<table class="{style}"><caption class="unseen">{text(caption)}</caption>'
         f"<thead><tr>{top}</tr></thead><tbody>\n" + "\n".join(body) + "\n</tbody></table></div>"
     )
@@ -238,8 +238,10 @@ nav a:hover{color:var(--ink);text-decoration:underline}
 .pairs>div{display:grid;grid-template-columns:minmax(7rem,13rem) minmax(0,1fr);gap:1rem}
 .pairs dt{color:var(--soft);overflow-wrap:anywhere}
 .pairs dd{margin:0;min-width:0}
-.picture{overflow:auto;border:1px solid var(--faint);border-radius:10px;padding:.4rem;
-text-align:center}
+.picture{overflow:auto;max-height:52rem;border:1px solid var(--faint);border-radius:10px;
+padding:.4rem;text-align:center}
+.zoom{margin:0 0 .5rem}
+.zoom[open]+.picture svg{max-width:none!important}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:left;vertical-align:top;padding:.34rem .9rem .34rem 0;border-top:1px solid

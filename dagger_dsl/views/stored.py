@@ -48,11 +48,11 @@ def stored_report(
         history, latest = StoredHistory(graph, stored), latest_cycles(stored)
         sinks = () if history.current is None else (history.current,)
 
+    def state(node_id: str) -> NodeState:
+        return NodeState(latest[node_id].state) if node_id in latest else NodeState.PENDING
+
     def states() -> Mapping[str, NodeState]:
-        return {
-            node_id: NodeState(latest[node_id].state) if node_id in latest else NodeState.PENDING
-            for node_id in graph.nodes
-        }
+        return {node_id: state(node_id) for node_id in graph.nodes}
 
     def node(node_id: str) -> NodeReport:
         known = latest.get(node_id)
@@ -97,6 +97,7 @@ def stored_report(
         # Of a run that failed for no node, such as one that passed a limit.
         exception=None if failed or "message" not in error else ExecutionError(error["message"]),
         states=states,
+        state=state,
         invocations=invocations,
         node=node,
         value=value,

@@ -111,7 +111,7 @@ def check(page: str) -> Checked:
     for tag, each in found.tags:
         if tag == "th":
             assert each.get("scope") in ("col", "row")
-        if each.get("role") in ("img", "region"):
+        if each.get("role") in ("img", "group"):
             assert each.get("aria-label")
     assert tags.count("details") == tags.count("summary")
     assert tags.count("table") == tags.count("caption")
