@@ -263,6 +263,7 @@ text-underline-offset:.2em}
 .card h3{margin-top:.9rem;font-size:.86rem;color:var(--soft);font-weight:600}
 .inner{margin:.5rem 0;padding-left:.9rem;border-left:2px solid var(--faint)}
 .message{display:block;margin:.25rem 0 0 1.05rem;font-family:MONO;font-size:.86em}
+.value .pairs>div{grid-template-columns:minmax(3.5rem,7rem) minmax(0,1fr)}
 .value summary{list-style-position:outside;margin-left:1.05em}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(22rem,1fr));gap:0 3rem}
 .share{display:block;position:relative;height:6px;margin-top:.55em;border-radius:3px;

@@ -148,6 +148,37 @@ def test_a_recorded_machine_has_the_calls_of_every_cycle(tmp_path: Path) -> None
     assert [each.key for each in live.attempts("left")] == ["4"]  # the last one, in memory
 
 
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_an_attempt_that_was_taken_back_for_another_node_is_cancelled(runner: str) -> None:
+    """Who gives a stream is called again with who takes it, without having failed."""
+    calls: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        yield 1
+        yield 2
+
+    def total(xs: Iterator[int]) -> int:
+        calls.append(1)
+        found = 0
+        for each in xs:
+            found += each
+            if len(calls) == 1:
+                raise ValueError("once")
+        return found
+
+    with DAG("stream") as dag:
+        action(total, retry=RetryPolicy(max_attempts=2, base_delay=0))(action(numbers)())
+    assert dag.run(runner=runner) == 3
+    assert [each[1:] for each in told(dag.report, "total")] == [
+        (1, "failed", "once"),
+        (2, "completed", None),
+    ]
+    assert [each[1:] for each in told(dag.report, "numbers")] == [
+        (1, "cancelled", None),
+        (2, "completed", None),
+    ]
+
+
 def test_memory_keeps_the_newest_attempts() -> None:
     dag = flaky(KEPT + 20, most=KEPT + 21)
     dag.run()
