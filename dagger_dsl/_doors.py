@@ -22,6 +22,7 @@ DOORS: Final = {
     "report_to_mermaid": "dagger_dsl.views.mermaid:report_to_mermaid",
     "graph_to_svg": "dagger_dsl.views.notebook:graph_to_svg",
     "report_to_svg": "dagger_dsl.views.notebook:report_to_svg",
+    "report_to_html": "dagger_dsl.views.html:report_to_html",
     "graph_bundle": "dagger_dsl.views.notebook:graph_bundle",
     "report_bundle": "dagger_dsl.views.notebook:report_bundle",
     "save_dot": "dagger_dsl.views.graphviz:save_dot",

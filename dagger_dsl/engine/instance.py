@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dagger_dsl.engine.attempts import KEPT
 from dagger_dsl.engine.invoke import bind_call
 from dagger_dsl.engine.plan import UNSET, Plan
 from dagger_dsl.engine.reporting import report_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.runners.annex import Annex
     from dagger_dsl.runners.base import Runner
+    from dagger_dsl.store.records import StoredNode
     from dagger_dsl.store.storage import Store
 
 __all__ = ["Run"]
@@ -55,6 +57,9 @@ class Run:
         bound: By slot of a join, the sources whose values it takes.
         restored: Slots whose result came from the store.
         before: By slot, start and end of the attempt before the current one, in seconds since 1970.
+        tries: By slot, the newest attempts before the current one: number, start and end by the
+            clock, and the error; without one the attempt was taken back.
+        recorded: The attempts that earlier processes recorded, without their values.
         loaders: By slot, how to read a stored value that nobody has needed so far.
         crashes: How often the process died in a call, by slot, where that is too often.
         suspects: Slots that get their last chance: the next death in their call is one too many.
@@ -156,6 +161,8 @@ class Run:
         self.bound: dict[int, frozenset[int]] = {}
         self.restored: set[int] = set()
         self.before: dict[int, tuple[float, float]] = {}
+        self.tries: dict[int, deque[tuple[int, float, float, ErrorInfo | None]]] = {}
+        self.recorded: Sequence[StoredNode] = ()
         self.loaders: dict[int, Callable[[], Any]] = {}
         self.crashes: dict[int, int] = {}
         self.suspects: set[int] = set()
@@ -274,6 +281,7 @@ class Run:
                 self.stored_errors,
                 self.meta,
                 self.before,
+                self.tries,
                 self.loaders,
                 self.freed,
                 self.asked,
@@ -458,9 +466,12 @@ class Run:
             )
         return value
 
-    def another(self, slot: int) -> None:
-        """Note that a node will be called once more."""
+    def another(self, slot: int, error: ErrorInfo | None = None) -> None:
+        """Note that a node will be called once more, after *error*."""
         board = self.board
+        tries = self.tries.setdefault(slot, deque(maxlen=KEPT))
+        number = self.attempts.get(slot, 1)
+        tries.append((number, board.started[slot], board.ended[slot], error))
         self.before[slot] = (self.wall + board.started[slot], self.wall + board.ended[slot])
         self.attempts[slot] = self.attempts.get(slot, 1) + 1
         board.started[slot] = board.ended[slot] = 0.0

@@ -392,22 +392,20 @@ class Outcomes:
         if delay is None:
             self.fail(slot, error)
             return
-        total = policy.max_attempts if policy.stop is None else "?"
+        total, info = policy.max_attempts if policy.stop is None else "?", error_info(error)
         logger.warning(
             "node %r failed (%s), retrying in %.1f s (attempt %d/%s)",
             node_id,
-            error_info(error),
+            info,
             delay,
             made + 1,
             total,
             extra={**run.tags(slot), "attempt": attempt},
         )
-        self._records.push(
-            slot, run.row(slot, "failed", error=to_json(error_info(error).to_dict()))
-        )
+        self._records.push(slot, run.row(slot, "failed", error=to_json(info.to_dict())))
         if self._course.watcher is not None:
             self._course.events.append(NodeRetrying(self._run.ref(slot), error, attempt, delay))
-        run.another(slot)
+        run.another(slot, info)
         self._state.wait(slot)
         if self._course.maps is not None:
             self._course.maps.ended((slot,))

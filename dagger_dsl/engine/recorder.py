@@ -164,6 +164,7 @@ class Recorder:
         assert self.stored is not None
         assert self.journal is not None
         run.spent = self.stored.owned_seconds
+        run.recorded = [node.bare() for node in self.stored.attempts]
         run.resumed = True
         story = rebuild(run, self.stored.commands)
         know_classes(run.plan)

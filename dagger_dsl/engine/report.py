@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from dagger_dsl._doors import through
+from dagger_dsl.engine.attempts import AttemptReport, last_attempt
 from dagger_dsl.engine.error_info import ErrorInfo, error_info
 from dagger_dsl.errors import (
     ConfigurationError,
@@ -38,10 +39,11 @@ if TYPE_CHECKING:
 
     from dagger_dsl.engine.profiling import Profile, Profiles
     from dagger_dsl.model.caching import CacheDecision
+    from dagger_dsl.model.config import DagConfig
     from dagger_dsl.model.history import StateHistory
     from dagger_dsl.model.sharing import Context
 
-__all__ = ["ErrorInfo", "NodeReport", "RunReport", "result_of"]
+__all__ = ["AttemptReport", "ErrorInfo", "NodeReport", "RunReport", "result_of"]
 
 
 @attrs.frozen
@@ -133,6 +135,8 @@ class RunReport:
         workers: How many nodes could run at the same time.
         continued: Whether the run failed, and nothing but failures that ``error_strategy=`` or
             ``error_handler=`` let it go on after; `Workflow.run` does not raise for these.
+        config: What it ran with; None where nothing ran.
+        history: Where a state machine has been; None for other graphs.
     """
 
     run_id: str
@@ -167,8 +171,9 @@ class RunReport:
     _run: Any = attrs.field(default=None, repr=False)
     _nested: Callable[[], Mapping[str, Any]] | None = attrs.field(default=None, repr=False)
     _profiles: Profiles | None = attrs.field(default=None, repr=False)
-    #: Where a state machine has been; None for other graphs.
     history: StateHistory | None = attrs.field(default=None, repr=False)
+    config: DagConfig | None = attrs.field(default=None, repr=False)
+    _attempts: Callable[[str], list[AttemptReport]] | None = attrs.field(default=None, repr=False)
 
     @property
     def context(self) -> Context:
@@ -257,6 +262,24 @@ class RunReport:
         """
         self.graph.node(node_id)
         return self._invocations(node_id)
+
+    def attempts(self, node_id: str) -> list[AttemptReport]:
+        """Return every call of a node that is known, in the order in which they began.
+
+        Of a mapped node they are the calls of its invocations, of a machine's state those of its
+        cycles, each by its `AttemptReport.key`. Of a run in memory the last cycle of a state and
+        the newest 100 attempts of an invocation are known; a database has all of them.
+
+        Raises:
+            NodeNotFound: The graph has no such node.
+        """
+        self.graph.node(node_id)
+        if self._attempts is not None:
+            found = self._attempts(node_id)
+        else:
+            last = last_attempt(self._node(node_id))
+            found = [] if last is None else [last]
+        return sorted(found, key=_begin)
 
     @property
     def nested(self) -> Mapping[str, Any]:
@@ -377,6 +400,21 @@ class RunReport:
         text: str = through("report_to_svg")(self)
         return text
 
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the run as a page that holds all it needs: it opens from disk in any browser.
+
+        It shows the graph, a timeline with every attempt, what took longest, what failed and why,
+        inputs and results (shortened), the configuration and where the page was made.
+
+        Args:
+            path: Where to write it, too; the folder has to be there.
+
+        Raises:
+            ConfigurationError: There can be no such file.
+        """
+        page: str = through("report_to_html")(self, path)
+        return page
+
     def _repr_mimebundle_(
         self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
     ) -> dict[str, str]:
@@ -473,6 +511,11 @@ def result_of(report: RunReport) -> Any:
             return report.value(sinks[0])  # which says why it is gone
         return outputs.get(sinks[0])
     return dict(outputs)
+
+
+def _begin(attempt: AttemptReport) -> tuple[float, int]:
+    began = attempt.started_at
+    return (0.0 if began is None else began.timestamp()), attempt.number
 
 
 def _no_context() -> Context:

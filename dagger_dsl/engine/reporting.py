@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
+from dagger_dsl.engine.attempts import attempts_of_run
 from dagger_dsl.engine.error_info import error_info
 from dagger_dsl.engine.report import NodeReport, RunReport
 from dagger_dsl.engine.state import NAMES, PENDING
@@ -50,6 +51,8 @@ def report_of(run: Run) -> RunReport:
         continued=run.continued and run.status is RunStatus.FAILED,
         history=run.state.history,
         profiles=run.profiles,
+        config=run.config,
+        attempts=attempts_of_run(run, lambda slot: _node(run, slot)),
     )
 
 

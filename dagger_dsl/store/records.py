@@ -133,6 +133,10 @@ class StoredNode:
         """
         return self.payloads.decode(self.inline, self.artifact, f"the value of {self.node_id!r}")
 
+    def bare(self) -> StoredNode:
+        """Return the same row without its value, for whoever keeps it long."""
+        return StoredNode(self.payloads, (*self.row[:5], None, None, *self.row[7:]))
+
     def __repr__(self) -> str:
         return f"StoredNode({self.node_id!r}, {self.key!r}, {self.attempt}, {self.state!r})"
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from dagger_dsl.errors import ConfigurationError, VisualizationUnavailable, shown
 from dagger_dsl.views.clean import first_line
 
-__all__ = ["FORMATS", "render", "save_dot"]
+__all__ = ["FORMATS", "render", "save_dot", "write_file"]
 
 #: What `render` can write, by file ending.
 FORMATS: Final = ("svg", "png", "pdf", "dot", "json")
@@ -51,12 +51,26 @@ def render(text: str, path: str | os.PathLike[str], format: str | None = None) -
     return _write(target, _draw(text, kind.lower()))
 
 
-def _path(path: Any) -> Path:
+def write_file(path: str | os.PathLike[str], data: bytes, what: str) -> Path:
+    """Write a file and return its path.
+
+    Args:
+        path: Where.
+        data: What is in it.
+        what: What to call it in messages.
+
+    Raises:
+        ConfigurationError: There can be no such file.
+    """
+    return _write(_path(path, what), data)
+
+
+def _path(path: Any, what: str = "a picture") -> Path:
     try:
         return Path(path)
     except TypeError:
         raise ConfigurationError(
-            f"a picture is written to a path, a text or os.PathLike, not {shown(path)}"
+            f"{what} is written to a path, a text or os.PathLike, not {shown(path)}"
         ) from None
 
 

@@ -6,11 +6,13 @@ Reading needs no actions: whoever looks at a run need not have the code that mad
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl.engine.attempts import AttemptReport, recorded_attempts
 from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.lookups import decision_of
 from dagger_dsl.engine.report import NodeReport, RunReport
@@ -46,11 +48,11 @@ def stored_report(
         history, latest = StoredHistory(graph, stored), latest_cycles(stored)
         sinks = () if history.current is None else (history.current,)
 
+    def state(node_id: str) -> NodeState:
+        return NodeState(latest[node_id].state) if node_id in latest else NodeState.PENDING
+
     def states() -> Mapping[str, NodeState]:
-        return {
-            node_id: NodeState(latest[node_id].state) if node_id in latest else NodeState.PENDING
-            for node_id in graph.nodes
-        }
+        return {node_id: state(node_id) for node_id in graph.nodes}
 
     def node(node_id: str) -> NodeReport:
         known = latest.get(node_id)
@@ -75,6 +77,10 @@ def stored_report(
             if each == node_id and key != "default"
         }
 
+    @functools.cache
+    def all_attempts() -> dict[str, list[AttemptReport]]:
+        return recorded_attempts(stored.attempts)
+
     error = stored.error or {}
     failed = any(known.state == NodeState.FAILED for known in latest.values())
     return RunReport(
@@ -91,6 +97,7 @@ def stored_report(
         # Of a run that failed for no node, such as one that passed a limit.
         exception=None if failed or "message" not in error else ExecutionError(error["message"]),
         states=states,
+        state=state,
         invocations=invocations,
         node=node,
         value=value,
@@ -104,6 +111,8 @@ def stored_report(
         ),
         sinks=sinks,
         history=history,
+        config=stored.config,
+        attempts=lambda node_id: all_attempts().get(node_id, []),
     )
 
 

@@ -1,0 +1,131 @@
+"""`AttemptReport`: one call of a node, for whoever wants to see more than the last one.
+
+A run in memory keeps the attempts that others came after, the newest ones of each invocation. A
+database has every attempt, so a resumed run and a recorded one know those of earlier processes.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from dagger_dsl.engine.error_info import ErrorInfo
+from dagger_dsl.model.states import NodeState
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.instance import Run
+    from dagger_dsl.engine.report import NodeReport
+    from dagger_dsl.store.records import StoredNode
+
+__all__ = ["KEPT", "AttemptReport", "attempts_of_run", "last_attempt", "recorded_attempts"]
+
+#: How many attempts of an invocation a run keeps in memory, beside the last one.
+KEPT: Final = 100
+
+
+@attrs.frozen
+class AttemptReport:
+    """One call of a node.
+
+    Attributes:
+        node_id: The node.
+        key: Which invocation: of a mapped node its item, of a state the number of the cycle.
+        number: Which call of the invocation, counted from 1 over all processes.
+        state: How it ended: a `NodeState`; ``running`` while it has not.
+        started_at, finished_at: Times of day (UTC); None where they are not known.
+        duration: Seconds by the monotonic clock.
+        error: What it failed with.
+    """
+
+    node_id: str
+    key: str
+    number: int
+    state: NodeState
+    started_at: dt.datetime | None = None
+    finished_at: dt.datetime | None = None
+    duration: float | None = None
+    error: ErrorInfo | None = None
+
+
+def last_attempt(report: NodeReport) -> AttemptReport | None:
+    """Return the last call of an invocation; None where none has begun."""
+    if report.started_at is None or not report.attempts:
+        return None
+    state = report.state
+    if state is NodeState.PENDING:  # it will be called once more
+        state = NodeState.FAILED
+    return AttemptReport(
+        report.node_id,
+        report.key,
+        report.attempts,
+        state,
+        report.started_at,
+        report.finished_at,
+        report.duration,
+        report.error,
+    )
+
+
+def recorded_attempts(rows: Iterable[StoredNode]) -> dict[str, list[AttemptReport]]:
+    """Return the attempts that are on record by node id, in the order in which they ended."""
+    found: dict[str, list[AttemptReport]] = {}
+    for row in rows:
+        if row.started_at is None:  # an end without a call
+            continue
+        began, error = _moment(row.started_at), row.error
+        took = row.duration
+        found.setdefault(row.node_id, []).append(
+            AttemptReport(
+                row.node_id,
+                row.key,
+                row.attempt,
+                NodeState(row.state),
+                began,
+                None if took is None else began + dt.timedelta(seconds=took),
+                took,
+                None if error is None else ErrorInfo(**error),
+            )
+        )
+    return found
+
+
+def attempts_of_run(
+    run: Run, report_of_slot: Callable[[int], NodeReport]
+) -> Callable[[str], list[AttemptReport]]:
+    """Return what gives the attempts of a run's node, as far as they are known here.
+
+    Args:
+        run: The run.
+        report_of_slot: Returns how an invocation stands.
+    """
+    recorded: dict[str, list[AttemptReport]] = {}
+
+    def attempts(node_id: str) -> list[AttemptReport]:
+        if run.recorded and not recorded:
+            recorded.update(recorded_attempts(run.recorded))
+        plan = run.plan
+        found = {(each.key, each.number): each for each in recorded.get(node_id, ())}
+        slot = plan.index[node_id]
+        below = [child for _, child in plan.children.below(slot) if child not in plan.mapped]
+        for each in below or [slot]:
+            key = plan.children.key(each)
+            for number, start, end, error in tuple(run.tries.get(each, ())):
+                # One without an error was taken back: another node had to be called again.
+                state = NodeState.CANCELLED if error is None else NodeState.FAILED
+                began, ended = _moment(run.wall + start), _moment(run.wall + end)
+                found[key, number] = AttemptReport(
+                    node_id, key, number, state, began, ended, end - start, error
+                )
+            last = last_attempt(report_of_slot(each))
+            if last is not None:
+                found.setdefault((last.key, last.number), last)
+        return list(found.values())
+
+    return attempts
+
+
+def _moment(epoch: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(epoch, tz=dt.UTC)

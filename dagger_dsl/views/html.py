@@ -1,0 +1,674 @@
+"""A run as one HTML page: what came of it, what it looked like, when, why, and with what."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from dagger_dsl.errors import DaggerError
+from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.views.clean import first_line
+from dagger_dsl.views.excerpt import excerpt
+from dagger_dsl.views.failures import Failure, failures_of, inputs_of
+from dagger_dsl.views.gantt import chosen, gantt
+from dagger_dsl.views.graphviz import write_file
+from dagger_dsl.views.page import (
+    GLYPHS,
+    attribute,
+    block,
+    code,
+    definitions,
+    fold,
+    name,
+    page,
+    section,
+    state,
+    table,
+    text,
+)
+from dagger_dsl.views.picture import picture_of_run
+from dagger_dsl.views.plain import duration, note_of, outputs_of
+from dagger_dsl.views.surroundings import (
+    answer,
+    configuration,
+    environment,
+    moment,
+    resume,
+)
+from dagger_dsl.views.svg import picture_to_svg
+from dagger_dsl.views.timeline import Lane, lane_of, steps_of_run
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.report import NodeReport, RunReport
+
+__all__ = ["report_to_html"]
+
+#: Nodes that a page shows in its tables, over all the runs in a run.
+ROWS: Final = 1_000
+
+#: Rows that are seen at once; the others of a table are folded.
+OPEN: Final = 60
+
+#: Lanes of a timeline, failures with all there is to say of them, runs within, cycles.
+LANES: Final = 60
+MORE_LANES: Final = 400
+FAILURES: Final = 40
+INNER: Final = 25
+CYCLES: Final = 200
+
+#: What is shorter than this stands in its line.
+SHORT: Final = 90
+
+#: Pixels: wider pictures are made smaller until somebody asks for their full size, and higher ones
+#: are scrolled.
+BROAD: Final = 1_200.0
+TALL: Final = 800.0
+
+#: Shapes of a picture.
+SHAPES: Final = 300
+
+#: Characters of values and tracebacks in all, and how many values are read for them.
+CHARACTERS: Final = 900_000
+READ: Final = 600
+
+
+#: How runs stand that a resume goes on with.
+_RESUMED: Final = (
+    RunStatus.FAILED,
+    RunStatus.PAUSED,
+    RunStatus.CANCELLED,
+    RunStatus.TIMED_OUT,
+)
+
+#: Stands between a node and what is inside of it.
+_INSIDE: Final = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
+
+
+def report_to_html(report: RunReport, path: str | os.PathLike[str] | None = None) -> str:
+    """Return a run as a page that holds all it needs.
+
+    Args:
+        report: The run.
+        path: Where to write it, too; the folder has to be there.
+
+    Raises:
+        ConfigurationError: There can be no such file.
+    """
+    found = _Page(report).text()
+    if path is not None:
+        write_file(path, found.encode("utf-8"), "a page")
+    return found
+
+
+class _Room:
+    """How much more a page shows."""
+
+    def __init__(self) -> None:
+        self.rows = ROWS
+        self.failures = FAILURES
+        self.inner = INNER
+        self.characters = CHARACTERS
+        self.read = READ
+        self.shapes = 2 * SHAPES
+
+    def value(self, value: Any, limit: int) -> str:
+        """Return a value as HTML, and take it from what there is."""
+        found, _ = excerpt(value, min(limit, max(self.characters, 60)), lines=True)
+        shown = code(found) if len(found) < SHORT and "\n" not in found else block(found)
+        self.characters -= len(shown)
+        return shown
+
+    def lines(self, value: str, limit: int) -> str:
+        """Return text of several lines, its end rather than its beginning where it is long."""
+        limit = min(limit, max(self.characters, 400))
+        if len(value) > limit:
+            value = f"{value[: limit // 4]}\n…\n{value[-3 * limit // 4 :]}"
+        self.characters -= len(value)
+        return value
+
+
+class _Page:
+    """The page of one run."""
+
+    def __init__(self, report: RunReport) -> None:
+        self.report = report
+        self.room = _Room()
+        self.contents: list[tuple[str, str]] = []
+
+    def text(self) -> str:
+        report = self.report
+        view = _View(report, self.room)
+        parts = [
+            self.part("failures", "What failed", self.failures(view)),
+            self.part("next", "How it goes on", _next(view, told=bool(self.contents))),
+            self.part("graph", "Graph", _picture(report, self.room)),
+            self.part("timeline", "Timeline", _timeline(view)),
+            self.part("time", "Where the time went", _slowest(view)),
+            self.part("nodes", "Nodes", view.nodes()),
+            self.part("cycles", "Cycles", _cycles(view)),
+            self.part("inside", "Runs inside this run", view.inside(3)),
+            self.part("values", "Inputs and results", _values(view)),
+            self.part("configuration", "Configuration", configuration(report)),
+            self.part("environment", "Environment", environment(report)),
+        ]
+        title = f"{report.dag_name}: run {report.run_id} {_words(report.status)}"
+        return page(title, _header(view) + "\n" + "".join(parts), self.contents)
+
+    def part(self, anchor: str, title: str, body: str) -> str:
+        """Return a section, and note it for the contents; nothing where there is nothing in it."""
+        if not body:
+            return ""
+        self.contents.append((anchor, title))
+        return section(anchor, title, body)
+
+    def failures(self, view: _View) -> str:
+        """Return what went wrong, each with all there is to know to mend it."""
+        report, room = self.report, self.room
+        found = list(failures_of(report, view.nested))
+        cards = []
+        for number, each in enumerate(found[: room.failures]):
+            cards.append(_failure(each, room, opened=number < 3))
+        error = report.error
+        if not found and error is not None:
+            cards.append(
+                fold(
+                    f"The run itself{_message(str(error))}",
+                    _traceback(room, error.traceback),
+                    style="card failed",
+                    opened=True,
+                )
+            )
+        if len(found) > len(cards):
+            cards.append(f'<p class="note">And {len(found) - len(cards):,} more, below.</p>')
+        for raised in report.hook_errors[:20]:
+            told = first_line(f"{type(raised).__qualname__}: {raised}")
+            cards.append(f"<p>A hook failed: {code(told)}</p>")
+        if report.abandoned:
+            left = ", ".join(name(each) for each in report.abandoned[:20])
+            cards.append(f"<p>Could not be stopped, and was left behind: {left}</p>")
+        if cards and report.status in _RESUMED:
+            cards.append(resume(report))
+        return "".join(cards)
+
+
+@attrs.define
+class _View:
+    """A run with what several parts of its page need.
+
+    Attributes:
+        report: The run.
+        room: How much more is shown.
+        nested: The runs inside, read once.
+        lanes: What was called, in order of start.
+    """
+
+    report: RunReport
+    room: _Room
+    nested: Mapping[str, Any] = attrs.field(init=False)
+    lanes: list[Lane] = attrs.field(init=False)
+    _by_id: dict[str, Lane] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        report = self.report
+        self.nested = report.nested
+        now = dt.datetime.now(tz=dt.UTC).timestamp()
+        if report.finished_at is not None:
+            now = report.finished_at.timestamp()
+        elif report.started_at is not None:
+            now = report.started_at.timestamp() + report.duration
+        found = (
+            lane_of(each, report.attempts(node_id), now)
+            for node_id, each in report.node_reports.items()
+        )
+        self.lanes = sorted((lane for lane in found if lane), key=lambda lane: lane.start)
+        self._by_id = {lane.node_id: lane for lane in self.lanes}
+
+    # --- nodes ------------------------------------------------------------------------------------
+
+    def nodes(self) -> str:
+        """Return the table of the run's nodes."""
+        report, room = self.report, self.room
+        states = report.states()
+        most = min(room.rows, len(states))
+        ids = _first(states, most)
+        room.rows -= len(ids)
+        rows = [row for each in ids for row in self._rows(report.node_reports[each])]
+        left = len(states) - len(ids)
+        calls = ">Attempts" if report.history is None else ">Cycles"
+        return _folded_table(
+            ["Node", "State", calls, ">Start", ">Time", "Result"],
+            rows,
+            f"Nodes of {report.dag_name}",
+            f"{left:,} more nodes that are not shown: {_counted(states, set(ids))}" if left else "",
+        )
+
+    def _rows(self, found: NodeReport) -> Iterator[list[str]]:
+        lane = self._by_id.get(found.node_id)
+        began = ends = ""
+        if lane is not None:
+            since = lane.start - self.lanes[0].start
+            began = f"+{duration(since)}" if since >= 0.00005 else "0"
+            ends = duration(found.duration if found.duration is not None else lane.end - lane.start)
+        node = self.report.graph.nodes[found.node_id]
+        calls = found.attempts or (0 if lane is None else lane.calls)
+        if self.report.history is not None:
+            calls = self.report.history.counts.get(found.node_id, calls)
+        yield [
+            name(found.node_id),
+            state(str(found.state)),
+            f"{calls:,}" if calls else "",
+            text(began),
+            text(ends),
+            self._told(found),
+        ]
+        calls_below = self._invocations(found.node_id) if node.map_over is not None else ""
+        if calls_below:
+            yield [calls_below]
+
+    def _told(self, found: NodeReport) -> str:
+        """Return what there is to say of a node, and its inputs and result, folded."""
+        notes = [note_of(found)] if note_of(found) else []
+        if found.cached:
+            notes.append("result of an earlier run (cached)")
+        if found.reused is not None:
+            notes.append(f"result of run {found.reused}")
+        head = f'<div class="soft-text">{text("; ".join(notes), 260)}</div>' if notes else ""
+        return head + self._result(found)
+
+    def _result(self, found: NodeReport) -> str:
+        report, room = self.report, self.room
+        if found.state is not NodeState.COMPLETED or room.read <= 0 or room.characters <= 0:
+            return ""
+        room.read -= 1
+        told, whole, value = _value_of(report, found.node_id)
+        pairs = []
+        if report.graph.machine is None:
+            pairs = [
+                (name(key), _shown_input(given, room, 300))
+                for key, given in inputs_of(report, found.node_id)
+            ]
+        if whole and not pairs:
+            return code(told)
+        full = code(told) if whole else room.value(value, 1_200)
+        body = definitions([*pairs, ("result", full)], style="pairs")
+        return fold(code(told), body, style="value")
+
+    def _invocations(self, node_id: str) -> str:
+        """Return the invocations of a mapped node, folded; what failed first."""
+        calls = self.report.invocations(node_id)
+        if not calls:
+            return ""
+        ranked = sorted(calls.items(), key=lambda each: each[1].state is not NodeState.FAILED)
+        most = min(200, self.room.rows)
+        self.room.rows -= min(most, len(ranked))
+        rows = [
+            [
+                code(key),
+                state(str(each.state)),
+                str(each.attempts),
+                text("" if each.duration is None else duration(each.duration)),
+                text(note_of(each), 200),
+            ]
+            for key, each in ranked[:most]
+        ]
+        counts = Counter(str(each.state) for each in calls.values())
+        left = len(ranked) - len(rows)
+        heads = ["Item", "State", ">Attempts", ">Time", "Note"]
+        body = table(heads, rows, f"Invocations of {node_id}")
+        if left:
+            body += f'<p class="soft-text">And {left:,} more.</p>'
+        return fold(f"{len(calls):,} invocations: {_listed(counts)}", body)
+
+    # --- runs inside ------------------------------------------------------------------------------
+
+    def inside(self, level: int) -> str:
+        """Return the runs of nodes that are workflows, folded, with all that is inside of them."""
+        parts, left = [], 0
+        for where, child in _runs(self.nested):
+            if self.room.inner <= 0 or self.room.rows <= 0:
+                left += 1
+                continue
+            self.room.inner -= 1
+            inner = _View(child, self.room)
+            heading = f"h{min(level, 6)}"
+            failed = [
+                _failure(each, self.room, opened=False)
+                for each in list(failures_of(child, inner.nested))[:5]
+                if level == 3 and not child.success
+            ]
+            body = (
+                f'<{heading}>{name(child.dag_name)}</{heading}><p class="soft-text">run '
+                f"{code(child.run_id)}</p>{''.join(failed)}"
+                f"{_picture(child, self.room)}{inner.nodes()}"
+                f"{inner.inside(level + 1)}"
+            )
+            summary = (
+                f"{name(where)} {state(str(child.status))} "
+                f'<span class="soft-text">{duration(child.duration)}</span>'
+            )
+            parts.append(fold(summary, f'<div class="inner">{body}</div>', style="card"))
+        if left:
+            parts.append(f'<p class="note">And {left:,} more runs that are not shown.</p>')
+        return "".join(parts)
+
+
+def _runs(nested: Mapping[str, Any]) -> list[tuple[str, RunReport]]:
+    """Return the runs in a run with what to call them; what did not complete comes first."""
+    found: list[tuple[str, RunReport]] = []
+    for node_id, each in nested.items():
+        if isinstance(each, Mapping):
+            found += [(f"{node_id} [{key}]", child) for key, child in each.items()]
+        else:
+            found.append((node_id, each))
+    return sorted(found, key=lambda pair: pair[1].success)
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def _header(view: _View) -> str:
+    report = view.report
+    counts = Counter(str(each) for each in report.states().values())
+    retried = sum(each.attempts > 1 for each in report.node_reports.values())
+    facts = [("Nodes", _listed(counts) or "none")]
+    if report.history is not None:
+        facts.append(("Cycles", f"{report.history.cycles:,}"))
+    if report.started_at is not None:
+        facts.append(("Started", moment(report.started_at)))
+    if report.finished_at is not None:
+        ended = "Paused" if report.status is RunStatus.PAUSED else "Ended"
+        facts.append((ended, moment(report.finished_at)))
+    if report.status is RunStatus.RUNNING:
+        facts.append(("As it was", moment(dt.datetime.now(tz=dt.UTC))))
+    facts.append(("Duration", text(duration(report.duration))))
+    if retried:
+        facts.append(("Retried", f"{retried:,} {'node' if retried == 1 else 'nodes'}"))
+    reason = ""
+    if report.reason:
+        reason = f'<p class="reason">{text(report.reason, 1_000)}</p>'
+    elif report.graph.description:
+        reason = f'<p class="reason soft-text">{text(report.graph.description, 600)}</p>'
+    return (
+        f"<header>\n<h1>{name(report.dag_name, 200)}</h1>\n"
+        f'<p class="under">{state(str(report.status))}<span class="soft-text">run '
+        f"{code(report.run_id)}</span></p>{reason}{definitions(facts)}\n</header>"
+    )
+
+
+def _failure(failure: Failure, room: _Room, *, opened: bool) -> str:
+    """Return one failure: what, where, with what, and how often before."""
+    room.failures -= 1
+    node, error = failure.node, failure.error
+    path = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} ".join(
+        name(each) for each in failure.path
+    )
+    tried = f"attempt {node.attempts}" if node.attempts > 1 else ""
+    took = "" if node.duration is None else f"after {duration(node.duration)}"
+    told = " ".join(filter(None, (tried, took)))
+    summary = f"<strong>{path}</strong>"
+    if told:
+        summary += f' <span class="soft-text">failed in {text(told)}</span>'.replace(
+            "failed in after", "failed after"
+        )
+    summary += _message(str(error) if error is not None else "no error was recorded")
+    parts = [_traceback(room, "" if error is None else error.traceback)]
+    pairs = [(name(key), _shown_input(given, room, 1_000)) for key, given in failure.inputs()]
+    if pairs:
+        parts.append(f"<h3>Its inputs</h3>{definitions(pairs, style='pairs')}")
+    earlier = [
+        (f"attempt {each.number}", code(first_line(each.error or str(each.state), 300)))
+        for each in failure.earlier()[-10:]
+    ]
+    if earlier:
+        parts.append(f"<h3>Attempts before</h3>{definitions(earlier, style='pairs')}")
+    return fold(summary, "".join(parts), style="card failed", opened=opened)
+
+
+def _message(told: str) -> str:
+    return f'<span class="message">{text(told, 600, lines=True)}</span>'
+
+
+def _traceback(room: _Room, lines: str) -> str:
+    if not lines.strip():
+        return ""
+    return f"<h3>Traceback</h3>{block(room.lines(lines.rstrip(), 6_000), label='Traceback')}"
+
+
+def _next(view: _View, *, told: bool) -> str:
+    """Return what a run waits for, and how it is resumed.
+
+    Args:
+        view: The run.
+        told: Whether it was said already how it is resumed.
+    """
+    report = view.report
+    waiting = [report.node_reports[each] for each in report.nodes_in(NodeState.WAITING)[:50]]
+    pairs = [
+        (name(each.node_id), text(each.reason or "waits for its next attempt", 600))
+        for each in waiting
+    ]
+    parts = [definitions(pairs, style="pairs")] if pairs else []
+    parts += [answer(report, each.node_id) for each in waiting[:5]]
+    if report.status in _RESUMED and not told:
+        parts.append(resume(report))
+    return "".join(parts)
+
+
+def _picture(report: RunReport, room: _Room) -> str:
+    many = len(report.graph.nodes)
+    room.shapes -= min(many, SHAPES)
+    if many > SHAPES or room.shapes < 0:
+        told = f"{many:,} nodes, too many for a picture; the table shows them."
+        return f'<p class="soft-text">{told}</p>'
+    svg = picture_to_svg(picture_of_run(report), style=False)
+    size = re.search(r' width="([\d.]+)" height="([\d.]+)"', svg)
+    width, height = (0.0, 0.0) if size is None else (float(size[1]), float(size[2]))
+    if width <= BROAD and height <= TALL:
+        return f'<div class="picture">{svg}</div>'
+    about = attribute(f"Graph of {report.dag_name}, which can be scrolled")
+    told = '<p class="soft-text">The picture below can be scrolled.</p>'
+    zoom = fold("Full size", told, style="zoom") if width > BROAD else ""
+    return f'{zoom}<div class="picture" tabindex="0" role="group" aria-label={about}>{svg}</div>'
+
+
+def _timeline(view: _View) -> str:
+    """Return the timeline of what matters most, and folded below it one of more."""
+    lanes = view.lanes
+    if not lanes:
+        return ""
+    critical = {each.node_id for each in steps_of_run(view.report, lanes)}
+    marked = critical if len(critical) > 1 else ()
+    shown = chosen(lanes, LANES, critical)
+    found = _lanes(shown, marked)
+    if len(lanes) > len(shown):
+        more = chosen(lanes, MORE_LANES, critical)
+        found += (
+            f'<p class="soft-text">These are {len(shown)} of {len(lanes):,} nodes: the ones that '
+            "failed, those of the critical path, and the longest.</p>"
+        )
+        if len(more) > len(shown):
+            found += fold(f"{len(more):,} nodes", _lanes(more, marked))
+    return found
+
+
+def _lanes(lanes: Sequence[Lane], critical: Collection[str]) -> str:
+    about = f"Timeline of {len(lanes)} nodes; the table of nodes has the same times and attempts"
+    return gantt(lanes, critical, about)
+
+
+def _slowest(view: _View) -> str:
+    """Return the critical path and the nodes that took longest, side by side."""
+    steps = steps_of_run(view.report, view.lanes)
+    total = sum(step.seconds + step.waited for step in steps)
+    parts = []
+    if len(steps) > 1:
+        rows = [
+            [
+                name(step.node_id),
+                _share(step.seconds, total),
+                text(duration(step.waited)) if step.waited >= 0.0005 else "",
+                text(duration(step.seconds)),
+            ]
+            for step in steps
+        ]
+        shown = rows if len(rows) <= 30 else [*rows[:15], *rows[-15:]]
+        note = (
+            f"The chain of nodes that the end of the run hung on: {duration(total)}. A run is "
+            "shortened only by what is in it."
+        )
+        if len(shown) < len(rows):
+            note += f" {len(rows) - 30:,} steps in its middle are not shown."
+        body = table(["Node", _SHARE, ">Waited", ">Time"], shown, "Critical path")
+        parts.append(f'<div><h3>Critical path</h3><p class="soft-text">{note}</p>{body}</div>')
+    longest = sorted(view.lanes, key=lambda lane: -lane.seconds)[:10]
+    if len(longest) > 1:
+        top = longest[0].seconds or 1e-9
+        rows = [
+            [
+                name(lane.node_id),
+                _share(lane.seconds, top),
+                f"{lane.calls:,}",
+                text(duration(lane.seconds)),
+            ]
+            for lane in longest
+        ]
+        body = table(["Node", _SHARE, ">Calls", ">Time in calls"], rows, "Slowest nodes")
+        told = "Time in calls, all attempts together."
+        parts.append(f'<div><h3>Slowest nodes</h3><p class="soft-text">{told}</p>{body}</div>')
+    return f'<div class="two">{"".join(parts)}</div>' if parts else ""
+
+
+#: The head of a column of bars, for those who do not see them.
+_SHARE: Final = '<span class="unseen">Share</span>'
+
+
+def _share(seconds: float, total: float) -> str:
+    width = 100 * seconds / total if total > 0 else 0
+    told = f"{min(width, 100):.0f} %"
+    return (
+        f'<span class="share" style="width:{min(width, 100):.1f}%">'
+        f'<span class="unseen">{told}</span></span>'
+    )
+
+
+def _cycles(view: _View) -> str:
+    """Return the way of a state machine, cycle by cycle."""
+    history = view.report.history
+    if history is None:
+        return ""
+    names = history.names
+    if not names:
+        return ""
+    known = {
+        (each.key, each.node_id): each
+        for node_id in dict.fromkeys(names)
+        for each in view.report.attempts(node_id)
+    }
+    before = history.cycles - len(names)  # a history may be limited
+    numbered = list(enumerate(names, start=max(0, before)))
+    rows = []
+    for number, node_id in numbered[-CYCLES:]:
+        call = known.get((str(number), node_id))
+        took = "" if call is None or call.duration is None else duration(call.duration)
+        told = "" if call is None else state(str(call.state))
+        rows.append([str(number), name(node_id), told, text(took)])
+    left = history.cycles - len(rows)
+    note = f"{left:,} earlier cycles are not shown" if left > 0 else ""
+    if not all(row[2] for row in rows):
+        told = "of earlier cycles of a state, only a database keeps the times"
+        note = f"{note}; {told}" if note else told.capitalize()
+    return _folded_table(["Cycle", "State", "Ended", ">Time"], rows, "Cycles", note, opened=20)
+
+
+def _values(view: _View) -> str:
+    report, room = view.report, view.room
+    parts = []
+    given = [
+        (name(key), room.value(value, 4_000)) for key, value in list(report.inputs.items())[:100]
+    ]
+    hidden = [
+        (name(key), '<span class="soft-text">a secret, which is not recorded</span>')
+        for key, declared in report.graph.inputs.items()
+        if declared.secret and key not in report.inputs
+    ]
+    if given or hidden:
+        parts.append(f"<h3>Inputs</h3>{definitions([*given, *hidden], style='pairs')}")
+    results = []
+    for number, (node_id, value, fault) in enumerate(outputs_of(report)):
+        if number == 50:
+            results.append(("…", "and more"))
+            break
+        shown = (
+            room.value(value, 6_000)
+            if fault is None
+            else f'<span class="soft-text">cannot be shown: {text(fault, 400)}</span>'
+        )
+        results.append((name(node_id), shown))
+    if results:
+        parts.append(f"<h3>Results</h3>{definitions(results, style='pairs')}")
+    if not parts:
+        return ""
+    return "".join(parts)
+
+
+# --- small things ---------------------------------------------------------------------------------
+
+
+def _value_of(report: RunReport, node_id: str) -> tuple[str, bool, Any]:
+    """Return a result in short, whether that is all of it, and the result."""
+    try:
+        value = report.value(node_id)
+    except (DaggerError, KeyError) as error:
+        return f"cannot be shown: {first_line(error, 160)}", True, None
+    told, whole = excerpt(value, 70)
+    return told, whole, value
+
+
+def _shown_input(given: Any, room: _Room, limit: int) -> str:
+    if isinstance(given, DaggerError):
+        return f'<span class="soft-text">{text(first_line(given, 300))}</span>'
+    return room.value(given, limit)
+
+
+def _first(states: Mapping[str, NodeState], most: int) -> list[str]:
+    """Return so many ids, in declaration order: what failed first, then what did not complete."""
+    if len(states) <= most:
+        return list(states)
+    rank = {NodeState.FAILED: 0, NodeState.COMPLETED: 2, NodeState.PENDING: 3}
+    ranked = sorted(states, key=lambda each: rank.get(states[each], 1))[:most]
+    kept = set(ranked)
+    failed = [each for each in ranked if states[each] is NodeState.FAILED]
+    return failed + [
+        each for each in states if each in kept and states[each] is not NodeState.FAILED
+    ]
+
+
+def _counted(states: Mapping[str, NodeState], without: set[str]) -> str:
+    return _listed(Counter(str(each) for key, each in states.items() if key not in without))
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{counts[each]:,} {each}" for each in GLYPHS if counts.get(each))
+
+
+def _folded_table(
+    heads: list[str], rows: list[list[str]], caption: str, note: str, *, opened: int = OPEN
+) -> str:
+    """Return a table whose later rows are folded, and a line below it."""
+    if not rows:
+        return ""
+    found = table(heads, rows[:opened], caption)
+    if len(rows) > opened:
+        rest = table(heads, rows[opened:], f"{caption}, continued")
+        found += fold(f"{len(rows) - opened:,} more", rest)
+    return found + (f'<p class="soft-text">{text(note)}.</p>' if note else "")
+
+
+def _words(status: str) -> str:
+    return str(status).replace("_", " ")
