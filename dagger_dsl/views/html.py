@@ -463,7 +463,7 @@ def _next(view: _View, *, told: bool) -> str:
 def _picture(report: RunReport, room: _Room) -> str:
     many = len(report.graph.nodes)
     room.shapes -= min(many, SHAPES)
-    if many > SHAPES or room.shapes < 0:
+    if room.shapes < 0:
         told = f"{many:,} nodes, too many for a picture; the table shows them."
         return f'<p class="soft-text">{told}</p>'
     svg = picture_to_svg(picture_of_run(report), style=False)
