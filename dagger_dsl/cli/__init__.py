@@ -32,9 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # again from where a run begins.
     gc.disable()
     try:
+        given = sys.argv[1:] if argv is None else argv
+        if given and given[0] == "__complete":  # a shell asks, at each key
+            from dagger_dsl.cli.completion import complete
+
+            return complete(given[1:])
         from dagger_dsl.cli.parser import parse
 
-        arguments = parse(sys.argv[1:] if argv is None else argv)
+        arguments = parse(given)
         from dagger_dsl.cli.commands import call
 
         return call(arguments)

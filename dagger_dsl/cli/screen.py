@@ -64,6 +64,11 @@ class Screen:
         return self.people.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
 
     @property
+    def is_rich(self) -> bool:
+        """Whether tables are drawn and coloured: on a terminal, or where FORCE_COLOR asks."""
+        return self.is_terminal or bool(os.environ.get("FORCE_COLOR"))
+
+    @property
     def console(self) -> Console:
         """Rich's console, loaded on first use."""
         if self._rich is None:
@@ -83,9 +88,24 @@ class Screen:
         """Print what was asked for."""
         self._print(text, sys.stdout)
 
+    def styled(self, text: str, style: str) -> None:
+        """Print a line that was asked for, in a style of rich's where colours are shown."""
+        if not (style and self.is_rich) or self.as_json:
+            self._print(text, sys.stdout)
+            return
+        from rich.text import Text
+
+        self.console.print(Text(printable(text), style=style), soft_wrap=True)
+
     def error(self, text: str) -> None:
-        """Print what went wrong."""
-        self._print(text, sys.stderr)
+        """Print what went wrong; on a terminal its first word stands out."""
+        head = "error:"
+        if text.startswith(head) and _has_colours(sys.stderr):
+            mark = f"\x1b[1;31m{head}\x1b[0m"
+            sys.stderr.write(f"{mark}{printable(text[len(head) :], lines=True)}\n")
+            sys.stderr.flush()
+        else:
+            self._print(text, sys.stderr)
 
     def json(self, content: Any) -> None:
         """Print a JSON document."""
@@ -99,7 +119,7 @@ class Screen:
             rows: For output that is no terminal.
             rich: For a terminal.
         """
-        if rich is not None and self.is_terminal:
+        if rich is not None and self.is_rich:
             self.console.print(rich)
         else:
             self._print(plain_table(rows), self.people)
@@ -136,7 +156,7 @@ class Screen:
             return True
         whole = True
         limit = None if every_node else ROWS
-        if self.is_terminal:
+        if self.is_rich:
             self.console.print(report.to_table(limit))
         else:
             self._print(self._plain_report(report, limit), self.people)
@@ -184,6 +204,15 @@ class Screen:
         for problem in problems:
             severity = "" if problem.severity == "error" else f"{problem.severity}: "
             self.error(f"{problem.place}: {severity}{problem.message}")
+
+
+def _has_colours(stream: TextIO) -> bool:
+    """Whether a stream is shown colours, by the same rules as rich's."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
 
 
 def _took(report: RunReport) -> str:
