@@ -18,6 +18,8 @@ from dagger_dsl.views.plain import cache_to_plain, problem_to_plain
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
+    from dagger_dsl.store.records import RunSummary
+    from dagger_dsl.store.storage import Store
 
 __all__ = ["dot", "explain", "runs", "show", "validate"]
 
@@ -97,13 +99,14 @@ def runs(arguments: argparse.Namespace, screen: Screen) -> int:
     """List recorded runs, the newest first."""
     with existing_store(arguments.db, read_only=True) as store:
         found = store.list_runs(arguments.dag, arguments.status, arguments.limit, arguments.parent)
+        notes = {each.run_id: _note(each, store) for each in found}
     listed: list[Mapping[str, Any]] = [
         {
             "run_id": each.run_id,
             "dag": each.flow_name,
             "status": each.status,
             "created": each.created_at.strftime("%Y-%m-%d %H:%M:%S"),
-            "note": _note(each),
+            "note": notes[each.run_id],
         }
         for each in found
     ]
@@ -138,11 +141,14 @@ def runs(arguments: argparse.Namespace, screen: Screen) -> int:
     return OK
 
 
-def _note(run: Any) -> str:
+def _note(run: RunSummary, store: Store) -> str:
     import json
 
+    from dagger_dsl.engine.remote import RunControl
+
     if run.status == "running" and run.owner is not None:
-        return f"owned by {run.owner}"
+        lives = RunControl(store, run.run_id).is_executed
+        return f"owned by {run.owner}" if lives else f"left by {run.owner}, which died"
     try:
         error = json.loads(run.error) if run.error else {}
     except ValueError:

@@ -157,12 +157,13 @@ def waits_inside(report: RunReport, database: str) -> list[str]:
 def ways_on(report: RunReport, node_id: str, run: RunControl, database: str) -> Iterator[str]:
     """Yield what can be done about a node that has no result, each with the line that does it."""
     state, run_id = report.states()[node_id], report.run_id
-    if state in (NodeState.COMPLETED, NodeState.RUNNING) or report.success:
+    if state is NodeState.COMPLETED or report.success:
         return
     if report.status is RunStatus.RUNNING:
         if run.is_executed:
             yield from _open_lines(report, run, database)
-            yield "the run goes on; watch it by:"
+            again = " and may try it again" if state is NodeState.FAILED else ""
+            yield f"the run goes on{again}; watch it by:"
             yield f"  {command_line(database, 'watch', run_id)}"
             return
         yield "the process that executed the run has died; go on with it by:"

@@ -168,7 +168,7 @@ def _of_command(entry: StoredCommand, requests: Mapping[int, Request]) -> Iterat
     elif "open" in body:
         count = int(body["to"]) - int(body["from"])
         calls = "1 invocation" if count == 1 else f"{count} invocations"
-        yield Entry(None, str(body["open"]), "opened", f"is to make {calls}")
+        yield Entry(None, str(body["open"]), "opened", f"begins {calls}")
     elif isinstance(plain, Mapping):
         who = _who(entry.key, request)
         refused = body.get("refused")
