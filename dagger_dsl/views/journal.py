@@ -169,14 +169,13 @@ def _of_command(entry: StoredCommand, requests: Mapping[int, Request]) -> Iterat
         count = int(body["to"]) - int(body["from"])
         calls = "1 invocation" if count == 1 else f"{count} invocations"
         yield Entry(None, str(body["open"]), "opened", f"begins {calls}")
+    elif "refused" in body:  # of a hook's commands it is not kept which
+        what = "a command" if plain is None else _command(plain)
+        why = first_line(body["refused"]["message"])
+        text = f"refused: {what}{_who(entry.key, request)}: {why}"
+        yield Entry(at, "", "refused", text)
     elif isinstance(plain, Mapping):
-        who = _who(entry.key, request)
-        refused = body.get("refused")
-        text = f"{_command(plain)}{who}"
-        if isinstance(refused, Mapping):
-            yield Entry(at, "", "refused", f"refused: {text}: {first_line(refused['message'])}")
-        else:
-            yield Entry(at, "", "command", text)
+        yield Entry(at, "", "command", f"{_command(plain)}{_who(entry.key, request)}")
 
 
 def _who(key: str | None, request: Request | None) -> str:
