@@ -133,8 +133,11 @@ def _database(url: str, troubles: list[str], artifacts: bool) -> dict[str, Any]:
             facts |= _disk(path, troubles)
         if path is not None and not os.path.exists(path):
             facts["database"] = f"{path}, not there yet"
-            if not os.access(os.path.dirname(path), os.W_OK):
-                troubles.append(f"{os.path.dirname(path)} cannot be written; name another place")
+            folder = os.path.dirname(path)
+            if not os.path.isdir(folder):
+                troubles.append(f"{folder} is no folder; create it, or name another place")
+            elif not os.access(folder, os.W_OK):
+                troubles.append(f"{folder} cannot be written; name another place")
             return facts
         refuse_empty(path)
         with store:

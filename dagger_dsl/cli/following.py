@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Iterator, Sequence
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 from dagger_dsl.cli.common import (
@@ -108,12 +108,12 @@ class _Follower:
 
     def __iter__(self) -> Iterator[News]:
         """Yield news until the run stands still; what is yielded last says how."""
-        after, pause, heard = 0, _LEAST, time.monotonic()
+        after, pause, heard = 0, _LEAST, monotonic()
         before: tuple[str, int] | None = None
         while True:
-            begun = time.monotonic()
+            begun = monotonic()
             news = self.look(after)
-            now = time.monotonic()
+            now = monotonic()
             stand = (news.status, news.epoch)
             if news.last != after or stand != before:
                 pause, heard = _LEAST, now
@@ -128,7 +128,7 @@ class _Follower:
             yield news
             if news.status != "running" or self.left:
                 return
-            time.sleep(max(pause, min((now - begun) / _SHARE, _MOST)))
+            sleep(max(pause, min((now - begun) / _SHARE, _MOST)))
 
 
 # --- logs ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Final
 
 from dagger_dsl.cli.common import OK
 from dagger_dsl.cli.screen import Screen
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import ConfigurationError, visible
 
 __all__ = ["FILES", "init"]
 
@@ -109,15 +109,15 @@ FILES: Final[Mapping[str, str]] = {
 def init(arguments: argparse.Namespace, screen: Screen) -> int:
     """Write a small project into a folder in which none of its files is yet."""
     folder = Path(arguments.folder)
-    _refuse(folder)
     try:
+        _refuse(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in FILES.items():
             # Exclusively: a file that came just now is not overwritten either.
             with open(folder / name, "x", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:
-        path = error.filename or folder
+        path = visible(str(error.filename or folder), 200)
         raise ConfigurationError(
             f"{path} cannot be written: {error.strerror or error}; name another folder"
         ) from error

@@ -245,8 +245,8 @@ class Recorded:
         news = [self._news(last, "running") for last in lasts]
         answers = iter([*news, self._news(lasts[-1], "completed")])
         monkeypatch.setattr(following, "read_news", lambda *_: next(answers))
-        monkeypatch.setattr(following.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(following.time, "sleep", self.sleep)
+        monkeypatch.setattr("dagger_dsl.cli.following.monotonic", lambda: self.now)
+        monkeypatch.setattr("dagger_dsl.cli.following.sleep", self.sleep)
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(round(seconds, 3))
