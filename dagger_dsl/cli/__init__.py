@@ -1,7 +1,8 @@
 """The command ``dagger-dsl``.
 
-`parser` knows the arguments, `sources` loads files and actions, `commands` does the work, `screen`
-shows it. Each is loaded when it is needed, so that ``--help`` costs nothing.
+`parser` knows the arguments and `examples` the lines that its help shows, `sources` loads files and
+actions, `commands` calls the module that does the work, `screen` shows it; `completion` answers a
+shell. Each is loaded when it is needed, so that ``--help`` costs nothing.
 """
 
 from __future__ import annotations

@@ -15,14 +15,14 @@ from dagger_dsl.cli.common import (
     FAILED,
     OK,
     PAUSED,
-    TIMED_OUT,
     existing_store,
     load_run,
     no_run,
     resume_line,
 )
+from dagger_dsl.cli.running import CODES
 from dagger_dsl.cli.screen import Progress, Screen
-from dagger_dsl.cli.steering import question_lines, waits_for, waits_inside
+from dagger_dsl.cli.steering import tell_questions, waits_for, waits_inside
 from dagger_dsl.errors import NodeNotFound, RunNotFound
 from dagger_dsl.store.news import read_news, read_requests
 from dagger_dsl.views.clean import first_line
@@ -47,15 +47,6 @@ _SHARE: Final = 0.1
 
 #: Seconds without news after which it is looked whether the run's process lives.
 _QUIET: Final = 2.0
-
-#: What a run ends with, as `run` and `resume` do.
-_CODES: Final = {
-    "completed": OK,
-    "failed": FAILED,
-    "cancelled": FAILED,
-    "paused": PAUSED,
-    "timed_out": TIMED_OUT,
-}
 
 #: Styles of entries, on a terminal.
 _STYLES: Final = {
@@ -256,7 +247,7 @@ def watch(arguments: argparse.Namespace, screen: Screen) -> int:
                 screen.say(line)
             screen.say("resume it by:")
             screen.say(f"  {resume_line(run_id, database, 'MODULE_OR_FILE')}")
-        return _CODES.get(report.status, FAILED)
+        return CODES.get(report.status, FAILED)
 
 
 def _show(follower: _Follower, stored: StoredRun, database: str, screen: Screen) -> None:
@@ -274,23 +265,13 @@ def _show(follower: _Follower, stored: StoredRun, database: str, screen: Screen)
             for each in course.failures(news):
                 screen.error(each)
             if any(each.state == "waiting" for each in news.attempts):
-                _ask(follower.control, asked, database, screen)
+                tell_questions(follower.control, asked, database, screen)
 
 
 def _grown(stored: StoredRun, commands: Sequence[object], news: News) -> Graph:
     from dagger_dsl.engine.story import graph_now
 
     return graph_now(stored.graph, [*commands, *news.commands])  # type: ignore[list-item]
-
-
-def _ask(run: RunControl, known: set[tuple[str, str, str]], database: str, screen: Screen) -> None:
-    """Show what a run asks while it goes on; *known* are the questions that were shown before."""
-    for each in run.questions():
-        name = (each.node_id, each.key, each.prompt)
-        if name not in known:
-            known.add(name)
-            for line in question_lines(run, each, database):
-                screen.say(line)
 
 
 class _Course:

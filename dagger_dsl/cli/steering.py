@@ -30,6 +30,7 @@ __all__ = [
     "pause",
     "question_lines",
     "reject",
+    "tell_questions",
     "waits_for",
     "waits_for_plain",
     "waits_inside",
@@ -203,6 +204,18 @@ def question_lines(run: Steered, question: OpenQuestion, database: str) -> Itera
     value = "true" if kind == "boolean" else "VALUE"
     yield f"node {question.node_id!r} asks: {question.prompt}{more}"
     yield f"  {command_line(database, 'answer', run.run_id, question.node_id, value, *key)}"
+
+
+def tell_questions(
+    run: Steered, known: set[tuple[str, str, str]], database: str, screen: Screen
+) -> None:
+    """Show what a run asks while it goes on; *known* are the questions that were shown before."""
+    for each in run.questions():
+        name = (each.node_id, each.key, each.prompt)
+        if name not in known:
+            known.add(name)
+            for line in question_lines(run, each, database):
+                screen.say(line)
 
 
 def waits_for_plain(run: Steered) -> dict[str, Any]:
