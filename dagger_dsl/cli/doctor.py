@@ -152,6 +152,7 @@ def _database(url: str, troubles: list[str], artifacts: bool) -> dict[str, Any]:
                 return facts
             if path is not None:
                 facts["journal"] = _journal(store)
+                facts["last use"] = _last_use(store, path)
             facts["writable"] = _writable(store, troubles)
             facts["owners"] = _owners(store, url, troubles)
     except DaggerError as error:
@@ -201,6 +202,19 @@ def _journal(store: Store) -> str:
     wal = f"{store.database.path}-wal"
     size = os.path.getsize(wal) if os.path.exists(wal) else 0
     return f"{mode}, synchronous={store.database.synchronous}, {size:,} bytes in the log"
+
+
+def _last_use(store: Store, path: str) -> str:
+    """Return whether who wrote last closed the file; asked before anything here writes."""
+    from dagger_dsl.store.locks import PRESENCE
+
+    lock = f"{path}-lock"
+    marked = os.path.exists(lock) and os.path.getsize(lock) > 0
+    if not marked:
+        return "closed in order"
+    if store.database.is_locked(PRESENCE):
+        return "in use"
+    return "left without closing; the next process that writes checks the file first"
 
 
 def _writable(store: Store, troubles: list[str]) -> str:

@@ -262,6 +262,8 @@ def _show(follower: _Follower, stored: StoredRun, database: str, screen: Screen)
             commands += news.commands
             for step in course.steps(news):
                 progress.update(*step)
+            if progress.is_unread:  # such as `head`; the run does not need this command
+                raise BrokenPipeError
             for each in course.failures(news):
                 screen.error(each)
             if any(each.state == "waiting" for each in news.attempts):

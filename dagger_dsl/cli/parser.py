@@ -153,6 +153,8 @@ def _command(commands: argparse._SubParsersAction[_Parser], name: str) -> _Parse
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the parsed arguments; ``command`` and ``action`` say what to do."""
     parser = build()
+    if argv and argv[0] == "help":  # as many other commands have it
+        argv = [*argv[1:], "--help"]
     for text in argv:
         if not _is_text(text):
             parser.error(f"an argument is text in UTF-8, not {text!a}")

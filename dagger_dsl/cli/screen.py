@@ -255,6 +255,11 @@ class Progress:
         self._log = _LogLines(screen)
         self.wants_starts = self._live
 
+    @property
+    def is_unread(self) -> bool:
+        """Whether whoever read the lines has gone."""
+        return self._unread
+
     def handle(self, ctx: Any, event: Any) -> None:
         """Take an event: being a hook makes the engine announce starts, nothing more."""
 

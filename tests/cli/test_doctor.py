@@ -64,6 +64,8 @@ def test_runs_whose_process_died_are_a_trouble_with_a_way_on(cli: Cli, folder: P
     assert done.code == 1
     assert "1 run left by a process that died: r-dead" in done.err
     assert "dagger-dsl recover --actions MODULE_OR_FILE" in done.err
+    assert "left without closing" in done.out
+    assert "closed in order" in cli("doctor").out, "the doctor wrote, checked and closed it"
 
 
 def test_runs_that_are_executed_are_none(cli: Cli, folder: Path) -> None:
@@ -74,6 +76,7 @@ def test_runs_that_are_executed_are_none(cli: Cli, folder: Path) -> None:
         facts = json.loads(cli("doctor", "--json").out)
     assert facts["troubles"] == []
     assert facts["owners"].startswith("1 run executed by process ")
+    assert facts["last use"] == "in use"
 
 
 def test_a_network_file_system_and_a_full_disk_are_troubles(

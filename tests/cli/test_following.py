@@ -355,6 +355,23 @@ def test_a_failed_attempt_of_a_run_that_goes_on_is_not_its_end(folder: Path) -> 
 
 
 @pytest.mark.slow
+def test_watching_ends_when_nobody_reads_and_the_run_does_not(folder: Path) -> None:
+    running = spawn(folder, "run", "pipeline.py:busy", "--run-id", "r")
+    wait_for(folder, "held")
+    watching = spawn(folder, "watch", "r")
+    assert watching.stdout is not None
+    watching.stdout.readline()
+    watching.stdout.close()
+    assert watching.wait(60) in (0, 1), "0 where it had written its second line before"
+    assert watching.stderr is not None
+    assert watching.stderr.read() == ""
+    watching.stderr.close()
+    assert status_of(folder, "r") == "running"
+    (folder / "works").touch()
+    assert finish(running).code == 0
+
+
+@pytest.mark.slow
 def test_a_reader_that_has_gone_ends_the_log_quietly(cli: Cli, folder: Path) -> None:
     cli("run", "pipeline.py:good", "--run-id", "r")
     for command in (["logs", "r"], ["watch", "r"], ["explain", "r", "one"], ["completion", "bash"]):

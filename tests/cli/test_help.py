@@ -44,6 +44,12 @@ def test_without_a_command_the_overview_is_shown(cli: Cli) -> None:
     assert "look at runs:" in done.err
 
 
+def test_help_is_a_word_too(cli: Cli) -> None:
+    assert cli("help") == cli("--help")
+    assert cli("help", "db", "prune") == cli("db", "prune", "--help")
+    assert "did you mean 'show'?" in cli("help", "shwo").err
+
+
 def test_every_command_has_examples_in_its_help(cli: Cli) -> None:
     for name in subparsers_of(build()):
         out = cli(name, "--help").out
