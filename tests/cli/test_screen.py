@@ -75,6 +75,7 @@ def colours_in(sent: str) -> bool:
     return any(30 <= code <= 37 or 90 <= code <= 97 for code in codes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["logs", "r"], ["show", "r"], ["runs"], ["show", "nobody"]])
 def test_colours_are_for_terminals_and_for_those_who_ask(
     cli: Cli, folder: Path, command: list[str]
@@ -158,6 +159,7 @@ dag = Graph("\\x1b[5mname", [Node(ID, "\\x1b[31mact")])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [True, False])
 def test_nothing_from_data_commands_the_terminal(folder: Path, terminal: bool) -> None:
     (folder / "hostile.py").write_text(HOSTILE)
