@@ -1,7 +1,8 @@
 """The command ``dagger-dsl``.
 
-`parser` knows the arguments, `sources` loads files and actions, `commands` does the work, `screen`
-shows it. Each is loaded when it is needed, so that ``--help`` costs nothing.
+`parser` knows the arguments and `examples` the lines that its help shows, `sources` loads files and
+actions, `commands` calls the module that does the work, `screen` shows it; `completion` answers a
+shell. Each is loaded when it is needed, so that ``--help`` costs nothing.
 """
 
 from __future__ import annotations
@@ -32,9 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # again from where a run begins.
     gc.disable()
     try:
+        given = sys.argv[1:] if argv is None else argv
+        if given and given[0] == "__complete":  # a shell asks, at each key
+            from dagger_dsl.cli.completion import complete
+
+            return complete(given[1:])
         from dagger_dsl.cli.parser import parse
 
-        arguments = parse(sys.argv[1:] if argv is None else argv)
+        arguments = parse(given)
         from dagger_dsl.cli.commands import call
 
         return call(arguments)

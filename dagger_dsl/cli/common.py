@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shlex
 from collections.abc import Iterator
@@ -58,12 +59,17 @@ def resume_line(run_id: str, database: str, actions: str | None) -> str:
 
 
 @contextmanager
-def existing_store(url: str) -> Iterator[Store]:
+def existing_store(url: str, *, read_only: bool = False) -> Iterator[Store]:
     """Open a database that is there; looking at runs creates none.
+
+    Args:
+        url: Where it is.
+        read_only: The command only looks. A file of an older version is opened as ever then, too:
+            it has to be migrated before anybody can read it.
 
     Raises:
         ConfigurationError: There is no such file.
-        StoreVersionError: The file is empty.
+        StoreVersionError: The file is empty, or of another program or a newer version.
     """
     from dagger_dsl.store.storage import Store
 
@@ -74,8 +80,22 @@ def existing_store(url: str) -> Iterator[Store]:
             f"there is no database at {path}; name the one that has the run by --db"
         )
     refuse_empty(path)
+    if read_only and path is not None:
+        store = _looking(store)
     with store:
         yield store
+
+
+def _looking(store: Store) -> Store:
+    from dagger_dsl.store.storage import Store
+
+    looking = Store(store.url.update_query_dict({"mode": "ro"}))
+    try:
+        looking.init_database()
+    except StoreVersionError:
+        looking.close()
+        return store
+    return looking
 
 
 def refuse_empty(path: str | None) -> None:
@@ -105,9 +125,21 @@ def load_run(store: Store, run_id: str, database: str) -> StoredRun:
         raise no_run(store, run_id, database) from None
 
 
+#: Ids that an unknown one is compared with, and those that are named when none is like it.
+_COMPARED: Final = 1_000
+_NAMED: Final = 3
+
+
 def no_run(store: Store, run_id: str, database: str) -> RunNotFound:
-    """Return the error that there is no such run; it says which command lists them."""
+    """Return the error that there is no such run: what could be meant, and what lists them all."""
+    known = [each.run_id for each in store.list_runs(limit=_COMPARED)]
+    close = difflib.get_close_matches(run_id[:_COMPARED], known, n=1)
+    meant = "; this"
+    if close:
+        meant = f"; did you mean {shown(close[0])}? This"
+    elif known:
+        meant = f"; the newest: {', '.join(shown(each) for each in known[:_NAMED])}. This"
     return RunNotFound(
-        f"{store.database.where} has no run {shown(run_id)}; this lists what there is:\n"
+        f"{store.database.where} has no run {shown(run_id)}{meant} lists what there is:\n"
         f"  {command_line(database, 'runs')}"
     )

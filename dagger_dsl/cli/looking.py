@@ -1,4 +1,4 @@
-"""``validate``, ``dot``, ``runs`` and ``show``: what a workflow is, and what became of its runs."""
+"""``validate``, ``dot``, ``runs``, ``show`` and ``explain``: what a workflow is, and its runs."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.cli.common import OK, STORE, existing_store, load_run, many
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import input_names, load_source
-from dagger_dsl.cli.steering import question_lines, waits_for, waits_for_plain, waits_inside
-from dagger_dsl.errors import ConfigurationError, DaggerError, NodeNotFound, StoreError
-from dagger_dsl.views.plain import duration, node_to_plain, problem_to_plain, shown
+from dagger_dsl.cli.steering import waits_for, waits_for_plain, waits_inside, ways_on
+from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.views.plain import cache_to_plain, problem_to_plain
 
 if TYPE_CHECKING:
-    from dagger_dsl.engine.remote import RunControl
     from dagger_dsl.engine.report import RunReport
+    from dagger_dsl.store.records import RunSummary
+    from dagger_dsl.store.storage import Store
 
-__all__ = ["dot", "runs", "show", "validate"]
+__all__ = ["dot", "explain", "runs", "show", "validate"]
 
 
 def validate(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -89,21 +91,22 @@ def _is_file(text: str) -> bool:
 def _stored(url: str, run_id: str) -> RunReport:
     from dagger_dsl.views.stored import stored_report
 
-    with existing_store(url) as store:
+    with existing_store(url, read_only=True) as store:
         return stored_report(load_run(store, run_id, url), url)
 
 
 def runs(arguments: argparse.Namespace, screen: Screen) -> int:
     """List recorded runs, the newest first."""
-    with existing_store(arguments.db) as store:
+    with existing_store(arguments.db, read_only=True) as store:
         found = store.list_runs(arguments.dag, arguments.status, arguments.limit, arguments.parent)
+        notes = {each.run_id: _note(each, store) for each in found}
     listed: list[Mapping[str, Any]] = [
         {
             "run_id": each.run_id,
             "dag": each.flow_name,
             "status": each.status,
             "created": each.created_at.strftime("%Y-%m-%d %H:%M:%S"),
-            "note": _note(each),
+            "note": notes[each.run_id],
         }
         for each in found
     ]
@@ -130,7 +133,7 @@ def runs(arguments: argparse.Namespace, screen: Screen) -> int:
     rows: list[tuple[object, ...]] = [heads]
     rows += [tuple(run[head] for head in heads) for run in listed]
     rich = None
-    if screen.is_terminal:
+    if screen.is_rich:
         from dagger_dsl.views.tables import runs_table
 
         rich = runs_table(listed)
@@ -138,11 +141,14 @@ def runs(arguments: argparse.Namespace, screen: Screen) -> int:
     return OK
 
 
-def _note(run: Any) -> str:
+def _note(run: RunSummary, store: Store) -> str:
     import json
 
+    from dagger_dsl.engine.remote import RunControl
+
     if run.status == "running" and run.owner is not None:
-        return f"owned by {run.owner}"
+        lives = RunControl(store, run.run_id).is_executed
+        return f"owned by {run.owner}" if lives else f"left by {run.owner}, which died"
     try:
         error = json.loads(run.error) if run.error else {}
     except ValueError:
@@ -155,12 +161,25 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
     from dagger_dsl.engine.remote import RunControl
     from dagger_dsl.views.stored import stored_report
 
-    with existing_store(arguments.db) as store:
+    with existing_store(arguments.db, read_only=True) as store:
         stored = load_run(store, arguments.run_id, arguments.db)
         report = stored_report(stored, arguments.db, store)
         run = RunControl(store, arguments.run_id)
+        if arguments.html is not None:
+            if arguments.node is not None:
+                raise ConfigurationError(
+                    "a page shows a whole run; give --html or --node, not both"
+                )
+            _write_page(report, arguments.html)
+            if screen.as_json:
+                screen.json({"run_id": report.run_id, "written": arguments.html})
+            else:
+                screen.result(f"written: {arguments.html}")
+            return OK
         if arguments.node is not None:
-            return _show_node(report, arguments.node, run, arguments.db, screen)
+            from dagger_dsl.cli.node_page import show_node
+
+            return show_node(report, arguments.node, stored, run, arguments.db, screen)
         waits = report.status in ("paused", "running")
         whole = screen.report(report, every_node=True, more=waits_for_plain(run) if waits else {})
         if not screen.as_json:
@@ -172,42 +191,46 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
         return OK if whole else STORE
 
 
-def _show_node(
-    report: RunReport, node_id: str, run: RunControl, database: str, screen: Screen
-) -> int:
-    if node_id not in report.graph.nodes:
-        raise NodeNotFound(node_id, tuple(report.graph.nodes))
-    node = report.node_reports[node_id]
-    values = report.values
-    value = fault = None
+def _write_page(report: RunReport, path: str) -> None:
     try:
-        value = values.get(node_id)
-    except DaggerError as error:  # a type that only the actions' module knows, a damaged artifact
-        fault = error
-    code = STORE if isinstance(fault, StoreError) else OK
-    if screen.as_json:
-        from dagger_dsl.model.values import to_shown
+        methodcaller("to_html", path)(report)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error}") from error
 
-        content = node_to_plain(node)
-        if node_id in values:
-            content["value"] = to_shown(value)
-            content["value_fault"] = None if fault is None else str(fault)
-        screen.json(content)
-        return code
-    took = "" if node.duration is None else f", {duration(node.duration)}"
-    attempts = many(node.attempts, "attempt")
-    screen.result(f"{node_id}: {node.state}, {attempts}{took}")
-    if node.reason:
-        screen.result(f"reason: {node.reason}")
-    for each in run.questions() if node.state == "waiting" else ():
-        if each.node_id == node_id:
-            screen.result("\n".join(question_lines(run, each, database)))
-    if isinstance(fault, StoreError):
-        screen.error(f"error: {fault}")
-    elif fault is not None:
-        screen.result(f"value not shown: {fault}")
-    elif node_id in values:
-        screen.result(f"value: {shown(value)}")
-    if node.error is not None:
-        screen.result((node.error.traceback or str(node.error)).rstrip())
-    return code
+
+def explain(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Say why a node stands where it stands, and what can be done about it."""
+    from dagger_dsl.engine.remote import RunControl
+    from dagger_dsl.views.stored import stored_report
+
+    run_id, node_id, database = arguments.run_id, arguments.node, arguments.db
+    with existing_store(database, read_only=True) as store:
+        report = stored_report(load_run(store, run_id, database), database, store)
+        told = report.explain(node_id)
+        decision = report.explain_cache(node_id) if _was_looked_up(report, node_id) else None
+        ways = list(ways_on(report, node_id, RunControl(store, run_id), database))
+    node = report.node_reports[node_id]
+    if screen.as_json:
+        screen.json(
+            {
+                "run_id": run_id,
+                "node": node_id,
+                "state": str(node.state),
+                "explanation": told.split("\n"),
+                "cache": None if decision is None else cache_to_plain(decision),
+                "ways_on": ways,
+            }
+        )
+        return OK
+    screen.result(told)
+    if decision is not None:
+        screen.result(f"cache: {decision}")
+    for line in ways:
+        screen.result(line)
+    return OK
+
+
+def _was_looked_up(report: RunReport, node_id: str) -> bool:
+    """Whether results of other runs were looked for, for a node or an invocation of it."""
+    calls = report.invocations(node_id).values()
+    return any(each.cache is not None for each in (report.node_reports[node_id], *calls))

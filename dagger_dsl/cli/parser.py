@@ -1,11 +1,16 @@
-"""Arguments of the command. This module imports argparse alone: ``--help`` has to be quick."""
+"""Arguments of the command. Nothing heavy is imported here: ``--help`` has to be quick."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NoReturn
 
-__all__ = ["DEFAULT_DB", "parse"]
+from dagger_dsl.cli.examples import epilog
+from dagger_dsl.errors import did_you_mean
+
+__all__ = ["DEFAULT_DB", "SHELLS", "build", "parse", "subparsers_of"]
 
 #: Where runs are recorded when nothing else is said: a file in the working directory.
 DEFAULT_DB = "sqlite:dagger_dsl.db"
@@ -16,7 +21,7 @@ exit codes:
   1    the run failed, or was cancelled by one of its own; doctor found trouble;
        whoever executes the run did not take a command in time
   2    a wrong argument, file, graph or input, or a command that does not fit; nothing has run
-  3    the run is paused and waits to be resumed
+  3    the run is paused, or its process died, and it waits to be resumed
   4    the database, its disk or the output is in trouble; the run can be resumed
   70   a fault in dagger-dsl itself; DAGGER_DSL_DEBUG=1 shows where
   124  the run passed its time limit
@@ -24,8 +29,46 @@ exit codes:
             a second signal leaves at once
 
 environment: DAGGER_DSL_MAX_ATTEMPTS=3 and the like set defaults of the configuration;
-NO_COLOR=1 turns colours off; DAGGER_DSL_DEBUG=1 shows the traceback of whatever went wrong.
+NO_COLOR=1 turns colours off, FORCE_COLOR=1 turns them on where the output is no terminal;
+DAGGER_DSL_DEBUG=1 shows the traceback of whatever went wrong.
 """
+
+#: Shells that `completion` knows.
+SHELLS: Final = ("bash", "zsh", "fish")
+
+#: The commands by what people come for, each with what it does.
+_GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
+    "write and run a workflow": {
+        "init": "write a small project that runs",
+        "validate": "say what is wrong with a workflow",
+        "dot": "print a workflow or a run as DOT, or draw it",
+        "run": "run a workflow",
+        "resume": "go on with a recorded run",
+        "recover": "go on with the runs whose process died",
+    },
+    "look at runs": {
+        "runs": "list recorded runs",
+        "show": "show a run, what it waits for, or one of its nodes",
+        "explain": "say why a node is as it is, and what can be done",
+        "logs": "print what happened in a run, in order",
+        "watch": "follow a run that another process executes",
+    },
+    "steer a run": {
+        "pause": "let what runs end, and start nothing more",
+        "cancel": "cancel a run, or a branch of it",
+        "answer": "answer a node that waits for a person",
+        "approve": "let what waits for an approval go on",
+        "reject": "cancel a branch that waits for an approval",
+    },
+    "look after it": {
+        "db": "look after the database",
+        "doctor": "print what this installation is made of, and its troubles",
+        "completion": "print the completions of a shell",
+    },
+}
+_WHAT: Final = {name: what for group in _GROUPS.values() for name, what in group.items()}
+
+_DESCRIPTION = "Run workflows, written as YAML or Python, and look after their runs."
 
 _STEERING = """\
 A run that a process executes takes this within a second, wherever that process was started. One
@@ -51,44 +94,101 @@ class _Parser(argparse.ArgumentParser):
         options.setdefault("allow_abbrev", False)
         super().__init__(*args, **options)  # type: ignore[arg-type]
 
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments, and leave."""
+        self.exit(2, f"error: {message}\n  {self.prog} --help shows how it is called\n")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Leave; what the arguments hold must not command a terminal."""
+        if message:
+            from dagger_dsl.views.clean import printable
+
+            message = printable(message, lines=True)
+        super().exit(status, message)
+
+
+def subparsers_of(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """Return the parsers of a command's own commands by name; nothing where it has none."""
+    for each in parser._actions:
+        if isinstance(each, argparse._SubParsersAction):
+            found: Mapping[str, argparse.ArgumentParser] = each.choices
+            return found
+    return {}
+
+
+def build() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    parser = _Parser(
+        prog="dagger-dsl",
+        usage="dagger-dsl [--help] [--version] COMMAND ...",
+        description=f"{_DESCRIPTION}\n\n{_overview()}",
+        epilog=f"dagger-dsl COMMAND --help shows its options and examples.\n\n{_EPILOG}",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", prog="dagger-dsl", help=argparse.SUPPRESS
+    )
+    for name, add in _ADD.items():
+        add(_command(commands, name))
+    return parser
+
+
+def _overview() -> str:
+    lines = []
+    for title, commands in _GROUPS.items():
+        lines += [f"{title}:", *(f"    {name:10}  {what}" for name, what in commands.items()), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _command(commands: argparse._SubParsersAction[_Parser], name: str) -> _Parser:
+    more = {"run": _EPILOG, "resume": _EPILOG, "recover": _EPILOG}.get(name, "")
+    if name in _GROUPS["steer a run"]:
+        more = _STEERING
+    what = _WHAT[name]
+    return commands.add_parser(
+        name, description=f"{what[0].upper()}{what[1:]}.", epilog=epilog(name, more)
+    )
+
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the parsed arguments; ``command`` and ``action`` say what to do."""
-    parser = _Parser(
-        prog="dagger-dsl",
-        description="Run workflows, written as YAML or Python, and look after their runs.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    _run(commands.add_parser("run", help="run a workflow", epilog=_EPILOG))
-    _resume(commands.add_parser("resume", help="go on with a recorded run", epilog=_EPILOG))
-    _validate(commands.add_parser("validate", help="say what is wrong with a workflow"))
-    _dot(commands.add_parser("dot", help="print a workflow as DOT, or draw it"))
-    _runs(commands.add_parser("runs", help="list recorded runs"))
-    _show(commands.add_parser("show", help="show one recorded run, and what it waits for"))
-    _steering(commands)
-    _recover(
-        commands.add_parser(
-            "recover", help="go on with the runs whose process died", epilog=_EPILOG
-        )
-    )
-    _db(commands.add_parser("db", help="look after the database"))
-    doctor = commands.add_parser("doctor", help="print what this installation is made of")
-    doctor.add_argument(
-        "--artifacts", action="store_true", help="read every artifact of the database and verify it"
-    )
-    _database(doctor)
-    _json(doctor)
+    parser = build()
+    if argv and argv[0] == "help":  # as many other commands have it
+        argv = [*argv[1:], "--help"]
     for text in argv:
         if not _is_text(text):
             parser.error(f"an argument is text in UTF-8, not {text!a}")
+    _refuse_unknown(parser, argv)
     arguments = parser.parse_args(argv)
     if arguments.version:
         arguments.command = "version"
     elif arguments.command is None:
-        parser.error(f"a command is needed: {', '.join(commands.choices)}")
+        if not argv:
+            parser.print_help(sys.stderr)
+            parser.exit(2)
+        parser.error(f"a command is needed: {', '.join(subparsers_of(parser))}")
     return arguments
+
+
+def _refuse_unknown(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Refuse commands and options that there are not, and say which could be meant.
+
+    An option's value never begins with ``--`` but behind a ``=``, so each such word is an option.
+    """
+    for place, word in enumerate(argv):
+        below = subparsers_of(parser)
+        if word == "--":
+            return
+        if word.startswith("--"):
+            name = word.partition("=")[0]
+            known = [each for each in parser._option_string_actions if each.startswith("--")]
+            if name not in known and " " not in word:
+                parser.error(f"there is no option {name!r}{did_you_mean(name, known)}")
+        elif below and not word.startswith("-"):
+            if word not in below:
+                what = "command" if not place else f"command of {argv[place - 1]}"
+                parser.error(f"there is no {what} {word!r}{did_you_mean(word, below)}")
+            parser = below[word]
 
 
 def _is_text(text: str) -> bool:
@@ -200,37 +300,95 @@ def _runs(parser: argparse.ArgumentParser) -> None:
 
 def _show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_id", metavar="RUN_ID")
-    parser.add_argument("--node", metavar="ID", help="one node: its value, its error, its attempts")
+    parser.add_argument(
+        "--node", metavar="ID", help="one node: its inputs, attempts, value and error"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write the run as a page for a browser")
     _database(parser)
     _json(parser)
 
 
-def _steering(commands: argparse._SubParsersAction[_Parser]) -> None:
-    pause = _steered(commands, "pause", "let what runs end, and start nothing more")
-    cancel = _steered(commands, "cancel", "cancel a run, or a branch of it")
-    for each in (pause, cancel):
-        each.add_argument("--branch", metavar="B", help="only this branch: a node's id, or a label")
-    answer = _steered(commands, "answer", "answer a node that waits for a person")
-    answer.add_argument("node", metavar="NODE")
-    answer.add_argument("value", metavar="VALUE", help="JSON, else a text")
-    answer.add_argument("--key", default="default", help="which invocation of a mapped node")
-    approve = _steered(commands, "approve", "let what waits for an approval go on")
-    reject = _steered(commands, "reject", "cancel a branch that waits for an approval")
-    for each in (approve, reject):
-        each.add_argument("branch", metavar="BRANCH", help="a node's id, or a label")
-    for each in (pause, cancel, reject):
-        each.add_argument("--reason", metavar="T", help="kept with what is paused or cancelled")
-    for each in (answer, approve, reject):
-        each.add_argument("--by", metavar="NAME", help="who says so, for the record")
-    for each in (pause, cancel, answer, approve, reject):
-        _database(each)
-        _json(each)
-
-
-def _steered(commands: argparse._SubParsersAction[_Parser], name: str, text: str) -> _Parser:
-    parser = commands.add_parser(name, help=text, description=f"{text}.", epilog=_STEERING)
+def _explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_id", metavar="RUN_ID")
-    return parser
+    parser.add_argument("node", metavar="NODE")
+    _database(parser)
+    _json(parser)
+
+
+def _logs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_id", metavar="RUN_ID")
+    parser.add_argument("--node", metavar="ID", help="what happened to one node")
+    parser.add_argument(
+        "--follow", "-f", action="store_true", help="go on until the run stands still"
+    )
+    _database(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON list; with --follow an object a line"
+    )
+
+
+def _watch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_id", metavar="RUN_ID")
+    _database(parser)
+    _json(parser)
+    parser.add_argument("--quiet", "-q", action="store_true", help="print errors only")
+
+
+def _init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        nargs="?",
+        default=".",
+        help="where; made when it is missing (default: this folder)",
+    )
+    _json(parser)
+
+
+def _completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+
+
+def _pause(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_id", metavar="RUN_ID")
+    parser.add_argument("--branch", metavar="B", help="only this branch: a node's id, or a label")
+    _end_of_steering(parser, reason=True)
+
+
+def _answer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_id", metavar="RUN_ID")
+    parser.add_argument("node", metavar="NODE")
+    parser.add_argument("value", metavar="VALUE", help="JSON, else a text")
+    parser.add_argument("--key", default="default", help="which invocation of a mapped node")
+    _by(parser)
+    _database(parser)
+    _json(parser)
+
+
+def _approve(parser: argparse.ArgumentParser) -> None:
+    _approval(parser, reason=False)
+
+
+def _reject(parser: argparse.ArgumentParser) -> None:
+    _approval(parser, reason=True)
+
+
+def _approval(parser: argparse.ArgumentParser, *, reason: bool) -> None:
+    parser.add_argument("run_id", metavar="RUN_ID")
+    parser.add_argument("branch", metavar="BRANCH", help="a node's id, or a label")
+    _by(parser)
+    _end_of_steering(parser, reason=reason)
+
+
+def _end_of_steering(parser: argparse.ArgumentParser, *, reason: bool) -> None:
+    if reason:
+        parser.add_argument("--reason", metavar="T", help="kept with what is paused or cancelled")
+    _database(parser)
+    _json(parser)
+
+
+def _by(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--by", metavar="NAME", help="who says so, for the record")
 
 
 def _recover(parser: argparse.ArgumentParser) -> None:
@@ -241,21 +399,66 @@ def _recover(parser: argparse.ArgumentParser) -> None:
 
 def _db(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    stats = actions.add_parser("stats", help="print sizes and numbers of rows")
-    prune = actions.add_parser("prune", help="delete old runs that have ended, and what they left")
-    prune.add_argument(
-        "--older-than", type=_days, metavar="DAYS", help="runs that ended so many days ago"
-    )
-    prune.add_argument(
-        "--keep-last", type=_whole, metavar="N", help="but keep the newest N runs of each graph"
-    )
-    prune.add_argument("--dry-run", action="store_true", help="say what would be deleted")
-    backup = actions.add_parser("backup", help="copy the database, also while runs go on")
-    backup.add_argument("path", metavar="PATH")
-    vacuum = actions.add_parser("vacuum", help="give free space back to the disk")
-    for each in (stats, prune, backup, vacuum):
+    for name, what in _UPKEEP.items():
+        each = actions.add_parser(
+            name, help=what, description=f"{what.capitalize()}.", epilog=epilog(f"db {name}")
+        )
+        if name == "prune":
+            _prune(each)
+        elif name == "backup":
+            each.add_argument("path", metavar="PATH")
         _database(each)
         _json(each)
+
+
+_UPKEEP: Final = {
+    "stats": "print sizes and numbers of rows",
+    "prune": "delete old runs that have ended, and what they left",
+    "backup": "copy the database, also while runs go on",
+    "vacuum": "give free space back to the disk",
+}
+
+
+def _prune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--older-than", type=_days, metavar="DAYS", help="runs that ended so many days ago"
+    )
+    parser.add_argument(
+        "--keep-last", type=_whole, metavar="N", help="but keep the newest N runs of each graph"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be deleted")
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--artifacts", action="store_true", help="read every artifact of the database and verify it"
+    )
+    _database(parser)
+    _json(parser)
+
+
+#: The parser of each command, in the order in which the help names them.
+_ADD: Final[Mapping[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "init": _init,
+    "validate": _validate,
+    "dot": _dot,
+    "run": _run,
+    "resume": _resume,
+    "recover": _recover,
+    "runs": _runs,
+    "show": _show,
+    "explain": _explain,
+    "logs": _logs,
+    "watch": _watch,
+    "pause": _pause,
+    "cancel": _pause,
+    "answer": _answer,
+    "approve": _approve,
+    "reject": _reject,
+    "db": _db,
+    "doctor": _doctor,
+    "completion": _completion,
+}
 
 
 def _count(text: str) -> int:

@@ -35,7 +35,7 @@ from dagger_dsl.cli.sources import (
     missing_inputs,
     read_inputs,
 )
-from dagger_dsl.cli.steering import question_lines, waits_for, waits_for_plain, waits_inside
+from dagger_dsl.cli.steering import tell_questions, waits_for, waits_for_plain, waits_inside
 from dagger_dsl.errors import (
     ConfigurationError,
     DaggerError,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from dagger_dsl.store.runs import StoredRun
     from dagger_dsl.store.storage import Store
 
-__all__ = ["recover", "resume", "run"]
+__all__ = ["CODES", "recover", "resume", "run"]
 
 #: Exit codes by the status of a run.
 CODES: Final = {
@@ -278,7 +278,7 @@ def _watch(
         signals.guard(handle)
         known: set[tuple[str, str, str]] = set()
         while not handle.wait(0.5):
-            _ask(handle, known, arguments, screen)
+            tell_questions(handle, known, arguments.db, screen)
             if signals.overdue(grace + BEYOND_GRACE):
                 screen.error("a node did not end within the grace time; leaving it behind")
                 signals.leave()
@@ -290,21 +290,6 @@ def _watch(
     if report.status != "completed":
         screen.failure(report)
     return signals.code or CODES[report.status], handle
-
-
-def _ask(
-    handle: RunHandle,
-    known: set[tuple[str, str, str]],
-    arguments: argparse.Namespace,
-    screen: Screen,
-) -> None:
-    """Show what a run asks while it goes on; *known* are the questions that were shown before."""
-    for each in handle.questions():
-        name = (each.node_id, each.key, each.prompt)
-        if name not in known:
-            known.add(name)
-            for line in question_lines(handle, each, arguments.db):
-                screen.say(line)
 
 
 def _tell(

@@ -64,6 +64,11 @@ class Screen:
         return self.people.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
 
     @property
+    def is_rich(self) -> bool:
+        """Whether tables are drawn and coloured: on a terminal, or where FORCE_COLOR asks."""
+        return self.is_terminal or bool(os.environ.get("FORCE_COLOR"))
+
+    @property
     def console(self) -> Console:
         """Rich's console, loaded on first use."""
         if self._rich is None:
@@ -83,9 +88,24 @@ class Screen:
         """Print what was asked for."""
         self._print(text, sys.stdout)
 
+    def styled(self, text: str, style: str) -> None:
+        """Print a line that was asked for, in a style of rich's where colours are shown."""
+        if not (style and self.is_rich) or self.as_json:
+            self._print(text, sys.stdout)
+            return
+        from rich.text import Text
+
+        self.console.print(Text(printable(text), style=style), soft_wrap=True)
+
     def error(self, text: str) -> None:
-        """Print what went wrong."""
-        self._print(text, sys.stderr)
+        """Print what went wrong; on a terminal its first word stands out."""
+        head = "error:"
+        if text.startswith(head) and _has_colours(sys.stderr):
+            mark = f"\x1b[1;31m{head}\x1b[0m"
+            sys.stderr.write(f"{mark}{printable(text[len(head) :], lines=True)}\n")
+            sys.stderr.flush()
+        else:
+            self._print(text, sys.stderr)
 
     def json(self, content: Any) -> None:
         """Print a JSON document."""
@@ -99,7 +119,7 @@ class Screen:
             rows: For output that is no terminal.
             rich: For a terminal.
         """
-        if rich is not None and self.is_terminal:
+        if rich is not None and self.is_rich:
             self.console.print(rich)
         else:
             self._print(plain_table(rows), self.people)
@@ -136,7 +156,7 @@ class Screen:
             return True
         whole = True
         limit = None if every_node else ROWS
-        if self.is_terminal:
+        if self.is_rich:
             self.console.print(report.to_table(limit))
         else:
             self._print(self._plain_report(report, limit), self.people)
@@ -186,6 +206,15 @@ class Screen:
             self.error(f"{problem.place}: {severity}{problem.message}")
 
 
+def _has_colours(stream: TextIO) -> bool:
+    """Whether a stream is shown colours, by the same rules as rich's."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+
+
 def _took(report: RunReport) -> str:
     """Return how long a run took; of one that has no end, when it began is all that is known."""
     if report.status == "running" and report.started_at is not None:
@@ -225,6 +254,11 @@ class Progress:
         self._task: Any = None
         self._log = _LogLines(screen)
         self.wants_starts = self._live
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether whoever read the lines has gone."""
+        return self._unread
 
     def handle(self, ctx: Any, event: Any) -> None:
         """Take an event: being a hook makes the engine announce starts, nothing more."""

@@ -15,6 +15,7 @@ from dagger_dsl.cli.common import OK, command_line, existing_store, no_run, resu
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import read_value
 from dagger_dsl.errors import InputValidationError, RunNotFound
+from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import MISSING, to_shown
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ __all__ = [
     "pause",
     "question_lines",
     "reject",
+    "tell_questions",
     "waits_for",
     "waits_for_plain",
     "waits_inside",
+    "ways_on",
 ]
 
 
@@ -152,6 +155,31 @@ def waits_inside(report: RunReport, database: str) -> list[str]:
         return [line for each in paused for line in waits_for(RunControl(store, each), database)]
 
 
+def ways_on(report: RunReport, node_id: str, run: RunControl, database: str) -> Iterator[str]:
+    """Yield what can be done about a node that has no result, each with the line that does it."""
+    state, run_id = report.states()[node_id], report.run_id
+    if state is NodeState.COMPLETED or report.success:
+        return
+    if report.status is RunStatus.RUNNING:
+        if run.is_executed:
+            yield from _open_lines(report, run, database)
+            again = " and may try it again" if state is NodeState.FAILED else ""
+            yield f"the run goes on{again}; watch it by:"
+            yield f"  {command_line(database, 'watch', run_id)}"
+            return
+        yield "the process that executed the run has died; go on with it by:"
+    elif report.status is RunStatus.PAUSED:
+        yield from _open_lines(report, run, database)
+        yield "the run is paused; go on with it by:"
+    else:
+        yield f"the run is {report.status}; what failed is tried again by:"
+    yield f"  {resume_line(run_id, database, 'MODULE_OR_FILE')}"
+
+
+def _open_lines(report: RunReport, run: RunControl, database: str) -> list[str]:
+    return [*waits_for(run, database), *waits_inside(report, database)]
+
+
 def _runs_in(report: RunReport) -> Iterator[RunReport]:
     todo = list(report.nested.values())[::-1]
     while todo:
@@ -176,6 +204,18 @@ def question_lines(run: Steered, question: OpenQuestion, database: str) -> Itera
     value = "true" if kind == "boolean" else "VALUE"
     yield f"node {question.node_id!r} asks: {question.prompt}{more}"
     yield f"  {command_line(database, 'answer', run.run_id, question.node_id, value, *key)}"
+
+
+def tell_questions(
+    run: Steered, known: set[tuple[str, str, str]], database: str, screen: Screen
+) -> None:
+    """Show what a run asks while it goes on; *known* are the questions that were shown before."""
+    for each in run.questions():
+        name = (each.node_id, each.key, each.prompt)
+        if name not in known:
+            known.add(name)
+            for line in question_lines(run, each, database):
+                screen.say(line)
 
 
 def waits_for_plain(run: Steered) -> dict[str, Any]:

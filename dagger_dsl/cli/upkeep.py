@@ -1,4 +1,4 @@
-"""``db`` and ``doctor``: looking after a database and an installation."""
+"""``db``, ``doctor`` and the like: looking after a database, an installation, a shell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dagger_dsl.errors import ConfigurationError
 if TYPE_CHECKING:
     from dagger_dsl.store.storage import Store
 
-__all__ = ["db", "doctor", "version"]
+__all__ = ["completion", "db", "doctor", "version"]
 
 
 def db(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -84,11 +84,20 @@ def doctor(arguments: argparse.Namespace, screen: Screen) -> int:
     if screen.as_json:
         screen.json({**facts, "troubles": troubles})
     else:
+        width = max(map(len, facts)) + 1
         for name, value in facts.items():
-            screen.result(f"{name}: {value}")
+            screen.result(f"{f'{name}:':{width}} {value}")
         for trouble in troubles:
             screen.error(f"trouble: {trouble}")
     return FAILED if troubles else OK
+
+
+def completion(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Print the script that completes the command in a shell."""
+    from dagger_dsl.cli.completion import SCRIPTS
+
+    screen.result(SCRIPTS[arguments.shell].rstrip())
+    return OK
 
 
 def version(_arguments: argparse.Namespace, screen: Screen) -> int:

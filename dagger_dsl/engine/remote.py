@@ -199,6 +199,11 @@ class RunControl(Steered):
             )
         return _Stand(row.flow_name, row.status)
 
+    @property
+    def is_executed(self) -> bool:
+        """Whether a process executes the run; one on another host counts as alive."""
+        return self._is_owned()
+
     def _is_owned(self) -> bool:
         """Whether a process executes the run; one on another host counts as alive."""
         seen = self._liveness.look([self.run_id]).get(self.run_id)

@@ -401,6 +401,21 @@ class Database:
         self._check_writable()
         return self._memory_locks if self.path is None else self._locking(self.path)
 
+    def is_locked(self, offset: int) -> bool:
+        """Whether anybody holds a lock; nothing is taken, or made, to see that.
+
+        Where the lock file cannot be opened nobody can tell, and it counts as held.
+        """
+        self.open(reading=True)
+        if self.path is None:
+            return self._memory_locks.is_locked(offset)
+        if not os.path.exists(f"{self.path}-lock"):
+            return False
+        try:
+            return self._locking(self.path).is_locked(offset)
+        except StoreReadOnly:
+            return True
+
     def _locking(self, path: str) -> LockFile:
         with self._opening:
             self.check_usable()

@@ -72,7 +72,7 @@ class Liveness:
 
     def holds_lock(self, run_id: str, epoch: int) -> bool:
         """Whether a process of this host holds the lock of an ownership; a stopped one does."""
-        return self._database.locking().is_locked(run_offset(run_id, epoch))
+        return self._database.is_locked(run_offset(run_id, epoch))
 
     def unmoved(self, seen: Mapping[str, Ownership]) -> set[str]:
         """Watch all these runs together, for one lease; return those whose rows did not change.

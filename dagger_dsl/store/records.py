@@ -216,8 +216,13 @@ class StoredRun:
     @property
     def released(self) -> list[list[int]]:
         """The lists of slots that commits started, in order."""
+        return [slots for _, slots in self.releases]
+
+    @property
+    def releases(self) -> list[tuple[int, list[int]]]:
+        """The same, each with the place of the first entry of its commit."""
         rows = ((node.row[3], node.row[11]) for node in self.attempts if node.row[11] is not None)
-        return [orjson.loads(text) for _, text in sorted([*rows, *self._releases])]
+        return [(seq, orjson.loads(text)) for seq, text in sorted([*rows, *self._releases])]
 
     @property
     def history(self) -> list[StoredNode | StoredCommand]:

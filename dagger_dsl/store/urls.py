@@ -11,16 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from dagger_dsl.errors import ConfigurationError, DaggerError, MissingExtra, did_you_mean
+from dagger_dsl.store.peek import DRIVER as _DRIVER
+from dagger_dsl.store.peek import MEMORY, SCHEME, path_in
 
 __all__ = ["MEMORY", "SYNCHRONOUS", "is_memory", "missing_driver", "normalize_url"]
 
-MEMORY = ":memory:"
 SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
 
 POSTGRESQL = "postgresql+psycopg"
 
-_DRIVER = "sqlite+pysqlite"
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]+)://", re.ASCII)
 _HELP = "write for example 'sqlite:state.db', 'sqlite::memory:' or 'postgresql+psycopg://...'"
 
 
@@ -45,13 +44,13 @@ def normalize_url(text: str | os.PathLike[str] | sa.URL) -> sa.URL:
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise ConfigurationError(f"{text!r} is no database URL; {_HELP}")
     text = text.strip()
-    scheme = _SCHEME.match(text)
+    scheme = SCHEME.match(text)
     if scheme is not None and scheme[1].partition("+")[0] not in ("sqlite", "file"):
         return _foreign(text)
     if scheme is not None and "+" in scheme[1] and scheme[1] != _DRIVER:
         raise ConfigurationError(f"{text!r}: the SQLite driver is {_DRIVER}, not {scheme[1]}")
     body, _, options = text.partition("?")
-    return _sqlite(_path(body), _options(options, text), text)
+    return _sqlite(path_in(body), _options(options, text), text)
 
 
 def is_memory(url: sa.URL) -> bool:
@@ -87,19 +86,6 @@ def missing_driver(url: sa.URL) -> DaggerError:
         f"the driver of {url.drivername} is not installed; write {POSTGRESQL}:// and install "
         "dagger-dsl[postgres], or install that driver"
     )
-
-
-def _path(body: str) -> str:
-    """Strip the scheme; as in SQLAlchemy three slashes are relative and four absolute."""
-    for head in (f"{_DRIVER}:", "sqlite:", "file:"):
-        if body.lower().startswith(head):
-            rest = body[len(head) :]
-            if rest.startswith("///"):
-                return rest[3:] or MEMORY
-            if rest.startswith("//"):
-                return rest[2:] or MEMORY
-            return rest
-    return body
 
 
 def _options(query: str, text: str) -> dict[str, str]:

@@ -16,9 +16,11 @@ from dagger_dsl.views.clean import first_line, printable
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
     from dagger_dsl.errors import Problem
+    from dagger_dsl.model.caching import CacheDecision
 
 __all__ = [
     "Output",
+    "cache_to_plain",
     "duration",
     "node_to_plain",
     "note_of",
@@ -218,6 +220,19 @@ def node_to_plain(report: NodeReport) -> dict[str, Any]:
         "error": None
         if error is None
         else {"type": error.type, "message": error.message, "traceback": error.traceback},
+    }
+
+
+def cache_to_plain(decision: CacheDecision) -> dict[str, Any]:
+    """Return what came of looking for the result of another run as JSON types."""
+    return {
+        "hit": decision.hit,
+        "reason": decision.reason,
+        "key": decision.key,
+        "version": decision.version,
+        "input_hash": decision.input_hash,
+        "made_at": _moment(decision.made_at),
+        "run_id": decision.run_id,
     }
 
 

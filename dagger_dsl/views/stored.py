@@ -48,7 +48,11 @@ def stored_report(
         history, latest = StoredHistory(graph, stored), latest_cycles(stored)
         sinks = () if history.current is None else (history.current,)
 
+    begun = _begun(stored, latest)
+
     def state(node_id: str) -> NodeState:
+        if node_id in begun:
+            return NodeState.RUNNING
         return NodeState(latest[node_id].state) if node_id in latest else NodeState.PENDING
 
     def states() -> Mapping[str, NodeState]:
@@ -57,8 +61,11 @@ def stored_report(
     def node(node_id: str) -> NodeReport:
         known = latest.get(node_id)
         if known is None:
-            return NodeReport(node_id, NodeState.PENDING)
+            state = NodeState.RUNNING if node_id in begun else NodeState.PENDING
+            return NodeReport(node_id, state)
         found = _node_report(known)
+        if node_id in begun:
+            return attrs.evolve(found, state=NodeState.RUNNING)
         if found.state is not NodeState.WAITING:
             return found
         reason = f"waits for a person: {asked.get((node_id, known.key), '')}"
@@ -114,6 +121,29 @@ def stored_report(
         config=stored.config,
         attempts=lambda node_id: all_attempts().get(node_id, []),
     )
+
+
+def _begun(stored: StoredRun, latest: Mapping[str, StoredNode]) -> set[str]:
+    """Return the nodes that were started in a run that goes on, and have not ended since.
+
+    Of those that commands added, and of the states of a machine, the record does not say it.
+    """
+    graph = stored.graph
+    if stored.status != RunStatus.RUNNING or graph.machine is not None:
+        return set()
+    started: dict[int, int] = {}
+    for seq, slots in stored.releases:
+        started |= dict.fromkeys(slots, seq)
+    begun = set()
+    for slot, node_id in enumerate(graph.nodes):  # slots are numbered as nodes are declared
+        known, since = latest.get(node_id), started.get(slot)
+        if since is None:
+            continue
+        # The first entry of a commit holds its starts: it may be the failure that is tried again.
+        again = known is not None and known.state == NodeState.FAILED and known.seq == since
+        if known is None or known.seq < since or again:
+            begun.add(node_id)
+    return begun
 
 
 def nested_reports(

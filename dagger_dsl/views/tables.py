@@ -33,6 +33,10 @@ STYLES: Final[Mapping[str, str]] = {
 }
 
 
+#: Characters of an id that is not folded.
+_WHOLE: Final = 40
+
+
 def report_table(report: RunReport, limit: int | None = None) -> Table:
     """Return a run's nodes as a table; those of nested runs are indented below their node.
 
@@ -100,13 +104,16 @@ def runs_table(runs: Iterable[Mapping[str, Any]]) -> Table:
         runs: Mappings with ``run_id``, ``dag``, ``status``, ``created`` and ``nodes``; what is
             None or missing stays empty.
     """
+    listed = list(runs)
+    longest = max((len(printable(run["run_id"])) for run in listed), default=0)
     table = Table()
-    table.add_column("run", overflow="fold")
+    # People copy ids, so they stay in one piece unless nothing else would have room.
+    table.add_column("run", overflow="fold", no_wrap=longest <= _WHOLE)
     table.add_column("dag", overflow="fold")
     table.add_column("status", no_wrap=True)
     table.add_column("created", no_wrap=True)
     table.add_column("note", overflow="fold")
-    for run in runs:
+    for run in listed:
         table.add_row(
             Text(printable(run["run_id"])),
             Text(printable(run["dag"])),

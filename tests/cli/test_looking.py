@@ -184,7 +184,10 @@ def test_a_run_is_shown_without_its_code(cli: Cli, folder: Path) -> None:
 def test_one_node_of_a_run_is_shown_with_its_value(cli: Cli) -> None:
     cli("run", "pipeline.py:bad", "--run-id", "r1")
     done = cli("show", "r1", "--node", "one")
-    assert re.fullmatch(r"one: completed, 1 attempt, [\d.]+ [mµ]s\nvalue: 1\n", done.out)
+    assert re.fullmatch(
+        r"one: completed, 1 attempt, [\d.]+ [mµ]s\nstarted: [\d-]+ [\d:.]+ UTC\nvalue: 1\n",
+        done.out,
+    )
     failed = cli("show", "r1", "--node", "fickle").out
     assert "fickle: failed, 1 attempt" in failed
     assert "ValueError: not yet" in failed

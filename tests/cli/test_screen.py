@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import re
@@ -69,6 +70,55 @@ def test_no_color_is_respected(folder: Path) -> None:
     assert all(int(code or 0) < 30 for style in STYLES.findall(sent) for code in style.split(";"))
 
 
+def colours_in(sent: str) -> bool:
+    codes = {int(code or 0) for style in STYLES.findall(sent) for code in style.split(";")}
+    return any(30 <= code <= 37 or 90 <= code <= 97 for code in codes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["logs", "r"], ["show", "r"], ["runs"], ["show", "nobody"]])
+def test_colours_are_for_terminals_and_for_those_who_ask(
+    cli: Cli, folder: Path, command: list[str]
+) -> None:
+    (folder / "retrying.py").write_text(
+        "from dagger_dsl import DAG, NodeCtx, RetryPolicy, action\n"
+        "@action(retry=RetryPolicy(max_attempts=2, base_delay=0.01))\n"
+        "def flaky(ctx: NodeCtx) -> int:\n"
+        "    return 1 // (ctx.attempt - 1)\n"
+        "with DAG('retrying') as dag:\n"
+        "    flaky()\n"
+    )
+    cli("run", "retrying.py", "--run-id", "r")
+    piped = finish(spawn(folder, *command))
+    assert "\x1b" not in piped.out + piped.err
+    asked = finish(spawn(folder, *command, FORCE_COLOR="1", TERM="xterm-256color"))
+    assert colours_in(asked.out + asked.err)
+    never = finish(spawn(folder, *command, FORCE_COLOR="1", NO_COLOR="1", TERM="xterm-256color"))
+    assert not colours_in(never.out + never.err)
+    _, sent = on_terminal(folder, *command)
+    assert colours_in(sent)
+    _, sent = on_terminal(folder, *command, NO_COLOR="1")
+    assert not colours_in(sent)
+    _, sent = on_terminal(folder, *command, TERM="dumb")
+    assert "\x1b" not in sent
+
+
+@pytest.mark.parametrize("command", [["show", "r"], ["logs", "r"], ["runs"]])
+def test_json_has_no_colours_even_where_they_are_asked_for(
+    cli: Cli, folder: Path, command: list[str]
+) -> None:
+    cli("run", "pipeline.py:bad", "--run-id", "r")
+    done = finish(spawn(folder, *command, "--json", FORCE_COLOR="1", TERM="xterm-256color"))
+    assert "\x1b" not in done.out
+    json.loads(done.out)
+
+
+def test_no_live_display_is_forced_into_a_pipe(folder: Path) -> None:
+    done = finish(spawn(folder, "run", "pipeline.py:good", FORCE_COLOR="1", TERM="xterm-256color"))
+    assert "[2/2] double: completed" in done.out
+    assert "\x1b[?25l" not in done.out
+
+
 def test_a_dumb_terminal_gets_plain_lines(folder: Path) -> None:
     _, sent = on_terminal(folder, "run", "pipeline.py:good", TERM="dumb")
     assert "\x1b" not in sent
@@ -93,6 +143,8 @@ def test_elsewhere_there_are_plain_lines_and_rich_is_not_loaded(folder: Path) ->
     assert "loaded = []" in done.out
 
 
+HOSTILE_ID = "\x1b]0;owned\x07\x1b[2J[red]x[/red]\u202e"
+
 HOSTILE = """\
 from dagger_dsl import DAG, Graph, Node, action
 from dagger_dsl.model.graph import Input
@@ -107,6 +159,7 @@ dag = Graph("\\x1b[5mname", [Node(ID, "\\x1b[31mact")])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [True, False])
 def test_nothing_from_data_commands_the_terminal(folder: Path, terminal: bool) -> None:
     (folder / "hostile.py").write_text(HOSTILE)
@@ -114,6 +167,17 @@ def test_nothing_from_data_commands_the_terminal(folder: Path, terminal: bool) -
         ["run", "hostile.py:dag", "--run-id", "\x1b[6nrun"],
         ["runs"],
         ["show", "\x1b[6nrun"],
+        ["logs", "\x1b[6nrun"],
+        ["logs", "\x1b[6nrun", "--follow", "--json"],
+        ["watch", "\x1b[6nrun"],
+        ["explain", "\x1b[6nrun", HOSTILE_ID],
+        ["show", "\x1b[6nrun", "--node", HOSTILE_ID],
+        ["explain", "\x1b[6nrun", "\x1b[31mnobody"],
+        ["show", "\x1b[6nnobody"],
+        ["\x1b[31mcommand"],
+        ["run", "--\x1b[31moption"],
+        ["__complete", "fish", "show", ""],
+        ["doctor", "--db", "sqlite:\x1b[31m.db"],
         ["validate", "hostile.py:dag"],
         ["run", "\x1b[31mmissing.yaml"],
     ]
