@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from dagger_dsl.errors import DaggerError, NotExecuted
+from dagger_dsl.engine.bindings import Bound, bound_inputs
 from dagger_dsl.model.context import DEFAULT_KEY
-from dagger_dsl.model.graph import RESULT
 from dagger_dsl.model.states import NodeState
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.attempts import AttemptReport
     from dagger_dsl.engine.error_info import ErrorInfo
     from dagger_dsl.engine.report import NodeReport, RunReport
-    from dagger_dsl.model.graph import Input
 
-__all__ = ["Failure", "failures_of", "inputs_of"]
+__all__ = ["Failure", "failures_of"]
 
 
 @attrs.frozen
@@ -40,11 +38,9 @@ class Failure:
         """What it failed with."""
         return self.node.error
 
-    def inputs(self) -> list[tuple[str, Any]]:
-        """Return what it was called with by parameter; see `inputs_of`."""
-        if self.report.graph.machine is not None:
-            return []  # a state is called with what came before it, which is not there any more
-        return inputs_of(self.report, self.node.node_id, self.node.key)
+    def inputs(self) -> list[Bound]:
+        """Return what it was called with; see `bound_inputs`."""
+        return bound_inputs(self.report, self.node.node_id, self.node.key)
 
     def earlier(self) -> list[AttemptReport]:
         """Return the attempts before the last one."""
@@ -88,52 +84,3 @@ def _inside(path: tuple[str, ...], child: RunReport | None) -> Iterator[Failure]
     if child is not None:
         for each in failures_of(child):
             yield attrs.evolve(each, path=(*path, *each.path))
-
-
-def inputs_of(report: RunReport, node_id: str, key: str = DEFAULT_KEY) -> list[tuple[str, Any]]:
-    """Return what a node was called with by parameter.
-
-    What cannot be had is there as the `DaggerError` that says why.
-
-    Args:
-        report: The run.
-        node_id: The node.
-        key: Which invocation of a mapped node: it was given one item of its list.
-    """
-    node = report.graph.nodes[node_id]
-    found = []
-    for given in node.inputs:
-        try:
-            value = _given(report, given)
-            if given.name == node.map_over and key != DEFAULT_KEY:
-                for place in key.split("."):
-                    value = value[int(place)]
-        except DaggerError as error:
-            value = error
-        except (KeyError, IndexError, TypeError, ValueError):
-            value = NotExecuted(f"{given.reference or 'it'} is not there any more")
-        found.append((given.name, value))
-    return found
-
-
-def _given(report: RunReport, given: Input) -> Any:
-    if given.source is None:
-        assert given.literal is not None
-        return given.literal.value
-    source, output = given.source
-    if source == "inputs":
-        if output not in report.inputs:
-            declared = report.graph.inputs.get(output)
-            if declared is not None and declared.secret:
-                raise NotExecuted("a secret of the run, which is not recorded")
-            if declared is not None and not declared.required:
-                return declared.default
-            raise NotExecuted(f"{output!r} is not among the recorded inputs of the run")
-        return report.inputs[output]
-    value = report.value(source)
-    declared_outputs = [each.name for each in report.graph.nodes[source].outputs]
-    if not declared_outputs or (output == RESULT and RESULT not in declared_outputs):
-        return value
-    if isinstance(value, Mapping) and all(each in value for each in declared_outputs):
-        return value[output]
-    return value

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from dagger_dsl.engine.bindings import Bound, bound_inputs
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.values import MISSING
 from dagger_dsl.views.clean import first_line
 from dagger_dsl.views.excerpt import excerpt
-from dagger_dsl.views.failures import Failure, failures_of, inputs_of
+from dagger_dsl.views.failures import Failure, failures_of
 from dagger_dsl.views.gantt import chosen, gantt
 from dagger_dsl.views.graphviz import write_file
 from dagger_dsl.views.page import (
@@ -287,12 +289,10 @@ class _View:
             return ""
         room.read -= 1
         told, whole, value = _value_of(report, found.node_id)
-        pairs = []
-        if report.graph.machine is None:
-            pairs = [
-                (name(key), _shown_input(given, room, 300))
-                for key, given in inputs_of(report, found.node_id)
-            ]
+        pairs = [
+            (name(each.name), _shown_input(each, room, 300))
+            for each in bound_inputs(report, found.node_id)
+        ]
         if whole and not pairs:
             return code(told)
         full = code(told) if whole else room.value(value, 1_200)
@@ -418,7 +418,7 @@ def _failure(failure: Failure, room: _Room, *, opened: bool) -> str:
         )
     summary += _message(str(error) if error is not None else "no error was recorded")
     parts = [_traceback(room, "" if error is None else error.traceback)]
-    pairs = [(name(key), _shown_input(given, room, 1_000)) for key, given in failure.inputs()]
+    pairs = [(name(each.name), _shown_input(each, room, 1_000)) for each in failure.inputs()]
     if pairs:
         parts.append(f"<h3>Its inputs</h3>{definitions(pairs, style='pairs')}")
     earlier = [
@@ -630,10 +630,10 @@ def _value_of(report: RunReport, node_id: str) -> tuple[str, bool, Any]:
     return told, whole, value
 
 
-def _shown_input(given: Any, room: _Room, limit: int) -> str:
-    if isinstance(given, DaggerError):
-        return f'<span class="soft-text">{text(first_line(given, 300))}</span>'
-    return room.value(given, limit)
+def _shown_input(given: Bound, room: _Room, limit: int) -> str:
+    if given.value is MISSING:
+        return f'<span class="soft-text">{text(first_line(given.missing, 300))}</span>'
+    return room.value(given.value, limit)
 
 
 def _first(states: Mapping[str, NodeState], most: int) -> list[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dagger_dsl import DAG, NodeCtx, NodeState, Registry, RetryPolicy, action
+from dagger_dsl.engine.bindings import bound_inputs
 from dagger_dsl.store.storage import Store
-from dagger_dsl.views.bindings import bound_inputs
 from dagger_dsl.views.stored import stored_report
 
 

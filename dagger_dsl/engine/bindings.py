@@ -1,4 +1,8 @@
-"""`bound_inputs`: what a node of a run was given, as far as the record tells."""
+"""`bound_inputs`: what a node of a run was called with, as far as its report tells.
+
+Graphs say where inputs come from, reports have the values: that holds for a run that goes on here
+as for one that is only on record.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from dagger_dsl.errors import DaggerError
-from dagger_dsl.model.graph import RESULT, Input
+from dagger_dsl.model.context import DEFAULT_KEY
+from dagger_dsl.model.graph import RESULT, Input, Node
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.model.values import MISSING
 
@@ -35,16 +40,26 @@ class Bound:
     missing: str = ""
 
 
-def bound_inputs(report: RunReport, node_id: str) -> list[Bound]:
+def bound_inputs(report: RunReport, node_id: str, key: str = DEFAULT_KEY) -> list[Bound]:
     """Return the inputs of a node in the order of its parameters.
 
-    Of a mapped node the input that is mapped over is the whole list. What a hook or a
-    ``pre_execute`` changed is not recorded.
+    What a hook or a ``pre_execute`` changed is not recorded. A state of a machine is called with
+    what came before it, which no graph says: it has none.
+
+    Args:
+        report: The run.
+        node_id: The node.
+        key: Which invocation of a mapped node: it was given one item of its list. By default the
+            whole list is bound.
 
     Raises:
         NodeNotFound: The graph has no such node.
     """
-    return [_bound(report, each) for each in report.graph.node(node_id).inputs]
+    node = report.graph.node(node_id)
+    found = [_bound(report, each) for each in node.inputs]
+    if key == DEFAULT_KEY or node.map_over is None:
+        return found
+    return [_item(node, each, key) if each.name == node.map_over else each for each in found]
 
 
 def _bound(report: RunReport, given: Input) -> Bound:
@@ -54,10 +69,11 @@ def _bound(report: RunReport, given: Input) -> Bound:
     try:
         if source == "inputs":
             return _of_run(report, given, output)
-        state = report.states().get(source)
+        if source not in report.graph.nodes:
+            return Bound(given.name, given.reference, missing=f"there is no node {source!r}")
+        state = report.node_reports[source].state
         if state is not NodeState.COMPLETED:
-            why = f"{source!r} is {state}" if state is not None else f"there is no node {source!r}"
-            return Bound(given.name, given.reference, missing=why)
+            return Bound(given.name, given.reference, missing=f"{source!r} is {state}")
         value = _part(report, source, output, report.value(source))
     except DaggerError as error:  # not stored, damaged, or of a type that is not known here
         return Bound(given.name, given.reference, missing=str(error))
@@ -72,6 +88,8 @@ def _of_run(report: RunReport, given: Input, name: str) -> Bound:
         return Bound(given.name, given.reference, missing="not given; the action's own default")
     if declared.secret:
         return Bound(given.name, given.reference, missing="a secret, which is not recorded")
+    if declared.required:
+        return Bound(given.name, given.reference, missing="not given")
     return Bound(given.name, given.reference, declared.default)
 
 
@@ -80,3 +98,19 @@ def _part(report: RunReport, source: str, output: str, value: Any) -> Any:
     declared = [each.name for each in report.graph.node(source).outputs]
     named = output != RESULT or RESULT in declared
     return value[output] if named and isinstance(value, Mapping) and output in value else value
+
+
+def _item(node: Node, whole: Bound, key: str) -> Bound:
+    """Return what one invocation of a mapped node was given of its list."""
+    if whole.value is MISSING:
+        return whole
+    if (node.map_batch or 1) > 1:
+        why = "a batch of its items, which the record does not tell apart"
+        return attrs.evolve(whole, value=MISSING, missing=why)
+    value = whole.value
+    try:
+        for place in key.split("."):
+            value = value[int(place)]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return attrs.evolve(whole, value=MISSING, missing=f"{whole.reference} has no item {key}")
+    return attrs.evolve(whole, value=value)
