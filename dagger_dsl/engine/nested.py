@@ -211,6 +211,8 @@ class Nursery:
             plan = self._run.plan
             limit = plan.node(slot).timeout or plan.actions[slot].timeout or 0.0
             raise NodeTimeout(str(plan.ids[slot]), limit)
+        if status is RunStatus.FAILED:
+            raise report.failed_with()  # the run around it tells how it came about
         report.raise_for_failure()
         raise AssertionError(f"run {report.run_id} is {status} and nothing was raised")
 
