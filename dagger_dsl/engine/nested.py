@@ -230,6 +230,12 @@ class Nursery:
 
     # --- what became of them ---------------------------------------------------------------------
 
+    def run_of(self, slot: int) -> Run | None:
+        """Return the child of an invocation that is on its way; None where there is none."""
+        with self._lock:
+            child = self._alive.get(slot)
+        return None if child is None else child.session.run
+
     def reports(self) -> dict[str, Any]:
         """Return the reports of the children by node id; of a mapped node or a state, by key."""
         run = self._run
