@@ -114,6 +114,8 @@ class Watch:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._told: dict[int, tuple[float, float, str]] = {}
+        run.watch_progress = self._note
         self._codes = run.state.statuses()
         self._cycle = self._cycles()
         self._calls_before = self._calls()
@@ -145,7 +147,7 @@ class Watch:
             elapsed=max(0.0, end - run.began),
             done=done,
             total=None if machine else len(run.plan.index),
-            fraction=None if machine else min(1.0, calls / whole),
+            fraction=None if machine else min(1.0, (calls + self._partly(flying)) / whole),
             calls=calls - self._calls_before,
             failed=codes.count(FAILED),
             running=() if over else tuple(self._running(codes, flying, now)),
@@ -156,6 +158,19 @@ class Watch:
             left=None if machine else max(0, state.left),
             mark=(codes, flying, done, len(run.attempts), over),
         )
+
+    def _note(self, node_id: str, key: str, fraction: float, text: str) -> None:
+        """Take how far a node says that it has come; from any thread."""
+        slot = self._run.slot_named(node_id, key)
+        if slot is not None:
+            self._told[slot] = (self._run.board.started[slot], fraction, text)
+
+    def _own(self, slot: int) -> tuple[float, str] | None:
+        """Return how far the node has come in this very call, by its own word."""
+        told = self._told.get(slot)
+        if told is None or told[0] != self._run.board.started[slot]:
+            return None
+        return told[1:]
 
     # --- counting ---------------------------------------------------------------------------------
 
@@ -196,6 +211,10 @@ class Watch:
             and board.started[slot] > board.ended[slot]
         )
 
+    def _partly(self, flying: tuple[int, ...]) -> float:
+        """Return how much is done of what is being called."""
+        return sum(own[0] for slot in flying if (own := self._own(slot)) is not None)
+
     def _running(self, codes: bytes, flying: tuple[int, ...], now: float) -> Iterable[Doing]:
         run = self._run
         began = run.board.started
@@ -206,7 +225,11 @@ class Watch:
             if top in busy:
                 busy[top] += 1
             else:
-                yield Doing(str(plan.ids[slot]), now - began[slot], *self._inside(slot))
+                text, part = self._inside(slot)
+                own = self._own(slot)
+                if own is not None:
+                    text = f"{int(own[0] * 100)}%  {visible(own[1], 200)}"
+                yield Doing(str(plan.ids[slot]), now - began[slot], text, part)
         for slot, (ended, failed, total) in maps.items():
             told = [f"{failed} failed"] if failed else []
             if busy[slot] > 1:
