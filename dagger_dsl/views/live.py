@@ -64,10 +64,12 @@ class Front(Protocol):
     """How a pulse is shown. Only one thread at a time draws.
 
     Attributes:
+        delay: Seconds before the first drawing: shorter runs are spared it.
         pause: Seconds between two drawings at least.
         named: How many nodes that have ended it names; see `Watch.take`.
     """
 
+    delay: float
     pause: float
     named: int
 
@@ -151,7 +153,7 @@ class LiveDisplay:
         return Lines(self._say, brief=self._brief)
 
     def _show(self, front: Front, over: threading.Event) -> None:
-        pause = front.pause
+        pause = front.delay
         while _slept(pause, over):
             with self._drawing:
                 if over.is_set() or self._front is not front:
@@ -252,7 +254,7 @@ class Lines:
         brief: Whether how it ended is left to others.
     """
 
-    pause = 0.1
+    delay = pause = 0.1
     named = _MANY
 
     def __init__(self, say: Callable[[str], None] | None = None, *, brief: bool = False) -> None:

@@ -53,7 +53,7 @@ class BarFront:
         brief: Whether nothing is left of it at the end.
     """
 
-    pause = 0.1
+    delay, pause = 0.3, 0.1
     named = 0
 
     def __init__(self, console: Console | None = None, *, brief: bool = False) -> None:

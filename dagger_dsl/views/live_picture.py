@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from dagger_dsl.views.live import summary
+from dagger_dsl.views.clean import printable
+from dagger_dsl.views.live import Pace, summary
 from dagger_dsl.views.notebook import report_bundle
 from dagger_dsl.views.picture import MOST
 
@@ -30,14 +32,14 @@ class PictureFront:
         run: The run.
     """
 
-    pause = 0.2
+    delay, pause = 0.3, 0.2
     named = 0
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._mark: Any = None
         self._output: Any = None
-        self._bar: Any = None
+        self._pace = Pace()
 
     def draw(self, pulse: Pulse) -> None:
         """Show the run as it stands, if that is another way than it stood."""
@@ -51,7 +53,12 @@ class PictureFront:
     def finish(self, pulse: Pulse) -> None:
         """Show how it ended."""
         self._mark = None
-        self.draw(pulse)
+        if self._output is None and len(self._run.plan.index) > MOST and not pulse.failures:
+            # Drawing would take longer than the run did.
+            text = summary(pulse)
+            self._show({"text/plain": text, "text/html": f"<pre>{escape(printable(text))}</pre>"})
+        else:
+            self.draw(pulse)
 
     def abandon(self) -> None:
         """Nothing was taken: what is shown stays."""
@@ -68,12 +75,9 @@ class PictureFront:
     def _as_text(self, pulse: Pulse) -> dict[str, str]:
         from rich.console import Console
 
-        from dagger_dsl.views.live import Pace
         from dagger_dsl.views.live_bar import frame
 
-        if self._bar is None:
-            self._bar = Pace()
-        rate = self._bar.rate(pulse.elapsed, pulse.calls)
+        rate = self._pace.rate(pulse.elapsed, pulse.calls)
         console = Console(
             record=True, file=io.StringIO(), width=_WIDTH, force_terminal=True, force_jupyter=False
         )
