@@ -33,7 +33,7 @@ from dagger_dsl.model.context import DEFAULT_KEY, NodeCtx
 from dagger_dsl.model.graph import RESULT, Input
 from dagger_dsl.model.sharing import Context
 from dagger_dsl.model.states import NodeState
-from dagger_dsl.registry import ActionDef, current_registry
+from dagger_dsl.registry import ActionDef, as_registry, current_registry
 from dagger_dsl.retry import effective_policy
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Failure:
             NotExecuted: An input is there no more: it was not stored, was freed, or was a stream.
             InputResolutionError: It failed because an input has no value.
         """
-        return MappingProxyType(self._call()[1])
+        return MappingProxyType(self._inputs())
 
     def reproduce(self, registry: Any = None) -> Any:
         """Call the node's function once more, here and now, with the inputs it had.
@@ -119,8 +119,9 @@ class Failure:
             NotExecuted: As `inputs`.
             ActionNotFound: Nobody knows the function.
         """
-        action, inputs, slot = self._call(registry)
         run: Run | None = self.report._run
+        action, inputs = self._action(registry), self._inputs()
+        slot = None if run is None else self._slot(run)
         if run is not None and slot is not None and run.plan.batch(slot) > 1:
             name = run.plan.mapped[run.plan.parents[slot]].name
             calls = [{**inputs, name: item} for item in inputs[name]]
@@ -155,25 +156,32 @@ class Failure:
 
     # --- the call ---------------------------------------------------------------------------------
 
-    def _call(self, registry: Any = None) -> tuple[ActionDef, dict[str, Any], int | None]:
-        """Return the action, its inputs, and the slot of its invocation."""
+    def _slot(self, run: Run) -> int:
+        """Return the slot of its invocation; a state of a machine has one for all cycles."""
+        slot = run.slot_named(self._id, self.key) if run.plan.machine is None else None
+        return run.plan.index[self._id] if slot is None else slot
+
+    def _inputs(self) -> dict[str, Any]:
         run: Run | None = self.report._run
         if run is None:
-            return self._recorded(registry)
-        slot = run.slot_named(self._id, self.key) if run.plan.machine is None else None
-        if slot is None:
-            slot = run.plan.index[self._id]
-        action = run.plan.actions[slot]
+            return self._recorded()
+        slot = self._slot(run)
         self._load(run, slot)
         values = delivered(run, slot, run.board.arguments(slot))
-        inputs = inputs_of_call(run, slot, action, values)
-        for name, value in inputs.items():
-            if isinstance(value, Iterator) or slot in run.streams:
-                raise NotExecuted(
-                    f"node {self._id!r}: its input {name!r} was a stream, which is read once and "
-                    "never stored"
-                )
-        return action, inputs, slot
+        return inputs_of_call(run, slot, run.plan.actions[slot], values)
+
+    def _action(self, registry: Any) -> ActionDef:
+        run: Run | None = self.report._run
+        if run is not None:
+            return run.plan.actions[self._slot(run)]
+        name = self.report.graph.node(self._id).action
+        found = (current_registry() if registry is None else as_registry(registry)).get(name)
+        if found is None:
+            raise ActionNotFound(
+                f"action {name!r} is registered nowhere here; import its module, or give "
+                "reproduce() the registry that has it"
+            )
+        return found
 
     @staticmethod
     def _load(run: Run, slot: int) -> None:
@@ -185,11 +193,16 @@ class Failure:
             source = plan.source_of(place)
             if source is None or run.board.values[place] is not UNSET:
                 continue
+            if source in plan.iterators or plan.actions[source].yields is not None:
+                raise NotExecuted(
+                    f"node {plan.ids[slot]!r}: it took the items of {plan.ids[source]!r}, a stream "
+                    "that is read once and never stored"
+                )
             if run.state.status(source) == COMPLETED:
                 run.load(source)
 
-    def _recorded(self, registry: Any) -> tuple[ActionDef, dict[str, Any], int | None]:
-        """Return the same of a run that this process only knows from its record."""
+    def _recorded(self) -> dict[str, Any]:
+        """Return the inputs in a run that this process only knows from its record."""
         graph = self.report.graph
         node = graph.node(self._id)
         if graph.machine is not None or node.subgraph is not None:
@@ -197,22 +210,15 @@ class Failure:
                 f"node {self._id!r}: what it was called with is known in the process that ran it, "
                 "or that resumes its run"
             )
-        known = current_registry() if registry is None else registry
-        action = known.get(node.action)
-        if action is None:
-            raise ActionNotFound(
-                f"action {node.action!r} is registered nowhere here; import its module, or give "
-                "reproduce() the registry that has it"
-            )
         inputs = {each.name: self._stored(each) for each in node.inputs}
         if self.key != DEFAULT_KEY:
-            name = str(node.map_over)
-            if "." in self.key or not self.key.isdecimal():
+            if not self.key.isdecimal() or (node.map_batch or 1) > 1:
                 raise NotExecuted(
-                    f"node {self._id!r}: the items of nested lists are not told apart in a record"
+                    f"node {self._id!r}: the items of nested lists and of batches are not told "
+                    "apart in a record; resume the run to have them"
                 )
-            inputs[name] = list(inputs[name])[int(self.key)]
-        return action, inputs, None
+            inputs[str(node.map_over)] = list(inputs[str(node.map_over)])[int(self.key)]
+        return inputs
 
     def _stored(self, given: Input) -> Any:
         if given.source is None:
