@@ -166,8 +166,7 @@ class Failure:
         if run is None:
             return self._recorded()
         slot = self._slot(run)
-        self._load(run, slot)
-        values = delivered(run, slot, run.board.arguments(slot))
+        values = delivered(run, slot, self._arguments(run, slot))
         return inputs_of_call(run, slot, run.plan.actions[slot], values)
 
     def _action(self, registry: Any) -> ActionDef:
@@ -184,22 +183,26 @@ class Failure:
         return found
 
     @staticmethod
-    def _load(run: Run, slot: int) -> None:
-        """Have the values on the board that an invocation is called with, as far as there are."""
-        places, plan = run.board.bindings[slot], run.plan
+    def _arguments(run: Run, slot: int) -> tuple[Any, ...]:
+        """Return what an invocation is called with; nothing of the run changes by that."""
+        places, plan, values = run.board.bindings[slot], run.plan, run.board.values
         if plan.machine is not None or places is None:
-            return
+            return run.board.arguments(slot)
+        found = []
         for place in (places,) if isinstance(places, int) else places:
-            source = plan.source_of(place)
-            if source is None or run.board.values[place] is not UNSET:
-                continue
-            if source in plan.iterators or plan.actions[source].yields is not None:
-                raise NotExecuted(
-                    f"node {plan.ids[slot]!r}: it took the items of {plan.ids[source]!r}, a stream "
-                    "that is read once and never stored"
-                )
-            if run.state.status(source) == COMPLETED:
-                run.load(source)
+            value, source = values[place], plan.source_of(place)
+            if value is UNSET and source is not None:
+                if source in plan.iterators or plan.actions[source].yields is not None:
+                    raise NotExecuted(
+                        f"node {plan.ids[slot]!r}: it took the items of {plan.ids[source]!r}, a "
+                        "stream that is read once and never stored"
+                    )
+                if run.state.status(source) == COMPLETED:
+                    whole = run.value(source)
+                    parts = dict(plan.split(source, whole))
+                    value = whole if place == source else parts.get(place, UNSET)
+            found.append(value)
+        return tuple(found)
 
     def _recorded(self) -> dict[str, Any]:
         """Return the inputs in a run that this process only knows from its record."""

@@ -441,6 +441,26 @@ def test_inputs_that_are_gone_are_said_to_be() -> None:
     assert any("not known any more" in note for note in error.__notes__)
 
 
+def test_a_freed_input_is_said_to_be_freed_and_stays_so() -> None:
+    dag = DAG("freed", registry=Registry())
+
+    @dag.node(keep=False)
+    def make() -> int:
+        return 1
+
+    @dag.node
+    def fail(make: int) -> None:
+        raise ValueError("no")
+
+    dag.connect("make", "fail")
+    error = failed(dag)
+    for _ in range(2):
+        with pytest.raises(NotExecuted, match="'make' has no result any more"):
+            error.reproduce()
+    with pytest.raises(NotExecuted):
+        dag.report.value("make")
+
+
 # --- stored runs ----------------------------------------------------------------------------------
 
 
