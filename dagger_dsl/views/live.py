@@ -1,6 +1,6 @@
 """`LiveDisplay`: shows how a run goes while it goes.
 
-One thread looks at the run a few times a second (`dagger_dsl.engine.pulse`); the run itself does
+A thread looks at the run a few times a second (`dagger_dsl.engine.pulse`); the run itself does
 nothing for it, and what the drawing costs decides how often it is made. What trouble a display has
 is logged, and the run goes on without one.
 
@@ -50,8 +50,9 @@ _SHARE: Final = 1 / 80
 _LONGEST: Final = 10.0
 _PATIENCE: Final = 2.0
 
-#: Seconds that the thread sleeps at most before it looks whether the run is over.
+#: Seconds between two looks of the ticker, and after which it leaves when there is nothing to see.
 _NAP: Final = 0.1
+_LINGER: Final = 2.0
 
 #: Drawings in a row that may find a table changed while they read it.
 _MISSED: Final = 50
@@ -106,31 +107,29 @@ class LiveDisplay:
     ) -> None:
         self.kind = kind
         self._console, self._say, self._brief = console, say, brief
-        self._over = threading.Event()
         self._watch: Watch | None = None
         self._front: Front | None = None
         self._drawing = threading.Lock()
+        self._context: contextvars.Context | None = None
+        self._due = 0.0
         self._has_screen = False
         self._missed = 0
 
     def begin(self, run: Run) -> None:
         """Begin to show a run, from a thread of its own."""
-        self._over = threading.Event()  # an earlier thread may not have seen the other one yet
         self._missed = 0
         try:
             self._watch = Watch(run)
-            self._front = self._front_for(run)
-            # `threading.Thread` waits for its beginning, as long as a small run takes. It is run in
-            # a copied context, as a notebook knows by it which cell is meant.
-            _thread.start_new_thread(
-                contextvars.copy_context().run, (self._show, self._front, self._over)
-            )
+            self._front = front = self._front_for(run)
+            self._context = contextvars.copy_context()  # a notebook knows by it which cell is meant
+            self._due = time.monotonic() + front.delay
+            _TICKER.add(self)
         except Exception as error:
             self._give_up(error)
 
     def close(self) -> None:
         """Show how the run has ended, and leave."""
-        self._over.set()
+        _TICKER.remove(self)
         if self._drawing.acquire(timeout=_PATIENCE):
             try:
                 self._draw(last=True)
@@ -138,6 +137,7 @@ class LiveDisplay:
                 self._drawing.release()
         else:
             logger.warning("the display of a run was left behind: nothing takes what it shows")
+            _TICKER.replace()
         self._leave()
 
     def _front_for(self, run: Run) -> Front:
@@ -152,16 +152,21 @@ class LiveDisplay:
             return BarFront(self._console, brief=self._brief)
         return Lines(self._say, brief=self._brief)
 
-    def _show(self, front: Front, over: threading.Event) -> None:
-        pause = front.delay
-        while _slept(pause, over):
-            with self._drawing:
-                if over.is_set() or self._front is not front:
-                    return
-                begun = time.thread_time()
-                self._draw()
-                cost = time.thread_time() - begun
-            pause = max(front.pause, min(_LONGEST, cost / _SHARE))
+    def tick(self) -> None:
+        """Draw, if it is time for that; called by the ticker."""
+        front, context = self._front, self._context
+        if front is None or context is None or time.monotonic() < self._due:
+            return
+        with self._drawing:
+            if self._context is not context:  # the run has ended meanwhile
+                return
+            begun = time.thread_time()
+            context.run(self._draw)
+            cost = time.thread_time() - begun
+            if self._context is not context:  # it was left behind in the middle of that
+                front.abandon()
+                return
+            self._due = time.monotonic() + max(front.pause, min(_LONGEST, cost / _SHARE))
 
     def _draw(self, *, last: bool = False) -> None:
         front, watch = self._front, self._watch
@@ -191,19 +196,66 @@ class LiveDisplay:
         logger.log(level, "the display of a run failed, the run goes on without: %r", error)
 
     def _leave(self) -> None:
-        self._front = self._watch = None
+        self._front = self._watch = self._context = None
         if self._has_screen:
             self._has_screen = False
             _SCREEN.release()
 
 
-def _slept(seconds: float, over: threading.Event) -> bool:
-    """Sleep; False when it is over. Waking who waits for that costs as much as a small run."""
-    while seconds > 0 and not over.is_set():
-        time.sleep(min(seconds, _NAP))
-        seconds -= _NAP
-    return not over.is_set()
+class _Ticker:
+    """The thread that draws the displays of this process, a few times a second.
 
+    One for all, which stays a while: to begin a thread, or to wake one, takes as long as a small
+    run does.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shown: list[LiveDisplay] = []
+        self._number = 0  # of the thread
+        self._runs = False
+
+    def add(self, display: LiveDisplay) -> None:
+        """Draw a display from now on."""
+        with self._lock:
+            self._shown.append(display)
+            if not self._runs:
+                self._begin()
+
+    def remove(self, display: LiveDisplay) -> None:
+        """Draw it no more."""
+        with self._lock:
+            if display in self._shown:
+                self._shown.remove(display)
+
+    def _begin(self) -> None:
+        # `threading.Thread` would wait until it has begun.
+        _thread.start_new_thread(contextvars.Context().run, (self._work, self._number))
+        self._runs = True
+
+    def replace(self) -> None:
+        """Leave a thread behind that a display keeps; another one draws the others."""
+        with self._lock:
+            self._number += 1
+            self._begin()
+
+    def _work(self, number: int) -> None:
+        idle = 0.0
+        while True:
+            time.sleep(_NAP)
+            with self._lock:
+                if number != self._number:
+                    return
+                shown = list(self._shown)
+                idle = 0.0 if shown else idle + _NAP
+                if idle >= _LINGER:
+                    self._runs = False
+                    return
+            for display in shown:
+                display.tick()
+
+
+_TICKER: Final = _Ticker()
 
 #: Held by the display that a terminal shows.
 _SCREEN: Final = threading.Lock()
@@ -280,7 +332,10 @@ class Lines:
     def finish(self, pulse: Pulse) -> None:
         """Say what is left, and how the run ended."""
         self._next = 0.0
-        self.draw(pulse)
+        if self._brief or pulse.total is None or pulse.total <= _MANY:
+            self.draw(pulse)
+        else:
+            self._large(pulse, pulse.total, last=False)
         if not self._brief:
             self._say(summary(pulse))
 
@@ -297,16 +352,16 @@ class Lines:
             self._next = pulse.elapsed + 1.0
             self._line(pulse, f"[{number}] {pulse.ended[-1].name}: {pulse.ended[-1].state}")
 
-    def _large(self, pulse: Pulse, total: int) -> None:
-        last = pulse.ended[-1:]
+    def _large(self, pulse: Pulse, total: int, *, last: bool = True) -> None:
+        newest = pulse.ended[-1:] if last else ()
         for each in pulse.ended:
             if each.state == "failed" and self._said < _MANY * 2:
                 self._ended(pulse, pulse.done, each)
-                last = () if each in last else last
+                newest = () if each in newest else newest
         percent = pulse.done * 100 // total
-        if last and percent != self._percent:
+        if newest and percent != self._percent:
             self._percent = percent
-            self._ended(pulse, pulse.done, last[0])
+            self._ended(pulse, pulse.done, newest[0])
 
     def _maps(self, pulse: Pulse) -> None:
         for each in pulse.running:

@@ -536,7 +536,23 @@ def test_a_terminal_that_takes_nothing_more_does_not_keep_a_run(
     begun = time.monotonic()
     assert flow.run(progress=shown_by(front, monkeypatch)).success
     assert time.monotonic() - begun < 20
+    other = Held()
+    flow = Workflow().add("a", lambda: until(lambda: other.drawn))
+    assert flow.run(progress=shown_by(other, monkeypatch)).success, "others are drawn"
     stuck.set()
+    until(lambda: front.abandoned)
+
+
+def test_the_thread_of_the_displays_leaves_when_there_is_nothing_to_see(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "_LINGER", 0.05)
+    monkeypatch.setattr(live, "_NAP", 0.01)
+    assert Workflow().note("a").run(progress=shown_by(Held(), monkeypatch)).success
+    until(lambda: not live._TICKER._runs)
+    front = Held()
+    flow = Workflow().add("a", lambda: until(lambda: front.drawn))
+    assert flow.run(progress=shown_by(front, monkeypatch)).success
 
 
 def test_of_two_runs_at_a_time_the_second_has_lines(
