@@ -44,7 +44,7 @@ __all__ = [
 logger = logging.getLogger("dagger_dsl.views")
 
 #: A drawing takes no more than this share of the time of its thread, and so of the run's.
-_SHARE: Final = 1 / 80
+_SHARE: Final = 1 / 120
 
 #: Seconds between two drawings at most, whatever they cost, and to wait for the last one.
 _LONGEST: Final = 10.0

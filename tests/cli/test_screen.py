@@ -207,3 +207,24 @@ def test_an_encoding_that_lacks_a_character_ends_no_run(folder: Path) -> None:
     done = finish(spawn(folder, "run", "snow.py", PYTHONIOENCODING="ascii", PYTHONUTF8="0"))
     assert done.code == 0, done.err
     assert "snow \\u2603" in done.out
+
+
+def test_a_failure_is_told_with_its_attempt_and_its_inputs(folder: Path) -> None:
+    (folder / "fails.py").write_text(
+        "from dagger_dsl import DAG, action\n"
+        "from dagger_dsl.model.policies import RetryStrategy\n"
+        "@action\n"
+        "def load() -> list:\n"
+        "    return [1, 2]\n"
+        "@action(try_count=2, retry=RetryStrategy.IMMEDIATE)\n"
+        "def parse(load: list) -> int:\n"
+        "    return load[7]\n"
+        "with DAG('fails') as dag:\n"
+        "    load() >> parse\n"
+    )
+    done = finish(spawn(folder, "run", "fails.py"))
+    assert done.code == 1
+    assert "    return load[7]\n" in done.err
+    assert "node parse: attempt 2 of 2\ninputs:\n  load = [1, 2]\n" in done.err
+    assert "/dagger_dsl/" not in done.err, "no frame of ours"
+    assert "resume it by:" in done.out
