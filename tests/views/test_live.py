@@ -24,6 +24,7 @@ from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.views import live
 from dagger_dsl.views.live import Lines, LiveDisplay, Pace, live_display, summary
 from dagger_dsl.views.live_bar import BarFront, frame
+from tests.engine import elsewhere
 from tests.engine.helpers import RUNNERS, Workflow
 
 every_runner = pytest.mark.parametrize("runner", RUNNERS)
@@ -303,6 +304,16 @@ def test_lines_go_to_standard_error_with_the_name_of_the_run(
         "myflow [2/2] b: completed",
         "myflow: 2/2 nodes, completed",
     ]
+
+
+def test_worker_processes_are_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
+    registry = Registry()
+    with DAG("away", registry=registry) as dag:
+        action(elsewhere.divide, registry=registry).map([1, 2, 0], by=1)
+    dag.run(progress="lines", runner="processes", max_workers=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2].startswith("away [1/1] divide: completed in")
+    assert lines[-1].startswith("away: 1/1 nodes, completed in")
 
 
 def test_lines_under_a_running_loop(capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,7 +150,7 @@ def test_a_front_end_that_is_gone_loses_no_run(
 
 CELL = """
 import time
-from dagger_dsl import DAG
+from dagger_dsl import DAG, DagExecutor
 
 dag = DAG("cell")
 
@@ -167,13 +167,13 @@ dag.connect("load", "bad")
 """
 
 
-@pytest.mark.row("M10")
+@pytest.mark.row("M10", "R1")
 def test_cells_of_a_real_kernel() -> None:
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     ways = ["dag.run(progress=True)", "await dag.run_async(progress=True)"]
-    ways += ["dag.start(progress=True).wait()"]
+    ways += ["dag.start(progress=True).wait()", "DagExecutor().run(dag, progress=True).status"]
     book = nbformat.v4.new_notebook()
     book.cells = [nbformat.v4.new_code_cell(text) for text in (CELL, *ways)]
     changes: list[str] = []
