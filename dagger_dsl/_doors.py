@@ -27,7 +27,7 @@ DOORS: Final = {
     "report_bundle": "dagger_dsl.views.notebook:report_bundle",
     "save_dot": "dagger_dsl.views.graphviz:save_dot",
     "render": "dagger_dsl.views.graphviz:render",
-    "progress_bar": "dagger_dsl.views.progress:progress_bar",
+    "live_display": "dagger_dsl.views.live:live_display",
     "report_table": "dagger_dsl.views.tables:report_table",
     "nested_reports": "dagger_dsl.views.stored:nested_reports",
     "place_workflow": "dagger_dsl.dsl.nesting:place_workflow",

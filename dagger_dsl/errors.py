@@ -58,6 +58,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -443,13 +444,48 @@ class NodeExecutionError(ExecutionError):
     Attributes:
         node_id: The node.
         attempts: How many times it was called.
+
+    Where it is raised for a report, its notes tell of the attempt, the inputs and the way to go on.
     """
+
+    __slots__ = ("_failure",)  # no part of what is pickled
 
     def __init__(self, node_id: str, attempts: int = 1, reason: str = "") -> None:
         self.node_id = node_id
         self.attempts = attempts
         self.reason = reason
+        self._failure: Any = None
         super().__init__(node_id, attempts, reason)
+
+    @property
+    def failure(self) -> Any:
+        """The `Failure` of the node: its inputs, and the way to call it again.
+
+        Raises:
+            InvalidState: The error was not raised for a report of this process.
+        """
+        if getattr(self, "_failure", None) is None:
+            raise InvalidState(
+                f"what node {shown(self.node_id)} failed with is told by the report of its run: "
+                f"report.failure({shown(self.node_id)})"
+            )
+        return self._failure
+
+    @property
+    def inputs(self) -> Any:
+        """What the node was called with, by name; see `Failure.inputs`."""
+        return self.failure.inputs
+
+    def reproduce(self) -> Any:
+        """Call the node's function again, here and now; see `Failure.reproduce`."""
+        return self.failure.reproduce()
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython prints."""
+        if getattr(self, "_failure", None) is None:
+            return "".join(traceback.format_exception(self)).split("\n")
+        lines: list[str] = self._failure.notebook_lines(self)
+        return lines
 
     def __str__(self) -> str:
         calls = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"

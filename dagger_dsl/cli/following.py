@@ -6,7 +6,9 @@ Both only read. They look often while much happens and seldom while nothing does
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
@@ -23,6 +25,8 @@ from dagger_dsl.cli.common import (
 from dagger_dsl.cli.running import CODES
 from dagger_dsl.cli.screen import Progress, Screen
 from dagger_dsl.cli.steering import tell_questions, waits_for, waits_inside
+from dagger_dsl.engine.pulse import Doing, Pulse
+from dagger_dsl.engine.pulse import Ended as Passed
 from dagger_dsl.errors import NodeNotFound, RunNotFound
 from dagger_dsl.store.news import read_news, read_requests
 from dagger_dsl.views.clean import first_line
@@ -252,22 +256,28 @@ def watch(arguments: argparse.Namespace, screen: Screen) -> int:
 
 def _show(follower: _Follower, stored: StoredRun, database: str, screen: Screen) -> None:
     """Show a run until it stands still."""
-    graph, commands = stored.graph, list[object]()
-    course = _Course(graph)
+    commands = list[object]()
+    course = _Course(stored)
     asked: set[tuple[str, str, str]] = set()
-    with Progress(screen, graph) as progress:
-        for news in follower:
-            if any('"add"' in each.body for each in news.commands):
-                course.grow(_grown(stored, commands, news))
-            commands += news.commands
-            for step in course.steps(news):
-                progress.update(*step)
-            if progress.is_unread:  # such as `head`; the run does not need this command
-                raise BrokenPipeError
-            for each in course.failures(news):
-                screen.error(each)
-            if any(each.state == "waiting" for each in news.attempts):
-                tell_questions(follower.control, asked, database, screen)
+    with Progress(screen) as progress:
+        progress.follow(course)
+        try:
+            for news in follower:
+                if any('"add"' in each.body for each in news.commands):
+                    course.grow(_grown(stored, commands, news))
+                commands += news.commands
+                course.take_in(news)
+                if progress.is_unread:  # such as `head`; the run does not need this command
+                    raise BrokenPipeError
+                for each in course.failures(news):
+                    screen.error(each)
+                if any(each.state == "waiting" for each in news.attempts):
+                    tell_questions(follower.control, asked, database, screen)
+        finally:
+            if progress.display is not None:
+                progress.display.close()
+        if progress.is_unread:
+            raise BrokenPipeError
 
 
 def _grown(stored: StoredRun, commands: Sequence[object], news: News) -> Graph:
@@ -277,63 +287,113 @@ def _grown(stored: StoredRun, commands: Sequence[object], news: News) -> Graph:
 
 
 class _Course:
-    """How far a run has come, worked out from its record.
+    """How far a run has come, worked out from its record: its pulses.
+
+    One thread takes in what is new, another one asks how the run stands.
 
     Args:
-        graph: What it began with.
+        stored: The run as it stood at first.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    def __init__(self, stored: StoredRun) -> None:
+        self._stored = stored
+        graph = stored.graph
+        self._many = len(graph.nodes)
         # Slots are numbered as nodes are declared; later ones belong to invocations or to nodes
         # that were added, and which, the record does not say.
         self._machine = graph.machine
         self._first = list(graph.nodes) if graph.machine is None else []
         self._failed: dict[tuple[str, str], Ended] = {}
-        self._over: set[str] = set()
-        self._begun: set[str] = set()
+        self._over: dict[str, str] = {}
+        self._begun: dict[str, float] = {}
+        self._new: list[Passed] = []
         self._cycles = 0
+        self._lost = 0
+        self._status = stored.status
+        self._reason = ""
+        self._lock = threading.Lock()
 
     def grow(self, graph: Graph) -> None:
         """Take the graph as it is now."""
-        self._graph = graph
+        with self._lock:
+            self._many = len(graph.nodes)
 
-    def steps(self, news: News) -> Iterator[tuple[str, str, float]]:
-        """Yield what a progress callback is told of the news."""
-        for slot in news.released:
-            node_id = self._first[slot] if 0 <= slot < len(self._first) else None
-            if node_id is not None and node_id not in self._over and node_id not in self._begun:
-                self._begun.add(node_id)
-                yield node_id, "running", self._fraction()
-        for each in news.attempts:
-            # Whether a failed attempt was the last one, the record does not say while the run goes
-            # on; when the run has ended, all of them are.
-            name = (each.node_id, each.key)
-            self._failed.pop(name, None)
-            if each.state == "failed":
-                self._failed[name] = each
-            elif each.state in _OVER:
-                yield self._ended(each)
-        if news.status != "running":
-            for each in self._failed.values():
-                yield self._ended(each)
-            self._failed.clear()
+    def take_in(self, news: News) -> None:
+        """Take what has come to the record."""
+        with self._lock:
+            self._status = news.status
+            self._reason = str((news.error or {}).get("reason") or "")
+            for slot in news.released:
+                node_id = self._first[slot] if 0 <= slot < len(self._first) else None
+                if node_id is not None and node_id not in self._over:
+                    self._begun.setdefault(node_id, monotonic())
+            for each in news.attempts:
+                # Whether a failed attempt was the last one, the record does not say while the run
+                # goes on; when the run has ended, all of them are.
+                name = (each.node_id, each.key)
+                self._failed.pop(name, None)
+                if each.state == "failed":
+                    self._failed[name] = each
+                elif each.state in _OVER:
+                    self._ended(each)
+            if news.status != "running":
+                for each in self._failed.values():
+                    self._lost += 1
+                    self._ended(each)
+                self._failed.clear()
+
+    def take(self, named: int = 0) -> Pulse:
+        """Return how the run stands."""
+        with self._lock:
+            now, machine = monotonic(), self._machine is not None
+            done = self._cycles if machine else len(self._over)
+            total = None if machine else max(self._many, done)
+            ended, self._new = tuple(self._new), []
+            running = [
+                Doing(node_id, now - since)
+                for node_id, since in self._begun.items()
+                if node_id not in self._over
+            ]
+            begun = self._stored.created_at
+            return Pulse(
+                name=self._stored.flow_name,
+                run_id=self._stored.run_id,
+                status=self._status,
+                reason=self._reason,
+                elapsed=max(0.0, (dt.datetime.now(dt.UTC) - begun).total_seconds()),
+                done=done,
+                total=total,
+                fraction=None if total is None else min(1.0, done / max(1, total)),
+                calls=done,
+                failed=self._lost,
+                running=tuple(running),
+                waiting=(),
+                asking=(),
+                failures=tuple(
+                    Doing(each.node_id, None, _what(each)) for each in self._failed.values()
+                ),
+                ended=ended if named else (),
+                left=None if total is None else total - done,
+                mark=(self._status, done, len(running), len(self._failed)),
+            )
 
     def failures(self, news: News) -> Iterator[str]:
         """Yield a line for each attempt that failed in a run that goes on."""
         for each in news.attempts if news.status == "running" else ():
             if each.state == "failed":
-                error = each.error or {}
-                what = first_line(f"{error.get('type')}: {error.get('message')}")
-                yield f"attempt {each.attempt} of node {each.node_id!r} failed ({what})"
+                yield f"attempt {each.attempt} of node {each.node_id!r} failed ({_what(each)})"
 
-    def _ended(self, each: Ended) -> tuple[str, str, float]:
+    def _ended(self, each: Ended) -> None:
+        text = _what(each) if each.state == "failed" else ""
+        passed = Passed(each.node_id, each.state, each.duration, text)
         if self._machine is not None:
             self._cycles += 1
-            return each.node_id, each.state, min(self._cycles / self._machine.max_cycles, 1.0)
-        if each.key == "default":
-            self._over.add(each.node_id)
-        return each.node_id, each.state, self._fraction()
+            self._new.append(passed)
+        elif each.key == "default":
+            self._over[each.node_id] = each.state
+            self._new.append(passed)
 
-    def _fraction(self) -> float:
-        return min(1.0, len(self._over) / max(1, len(self._graph.nodes)))
+
+def _what(each: Ended) -> str:
+    error = each.error or {}
+    return first_line(f"{error.get('type')}: {error.get('message')}")

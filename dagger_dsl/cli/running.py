@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             screen.json(report_to_plain(report))
         return OK
     with executor:
-        progress = Progress(screen, source.graph)
+        progress = Progress(screen)
 
         def start() -> RunHandle:
             with _inputs_told(source.graph, source.registry, arguments.inputs):
@@ -189,7 +189,7 @@ def _go_on(
 
     graph = stored.graph
     registry = load_actions(arguments.actions, graph.name)
-    progress = Progress(screen, graph)
+    progress = Progress(screen)
     options = RunOptions.of({"database_url": arguments.db, **_options(arguments, progress)})
     given = getattr(arguments, "inputs", ())
 
@@ -258,8 +258,7 @@ def _options(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any
         "max_workers": arguments.workers,
         "timeout": arguments.timeout,
         "durability": arguments.durability,
-        "progress": progress.update,
-        "hooks": [progress] if progress.wants_starts else [],
+        "progress": progress.display,
     }
 
 

@@ -10,11 +10,10 @@ import json
 import logging
 import os
 import sys
-import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from dagger_dsl.errors import StoreError
+from dagger_dsl.errors import NotExecuted, StoreError
 from dagger_dsl.views.clean import printable
 from dagger_dsl.views.plain import (
     duration,
@@ -31,9 +30,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
+    from dagger_dsl.engine.pulse import Pulses
     from dagger_dsl.engine.report import RunReport
     from dagger_dsl.errors import Problem
-    from dagger_dsl.model.graph import Graph
+    from dagger_dsl.views.live import LiveDisplay
 
 __all__ = ["Progress", "Screen"]
 
@@ -195,9 +195,21 @@ class Screen:
         error = report.error
         if error is not None:
             self.error((error.traceback or str(error)).rstrip())
+            self._tell_failure(report)
         if self.quiet:
             why = f": {report.reason}" if report.reason else ""
             self.error(f"{report.dag_name}: run {report.run_id} {report.status}{why}")
+
+    def _tell_failure(self, report: RunReport) -> None:
+        """Show which node it was, its attempt and its inputs, and what else failed."""
+        try:
+            failure = report.failure()
+        except NotExecuted:  # it was no node
+            return
+        self.error(f"node {failure.node_id}: {failure}")
+        others = len(report.nodes_in("failed")) - 1
+        if others > 0:
+            self.error(f"and {others} more {'node' if others == 1 else 'nodes'} failed")
 
     def problems(self, problems: Iterable[Problem]) -> None:
         """Show what is wrong with a file or a graph."""
@@ -222,104 +234,43 @@ def _took(report: RunReport) -> str:
     return f" in {duration(report.duration)}"
 
 
-#: More lines than that nobody reads.
-_MANY: Final = 200
-
-
 class Progress:
     """Shows a run while it goes on. Use it as a context manager around the run.
 
-    On a terminal: a bar and the nodes that run. Elsewhere: a line for each node that ended, or, of
-    large graphs, for each hundredth part and each failure. Of a state machine nobody knows how many
-    cycles it will make, so they are counted: a line for each of the first, later for a hundred.
+    On a terminal a live display, which is gone at the end; elsewhere a line for each node that
+    ended, or, of large graphs, for a hundredth. Retries and other warnings stand between.
 
     Args:
         screen: Where.
-        graph: What runs.
 
     Attributes:
-        wants_starts: Tells the engine whether starts are to be shown; see `handle`.
+        display: The ``progress`` of the run; None when quiet.
     """
 
-    def __init__(self, screen: Screen, graph: Graph) -> None:
-        self._screen = screen
-        self._total = len(graph.nodes) if graph.machine is None else None
-        self._ended = 0
-        self._lock = threading.Lock()
-        self._running: dict[str, None] = {}
-        self._percent = -1
-        self._unread = False  # whoever read the lines has gone
-        self._live = screen.is_terminal and not screen.quiet
-        self._bar: Any = None
-        self._task: Any = None
+    def __init__(self, screen: Screen) -> None:
         self._log = _LogLines(screen)
-        self.wants_starts = self._live
+        self.display: LiveDisplay | None = None
+        if screen.quiet:
+            return
+        from dagger_dsl.views.live import LiveDisplay
+
+        if screen.is_terminal:
+            self.display = LiveDisplay("bar", console=screen.console, brief=True)
+        else:
+            self.display = LiveDisplay("lines", say=screen.say, brief=True)
+
+    def follow(self, pulses: Pulses) -> None:
+        """Show a run of another process, of which somebody knows how it stands."""
+        if self.display is not None:
+            self.display.follow(pulses)
 
     @property
     def is_unread(self) -> bool:
-        """Whether whoever read the lines has gone."""
-        return self._unread
-
-    def handle(self, ctx: Any, event: Any) -> None:
-        """Take an event: being a hook makes the engine announce starts, nothing more."""
-
-    def update(self, node_id: str, status: str, fraction: float) -> None:
-        """Take the engine's word on one node; called from any thread."""
-        with self._lock:
-            if self._unread:
-                return
-            try:
-                if self._live:
-                    self._draw(node_id, status, fraction)
-                elif status != "running" and not self._screen.quiet:
-                    self._line(node_id, status, fraction)
-            except BrokenPipeError:
-                self._unread = True  # the run goes on; the command says at its end what it can
-
-    def _draw(self, node_id: str, status: str, fraction: float) -> None:
-        if status == "running":
-            self._running[node_id] = None
-        else:
-            self._running.pop(node_id, None)
-            self._ended += 1
-        names = ", ".join(printable(each) for each in list(self._running)[:4])
-        more = len(self._running) - 4
-        text = f"{names} and {more} more" if more > 0 else names
-        done = self._ended if self._total is None else fraction * self._total
-        self._bar.update(self._task, completed=done, running=text)
-
-    def _line(self, node_id: str, status: str, fraction: float) -> None:
-        total = self._total
-        if total is None:
-            if fraction >= 1.0 and self._ended:
-                return  # the end of the run, told by the state that ended last
-            self._ended += 1
-            if self._ended <= _MANY or self._ended % 100 == 0 or status == "failed":
-                self._screen.say(f"[{self._ended}] {node_id}: {status}")
-            return
-        if total > _MANY:
-            percent = int(fraction * 100)
-            if percent == self._percent and status != "failed":
-                return
-            self._percent = percent
-        self._screen.say(f"[{round(fraction * total)}/{total}] {node_id}: {status}")
+        """Whether whoever read what is shown has gone."""
+        return self.display is not None and self.display.has_given_up
 
     def __enter__(self) -> Progress:
         self._log.install()
-        if self._live:
-            from rich import progress
-
-            self._bar = progress.Progress(
-                progress.SpinnerColumn(),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TimeElapsedColumn(),
-                progress.TextColumn("{task.fields[running]}", markup=False),
-                console=self._screen.console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("", total=self._total, running="")
-            self._bar.start()
         return self
 
     def __exit__(
@@ -328,10 +279,6 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._lock:
-            if self._bar is not None:
-                self._bar.stop()
-            self._live = False
         self._log.remove()
 
 

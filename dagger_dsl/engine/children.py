@@ -118,6 +118,15 @@ class Children:
             return None
         return spans[place].first + number - spans[place].start
 
+    def ranges(self, slot: int) -> Iterator[range]:
+        """Yield the slots of a mapped invocation's invocations that have none of their own."""
+        for span in list(self._of.get(slot, ())):
+            if span.first not in self._of:
+                yield range(span.first, span.first + span.count)
+            else:
+                for child in range(span.first, span.first + span.count):
+                    yield from self.ranges(child)
+
     def below(self, slot: int) -> Iterator[tuple[str, int]]:
         """Yield ``(key, slot)`` of a mapped node's invocations that have none of their own."""
         for span in list(self._of.get(slot, ())):  # it may grow meanwhile

@@ -6,7 +6,7 @@ import traceback
 
 import attrs
 
-__all__ = ["ErrorInfo", "error_info"]
+__all__ = ["ErrorInfo", "error_info", "is_ours", "user_traceback"]
 
 
 @attrs.frozen
@@ -53,7 +53,7 @@ def user_traceback(error: BaseException) -> str:
         if here is None:
             continue
         here.stack = traceback.StackSummary.from_list(
-            [frame for frame in here.stack if not _ours(frame.filename)]
+            [frame for frame in here.stack if not is_ours(frame.filename)]
         )
         todo += [here.__cause__, here.__context__]
     return "".join(shown.format())
@@ -62,5 +62,6 @@ def user_traceback(error: BaseException) -> str:
 _ROOT = __file__.rpartition("engine")[0]
 
 
-def _ours(filename: str) -> bool:
+def is_ours(filename: str) -> bool:
+    """Return whether a file is one of this package's."""
     return filename.startswith(_ROOT)

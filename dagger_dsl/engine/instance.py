@@ -114,6 +114,7 @@ class Run:
         attempts_before: By slot, how often a state was called in the cycle before its last one;
             once, where it is not there.
         stir: Tells the coordinator that something is doomed.
+        next_try: By slot of what waits for another attempt, when that begins.
         watch_progress: Takes how far a node has come: ``(node_id, key, fraction, status)``.
     """
 
@@ -212,6 +213,7 @@ class Run:
         self.doomed: deque[tuple[int, str]] = deque()
         self.newcomers: list[int] = []
         self.attempts_before: dict[int, int] = {}
+        self.next_try: dict[int, float] = {}
         self.stir: Callable[[], None] | None = None
         self.watch_progress: Callable[[str, str, float, str], None] | None = None
         self._constants = len(plan.constants)

@@ -21,7 +21,7 @@ from dagger_dsl.runners.base import Writing
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
 
-__all__ = ["bind_call", "bind_fallback", "bind_handler", "calling"]
+__all__ = ["bind_call", "bind_fallback", "bind_handler", "calling", "delivered", "inputs_of_call"]
 
 
 def bind_call(run: Run, slot: int) -> Callable[..., Any]:
@@ -33,7 +33,7 @@ def bind_call(run: Run, slot: int) -> Callable[..., Any]:
     action = run.plan.actions[slot]
 
     def prepare(values: tuple[Any, ...]) -> dict[str, Any]:
-        inputs = _inputs(run, slot, action, delivered(run, slot, values))
+        inputs = inputs_of_call(run, slot, action, delivered(run, slot, values))
         action.check_inputs(inputs)
         return inputs
 
@@ -84,7 +84,7 @@ def bind_fallback(run: Run, slot: int, fallback: ActionDef) -> Callable[..., Any
     """Return the call of a fallback: with the inputs of the node that it has parameters for."""
 
     def prepare(values: tuple[Any, ...]) -> dict[str, Any]:
-        inputs = _inputs(run, slot, run.plan.actions[slot], delivered(run, slot, values))
+        inputs = inputs_of_call(run, slot, run.plan.actions[slot], delivered(run, slot, values))
         if not fallback.takes_any_input:
             names = {each.name for each in fallback.params}
             inputs = {name: value for name, value in inputs.items() if name in names}
@@ -123,7 +123,9 @@ def delivered(run: Run, slot: int, values: tuple[Any, ...]) -> dict[str, Any]:
     return found
 
 
-def _inputs(run: Run, slot: int, action: ActionDef, values: dict[str, Any]) -> dict[str, Any]:
+def inputs_of_call(
+    run: Run, slot: int, action: ActionDef, values: dict[str, Any]
+) -> dict[str, Any]:
     """Drop what no edge delivered, where the parameter has a default or takes None."""
     if all(value is not UNSET for value in values.values()):
         return values

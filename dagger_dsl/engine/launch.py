@@ -284,6 +284,7 @@ class _Session:
         recorder: Where it is recorded, None in memory.
         hooks: Bound hooks, in order.
         ended: The report of a run that has nothing left to do.
+        display: Shows how it goes; its `begin` and `close` raise nothing.
     """
 
     def __init__(
@@ -293,19 +294,18 @@ class _Session:
         hooks: Sequence[BoundHook] = (),
         *,
         ended: RunReport | None = None,
+        display: Any = None,
     ) -> None:
         options = run.options
         self.run = run
         self.recorder = recorder
         self.ended = ended
-        self._bar: Any = None
+        self._display = display
         self._memory: Memory | None = None
         observers = None
         told = logger.isEnabledFor(logging.DEBUG)
-        if hooks or options.progress is not None or told:
-            progress = options.progress
-            if progress is True and ended is None:
-                progress = self._bar = through("progress_bar")(run.dag_name)
+        progress = options.progress if display is None else None
+        if hooks or progress is not None or told:
             observers = Observers(run, hooks, progress, told)
         self.needs_loop = observers is not None and observers.needs_loop
         around = run.lifecycle
@@ -435,15 +435,17 @@ class _Session:
             from dagger_dsl.engine.memory import Memory
 
             self._memory = Memory()
+        if self._display is not None:
+            self._display.begin(run)
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if self._display is not None:
+            self._display.close()
         for unsubscribe in self._unsubscribe:
             unsubscribe()
         if self._memory is not None:
             self.run.peak = self._memory.close()
-        if self._bar is not None:
-            self._bar.close()
         if self.run.annex is not None:
             self.run.annex.close()
         if self.run.outside is not None:
@@ -495,6 +497,7 @@ def _prepare(
     outer: Run | None = None,
     run_id: str | None = None,
 ) -> _Session:
+    display = _display(options)
     hooks = _bound(options.hooks, registry, graph.name)
     config = _configured(DagConfig.merge(base_config, graph.config), options)
     graph = _limited(graph, options)
@@ -514,7 +517,7 @@ def _prepare(
         )
         if part is not None:
             part.begin(run)
-        return _Session(run, None, _with_cleanup(hooks, run))
+        return _Session(run, None, _with_cleanup(hooks, run), display=display)
     from dagger_dsl.engine.recorder import Recorder  # an in-memory run imports no store
 
     recorder = Recorder.for_options(options, store, run_id)
@@ -532,7 +535,7 @@ def _prepare(
                 part.begin(run)
             hooks = _with_cleanup(hooks, run)
             recorder.begin(run, hooked=bool(hooks))
-            return _Session(run, recorder, hooks)
+            return _Session(run, recorder, hooks, display=display)
         recorder.close()
     return _prepare_resume(
         existing, registry, options, inputs, store, as_recorded=True, clock=clock
@@ -561,6 +564,7 @@ def _prepare_resume(
         raise ConfigurationError("resuming needs the database_url under which the run is recorded")
     from dagger_dsl.engine.recorder import Recorder
 
+    display = _display(options)
     recorder = Recorder.for_options(options, store, run_id)
     with _released_on_error(recorder):
         stored = recorder.load()
@@ -584,7 +588,7 @@ def _prepare_resume(
         hooks = _with_cleanup(hooks, run)
         recorder.restore(run, options.on_change, hooked=bool(hooks), part=part)
         recorder.seats(run)
-        return _Session(run, recorder, hooks)
+        return _Session(run, recorder, hooks, display=display)
 
 
 def _part(plan: Plan, options: RunOptions, store: Store | None) -> Part | None:
@@ -612,6 +616,18 @@ def _whole(options: RunOptions) -> RunOptions:
             "made for"
         )
     return options
+
+
+def _display(options: RunOptions) -> Any:
+    """Return what shows how a run goes; None where nothing does, or a function is told of it.
+
+    Raises:
+        ConfigurationError: What is asked for cannot be had here.
+    """
+    progress = options.progress
+    if progress is None or hasattr(progress, "begin"):
+        return progress
+    return None if callable(progress) else through("live_display")(progress)
 
 
 def _bound(given: Sequence[Any], registry: Lookup, dag_name: str) -> tuple[BoundHook, ...]:

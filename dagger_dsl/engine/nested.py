@@ -211,6 +211,8 @@ class Nursery:
             plan = self._run.plan
             limit = plan.node(slot).timeout or plan.actions[slot].timeout or 0.0
             raise NodeTimeout(str(plan.ids[slot]), limit)
+        if status is RunStatus.FAILED:
+            raise report.failed_with()  # the run around it tells how it came about
         report.raise_for_failure()
         raise AssertionError(f"run {report.run_id} is {status} and nothing was raised")
 
@@ -227,6 +229,12 @@ class Nursery:
             child.session.run.token.cancel(why)
 
     # --- what became of them ---------------------------------------------------------------------
+
+    def run_of(self, slot: int) -> Run | None:
+        """Return the child of an invocation that is on its way; None where there is none."""
+        with self._lock:
+            child = self._alive.get(slot)
+        return None if child is None else child.session.run
 
     def reports(self) -> dict[str, Any]:
         """Return the reports of the children by node id; of a mapped node or a state, by key."""

@@ -409,6 +409,7 @@ class Outcomes:
         self._state.wait(slot)
         if self._course.maps is not None:
             self._course.maps.ended((slot,))
+        run.next_try[slot] = now + delay
         self._course.at(now + delay, lambda _now: self._wake(slot))
 
     def _wake(self, slot: int) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from dagger_dsl.engine.failure import Failure
     from dagger_dsl.engine.profiling import Profile, Profiles
     from dagger_dsl.model.caching import CacheDecision
     from dagger_dsl.model.config import DagConfig
@@ -206,6 +207,32 @@ class RunReport:
         reports = self.node_reports
         found = {node_id: reports[node_id].error for node_id in self.nodes_in(NodeState.FAILED)}
         return {node_id: error for node_id, error in found.items() if error is not None}
+
+    @property
+    def failures(self) -> list[Failure]:
+        """A `Failure` for each node that failed, in declaration order."""
+        from dagger_dsl.engine.failure import failures_in
+
+        return failures_in(self)
+
+    def failure(self, node_id: str | None = None, key: str | None = None) -> Failure:
+        """Return what a node failed with: its inputs, and the way to call it again.
+
+            report.failure("load").reproduce()
+
+        Args:
+            node_id: The node; of a nested run with the nodes around it, ``inner.load``. By default
+                the first failure that nothing handled.
+            key: Which invocation of a mapped node, as in `invocations`; by default the first one
+                that failed.
+
+        Raises:
+            NotExecuted: It has not failed, or has no such invocation.
+            NodeNotFound: The graph has no such node.
+        """
+        from dagger_dsl.engine.failure import failure_in
+
+        return failure_in(self, node_id, key)
 
     def states(self) -> Mapping[str, NodeState]:
         """Return the state of every node by id, in declaration order."""
@@ -485,11 +512,14 @@ class RunReport:
             raise RunCancelled(self.run_id, self.reason)
         if self.status is RunStatus.PAUSED:
             raise RunPaused(self.run_id, self.reason)
-        if self.exception is not None:
-            raise self.exception
-        raise self._failure()
+        from dagger_dsl.engine.failure import told  # runs that succeed do not load it
 
-    def _failure(self) -> BaseException:
+        raise told(self, self.failed_with())
+
+    def failed_with(self) -> BaseException:
+        """Return what a failed run failed with, as it is."""
+        if self.exception is not None:
+            return self.exception
         from dagger_dsl.errors import ExecutionError, NodeExecutionError
 
         for node_id in self.nodes_in(NodeState.FAILED):

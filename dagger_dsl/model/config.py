@@ -404,15 +404,20 @@ def _error_handler(value: Any) -> Any:
     return callback(value, "error_handler", ("node_name", "error", "context"))
 
 
+#: What `RunOptions.progress` may name.
+DISPLAYS = ("bar", "picture", "lines")
+
+
 def _progress(value: Any) -> Any:
     if value is False:
         return None
-    if value is not None and value is not True and not callable(value):
-        raise ConfigurationError(
-            "progress is a function of (node_id, status, fraction), or True for a bar, not "
-            f"{shown(value)}"
-        )
-    return value
+    known = value in DISPLAYS if isinstance(value, str) else value is None or value is True
+    if known or callable(value) or (hasattr(value, "begin") and hasattr(value, "close")):
+        return value
+    raise ConfigurationError(
+        "progress is a function of (node_id, status, fraction), True for the display that fits, or "
+        f"the name of one, not {shown(value)}{did_you_mean(value, DISPLAYS)}"
+    )
 
 
 def _earlier_run(value: Any) -> Any:
@@ -487,7 +492,10 @@ class RunOptions:
         cancel: A token that ends the run when it is cancelled.
         progress: ``fn(node_id, status, fraction)``, called after each node that ended; with hooks
             that see starts also before each call, as ``running``, and whenever a node reports its
-            own progress. The fraction is of the run and never falls. True shows a bar on stderr.
+            own progress. The fraction is of the run and never falls. True shows how the run goes:
+            in a notebook the picture of the run, which changes its colours; in a terminal a bar
+            with what runs, waits and has failed; else lines, all three on stderr. ``picture``,
+            ``bar`` and ``lines`` name one of these.
         event_capacity: Events that hooks are shown in one turn at most: what happens meanwhile
             waits as it is, so a slow hook costs time and not memory. Of events that hooks emit, a
             hundred times as many may wait; more end the run.

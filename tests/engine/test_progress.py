@@ -309,15 +309,20 @@ def test_progress_true_draws_on_standard_error(
     assert flow.run(runner, progress=True).success
     out, err = capsys.readouterr()
     assert out == ""
-    assert "my [flow]" in err
-    assert "100%" in err
-    assert "next: completed" in err
+    lines = [line.partition(" in ")[0] for line in err.splitlines()]
+    assert lines == [
+        "my [flow] [1/2] load: completed",
+        "my [flow] [2/2] next: completed",
+        "my [flow]: 2/2 nodes, completed",
+    ]
 
 
 def test_progress_is_nothing_else() -> None:
     for given_ in (1, "yes", [print]):
-        with pytest.raises(ConfigurationError, match="or True for a bar"):
+        with pytest.raises(ConfigurationError, match="True for the display that fits, or"):
             RunOptions(progress=given_)
+    with pytest.raises(ConfigurationError, match="did you mean 'picture'"):
+        RunOptions(progress="pictures")
     assert RunOptions(progress=False).progress is None
 
 

@@ -1,0 +1,516 @@
+"""`Failure`: what a node failed with, in words, and the way to call it again.
+
+The story of a failure (attempts, inputs, what else failed, how to go on) becomes a note of the
+exception that is raised for it, so that everything that prints exceptions prints it. Frames of this
+package are taken out of the traceback of the node's own error: they say nothing of what went wrong.
+"""
+
+from __future__ import annotations
+
+import inspect
+import reprlib
+import shlex
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from dagger_dsl.engine.error_info import ErrorInfo, is_ours
+from dagger_dsl.engine.invoke import delivered, inputs_of_call
+from dagger_dsl.engine.plan import UNSET
+from dagger_dsl.engine.state import COMPLETED
+from dagger_dsl.errors import (
+    ActionNotFound,
+    DaggerError,
+    NodeExecutionError,
+    NotExecuted,
+    did_you_mean,
+    shown,
+    visible,
+)
+from dagger_dsl.model.context import DEFAULT_KEY, NodeCtx
+from dagger_dsl.model.graph import RESULT, Input
+from dagger_dsl.model.sharing import Context
+from dagger_dsl.model.states import NodeState
+from dagger_dsl.registry import ActionDef, as_registry, current_registry
+from dagger_dsl.retry import effective_policy
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.instance import Run
+    from dagger_dsl.engine.report import NodeReport, RunReport
+
+__all__ = ["Failure", "failure_in", "failures_in", "told"]
+
+#: Inputs, and other nodes that failed, that are listed by name.
+_LISTED: Final = 10
+_NAMED: Final = 3
+
+
+class Failure:
+    """What one invocation of a node failed with; `RunReport.failure` makes it.
+
+    Attributes:
+        node_id: The node; of a nested run with the nodes around it, ``inner.load``.
+        key: Which of its invocations.
+        attempts: Calls that were made.
+        allowed: Calls that its retry policy allows; None where that is not known any more, or no
+            number.
+        error: Class, text and traceback of what it raised.
+        exception: The exception itself, where this process saw it.
+        report: The report of the run that the node belongs to, a nested one perhaps.
+    """
+
+    def __init__(self, report: RunReport, found: NodeReport, path: str = "") -> None:
+        self.report = report
+        self.node_id = f"{path}{found.node_id}"
+        self.key = found.key
+        self.attempts = found.attempts
+        self.error: ErrorInfo | None = found.error
+        self.exception = found.exception
+        self._id = found.node_id
+
+    def __repr__(self) -> str:
+        key = "" if self.key == DEFAULT_KEY else f" [{self.key}]"
+        return f"<Failure of node {shown(self.node_id)}{key}: {visible(str(self.error), 200)}>"
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    @property
+    def allowed(self) -> int | None:
+        """Calls that its retry policy allows."""
+        run = self.report._run
+        if run is None:
+            return None
+        slot = run.plan.index[self._id]
+        policy = effective_policy(run.plan.node(slot), run.plan.actions[slot], run.config)
+        return policy.max_attempts if policy.stop is None else None
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """What it was called with, by name: the values themselves, or those that were recorded.
+
+        A body that changed an input in memory finds it changed.
+
+        Raises:
+            NotExecuted: An input is there no more: it was not stored, was freed, or was a stream.
+            InputResolutionError: It failed because an input has no value.
+        """
+        return MappingProxyType(self._inputs())
+
+    def reproduce(self, registry: Any = None) -> Any:
+        """Call the node's function once more, here and now, with the inputs it had.
+
+        It is called in this thread, so that a debugger can step into it, without retries, time
+        limit and hooks, and nothing is recorded. A `NodeCtx` has the same ids and keeps no
+        checkpoints. A node whose body is a workflow reproduces the failure of the node in it.
+
+        Args:
+            registry: Where the action is looked up, for a report that was read from a store and
+                knows of none; the registry in force by default.
+
+        Returns:
+            What the function returned. An async one is run to its end where no event loop is
+            running; under one, as in a notebook, its coroutine is returned: ``await`` it.
+
+        Raises:
+            Exception: What the function raises.
+            NotExecuted: As `inputs`.
+            ActionNotFound: Nobody knows the function.
+        """
+        run: Run | None = self.report._run
+        action, inputs = self._action(registry), self._inputs()
+        slot = None if run is None else self._slot(run)
+        if run is not None and slot is not None and run.plan.batch(slot) > 1:
+            name = run.plan.mapped[run.plan.parents[slot]].name
+            calls = [{**inputs, name: item} for item in inputs[name]]
+            answer = _each(lambda given: _called(action, given, self._ctx(given), run, slot), calls)
+        else:
+            answer = _called(action, inputs, self._ctx(inputs), run, slot)
+        return _waited(answer) if inspect.isawaitable(answer) else answer
+
+    # --- in words ---------------------------------------------------------------------------------
+
+    def lines(self) -> Iterator[str]:
+        """Yield what there is to say of it beside its error, line by line."""
+        which = "" if self.key == DEFAULT_KEY else f", item {self.key}"
+        total = "" if self.allowed is None else f" of {self.allowed}"
+        yield f"attempt {self.attempts}{total}{which}"
+        try:
+            inputs = self.inputs
+        except Exception as error:  # a stranger's loader, too
+            yield f"inputs: not known any more ({visible(str(error), 300)})"
+            return
+        if not inputs:
+            return
+        yield "inputs:"
+        for name, value in list(inputs.items())[:_LISTED]:
+            yield f"  {visible(str(name), 100)} = {_shown(value)}"
+        if len(inputs) > _LISTED:
+            yield f"  and {len(inputs) - _LISTED} more"
+
+    def notebook_lines(self, error: NodeExecutionError) -> list[str]:
+        """Return what a notebook prints of an error: no frame in it is one of this package's."""
+        return _notebook_lines(error)
+
+    # --- the call ---------------------------------------------------------------------------------
+
+    def _slot(self, run: Run) -> int:
+        """Return the slot of its invocation; a state of a machine has one for all cycles."""
+        slot = run.slot_named(self._id, self.key) if run.plan.machine is None else None
+        return run.plan.index[self._id] if slot is None else slot
+
+    def _inputs(self) -> dict[str, Any]:
+        run: Run | None = self.report._run
+        if run is None:
+            return self._recorded()
+        slot = self._slot(run)
+        values = delivered(run, slot, self._arguments(run, slot))
+        return inputs_of_call(run, slot, run.plan.actions[slot], values)
+
+    def _action(self, registry: Any) -> ActionDef:
+        run: Run | None = self.report._run
+        if run is not None:
+            return run.plan.actions[self._slot(run)]
+        name = self.report.graph.node(self._id).action
+        found = (current_registry() if registry is None else as_registry(registry)).get(name)
+        if found is None:
+            raise ActionNotFound(
+                f"action {name!r} is registered nowhere here; import its module, or give "
+                "reproduce() the registry that has it"
+            )
+        return found
+
+    @staticmethod
+    def _arguments(run: Run, slot: int) -> tuple[Any, ...]:
+        """Return what an invocation is called with; nothing of the run changes by that."""
+        places, plan, values = run.board.bindings[slot], run.plan, run.board.values
+        if plan.machine is not None or places is None:
+            return run.board.arguments(slot)
+        found = []
+        for place in (places,) if isinstance(places, int) else places:
+            value, source = values[place], plan.source_of(place)
+            if value is UNSET and source is not None:
+                if source in plan.iterators or plan.actions[source].yields is not None:
+                    raise NotExecuted(
+                        f"node {plan.ids[slot]!r}: it took the items of {plan.ids[source]!r}, a "
+                        "stream that is read once and never stored"
+                    )
+                if run.state.status(source) == COMPLETED:
+                    whole = run.value(source)
+                    parts = dict(plan.split(source, whole))
+                    value = whole if place == source else parts.get(place, UNSET)
+            found.append(value)
+        return tuple(found)
+
+    def _recorded(self) -> dict[str, Any]:
+        """Return the inputs in a run that this process only knows from its record."""
+        graph = self.report.graph
+        node = graph.node(self._id)
+        if graph.machine is not None or node.subgraph is not None:
+            raise NotExecuted(
+                f"node {self._id!r}: what it was called with is known in the process that ran it, "
+                "or that resumes its run"
+            )
+        inputs = {each.name: self._stored(each) for each in node.inputs}
+        if self.key != DEFAULT_KEY:
+            if not self.key.isdecimal() or (node.map_batch or 1) > 1:
+                raise NotExecuted(
+                    f"node {self._id!r}: the items of nested lists and of batches are not told "
+                    "apart in a record; resume the run to have them"
+                )
+            inputs[str(node.map_over)] = list(inputs[str(node.map_over)])[int(self.key)]
+        return inputs
+
+    def _stored(self, given: Input) -> Any:
+        if given.source is None:
+            assert given.literal is not None
+            return given.literal.value
+        source, output = given.source
+        if source == "inputs":
+            if output not in self.report.inputs:
+                raise NotExecuted(
+                    f"node {self._id!r}: its input {given.name!r} was not stored: secrets never are"
+                )
+            return self.report.inputs[output]
+        value = self.report.value(source)
+        declared = [each.name for each in self.report.graph.node(source).outputs]
+        if output == RESULT and output not in declared:
+            return value
+        return value[output] if isinstance(value, Mapping) and output in value else value
+
+    def _ctx(self, inputs: Mapping[str, Any]) -> NodeCtx:
+        report, run = self.report, self.report._run
+        more = {} if run is None else {"cache": run.cache, "app_data": run.app_data}
+        return NodeCtx(
+            dag_name=report.dag_name,
+            node_id=self._id,
+            run_id=report.run_id,
+            attempt=max(1, self.attempts),
+            inputs=inputs,
+            invocation_key=self.key,
+            **more,
+        )
+
+
+def _called(
+    action: ActionDef, inputs: dict[str, Any], ctx: NodeCtx, run: Run | None, slot: int | None
+) -> Any:
+    """Call an action in its style, as `dagger_dsl.engine.invoke` does, and nothing around it."""
+    action.check_inputs(inputs)
+    if action.style == "workflow":
+        return action.workflow.run(inputs)  # type: ignore[attr-defined]  # a `WorkflowDef`
+    if action.style == "context":
+        return action.fn(ctx)
+    if action.style == "legacy":
+        if run is None or slot is None:
+            raise NotExecuted(
+                f"action {action.name!r} works on the cache of its run, which is known in the "
+                "process that ran it"
+            )
+        from dagger_dsl.engine.legacy import LegacyCall
+
+        return action.fn(*LegacyCall(run, slot, inputs, handler=False).arguments)
+    keywords = action.arguments(inputs)
+    if action.ctx_param is not None:
+        keywords[action.ctx_param] = ctx
+    if action.context_param is not None:
+        keywords[action.context_param] = Context() if run is None else run.context
+    return action.fn(**keywords)
+
+
+def _each(call: Callable[[dict[str, Any]], Any], calls: list[dict[str, Any]]) -> Any:
+    """Make the calls of a batch, one after the other; awaitable where they are."""
+    first = call(calls[0])
+    if not inspect.isawaitable(first):
+        return [first, *map(call, calls[1:])]
+
+    async def wait(first: Awaitable[Any]) -> list[Any]:
+        return [await first, *[await call(given) for given in calls[1:]]]
+
+    return wait(first)
+
+
+def _waited(answer: Awaitable[Any]) -> Any:
+    import asyncio  # whoever made an awaitable has loaded it
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+
+        async def wait() -> Any:
+            return await answer
+
+        return asyncio.run(wait())
+    return answer
+
+
+class _Short(reprlib.Repr):
+    """A `repr` that costs the same whatever a value holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 160
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = 8
+        self.maxdict = 8
+        self.maxlevel = 4
+
+    def repr_str(self, x: str, level: int) -> str:
+        return shown(x, self.maxstring)
+
+
+_short = _Short()
+
+
+def _shown(value: Any) -> str:
+    """Return a value in one short line; a `Secret` hides what it holds."""
+    try:
+        text = _short.repr(value)
+    except Exception:  # a stranger's __repr__
+        text = shown(value)
+    return visible(text, 200).replace("\n", " ")
+
+
+# --- finding it -----------------------------------------------------------------------------------
+
+
+def failures_in(report: RunReport) -> list[Failure]:
+    """Return the failures of a run, one for each node that failed, in declaration order."""
+    return [failure_in(report, node_id) for node_id in report.nodes_in(NodeState.FAILED)]
+
+
+def failure_in(
+    report: RunReport, node_id: str | None = None, key: str | None = None, path: str = ""
+) -> Failure:
+    """Return one failure; see `RunReport.failure`."""
+    if node_id is None:
+        node_id = getattr(report.exception, "node_id", None)
+        if not isinstance(node_id, str):
+            node_id = next(iter(report.nodes_in(NodeState.FAILED)), None)
+        if node_id is None:
+            raise NotExecuted(f"no node of run {report.run_id} has failed: it is {report.status}")
+    name, _, below = node_id.partition(".")
+    report.graph.node(name)
+    found = _call_that_failed(report, name, key)
+    inside = _run_inside(report, name, key if key is not None else found.key)
+    if inside is not None:
+        return failure_in(inside, below or None, path=f"{path}{name}.")
+    if below:
+        raise NotExecuted(f"no run inside of node {name!r} has a failed node {shown(below)}")
+    return Failure(report, found, path)
+
+
+def _call_that_failed(report: RunReport, name: str, key: str | None) -> NodeReport:
+    calls = report.invocations(name)
+    if key is not None and key != DEFAULT_KEY:
+        found = calls.get(key)
+        if found is None:
+            raise NotExecuted(
+                f"node {name!r} has no invocation {shown(key)}{did_you_mean(key, calls)}"
+            )
+    else:
+        found = next((each for each in calls.values() if each.error is not None), None)
+        found = found or report.node_reports[name]
+    if found.error is None:
+        raise NotExecuted(
+            f"node {name!r} has not failed in run {report.run_id}: it is {found.state}"
+        )
+    return found
+
+
+def _run_inside(report: RunReport, name: str, key: str) -> RunReport | None:
+    """Return the nested run that an invocation failed with."""
+    inside = report.nested.get(name)
+    if isinstance(inside, Mapping):  # of a machine by the number of the cycle, the last one last
+        inside = inside.get(key) or next(reversed(list(inside.values())), None)
+    if inside is None or not inside.nodes_in(NodeState.FAILED):
+        return None
+    found: RunReport = inside
+    return found
+
+
+# --- telling it -----------------------------------------------------------------------------------
+
+
+def told(report: RunReport, error: BaseException) -> BaseException:
+    """Return what a run failed with, with all that there is to say of it as a note.
+
+    Args:
+        report: The run.
+        error: What is about to be raised.
+    """
+    if not isinstance(error, NodeExecutionError):
+        return error
+    try:
+        failure = failure_in(report, error.node_id)
+    except DaggerError:  # such as a limit that the run has passed
+        return error
+    fresh = error._failure is None
+    error._failure = failure
+    if error.__cause__ is not None:
+        hide_frames(error.__cause__)
+    if fresh:
+        for line in _note(report, failure, error):
+            error.add_note(line)
+    return error
+
+
+def _note(report: RunReport, failure: Failure, error: NodeExecutionError) -> Iterator[str]:
+    if error.__cause__ is None and failure.error is not None and failure.error.traceback:
+        yield visible(failure.error.traceback.rstrip())  # of an earlier process
+    yield from (f"  {line}" for line in failure.lines())
+    top = failure.node_id.partition(".")[0]
+    others = [each for each in report.nodes_in(NodeState.FAILED) if each != top]
+    if others:
+        names = ", ".join(shown(each, 60) for each in others[:_NAMED])
+        dots = ", ..." if len(others) > _NAMED else ""
+        what = "node" if len(others) == 1 else "nodes"
+        yield f"  and {len(others)} more {what} failed: {names}{dots}"
+    way = resume_call(report)
+    if way is not None:
+        yield f"  resume it: {way}"
+    yield "  call it again, in a debugger: error.reproduce(), or report.failure().reproduce()"
+
+
+def resume_call(report: RunReport) -> str | None:
+    """Return the command, or the call, that goes on with a recorded run; None without a record."""
+    url = report.database_url
+    if url is None or url.endswith(":memory:"):
+        return None
+    where = _without_password(url)
+    actions = _module_of(report)
+    if actions is None:
+        return f"DagExecutor(database_url={where!r}).resume({report.run_id!r})"
+    return shlex.join(["dagger-dsl", "resume", report.run_id, "--actions", actions, "--db", where])
+
+
+def _without_password(url: str) -> str:
+    """Return a database's URL with its password hidden."""
+    scheme, mark, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    if not (mark and at and ":" in user):
+        return url
+    return f"{scheme}://{user.partition(':')[0]}:***@{host}"
+
+
+def _module_of(report: RunReport) -> str | None:
+    """Return the one module, or file, that all actions of a run come from; None for several."""
+    run: Run | None = report._run
+    if run is None:
+        return None
+    modules = {run.plan.actions[slot].module for slot in run.plan.index.values()}
+    if len(modules) != 1:
+        return None
+    (module,) = modules
+    if module != "__main__":
+        return module or None
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    return path if isinstance(path, str) and path.endswith(".py") else None
+
+
+def hide_frames(error: BaseException) -> None:
+    """Take this package's frames out of the traceback of an error, and of what led to it.
+
+    What is left is what the user wrote. A fault of ours, which has no other frames, keeps them.
+    """
+    todo: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while todo:
+        here = todo.pop()
+        if here is None or id(here) in seen:
+            continue
+        seen.add(id(here))
+        todo += [here.__cause__, here.__context__]
+        if isinstance(here, BaseExceptionGroup):
+            todo += here.exceptions
+        kept = []
+        step = here.__traceback__
+        while step is not None:
+            if not is_ours(step.tb_frame.f_code.co_filename):
+                kept.append(step)
+            step = step.tb_next
+        if kept or isinstance(here, DaggerError):
+            below: TracebackType | None = None
+            for each in reversed(kept):
+                below = TracebackType(below, each.tb_frame, each.tb_lasti, each.tb_lineno)
+            here.__traceback__ = below
+
+
+def _notebook_lines(error: NodeExecutionError) -> list[str]:
+    """Return what a notebook prints of a failure: no frame in it is one of this package's."""
+    lines: list[str] = []
+    if error.__cause__ is not None:
+        text = "".join(traceback.format_exception(error.__cause__))
+        lines += visible(text.rstrip(), 20_000).split("\n")
+        lines.append("")
+    stack = traceback.extract_tb(error.__traceback__)
+    names = [each for each in stack if "IPython" not in each.filename]
+    theirs = [each for each in names if not is_ours(each.filename)]
+    if theirs:
+        lines += ["It failed the run that was started here:"]
+        lines += "".join(traceback.format_list(theirs[-1:])).rstrip().split("\n")
+        lines.append("")
+    lines.append(f"\x1b[1;31mNodeExecutionError:\x1b[0m {error}")
+    lines += getattr(error, "__notes__", ())
+    return lines

@@ -1,0 +1,436 @@
+"""`LiveDisplay`: shows how a run goes while it goes.
+
+A thread looks at the run a few times a second (`dagger_dsl.engine.pulse`); the run itself does
+nothing for it, and what the drawing costs decides how often it is made. What trouble a display has
+is logged, and the run goes on without one.
+
+How it looks is the matter of a front: `Lines` is the plain one, the others are loaded on first use.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextvars
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+
+from dagger_dsl.engine.pulse import Pulse, Pulses, Watch
+from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.views.clean import printable
+from dagger_dsl.views.plain import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dagger_dsl.engine.instance import Run
+
+__all__ = [
+    "Front",
+    "Lines",
+    "LiveDisplay",
+    "Pace",
+    "in_notebook",
+    "live_display",
+    "summary",
+    "write_line",
+]
+
+logger = logging.getLogger("dagger_dsl.views")
+
+#: A drawing takes no more than this share of the time of its thread, and so of the run's.
+_SHARE: Final = 1 / 120
+
+#: Seconds between two drawings at most, whatever they cost, and to wait for the last one.
+_LONGEST: Final = 10.0
+_PATIENCE: Final = 2.0
+
+#: Seconds between two looks of the ticker, and after which it leaves when there is nothing to see.
+_NAP: Final = 0.1
+_LINGER: Final = 2.0
+
+#: Drawings in a row that may find a table changed while they read it.
+_MISSED: Final = 50
+
+#: More lines than that nobody reads.
+_MANY: Final = 200
+
+
+class Front(Protocol):
+    """How a pulse is shown. Only one thread at a time draws.
+
+    Attributes:
+        delay: Seconds before the first drawing: shorter runs are spared it.
+        pause: Seconds between two drawings at least.
+        named: How many nodes that have ended it names; see `Watch.take`.
+    """
+
+    delay: float
+    pause: float
+    named: int
+
+    def draw(self, pulse: Pulse) -> None:
+        """Show how the run stands; called now and then."""
+
+    def finish(self, pulse: Pulse) -> None:
+        """Show how it has ended; called once, also when nothing was drawn before."""
+
+    def abandon(self) -> None:
+        """Give back what was taken, such as the cursor of a terminal."""
+
+
+class LiveDisplay:
+    """Shows one run at a time, from its beginning to its end.
+
+    Its methods raise nothing. On a terminal there is room for one display: where one is shown
+    already, the next run has lines.
+
+    Args:
+        kind: ``bar``, ``picture`` or ``lines``.
+        console: Where a bar is drawn; standard error by default.
+        say: Takes a line; by default it goes to standard error, with the name of what runs.
+        brief: Whether nothing is left of it at the end.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        console: Console | None = None,
+        say: Callable[[str], None] | None = None,
+        brief: bool = False,
+    ) -> None:
+        self.kind = kind
+        self._console, self._say, self._brief = console, say, brief
+        self._watch: Pulses | None = None
+        self._front: Front | None = None
+        self._drawing = threading.Lock()
+        self._context: contextvars.Context | None = None
+        self._due = 0.0
+        self._has_screen = False
+        self._missed = 0
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether what was to be shown cannot be, such as where nobody reads it any more."""
+        return self._watch is not None and self._front is None
+
+    def begin(self, run: Run) -> None:
+        """Begin to show a run, from a thread of its own."""
+        try:
+            self.follow(Watch(run), run)
+        except Exception as error:
+            self._give_up(error)
+
+    def follow(self, pulses: Pulses, run: Run | None = None) -> None:
+        """Begin to show whatever has pulses, from a thread of its own.
+
+        Args:
+            pulses: Asked how it stands, by that thread.
+            run: What a picture is made of.
+        """
+        self._missed = 0
+        try:
+            self._watch = pulses
+            self._front = front = self._front_for(run)
+            self._context = contextvars.copy_context()  # a notebook knows by it which cell is meant
+            self._due = time.monotonic() + front.delay
+            _TICKER.add(self)
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Show how the run has ended, and leave."""
+        _TICKER.remove(self)
+        if self._drawing.acquire(timeout=_PATIENCE):
+            try:
+                self._draw(last=True)
+            finally:
+                self._drawing.release()
+        else:
+            logger.warning("the display of a run was left behind: nothing takes what it shows")
+            _TICKER.replace()
+        self._leave()
+
+    def _front_for(self, run: Run | None) -> Front:
+        if self.kind == "picture" and run is not None:
+            from dagger_dsl.views.live_picture import PictureFront
+
+            return PictureFront(run)
+        if self.kind == "bar" and _SCREEN.acquire(blocking=False):
+            self._has_screen = True
+            from dagger_dsl.views.live_bar import BarFront
+
+            return BarFront(self._console, brief=self._brief)
+        return Lines(self._say, brief=self._brief)
+
+    def tick(self) -> None:
+        """Draw, if it is time for that; called by the ticker."""
+        front, context = self._front, self._context
+        if front is None or context is None or time.monotonic() < self._due:
+            return
+        with self._drawing:
+            if self._context is not context:  # the run has ended meanwhile
+                return
+            begun = time.thread_time()
+            context.run(self._draw)
+            cost = time.thread_time() - begun
+            if self._context is not context:  # it was left behind in the middle of that
+                front.abandon()
+                return
+            self._due = time.monotonic() + max(front.pause, min(_LONGEST, cost / _SHARE))
+
+    def _draw(self, *, last: bool = False) -> None:
+        front, watch = self._front, self._watch
+        if front is None or watch is None:
+            return
+        try:
+            if last:
+                front.finish(watch.take(front.named))
+            else:
+                front.draw(watch.take(front.named))
+            self._missed = 0
+        except Exception as error:
+            # A graph may grow while it is read; the next look finds it whole.
+            self._missed += 1
+            if last or not isinstance(error, RuntimeError) or self._missed > _MISSED:
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        front, self._front = self._front, None
+        if front is not None:
+            try:
+                front.abandon()
+            except Exception as another:
+                error.add_note(f"and it could not be taken away: {another!r}")
+        # Whoever read it has gone, and misses nothing.
+        level = logging.DEBUG if isinstance(error, BrokenPipeError) else logging.WARNING
+        logger.log(level, "the display of a run failed, the run goes on without: %r", error)
+
+    def _leave(self) -> None:
+        self._front = self._watch = self._context = None
+        if self._has_screen:
+            self._has_screen = False
+            _SCREEN.release()
+
+
+class _Ticker:
+    """The thread that draws the displays of this process, a few times a second.
+
+    One for all, which stays a while: to begin a thread, or to wake one, takes as long as a small
+    run does.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shown: list[LiveDisplay] = []
+        self._number = 0  # of the thread
+        self._runs = False
+
+    def add(self, display: LiveDisplay) -> None:
+        """Draw a display from now on."""
+        with self._lock:
+            self._shown.append(display)
+            if not self._runs:
+                self._begin()
+
+    def remove(self, display: LiveDisplay) -> None:
+        """Draw it no more."""
+        with self._lock:
+            if display in self._shown:
+                self._shown.remove(display)
+
+    def _begin(self) -> None:
+        # `threading.Thread` would wait until it has begun.
+        _thread.start_new_thread(contextvars.Context().run, (self._work, self._number))
+        self._runs = True
+
+    def replace(self) -> None:
+        """Leave a thread behind that a display keeps; another one draws the others."""
+        with self._lock:
+            self._number += 1
+            self._begin()
+
+    def _work(self, number: int) -> None:
+        idle = 0.0
+        while True:
+            time.sleep(_NAP)
+            with self._lock:
+                if number != self._number:
+                    return
+                shown = list(self._shown)
+                idle = 0.0 if shown else idle + _NAP
+                if idle >= _LINGER:
+                    self._runs = False
+                    return
+            for display in shown:
+                display.tick()
+
+
+_TICKER: Final = _Ticker()
+
+#: Held by the display that a terminal shows.
+_SCREEN: Final = threading.Lock()
+
+
+def live_display(kind: bool | str) -> LiveDisplay:
+    """Return the display that `RunOptions.progress` asks for.
+
+    Args:
+        kind: Which one; True takes the one that fits where the process is.
+
+    Raises:
+        ConfigurationError: A picture is asked for, and there is no notebook to show it.
+    """
+    if kind is True:
+        kind = "picture" if in_notebook() else "bar" if _on_terminal() else "lines"
+    elif kind == "picture" and not in_notebook():
+        raise ConfigurationError(
+            "progress='picture' needs a notebook, and this is none; progress=True shows what fits"
+        )
+    return LiveDisplay(str(kind))
+
+
+def in_notebook() -> bool:
+    """Return whether a kernel runs this code, whose front end shows pictures."""
+    module = sys.modules.get("IPython")  # who has not loaded it is in none
+    shell = None if module is None else module.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
+def _on_terminal() -> bool:
+    if os.environ.get("TERM", "") in ("", "dumb"):
+        return False
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
+
+
+# --- lines ----------------------------------------------------------------------------------------
+
+
+class Lines:
+    """Says of each node that it ended; of a large run, how many did by the hundredth.
+
+    Args:
+        say: Takes a line; by default it goes to standard error, with the name of what runs.
+        brief: Whether how it ended is left to others.
+    """
+
+    delay = pause = 0.1
+    named = _MANY
+
+    def __init__(self, say: Callable[[str], None] | None = None, *, brief: bool = False) -> None:
+        self._say, self._brief = say or write_line, brief
+        self._titled = say is None
+        self._said = 0
+        self._percent = -1
+        self._tenths: dict[str, int] = {}
+        self._next = 0.0
+
+    def draw(self, pulse: Pulse) -> None:
+        """Say what has ended since the last time."""
+        if pulse.total is None:
+            self._cycles(pulse)
+        elif pulse.total > _MANY:
+            self._large(pulse, pulse.total)
+        else:
+            first = pulse.done - len(pulse.ended) + 1
+            for number, each in enumerate(pulse.ended, first):
+                self._ended(pulse, number, each)
+        self._maps(pulse)
+
+    def finish(self, pulse: Pulse) -> None:
+        """Say what is left, and how the run ended."""
+        self._next = 0.0
+        if self._brief or pulse.total is None or pulse.total <= _MANY:
+            self.draw(pulse)
+        else:
+            self._large(pulse, pulse.total, last=False)
+        if not self._brief:
+            self._say(summary(pulse))
+
+    def abandon(self) -> None:
+        """Nothing was taken."""
+
+    def _cycles(self, pulse: Pulse) -> None:
+        number = pulse.done - len(pulse.ended)
+        for each in pulse.ended:
+            number += 1
+            if self._said < _MANY:
+                self._line(pulse, f"[{number}] {each.name}: {each.state}")
+        if self._said >= _MANY and pulse.ended and pulse.elapsed >= self._next:
+            self._next = pulse.elapsed + 1.0
+            self._line(pulse, f"[{number}] {pulse.ended[-1].name}: {pulse.ended[-1].state}")
+
+    def _large(self, pulse: Pulse, total: int, *, last: bool = True) -> None:
+        newest = pulse.ended[-1:] if last else ()
+        for each in pulse.ended:
+            if each.state == "failed" and self._said < _MANY * 2:
+                self._ended(pulse, pulse.done, each)
+                newest = () if each in newest else newest
+        percent = pulse.done * 100 // total
+        if newest and percent != self._percent:
+            self._percent = percent
+            self._ended(pulse, pulse.done, newest[0])
+
+    def _maps(self, pulse: Pulse) -> None:
+        for each in pulse.running:
+            if each.part is None or not each.part[0]:
+                continue
+            ended, total = each.part
+            tenth = ended * 10 // max(1, total)
+            if tenth != self._tenths.get(each.name, 0):
+                self._tenths[each.name] = tenth
+                self._line(pulse, f"[{pulse.done}/{pulse.total}] {each.name}: {ended}/{total}")
+
+    def _ended(self, pulse: Pulse, number: int, each: Any) -> None:
+        took = "" if each.seconds is None else f" in {duration(each.seconds)}"
+        why = f": {each.text}" if each.text else ""
+        self._line(pulse, f"[{number}/{pulse.total}] {each.name}: {each.state}{took}{why}")
+
+    def _line(self, pulse: Pulse, text: str) -> None:
+        self._said += 1
+        self._say(f"{pulse.name} {text}" if self._titled else text)
+
+
+def write_line(line: str, stream: IO[str] | None = None) -> None:
+    """Write a line to a stream, standard error by default, if there is any."""
+    where = sys.stderr if stream is None else stream
+    if where is not None:
+        where.write(f"{printable(line)}\n")
+        where.flush()
+
+
+def summary(pulse: Pulse) -> str:
+    """Return how a run stands in one line."""
+    if pulse.total is None:
+        what = f"{pulse.done} {'cycle' if pulse.done == 1 else 'cycles'}"
+    else:
+        what = f"{pulse.done}/{pulse.total} nodes"
+    failed = f", {pulse.failed} failed" if pulse.failed else ""
+    why = f": {pulse.reason}" if pulse.reason and pulse.status != "failed" else ""
+    return f"{pulse.name}: {what}{failed}, {pulse.status} in {duration(pulse.elapsed)}{why}"
+
+
+class Pace:
+    """How fast a run goes, over the last half minute."""
+
+    def __init__(self, seconds: float = 30.0) -> None:
+        self._window = seconds
+        self._seen: deque[tuple[float, float]] = deque()
+
+    def rate(self, elapsed: float, done: float) -> float | None:
+        """Take how much is done, and return how much of it a second; None before that is known."""
+        seen = self._seen
+        seen.append((elapsed, done))
+        while len(seen) > 2 and elapsed - seen[1][0] >= self._window:
+            seen.popleft()
+        seconds, number = elapsed - seen[0][0], done - seen[0][1]
+        return number / seconds if seconds >= 0.5 and number > 0 else None

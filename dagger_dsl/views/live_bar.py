@@ -1,0 +1,206 @@
+"""`BarFront`: a run on a terminal: how much is done, what runs, waits and has failed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from dagger_dsl.views.clean import first_line, printable
+from dagger_dsl.views.live import Pace, summary, write_line
+from dagger_dsl.views.plain import duration
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dagger_dsl.engine.pulse import Doing, Pulse
+
+__all__ = ["BarFront", "frame"]
+
+#: Rows of each kind at most.
+_RUNNING: Final = 6
+_WAITING: Final = 4
+_ASKING: Final = 3
+_FAILED: Final = 5
+
+#: Characters of a bar, and what has to stand beside it.
+_SHORTEST: Final = 8
+_LONGEST: Final = 40
+_WORDS: Final = 70
+
+_COLOURS: Final = {
+    "running": "cyan",
+    "completed": "green",
+    "failed": "red",
+    "timed_out": "red",
+    "cancelled": "yellow",
+    "paused": "yellow",
+}
+
+
+class BarFront:
+    """Draws a run on a terminal, and lets what is printed meanwhile stand above it.
+
+    Args:
+        console: Where; standard error by default.
+        brief: Whether nothing is left of it at the end.
+    """
+
+    delay, pause = 0.3, 0.1
+    named = 0
+
+    def __init__(self, console: Console | None = None, *, brief: bool = False) -> None:
+        self._given = console
+        self._brief = brief
+        self._live: Live | None = None
+        self._pace = Pace()
+
+    def draw(self, pulse: Pulse) -> None:
+        """Draw how the run stands."""
+        if self._live is None:
+            self._live = Live(
+                console=self._console,
+                auto_refresh=False,
+                transient=self._brief,
+                # What goes to a file or a pipe has to arrive there.
+                redirect_stdout=_is_terminal(sys.stdout),
+                redirect_stderr=_is_terminal(sys.stderr),
+            )
+            self._live.start()
+        rate = self._pace.rate(pulse.elapsed, pulse.calls)
+        self._live.update(self._frame(pulse, rate), refresh=True)
+
+    def finish(self, pulse: Pulse) -> None:
+        """Leave how it ended; of a run that was over at once, one line."""
+        if self._live is not None:
+            self._live.update(self._frame(pulse, None), refresh=True)
+            self.abandon()
+        elif not self._brief:
+            if pulse.failures:
+                self._console.print(self._frame(pulse, None))
+            else:  # rich takes longer than many a run
+                write_line(summary(pulse), None if self._given is None else self._given.file)
+
+    def abandon(self) -> None:
+        """Give the cursor and the streams back."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    @cached_property
+    def _console(self) -> Console:
+        # In a notebook rich would want widgets, which most have not installed.
+        return self._given or Console(stderr=True, force_jupyter=False)
+
+    def _frame(self, pulse: Pulse, rate: float | None) -> RenderableType:
+        options = self._console.options
+        return frame(pulse, rate, options.max_width, ascii_only=options.ascii_only)
+
+
+def _is_terminal(stream: object) -> bool:
+    try:
+        return bool(stream.isatty())  # type: ignore[attr-defined]
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
+
+
+def frame(
+    pulse: Pulse, rate: float | None, width: int, *, ascii_only: bool = False
+) -> RenderableType:
+    """Return one picture of a run.
+
+    Args:
+        pulse: How it stands.
+        rate: Invocations, or cycles, a second; None where that is not known.
+        width: How many characters there are in a line.
+        ascii_only: Whether the terminal shows nothing else.
+    """
+    rows = Table.grid(padding=(0, 1), expand=True)
+    rows.add_column(width=1)
+    rows.add_column(no_wrap=True, overflow="ellipsis", max_width=40)
+    rows.add_column(no_wrap=True, justify="right")
+    rows.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    signs = "*~?x" if ascii_only else "●↻?✗"
+    for sign, style, found, most, after in (
+        (signs[0], "cyan", pulse.running, _RUNNING, ""),
+        (signs[1], "yellow", pulse.waiting, _WAITING, " wait for another attempt"),
+        (signs[2], "magenta", pulse.asking, _ASKING, " wait for a person"),
+        (signs[3], "red", pulse.failures, _FAILED, " failed"),
+    ):
+        for each in found[:most]:
+            rows.add_row(Text(sign, style), *_row(sign == signs[1], each, style))
+        if len(found) > most:
+            rows.add_row("", Text(f"and {len(found) - most} more{after}", "dim"), "", "")
+    head = _head(pulse, rate, width)
+    return Group(head, rows) if rows.row_count else head
+
+
+def _row(waits: bool, each: Doing, style: str) -> Iterator[Text]:
+    yield Text(printable(each.name), style if style == "red" else "")
+    when = "" if each.seconds is None else _span(each.seconds)
+    yield Text(f"in {when}" if waits and when else when, "dim")
+    part = "" if each.part is None else f"{each.part[0]}/{each.part[1]}"
+    text = first_line(each.text) if each.text else ""
+    yield Text("  ".join(filter(None, (part, text))), style if style == "red" else "dim")
+
+
+def _head(pulse: Pulse, rate: float | None, width: int) -> Table:
+    head = Table.grid(padding=(0, 1))
+    head.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
+    head.add_column()
+    head.add_column(no_wrap=True)
+    colour = _COLOURS.get(pulse.status, "cyan")
+    over = pulse.status != "running"
+    bar = ProgressBar(
+        total=None if pulse.fraction is None and not over else 1.0,
+        completed=1.0 if pulse.fraction is None else pulse.fraction,
+        width=max(_SHORTEST, min(_LONGEST, width - _WORDS)),
+        complete_style=colour,
+        finished_style=colour,
+        animation_time=pulse.elapsed,
+    )
+    said = Text("  ").join(_numbers(pulse, rate, colour))
+    head.add_row(Text(printable(pulse.name), "bold"), bar, said)
+    if over and pulse.reason and pulse.status != "failed":
+        head.add_row("", Text(first_line(pulse.reason), "dim"), "")
+    return head
+
+
+def _numbers(pulse: Pulse, rate: float | None, colour: str) -> Iterable[Text]:
+    if pulse.total is None:
+        yield Text(f"{pulse.done} {'cycle' if pulse.done == 1 else 'cycles'}")
+    else:
+        yield Text(f"{pulse.done}/{pulse.total}")
+    if pulse.fraction is not None and pulse.status == "running":
+        yield Text(f"{int(pulse.fraction * 100)}%", "bold")
+    if pulse.failed:
+        yield Text(f"{pulse.failed} failed", "red")
+    if pulse.status != "running":
+        yield Text(f"{pulse.status} in {duration(pulse.elapsed)}", colour)
+        return
+    if rate is not None:
+        yield Text(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s", "dim")
+    yield Text(_span(pulse.elapsed))
+    left = _left(pulse, rate)
+    if left is not None:
+        yield Text(f"{_span(left)} left", "dim")
+
+
+def _left(pulse: Pulse, rate: float | None) -> float | None:
+    """Return how many seconds the rest takes at this rate."""
+    if rate is None or pulse.left is None:
+        return None
+    # What waits for another attempt does not come sooner.
+    return max(pulse.left / rate, *(each.seconds or 0.0 for each in pulse.waiting), 0.0)
+
+
+def _span(seconds: float) -> str:
+    """Return a time that changes while it is looked at: without digits that only flicker."""
+    return f"{seconds:.1f} s" if seconds < 100 else duration(seconds)

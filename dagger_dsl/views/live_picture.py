@@ -1,0 +1,87 @@
+"""`PictureFront`: a run in a notebook: its picture, which changes as the run goes."""
+
+from __future__ import annotations
+
+import io
+from html import escape
+from typing import TYPE_CHECKING, Any, Final
+
+from dagger_dsl.views.clean import printable
+from dagger_dsl.views.grouping import MOST
+from dagger_dsl.views.live import Pace, summary
+from dagger_dsl.views.notebook import report_bundle
+
+if TYPE_CHECKING:
+    from dagger_dsl.engine.instance import Run
+    from dagger_dsl.engine.pulse import Pulse
+
+__all__ = ["PictureFront"]
+
+#: Characters in a line.
+_WIDTH: Final = 100
+
+_TYPES: Final = ("text/plain", "text/html")
+
+
+class PictureFront:
+    """Shows one output of a cell, and changes it when a state changes; no widgets are needed.
+
+    A graph of more nodes than a picture has room for is shown as on a terminal.
+
+    Args:
+        run: The run.
+    """
+
+    delay, pause = 0.3, 0.2
+    named = 0
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._mark: Any = None
+        self._output: Any = None
+        self._pace = Pace()
+
+    def draw(self, pulse: Pulse) -> None:
+        """Show the run as it stands, if that is another way than it stood."""
+        if len(self._run.plan.index) > MOST:
+            self._show(self._as_text(pulse))
+        elif pulse.mark != self._mark:
+            bundle = report_bundle(self._run.report(), summary(pulse), include=_TYPES)
+            self._show(bundle)
+            self._mark = pulse.mark
+
+    def finish(self, pulse: Pulse) -> None:
+        """Show how it ended."""
+        self._mark = None
+        if self._output is None and len(self._run.plan.index) > MOST and not pulse.failures:
+            # Drawing would take longer than the run did.
+            text = summary(pulse)
+            self._show({"text/plain": text, "text/html": f"<pre>{escape(printable(text))}</pre>"})
+        else:
+            self.draw(pulse)
+
+    def abandon(self) -> None:
+        """Nothing was taken: what is shown stays."""
+
+    def _show(self, bundle: dict[str, str]) -> None:
+        import IPython.display
+
+        display: Any = IPython.display.display  # without annotations
+        if self._output is None:
+            self._output = display(bundle, raw=True, display_id=True)
+        else:
+            self._output.update(bundle, raw=True)
+
+    def _as_text(self, pulse: Pulse) -> dict[str, str]:
+        from rich.console import Console
+
+        from dagger_dsl.views.live_bar import frame
+
+        rate = self._pace.rate(pulse.elapsed, pulse.calls)
+        console = Console(
+            record=True, file=io.StringIO(), width=_WIDTH, force_terminal=True, force_jupyter=False
+        )
+        console.print(frame(pulse, rate, _WIDTH))
+        form = '<pre style="white-space: pre; overflow-x: auto; line-height: normal">{code}</pre>'
+        html = console.export_html(inline_styles=True, code_format=form)
+        return {"text/plain": summary(pulse), "text/html": html}
