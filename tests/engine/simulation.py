@@ -661,6 +661,8 @@ class Watching:
     """
 
     broken = None
+    wants_completions = True
+    at_once = False
 
     def __init__(self, life: Life, wants_starts: bool, steers: bool) -> None:
         self.life = life
