@@ -316,7 +316,8 @@ class Course:
         records, careful = self.records, self.plan.careful
         if careful and ready:
             ready = [slot for slot in ready if slot not in careful]
-        if not (ready or self.flying or self.apart or self.events or state.waiting):
+        goes_on = ready or self.flying or self.apart or self.events or state.waiting
+        if not (goes_on or self.desk.expiring):
             return  # the run is over, and its end records the rest
         # Nobody waits for a commit at the other levels: they take rows by the batch.
         # A note ends a batch: what comes of it stands behind it in the record.

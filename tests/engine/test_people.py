@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from dagger_dsl import engine
+from dagger_dsl.engine.remote import RunControl
 from dagger_dsl.errors import (
     ConfigurationError,
     EncodingError,
@@ -604,6 +605,28 @@ def test_time_goes_on_while_no_process_does(runner: str, tmp_path: Path) -> None
 
 
 @pytest.mark.row("D3", "D7")
+@pytest.mark.row("E11")
+@every_runner
+def test_who_waits_for_the_time_to_be_over_can_be_answered_from_elsewhere(
+    runner: str, tmp_path: Path
+) -> None:
+    flow = asking("Ship it?", bool, default=False, timeout=60)
+    options = RunOptions(runner=runner, database_url=url_of(tmp_path), run_id="r")
+    handle = engine.start(flow.graph(), flow.registry, {}, options)
+    try:
+        deadline = time.monotonic() + 20
+        with Store(url_of(tmp_path)) as store:
+            control = RunControl(store, "r")
+            while not control.questions():
+                assert time.monotonic() < deadline, "the question is not on record"
+                time.sleep(0.01)
+            control.answer("ask", True, by="somebody")
+    finally:
+        if not handle.wait(20):
+            handle.cancel()
+    assert handle.result().value("after") is True
+
+
 def test_the_limit_of_a_run_does_not_count_the_waiting_for_people() -> None:
     config = DagConfig(timeout_seconds=10)
     clocked = Clocked(asking(default="later", timeout=3600), config)
