@@ -32,12 +32,14 @@ class Bound:
         reference: Where its value comes from; None for a literal.
         value: The value; `MISSING` where there is none to show.
         missing: Why there is none.
+        defaults: Whether that is because the action's own default took its place.
     """
 
     name: str
     reference: str | None
     value: Any = MISSING
     missing: str = ""
+    defaults: bool = False
 
 
 def bound_inputs(report: RunReport, node_id: str, key: str = DEFAULT_KEY) -> list[Bound]:
@@ -85,7 +87,8 @@ def _of_run(report: RunReport, given: Input, name: str) -> Bound:
         return Bound(given.name, given.reference, report.inputs[name])
     declared = report.graph.inputs.get(name)
     if declared is None:
-        return Bound(given.name, given.reference, missing="not given; the action's own default")
+        why = "not given; the action's own default"
+        return Bound(given.name, given.reference, missing=why, defaults=True)
     if declared.secret:
         return Bound(given.name, given.reference, missing="a secret, which is not recorded")
     if declared.required:

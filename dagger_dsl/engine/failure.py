@@ -8,6 +8,7 @@ package are taken out of the traceback of the node's own error: they say nothing
 from __future__ import annotations
 
 import inspect
+import re
 import reprlib
 import shlex
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from dagger_dsl.engine.bindings import bound_inputs
 from dagger_dsl.engine.error_info import ErrorInfo, is_ours
 from dagger_dsl.engine.invoke import delivered, inputs_of_call
 from dagger_dsl.engine.plan import UNSET
@@ -30,9 +32,9 @@ from dagger_dsl.errors import (
     visible,
 )
 from dagger_dsl.model.context import DEFAULT_KEY, NodeCtx
-from dagger_dsl.model.graph import RESULT, Input
 from dagger_dsl.model.sharing import Context
 from dagger_dsl.model.states import NodeState
+from dagger_dsl.model.values import MISSING, Secret
 from dagger_dsl.registry import ActionDef, as_registry, current_registry
 from dagger_dsl.retry import effective_policy
 
@@ -40,7 +42,18 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
     from dagger_dsl.engine.report import NodeReport, RunReport
 
-__all__ = ["Failure", "failure_in", "failures_in", "told"]
+__all__ = [
+    "Failure",
+    "failure_in",
+    "failures_in",
+    "is_memory_url",
+    "resume_line",
+    "told",
+    "without_password",
+]
+
+#: Names of what a database's URL may have in its query and nobody should see.
+_SECRET: Final = re.compile("pass|secret|token|key", re.IGNORECASE)
 
 #: Inputs, and other nodes that failed, that are listed by name.
 _LISTED: Final = 10
@@ -213,32 +226,16 @@ class Failure:
                 f"node {self._id!r}: what it was called with is known in the process that ran it, "
                 "or that resumes its run"
             )
-        inputs = {each.name: self._stored(each) for each in node.inputs}
-        if self.key != DEFAULT_KEY:
-            if not self.key.isdecimal() or (node.map_batch or 1) > 1:
+        inputs = {}
+        for each in bound_inputs(self.report, self._id, self.key):
+            if each.value is not MISSING:
+                inputs[each.name] = each.value
+            elif not each.defaults:
                 raise NotExecuted(
-                    f"node {self._id!r}: the items of nested lists and of batches are not told "
-                    "apart in a record; resume the run to have them"
+                    f"node {self._id!r}: its input {each.name!r} is not on record: {each.missing}; "
+                    "resume the run to have it"
                 )
-            inputs[str(node.map_over)] = list(inputs[str(node.map_over)])[int(self.key)]
         return inputs
-
-    def _stored(self, given: Input) -> Any:
-        if given.source is None:
-            assert given.literal is not None
-            return given.literal.value
-        source, output = given.source
-        if source == "inputs":
-            if output not in self.report.inputs:
-                raise NotExecuted(
-                    f"node {self._id!r}: its input {given.name!r} was not stored: secrets never are"
-                )
-            return self.report.inputs[output]
-        value = self.report.value(source)
-        declared = [each.name for each in self.report.graph.node(source).outputs]
-        if output == RESULT and output not in declared:
-            return value
-        return value[output] if isinstance(value, Mapping) and output in value else value
 
     def _ctx(self, inputs: Mapping[str, Any]) -> NodeCtx:
         report, run = self.report, self.report._run
@@ -435,23 +432,63 @@ def _note(report: RunReport, failure: Failure, error: NodeExecutionError) -> Ite
 
 def resume_call(report: RunReport) -> str | None:
     """Return the command, or the call, that goes on with a recorded run; None without a record."""
-    url = report.database_url
-    if url is None or url.endswith(":memory:"):
-        return None
-    where = _without_password(url)
     actions = _module_of(report)
-    if actions is None:
-        return f"DagExecutor(database_url={where!r}).resume({report.run_id!r})"
-    return shlex.join(["dagger-dsl", "resume", report.run_id, "--actions", actions, "--db", where])
+    if actions is not None:
+        return resume_line(report, actions)
+    if resume_line(report) is None:
+        return None
+    where = without_password(str(report.database_url))
+    return f"DagExecutor(database_url={where!r}).resume({report.run_id!r})"
 
 
-def _without_password(url: str) -> str:
-    """Return a database's URL with its password hidden."""
-    scheme, mark, rest = url.partition("://")
-    user, at, host = rest.rpartition("@")
-    if not (mark and at and ":" in user):
-        return url
-    return f"{scheme}://{user.partition(':')[0]}:***@{host}"
+def resume_line(report: RunReport, actions: str = "MODULE_OR_FILE") -> str | None:
+    """Return the command line that goes on with a recorded run; None without a record.
+
+    Args:
+        report: The run.
+        actions: What has its actions.
+    """
+    url = report.database_url
+    if url is None or is_memory_url(url):
+        return None
+    words = ["dagger-dsl", "resume", report.run_id, "--actions", actions]
+    words += ["--db", without_password(url)]
+    for name in _secrets(report):
+        words += ["--input", f"{name}=VALUE"]
+    return shlex.join(words)
+
+
+def _secrets(report: RunReport) -> list[str]:
+    """Return the inputs that are not recorded, and have to be given again."""
+    declared = [key for key, each in report.graph.inputs.items() if each.secret]
+    given = [key for key, value in report.inputs.items() if isinstance(value, Secret)]
+    return list(dict.fromkeys([*declared, *given]))
+
+
+def is_memory_url(url: str) -> bool:
+    """Return whether a database is gone when its process is."""
+    from dagger_dsl.store.urls import is_memory, normalize_url  # who has a URL has loaded it
+
+    try:
+        return is_memory(normalize_url(url))
+    except DaggerError:
+        return False
+
+
+def without_password(url: str) -> str:
+    """Return where a run is recorded, without what only its owner knows."""
+    from dagger_dsl.store.urls import normalize_url
+
+    try:
+        known = normalize_url(url)
+    except DaggerError:
+        return "a database whose URL cannot be read"
+    if known.get_backend_name() == "sqlite":
+        return str(url)
+    hidden = [key for key in known.query if _SECRET.search(key)]
+    return known.update_query_dict(dict.fromkeys(hidden, "***")).render_as_string(
+        hide_password=True
+    )
 
 
 def _module_of(report: RunReport) -> str | None:

@@ -5,44 +5,31 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import platform
-import re
 import shlex
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from dagger_dsl.errors import DaggerError
+from dagger_dsl.engine.failure import is_memory_url, resume_line, without_password
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.context import DEFAULT_KEY
-from dagger_dsl.model.values import Secret
 from dagger_dsl.views.excerpt import excerpt
 from dagger_dsl.views.page import block, code, definitions, fold, table, text
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
 
-__all__ = ["answer", "configuration", "environment", "moment", "resume", "without_password"]
-
-#: Names of what a database's URL may have in its query and nobody should see.
-_SECRET: Final = re.compile("pass|secret|token|key", re.IGNORECASE)
+__all__ = ["answer", "configuration", "environment", "moment", "resume"]
 
 
 def resume(report: RunReport) -> str:
     """Return how to go on with a run."""
-    url = report.database_url
-    if url is None or _is_memory(url):
+    line = resume_line(report)
+    if line is None:
         return (
             '<p class="note">This run is in memory only. With <code>database_url=</code> it could '
             "be resumed where it stops.</p>"
         )
-    where = without_password(url)
-    line = shlex.join(
-        [
-            *("dagger-dsl", "resume", report.run_id),
-            *("--actions", "MODULE_OR_FILE", "--db", where),
-            *(word for each in _secrets(report) for word in ("--input", f"{each}=VALUE")),
-        ]
-    )
     return (
         "<p>This goes on with the run where it stopped; <code>MODULE_OR_FILE</code> has its "
         f"actions:</p>{block(line, label='Command')}"
@@ -53,18 +40,11 @@ def answer(report: RunReport, node_id: str) -> str:
     """Return how a node gets the answer that it waits for; nothing where it has asked nobody."""
     node, url = report.node_reports[node_id], report.database_url
     asks = node.reason.startswith("waits for a person")
-    if url is None or _is_memory(url) or not asks or node.key != DEFAULT_KEY:
+    if url is None or is_memory_url(url) or not asks or node.key != DEFAULT_KEY:
         return ""
     words = ("dagger-dsl", "answer", report.run_id, node_id, "VALUE")
     line = shlex.join([*words, "--db", without_password(url)])
     return f"<p>This answers it:</p>{block(line, label='Command')}"
-
-
-def _secrets(report: RunReport) -> list[str]:
-    """Return the inputs that are not recorded, and have to be given again."""
-    declared = [key for key, each in report.graph.inputs.items() if each.secret]
-    given = [key for key, value in report.inputs.items() if isinstance(value, Secret)]
-    return list(dict.fromkeys([*declared, *given]))
 
 
 def configuration(report: RunReport) -> str:
@@ -125,31 +105,6 @@ def environment(report: RunReport) -> str:
     ]
     note = "Of the process that made this page."
     return f'<p class="soft-text">{note}</p>{definitions(pairs, style="pairs")}'
-
-
-def _is_memory(url: str) -> bool:
-    from dagger_dsl.store.urls import is_memory, normalize_url
-
-    try:
-        return is_memory(normalize_url(url))
-    except DaggerError:
-        return False
-
-
-def without_password(url: str) -> str:
-    """Return where a run is recorded, without what only its owner knows."""
-    from dagger_dsl.store.urls import normalize_url
-
-    try:
-        known = normalize_url(url)
-    except DaggerError:
-        return "a database whose URL cannot be read"
-    if known.get_backend_name() == "sqlite":
-        return str(url)
-    hidden = [key for key in known.query if _SECRET.search(key)]
-    return known.update_query_dict(dict.fromkeys(hidden, "***")).render_as_string(
-        hide_password=True
-    )
 
 
 def moment(when: dt.datetime) -> str:

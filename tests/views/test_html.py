@@ -25,6 +25,7 @@ from dagger_dsl import (
     action,
     engine,
 )
+from dagger_dsl.engine.failure import without_password
 from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
 from dagger_dsl.errors import ConfigurationError, DaggerError
 from dagger_dsl.model.graph import Graph, Node
@@ -32,7 +33,6 @@ from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.registry import Registry
 from dagger_dsl.views.page import attribute, text
 from dagger_dsl.views.stored import stored_report
-from dagger_dsl.views.surroundings import without_password
 from tests.views.pages import Checked, check
 from tests.views.reports import make_report
 
