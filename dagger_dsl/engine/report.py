@@ -445,7 +445,8 @@ class RunReport:
     def _repr_mimebundle_(
         self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
     ) -> dict[str, str]:
-        bundle: dict[str, str] = through("report_bundle")(self, str(self), include, exclude)
+        text = f"<RunReport {self.run_id} of {self.dag_name!r}: {self.status}>"
+        bundle: dict[str, str] = through("report_bundle")(self, text, include, exclude)
         return bundle
 
     def save_dot(self, path: str | os.PathLike[str]) -> Path:
