@@ -360,7 +360,7 @@ def test_cancelling_reaches_the_innermost_run(runner: str, body: Callable[[], An
     leaf = chain("leaf", body())
     outer = chain("outer", chain("middle", leaf), noting([], "after"))
     token = CancelToken()
-    threading.Timer(0.1, lambda: token.cancel("enough")).start()
+    threading.Timer(0.5, lambda: token.cancel("enough")).start()
     with pytest.raises(RunCancelled, match="enough"):
         outer.run(runner=runner, cancel=token)
     report = outer.report

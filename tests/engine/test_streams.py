@@ -207,7 +207,8 @@ def test_memory_stays_flat(runner: str, ends: str) -> None:
     finally:
         tracemalloc.stop()
     assert report.value("total") == whole * size
-    assert peak < 50_000_000 * whole / 1_000_000
+    # What is loaded on first use is there however few items there are.
+    assert peak < max(5_000_000, 50_000_000 * whole / 1_000_000)
 
 
 @every_runner
