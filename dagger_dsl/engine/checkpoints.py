@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.errors import EncodingError, InvalidState, shown
+from dagger_dsl.errors import EncodingError, InvalidState, StoreError, shown
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.values import MISSING
 
@@ -57,8 +57,11 @@ def checkpoint(run: Run, slot: int, attempt: int, value: Any = MISSING) -> tuple
         if not run.is_calling(slot, attempt):
             return
         if journal is not None and encoded is not None:
-            journal.write_cache({name: encoded})
-            journal.commit(())
+            try:
+                journal.keep({name: encoded})
+            except StoreError as error:
+                run.trouble = error  # the database's, whatever the body makes of it
+                raise
         if (
             run.plan.machine is not None
         ):  # each cycle is an invocation, and only the last one goes on

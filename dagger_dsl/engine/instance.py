@@ -14,7 +14,7 @@ from dagger_dsl.engine.plan import UNSET, Plan
 from dagger_dsl.engine.reporting import report_of
 from dagger_dsl.engine.run_cache import RunCache
 from dagger_dsl.engine.state import NAMES, PENDING, RunState
-from dagger_dsl.errors import NotExecuted, TokenBudgetExceeded
+from dagger_dsl.errors import NotExecuted, StoreError, TokenBudgetExceeded
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
 from dagger_dsl.model.events import Event
@@ -164,6 +164,7 @@ class Run:
         self.before: dict[int, tuple[float, float]] = {}
         self.tries: dict[int, deque[tuple[int, float, float, ErrorInfo | None]]] = {}
         self.recorded: Sequence[StoredNode] = ()
+        self.trouble: StoreError | None = None
         self.loaders: dict[int, Callable[[], Any]] = {}
         self.crashes: dict[int, int] = {}
         self.suspects: set[int] = set()

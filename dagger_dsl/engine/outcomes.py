@@ -369,6 +369,8 @@ class Outcomes:
             # The limit on cycles is that of a machine inside, and no matter of the run around it.
             self.exceeded(slot, error)
             return
+        if run.trouble is not None and isinstance(error, StoreError):
+            raise run.trouble  # what a body let through that asked the database for something
         if isinstance(error, StoreError) and run.plan.actions[slot].style == "workflow":
             raise error  # trouble with storage is no result, of a nested run neither
         if isinstance(error, OutOfTime):

@@ -187,6 +187,10 @@ class Journal(Protocol):
         """Keep encoded values of the run's cache, by namespace and key, for the next commit."""
         ...
 
+    def keep(self, entries: Mapping[tuple[str, str], tuple[str | None, str | None]]) -> None:
+        """Write encoded values of the run's cache by themselves, before any other commit."""
+        ...
+
     def commit(
         self,
         rows: Sequence[Row],

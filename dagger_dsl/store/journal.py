@@ -224,6 +224,22 @@ class RunJournal:
         """
         self._ride().cache.update(entries)
 
+    def keep(self, entries: Mapping[tuple[str, str], tuple[str | None, str | None]]) -> None:
+        """Write values of the run's cache by themselves: what waits for a commit goes on waiting.
+
+        Args:
+            entries: By namespace and key, as `encode` gave them.
+
+        Raises:
+            StoreError: As `commit`.
+        """
+        self._check()
+        waiting, self._riders = self._riders, Riders(cache=dict(entries))
+        try:
+            self._add(Batch())
+        finally:
+            self._riders = waiting
+
     def remember(
         self,
         key: str,

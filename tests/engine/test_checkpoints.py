@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 
-from dagger_dsl import DAG, FSM, DagExecutor, FSMReturn, Registry, action
-from dagger_dsl.errors import DaggerError, EncodingError, InvalidState
+from dagger_dsl import DAG, FSM, DagExecutor, FSMReturn, Graph, Node, Registry, action, engine
+from dagger_dsl.errors import DaggerError, EncodingError, InvalidState, StoreFull
+from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.context import NodeCtx
 from dagger_dsl.model.policies import RetryPolicy
+from dagger_dsl.store.journal import RunJournal
+from dagger_dsl.store.storage import Store
 from dagger_dsl.testing import make_ctx
 from tests.engine.helpers import url_of
 from tests.runners.helpers import CROSSING, Flow
@@ -176,6 +179,34 @@ def test_levels_that_write_late_keep_checkpoints_for_the_run(
         (text,) = connection.execute("select value from cache_entries").fetchone()
     connection.close()
     assert json.loads(text)["next"] == 5
+
+
+@pytest.mark.parametrize("runner", CROSSING)
+def test_trouble_of_the_database_is_no_failure_of_the_node(
+    runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = Flow().add("n", pages, give={"pages": 2}, try_count=3, retry=NO_WAIT)
+
+    def full(*_: Any) -> None:
+        raise StoreFull("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunJournal, "keep", full)
+        with pytest.raises(StoreFull, match="the disk is full"):
+            flow.run(runner, database_url=url_of(tmp_path), run_id="r")
+    options = RunOptions(runner=runner, database_url=url_of(tmp_path))
+    report = engine.resume("r", flow.registry, options)
+    assert report.value("n") == [0, 2]
+
+
+def test_results_that_wait_for_a_commit_are_not_written_by_a_checkpoint(tmp_path: Path) -> None:
+    with Store(url_of(tmp_path)) as store:
+        journal = store.create_run(run_id="r", graph=Graph("g", [Node("n", "n")]), inputs={})
+        journal.write_cache({("n", "later"): journal.encode(1)})
+        journal.keep({("n", "$checkpoint"): journal.encode([1, "x" * 100_000])})
+        assert store.load_run("r").cache == {("n", "$checkpoint"): [1, "x" * 100_000]}
+        journal.close()
+        assert store.load_run("r").cache["n", "later"] == 1
 
 
 def test_what_has_no_stored_form_is_refused_and_named(tmp_path: Path) -> None:
