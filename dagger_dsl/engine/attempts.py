@@ -55,7 +55,7 @@ def last_attempt(report: NodeReport) -> AttemptReport | None:
     if report.started_at is None or not report.attempts:
         return None
     state = report.state
-    if state is NodeState.PENDING:  # it will be called once more
+    if state is NodeState.PENDING or report.recovered:  # it is called once more, or stood in for
         state = NodeState.FAILED
     return AttemptReport(
         report.node_id,

@@ -22,12 +22,15 @@ __all__ = ["KEY", "checkpoint"]
 KEY = "$checkpoint"
 
 
-def checkpoint(run: Run, slot: int, attempt: int, value: Any = MISSING) -> tuple[bool, Any]:
+def checkpoint(
+    run: Run, slot: int, attempt: int, stands_in: bool, value: Any = MISSING
+) -> tuple[bool, Any]:
     """Keep a value for the next attempt of an invocation, or return the one that was kept last.
 
     Args:
         run, slot: Which invocation.
         attempt: Which call of it asks; one that was left behind keeps nothing.
+        stands_in: Whether that is the call of its failure handler or its fallback.
         value: What to keep; nothing is kept without one.
 
     Returns:
@@ -35,7 +38,8 @@ def checkpoint(run: Run, slot: int, attempt: int, value: Any = MISSING) -> tuple
 
     Raises:
         EncodingError: The value has no stored form.
-        InvalidState: The call is none of the run's any more.
+        InvalidState: The call is none of the run's any more, or yields its items: who takes them
+            begins anew with each attempt, so that items would be lost.
         StoreError: It cannot be recorded.
     """
     ref = run.ref(slot)
@@ -44,6 +48,11 @@ def checkpoint(run: Run, slot: int, attempt: int, value: Any = MISSING) -> tuple
     if value is MISSING:
         kept = run.inserted.get(name, MISSING)
         return (False, None) if kept is MISSING else (True, copy.deepcopy(kept))
+    if run.plan.actions[slot].yields is not None and not stands_in:
+        raise InvalidState(
+            f"node {ref.node_id!r} yields its items, and has no checkpoints: another attempt has "
+            "to yield them all again; let a step before it do the work that is to be kept"
+        )
     journal, path = run.journal, f"the checkpoint of node {ref.node_id!r}"
     encoded = None if journal is None else journal.encode(value, path)
     try:
@@ -54,7 +63,7 @@ def checkpoint(run: Run, slot: int, attempt: int, value: Any = MISSING) -> tuple
 
     def write() -> None:
         nonlocal written
-        if not run.is_calling(slot, attempt):
+        if not run.is_calling(slot, attempt, stands_in=stands_in):
             return
         if journal is not None and encoded is not None:
             try:

@@ -347,7 +347,8 @@ def failure_in(
             node_id = next(iter(report.nodes_in(NodeState.FAILED)), None)
         if node_id is None:
             raise NotExecuted(f"no node of run {report.run_id} has failed: it is {report.status}")
-    name, _, below = node_id.partition(".")
+    # Whatever else is asked for, `node` says what ids there are.
+    name, _, below = node_id.partition(".") if isinstance(node_id, str) else (node_id, "", "")
     report.graph.node(name)
     found = _call_that_failed(report, name, key)
     inside = _run_inside(report, name, key if key is not None else found.key)

@@ -440,12 +440,17 @@ class Run:
             return True
         return self.plan.is_wrapped(slot)
 
-    def is_calling(self, slot: int, attempt: int) -> bool:
-        """Return whether an attempt of an invocation's own call is waited for."""
+    def is_calling(self, slot: int, attempt: int, *, stands_in: bool = False) -> bool:
+        """Return whether an attempt of an invocation's own call is waited for.
+
+        Args:
+            slot, attempt: Which one.
+            stands_in: Ask for its failure handler or its fallback instead.
+        """
         return (
             self.attempts.get(slot, 1) == attempt
             and self.state.status(slot) == PENDING
-            and slot not in self.handling
+            and (slot in self.handling) is stands_in
         )
 
     def value(self, slot: int) -> Any:

@@ -212,7 +212,7 @@ def calling(
             depth=run.depths.get(str(run.plan.ids[slot]), 0),
             spend=run.spend,
             progress=progress,
-            keep=partial(checkpoint, run, slot, attempt),
+            keep=partial(checkpoint, run, slot, attempt, slot in run.handling),
         )
 
     def progress(done: float, total: float, message: str) -> None:

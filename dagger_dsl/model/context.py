@@ -321,7 +321,8 @@ class NodeCtx:
 
         Raises:
             EncodingError: It has no stored form.
-            InvalidState: This attempt is over: it ran out of time, or the run has ended.
+            InvalidState: This attempt is over: it ran out of time, or the run has ended. Or the
+                body yields its items: another attempt has to yield them all again.
             StoreError: It cannot be recorded.
         """
         if self._keep is not None:

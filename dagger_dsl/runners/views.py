@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from time import monotonic
 from typing import Any, NoReturn
 
@@ -145,6 +145,10 @@ def _node_ctx(has_object: bool, fields: Mapping[str, Any]) -> NodeCtx:
     )
 
 
+def _is_stream(value: Any) -> bool:
+    return isinstance(value, (Iterator, AsyncIterator))
+
+
 def _reduce_ctx(ctx: NodeCtx) -> Any:
     fields = {}
     for field in attrs.fields(NodeCtx):
@@ -152,7 +156,9 @@ def _reduce_ctx(ctx: NodeCtx) -> Any:
         if callable(value):
             value = _Field(field.name)
         if field.name not in ("cache", "cancel", "app_data"):
-            fields[field.alias] = dict(value) if field.name == "inputs" else value
+            if field.name == "inputs":  # a stream is read once, as the argument that it is
+                value = {name: each for name, each in value.items() if not _is_stream(each)}
+            fields[field.alias] = value
     return _node_ctx, (ctx.app_data is not None, fields)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,54 @@ def test_results_that_wait_for_a_commit_are_not_written_by_a_checkpoint(tmp_path
         assert store.load_run("r").cache == {("n", "$checkpoint"): [1, "x" * 100_000]}
         journal.close()
         assert store.load_run("r").cache["n", "later"] == 1
+
+
+@pytest.mark.parametrize("runner", CROSSING)
+def test_what_yields_its_items_has_no_checkpoints(runner: str) -> None:
+    def source(ctx: NodeCtx) -> Iterator[int]:
+        for number in range(ctx.checkpointed(0), 3):
+            yield number
+            ctx.checkpoint(number + 1)
+
+    def total(numbers: Iterator[int], ctx: NodeCtx) -> int:
+        ctx.checkpoint("begun")
+        return sum(numbers)
+
+    flow = Flow().add("source", source).add("total", total, take={"numbers": "source"})
+    report = flow.run(runner)
+    assert "has no checkpoints" in str(report.error)
+
+
+@pytest.mark.parametrize("runner", CROSSING)
+def test_who_takes_a_stream_has_checkpoints(runner: str) -> None:
+    def source() -> Iterator[int]:
+        yield from range(4)
+
+    def total(numbers: Iterator[int], ctx: NodeCtx) -> list[Any]:
+        ctx.checkpoint("begun")
+        return [ctx.checkpointed(), sum(numbers)]
+
+    flow = Flow().add("source", source).add("total", total, take={"numbers": "source"})
+    assert flow.run(runner).value("total") == ["begun", 6]
+
+
+@pytest.mark.parametrize("runner", CROSSING)
+@pytest.mark.parametrize("way", ["fallback", "failure"])
+def test_what_stands_in_goes_on_from_the_checkpoint(way: str, runner: str) -> None:
+    def body(ctx: NodeCtx) -> Any:
+        ctx.checkpoint(3)
+        raise OSError
+
+    def instead(ctx: NodeCtx) -> Any:
+        found = ctx.checkpointed()
+        ctx.checkpoint(found + 1)
+        return [found, ctx.checkpointed()]
+
+    flow = Flow()
+    flow.handler("instead", instead)
+    more: dict[str, Any] = {way: "instead"}
+    flow.add("n", body, **more)
+    assert flow.run(runner).value("n") == [3, 4]
 
 
 def test_what_has_no_stored_form_is_refused_and_named(tmp_path: Path) -> None:
