@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import importlib
 import os
 import shlex
 import sys
 import traceback
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
-from dagger_dsl.cli.common import BROKEN, FAILED, STORE, USAGE, resume_line
+from dagger_dsl.cli.common import BROKEN, FAILED, STORE, USAGE, forget, resume_line
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import BrokenCode
 from dagger_dsl.errors import (
@@ -72,7 +71,7 @@ def call(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:  # before a run has begun
         return 130
     except BrokenPipeError:  # whoever read our output has gone, such as `head`
-        _forget(sys.stdout)
+        forget(sys.stdout)
         return FAILED
     except Exception as error:
         return _tell(error, arguments, screen)
@@ -112,18 +111,12 @@ def _one_line(line: str, code: int, screen: Screen) -> int:
     try:
         sys.stdout.flush()
     except OSError:
-        _forget(sys.stdout)
+        forget(sys.stdout)
     try:
         screen.error(f"error: {line}")
     except OSError:
-        _forget(sys.stderr)
+        forget(sys.stderr)
     return code
-
-
-def _forget(stream: TextIO) -> None:
-    """Let what a broken stream still holds go nowhere: Python writes it once more at its end."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _explain(error: DaggerError, arguments: argparse.Namespace, screen: Screen) -> int:

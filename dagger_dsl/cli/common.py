@@ -6,8 +6,8 @@ import difflib
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, TextIO
 
 from dagger_dsl.cli.parser import DEFAULT_DB
 from dagger_dsl.errors import ConfigurationError, RunNotFound, StoreVersionError, shown
@@ -26,6 +26,7 @@ __all__ = [
     "USAGE",
     "command_line",
     "existing_store",
+    "forget",
     "load_run",
     "many",
     "no_run",
@@ -143,3 +144,9 @@ def no_run(store: Store, run_id: str, database: str) -> RunNotFound:
         f"{store.database.where} has no run {shown(run_id)}{meant} lists what there is:\n"
         f"  {command_line(database, 'runs')}"
     )
+
+
+def forget(stream: TextIO) -> None:
+    """Let what a broken stream still holds go nowhere: Python writes it once more at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

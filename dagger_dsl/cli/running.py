@@ -8,10 +8,11 @@ import json
 import os
 import shlex
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,7 @@ from dagger_dsl.cli.common import (
     TIMED_OUT,
     USAGE,
     existing_store,
+    forget,
     load_run,
     resume_line,
 )
@@ -104,7 +106,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                     **_options(arguments, progress),
                 )
             where = executor.storage.database.where
-            screen.say(f"run {handle.run_id} of {source.graph.name}, recorded in {where}")
+            with suppress(BrokenPipeError):  # the run goes on, whoever has gone
+                screen.say(f"run {handle.run_id} of {source.graph.name}, recorded in {where}")
             return handle
 
         grace = _grace(executor.config, source.graph)
@@ -196,7 +199,8 @@ def _go_on(
     def start() -> RunHandle:
         with _inputs_told(graph, registry, given, stored.inputs):
             handle = engine.start_resume(stored.run_id, registry, options, inputs, store)
-        screen.say(f"run {handle.run_id} of {graph.name} goes on in {store.database.where}")
+        with suppress(BrokenPipeError):
+            screen.say(f"run {handle.run_id} of {graph.name} goes on in {store.database.where}")
         return handle
 
     grace = _grace(DagConfig.from_env(), graph)
@@ -277,7 +281,8 @@ def _watch(
         signals.guard(handle)
         known: set[tuple[str, str, str]] = set()
         while not handle.wait(0.5):
-            tell_questions(handle, known, arguments.db, screen)
+            with suppress(BrokenPipeError):
+                tell_questions(handle, known, arguments.db, screen)
             if signals.overdue(grace + BEYOND_GRACE):
                 screen.error("a node did not end within the grace time; leaving it behind")
                 signals.leave()
@@ -294,7 +299,19 @@ def _watch(
 def _tell(
     handle: RunHandle, arguments: argparse.Namespace, actions: str | None, screen: Screen
 ) -> None:
-    """Show how a run ended, what it waits for, and how to go on with it."""
+    """Show how a run ended, what it waits for, and how to go on with it.
+
+    Who reads it may have gone, such as `head`; the exit code stays that of the run.
+    """
+    try:
+        _show_end(handle, arguments, actions, screen)
+    except BrokenPipeError:
+        forget(sys.stdout)
+
+
+def _show_end(
+    handle: RunHandle, arguments: argparse.Namespace, actions: str | None, screen: Screen
+) -> None:
     report = handle.result()
     screen.report(report, more=_waiting(handle, report))
     if report.status == "paused":

@@ -475,3 +475,17 @@ def test_a_run_that_was_killed_grows_alike_when_it_is_resumed(cli: Cli, folder: 
     shown = [word for word in calls(folder) if word != "extra"]
     assert shown[-4:] == ["first", "grow", "further", "own"]
     assert "strange" not in shown, "the hooks of another DAG are for its own runs"
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_run_goes_on_when_nobody_reads_what_is_said_of_it(
+    options: list[str], folder: Path
+) -> None:
+    process = spawn(folder, "run", "pipeline.py:good", "--run-id", "r", *options)
+    assert process.stdout is not None
+    process.stdout.close()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    shown = finish(spawn(folder, "show", "r", "--json"))
+    assert json.loads(shown.out)["status"] == "completed"
