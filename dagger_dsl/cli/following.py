@@ -338,7 +338,7 @@ class _Course:
                     self._ended(each)
             if news.status != "running":
                 for each in self._failed.values():
-                    self._lost += 1
+                    self._lost += each.key == "default" or self._machine is not None
                     self._ended(each)
                 self._failed.clear()
 

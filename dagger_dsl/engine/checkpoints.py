@@ -7,6 +7,8 @@ resumed, copied and pruned as those are. It is written when the body asks for it
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.errors import EncodingError, InvalidState, StoreError, shown
@@ -15,8 +17,9 @@ from dagger_dsl.model.values import MISSING
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
+    from dagger_dsl.store.records import StoredRun
 
-__all__ = ["KEY", "checkpoint"]
+__all__ = ["KEY", "checkpoint", "restored"]
 
 #: Under this key it stands in the namespace of its node; no output can have this name.
 KEY = "$checkpoint"
@@ -53,8 +56,16 @@ def checkpoint(
             f"node {ref.node_id!r} yields its items, and has no checkpoints: another attempt has "
             "to yield them all again; let a step before it do the work that is to be kept"
         )
+    if run.plan.batch(slot) > 1:
+        raise InvalidState(
+            f"node {ref.node_id!r} is called for a batch of items, which are tried again together, "
+            "and has no checkpoints; map it without batch="
+        )
     journal, path = run.journal, f"the checkpoint of node {ref.node_id!r}"
-    encoded = None if journal is None else journal.encode(value, path)
+    encoded = None
+    if journal is not None:
+        with _trouble(run):
+            encoded = journal.encode(value, path)
     try:
         kept = copy.deepcopy(value)
     except Exception as error:
@@ -66,18 +77,12 @@ def checkpoint(
         if not run.is_calling(slot, attempt, stands_in=stands_in):
             return
         if journal is not None and encoded is not None:
-            try:
+            with _trouble(run):
                 journal.keep({name: encoded})
-            except StoreError as error:
-                run.trouble = error  # the database's, whatever the body makes of it
-                raise
-        if (
-            run.plan.machine is not None
-        ):  # each cycle is an invocation, and only the last one goes on
-            for old in [each for each in run.inserted if each[0] == name[0] and each != name]:
-                if old[1].startswith(KEY):
-                    del run.inserted[old]
-        run.inserted[name] = kept
+        before = run.kept.get(slot)
+        if before is not None and before != name:  # of an earlier cycle of a machine
+            run.inserted.pop(before, None)
+        run.kept[slot], run.inserted[name] = name, kept
         written = True
 
     run.board.between(write)
@@ -87,3 +92,29 @@ def checkpoint(
             "without it"
         )
     return True, value
+
+
+@contextmanager
+def _trouble(run: Run) -> Iterator[None]:
+    """Note trouble of the database: it is none of the node's, whatever the body makes of it."""
+    try:
+        yield
+    except StoreError as error:
+        run.trouble = error
+        raise
+    run.trouble = None
+
+
+def restored(stored: StoredRun) -> dict[tuple[str, str], Any]:
+    """Return the recorded values of a run's cache, without checkpoints that have done their duty.
+
+    A call that has completed is made again only for a value that was not stored: it begins anew.
+    """
+    found = dict(stored.cache)
+    for name in list(found):
+        node_id, key = name
+        if key == KEY or key.startswith(f"{KEY} "):
+            node = stored.nodes.get((node_id, key.removeprefix(KEY).strip() or DEFAULT_KEY))
+            if node is not None and node.state == "completed":
+                del found[name]
+    return found

@@ -178,6 +178,7 @@ class Coordinator:
         records = self._records
         asks, undecided = outcomes.asks, outcomes.undecided
         run, left_behind, requests = self.run, course.left_behind, desk.requests
+        kept = run.kept
         # A hook that is slow must not let events pile up: no more are made than it can be shown.
         steers = watcher is not None and watcher.steers
         most = run.options.event_capacity if steers else 0
@@ -203,6 +204,9 @@ class Coordinator:
                 course.flying -= len(batch)
                 if course.plain and not left_behind:
                     state.complete(batch)
+                    if kept:
+                        for slot in batch:
+                            run.forget_checkpoint(slot)
                     if tells:
                         course.events += completions(run, batch)
                 else:

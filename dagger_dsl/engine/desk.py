@@ -454,11 +454,14 @@ class Desk:
 
     def set_alarm(self, slot: int, question: Any) -> None:
         """Let time answer a question that can be answered so."""
+        self.expiring.discard(slot)  # of an earlier question
         if not question.answers_itself:
             return
         run = self._run
 
         def expire(_now: float) -> None:
+            if run.asked[slot] is not question:
+                return  # a person was faster, and the slot may ask again by now
             self.expiring.discard(slot)
             if self._state.answered(slot):
                 run.meta.setdefault(slot, {})["answered"] = {"by": "autopilot"}

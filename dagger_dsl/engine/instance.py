@@ -165,6 +165,7 @@ class Run:
         self.tries: dict[int, deque[tuple[int, float, float, ErrorInfo | None]]] = {}
         self.recorded: Sequence[StoredNode] = ()
         self.trouble: StoreError | None = None
+        self.kept: dict[int, tuple[str, str]] = {}
         self.loaders: dict[int, Callable[[], Any]] = {}
         self.crashes: dict[int, int] = {}
         self.suspects: set[int] = set()
@@ -473,6 +474,12 @@ class Run:
                 f"node {self.plan.ids[slot]!r} has no result any more: {self.freed[slot]}"
             )
         return value
+
+    def forget_checkpoint(self, slot: int) -> None:
+        """Drop what a call kept for the attempt after it: it has completed."""
+        name = self.kept.pop(slot, None)
+        if name is not None:
+            self.inserted.pop(name, None)
 
     def another(self, slot: int, error: ErrorInfo | None = None) -> None:
         """Note that a node will be called once more, after *error*."""

@@ -210,6 +210,8 @@ class Outcomes:
         if error is not None:
             self.fail(slot, error)
             return False
+        if self._run.kept:
+            self._run.forget_checkpoint(slot)
         if self._course.freeing is not None:
             self._course.freeing.ended(slot)
         if self._course.tells:
@@ -369,7 +371,7 @@ class Outcomes:
             # The limit on cycles is that of a machine inside, and no matter of the run around it.
             self.exceeded(slot, error)
             return
-        if run.trouble is not None and isinstance(error, StoreError):
+        if run.trouble is not None and _tells_of(error, run.trouble):
             raise run.trouble  # what a body let through that asked the database for something
         if isinstance(error, StoreError) and run.plan.actions[slot].style == "workflow":
             raise error  # trouble with storage is no result, of a nested run neither
@@ -689,6 +691,21 @@ def _execution_error(
         found = NodeExecutionError(node_id, made, str(error_info(error)))
         found.__cause__ = error
     return found
+
+
+def _tells_of(error: BaseException, trouble: StoreError) -> bool:
+    """Return whether an error, or what led to it, is that of the database.
+
+    From a worker process comes a copy of it.
+    """
+    found = [error]
+    for each in found:
+        if type(each) is type(trouble) and str(each) == str(trouble):
+            return True
+        for before in (each.__cause__, each.__context__):
+            if before is not None and before not in found:
+                found.append(before)
+    return False
 
 
 def _is_cancellation(error: BaseException) -> bool:

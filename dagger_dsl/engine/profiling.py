@@ -245,7 +245,7 @@ class _Meter:
         monitoring: Any = sys.monitoring  # type: ignore[attr-defined, unused-ignore]
         if monitoring.get_tool(monitoring.PROFILER_ID) is not None:
             return function(*values)
-        if threading.active_count() == 1:
+        if len(sys._current_frames()) == 1:  # `threading` does not know all threads
             return self._quickly(function, values)
         tracer = _Tracer()
         try:

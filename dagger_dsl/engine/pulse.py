@@ -342,7 +342,8 @@ class Watch:
         ]
         found = sorted(last, key=lambda slot: ended[slot])[-1:]
         if FAILED in codes:
-            found += [slot for slot in _copied(lambda: run.errors) if codes[slot] == FAILED]
+            errors = _copied(lambda: run.errors)
+            found += [slot for slot in errors if slot < len(codes) and codes[slot] == FAILED]
         return [slot for slot in found if slot not in plan.parents]
 
     def _ended_cycles(self, named: int) -> Iterable[Ended]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dagger_dsl.engine.checkpoints import restored
 from dagger_dsl.engine.error_info import ErrorInfo, error_info
 from dagger_dsl.engine.freeing import invocations
 from dagger_dsl.engine.instance import Run
@@ -189,7 +190,7 @@ class Recorder:
             meta = meta_of(node)
             if meta:
                 run.meta[slot] = meta
-        run.inserted.update(self.stored.cache)
+        run.inserted.update(restored(self.stored))
         run.bound |= {slot: frozenset((source,)) for slot, source in winners.items()}
         self._ask_again(run, story)
         self._ask_about_started(run, story, done)
@@ -216,7 +217,7 @@ class Recorder:
         under_way = state.taken() | set(state.ready)
         rest = {slot: None for slot in run.plan.index.values() if slot not in under_way}
         self._count_crashes(run, rest)
-        run.inserted.update(self.stored.cache)
+        run.inserted.update(restored(self.stored))
         self._ask_again(run, story)
         self._ask_about_started(run, story, past.elsewhere)
         state.ready = [slot for slot in state.ready if slot not in run.asked]

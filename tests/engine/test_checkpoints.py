@@ -20,6 +20,7 @@ from dagger_dsl.errors import DaggerError, EncodingError, InvalidState, StoreFul
 from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.context import NodeCtx
 from dagger_dsl.model.policies import RetryPolicy
+from dagger_dsl.registry import define
 from dagger_dsl.store.journal import RunJournal
 from dagger_dsl.store.storage import Store
 from dagger_dsl.testing import make_ctx
@@ -198,6 +199,69 @@ def test_trouble_of_the_database_is_no_failure_of_the_node(
     options = RunOptions(runner=runner, database_url=url_of(tmp_path))
     report = engine.resume("r", flow.registry, options)
     assert report.value("n") == [0, 2]
+
+
+def test_trouble_with_a_large_checkpoint_is_no_failure_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def body(ctx: NodeCtx) -> int:
+        try:
+            ctx.checkpoint("large")
+        except StoreFull as error:
+            raise ValueError("no good") from error
+        return 1
+
+    def full(*_: Any) -> None:
+        raise StoreFull("the disk is full")
+
+    flow = Flow()
+    flow.handler("instead", lambda: -1)
+    flow.add("n", body, fallback="instead")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunJournal, "encode", full)
+        with pytest.raises(StoreFull, match="the disk is full"):
+            flow.run(database_url=url_of(tmp_path), run_id="r")
+
+
+def test_a_batch_has_no_checkpoints() -> None:
+    def body(ctx: NodeCtx, item: int) -> int:
+        ctx.checkpoint(item)
+        return item
+
+    flow = Flow().add("n", body, take={"item": "inputs.items"}, map_over="item", map_batch=2)
+    report = flow.run(inputs={"items": [1, 2, 3]})
+    assert "batch" in str(report.error)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("runner", CROSSING)
+def test_a_call_that_is_made_again_after_it_completed_begins_anew(
+    runner: str, recorded: bool, tmp_path: Path
+) -> None:
+    def load(ctx: NodeCtx) -> list[int]:
+        rows = []
+        for number in range(ctx.checkpointed(0), 4):
+            rows.append(number)
+            ctx.checkpoint(number + 1)
+        return rows
+
+    def take(rows: list[int], ctx: NodeCtx) -> int:
+        if ctx.attempt == 1:
+            raise OSError
+        return len(rows)
+
+    flow = Flow().add("load", load).add("take", take, take={"rows": "load"})
+    flow.registry.register(define(load, store=False), "unstored")
+    flow.nodes[0] = flow.nodes[0].replace(action="unstored")
+    if not recorded:
+        flow.nodes[1] = flow.nodes[1].replace(try_count=2)
+        report = flow.run(runner)
+        assert not any(key == "$checkpoint" for _, key in report._run.inserted)
+    else:
+        assert not flow.run(runner, database_url=url_of(tmp_path), run_id="r").success
+        options = RunOptions(runner=runner, database_url=url_of(tmp_path))
+        report = engine.resume("r", flow.registry, options)
+    assert report.value("take") == 4
 
 
 def test_results_that_wait_for_a_commit_are_not_written_by_a_checkpoint(tmp_path: Path) -> None:

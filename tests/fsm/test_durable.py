@@ -465,3 +465,29 @@ def test_a_completed_machine_whose_value_was_not_stored_has_none_to_resume_for(
     with pytest.raises(NotExecuted, match=r"'only'.*store=False"):
         fsm.resume("r", database_url=url)
     assert fsm.report.status == "completed"
+
+
+def test_the_time_of_an_answered_question_ends_no_later_one() -> None:
+    machine = FSM("asking", registry=Registry(), max_cycles=5)
+    said: list[Any] = []
+
+    @machine.state(initial=True, transitions=["note"])
+    def ask(n: int, ctx: NodeCtx) -> Any:
+        return ctx.wait_for_human("?", str, default=f"time {n}", timeout=0.4 if n == 0 else 60)
+
+    @machine.state
+    def note(answer: str) -> FSMReturn:
+        said.append(answer)
+        return FSMReturn("ask", len(said)) if len(said) < 2 else FSMReturn(stop=True)
+
+    handle = machine.start({"n": 0})
+    for number in range(2):
+        deadline = time.monotonic() + 20
+        while len(said) < number or not handle.questions():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        if number:
+            time.sleep(0.6)  # the time of the first question is over
+        handle.answer("ask", f"person {number}")
+    handle.result(20)
+    assert said == ["person 0", "person 1"]
