@@ -39,6 +39,7 @@ from dagger_dsl.registry import ActionDef, as_registry, current_registry
 from dagger_dsl.retry import effective_policy
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.attempts import AttemptReport
     from dagger_dsl.engine.instance import Run
     from dagger_dsl.engine.report import NodeReport, RunReport
 
@@ -65,7 +66,9 @@ class Failure:
 
     Attributes:
         node_id: The node; of a nested run with the nodes around it, ``inner.load``.
+        path: The same part by part; items of lists and cycles of machines on the way as ``[3]``.
         key: Which of its invocations.
+        node: How that stands.
         attempts: Calls that were made.
         allowed: Calls that its retry policy allows; None where that is not known any more, or no
             number.
@@ -74,9 +77,12 @@ class Failure:
         report: The report of the run that the node belongs to, a nested one perhaps.
     """
 
-    def __init__(self, report: RunReport, found: NodeReport, path: str = "") -> None:
+    def __init__(self, report: RunReport, found: NodeReport, above: tuple[str, ...] = ()) -> None:
         self.report = report
-        self.node_id = f"{path}{found.node_id}"
+        self.node = found
+        self.node_id = ".".join([*(each for each in above if each[0] != "["), found.node_id])
+        item = () if found.key == DEFAULT_KEY or report.history is not None else (f"[{found.key}]",)
+        self.path = (*above, found.node_id, *item)
         self.key = found.key
         self.attempts = found.attempts
         self.error: ErrorInfo | None = found.error
@@ -111,6 +117,14 @@ class Failure:
             InputResolutionError: It failed because an input has no value.
         """
         return MappingProxyType(self._inputs())
+
+    def earlier(self) -> list[AttemptReport]:
+        """Return the attempts before the last one, the first one first."""
+        return [
+            each
+            for each in self.report.attempts(self._id)
+            if each.key == self.key and each.number < self.attempts
+        ]
 
     def reproduce(self, registry: Any = None) -> Any:
         """Call the node's function once more, here and now, with the inputs it had.
@@ -332,13 +346,51 @@ def _shown(value: Any) -> str:
 # --- finding it -----------------------------------------------------------------------------------
 
 
-def failures_in(report: RunReport) -> list[Failure]:
-    """Return the failures of a run, one for each node that failed, in declaration order."""
-    return [failure_in(report, node_id) for node_id in report.nodes_in(NodeState.FAILED)]
+def failures_in(
+    report: RunReport, nested: Mapping[str, Any] | None = None, above: tuple[str, ...] = ()
+) -> Iterator[Failure]:
+    """Yield what failed in a run, where it happened rather than where it was passed on.
+
+    Args:
+        report: The run.
+        nested: Its `RunReport.nested`, where it was read already.
+        above: Where it is nested itself; see `Failure.path`.
+    """
+    nested = report.nested if nested is None else nested
+    for node_id in report.nodes_in(NodeState.FAILED):
+        child = nested.get(node_id)
+        runs = child if isinstance(child, Mapping) else {DEFAULT_KEY: child} if child else {}
+        calls: Mapping[str, NodeReport] = {DEFAULT_KEY: report.node_reports[node_id]}
+        if report.graph.nodes[node_id].map_over is not None:
+            calls = report.invocations(node_id)
+        elif runs:  # of a machine by the number of the cycle, the last one last
+            calls = dict.fromkeys(runs, calls[DEFAULT_KEY])
+        found = [
+            each
+            for key, call in calls.items()
+            if call.state is NodeState.FAILED
+            for each in _failures_of(report, call, runs.get(key), key, above)
+        ]
+        yield from found or [Failure(report, report.node_reports[node_id], above)]
+
+
+def _failures_of(
+    report: RunReport, call: NodeReport, inside: RunReport | None, key: str, above: tuple[str, ...]
+) -> Iterator[Failure]:
+    """Yield the failures that one invocation has failed with."""
+    item = () if key == DEFAULT_KEY else (f"[{key}]",)
+    found = [] if inside is None else [*failures_in(inside, None, (*above, call.node_id, *item))]
+    if found or (inside is not None and call.key != key):  # a cycle that went well
+        yield from found
+    else:
+        yield Failure(report, call, above)
 
 
 def failure_in(
-    report: RunReport, node_id: str | None = None, key: str | None = None, path: str = ""
+    report: RunReport,
+    node_id: str | None = None,
+    key: str | None = None,
+    above: tuple[str, ...] = (),
 ) -> Failure:
     """Return one failure; see `RunReport.failure`."""
     if node_id is None:
@@ -353,10 +405,11 @@ def failure_in(
     found = _call_that_failed(report, name, key)
     inside = _run_inside(report, name, key if key is not None else found.key)
     if inside is not None:
-        return failure_in(inside, below or None, path=f"{path}{name}.")
+        item = () if found.key == DEFAULT_KEY else (f"[{found.key}]",)
+        return failure_in(inside, below or None, above=(*above, name, *item))
     if below:
         raise NotExecuted(f"no run inside of node {name!r} has a failed node {shown(below)}")
-    return Failure(report, found, path)
+    return Failure(report, found, above)
 
 
 def _call_that_failed(report: RunReport, name: str, key: str | None) -> NodeReport:

@@ -210,10 +210,13 @@ class RunReport:
 
     @property
     def failures(self) -> list[Failure]:
-        """A `Failure` for each node that failed, in declaration order."""
+        """A `Failure` for each call that failed for good, in declaration order.
+
+        Of a mapped node they are those of its items, of a nested run those of its own nodes.
+        """
         from dagger_dsl.engine.failure import failures_in
 
-        return failures_in(self)
+        return [*failures_in(self)]
 
     def failure(self, node_id: str | None = None, key: str | None = None) -> Failure:
         """Return what a node failed with: its inputs, and the way to call it again.

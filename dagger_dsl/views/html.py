@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from dagger_dsl.engine.bindings import Bound, bound_inputs
+from dagger_dsl.engine.failure import Failure, failures_in
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import MISSING
 from dagger_dsl.views.clean import first_line
 from dagger_dsl.views.excerpt import excerpt
-from dagger_dsl.views.failures import Failure, failures_of
 from dagger_dsl.views.gantt import chosen, gantt
 from dagger_dsl.views.graphviz import write_file
 from dagger_dsl.views.page import (
@@ -172,7 +172,7 @@ class _Page:
     def failures(self, view: _View) -> str:
         """Return what went wrong, each with all there is to know to mend it."""
         report, room = self.report, self.room
-        found = list(failures_of(report, view.nested))
+        found = list(failures_in(report, view.nested))
         cards = []
         for number, each in enumerate(found[: room.failures]):
             cards.append(_failure(each, room, opened=number < 3))
@@ -339,7 +339,7 @@ class _View:
             heading = f"h{min(level, 6)}"
             failed = [
                 _failure(each, self.room, opened=False)
-                for each in list(failures_of(child, inner.nested))[:5]
+                for each in list(failures_in(child, inner.nested))[:5]
                 if level == 3 and not child.success
             ]
             body = (
@@ -408,17 +408,16 @@ def _failure(failure: Failure, room: _Room, *, opened: bool) -> str:
     path = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} ".join(
         name(each) for each in failure.path
     )
-    tried = f"attempt {node.attempts}" if node.attempts > 1 else ""
+    tried = f"in attempt {node.attempts}" if node.attempts > 1 else ""
     took = "" if node.duration is None else f"after {duration(node.duration)}"
-    told = " ".join(filter(None, (tried, took)))
     summary = f"<strong>{path}</strong>"
-    if told:
-        summary += f' <span class="soft-text">failed in {text(told)}</span>'.replace(
-            "failed in after", "failed after"
-        )
+    if tried or took:
+        told = " ".join(filter(None, ("failed", tried, took)))
+        summary += f' <span class="soft-text">{text(told)}</span>'
     summary += _message(str(error) if error is not None else "no error was recorded")
     parts = [_traceback(room, "" if error is None else error.traceback)]
-    pairs = [(name(each.name), _shown_input(each, room, 1_000)) for each in failure.inputs()]
+    inputs = bound_inputs(failure.report, node.node_id, failure.key)
+    pairs = [(name(each.name), _shown_input(each, room, 1_000)) for each in inputs]
     if pairs:
         parts.append(f"<h3>Its inputs</h3>{definitions(pairs, style='pairs')}")
     earlier = [
