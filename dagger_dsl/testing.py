@@ -155,11 +155,10 @@ def make_ctx(
     Raises:
         ConfigurationError: *inputs* are no mapping, or *cache* has no values to give.
     """
-    kept = [checkpointed]
+    newest = [checkpointed]
 
-    def keep(*value: Any) -> tuple[bool, Any]:
-        kept.extend(copy.deepcopy(value))
-        return kept[-1] is not MISSING, kept[-1]
+    def keep(value: Any) -> None:
+        newest[0] = copy.deepcopy(value)
 
     return NodeCtx(
         dag_name=dag_name,
@@ -171,6 +170,7 @@ def make_ctx(
         app_data=app_data,
         cancel=cancel,
         keep=keep,
+        kept=lambda: (newest[0] is not MISSING, copy.deepcopy(newest[0])),
     )
 
 

@@ -164,7 +164,7 @@ class Run:
         self.before: dict[int, tuple[float, float]] = {}
         self.tries: dict[int, deque[tuple[int, float, float, ErrorInfo | None]]] = {}
         self.recorded: Sequence[StoredNode] = ()
-        self.trouble: StoreError | None = None
+        self.trouble: dict[int, StoreError] = {}
         self.kept: dict[int, tuple[str, str]] = {}
         self.loaders: dict[int, Callable[[], Any]] = {}
         self.crashes: dict[int, int] = {}

@@ -11,7 +11,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.engine.checkpoints import checkpoint
+from dagger_dsl.engine.checkpoints import keep, kept
 from dagger_dsl.engine.plan import UNSET
 from dagger_dsl.errors import InputResolutionError
 from dagger_dsl.model.context import NodeCtx, NodeOutput
@@ -212,7 +212,8 @@ def calling(
             depth=run.depths.get(str(run.plan.ids[slot]), 0),
             spend=run.spend,
             progress=progress,
-            keep=partial(checkpoint, run, slot, attempt, slot in run.handling),
+            keep=partial(keep, run, slot, attempt, slot in run.handling),
+            kept=partial(kept, run, slot),
         )
 
     def progress(done: float, total: float, message: str) -> None:

@@ -371,8 +371,9 @@ class Outcomes:
             # The limit on cycles is that of a machine inside, and no matter of the run around it.
             self.exceeded(slot, error)
             return
-        if run.trouble is not None and _tells_of(error, run.trouble):
-            raise run.trouble  # what a body let through that asked the database for something
+        trouble = run.trouble.pop(slot, None)
+        if trouble is not None and _tells_of(error, trouble):
+            raise trouble  # what a body let through that asked the database for something
         if isinstance(error, StoreError) and run.plan.actions[slot].style == "workflow":
             raise error  # trouble with storage is no result, of a nested run neither
         if isinstance(error, OutOfTime):

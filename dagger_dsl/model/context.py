@@ -254,7 +254,8 @@ class NodeCtx:
     depth: int = 0
     _spend: Callable[[int], int] | None = attrs.field(default=None, repr=False)
     _progress: Callable[[float, float, str], None] | None = attrs.field(default=None, repr=False)
-    _keep: Callable[..., tuple[bool, Any]] | None = attrs.field(default=None, repr=False)
+    _keep: Callable[[Any], None] | None = attrs.field(default=None, repr=False)
+    _kept: Callable[[], tuple[bool, Any]] | None = attrs.field(default=None, repr=False)
 
     def wait_for_human(
         self,
@@ -334,7 +335,7 @@ class NodeCtx:
         Args:
             default: What to return when there is none.
         """
-        found, value = (False, None) if self._keep is None else self._keep()
+        found, value = (False, None) if self._kept is None else self._kept()
         return value if found else default
 
     @property
