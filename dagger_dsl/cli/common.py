@@ -25,6 +25,7 @@ __all__ = [
     "TIMED_OUT",
     "USAGE",
     "command_line",
+    "died",
     "existing_store",
     "forget",
     "load_run",
@@ -57,6 +58,12 @@ def resume_line(run_id: str, database: str, actions: str | None) -> str:
     """Return the command line that goes on with a run."""
     named = [] if actions is None else ["--actions", actions]
     return command_line(database, "resume", run_id, *named)
+
+
+def died(run_id: str, database: str) -> tuple[str, str]:
+    """Return the words for a run whose process died, and the command line that goes on with it."""
+    line = resume_line(run_id, database, "MODULE_OR_FILE")
+    return "the process that executed the run has died; go on with it by:", f"  {line}"
 
 
 @contextmanager

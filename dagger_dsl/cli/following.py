@@ -17,6 +17,7 @@ from dagger_dsl.cli.common import (
     FAILED,
     OK,
     PAUSED,
+    died,
     existing_store,
     load_run,
     no_run,
@@ -239,8 +240,8 @@ def watch(arguments: argparse.Namespace, screen: Screen) -> int:
         report = stored_report(stored, database, store)
         screen.report(report)
         if follower.left:
-            screen.say("the process that executed the run has died; go on with it by:")
-            screen.say(f"  {resume_line(run_id, database, 'MODULE_OR_FILE')}")
+            for line in died(run_id, database):
+                screen.say(line)
             return PAUSED
         if not screen.as_json and report.status != "completed":
             screen.failure(report)

@@ -6,10 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
-from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.cli.common import OK, STORE, existing_store, load_run, many
+from dagger_dsl.cli.common import OK, STORE, died, existing_store, load_run, many
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import input_names, load_source
 from dagger_dsl.cli.steering import waits_for, waits_for_plain, waits_inside, ways_on
@@ -170,7 +169,7 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
                 raise ConfigurationError(
                     "a page shows a whole run; give --html or --node, not both"
                 )
-            _write_page(report, arguments.html)
+            report.to_html(arguments.html)
             if screen.as_json:
                 screen.json({"run_id": report.run_id, "written": arguments.html})
             else:
@@ -188,14 +187,10 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
                 screen.say(line)
             for line in waits_inside(report, arguments.db) if waits else ():
                 screen.say(line)
+            if report.status == "running" and not run.is_executed:
+                for line in died(arguments.run_id, arguments.db):
+                    screen.say(line)
         return OK if whole else STORE
-
-
-def _write_page(report: RunReport, path: str) -> None:
-    try:
-        methodcaller("to_html", path)(report)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written: {error}") from error
 
 
 def explain(arguments: argparse.Namespace, screen: Screen) -> int:

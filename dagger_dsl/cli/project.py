@@ -108,6 +108,8 @@ FILES: Final[Mapping[str, str]] = {
 
 def init(arguments: argparse.Namespace, screen: Screen) -> int:
     """Write a small project into a folder in which none of its files is yet."""
+    if not arguments.folder:  # of a shell's variable that is not set, say
+        raise ConfigurationError("the folder has an empty name; name one, or '.' for this one")
     folder = Path(arguments.folder)
     try:
         _refuse(folder)
@@ -128,7 +130,7 @@ def init(arguments: argparse.Namespace, screen: Screen) -> int:
     for path in paths:
         screen.result(f"written: {path}")
     screen.result("next:")
-    if arguments.folder not in ("", os.curdir):
+    if arguments.folder != os.curdir:
         screen.result(f"  cd {shlex.quote(arguments.folder)}")
     screen.result("  dagger-dsl run pipeline.py -i count=8 --run-id r1")
     screen.result("  dagger-dsl logs r1")

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.cli.common import OK, command_line, existing_store, no_run, resume_line
+from dagger_dsl.cli.common import OK, command_line, died, existing_store, no_run, resume_line
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import read_value
 from dagger_dsl.errors import InputValidationError, RunNotFound
@@ -167,8 +167,9 @@ def ways_on(report: RunReport, node_id: str, run: RunControl, database: str) -> 
             yield f"the run goes on{again}; watch it by:"
             yield f"  {command_line(database, 'watch', run_id)}"
             return
-        yield "the process that executed the run has died; go on with it by:"
-    elif report.status is RunStatus.PAUSED:
+        yield from died(run_id, database)
+        return
+    if report.status is RunStatus.PAUSED:
         yield from _open_lines(report, run, database)
         yield "the run is paused; go on with it by:"
     else:

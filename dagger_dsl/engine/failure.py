@@ -13,7 +13,7 @@ import reprlib
 import shlex
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -139,7 +139,8 @@ class Failure:
 
         Returns:
             What the function returned. An async one is run to its end where no event loop is
-            running; under one, as in a notebook, its coroutine is returned: ``await`` it.
+            running; under one, as in a notebook, its coroutine is returned: ``await`` it. Of one
+            that yields, the items as a list.
 
         Raises:
             Exception: What the function raises.
@@ -155,6 +156,10 @@ class Failure:
             answer = _each(lambda given: _called(action, given, self._ctx(given), run, slot), calls)
         else:
             answer = _called(action, inputs, self._ctx(inputs), run, slot)
+        if inspect.isgenerator(answer):
+            return [*answer]
+        if inspect.isasyncgen(answer):
+            answer = _items(answer)
         return _waited(answer) if inspect.isawaitable(answer) else answer
 
     # --- in words ---------------------------------------------------------------------------------
@@ -301,6 +306,10 @@ def _each(call: Callable[[dict[str, Any]], Any], calls: list[dict[str, Any]]) ->
         return [await first, *[await call(given) for given in calls[1:]]]
 
     return wait(first)
+
+
+async def _items(answer: AsyncGenerator[Any, Any]) -> list[Any]:
+    return [each async for each in answer]
 
 
 def _waited(answer: Awaitable[Any]) -> Any:

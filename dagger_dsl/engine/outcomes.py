@@ -36,6 +36,7 @@ from dagger_dsl.errors import (
     TransitionError,
     did_you_mean,
     shown,
+    visible,
 )
 from dagger_dsl.model.context import Branch, NodeOutcome, NodeOutput, labels_of, no_label
 from dagger_dsl.model.events import NodeCompleted, NodeFailed, NodeRetrying
@@ -401,7 +402,7 @@ class Outcomes:
         logger.warning(
             "node %r failed (%s), retrying in %.1f s (attempt %d/%s)",
             node_id,
-            info,
+            visible(str(info), 300).replace("\n", " "),  # one line, whatever was raised
             delay,
             made + 1,
             total,

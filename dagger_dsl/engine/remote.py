@@ -119,7 +119,7 @@ class RunControl(Steered):
         while not number:  # another request came in between: what it asked for counts, too
             if self._stand().status == RunStatus.COMPLETED:
                 raise InvalidState(f"run {self.run_id} is completed, so it takes no commands")
-            owned = self._is_owned()
+            owned = self.is_executed
             if not owned and isinstance(command, (PauseRun, ResumeRun, CancelRun)):
                 if self._do_here(command, until):
                     return True
@@ -201,10 +201,6 @@ class RunControl(Steered):
 
     @property
     def is_executed(self) -> bool:
-        """Whether a process executes the run; one on another host counts as alive."""
-        return self._is_owned()
-
-    def _is_owned(self) -> bool:
         """Whether a process executes the run; one on another host counts as alive."""
         seen = self._liveness.look([self.run_id]).get(self.run_id)
         if seen is None or seen.owner is None:
@@ -329,7 +325,7 @@ class RunControl(Steered):
         """
         pause = _FIRST_LOOK
         while True:
-            owned = self._is_owned()  # first: an outcome is recorded before the run is given free
+            owned = self.is_executed  # first: an outcome is recorded before the run is given free
             text = self._store.outcome_of(self.run_id, number)
             if text is not None:
                 found: Mapping[str, Any] = of_json(text)

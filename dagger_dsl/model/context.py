@@ -317,11 +317,15 @@ class NodeCtx:
                 load(page)
                 ctx.checkpoint(page + 1)
 
+        A value of 32 KiB and more is a file, as results are; one that was replaced stays until
+        `prune` removes it.
+
         Args:
             value: Anything that a node may return; a copy is kept.
 
         Raises:
             EncodingError: It has no stored form.
+            TransferError: It cannot leave its worker process.
             InvalidState: This attempt is over: it ran out of time, or the run has ended. Or the
                 body yields its items: another attempt has to yield them all again.
             StoreError: It cannot be recorded.

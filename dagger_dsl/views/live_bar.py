@@ -82,6 +82,8 @@ class BarFront:
         if self._live is not None:
             self._live.update(self._frame(pulse, None), refresh=True)
             self.abandon()
+            if not self._console.is_terminal and not self._brief:
+                self._console.line()  # rich ends its last frame there without one
         elif not self._brief:
             if pulse.failures:
                 self._console.print(self._frame(pulse, None))

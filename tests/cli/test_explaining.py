@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from dagger_dsl.engine.report import RunReport
 from tests.cli.conftest import Cli
 from tests.cli.test_following import RETRYING
 from tests.cli.test_steering import line_in
@@ -158,33 +157,19 @@ def test_a_page_shows_a_run_and_not_a_node(cli: Cli) -> None:
     assert "--html or --node, not both" in done.err
 
 
-def test_the_page_is_the_report_s(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    cli("run", "pipeline.py:bad", "--run-id", "r")
-    asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(
-        RunReport,
-        "to_html",
-        lambda report, path: asked.append((report.run_id, path)),
-        raising=False,
-    )
-    done = cli("show", "r", "--html", "x.html")
-    assert (done.code, done.out) == (0, "written: x.html\n")
-    assert json.loads(cli("show", "r", "--html", "y.html", "--json").out)["written"] == "y.html"
-    assert asked == [("r", "x.html"), ("r", "y.html")]
-
-    def refuse(_report: RunReport, path: str) -> None:
-        raise FileNotFoundError(2, "No such file or directory", path)
-
-    monkeypatch.setattr(RunReport, "to_html", refuse, raising=False)
-    done = cli("show", "r", "--html", "nowhere/x.html")
-    assert done.code == 2
-    assert done.err.startswith("error: nowhere/x.html cannot be written: ")
-
-
-@pytest.mark.skipif(not hasattr(RunReport, "to_html"), reason="reports make no pages yet")
 def test_a_run_is_written_as_a_page(cli: Cli, folder: Path) -> None:
     cli("run", "pipeline.py:bad", "--run-id", "r")
     assert cli("show", "r", "--html", "run.html").code == 0
     page = (folder / "run.html").read_text()
     assert "fickle" in page
     assert page.lstrip().lower().startswith("<!doctype html")
+    told = cli("show", "r", "--html", "again.html", "--json")
+    assert json.loads(told.out) == {"run_id": "r", "written": "again.html"}
+
+
+def test_a_page_that_cannot_be_written_is_refused(cli: Cli) -> None:
+    cli("run", "pipeline.py:bad", "--run-id", "r")
+    for path in ("nowhere/x.html", ""):
+        done = cli("show", "r", "--html", path)
+        assert done.code == 2
+        assert "cannot be written: " in done.err

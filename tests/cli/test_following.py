@@ -329,6 +329,8 @@ def test_a_run_whose_process_died_is_not_watched_for_ever(
 ) -> None:
     assert finish(spawn(folder, "run", "pipeline.py:dead", "--run-id", "r")).code == 9
     monkeypatch.setattr(following, "_QUIET", 0.0)
+    shown = cli("show", "r")
+    assert "the process that executed the run has died; go on with it by:" in shown.out
     done = cli("watch", "r")
     assert done.code == 3
     assert "the process that executed the run has died" in done.out

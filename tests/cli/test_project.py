@@ -121,3 +121,11 @@ def test_folders_are_made_and_quoted(cli: Cli, empty: Path) -> None:
     answer = json.loads(cli("init", "d", "--json").out)
     assert answer["folder"] == "d"
     assert answer["written"] == [f"d/{name}" for name in FILES]
+
+
+def test_an_empty_name_is_no_folder(cli: Cli, folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    done = cli("init", "")
+    assert done.code == 2
+    assert "name one, or '.' for this one" in done.err
+    assert sorted(folder.iterdir()) == before

@@ -568,3 +568,51 @@ def test_a_retry_policy_that_counts_by_itself_has_no_number() -> None:
     error = failed(chain(Registry(), retry=policy))
     assert error.failure.allowed is None
     assert error.__notes__[0] == "  attempt 2"
+
+
+def test_a_body_that_yields_is_read_to_its_error() -> None:
+    def source(n: int) -> Iterator[int]:
+        yield n
+        raise ValueError("in the middle")
+
+    def total(numbers: Iterator[int]) -> int:
+        return sum(numbers)
+
+    flow = Workflow().add("source", source, give={"n": 4})
+    flow.add("total", total, take={"numbers": "source"})
+    failure = flow.run("sequential").failure("source")
+    with pytest.raises(ValueError, match="in the middle"):
+        failure.reproduce()
+
+
+def test_what_is_no_node_has_no_failure() -> None:
+    dag = DAG("one", registry=Registry())
+
+    @dag.node
+    def only() -> None:
+        raise OSError
+
+    failed(dag)
+    for wrong in (5, [], object(), "onli"):
+        with pytest.raises(NodeNotFound, match="only"):
+            dag.report.failure(wrong)
+
+
+def test_the_failures_of_a_run_are_those_of_items_and_of_runs_inside_of_it() -> None:
+    registry = Registry()
+
+    @action(registry=registry)
+    def odd(number: int) -> int:
+        if number % 2:
+            raise ValueError(number)
+        return number
+
+    with DAG("inner", registry=registry) as inner:
+        odd.map(inner.input("numbers", list[int]))
+    with DAG("outer", registry=registry) as outer:
+        inner(numbers=[1, 2, 3])
+        odd.with_options(id="alone")(number=5)
+    failed(outer, error_strategy="fail_fast", runner="sequential")
+    found = [(each.path, each.node_id, str(each.error)) for each in outer.report.failures]
+    assert found[0] == (("inner", "odd", "[0]"), "inner.odd", "ValueError: 1")
+    assert all(path[0] in ("inner", "alone") for path, _, _ in found)
