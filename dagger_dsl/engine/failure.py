@@ -367,40 +367,34 @@ def failures_in(
     """
     nested = report.nested if nested is None else nested
     for node_id in report.nodes_in(NodeState.FAILED):
-        child = nested.get(node_id)
-        runs = child if isinstance(child, Mapping) else {DEFAULT_KEY: child} if child else {}
-        calls: Mapping[str, NodeReport] = {DEFAULT_KEY: report.node_reports[node_id]}
-        if report.graph.nodes[node_id].map_over is not None:
-            calls = report.invocations(node_id)
-        elif runs:  # of a machine by the number of the cycle, the last one last
-            calls = dict.fromkeys(runs, calls[DEFAULT_KEY])
-        found = [
-            each
-            for key, call in calls.items()
-            if call.state is NodeState.FAILED
-            for each in _failures_of(report, call, runs.get(key), key, above)
-        ]
-        yield from found or [Failure(report, report.node_reports[node_id], above)]
+        yield from _failures_of(report, node_id, nested, above)
 
 
 def _failures_of(
-    report: RunReport, call: NodeReport, inside: RunReport | None, key: str, above: tuple[str, ...]
+    report: RunReport, node_id: str, nested: Mapping[str, Any], above: tuple[str, ...] = ()
 ) -> Iterator[Failure]:
-    """Yield the failures that one invocation has failed with."""
-    item = () if key == DEFAULT_KEY else (f"[{key}]",)
-    found = [] if inside is None else [*failures_in(inside, None, (*above, call.node_id, *item))]
-    if found or (inside is not None and call.key != key):  # a cycle that went well
-        yield from found
-    else:
-        yield Failure(report, call, above)
+    """Yield the failures of a node that has failed: of its items, of the runs inside of it."""
+    whole, child = report.node_reports[node_id], nested.get(node_id)
+    runs = child if isinstance(child, Mapping) else {DEFAULT_KEY: child} if child else {}
+    calls = report.invocations(node_id)
+    if report.graph.machine is not None or not calls:
+        # The runs of a state are those of its cycles, of which the last one failed.
+        calls = {next(reversed(list(runs)), DEFAULT_KEY): whole}
+    failed = {key: call for key, call in calls.items() if call.state is NodeState.FAILED}
+    for key, call in failed.items():
+        item = () if key == DEFAULT_KEY else (f"[{key}]",)
+        inside, here = runs.get(key), (*above, node_id, *item)
+        found = False
+        for each in () if inside is None else failures_in(inside, None, here):
+            found = True
+            yield each
+        if not found:
+            yield Failure(report, call, above)
+    if not failed:  # the node itself, such as for a list that is none
+        yield Failure(report, whole, above)
 
 
-def failure_in(
-    report: RunReport,
-    node_id: str | None = None,
-    key: str | None = None,
-    above: tuple[str, ...] = (),
-) -> Failure:
+def failure_in(report: RunReport, node_id: str | None = None, key: str | None = None) -> Failure:
     """Return one failure; see `RunReport.failure`."""
     if node_id is None:
         node_id = getattr(report.exception, "node_id", None)
@@ -411,43 +405,27 @@ def failure_in(
     # Whatever else is asked for, `node` says what ids there are.
     name, _, below = node_id.partition(".") if isinstance(node_id, str) else (node_id, "", "")
     report.graph.node(name)
-    found = _call_that_failed(report, name, key)
-    inside = _run_inside(report, name, key if key is not None else found.key)
-    if inside is not None:
-        item = () if found.key == DEFAULT_KEY else (f"[{found.key}]",)
-        return failure_in(inside, below or None, above=(*above, name, *item))
-    if below:
-        raise NotExecuted(f"no run inside of node {name!r} has a failed node {shown(below)}")
-    return Failure(report, found, above)
-
-
-def _call_that_failed(report: RunReport, name: str, key: str | None) -> NodeReport:
+    state = report.node_reports[name].state
+    if state is not NodeState.FAILED:
+        raise NotExecuted(f"node {name!r} has not failed in run {report.run_id}: it is {state}")
+    nested = report.nested
+    for each in _failures_of(report, name, nested):
+        fits = each.node_id == node_id or each.node_id.startswith(f"{node_id}.")
+        if fits and (key is None or key == each.key or f"[{key}]" in each.path):
+            return each
     calls = report.invocations(name)
-    if key is not None and key != DEFAULT_KEY:
-        found = calls.get(key)
-        if found is None:
-            raise NotExecuted(
-                f"node {name!r} has no invocation {shown(key)}{did_you_mean(key, calls)}"
-            )
-    else:
-        found = next((each for each in calls.values() if each.error is not None), None)
-        found = found or report.node_reports[name]
-    if found.error is None:
+    if key is not None and key not in calls:
+        raise NotExecuted(f"node {name!r} has no invocation {shown(key)}{did_you_mean(key, calls)}")
+    if key is not None:
         raise NotExecuted(
-            f"node {name!r} has not failed in run {report.run_id}: it is {found.state}"
+            f"invocation {key} of node {name!r} has not failed: it is {calls[key].state}"
         )
-    return found
-
-
-def _run_inside(report: RunReport, name: str, key: str) -> RunReport | None:
-    """Return the nested run that an invocation failed with."""
-    inside = report.nested.get(name)
-    if isinstance(inside, Mapping):  # of a machine by the number of the cycle, the last one last
-        inside = inside.get(key) or next(reversed(list(inside.values())), None)
-    if inside is None or not inside.nodes_in(NodeState.FAILED):
-        return None
-    found: RunReport = inside
-    return found
+    inside = nested.get(name)
+    if isinstance(inside, Mapping):
+        inside = next(iter(inside.values()), None)
+    if below and inside is not None:
+        inside.graph.node(below.partition(".")[0])
+    raise NotExecuted(f"no run inside of node {name!r} has a failed node {shown(below)}")
 
 
 # --- telling it -----------------------------------------------------------------------------------
