@@ -50,7 +50,9 @@ def many(count: int, word: str) -> str:
 
 def command_line(database: str, *words: str) -> str:
     """Return the line that calls this command for a database."""
-    where = [] if database == DEFAULT_DB else ["--db", database]
+    from dagger_dsl.store.urls import shown_url  # every command that says so has loaded it
+
+    where = [] if database == DEFAULT_DB else ["--db", shown_url(database)]
     return shlex.join(["dagger-dsl", *words, *where])
 
 

@@ -26,11 +26,14 @@ from dagger_dsl.cli.common import (
 from dagger_dsl.cli.running import CODES
 from dagger_dsl.cli.screen import Progress, Screen
 from dagger_dsl.cli.steering import tell_questions, waits_for, waits_inside
+from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.pulse import Doing, Pulse
 from dagger_dsl.engine.pulse import Ended as Passed
 from dagger_dsl.errors import NodeNotFound, RunNotFound
+from dagger_dsl.model.context import call_name
 from dagger_dsl.store.news import read_news, read_requests
 from dagger_dsl.views.clean import first_line
+from dagger_dsl.views.plain import STYLES
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.remote import RunControl
@@ -53,14 +56,11 @@ _SHARE: Final = 0.1
 #: Seconds without news after which it is looked whether the run's process lives.
 _QUIET: Final = 2.0
 
-#: Styles of entries, on a terminal.
+#: Styles of entries that are no states, on a terminal.
 _STYLES: Final = {
     "started": "dim",
-    "skipped": "dim",
-    "failed": "bold red",
     "retry": "yellow",
     "refused": "magenta",
-    "cancelled": "magenta",
     "command": "cyan",
     "question": "cyan",
     "answer": "cyan",
@@ -203,7 +203,7 @@ class _Printer:
             at = "" if each.at is None else f"{each.at:%H:%M:%S.%f}"[:-3]
             name = each.node or "run"
             line = f"{at:12}  {name:{self._width}}  {each.text}"
-            self._screen.styled(line, _STYLES.get(each.kind, ""))
+            self._screen.styled(line, _STYLES.get(each.kind) or STYLES.get(each.kind, ""))
 
     def _is_wanted(self, entry: Entry) -> bool:
         wanted = self._node_id
@@ -257,16 +257,18 @@ def watch(arguments: argparse.Namespace, screen: Screen) -> int:
 
 def _show(follower: _Follower, stored: StoredRun, database: str, screen: Screen) -> None:
     """Show a run until it stands still."""
-    commands = list[object]()
+    from dagger_dsl.engine.story import graph_now
+
+    graph = stored.graph
     course = _Course(stored)
     asked: set[tuple[str, str, str]] = set()
     with Progress(screen) as progress:
         progress.follow(course)
         try:
             for news in follower:
-                if any('"add"' in each.body for each in news.commands):
-                    course.grow(_grown(stored, commands, news))
-                commands += news.commands
+                if news.commands:
+                    graph = graph_now(graph, news.commands)
+                    course.grow(graph)
                 course.take_in(news)
                 if progress.is_unread:  # such as `head`; the run does not need this command
                     raise BrokenPipeError
@@ -279,12 +281,6 @@ def _show(follower: _Follower, stored: StoredRun, database: str, screen: Screen)
                 progress.display.close()
         if progress.is_unread:
             raise BrokenPipeError
-
-
-def _grown(stored: StoredRun, commands: Sequence[object], news: News) -> Graph:
-    from dagger_dsl.engine.story import graph_now
-
-    return graph_now(stored.graph, [*commands, *news.commands])  # type: ignore[list-item]
 
 
 class _Course:
@@ -305,7 +301,7 @@ class _Course:
         self._machine = graph.machine
         self._first = list(graph.nodes) if graph.machine is None else []
         self._failed: dict[tuple[str, str], Ended] = {}
-        self._over: dict[str, str] = {}
+        self._over: set[str] = set()
         self._begun: dict[str, float] = {}
         self._new: list[Passed] = []
         self._cycles = 0
@@ -350,10 +346,16 @@ class _Course:
             done = self._cycles if machine else len(self._over)
             total = None if machine else max(self._many, done)
             ended, self._new = tuple(self._new), []
+            failed = tuple(
+                Doing(call_name(each.node_id, each.key), None, _what(each))
+                for each in self._failed.values()
+            )
+            goes_on = self._status == "running"
+            hidden = {*self._over, *(node_id for node_id, _ in self._failed)}
             running = [
                 Doing(node_id, now - since)
                 for node_id, since in self._begun.items()
-                if node_id not in self._over
+                if node_id not in hidden
             ]
             begun = self._stored.created_at
             return Pulse(
@@ -368,11 +370,10 @@ class _Course:
                 calls=done,
                 failed=self._lost,
                 running=tuple(running),
-                waiting=(),
+                # Of one that goes on, the record does not say whether there is another attempt.
+                waiting=failed if goes_on else (),
                 asking=(),
-                failures=tuple(
-                    Doing(each.node_id, None, _what(each)) for each in self._failed.values()
-                ),
+                failures=() if goes_on else failed,
                 ended=ended if named else (),
                 left=None if total is None else total - done,
                 mark=(self._status, done, len(running), len(self._failed)),
@@ -391,10 +392,9 @@ class _Course:
             self._cycles += 1
             self._new.append(passed)
         elif each.key == "default":
-            self._over[each.node_id] = each.state
+            self._over.add(each.node_id)
             self._new.append(passed)
 
 
 def _what(each: Ended) -> str:
-    error = each.error or {}
-    return first_line(f"{error.get('type')}: {error.get('message')}")
+    return first_line(ErrorInfo(**each.error)) if each.error else each.state

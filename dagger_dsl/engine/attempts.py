@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.report import NodeReport
     from dagger_dsl.store.records import StoredNode
 
-__all__ = ["KEPT", "AttemptReport", "attempts_of_run", "last_attempt", "recorded_attempts"]
+__all__ = [
+    "KEPT",
+    "AttemptReport",
+    "attempts_of_run",
+    "last_attempt",
+    "moment",
+    "recorded_attempts",
+]
 
 #: How many attempts of an invocation a run keeps in memory, beside the last one.
 KEPT: Final = 100
@@ -75,7 +82,7 @@ def recorded_attempts(rows: Iterable[StoredNode]) -> dict[str, list[AttemptRepor
     for row in rows:
         if row.started_at is None:  # an end without a call
             continue
-        began, error = _moment(row.started_at), row.error
+        began, error = moment(row.started_at), row.error
         took = row.duration
         found.setdefault(row.node_id, []).append(
             AttemptReport(
@@ -115,7 +122,7 @@ def attempts_of_run(
             for number, start, end, error in tuple(run.tries.get(each, ())):
                 # One without an error was taken back: another node had to be called again.
                 state = NodeState.CANCELLED if error is None else NodeState.FAILED
-                began, ended = _moment(run.wall + start), _moment(run.wall + end)
+                began, ended = moment(run.wall + start), moment(run.wall + end)
                 found[key, number] = AttemptReport(
                     node_id, key, number, state, began, ended, end - start, error
                 )
@@ -127,5 +134,6 @@ def attempts_of_run(
     return attempts
 
 
-def _moment(epoch: float) -> dt.datetime:
+def moment(epoch: float) -> dt.datetime:
+    """Return a time of day of seconds since 1970."""
     return dt.datetime.fromtimestamp(epoch, tz=dt.UTC)

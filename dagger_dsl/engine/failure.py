@@ -8,17 +8,16 @@ package are taken out of the traceback of the node's own error: they say nothing
 from __future__ import annotations
 
 import inspect
-import re
 import reprlib
 import shlex
 import sys
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.engine.bindings import bound_inputs
-from dagger_dsl.engine.error_info import ErrorInfo, is_ours
+from dagger_dsl.engine.error_info import ErrorInfo, hide_frames, is_ours
 from dagger_dsl.engine.invoke import delivered, inputs_of_call
 from dagger_dsl.engine.plan import UNSET
 from dagger_dsl.engine.state import COMPLETED
@@ -47,14 +46,9 @@ __all__ = [
     "Failure",
     "failure_in",
     "failures_in",
-    "is_memory_url",
     "resume_line",
     "told",
-    "without_password",
 ]
-
-#: Names of what a database's URL may have in its query and nobody should see.
-_SECRET: Final = re.compile("pass|secret|token|key", re.IGNORECASE)
 
 #: Inputs, and other nodes that failed, that are listed by name.
 _LISTED: Final = 10
@@ -478,7 +472,9 @@ def resume_call(report: RunReport) -> str | None:
         return resume_line(report, actions)
     if resume_line(report) is None:
         return None
-    where = without_password(str(report.database_url))
+    from dagger_dsl.store.urls import shown_url
+
+    where = shown_url(str(report.database_url))
     return f"DagExecutor(database_url={where!r}).resume({report.run_id!r})"
 
 
@@ -490,10 +486,14 @@ def resume_line(report: RunReport, actions: str = "MODULE_OR_FILE") -> str | Non
         actions: What has its actions.
     """
     url = report.database_url
-    if url is None or is_memory_url(url):
+    if url is None:
+        return None
+    from dagger_dsl.store.urls import is_memory_url, shown_url  # who has a URL has loaded it
+
+    if is_memory_url(url):
         return None
     words = ["dagger-dsl", "resume", report.run_id, "--actions", actions]
-    words += ["--db", without_password(url)]
+    words += ["--db", shown_url(url)]
     for name in _secrets(report):
         words += ["--input", f"{name}=VALUE"]
     return shlex.join(words)
@@ -504,32 +504,6 @@ def _secrets(report: RunReport) -> list[str]:
     declared = [key for key, each in report.graph.inputs.items() if each.secret]
     given = [key for key, value in report.inputs.items() if isinstance(value, Secret)]
     return list(dict.fromkeys([*declared, *given]))
-
-
-def is_memory_url(url: str) -> bool:
-    """Return whether a database is gone when its process is."""
-    from dagger_dsl.store.urls import is_memory, normalize_url  # who has a URL has loaded it
-
-    try:
-        return is_memory(normalize_url(url))
-    except DaggerError:
-        return False
-
-
-def without_password(url: str) -> str:
-    """Return where a run is recorded, without what only its owner knows."""
-    from dagger_dsl.store.urls import normalize_url
-
-    try:
-        known = normalize_url(url)
-    except DaggerError:
-        return "a database whose URL cannot be read"
-    if known.get_backend_name() == "sqlite":
-        return str(url)
-    hidden = [key for key in known.query if _SECRET.search(key)]
-    return known.update_query_dict(dict.fromkeys(hidden, "***")).render_as_string(
-        hide_password=True
-    )
 
 
 def _module_of(report: RunReport) -> str | None:
@@ -545,34 +519,6 @@ def _module_of(report: RunReport) -> str | None:
         return module or None
     path = getattr(sys.modules.get("__main__"), "__file__", None)
     return path if isinstance(path, str) and path.endswith(".py") else None
-
-
-def hide_frames(error: BaseException) -> None:
-    """Take this package's frames out of the traceback of an error, and of what led to it.
-
-    What is left is what the user wrote. A fault of ours, which has no other frames, keeps them.
-    """
-    todo: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while todo:
-        here = todo.pop()
-        if here is None or id(here) in seen:
-            continue
-        seen.add(id(here))
-        todo += [here.__cause__, here.__context__]
-        if isinstance(here, BaseExceptionGroup):
-            todo += here.exceptions
-        kept = []
-        step = here.__traceback__
-        while step is not None:
-            if not is_ours(step.tb_frame.f_code.co_filename):
-                kept.append(step)
-            step = step.tb_next
-        if kept or isinstance(here, DaggerError):
-            below: TracebackType | None = None
-            for each in reversed(kept):
-                below = TracebackType(below, each.tb_frame, each.tb_lasti, each.tb_lineno)
-            here.__traceback__ = below
 
 
 def _notebook_lines(error: NodeExecutionError) -> list[str]:

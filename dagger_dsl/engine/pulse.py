@@ -7,11 +7,12 @@ coordinator and the workers keep anyway, so two readings of one pulse may be a m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import attrs
 
-from dagger_dsl.engine.error_info import error_info
+from dagger_dsl.engine.error_info import error_text
 from dagger_dsl.engine.state import COMPLETED, FAILED, NAMES, PENDING, WAITING
 from dagger_dsl.errors import visible
 from dagger_dsl.retry import effective_policy
@@ -19,12 +20,19 @@ from dagger_dsl.retry import effective_policy
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
 
-__all__ = ["Doing", "Ended", "Pulse", "Pulses", "Watch"]
+__all__ = ["Doing", "Ended", "Pulse", "Pulses", "TableChanged", "Watch"]
 
 T = TypeVar("T")
 
+#: So many nodes are told of that wait for another attempt, and that failed; nobody reads more.
+_ROWS: Final = 1000
+
 #: How often a table is read that changes while it is read, before it is taken for empty.
 _TRIES: Final = 20
+
+
+class TableChanged(Exception):  # between two rooms, never shown to users
+    """A table of the run changed each time that it was read; the next look finds it whole."""
 
 
 @attrs.frozen
@@ -158,9 +166,9 @@ class Watch:
             calls=calls - self._calls_before,
             failed=codes.count(FAILED),
             running=() if over else tuple(self._running(codes, flying, now)),
-            waiting=() if over else tuple(self._waiting(codes, now)),
+            waiting=() if over else tuple(islice(self._waiting(codes, now), _ROWS)),
             asking=tuple(self._asking()),
-            failures=tuple(self._failures(codes)),
+            failures=tuple(islice(self._failures(codes), _ROWS)),
             ended=tuple(self._ended(before, codes, named)) if named else (),
             left=None if machine else max(0, state.left),
             mark=(codes, flying, done, len(run.attempts), over),
@@ -361,7 +369,7 @@ def _last(seen: Any, number: int) -> list[int]:
 
 
 def _first_line(error: BaseException) -> str:
-    text = visible(str(error_info(error)), 300).strip()
+    text = visible(str(error_text(error)), 300).strip()
     return text.split("\n", 1)[0]
 
 
@@ -372,4 +380,4 @@ def _copied(table: Callable[[], Iterable[T]]) -> list[T]:
             return list(table())
         except (RuntimeError, IndexError):  # it changed while it was read
             continue
-    return []
+    raise TableChanged

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TYPE_CHECKING
 
-from dagger_dsl.engine.attempts import attempts_of_run
+from dagger_dsl.engine.attempts import attempts_of_run, moment
 from dagger_dsl.engine.error_info import error_info
 from dagger_dsl.engine.report import NodeReport, RunReport
 from dagger_dsl.engine.state import NAMES, PENDING
@@ -28,8 +27,8 @@ def report_of(run: Run) -> RunReport:
         graph=run.plan.current,
         status=run.status,
         inputs=dict(run.inputs),
-        started_at=_moment(run.wall + run.began),
-        finished_at=_moment(run.wall + end) if run.finished is not None else None,
+        started_at=moment(run.wall + run.began),
+        finished_at=moment(run.wall + end) if run.finished is not None else None,
         duration=end - run.began,
         reason=run.reason,
         hook_errors=tuple(run.hook_errors),
@@ -98,8 +97,8 @@ def _node(run: Run, slot: int) -> NodeReport:
         key=run.plan.children.key(slot),
         state=state,
         attempts=0 if run.is_cached(slot) or "reused" in meta else run.attempts_made(slot),
-        started_at=_moment(start) if called else None,
-        finished_at=_moment(end) if known else None,
+        started_at=moment(start) if called else None,
+        finished_at=moment(end) if known else None,
         duration=end - start if known else None,
         error=error if state is NodeState.FAILED or meta.get("recovered") else None,
         exception=exception,
@@ -124,7 +123,3 @@ def _cache_decision(run: Run, slot: int) -> CacheDecision | None:
     from dagger_dsl.engine.lookups import decision_of
 
     return decision_of(recorded)
-
-
-def _moment(epoch: float) -> dt.datetime:
-    return dt.datetime.fromtimestamp(epoch, tz=dt.UTC)

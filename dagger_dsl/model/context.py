@@ -30,6 +30,7 @@ __all__ = [
     "NodeOutcome",
     "NodeOutput",
     "NodeRef",
+    "call_name",
     "labels_of",
     "no_label",
 ]
@@ -45,6 +46,11 @@ class EmptyCache:
         return default
 
 
+def call_name(node_id: str, key: str) -> str:
+    """Return what an invocation is called where people read it: ``load``, ``load[3]``."""
+    return node_id if key == DEFAULT_KEY else f"{node_id}[{key}]"
+
+
 @attrs.frozen
 class NodeRef:
     """Which invocation of which node of which run."""
@@ -55,8 +61,8 @@ class NodeRef:
     invocation_key: str = DEFAULT_KEY
 
     def __str__(self) -> str:
-        key = "" if self.invocation_key == DEFAULT_KEY else f"[{self.invocation_key}]"
-        return f"{self.dag_name}/{self.node_id}{key} of run {self.run_id}"
+        call = call_name(self.node_id, self.invocation_key)
+        return f"{self.dag_name}/{call} of run {self.run_id}"
 
 
 class _Success:

@@ -14,9 +14,20 @@ from dagger_dsl.errors import ConfigurationError, DaggerError, MissingExtra, did
 from dagger_dsl.store.peek import DRIVER as _DRIVER
 from dagger_dsl.store.peek import MEMORY, SCHEME, path_in
 
-__all__ = ["MEMORY", "SYNCHRONOUS", "is_memory", "missing_driver", "normalize_url"]
+__all__ = [
+    "MEMORY",
+    "SYNCHRONOUS",
+    "is_memory",
+    "is_memory_url",
+    "missing_driver",
+    "normalize_url",
+    "shown_url",
+]
 
 SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
+
+#: Names of what a URL may have in its query and nobody should see.
+_SECRET = re.compile("pass|secret|token|key", re.IGNORECASE)
 
 POSTGRESQL = "postgresql+psycopg"
 
@@ -154,3 +165,23 @@ _CHECKS = {
     "busy_timeout": _busy_timeout,
     "synchronous": _synchronous,
 }
+
+
+def is_memory_url(text: str) -> bool:
+    """Return whether a database is gone when its process is."""
+    try:
+        return is_memory(normalize_url(text))
+    except DaggerError:
+        return False
+
+
+def shown_url(text: str) -> str:
+    """Return a database's URL as anybody may see it: without passwords and other secrets."""
+    try:
+        url = normalize_url(text)
+    except DaggerError:
+        return "a database whose URL cannot be read"
+    if url.get_backend_name() == "sqlite":
+        return str(text)
+    hidden = [key for key in url.query if _SECRET.search(key)]
+    return url.update_query_dict(dict.fromkeys(hidden, "***")).render_as_string(hide_password=True)

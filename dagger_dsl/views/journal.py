@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from dagger_dsl.engine.attempts import moment
+from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.notes import of_json
 from dagger_dsl.errors import cut
-from dagger_dsl.model.context import DEFAULT_KEY
+from dagger_dsl.model.context import DEFAULT_KEY, call_name
 from dagger_dsl.store.records import StoredCommand
 from dagger_dsl.views.clean import first_line
 from dagger_dsl.views.plain import duration, shown
@@ -102,7 +104,7 @@ def _told(
 
 
 def _of_attempt(ended: Ended, begun: Mapping[tuple[str, str, int], float]) -> Iterator[Entry]:
-    node, at = _name(ended.node_id, ended.key), ended.ended_at
+    node, at = call_name(ended.node_id, ended.key), ended.ended_at
     reason = first_line(ended.meta.get("reason", ""))
     because = f": {reason}" if reason else ""
     if ended.started_at is None or at is None:
@@ -112,9 +114,9 @@ def _of_attempt(ended: Ended, begun: Mapping[tuple[str, str, int], float]) -> It
     cache = ended.meta.get("cache")
     if isinstance(cache, Mapping) and cache.get("hit"):
         text = f"completed without a call: {first_line(cache.get('reason', 'cached'))}"
-        yield Entry(_moment(at), node, "completed", text)
+        yield Entry(moment(at), node, "completed", text)
         return
-    yield Entry(_moment(ended.started_at), node, "started", f"started{number}")
+    yield Entry(moment(ended.started_at), node, "started", f"started{number}")
     answered = ended.meta.get("answered")
     if isinstance(answered, Mapping):
         by = f" by {first_line(answered['by'])}" if answered.get("by") else ""
@@ -122,30 +124,20 @@ def _of_attempt(ended: Ended, begun: Mapping[tuple[str, str, int], float]) -> It
         return
     took = duration(ended.duration or 0.0)
     if ended.state == "waiting":
-        yield Entry(_moment(at), node, "waiting", f"waits for an answer{because}")
+        yield Entry(moment(at), node, "waiting", f"waits for an answer{because}")
         return
     if ended.state != "failed":
         how = ", recovered by its failure handler" if ended.meta.get("recovered") else ""
-        yield Entry(_moment(at), node, ended.state, f"{ended.state} in {took}{how}{because}")
+        yield Entry(moment(at), node, ended.state, f"{ended.state} in {took}{how}{because}")
         return
     again = begun.get((ended.node_id, ended.key, ended.attempt + 1))
     later = "" if again is None else f"; tried again after {duration(max(0.0, again - at))}"
     kind = "failed" if again is None else "retry"
-    yield Entry(_moment(at), node, kind, f"failed in {took}: {_error(ended.error)}{later}")
+    yield Entry(moment(at), node, kind, f"failed in {took}: {_error(ended.error)}{later}")
 
 
 def _error(error: Mapping[str, Any] | None) -> str:
-    if error is None:
-        return "no error was recorded"
-    return first_line(f"{error.get('type', '')}: {error.get('message', '')}")
-
-
-def _name(node_id: str, key: str) -> str:
-    return node_id if key == DEFAULT_KEY else f"{node_id}[{key}]"
-
-
-def _moment(seconds: float) -> dt.datetime:
-    return dt.datetime.fromtimestamp(seconds, dt.UTC)
+    return "no error was recorded" if error is None else first_line(ErrorInfo(**error))
 
 
 # --- what is not an attempt ----------------------------------------------------------------------
@@ -163,7 +155,7 @@ def _of_command(entry: StoredCommand, requests: Mapping[int, Request]) -> Iterat
         plain = of_json(request.body)
     if "asks" in body:
         asked = body["asks"]
-        node = _name(str(asked["node"]), str(asked["key"]))
+        node = call_name(str(asked["node"]), str(asked["key"]))
         yield Entry(None, node, "question", f"asks: {first_line(asked['prompt'])}")
     elif "open" in body:
         count = int(body["to"]) - int(body["from"])
@@ -195,7 +187,7 @@ def _command(plain: Mapping[str, Any]) -> str:
         names = [str(each.get("id") or each.get("action")) for each in plain.get("specs", ())]
         return f"add {_list(names)}"
     if do == "answer":
-        node = _name(str(plain.get("node_id")), str(plain.get("key", DEFAULT_KEY)))
+        node = call_name(str(plain.get("node_id")), str(plain.get("key", DEFAULT_KEY)))
         return f"answer {node} = {shown(plain.get('value'), _LONG)}"
     if do in ("cancel", "pause", "resume"):
         return f"{do} branch {first_line(plain.get('branch_id', ''))}{reason}"

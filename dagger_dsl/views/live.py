@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
-from dagger_dsl.engine.pulse import Pulse, Pulses, Watch
+from dagger_dsl.engine.pulse import Pulse, Pulses, TableChanged, Watch
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.views.clean import printable
 from dagger_dsl.views.plain import duration
@@ -198,8 +198,11 @@ class LiveDisplay:
         except Exception as error:
             # A graph may grow while it is read; the next look finds it whole.
             self._missed += 1
-            if last or not isinstance(error, RuntimeError) or self._missed > _MISSED:
+            changed = isinstance(error, (TableChanged, RuntimeError))
+            if last or not changed or self._missed > _MISSED:
                 self._give_up(error)
+            else:
+                logger.debug("a run changed while it was looked at", exc_info=True)
 
     def _give_up(self, error: Exception) -> None:
         front, self._front = self._front, None

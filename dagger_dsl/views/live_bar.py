@@ -15,7 +15,7 @@ from rich.text import Text
 
 from dagger_dsl.views.clean import first_line, printable
 from dagger_dsl.views.live import Pace, summary, write_line
-from dagger_dsl.views.plain import duration
+from dagger_dsl.views.plain import STYLES, duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,15 +34,6 @@ _FAILED: Final = 5
 _SHORTEST: Final = 8
 _LONGEST: Final = 40
 _WORDS: Final = 70
-
-_COLOURS: Final = {
-    "running": "cyan",
-    "completed": "green",
-    "failed": "red",
-    "timed_out": "red",
-    "cancelled": "yellow",
-    "paused": "yellow",
-}
 
 
 class BarFront:
@@ -158,7 +149,7 @@ def _head(pulse: Pulse, rate: float | None, width: int) -> Table:
     head.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
     head.add_column()
     head.add_column(no_wrap=True)
-    colour = _COLOURS.get(pulse.status, "cyan")
+    colour = STYLES.get(pulse.status, "")
     over = pulse.status != "running"
     bar = ProgressBar(
         total=None if pulse.fraction is None and not over else 1.0,

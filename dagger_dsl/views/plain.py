@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dagger_dsl.engine.report import NodeReport
 from dagger_dsl.errors import DaggerError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dagger_dsl.model.caching import CacheDecision
 
 __all__ = [
+    "STYLES",
     "Output",
     "cache_to_plain",
     "duration",
@@ -31,6 +32,20 @@ __all__ = [
     "rows_of",
     "shown",
 ]
+
+#: The style of a state's name.
+STYLES: Final[Mapping[str, str]] = {
+    NodeState.COMPLETED: "green",
+    NodeState.FAILED: "bold red",
+    NodeState.SKIPPED: "dim",
+    NodeState.CANCELLED: "magenta",
+    NodeState.RUNNING: "yellow",
+    NodeState.WAITING: "cyan",
+    NodeState.PENDING: "",
+    RunStatus.PAUSED: "cyan",
+    RunStatus.TIMED_OUT: "bold red",
+}
+
 
 #: A sink, its value, and why that cannot be read.
 Output: TypeAlias = "tuple[str, Any, DaggerError | None]"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from dagger_dsl.engine.attempts import AttemptReport, recorded_attempts
+from dagger_dsl.engine.attempts import AttemptReport, moment, recorded_attempts
 from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.lookups import decision_of
 from dagger_dsl.engine.report import NodeReport, RunReport
@@ -190,7 +190,7 @@ def _unquoted(part: str) -> str:
 def _node_report(node: StoredNode) -> NodeReport:
     meta = node.meta or {}
     error = node.error
-    started = None if node.started_at is None else _moment(node.started_at)
+    started = None if node.started_at is None else moment(node.started_at)
     ended = None
     if started is not None and node.duration is not None:
         ended = started + dt.timedelta(seconds=node.duration)
@@ -208,7 +208,3 @@ def _node_report(node: StoredNode) -> NodeReport:
         metadata=meta.get("metadata", {}),
         cache=decision_of(meta["cache"]) if "cache" in meta else None,
     )
-
-
-def _moment(epoch: float) -> dt.datetime:
-    return dt.datetime.fromtimestamp(epoch, tz=dt.UTC)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from dagger_dsl.engine.failure import is_memory_url, resume_line, without_password
+from dagger_dsl import __version__
+from dagger_dsl.engine.failure import resume_line
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.context import DEFAULT_KEY
+from dagger_dsl.store.urls import is_memory_url, shown_url
 from dagger_dsl.views.excerpt import excerpt
 from dagger_dsl.views.page import block, code, definitions, fold, table, text
 
@@ -43,7 +45,7 @@ def answer(report: RunReport, node_id: str) -> str:
     if url is None or is_memory_url(url) or not asks or node.key != DEFAULT_KEY:
         return ""
     words = ("dagger-dsl", "answer", report.run_id, node_id, "VALUE")
-    line = shlex.join([*words, "--db", without_password(url)])
+    line = shlex.join([*words, "--db", shown_url(url)])
     return f"<p>This answers it:</p>{block(line, label='Command')}"
 
 
@@ -80,24 +82,15 @@ def _setting(value: Any) -> str:
     return ", ".join(told)
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("dagger_dsl")
-    except PackageNotFoundError:  # a copy of the sources
-        return "not installed"
-
-
 def environment(report: RunReport) -> str:
     """Return where a run is recorded, and what made the page; nothing of the process's secrets."""
     import sqlite3
 
-    where = "in memory" if report.database_url is None else without_password(report.database_url)
+    where = "in memory" if report.database_url is None else shown_url(report.database_url)
     pairs = [
         ("Recorded in", code(where)),
         ("Workers", str(report.workers)),
-        ("dagger_dsl", text(_version())),
+        ("dagger_dsl", text(__version__)),
         ("Python", text(f"{platform.python_implementation()} {platform.python_version()}")),
         ("Platform", text(platform.platform())),
         ("SQLite", text(sqlite3.sqlite_version)),

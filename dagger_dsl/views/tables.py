@@ -9,28 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from dagger_dsl.errors import ConfigurationError, shown
-from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.states import NodeState
 from dagger_dsl.views.clean import first_line, printable
-from dagger_dsl.views.plain import duration, note_of, rows_of
+from dagger_dsl.views.plain import STYLES, duration, note_of, rows_of
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
     from dagger_dsl.errors import Problem
 
-__all__ = ["STYLES", "problems_table", "report_table", "runs_table"]
-
-#: The style of a state's name.
-STYLES: Final[Mapping[str, str]] = {
-    NodeState.COMPLETED: "green",
-    NodeState.FAILED: "bold red",
-    NodeState.SKIPPED: "dim",
-    NodeState.CANCELLED: "magenta",
-    NodeState.RUNNING: "yellow",
-    NodeState.WAITING: "cyan",
-    NodeState.PENDING: "",
-    RunStatus.PAUSED: "cyan",
-    RunStatus.TIMED_OUT: "bold red",
-}
+__all__ = ["problems_table", "report_table", "runs_table"]
 
 
 #: Characters of an id that is not folded.

@@ -25,12 +25,12 @@ from dagger_dsl import (
     action,
     engine,
 )
-from dagger_dsl.engine.failure import without_password
 from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
 from dagger_dsl.errors import ConfigurationError, DaggerError
 from dagger_dsl.model.graph import Graph, Node
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.registry import Registry
+from dagger_dsl.store.urls import shown_url
 from dagger_dsl.views.page import attribute, text
 from dagger_dsl.views.stored import stored_report
 from tests.views.pages import Checked, check
@@ -396,11 +396,11 @@ def test_one_function_escapes_text_and_one_attributes() -> None:
 
 
 def test_passwords_of_databases_are_not_shown() -> None:
-    shown = without_password("postgresql://me:hunter2@db.example/runs?sslpassword=hunter3&x=1")
+    shown = shown_url("postgresql://me:hunter2@db.example/runs?sslpassword=hunter3&x=1")
     assert "hunter" not in shown
     assert shown.startswith("postgresql+psycopg://me:***@db.example/runs")
-    assert without_password("sqlite:runs.db") == "sqlite:runs.db"
-    assert "hunter" not in without_password("mysql://me:hunter2@db/runs")
+    assert shown_url("sqlite:runs.db") == "sqlite:runs.db"
+    assert "hunter" not in shown_url("mysql://me:hunter2@db/runs")
 
 
 def test_nothing_of_the_environment_of_the_process_is_shown(
