@@ -7,6 +7,7 @@ that a run of 100,000 nodes does not pay for objects nobody looks at.
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +176,8 @@ class RunReport:
     history: StateHistory | None = attrs.field(default=None, repr=False)
     config: DagConfig | None = attrs.field(default=None, repr=False)
     _attempts: Callable[[str], list[AttemptReport]] | None = attrs.field(default=None, repr=False)
+    #: Without a report for each of many invocations.
+    _counts: Callable[[str], dict[str, int]] | None = attrs.field(default=None, repr=False)
 
     @property
     def context(self) -> Context:
@@ -292,6 +295,17 @@ class RunReport:
         """
         self.graph.node(node_id)
         return self._invocations(node_id)
+
+    def counts(self, node_id: str) -> dict[str, int]:
+        """Return how many invocations of a mapped node are in each state, by its name.
+
+        Raises:
+            NodeNotFound: The graph has no such node.
+        """
+        self.graph.node(node_id)
+        if self._counts is not None:
+            return self._counts(node_id)
+        return dict(Counter(str(each.state) for each in self._invocations(node_id).values()))
 
     def attempts(self, node_id: str) -> list[AttemptReport]:
         """Return every call of a node that is known, in the order in which they began.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dagger_dsl.engine.attempts import attempts_of_run, moment
@@ -52,6 +54,7 @@ def report_of(run: Run) -> RunReport:
         profiles=run.profiles,
         config=run.config,
         attempts=attempts_of_run(run, lambda slot: _node(run, slot)),
+        counts=lambda node_id: _counts(run, node_id),
     )
 
 
@@ -69,14 +72,20 @@ def _states(run: Run) -> dict[str, NodeState]:
     return found
 
 
-def _invocations(run: Run, node_id: str) -> dict[str, NodeReport]:
-    """Return how the invocations of a mapped node stand, by key; nothing for other nodes."""
+def _below(run: Run, node_id: str) -> Iterator[tuple[str, int]]:
+    """Yield key and slot of the invocations of a mapped node; nothing for other nodes."""
     plan = run.plan
-    return {
-        key: _node(run, child)
-        for key, child in plan.children.below(plan.index[node_id])
-        if child not in plan.mapped
-    }
+    for key, child in plan.children.below(plan.index[node_id]):
+        if child not in plan.mapped:
+            yield key, child
+
+
+def _invocations(run: Run, node_id: str) -> dict[str, NodeReport]:
+    return {key: _node(run, child) for key, child in _below(run, node_id)}
+
+
+def _counts(run: Run, node_id: str) -> dict[str, int]:
+    return dict(Counter(str(run.states_of(child)) for _, child in _below(run, node_id)))
 
 
 def _node(run: Run, slot: int) -> NodeReport:

@@ -16,10 +16,18 @@ import attrs
 
 from dagger_dsl.views.picture import Arrow, Picture, Shape, nodes
 
-__all__ = ["grouped"]
+__all__ = ["MOST", "grouped"]
 
 #: A picture of more shapes than this shows groups of them.
 MOST: Final = 300
+
+#: A picture of more lines than this shows fewer groups, which have fewer: nobody could follow them,
+#: and a line costs a place in each layer that it passes.
+LINES: Final = 1500
+FEW: Final = 40
+
+#: So often what is alike and what follows each other is joined: each makes the other possible.
+ROUNDS: Final = 4
 
 #: So many names of what is in a group are in its tooltip.
 NAMED: Final = 12
@@ -44,14 +52,16 @@ def grouped(picture: Picture, most: int = MOST) -> Picture:
         picture: What to show.
         most: How many shapes there may be, at least 1.
     """
-    if len(picture.shapes) <= most:
+    if len(picture.shapes) <= most and len(picture.arrows) <= LINES:
         return picture
     work = _Groups(picture, most)
-    for merge in (work.alike, work.chains) * 4:
-        if work.many > most:
+    for merge in (work.alike, work.chains) * ROUNDS:
+        if not work.fits:
             merge()
-    if work.many > most:
-        work.layers()
+    if not work.fits:
+        work.layers(most)
+    if not work.fits:
+        work.layers(min(most, FEW))
     return work.picture()
 
 
@@ -72,9 +82,10 @@ class _Groups:
         self._alone = set(failed) if len(failed) <= most // 3 else set()
 
     @property
-    def many(self) -> int:
-        """How many groups there are."""
-        return len(set(self._group))
+    def fits(self) -> bool:
+        """Whether there are few enough groups, and lines between them."""
+        lines = {(self._group[one], self._group[other]) for one, other in self._links}
+        return len(set(self._group)) <= self._most and len(lines) <= LINES
 
     def alike(self) -> None:
         """Join groups that do the same, come from the same groups and lead to the same ones."""
@@ -91,24 +102,22 @@ class _Groups:
         above, below = self._neighbours()
         first: dict[int, int] = {}
         for group in self._in_order(above, below):
-            (before,) = above[group] if len(above[group]) == 1 else (None,)
-            follows = (
-                before is not None
-                and len(below[before]) == 1
-                and not {group, before} & self._alone
-                and before in first
-            )
-            first[group] = first[before] if follows and before is not None else group
+            first[group] = group
+            if len(above[group]) == 1:
+                (before,) = above[group]
+                alone = {group, before} & self._alone
+                if len(below[before]) == 1 and before in first and not alone:
+                    first[group] = first[before]
         self._group = [first.get(group, group) for group in self._group]
 
-    def layers(self) -> None:
+    def layers(self, most: int) -> None:
         """Join what stands in the same layer, and layers that follow each other if need be."""
         above, below = self._neighbours()
         level: dict[int, int] = {}
         for group in self._in_order(above, below):
             level[group] = max((level.get(each, -1) + 1 for each in above[group]), default=0)
         layers = max(level.values()) + 1
-        deep = -(-layers // max(1, self._most - len(self._alone)))
+        deep = -(-layers // max(1, most - len(self._alone)))
         self._join(lambda group: level[group] // deep)
 
     def picture(self) -> Picture:

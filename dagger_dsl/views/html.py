@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -20,6 +20,7 @@ from dagger_dsl.views.clean import first_line
 from dagger_dsl.views.excerpt import excerpt
 from dagger_dsl.views.gantt import chosen, gantt
 from dagger_dsl.views.graphviz import write_file
+from dagger_dsl.views.grouping import MOST
 from dagger_dsl.views.page import (
     GLYPHS,
     attribute,
@@ -43,7 +44,7 @@ from dagger_dsl.views.surroundings import (
     moment,
     resume,
 )
-from dagger_dsl.views.svg import picture_to_svg
+from dagger_dsl.views.svg import drawn
 from dagger_dsl.views.timeline import Lane, lane_of, steps_of_run
 
 if TYPE_CHECKING:
@@ -71,9 +72,6 @@ SHORT: Final = 90
 #: are scrolled.
 BROAD: Final = 1_200.0
 TALL: Final = 800.0
-
-#: Shapes of a picture.
-SHAPES: Final = 300
 
 #: Characters of values and tracebacks in all, and how many values are read for them.
 CHARACTERS: Final = 900_000
@@ -117,7 +115,7 @@ class _Room:
         self.inner = INNER
         self.characters = CHARACTERS
         self.read = READ
-        self.shapes = 2 * SHAPES
+        self.shapes = 2 * MOST
 
     def value(self, value: Any, limit: int) -> str:
         """Return a value as HTML, and take it from what there is."""
@@ -149,7 +147,7 @@ class _Page:
         parts = [
             self.part("failures", "What failed", self.failures(view)),
             self.part("next", "How it goes on", _next(view, told=bool(self.contents))),
-            self.part("graph", "Graph", _picture(report, self.room)),
+            self.part("graph", "Graph", _picture(view)),
             self.part("timeline", "Timeline", _timeline(view)),
             self.part("time", "Where the time went", _slowest(view)),
             self.part("nodes", "Nodes", view.nodes()),
@@ -215,10 +213,12 @@ class _View:
     nested: Mapping[str, Any] = attrs.field(init=False)
     lanes: list[Lane] = attrs.field(init=False)
     _by_id: dict[str, Lane] = attrs.field(init=False)
+    _cycles: Mapping[str, int] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         report = self.report
         self.nested = report.nested
+        self._cycles = {} if report.history is None else report.history.counts
         now = dt.datetime.now(tz=dt.UTC).timestamp()
         if report.finished_at is not None:
             now = report.finished_at.timestamp()
@@ -260,7 +260,7 @@ class _View:
         node = self.report.graph.nodes[found.node_id]
         calls = found.attempts or (0 if lane is None else lane.calls)
         if self.report.history is not None:
-            calls = self.report.history.counts.get(found.node_id, calls)
+            calls = self._cycles.get(found.node_id, calls)
         yield [
             name(found.node_id),
             state(str(found.state)),
@@ -337,15 +337,14 @@ class _View:
             self.room.inner -= 1
             inner = _View(child, self.room)
             heading = f"h{min(level, 6)}"
-            failed = [
-                _failure(each, self.room, opened=False)
-                for each in list(failures_in(child, inner.nested))[:5]
-                if level == 3 and not child.success
-            ]
+            failed = []
+            if level == 3 and not child.success:
+                first = islice(failures_in(child, inner.nested), 5)
+                failed = [_failure(each, self.room, opened=False) for each in first]
             body = (
                 f'<{heading}>{name(child.dag_name)}</{heading}><p class="soft-text">run '
                 f"{code(child.run_id)}</p>{''.join(failed)}"
-                f"{_picture(child, self.room)}{inner.nodes()}"
+                f"{_picture(inner)}{inner.nodes()}"
                 f"{inner.inside(level + 1)}"
             )
             summary = (
@@ -459,16 +458,16 @@ def _next(view: _View, *, told: bool) -> str:
     return "".join(parts)
 
 
-def _picture(report: RunReport, room: _Room) -> str:
+def _picture(view: _View) -> str:
+    report, room = view.report, view.room
     many = len(report.graph.nodes)
-    room.shapes -= min(many, SHAPES)
+    room.shapes -= min(many, MOST)
     if room.shapes < 0:
         told = f"{many:,} nodes, too many for a picture; the table shows them."
         return f'<p class="soft-text">{told}</p>'
-    svg = picture_to_svg(picture_of_run(report), style=False)
-    size = re.search(r' width="([\d.]+)" height="([\d.]+)"', svg)
-    width, height = (0.0, 0.0) if size is None else (float(size[1]), float(size[2]))
-    if width <= BROAD and height <= TALL:
+    found = drawn(picture_of_run(report, view.nested), style=False)
+    svg, width = found.text, found.width
+    if width <= BROAD and found.height <= TALL:
         return f'<div class="picture">{svg}</div>'
     about = attribute(f"Graph of {report.dag_name}, which can be scrolled")
     told = '<p class="soft-text">The picture below can be scrolled.</p>'

@@ -7,7 +7,8 @@ knows none of these. Texts are data: whoever draws escapes them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ class Picture:
         subtitle: How it stands.
         status: The state of the whole, None where nothing has run.
         shapes, arrows: What is in it.
-        inner: By id of a shape, the picture of what happens inside of it.
+        inner: By id of a shape, what makes the picture of what happens inside of it.
     """
 
     title: str
@@ -88,7 +89,7 @@ class Picture:
     arrows: tuple[Arrow, ...] = ()
     subtitle: str = ""
     status: str | None = None
-    inner: Mapping[str, Picture] = attrs.field(factory=dict)
+    inner: Mapping[str, Callable[[], Picture]] = attrs.field(factory=dict)
 
 
 def picture_of_graph(
@@ -116,9 +117,14 @@ def nodes(many: int) -> str:
     return f"{many:,} node" if many == 1 else f"{many:,} nodes"
 
 
-def picture_of_run(report: RunReport) -> Picture:
-    """Return the picture of a run: states, times, attempts, errors, and the runs inside of it."""
-    nested = report.nested
+def picture_of_run(report: RunReport, nested: Mapping[str, Any] | None = None) -> Picture:
+    """Return the picture of a run: states, times, attempts, errors, and the runs inside of it.
+
+    Args:
+        report: The run.
+        nested: Its `RunReport.nested`, where it was read already.
+    """
+    nested = report.nested if nested is None else nested
     counts = {} if report.history is None else report.history.counts
     choices, reports = _choices(report.graph), report.node_reports
     shapes = [
@@ -126,7 +132,7 @@ def picture_of_run(report: RunReport) -> Picture:
         for node in report.graph.nodes.values()
     ]
     inner = {
-        node_id: picture_of_run(child)
+        node_id: partial(picture_of_run, child)
         for node_id, child in nested.items()
         if not isinstance(child, Mapping)
     }
@@ -224,8 +230,7 @@ def _ran(report: RunReport, planned: Shape, found: NodeReport, entered: int | No
         marks.append("cached")
     counts: dict[str, int] = {}
     if planned.kind == "map":
-        for each in report.invocations(planned.id).values():
-            counts[str(each.state)] = counts.get(str(each.state), 0) + 1
+        counts.update(report.counts(planned.id))
         if counts:
             marks.append(f"{counts.get('completed', 0)}/{sum(counts.values())}")
     detail = str(found.state)
@@ -239,11 +244,11 @@ def _ran(report: RunReport, planned: Shape, found: NodeReport, entered: int | No
         status=str(found.state),
         counts=counts,
         marks=tuple(marks),
-        tooltip=(*planned.tooltip, *_outcome(report, found)),
+        tooltip=(*planned.tooltip, *_outcome(found)),
     )
 
 
-def _outcome(report: RunReport, found: NodeReport) -> Iterator[str]:
+def _outcome(found: NodeReport) -> Iterator[str]:
     yield str(found.state)
     if found.error is not None:
         yield first_line(found.error, TOOLTIP)

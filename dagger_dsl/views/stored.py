@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -77,12 +78,16 @@ def stored_report(
             raise NotExecuted(f"the value of node {node_id!r} was not stored: it said store=False")
         return known.value()
 
+    @functools.cache
+    def calls() -> dict[str, dict[str, StoredNode]]:
+        found: dict[str, dict[str, StoredNode]] = {}
+        for (node_id, key), known in stored.nodes.items():
+            if key != "default":
+                found.setdefault(node_id, {})[key] = known
+        return found
+
     def invocations(node_id: str) -> Mapping[str, NodeReport]:
-        return {
-            key: _node_report(known)
-            for (each, key), known in stored.nodes.items()
-            if each == node_id and key != "default"
-        }
+        return {key: _node_report(known) for key, known in calls().get(node_id, {}).items()}
 
     @functools.cache
     def all_attempts() -> dict[str, list[AttemptReport]]:
@@ -120,6 +125,9 @@ def stored_report(
         history=history,
         config=stored.config,
         attempts=lambda node_id: all_attempts().get(node_id, []),
+        counts=lambda node_id: dict(
+            Counter(str(known.state) for known in calls().get(node_id, {}).values())
+        ),
     )
 
 

@@ -13,12 +13,14 @@ from itertools import pairwise
 from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
+import attrs
+
 from dagger_dsl.views.clean import printable
 from dagger_dsl.views.grouping import grouped
 from dagger_dsl.views.layout import Box, Line, Point, lay_out
 from dagger_dsl.views.picture import Arrow, Picture, Shape
 
-__all__ = ["STYLE", "picture_to_html", "picture_to_svg", "width_of"]
+__all__ = ["STYLE", "Drawn", "drawn", "picture_to_html", "picture_to_svg", "width_of"]
 
 #: Widest text of a box, in pixels; the whole of it is in the tooltip.
 WIDEST: Final = 210.0
@@ -101,6 +103,25 @@ STYLE: Final = (
 )
 
 
+@attrs.frozen
+class Drawn:
+    """A picture as SVG.
+
+    Attributes:
+        text: The element.
+        width, height: Its size in pixels.
+    """
+
+    text: str
+    width: float
+    height: float
+
+
+def drawn(picture: Picture, *, style: bool = True) -> Drawn:
+    """Return a picture as one SVG element, and how large it is; see `picture_to_svg`."""
+    return _Drawing(grouped(picture)).drawn(style)
+
+
 def picture_to_svg(picture: Picture, *, style: bool = True) -> str:
     """Return a picture as one SVG element; of many shapes, groups are shown.
 
@@ -108,7 +129,7 @@ def picture_to_svg(picture: Picture, *, style: bool = True) -> str:
         picture: What to draw.
         style: Whether its style is inside; a page that has `STYLE` needs it only once.
     """
-    return _Drawn(grouped(picture)).text(style)
+    return drawn(picture, style=style).text
 
 
 def picture_to_html(picture: Picture, *, style: bool = True) -> str:
@@ -120,8 +141,9 @@ def picture_to_html(picture: Picture, *, style: bool = True) -> str:
     """
     parts = [picture_to_svg(picture, style=style)]
     for shape in picture.shapes:
-        inner = picture.inner.get(shape.id)
-        if inner is not None:
+        make = picture.inner.get(shape.id)
+        if make is not None:
+            inner = make()
             about = f"{shape.label}: {inner.title}"
             if inner.subtitle:
                 about += f", {inner.subtitle}"
@@ -131,7 +153,7 @@ def picture_to_html(picture: Picture, *, style: bool = True) -> str:
     return "".join(parts)
 
 
-class _Drawn:
+class _Drawing:
     """A picture with the sizes of its boxes and their places."""
 
     def __init__(self, picture: Picture) -> None:
@@ -148,7 +170,7 @@ class _Drawn:
         ]
         self._drawing = lay_out([Box(face.width, face.height) for face in self._faces], lines)
 
-    def text(self, style: bool) -> str:
+    def drawn(self, style: bool) -> Drawn:
         drawing, picture = self._drawing, self._picture
         title = _cut(picture.title, 15.0, max(drawing.width, WIDEST))
         room = max(drawing.width, width_of(title, 15.0), width_of(picture.subtitle, SMALL))
@@ -184,7 +206,7 @@ class _Drawn:
         for face, place in zip(self._faces, drawing.places, strict=True):
             parts.append(face.drawn(place))
         parts.append("</g></svg>")
-        return "".join(parts)
+        return Drawn("".join(parts), width, height)
 
 
 # --- boxes ----------------------------------------------------------------------------------------

@@ -106,11 +106,19 @@ def test_states_are_told_by_words_as_well_as_by_colours() -> None:
 
 def test_what_is_inside_of_a_shape_is_folded_below() -> None:
     inner = Picture("inner <one>", (Shape("x", "x"),), subtitle="completed")
-    picture = Picture("outer", (Shape("a", "a", kind="flow"),), inner={"a": inner})
+    picture = Picture("outer", (Shape("a", "a", kind="flow"),), inner={"a": lambda: inner})
     html = picture_to_html(picture)
     assert html.count("<svg") == 2
     assert html.count("<style>") == 1
     assert "<summary>a: inner &lt;one&gt;, completed</summary>" in html
+
+
+def test_a_graph_whose_lines_nobody_could_follow_is_grouped_and_drawn_at_once() -> None:
+    ids = [f"n{number}" for number in range(200)]
+    nodes = [Node(each, "work", dependencies=ids[:number]) for number, each in enumerate(ids)]
+    svg = Graph("dense", nodes).to_svg()
+    assert svg.count('class="arrow"') <= 1_500
+    assert any("200 nodes in" in text for text in texts(svg))
 
 
 def test_an_empty_graph_has_a_picture() -> None:
