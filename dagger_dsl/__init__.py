@@ -144,12 +144,9 @@ else:  # hidden from type checkers, which would take any misspelt name for an at
         if name in _ROOM_OF:
             value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
         elif name == "__version__":
-            from importlib.metadata import PackageNotFoundError, version
+            from dagger_dsl.model.version import installed_version
 
-            try:
-                value = version("dagger_dsl")
-            except PackageNotFoundError:  # used from a checkout
-                value = "0+unknown"
+            value = installed_version()
         elif name in ("errors", "legacy", "testing"):
             return importlib.import_module(f"{__name__}.{name}")
         else:

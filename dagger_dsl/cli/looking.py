@@ -74,11 +74,8 @@ def dot(arguments: argparse.Namespace, screen: Screen) -> int:
     from dagger_dsl.views.graphviz import FORMATS, render, save_dot
 
     ending = os.path.splitext(arguments.output)[1].removeprefix(".").lower()
-    try:
-        drawn = ending in FORMATS and ending != "dot"
-        path = (render if drawn else save_dot)(text, arguments.output)
-    except OSError as error:
-        raise ConfigurationError(f"{arguments.output} cannot be written: {error}") from error
+    drawn = ending in FORMATS and ending != "dot"
+    path = (render if drawn else save_dot)(text, arguments.output)
     screen.say(f"written: {path}")
     return OK
 
@@ -178,7 +175,7 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
         if arguments.node is not None:
             from dagger_dsl.cli.node_page import show_node
 
-            return show_node(report, arguments.node, stored, run, arguments.db, screen)
+            return show_node(report, arguments.node, run, arguments.db, screen)
         waits = report.status in ("paused", "running")
         whole = screen.report(report, every_node=True, more=waits_for_plain(run) if waits else {})
         if not screen.as_json:

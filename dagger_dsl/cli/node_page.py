@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,12 +12,13 @@ from dagger_dsl.engine.bindings import Bound, bound_inputs
 from dagger_dsl.errors import DaggerError, NodeNotFound, StoreError
 from dagger_dsl.model.values import MISSING, to_shown
 from dagger_dsl.views.clean import first_line
-from dagger_dsl.views.plain import cache_to_plain, duration, node_to_plain, plain_table, shown
+from dagger_dsl.views.excerpt import excerpt
+from dagger_dsl.views.plain import cache_to_plain, duration, node_to_plain, plain_table
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.attempts import AttemptReport
     from dagger_dsl.engine.remote import RunControl
     from dagger_dsl.engine.report import NodeReport, RunReport
-    from dagger_dsl.store.records import StoredNode, StoredRun
 
 __all__ = ["show_node"]
 
@@ -33,7 +33,6 @@ _ROWS: Final = 50
 def show_node(
     report: RunReport,
     node_id: str,
-    stored: StoredRun,
     run: RunControl,
     database: str,
     screen: Screen,
@@ -47,7 +46,7 @@ def show_node(
         raise NodeNotFound(node_id, tuple(report.graph.nodes))
     node, values = report.node_reports[node_id], report.values
     inputs = bound_inputs(report, node_id)
-    attempts = [each for each in stored.attempts if each.node_id == node_id]
+    attempts = report.attempts(node_id)
     value = fault = None
     try:
         value = values.get(node_id)
@@ -85,7 +84,7 @@ def show_node(
     elif fault is not None:
         screen.result(f"value not shown: {fault}")
     elif node_id in values:
-        screen.result(f"value: {shown(value, _VALUE)}")
+        screen.result(f"value: {excerpt(value, _VALUE)[0]}")
     if node.error is not None:
         screen.result((node.error.traceback or str(node.error)).rstrip())
     return code
@@ -110,17 +109,17 @@ def _inputs(inputs: Sequence[Bound]) -> Iterator[str]:
         if each.value is MISSING:
             yield f"{each.name} not shown: {each.missing}{source}"
         else:
-            yield f"{each.name} = {shown(each.value, _INPUT)}{source}"
+            yield f"{each.name} = {excerpt(each.value, _INPUT)[0]}{source}"
 
 
-def _attempt_rows(attempts: Sequence[StoredNode]) -> list[Sequence[object]]:
+def _attempt_rows(attempts: Sequence[AttemptReport]) -> list[Sequence[object]]:
     rows: list[Sequence[object]] = [
         (
-            each.attempt or "-",
+            each.number,
             each.state,
-            "" if each.started_at is None else _time(each.started_at),
+            "" if each.started_at is None else f"{each.started_at:%H:%M:%S.%f}"[:-3],
             "" if each.duration is None else duration(each.duration),
-            _why(each),
+            first_line(each.error or "", 100),
         )
         for each in attempts[-_ROWS:]
     ]
@@ -144,17 +143,6 @@ def _call_rows(calls: Mapping[str, NodeReport]) -> list[Sequence[object]]:
     return rows
 
 
-def _why(attempt: StoredNode) -> str:
-    error = attempt.error
-    if error is not None:
-        return first_line(f"{error.get('type')}: {error.get('message')}", 100)
-    return first_line((attempt.meta or {}).get("reason", ""), 100)
-
-
-def _time(seconds: float) -> str:
-    return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%H:%M:%S.%f}"[:-3]
-
-
 def _indented(rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"  {line}" for line in plain_table(rows).split("\n"))
 
@@ -166,14 +154,12 @@ def _input_to_plain(each: Bound) -> dict[str, Any]:
     return {**plain, "value": to_shown(each.value)}
 
 
-def _attempt_to_plain(each: StoredNode) -> dict[str, Any]:
-    started = each.started_at
-    begun = None if started is None else dt.datetime.fromtimestamp(started, dt.UTC).isoformat()
+def _attempt_to_plain(each: AttemptReport) -> dict[str, Any]:
     return {
-        "attempt": each.attempt,
+        "attempt": each.number,
         "key": each.key,
-        "state": each.state,
-        "started_at": begun,
+        "state": str(each.state),
+        "started_at": None if each.started_at is None else each.started_at.isoformat(),
         "duration": each.duration,
-        "error": each.error,
+        "error": None if each.error is None else each.error.to_dict(),
     }

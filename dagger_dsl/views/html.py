@@ -158,7 +158,7 @@ class _Page:
             self.part("environment", "Environment", environment(report)),
         ]
         title = f"{report.dag_name}: run {report.run_id} {_words(report.status)}"
-        return page(title, _header(view) + "\n" + "".join(parts), self.contents)
+        return page(title, _header(view), "".join(parts), self.contents)
 
     def part(self, anchor: str, title: str, body: str) -> str:
         """Return a section, and note it for the contents; nothing where there is nothing in it."""
@@ -394,9 +394,9 @@ def _header(view: _View) -> str:
     elif report.graph.description:
         reason = f'<p class="reason soft-text">{text(report.graph.description, 600)}</p>'
     return (
-        f"<header>\n<h1>{name(report.dag_name, 200)}</h1>\n"
+        f"<h1>{name(report.dag_name, 200)}</h1>\n"
         f'<p class="under">{state(str(report.status))}<span class="soft-text">run '
-        f"{code(report.run_id)}</span></p>{reason}{definitions(facts)}\n</header>"
+        f"{code(report.run_id)}</span></p>{reason}{definitions(facts)}"
     )
 
 
@@ -404,9 +404,7 @@ def _failure(failure: Failure, room: _Room, *, opened: bool) -> str:
     """Return one failure: what, where, with what, and how often before."""
     room.failures -= 1
     node, error = failure.node, failure.error
-    path = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} ".join(
-        name(each) for each in failure.path
-    )
+    path = _INSIDE.join(name(each) for each in failure.path)
     tried = f"in attempt {node.attempts}" if node.attempts > 1 else ""
     took = "" if node.duration is None else f"after {duration(node.duration)}"
     summary = f"<strong>{path}</strong>"

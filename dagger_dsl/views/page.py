@@ -83,41 +83,31 @@ def code(value: object) -> str:
     return f'<code dir="auto">{text(value)}</code>'
 
 
-def block(value: object, limit: int | None = None, label: str = "") -> str:
+def block(value: object, label: str = "") -> str:
     """Return lines of code or data; they can be scrolled, with the keyboard, too."""
     about = f' role="group" aria-label={attribute(label)}' if label else ""
-    return f'<pre tabindex="0"{about}><code>{text(value, limit, lines=True)}</code></pre>'
+    return f'<pre tabindex="0"{about}><code>{text(value, lines=True)}</code></pre>'
 
 
-def state(value: str, more: str = "") -> str:
-    """Return the name of a state with its sign and colours.
-
-    Args:
-        value: The state.
-        more: What stands behind its name.
-    """
+def state(value: str) -> str:
+    """Return the name of a state with its sign and colours."""
     shown = value if value in GLYPHS else "pending"
-    words = text(value.replace("_", " ") + more)
+    words = text(value.replace("_", " "))
     return (
         f'<span class="state s-{shown}"><span class="glyph" aria-hidden="true">'
         f"{GLYPHS[shown]}</span>{words}</span>"
     )
 
 
-def section(anchor: str, title: str, body: str, note: str = "") -> str:
+def section(anchor: str, title: str, body: str) -> str:
     """Return a part of the page.
 
     Args:
         anchor: Its id; not from data.
         title: Its heading; not from data.
         body: HTML.
-        note: HTML below the heading.
     """
-    below = f'<p class="note">{note}</p>' if note else ""
-    return (
-        f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{title}</h2>{below}{body}'
-        "</section>\n"
-    )
+    return f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{title}</h2>{body}</section>\n'
 
 
 def fold(summary: str, body: str, *, style: str = "", opened: bool = False) -> str:
@@ -164,17 +154,17 @@ def definitions(pairs: Iterable[tuple[str, str]], style: str = "facts") -> str:
     return f'<dl class="{style}">{inner}</dl>'
 
 
-def page(title: str, body: str, contents: Sequence[tuple[str, str]] = ()) -> str:
+def page(title: str, header: str, body: str, contents: Sequence[tuple[str, str]] = ()) -> str:
     """Return a whole page.
 
     Args:
         title: What the browser calls it; from data.
-        body: HTML: a header, then sections.
+        header: HTML of what stands above all.
+        body: HTML of the sections.
         contents: Anchors of sections with their titles.
     """
     links = "".join(f'<li><a href="#{anchor}">{name}</a></li>' for anchor, name in contents)
     contents_ = f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if links else ""
-    header, _, rest = body.partition("</header>")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -182,8 +172,8 @@ def page(title: str, body: str, contents: Sequence[tuple[str, str]] = ()) -> str
         '<meta name="color-scheme" content="light dark">\n'
         '<meta name="referrer" content="no-referrer">\n'
         f"<title>{text(title, 200)}</title>\n<style>{PICTURE_STYLE}\n{_STYLE}</style>\n</head>\n"
-        f'<body class="dagger-pic">\n{header}</header>\n{contents_}\n<main>\n{rest}</main>\n'
-        "</body>\n</html>\n"
+        f'<body class="dagger-pic">\n<header>\n{header}\n</header>\n{contents_}\n'
+        f"<main>\n{body}</main>\n</body>\n</html>\n"
     )
 
 
@@ -253,7 +243,6 @@ td{overflow-wrap:anywhere}
 .config th{white-space:nowrap}
 .number{text-align:right;white-space:nowrap}
 td:last-child,th:last-child{padding-right:0}
-.level{color:var(--soft)}
 details>summary{cursor:pointer}
 summary:hover{text-decoration:underline;text-decoration-color:var(--line);
 text-underline-offset:.2em}

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from dagger_dsl import __version__
 from dagger_dsl.engine.failure import resume_line
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.context import DEFAULT_KEY
+from dagger_dsl.model.states import NodeState
+from dagger_dsl.model.version import installed_version
 from dagger_dsl.store.urls import is_memory_url, shown_url
 from dagger_dsl.views.excerpt import excerpt
 from dagger_dsl.views.page import block, code, definitions, fold, table, text
@@ -41,7 +42,8 @@ def resume(report: RunReport) -> str:
 def answer(report: RunReport, node_id: str) -> str:
     """Return how a node gets the answer that it waits for; nothing where it has asked nobody."""
     node, url = report.node_reports[node_id], report.database_url
-    asks = node.reason.startswith("waits for a person")
+    # What runs a workflow waits for that.
+    asks = node.state is NodeState.WAITING and report.graph.nodes[node_id].subgraph is None
     if url is None or is_memory_url(url) or not asks or node.key != DEFAULT_KEY:
         return ""
     words = ("dagger-dsl", "answer", report.run_id, node_id, "VALUE")
@@ -90,7 +92,7 @@ def environment(report: RunReport) -> str:
     pairs = [
         ("Recorded in", code(where)),
         ("Workers", str(report.workers)),
-        ("dagger_dsl", text(__version__)),
+        ("dagger_dsl", text(installed_version())),
         ("Python", text(f"{platform.python_implementation()} {platform.python_version()}")),
         ("Platform", text(platform.platform())),
         ("SQLite", text(sqlite3.sqlite_version)),

@@ -29,7 +29,6 @@ __all__ = [
     "joined",
     "lane_of",
     "path_steps",
-    "span_of",
     "steps_of_run",
 ]
 
@@ -371,14 +370,9 @@ def path_steps(chain: Sequence[str], times: Mapping[str, tuple[float, float]]) -
     return found
 
 
-def span_of(lane: Lane) -> tuple[float, float]:
-    """Return when a lane's first call began and its last one ended."""
-    return lane.start, lane.end
-
-
 def steps_of_run(report: RunReport, lanes: Iterable[Lane]) -> list[Step]:
     """Return the critical path of a run; of a state machine, whose every cycle counts, nothing."""
     if report.graph.machine is not None:
         return []
-    times = {lane.node_id: span_of(lane) for lane in lanes}
+    times = {lane.node_id: (lane.start, lane.end) for lane in lanes}
     return path_steps(critical_path(times, report.graph.dependencies_of), times)
