@@ -13,8 +13,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from dagger_dsl.errors import NotExecuted, StoreError
+from dagger_dsl.errors import DaggerError, StoreError
 from dagger_dsl.views.clean import printable
+from dagger_dsl.views.excerpt import excerpt
 from dagger_dsl.views.plain import (
     duration,
     note_of,
@@ -23,6 +24,7 @@ from dagger_dsl.views.plain import (
     report_to_plain,
     rows_of,
     shown,
+    told_first,
 )
 
 if TYPE_CHECKING:
@@ -168,17 +170,14 @@ class Screen:
                 self.error(f"error: {node_id}: {fault}")
                 whole = False
             else:
-                text = shown(value, 300) if fault is None else f"(not shown: {fault})"
+                text = excerpt(value, 300)[0] if fault is None else f"(not shown: {fault})"
                 self._print(f"{node_id} = {text}", self.people)
         return whole
 
     def _plain_report(self, report: RunReport, limit: int | None) -> str:
         states = report.states()
-        chosen = [each for each, state in states.items() if state != "completed"]
-        if limit is None or len(states) <= limit:
-            chosen = list(states)
         rows: list[Sequence[object]] = [("node", "state", "attempts", "duration", "note")]
-        told = rows_of(report, chosen, limit)
+        told = rows_of(report, told_first(states, limit), limit)
         for level, name, each in told:
             took = "" if each.duration is None else duration(each.duration)
             rows.append(("  " * level + name, each.state, each.attempts, took, note_of(each)))
@@ -204,7 +203,7 @@ class Screen:
         """Show which node it was, its attempt and its inputs, and what else failed."""
         try:
             failure = report.failure()
-        except NotExecuted:  # it was no node
+        except DaggerError:  # it was no node, or its record cannot be read
             return
         self.error(f"node {failure.node_id}: {failure}")
         others = len(report.nodes_in("failed")) - 1

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import attrs
 
+from dagger_dsl.engine.attempts import attempt_of
 from dagger_dsl.engine.error_info import error_text
 from dagger_dsl.engine.state import COMPLETED, FAILED, NAMES, PENDING, WAITING
 from dagger_dsl.errors import visible
-from dagger_dsl.retry import effective_policy
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
@@ -285,10 +285,8 @@ class Watch:
         for slot, when in _copied(run.next_try.items):
             if slot >= len(codes) or codes[slot] != WAITING or slot in run.state.asking:
                 continue
-            attempt = run.attempts.get(slot, 1)
-            policy = effective_policy(run.plan.node(slot), run.plan.actions[slot], run.config)
-            total = f" of {policy.max_attempts}" if policy.stop is None else ""
-            text = f"attempt {attempt}{total}{self._error(slot)}"
+            attempt = attempt_of(run.attempts.get(slot, 1), run.allowed(slot))
+            text = f"{attempt}{self._error(slot)}"
             yield Doing(self._name(slot), max(0.0, when - now), text)
 
     def _asking(self) -> Iterable[Doing]:

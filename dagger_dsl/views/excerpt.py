@@ -169,7 +169,7 @@ class _Writer:
 
 
 def _quoted(value: str) -> str:
-    return json.dumps(printable(value, lines=True), ensure_ascii=False)
+    return repr(printable(value, lines=True))
 
 
 def _plain(content: Any) -> str:

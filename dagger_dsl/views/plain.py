@@ -31,6 +31,7 @@ __all__ = [
     "report_to_plain",
     "rows_of",
     "shown",
+    "told_first",
 ]
 
 #: The style of a state's name.
@@ -62,6 +63,22 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def told_first(states: Mapping[str, NodeState], most: int | None = None) -> list[str]:
+    """Return so many ids, in declaration order.
+
+    Where not all fit: what failed, then what did not complete, then the rest.
+
+    Args:
+        states: States by node id.
+        most: Ids at most, None for all.
+    """
+    if most is None or len(states) <= most:
+        return list(states)
+    rank = {NodeState.FAILED: 0, NodeState.COMPLETED: 2, NodeState.PENDING: 3}
+    kept = set(sorted(states, key=lambda each: rank.get(states[each], 1))[:most])
+    return [each for each in states if each in kept]
 
 
 def rows_of(

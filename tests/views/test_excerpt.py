@@ -43,21 +43,21 @@ class Stranger:
         (3, "3"),
         (-0.5, "-0.5"),
         (float("nan"), "nan"),
-        ("a", '"a"'),
-        ('say "hi"\n', '"say \\"hi\\"\\n"'),
+        ("a", "'a'"),
+        ('say "hi"\n', "'say \"hi\"\\n'"),
         (b"\x00a", "b'\\x00a'"),
         ([], "[]"),
-        ([1, "a", None], '[1, "a", None]'),
+        ([1, "a", None], "[1, 'a', None]"),
         ((1,), "(1,)"),
         (set(), "set()"),
         ({1}, "{1}"),
         (frozenset({1}), "frozenset({1})"),
-        ({"a": [1], 2: ()}, '{"a": [1], 2: ()}'),
+        ({"a": [1], 2: ()}, "{'a': [1], 2: ()}"),
         (dt.date(2026, 1, 2), "date 2026-01-02"),
         (Decimal("1.50"), "decimal 1.50"),
         (Path("/tmp/x"), "path /tmp/x"),
         (Secret("hunter2"), "***"),
-        ({"key": [Secret("hunter2")]}, '{"key": [***]}'),
+        ({"key": [Secret("hunter2")]}, "{'key': [***]}"),
     ],
 )
 def test_values_read_as_people_write_them(value: Any, text: str) -> None:
@@ -111,11 +111,11 @@ def test_what_is_long_goes_over_several_lines() -> None:
     assert whole
     lines = text.splitlines()
     assert lines[0] == "{"
-    assert lines[1] == f'  "name": "{"n" * 50}",'
+    assert lines[1] == f"  'name': '{'n' * 50}',"
     assert lines[-1] == "}"
-    assert '  "inner": {"a": ' in text or '  "inner": {\n' in text
+    assert "  'inner': {'a': " in text or "  'inner': {\n" in text
     assert excerpt("a\nb", lines=True) == ("a\nb", True)
-    assert excerpt("a\nb") == ('"a\\nb"', True)
+    assert excerpt("a\nb") == ("'a\\nb'", True)
 
 
 class Rude:
@@ -125,8 +125,8 @@ class Rude:
 
 def test_rude_values_do_no_harm() -> None:
     assert "Rude" in excerpt([Rude()])[0]
-    assert excerpt("\x1b[31mred\x00\u202e")[0] == '"red"'
-    assert excerpt("\ud800")[0] == '"?"'
+    assert excerpt("\x1b[31mred\x00\u202e")[0] == "'red'"
+    assert excerpt("\ud800")[0] == "'?'"
 
 
 values = st.recursive(
