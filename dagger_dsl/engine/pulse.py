@@ -20,7 +20,7 @@ from dagger_dsl.errors import visible
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
 
-__all__ = ["Doing", "Ended", "Pulse", "Pulses", "TableChanged", "Watch"]
+__all__ = ["Doing", "EndedNode", "Pulse", "Pulses", "TableChanged", "Watch"]
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Doing:
 
 
 @attrs.frozen
-class Ended:
+class EndedNode:
     """Something that has ended since the last look.
 
     Attributes:
@@ -108,7 +108,7 @@ class Pulse:
     waiting: tuple[Doing, ...]
     asking: tuple[Doing, ...]
     failures: tuple[Doing, ...]
-    ended: tuple[Ended, ...]
+    ended: tuple[EndedNode, ...]
     left: int | None
     mark: Any
 
@@ -314,7 +314,7 @@ class Watch:
 
     # --- what has ended ---------------------------------------------------------------------------
 
-    def _ended(self, before: bytes, codes: bytes, named: int) -> Iterable[Ended]:
+    def _ended(self, before: bytes, codes: bytes, named: int) -> Iterable[EndedNode]:
         """Yield what has ended since the last look, in the order in which it did."""
         run, plan = self._run, self._run.plan
         if plan.machine is not None:
@@ -333,7 +333,7 @@ class Watch:
             start, end = board.started[slot], board.ended[slot]
             took = end - start if start and end >= start else None
             error = "" if codes[slot] != FAILED else self._error(slot).removeprefix(": ")
-            yield Ended(self._name(slot), NAMES[codes[slot]], took, error)
+            yield EndedNode(self._name(slot), NAMES[codes[slot]], took, error)
 
     def _suspects(self, codes: bytes, named: int) -> list[int]:
         """Return the nodes that are worth a look whether they have ended."""
@@ -352,14 +352,14 @@ class Watch:
             found += [slot for slot in errors if slot < len(codes) and codes[slot] == FAILED]
         return [slot for slot in found if slot not in plan.parents]
 
-    def _ended_cycles(self, named: int) -> Iterable[Ended]:
+    def _ended_cycles(self, named: int) -> Iterable[EndedNode]:
         state: Any = self._run.state
         before, self._cycle = self._cycle, self._cycles()
         new = min(named, self._cycle - before)
         if new <= 0:
             return
         for slot in _copied(lambda: _last(state.seen, new)):
-            yield Ended(str(self._run.plan.ids[slot]), "completed")
+            yield EndedNode(str(self._run.plan.ids[slot]), "completed")
 
 
 def _last(seen: Any, number: int) -> list[int]:

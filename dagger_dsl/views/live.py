@@ -336,6 +336,7 @@ class Lines:
         self._percent = -1
         self._tenths: dict[str, int] = {}
         self._next = 0.0
+        self._summed_up = False
 
     def draw(self, pulse: Pulse) -> None:
         """Say what has ended since the last time."""
@@ -352,10 +353,8 @@ class Lines:
     def finish(self, pulse: Pulse) -> None:
         """Say what is left, and how the run ended."""
         self._next = 0.0
-        if self._brief or pulse.total is None or pulse.total <= _MANY:
-            self.draw(pulse)
-        else:
-            self._large(pulse, pulse.total, last=False)
+        self._summed_up = not self._brief
+        self.draw(pulse)
         if not self._brief:
             self._say(summary(pulse))
 
@@ -372,8 +371,8 @@ class Lines:
             self._next = pulse.elapsed + 1.0
             self._line(pulse, f"[{number}] {pulse.ended[-1].name}: {pulse.ended[-1].state}")
 
-    def _large(self, pulse: Pulse, total: int, *, last: bool = True) -> None:
-        newest = pulse.ended[-1:] if last else ()
+    def _large(self, pulse: Pulse, total: int) -> None:
+        newest = () if self._summed_up else pulse.ended[-1:]
         for each in pulse.ended:
             if each.state == "failed" and self._said < _MANY * 2:
                 self._ended(pulse, pulse.done, each)

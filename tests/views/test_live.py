@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from dagger_dsl import DAG, Registry, action
-from dagger_dsl.engine.pulse import Doing, Ended, Pulse, Watch
+from dagger_dsl.engine.pulse import Doing, EndedNode, Pulse, Watch
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.fsm import FSM, FSMReturn
 from dagger_dsl.model.context import NodeCtx
@@ -248,7 +248,7 @@ def lines_of(*pulses: Pulse) -> list[str]:
 
 
 def test_small_runs_have_a_line_for_each_node() -> None:
-    ended = (Ended("a", "completed", 0.5), Ended("b", "failed", 0.001, "ValueError: x"))
+    ended = (EndedNode("a", "completed", 0.5), EndedNode("b", "failed", 0.001, "ValueError: x"))
     over = pulse(done=2, total=2, ended=(), status="failed", failed=1)
     assert lines_of(pulse(done=2, total=2, ended=ended), over) == [
         "[1/2] a: completed in 500.0 ms",
@@ -259,10 +259,10 @@ def test_small_runs_have_a_line_for_each_node() -> None:
 
 def test_large_runs_have_a_line_for_each_hundredth_at_most_and_for_failures() -> None:
     pulses = [
-        pulse(done=number, total=10_000, ended=(Ended(f"n{number}", "completed"),))
+        pulse(done=number, total=10_000, ended=(EndedNode(f"n{number}", "completed"),))
         for number in range(1, 10_000, 7)
     ]
-    bad = pulse(done=9_999, total=10_000, ended=(Ended("bad", "failed", None, "x"),))
+    bad = pulse(done=9_999, total=10_000, ended=(EndedNode("bad", "failed", None, "x"),))
     said = lines_of(*pulses, bad, pulse(done=10_000, total=10_000, status="completed"))
     assert 90 <= len(said) <= 110
     assert said[-2] == "[9999/10000] bad: failed: x"
@@ -280,7 +280,7 @@ def test_maps_have_a_line_for_each_tenth() -> None:
 def test_the_first_cycles_of_a_machine_have_a_line_each() -> None:
     machine = {"total": None, "fraction": None, "left": None}
     pulses = [
-        pulse(done=number, elapsed=number / 1000, ended=(Ended("s", "completed"),), **machine)
+        pulse(done=number, elapsed=number / 1000, ended=(EndedNode("s", "completed"),), **machine)
         for number in range(1, 3_000)
     ]
     said = lines_of(*pulses, pulse(done=3_000, status="completed", **machine))
