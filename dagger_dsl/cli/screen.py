@@ -266,7 +266,7 @@ class Progress:
     @property
     def is_unread(self) -> bool:
         """Whether whoever read what is shown has gone."""
-        return self.display is not None and self.display.has_given_up
+        return self.display is not None and self.display.is_unread
 
     def __enter__(self) -> Progress:
         self._log.install()

@@ -51,6 +51,7 @@ class BarFront:
         self._given = console
         self._brief = brief
         self._live: Live | None = None
+        self._streams = (sys.stdout, sys.stderr)
         self._pace = Pace()
 
     def draw(self, pulse: Pulse) -> None:
@@ -64,6 +65,7 @@ class BarFront:
                 redirect_stdout=_is_terminal(sys.stdout),
                 redirect_stderr=_is_terminal(sys.stderr),
             )
+            self._streams = (sys.stdout, sys.stderr)
             self._live.start()
         rate = self._pace.rate(pulse.elapsed, pulse.calls)
         self._live.update(self._frame(pulse, rate), refresh=True)
@@ -86,6 +88,12 @@ class BarFront:
         live, self._live = self._live, None
         if live is not None:
             live.stop()
+
+    def disown(self) -> None:
+        """In a forked child: print past the display, whose locks a lost thread may hold."""
+        if self._live is not None:
+            self._live = None
+            sys.stdout, sys.stderr = self._streams
 
     @cached_property
     def _console(self) -> Console:
