@@ -6,6 +6,7 @@ coordinator and the workers keep anyway, so two readings of one pulse may be a m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -329,7 +330,8 @@ class Watch:
             for slot in self._suspects(codes, named)
             if codes[slot] != before[slot] and codes[slot] >= COMPLETED
         ]
-        for slot in sorted(slots, key=lambda slot: board.ended[slot]):
+        # What was not called ended because of something that was.
+        for slot in sorted(slots, key=lambda slot: board.ended[slot] or math.inf):
             start, end = board.started[slot], board.ended[slot]
             took = end - start if start and end >= start else None
             error = "" if codes[slot] != FAILED else self._error(slot).removeprefix(": ")

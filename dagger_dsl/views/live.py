@@ -157,6 +157,8 @@ class LiveDisplay:
                 if not _TICKER.finish(self, over):
                     # Not louder: where this would be said nobody may take anything, either.
                     logger.debug("the display of a run was left behind")
+            elif self._drawing.acquire(timeout=_PATIENCE):  # why it gave up is being said
+                self._drawing.release()
         finally:
             _TICKER.remove(self)
             self._leave()

@@ -123,7 +123,9 @@ def frame(
         width: How many characters there are in a line.
         ascii_only: Whether the terminal shows nothing else.
     """
+    # A terminal writes ^C behind the last line; without room there the frame is a line longer.
     rows = Table.grid(padding=(0, 1), expand=True)
+    rows.width = max(1, width - 3)
     rows.add_column(width=1)
     rows.add_column(no_wrap=True, overflow="ellipsis", max_width=40)
     rows.add_column(no_wrap=True, justify="right")
