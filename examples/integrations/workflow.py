@@ -24,6 +24,7 @@ from typing import Any, TypedDict
 from urllib.parse import urlencode
 
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 from dagger_dsl import DAG, ResourcePool, RetryPolicy, Secret, action
 
@@ -80,7 +81,7 @@ def engine() -> sa.Engine:
 connections = ResourcePool(lambda: engine().connect(), max_size=4, dispose=sa.Connection.close)
 
 #: A locked table, a server that restarts: `OperationalError`. A wrong query is none, and fails.
-TABLES_ARE_BUSY = RetryPolicy(3, base_delay=0.1, retry_on=sa.exc.OperationalError)
+TABLES_ARE_BUSY = RetryPolicy(3, base_delay=0.1, retry_on=OperationalError)
 
 
 @action(uses={"conn": connections}, timeout=30, retry=TABLES_ARE_BUSY)
