@@ -397,10 +397,9 @@ def _number(value: float | None) -> str:
 
 def _size(text: str) -> int:
     """Return a number of nodes: ten layers of at least three, or there are no layers to draw."""
-    size = int(text)
-    if size < LEAST:
-        raise argparse.ArgumentTypeError(f"a graph has at least {LEAST} nodes, not {size}")
-    return size
+    if not text.isdecimal() or int(text) < LEAST:
+        raise argparse.ArgumentTypeError(f"a graph has at least {LEAST} nodes, not {text}")
+    return int(text)
 
 
 def main() -> int:
