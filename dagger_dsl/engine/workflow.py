@@ -289,7 +289,7 @@ class Workflow:
         it is recorded and cancelled by itself only.
 
         Args:
-            *args, **inputs: What the inputs are given; inside a block handles, too.
+            args, inputs: What the inputs are given; inside a block handles, too.
 
         Raises:
             CycleError: The DAG of the block would contain itself.
