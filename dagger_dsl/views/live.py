@@ -22,8 +22,8 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from dagger_dsl.engine.pulse import Pulse, Pulses, TableChanged, Watch
 from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.model.text import printable
 from dagger_dsl.store.forks import after_fork
-from dagger_dsl.views.clean import printable
 from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:

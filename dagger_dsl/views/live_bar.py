@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dagger_dsl.views.clean import first_line, printable
+from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.views.live import Pace, summary, write_line
 from dagger_dsl.views.plain import STYLES, duration
 

@@ -7,7 +7,7 @@ import time
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from dagger_dsl.views.clean import printable
+from dagger_dsl.model.text import printable
 from dagger_dsl.views.grouping import MOST
 from dagger_dsl.views.live import Pace, summary
 from dagger_dsl.views.notebook import report_bundle

@@ -16,7 +16,7 @@ import attrs
 
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.states import NodeState
-from dagger_dsl.views.clean import first_line
+from dagger_dsl.model.text import first_line
 from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dagger_dsl.errors import ConfigurationError, shown
-from dagger_dsl.views.clean import first_line, printable
+from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.views.plain import STYLES, duration, note_of, rows_of, told_first
 
 if TYPE_CHECKING:
