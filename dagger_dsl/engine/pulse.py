@@ -191,10 +191,10 @@ class Watch:
     # --- counting ---------------------------------------------------------------------------------
 
     def _cycles(self) -> int:
-        state = self._run.state
+        state: Any = self._run.state
         if self._run.plan.machine is None:
             return 0
-        return int(state.cycle) + (not state.left)  # type: ignore[attr-defined]
+        return int(state.cycle) + (state.exceeded or not state.left)
 
     def _calls(self) -> int:
         """Return how many invocations have ended."""

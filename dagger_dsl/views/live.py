@@ -131,6 +131,12 @@ class LiveDisplay:
         except Exception as error:
             self._give_up(error)
 
+    def show_now(self) -> None:
+        """Show a picture before the run begins, from the thread of the cell that starts it."""
+        if self.kind == "picture" and self._front is not None:
+            with self._drawing:
+                self._draw()
+
     def follow(self, pulses: Pulses, run: Run | None = None) -> None:
         """Begin to show whatever has pulses, from a thread of its own.
 
@@ -452,7 +458,7 @@ class Lines:
 
     def _line(self, pulse: Pulse, text: str) -> None:
         self._said += 1
-        self._say(f"{pulse.name} {text}" if self._titled else text)
+        self._say(printable(f"{pulse.name} {text}" if self._titled else text))
 
 
 def write_line(line: str, stream: IO[str] | None = None) -> None:

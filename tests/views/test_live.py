@@ -20,7 +20,7 @@ from rich.console import Console
 
 from dagger_dsl import DAG, Registry, action
 from dagger_dsl.engine.pulse import Doing, EndedNode, Pulse, Watch
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import ConfigurationError, MaxCyclesExceeded
 from dagger_dsl.fsm import FSM, FSMReturn
 from dagger_dsl.model.context import NodeCtx
 from dagger_dsl.model.policies import RetryPolicy
@@ -741,3 +741,23 @@ def test_a_graph_that_grows_all_the_time_is_shown_to_its_end(
     flow = Workflow().add("a", lambda: until(lambda: len(front.drawn) >= 4))
     assert flow.run(progress=shown_by(front, monkeypatch)).success
     assert front.finished
+
+
+def test_a_machine_that_may_go_no_further_has_all_its_cycles_told() -> None:
+    machine = FSM("turns", registry=Registry(), max_cycles=3)
+
+    @machine.state(initial=True)
+    def turn() -> FSMReturn:
+        return FSMReturn(next_state="turn")
+
+    looks = Looks()
+    with pytest.raises(MaxCyclesExceeded):
+        machine.run(progress=looks)
+    assert (looks.pulses[-1].done, len(looks.pulses[-1].ended)) == (3, 3)
+
+
+def test_a_line_stays_one_whatever_a_node_is_called() -> None:
+    said: list[str] = []
+    lines = Lines(said.append)
+    lines.draw(pulse(done=1, ended=(EndedNode("two\nlines\x1b[2J", "completed", 0.5),)))
+    assert said == ["[1/10] two lines: completed in 500.0 ms"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dagger_dsl import DAG, Registry
 from dagger_dsl.errors import NodeExecutionError
 from dagger_dsl.views import live_picture
 from dagger_dsl.views.live import in_notebook, live_display
@@ -198,3 +199,24 @@ def test_cells_of_a_real_kernel() -> None:
     assert "load = 1" in text
     assert "dag.run(progress=True)" in text
     assert "dagger_dsl/" not in text, "no frame of ours"
+
+
+@every_runner
+def test_a_run_in_the_background_is_shown_by_the_cell_that_starts_it(
+    runner: str, notebook: Notebook
+) -> None:
+    go = threading.Event()
+    dag = DAG("flow", registry=Registry())
+
+    @dag.node
+    def a() -> bool:
+        return go.wait(20)
+
+    handle = dag.start(runner=runner, progress="picture")
+    assert len(notebook.outputs) == 1
+    assert notebook.threads == {threading.get_ident()}
+    assert "0/1 nodes" in notebook.outputs[0][0]["text/plain"]
+    go.set()
+    assert handle.result(20).success
+    (shown,) = notebook.outputs
+    assert "1/1 nodes, completed" in shown[-1]["text/plain"]
