@@ -761,3 +761,23 @@ def test_a_line_stays_one_whatever_a_node_is_called() -> None:
     lines = Lines(said.append)
     lines.draw(pulse(done=1, ended=(EndedNode("two\nlines\x1b[2J", "completed", 0.5),)))
     assert said == ["[1/10] two lines: completed in 500.0 ms"]
+
+
+def test_of_many_failures_few_are_asked_for_their_text() -> None:
+    asked: list[int] = []
+
+    class Slow(Exception):
+        def __str__(self) -> str:
+            asked.append(1)
+            return "slow"
+
+    flow = Workflow()
+    for number in range(200):
+        flow.note(f"n{number}", Slow(), on_failure="continue")
+    looks = Looks(named=0)
+    flow.run(progress=looks)
+    asked.clear()
+    last = looks.look()
+    assert len(last.failures) == 200
+    assert last.failures[0].text.endswith("Slow: slow")
+    assert len(asked) <= 20
