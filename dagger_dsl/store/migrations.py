@@ -115,8 +115,91 @@ def _to_2(connection: sa.Connection) -> None:
     )
 
 
+def _to_3(connection: sa.Connection) -> None:
+    """Jobs, what tasks were missing, and what agents share."""
+    then = sa.MetaData()
+    now = sa.func.current_timestamp()
+    states = ("created", "running", "completed", "failed", "cancelled")
+    sa.Table(
+        "jobs",
+        then,
+        sa.Column("job_id", sa.Text, primary_key=True),
+        sa.Column("status", sa.Text, nullable=False),
+        sa.Column("unfinished", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("failed", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("allowed_agents", sa.Text),
+        sa.Column("config", sa.Text),
+        sa.Column("deadline", sa.Double),
+        sa.Column("active_at", sa.Double, nullable=False, server_default="0"),
+        sa.Column("stalled_at", sa.Double),
+        sa.Column("error", sa.Text),
+        sa.Column("created_at", schema.UtcDateTime, nullable=False, server_default=now),
+        sa.Column("updated_at", schema.UtcDateTime, nullable=False, server_default=now),
+        sa.CheckConstraint(" OR ".join(f"status = '{each}'" for each in states), name="ck_status"),
+        sa.Index("ix_jobs_status", "status"),
+    )
+    sa.Table(
+        "task_links",
+        then,
+        sa.Column("task_id", sa.Integer, nullable=False),
+        sa.Column("position", sa.Integer, nullable=False),
+        sa.Column("needs_id", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("task_id", "needs_id"),
+        sa.Index("ix_task_links_needs_id", "needs_id"),
+        sqlite_with_rowid=False,
+    )
+    sa.Table(
+        "task_events",
+        then,
+        sa.Column("event_id", sa.Integer, primary_key=True),
+        sa.Column("task_id", sa.Integer, nullable=False),
+        sa.Column("status", sa.Text, nullable=False),
+        sa.Column("at", sa.Double, nullable=False),
+        sa.Column("cause", sa.Text, nullable=False, server_default=""),
+        sa.Column("worker", sa.Text, nullable=False, server_default=""),
+        sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+        sa.Index("ix_task_events_task_id", "task_id"),
+    )
+    sa.Table(
+        "shared_values",
+        then,
+        sa.Column("scope", sa.Text, nullable=False),
+        sa.Column("entry_key", sa.Text, nullable=False),
+        sa.Column("value", sa.Text),
+        sa.Column("artifact_id", sa.Text),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("expires_at", sa.Double),
+        sa.PrimaryKeyConstraint("scope", "entry_key"),
+        sqlite_with_rowid=False,
+    )
+    then.create_all(connection, checkfirst=False)
+    for column in (
+        "payload_artifact_id TEXT",
+        "result_artifact_id TEXT",
+        "spec TEXT",
+        "effects TEXT DEFAULT 'at_least_once' NOT NULL",
+        "retries INTEGER DEFAULT '0' NOT NULL",
+        "waits INTEGER DEFAULT '0' NOT NULL",
+        "runs_anyway INTEGER DEFAULT '0' NOT NULL",
+        "lane TEXT",
+        "due_at DOUBLE",
+        "started_at DOUBLE",
+        "finished_at DOUBLE",
+    ):
+        double = "DOUBLE PRECISION" if connection.dialect.name == "postgresql" else "DOUBLE"
+        connection.exec_driver_sql(
+            f"ALTER TABLE tasks ADD COLUMN {column.replace('DOUBLE', double)}"
+        )
+    for index in (
+        "ix_tasks_ready ON tasks (agent_type, priority DESC, task_id) WHERE status = 'ready'",
+        "ix_tasks_due_at ON tasks (due_at) WHERE due_at IS NOT NULL",
+        "ix_tasks_owner ON tasks (owner) WHERE owner IS NOT NULL",
+    ):
+        connection.exec_driver_sql(f"CREATE INDEX {index}")
+
+
 #: `{version: step}`: what brings a schema to *version* from the one before it.
-MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {2: _to_2}
+MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {2: _to_2, 3: _to_3}
 
 
 def create(connection: sa.Connection) -> None:

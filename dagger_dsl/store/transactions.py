@@ -83,9 +83,14 @@ class Transaction:
         """Execute for each row."""
         raise NotImplementedError
 
+    def rows(self, statement: Statement, values: Sequence[Any]) -> list[Sequence[Any]]:
+        """Return all rows, as the driver gives them."""
+        raise NotImplementedError
+
     def scalar(self, statement: Statement, values: Sequence[Any]) -> Any:
         """Return the first value of the first row, or None."""
-        raise NotImplementedError
+        rows = self.rows(statement, values)
+        return rows[0][0] if rows else None
 
 
 class _DriverTransaction(Transaction):
@@ -100,9 +105,8 @@ class _DriverTransaction(Transaction):
     def execute_many(self, statement: Statement, values: Sequence[Sequence[Any]]) -> None:
         self._cursor.executemany(statement.sql, statement.all_for_driver(values))
 
-    def scalar(self, statement: Statement, values: Sequence[Any]) -> Any:
-        rows = self._cursor.execute(statement.sql, statement.for_driver(values)).fetchall()
-        return rows[0][0] if rows else None
+    def rows(self, statement: Statement, values: Sequence[Any]) -> list[Sequence[Any]]:
+        return self._cursor.execute(statement.sql, statement.for_driver(values)).fetchall()
 
 
 class _CoreTransaction(Transaction):
@@ -119,9 +123,9 @@ class _CoreTransaction(Transaction):
         named = [dict(zip(statement.names, each, strict=True)) for each in values]
         self._connection.execute(statement.core, named)
 
-    def scalar(self, statement: Statement, values: Sequence[Any]) -> Any:
+    def rows(self, statement: Statement, values: Sequence[Any]) -> list[Sequence[Any]]:
         named = dict(zip(statement.names, values, strict=True))
-        return self._connection.execute(statement.core, named).scalar()
+        return list(self._connection.execute(statement.core, named))
 
 
 def fetch(
