@@ -804,6 +804,30 @@ class RunNotFound(StoreError, LookupError):
     """The store has no run of this id."""
 
 
+class JobNotFound(DaggerError, LookupError):
+    """There is no job of this id."""
+
+
+class JobExists(DaggerError):
+    """There is a job of this id already."""
+
+
+class TaskNotFound(DaggerError, LookupError):
+    """There is no task of this id."""
+
+
+class TaskExists(DaggerError):
+    """There is a task of this id already."""
+
+
+class AgentNotAllowed(DaggerError):
+    """A job does not let this agent have tasks."""
+
+
+class ConcurrentUpdateError(InvalidState):
+    """A task was changed by somebody else since it was read; read it again."""
+
+
 class ArtifactNotFound(StoreError, LookupError):
     """The store has no artifact of this id."""
 
