@@ -61,7 +61,7 @@ _CANCELLED = TaskStatus.CANCELLED
 #: Statuses of a task that satisfy those that need it.
 _DONE: Final = ("completed", "accepted")
 #: Statuses that no waiting ends, unless a person does something.
-_DEAD: Final = ("failed", "cancelled", "rejected")
+_DEAD: Final = ("failed", "cancelled")
 #: Statuses in which a task waits for those that it needs.
 _WAITING: Final = ("pending", "blocked", "paused")
 
@@ -692,8 +692,10 @@ class TaskRows:
     ) -> None:
         """Bring the job, and the tasks that need this one, in line with a change by hand."""
         count = [(new in UNFINISHED) - (old in UNFINISHED), (new is _FAILED) - (old is _FAILED)]
-        if new not in UNFINISHED and new is not TaskStatus.ACCEPTED:
+        if new in (_FAILED, _CANCELLED):
             self._follow(tx, job_id, number, str(new), now, count)
+        if new is TaskStatus.REJECTED:  # those that have not begun wait for a better result
+            self._start_over(tx, number, now, count)
         if new in UNFINISHED and old not in UNFINISHED:
             self._start_over(tx, number, now, count)
             if self._status_of(tx, job_id) in ("completed", "failed", "cancelled"):
