@@ -7,12 +7,13 @@ database has every attempt, so a resumed run and a recorded one know those of ea
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from dagger_dsl.engine.error_info import ErrorInfo
+from dagger_dsl.errors import visible
 from dagger_dsl.model.states import NodeState
 
 if TYPE_CHECKING:
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KEPT",
+    "Another",
     "AttemptReport",
     "attempt_of",
     "attempts_of_run",
     "last_attempt",
     "moment",
     "recorded_attempts",
+    "waits_for_attempt",
 ]
 
 #: How many attempts of an invocation a run keeps in memory, beside the last one.
@@ -61,6 +64,47 @@ class AttemptReport:
 def attempt_of(number: int, allowed: int | None) -> str:
     """Return in words which call of a node it is; *allowed* is None where that has no number."""
     return f"attempt {number}" if allowed is None else f"attempt {number} of {allowed}"
+
+
+@attrs.frozen
+class Another:
+    """That another attempt follows one that failed; it is recorded beside the failure.
+
+    Attributes:
+        delay: Seconds between the two; None where that is not known.
+        allowed: Calls that the retry policy allows in all; None where that has no number.
+    """
+
+    delay: float | None
+    allowed: int | None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return it as it stands in the record."""
+        return {"retry": {"delay": self.delay, "allowed": self.allowed}}
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any] | None) -> Another | None:
+        """Return what stands beside a failure; None where it was the last one."""
+        found = None if meta is None else meta.get("retry")
+        if not isinstance(found, Mapping):
+            return None
+        delay, allowed = found.get("delay"), found.get("allowed")
+        return cls(
+            float(delay) if isinstance(delay, (int, float)) else None,
+            allowed if isinstance(allowed, int) else None,
+        )
+
+
+def waits_for_attempt(number: int, allowed: int | None, error: object) -> str:
+    """Return in words what a node waits for whose attempt failed.
+
+    Args:
+        number: The next attempt.
+        allowed: Of how many, see `attempt_of`.
+        error: What the last one failed with; None where that is not known.
+    """
+    line = "" if error is None else visible(str(error), 300).strip().split("\n", 1)[0]
+    return f"waits for {attempt_of(number, allowed)}{': ' if line else ''}{line}"
 
 
 def last_attempt(report: NodeReport) -> AttemptReport | None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dagger_dsl.engine.attempts import Another
 from dagger_dsl.engine.checkpoints import restored
 from dagger_dsl.engine.error_info import ErrorInfo, error_info
 from dagger_dsl.engine.freeing import invocations
@@ -490,7 +491,7 @@ class Recorder:
             meta = meta_of(node)
             if meta:
                 run.meta[slot] = meta
-            if node.state in _ENDED:
+            if node.state in _ENDED and Another.of(meta) is None:
                 states[slot] = node.state
             if "reason" in meta:
                 run.state.reasons[slot] = str(meta["reason"])

@@ -129,7 +129,7 @@ class RunReport:
         status: A `RunStatus`.
         inputs: What the run was given.
         started_at, finished_at: Times of day (UTC).
-        duration: Seconds, by the monotonic clock.
+        duration: Seconds, by the monotonic clock; so far, while it goes on.
         reason: Why it was cancelled or paused.
         abandoned: Ids of nodes whose thread could not be stopped and was left behind.
         hook_errors: What hooks raised; it never ends a run.
@@ -139,6 +139,8 @@ class RunReport:
             ``error_handler=`` let it go on after; `Workflow.run` does not raise for these.
         config: What it ran with; None where nothing ran.
         history: Where a state machine has been; None for other graphs.
+        orphaned: Whether it is recorded as running and the process that executed it has died:
+            `finished_at` is when that last recorded something, and a resume goes on.
     """
 
     run_id: str
@@ -178,6 +180,7 @@ class RunReport:
     _attempts: Callable[[str], list[AttemptReport]] | None = attrs.field(default=None, repr=False)
     #: Without a report for each of many invocations.
     _counts: Callable[[str], dict[str, int]] | None = attrs.field(default=None, repr=False)
+    orphaned: bool = attrs.field(default=False, repr=False)
 
     @property
     def context(self) -> Context:

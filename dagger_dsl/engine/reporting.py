@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dagger_dsl.engine.attempts import attempts_of_run, moment
-from dagger_dsl.engine.error_info import error_info
+from dagger_dsl.engine.attempts import attempts_of_run, moment, waits_for_attempt
+from dagger_dsl.engine.error_info import ErrorInfo, error_info
 from dagger_dsl.engine.report import NodeReport, RunReport
 from dagger_dsl.engine.state import NAMES, PENDING
 from dagger_dsl.model.states import NodeState, RunStatus
@@ -111,13 +111,20 @@ def _node(run: Run, slot: int) -> NodeReport:
         duration=end - start if known else None,
         error=error if state is NodeState.FAILED or meta.get("recovered") else None,
         exception=exception,
-        reason=run.state.reasons.get(slot, ""),
+        reason=run.state.reasons.get(slot, "") or _waits(run, slot, state, error),
         recovered=bool(meta.get("recovered")),
         restored=slot in run.restored,
         metadata=meta.get("metadata", {}),
         cache=_cache_decision(run, slot),
         reused=meta.get("reused"),
     )
+
+
+def _waits(run: Run, slot: int, state: NodeState, error: ErrorInfo | None) -> str:
+    """Return what a node waits for that is tried again; nothing of other nodes."""
+    if state is not NodeState.WAITING or slot not in run.next_try:
+        return ""
+    return waits_for_attempt(run.attempts.get(slot, 1), run.allowed(slot), error)
 
 
 def _cache_decision(run: Run, slot: int) -> CacheDecision | None:

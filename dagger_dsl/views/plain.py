@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dagger_dsl.engine.report import NodeReport
 from dagger_dsl.errors import DaggerError
+from dagger_dsl.model.spans import duration
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import to_shown
 from dagger_dsl.views.clean import first_line, printable
@@ -31,6 +32,7 @@ __all__ = [
     "report_to_plain",
     "rows_of",
     "shown",
+    "standing",
     "told_first",
 ]
 
@@ -52,17 +54,21 @@ STYLES: Final[Mapping[str, str]] = {
 Output: TypeAlias = "tuple[str, Any, DaggerError | None]"
 
 
-def duration(seconds: float) -> str:
-    """Return a time span as people read it."""
-    if seconds < 0.001:
-        return f"{seconds * 1e6:.0f} \N{MICRO SIGN}s"
-    if seconds < 1:
-        return f"{seconds * 1000:.1f} ms"
-    if seconds < 100:
-        return f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+def standing(report: RunReport) -> str:
+    """Return how a run stands and how long it took; of one without an end, since or until when."""
+    took = duration(report.duration)
+    if report.status is not RunStatus.RUNNING:
+        return f"{report.status} in {took}"
+    begun = "" if report.started_at is None else f" since {_to_the_second(report.started_at)}"
+    if not report.orphaned:
+        return f"running for {took}{begun}"
+    ended = report.finished_at
+    last = "" if ended is None else f", last recorded at {_to_the_second(ended)}"
+    return f"left by a process that died, after {took}{last}"
+
+
+def _to_the_second(moment: dt.datetime) -> str:
+    return f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def told_first(states: Mapping[str, NodeState], most: int | None = None) -> list[str]:
@@ -194,6 +200,7 @@ def report_to_plain(report: RunReport, outputs: Iterable[Output] | None = None) 
         "started_at": _moment(report.started_at),
         "finished_at": _moment(report.finished_at),
         "duration": report.duration,
+        "orphaned": report.orphaned,
         "error": None if error is None else {"type": error.type, "message": error.message},
         "counts": {
             "completed": report.completed_nodes,
