@@ -64,8 +64,10 @@ def resume_line(run_id: str, database: str, actions: str | None) -> str:
 
 def died(run_id: str, database: str) -> tuple[str, str]:
     """Return the words for a run whose process died, and the command line that goes on with it."""
+    from dagger_dsl.views.plain import DIED
+
     line = resume_line(run_id, database, "MODULE_OR_FILE")
-    return "the process that executed the run has died; go on with it by:", f"  {line}"
+    return f"{DIED}; go on with it by:", f"  {line}"
 
 
 @contextmanager

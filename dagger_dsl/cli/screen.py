@@ -24,6 +24,7 @@ from dagger_dsl.views.plain import (
     report_to_plain,
     rows_of,
     shown,
+    standing,
     told_first,
 )
 
@@ -184,7 +185,7 @@ class Screen:
         left = len(states) - sum(level == 0 for level, _, _ in told)
         text = "" if len(rows) == 1 else plain_table(rows) + "\n"
         more = f"and {left} more nodes\n" if left else ""
-        return f"{text}{more}{report.dag_name}: run {report.run_id} {report.status}{_took(report)}"
+        return f"{text}{more}{report.dag_name}: run {report.run_id} {standing(report)}"
 
     def failure(self, report: RunReport) -> None:
         """Show why a run failed: the user's own traceback of the first failure.
@@ -224,13 +225,6 @@ def _has_colours(stream: TextIO) -> bool:
     if os.environ.get("FORCE_COLOR"):
         return True
     return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
-
-
-def _took(report: RunReport) -> str:
-    """Return how long a run took; of one that has no end, when it began is all that is known."""
-    if report.status == "running" and report.started_at is not None:
-        return f", begun {report.started_at:%Y-%m-%d %H:%M:%S} UTC"
-    return f" in {duration(report.duration)}"
 
 
 class Progress:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.views.clean import first_line
-from dagger_dsl.views.plain import duration
+from dagger_dsl.views.plain import duration, standing
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import NodeReport, RunReport
@@ -125,7 +125,7 @@ def report_to_dot(report: RunReport) -> str:
         )
         for node_id in report.graph.nodes
     )
-    title = f"{report.dag_name}: run {report.run_id}\n{report.status}, {duration(report.duration)}"
+    title = f"{report.dag_name}: run {report.run_id}\n{standing(report)}"
     return _digraph(report.graph, labels, title=title)
 
 

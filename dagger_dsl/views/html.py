@@ -36,7 +36,7 @@ from dagger_dsl.views.page import (
     text,
 )
 from dagger_dsl.views.picture import picture_of_run
-from dagger_dsl.views.plain import duration, note_of, outputs_of, told_first
+from dagger_dsl.views.plain import DIED, duration, note_of, outputs_of, told_first
 from dagger_dsl.views.surroundings import (
     answer,
     configuration,
@@ -192,7 +192,7 @@ class _Page:
         if report.abandoned:
             left = ", ".join(name(each) for each in report.abandoned[:20])
             cards.append(f"<p>Could not be stopped, and was left behind: {left}</p>")
-        if cards and report.status in _RESUMED:
+        if cards and (report.status in _RESUMED or report.orphaned):
             cards.append(resume(report))
         return "".join(cards)
 
@@ -384,14 +384,18 @@ def _header(view: _View) -> str:
         facts.append(("Started", moment(report.started_at)))
     if report.finished_at is not None:
         ended = "Paused" if report.status is RunStatus.PAUSED else "Ended"
+        if report.orphaned:
+            ended = "Last recorded"
         facts.append((ended, moment(report.finished_at)))
-    if report.status is RunStatus.RUNNING:
+    if report.status is RunStatus.RUNNING and not report.orphaned:
         facts.append(("As it was", moment(dt.datetime.now(tz=dt.UTC))))
     facts.append(("Duration", text(duration(report.duration))))
     if retried:
         facts.append(("Retried", f"{retried:,} {'node' if retried == 1 else 'nodes'}"))
     reason = ""
-    if report.reason:
+    if report.orphaned:
+        reason = f'<p class="reason">{text(DIED)}</p>'
+    elif report.reason:
         reason = f'<p class="reason">{text(report.reason, 1_000)}</p>'
     elif report.graph.description:
         reason = f'<p class="reason soft-text">{text(report.graph.description, 600)}</p>'
@@ -453,7 +457,7 @@ def _next(view: _View, *, told: bool) -> str:
     ]
     parts = [definitions(pairs, style="pairs")] if pairs else []
     parts += [answer(report, each.node_id) for each in waiting[:5]]
-    if report.status in _RESUMED and not told:
+    if (report.status in _RESUMED or report.orphaned) and not told:
         parts.append(resume(report))
     return "".join(parts)
 

@@ -17,7 +17,7 @@ import attrs
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.views.clean import first_line
 from dagger_dsl.views.dot import LINE, TOOLTIP, node_states
-from dagger_dsl.views.plain import duration
+from dagger_dsl.views.plain import duration, standing
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import NodeReport, RunReport
@@ -142,7 +142,7 @@ def picture_of_run(report: RunReport, nested: Mapping[str, Any] | None = None) -
         shapes,
         report.dag_name,
         walked=None if history is None else Counter(pairwise(history.names)),
-        subtitle=f"{report.status} in {duration(report.duration)}",
+        subtitle=standing(report),
         status=str(report.status),
         inner=inner,
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dagger_dsl.model.caching import CacheDecision
 
 __all__ = [
+    "DIED",
     "STYLES",
     "Output",
     "cache_to_plain",
@@ -52,6 +53,10 @@ STYLES: Final[Mapping[str, str]] = {
 
 #: A sink, its value, and why that cannot be read.
 Output: TypeAlias = "tuple[str, Any, DaggerError | None]"
+
+
+#: What there is to say of a run whose process died.
+DIED: Final = "the process that executed the run has died"
 
 
 def standing(report: RunReport) -> str:

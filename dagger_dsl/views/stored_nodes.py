@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dagger_dsl.model.graph import Graph
     from dagger_dsl.store.records import StoredCommand, StoredNode, StoredRun
 
-__all__ = ["StoredNodes", "calls_known"]
+__all__ = ["Opened", "StoredNodes"]
 
 
 class StoredNodes:
@@ -65,7 +65,7 @@ class StoredNodes:
             if key != DEFAULT_KEY:
                 self._calls.setdefault(node_id, {})[key] = node
         machine = graph.machine is not None
-        self._opened = {} if machine else calls_known(stored.commands)
+        self._opened = Opened(() if machine else stored.commands)
 
     # --- states -----------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class StoredNodes:
         """Return how many invocations of a mapped node are in each state, by its name."""
         calls = self._calls.get(node_id, {})
         found = Counter(str(self._state_of(row)) for row in calls.values())
-        left = self._opened.get(node_id, 0) - len(calls)
+        left = self._opened.calls(node_id) - len(calls)
         if left > 0:
             found[str(NodeState.PENDING)] += left
         return dict(found)
@@ -127,7 +127,7 @@ class StoredNodes:
         if mapped:
             calls = self._calls.get(node_id, {}).values()
             ended = sum(self._state_of(row) in _OVER for row in calls)
-            told.append(f"{ended} of {self._opened[node_id]} calls ended")
+            told.append(f"{ended} of {self._opened.calls(node_id)} calls ended")
         return ": ".join(told)
 
     def _report(self, row: StoredNode, state: NodeState, reason: str = "") -> NodeReport:
@@ -172,25 +172,36 @@ class StoredNodes:
 _OVER = (NodeState.COMPLETED, NodeState.FAILED, NodeState.SKIPPED, NodeState.CANCELLED)
 
 
-def calls_known(recorded: Iterable[StoredCommand]) -> dict[str, int]:
-    """Return how many calls the mapped nodes have that have begun, as far as that is known.
+class Opened:
+    """How many calls mapped nodes have, as far as their items are known.
 
-    Of a list of lists, those of the innermost ones that have begun.
-
-    Args:
-        recorded: Entries of the journal, in order.
+    Of a list of lists they are those of the innermost ones that have begun.
     """
-    ends: dict[str, dict[str, int]] = {}
-    for entry in recorded:
+
+    def __init__(self, recorded: Iterable[StoredCommand] = ()) -> None:
+        self._ends: dict[str, dict[str, int]] = {}
+        for entry in recorded:
+            self.take(entry)
+
+    def take(self, entry: StoredCommand) -> None:
+        """Take an entry of the journal; those that open nothing change nothing."""
+        if '"open"' not in entry.body:
+            return
         body = of_json(entry.body)
-        if isinstance(body, dict) and "open" in body:
-            ends.setdefault(str(body["open"]), {})[str(body["at"])] = int(body["to"])
-    return {node_id: _innermost(each) for node_id, each in ends.items()}
+        if isinstance(body, dict) and {"open", "at", "to"} <= body.keys():
+            self._ends.setdefault(str(body["open"]), {})[str(body["at"])] = int(body["to"])
 
+    def __contains__(self, node_id: str) -> bool:
+        return node_id in self._ends
 
-def _innermost(ends: Mapping[str, int]) -> int:
-    depth = max(map(_depth, ends))
-    return sum(end for at, end in ends.items() if _depth(at) == depth)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ends)
+
+    def calls(self, node_id: str) -> int:
+        """Return how many calls a node is known to have; 0 before it has begun."""
+        ends = self._ends.get(node_id, {})
+        depth = max(map(_depth, ends), default=0)
+        return sum(end for at, end in ends.items() if _depth(at) == depth)
 
 
 def _depth(at: str) -> int:

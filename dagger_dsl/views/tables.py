@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.views.clean import first_line, printable
-from dagger_dsl.views.plain import STYLES, duration, note_of, rows_of, told_first
+from dagger_dsl.views.plain import STYLES, duration, note_of, rows_of, standing, told_first
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
@@ -38,10 +38,11 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
             "limit is how many rows a table has at most, 0 or more, or None for all, not "
             f"{shown(limit)}"
         )
+    how, _, rest = standing(report).partition(" ")
     title = Text.assemble(
         f"{printable(report.dag_name)}: run {printable(report.run_id)} ",
-        (str(report.status), STYLES.get(report.status, "")),
-        f" in {duration(report.duration)}",
+        (how, STYLES.get(report.status, "")),
+        f" {rest}",
     )
     # As wide as its title, which would be wrapped to the width of the rows otherwise.
     table = Table(title=title, title_justify="left", min_width=title.cell_len)

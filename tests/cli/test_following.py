@@ -151,6 +151,46 @@ def test_a_log_that_has_ended_is_not_followed_for_ever(cli: Cli) -> None:
     assert cli("logs", "r", "--follow").out == cli("logs", "r").out
     objects = cli("logs", "r", "--follow", "--json").out.splitlines()
     assert [json.loads(each) for each in objects] == json.loads(cli("logs", "r", "--json").out)
+    assert json.loads(cli("logs", "r", "--json", "--node", "double").out)
+
+
+CONTROLS = """\
+from dagger_dsl import DAG, NodeOutput, action
+
+@action
+def say() -> int:
+    raise ValueError("a \\x9b\\x7f\\u202e b \\ud800 \\u2028 c")
+
+with DAG("controls") as dag:
+    say()
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--follow",)])
+def test_what_is_no_plain_text_is_valid_json_all_the_same(
+    cli: Cli, folder: Path, more: tuple[str, ...]
+) -> None:
+    (folder / "controls.py").write_text(CONTROLS)
+    assert cli("run", "controls.py", "--run-id", "r").code == 1
+    out = cli("logs", "r", "--json", *more).out
+    assert out.isascii()
+    assert "\x7f" not in out
+    found = [json.loads(each) for each in out.splitlines()] if more else json.loads(out)
+    assert any("ValueError: a " in each["text"] for each in found)
+
+
+def test_a_record_is_told_piece_by_piece(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "retrying.py").write_text(RETRYING)
+    cli("run", "retrying.py", "--run-id", "r")
+    whole = [json.loads(each) for each in cli("logs", "r", "--follow", "--json").out.splitlines()]
+    assert [each["kind"] for each in whole if each["node"] == "flaky"].count("retry") == 2
+    monkeypatch.setattr(following, "_PIECE", 2)
+    for more in ((), ("--follow",)):
+        out = cli("logs", "r", "--json", *more).out
+        told = [json.loads(each) for each in out.splitlines()] if more else json.loads(out)
+        assert sorted(map(str, told)) == sorted(map(str, whole))
 
 
 def test_an_entry_that_cannot_be_read_hides_no_other(cli: Cli, folder: Path) -> None:
@@ -333,12 +373,17 @@ def test_a_run_whose_process_died_is_not_watched_for_ever(
     assert "the process that executed the run has died; go on with it by:" in shown.out
     done = cli("watch", "r")
     assert done.code == 3
+    assert "executed by" not in done.out, "nothing of it is followed"
+    assert "run r left by a process that died, after " in done.out
     assert "the process that executed the run has died" in done.out
+    told = cli("logs", "r").out
+    assert "run r was left by a process that died\n" in told
+    assert "dagger-dsl resume r --actions MODULE_OR_FILE" in told
     assert "dagger-dsl resume r --actions MODULE_OR_FILE" in done.out
     assert "was left by a process that died" in cli("logs", "r", "--follow").out
     assert "which died" in cli("runs").out
     why = cli("explain", "r", "dying").out
-    assert why.startswith("'dying' is running\n")
+    assert why.startswith("'dying' had not ended when the process of the run died\n")
     assert "the process that executed the run has died" in why
     assert status_of(folder, "r") == "running", "nothing was changed"
 
@@ -355,7 +400,10 @@ def test_a_failed_attempt_of_a_run_that_goes_on_is_not_its_end(folder: Path) -> 
     assert done.code == 0
     assert "flaky: failed" not in done.out
     assert "[6/6]" in done.out
-    assert "attempt 2 of node 'flaky' failed (ValueError: not yet)" in done.err
+    assert (
+        "attempt 2 of node 'flaky' failed (ValueError: not yet), retrying in 1.5 s (attempt 3 of 3)"
+        in done.err
+    )
 
 
 @pytest.mark.slow

@@ -219,7 +219,10 @@ def test_the_way_back_is_shortened_in_the_middle() -> None:
     assert len(lines) == 25
     assert lines[0] == "'n2999' was skipped: it needs 'n2998', which was skipped"
     assert lines[12] == "... and 2976 more steps ..."
-    assert re.sub(r" in [\d.]+ [\u00b5m]?s", "", lines[-1]) == "'n0' failed after 1 attempt: ValueError: deep"
+    assert (
+        re.sub(r" in [\d.]+ [\u00b5m]?s", "", lines[-1])
+        == "'n0' failed after 1 attempt: ValueError: deep"
+    )
 
 
 def test_a_wide_join_lists_some_of_its_dependencies() -> None:
