@@ -26,6 +26,7 @@ from dagger_dsl.cli.common import (
 from dagger_dsl.cli.running import CODES
 from dagger_dsl.cli.screen import Progress, Screen
 from dagger_dsl.cli.steering import tell_questions, waits_for, waits_inside
+from dagger_dsl.engine.command_lines import declared_secrets, secrets_of
 from dagger_dsl.errors import NodeNotFound, RunNotFound
 from dagger_dsl.store.news import read_graph, read_news, read_requests
 from dagger_dsl.views.plain import STYLES
@@ -163,8 +164,10 @@ def logs(arguments: argparse.Namespace, screen: Screen) -> int:
         printer.close()
         if not screen.as_json:
             screen.say(_stand(run_id, news, left=follower.left))
-            for line in died(run_id, database) if follower.left else ():
-                screen.say(line)
+            if follower.left:
+                secrets = declared_secrets(read_graph(store.database, run_id)[0])
+                for line in died(run_id, database, secrets):
+                    screen.say(line)
     return OK
 
 
@@ -265,7 +268,7 @@ def watch(arguments: argparse.Namespace, screen: Screen) -> int:
         report = stored_report(load_run(store, run_id, database), database, store)
         screen.report(report)
         if report.orphaned:
-            for line in died(run_id, database):
+            for line in died(run_id, database, secrets_of(report)):
                 screen.say(line)
             return PAUSED
         if not screen.as_json and report.status != "completed":
@@ -276,7 +279,7 @@ def watch(arguments: argparse.Namespace, screen: Screen) -> int:
             for line in waits_inside(report, database) if waits else ():
                 screen.say(line)
             screen.say("resume it by:")
-            screen.say(f"  {resume_line(run_id, database, 'MODULE_OR_FILE')}")
+            screen.say(f"  {resume_line(run_id, database, 'MODULE_OR_FILE', secrets_of(report))}")
         return CODES.get(report.status, FAILED)
 
 

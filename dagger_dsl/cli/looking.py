@@ -8,10 +8,11 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.cli.common import OK, STORE, died, existing_store, load_run, many
+from dagger_dsl.cli.common import OK, STORE, died, existing_store, load_run, many, resume_line
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import input_names, load_source
 from dagger_dsl.cli.steering import waits_for, waits_for_plain, waits_inside, ways_on
+from dagger_dsl.engine.command_lines import secrets_of
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.views.plain import cache_to_plain, problem_to_plain
 
@@ -184,9 +185,14 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
                 screen.say(line)
             for line in waits_inside(report, arguments.db) if waits else ():
                 screen.say(line)
-            if report.status == "running" and not run.is_executed:
-                for line in died(arguments.run_id, arguments.db):
+            secrets = secrets_of(report)
+            if report.orphaned:
+                for line in died(arguments.run_id, arguments.db, secrets):
                     screen.say(line)
+            elif report.status == "paused":
+                screen.say("go on with it by:")
+                line = resume_line(arguments.run_id, arguments.db, "MODULE_OR_FILE", secrets)
+                screen.say(f"  {line}")
         return OK if whole else STORE
 
 

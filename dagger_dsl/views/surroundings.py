@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import platform
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl.engine.command_lines import answer_line
 from dagger_dsl.engine.failure import resume_line
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.context import DEFAULT_KEY
@@ -46,8 +46,7 @@ def answer(report: RunReport, node_id: str) -> str:
     asks = node.state is NodeState.WAITING and report.graph.nodes[node_id].subgraph is None
     if url is None or is_memory_url(url) or not asks or node.key != DEFAULT_KEY:
         return ""
-    words = ("dagger-dsl", "answer", report.run_id, node_id, "VALUE")
-    line = shlex.join([*words, "--db", shown_url(url)])
+    line = answer_line(url, report.run_id, node_id)
     return f"<p>This answers it:</p>{block(line, label='Command')}"
 
 
