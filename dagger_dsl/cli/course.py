@@ -76,8 +76,9 @@ class Course:
         # Slots are numbered as nodes are declared; later ones belong to invocations or to nodes
         # that were added, and which, the record does not say.
         self._machine = graph.machine is not None
-        self._first = [] if self._machine else list(graph.nodes)
+        self._first = list(graph.nodes)
         self._over: set[str] = set()
+        self._ends: dict[str, int] = {}  # of a machine: where the last cycle of a state stands
         self._begun: dict[str, float] = {}
         self._opened = Opened()
         self._maps: dict[str, _Far] = {}
@@ -125,7 +126,7 @@ class Course:
                 self._again.clear()
 
     def _start(self, node_id: str, seq: int, now: float) -> None:
-        if node_id in self._over:
+        if node_id in self._over or self._ends.get(node_id, 0) > seq:
             return
         again = self._again.get((node_id, DEFAULT_KEY))
         if again is not None and again.seq > seq:  # that start is the one that failed
@@ -166,11 +167,12 @@ class Course:
         if failed:
             self._failures.append(Doing(call_name(each.node_id, each.key), None, text))
         self._new.append(EndedNode(each.node_id, each.state, each.duration, text))
+        self._begun.pop(each.node_id, None)
         if self._machine:
             self._cycles += 1
+            self._ends[each.node_id] = each.seq
             return
         self._over.add(each.node_id)
-        self._begun.pop(each.node_id, None)
         self._maps.pop(each.node_id, None)
 
     # --- how it stands ----------------------------------------------------------------------------

@@ -181,6 +181,8 @@ class RunReport:
     #: Without a report for each of many invocations.
     _counts: Callable[[str], dict[str, int]] | None = attrs.field(default=None, repr=False)
     orphaned: bool = attrs.field(default=False, repr=False)
+    #: What a run failed with that no node failed with, where only the record knows of it.
+    _error: ErrorInfo | None = attrs.field(default=None, repr=False)
 
     @property
     def context(self) -> Context:
@@ -195,6 +197,8 @@ class RunReport:
     @property
     def error(self) -> ErrorInfo | None:
         """The first unhandled failure, of a node or of the run itself, or None."""
+        if self._error is not None:
+            return self._error
         exception = self.exception
         if exception is not None and not hasattr(exception, "node_id"):
             return error_info(exception)

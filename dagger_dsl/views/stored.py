@@ -10,6 +10,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.attempts import AttemptReport, moment, recorded_attempts
+from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.engine.story import graph_now
 from dagger_dsl.errors import ExecutionError, NotExecuted
@@ -60,6 +61,8 @@ def stored_report(
 
     error = stored.error or {}
     failed = any(known.state == NodeState.FAILED for known in latest.values())
+    # Of a run that failed for no node, such as one that passed a limit.
+    whole = None if failed or "message" not in error else str(error["message"])
     finished, took = _span(stored, orphaned=orphaned)
     return RunReport(
         run_id=stored.run_id,
@@ -72,8 +75,8 @@ def stored_report(
         duration=took,
         reason=str(error.get("reason", "")),
         database_url=database_url,
-        # Of a run that failed for no node, such as one that passed a limit.
-        exception=None if failed or "message" not in error else ExecutionError(error["message"]),
+        exception=None if whole is None else ExecutionError(whole),
+        error=None if whole is None else ErrorInfo(str(error.get("type", "")), whole, ""),
         states=nodes.states,
         state=nodes.state,
         invocations=nodes.invocations,

@@ -211,11 +211,9 @@ def _depth(at: str) -> int:
 def _begun(stored: StoredRun, latest: Mapping[str, Any]) -> Iterator[str]:
     """Yield the nodes that were started in a run that goes on, and have not ended since.
 
-    Of those that commands added, and of the states of a machine, the record does not say it.
+    Of those that commands added the record does not say it.
     """
     graph = stored.graph
-    if graph.machine is not None:
-        return
     started: dict[int, int] = {}
     for seq, slots in stored.releases:
         started |= dict.fromkeys(slots, seq)

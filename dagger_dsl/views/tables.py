@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dagger_dsl.errors import ConfigurationError, shown
+from dagger_dsl.model.states import RunStatus
 from dagger_dsl.views.clean import first_line, printable
 from dagger_dsl.views.plain import STYLES, duration, note_of, rows_of, standing, told_first
 
@@ -21,6 +22,13 @@ __all__ = ["problems_table", "report_table", "runs_table"]
 
 #: Characters of an id that is not folded.
 _WHOLE: Final = 40
+
+
+def _why(report: RunReport) -> str:
+    """Return why a run stands as it does, where none of its nodes says it."""
+    if report.status is RunStatus.COMPLETED or report.failed_nodes:
+        return ""
+    return report.reason or str(report.error or "")
 
 
 def report_table(report: RunReport, limit: int | None = None) -> Table:
@@ -46,6 +54,9 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
     )
     # As wide as its title, which would be wrapped to the width of the rows otherwise.
     table = Table(title=title, title_justify="left", min_width=title.cell_len)
+    why = _why(report)
+    if why:
+        table.caption, table.caption_justify = Text(first_line(why, 300)), "left"
     table.add_column("node", overflow="fold")
     table.add_column("state", no_wrap=True)
     table.add_column("attempts", justify="right")

@@ -11,6 +11,7 @@ import pytest
 from dagger_dsl.cli.course import Course, retries
 from dagger_dsl.engine.attempts import Another
 from dagger_dsl.model.graph import Edge, Graph, Node
+from dagger_dsl.model.machine import Machine
 from dagger_dsl.store.news import Ended, News
 from dagger_dsl.store.records import StoredCommand
 
@@ -118,6 +119,24 @@ def test_of_very_many_failures_only_so_many_are_listed(course: Course) -> None:
     assert pulse.failed == 100_000
     assert len(pulse.failures) <= 1000
     assert len(pulse.waiting) == 1000
+
+
+def test_of_a_machine_the_state_that_it_is_in_is_running() -> None:
+    machine = Graph("m", [Node("ping", "x"), Node("pong", "x")], machine=Machine("ping"))
+    course = Course("r", machine, news())
+    course.take_in(
+        news(
+            ended(2, "ping", "completed", "0"),
+            ended(3, "pong", "completed", "1"),
+            released=((1, (0,)), (2, (1,)), (3, (0,))),
+        )
+    )
+    pulse = course.take(50)
+    assert [each.name for each in pulse.running] == ["ping"]
+    assert [each.name for each in pulse.ended] == ["ping", "pong"]
+    assert (pulse.done, pulse.total, pulse.fraction) == (2, None, None)
+    course.take_in(news(ended(4, "ping", "completed", "2"), released=((4, (1,)),)))
+    assert [each.name for each in course.take().running] == ["pong"]
 
 
 def test_a_run_that_stands_still_waits_for_no_attempt(course: Course) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dagger_dsl import DAG, NodeCtx, NodeState, Registry, RetryPolicy, action
+from dagger_dsl import DAG, FSM, FSMReturn, NodeCtx, NodeState, Registry, RetryPolicy, action
 from dagger_dsl.engine.bindings import bound_inputs
 from dagger_dsl.engine.remote import RunControl
 from dagger_dsl.engine.report import RunReport
@@ -175,6 +175,42 @@ def test_a_run_that_goes_on_is_not_told_by_its_failed_attempts(tmp_path: Path, r
     assert cancelled.attempts == 1, "the attempt before the end is not forgotten"
     assert cancelled.duration is not None
     assert len(over.attempts("shaky")) == 1
+
+
+@pytest.mark.parametrize("runner", ["sequential", "threads", "asyncio"])
+def test_of_a_machine_the_state_that_it_is_in_is_running(tmp_path: Path, runner: str) -> None:
+    url = f"sqlite:{tmp_path / 'state.db'}"
+    inside, go_on = threading.Event(), threading.Event()
+    machine = FSM("m", max_cycles=4, registry=Registry())
+
+    @machine.state(initial=True)
+    def ping(n: int = 0) -> FSMReturn:
+        if n == 1:
+            inside.set()
+            assert go_on.wait(60)
+        return FSMReturn("pong", {"n": n})
+
+    @machine.state
+    def pong(n: int) -> FSMReturn:
+        return FSMReturn("ping", {"n": n + 1})
+
+    handle = machine.start(database_url=url, run_id="r", runner=runner)
+    try:
+        assert inside.wait(60)
+        report = read(url)
+    finally:
+        go_on.set()
+        handle.wait()
+    assert report.states() == {"ping": NodeState.RUNNING, "pong": NodeState.COMPLETED}
+    assert report.history is not None
+    assert report.history.current == "ping"
+    over, live = read(url), handle.report
+    assert over.states() == live.states()
+    for each in (over, live):
+        assert each.status is RunStatus.FAILED
+        assert each.error is not None
+        assert each.error.type == "dagger_dsl.errors.MaxCyclesExceeded"
+        assert "has not ended after max_cycles=4 cycles" in str(each.to_table().caption)
 
 
 def test_what_has_its_answer_waits_for_nobody(tmp_path: Path) -> None:
