@@ -483,7 +483,14 @@ def test_watching_ends_when_nobody_reads_and_the_run_does_not(folder: Path) -> N
 @pytest.mark.slow
 def test_a_reader_that_has_gone_ends_the_log_quietly(cli: Cli, folder: Path) -> None:
     cli("run", "pipeline.py:good", "--run-id", "r")
-    for command in (["logs", "r"], ["watch", "r"], ["explain", "r", "one"], ["completion", "bash"]):
+    for command in (
+        ["logs", "r"],
+        ["watch", "r"],
+        ["show", "r"],
+        ["runs"],
+        ["explain", "r", "one"],
+        ["completion", "bash"],
+    ):
         process = spawn(folder, *command)
         assert process.stdout is not None
         process.stdout.close()

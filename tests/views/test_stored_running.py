@@ -272,3 +272,23 @@ def test_outputs_are_bound_by_their_names(tmp_path: Path) -> None:
         "high": ("bounds.high", 9),
         "scale": ("inputs.scale", 2),
     }
+
+
+@pytest.mark.parametrize("runner", ["sequential", "threads", "asyncio"])
+def test_the_record_has_the_times_that_the_run_itself_reports(tmp_path: Path, runner: str) -> None:
+    url = f"sqlite:{tmp_path / 'state.db'}"
+    with Registry():
+
+        @action
+        def one() -> int:
+            return 1
+
+        with DAG("one") as dag:
+            one()
+        live = dag.start(database_url=url, run_id="r", runner=runner)
+        live.wait()
+    report, shown = read(url), live.report
+    assert report.started_at == shown.started_at
+    assert report.finished_at == shown.finished_at
+    assert report.duration == pytest.approx(shown.duration, abs=2e-6)
+    assert standing(report).startswith("completed in ")
