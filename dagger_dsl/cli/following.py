@@ -6,6 +6,7 @@ Both only read. They look often while much happens and seldom while nothing does
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import textwrap
@@ -146,6 +147,7 @@ def logs(arguments: argparse.Namespace, screen: Screen) -> int:
     """Print the record of a run, one line an entry."""
     from dagger_dsl.views.journal import entries
 
+    gc.enable()  # `main` turned it off for the time of loading; a long record makes much garbage
     run_id, database, node_id = arguments.run_id, arguments.db, arguments.node
     with existing_store(database, read_only=True) as store:
         follower = _Follower(store, run_id, database)
@@ -251,6 +253,7 @@ def watch(arguments: argparse.Namespace, screen: Screen) -> int:
     """Follow a run that another process executes, and end with its exit code."""
     from dagger_dsl.views.stored import stored_report
 
+    gc.enable()
     run_id, database = arguments.run_id, arguments.db
     with existing_store(database, read_only=True) as store:
         follower = _Follower(store, run_id, database)
