@@ -68,7 +68,7 @@ def dot(arguments: argparse.Namespace, screen: Screen) -> int:
         screen.problems(source.problems)
         text = source.graph.to_dot()
     else:
-        text = _stored(arguments.db, arguments.file).to_dot()
+        text = _stored_dot(arguments.db, arguments.file)
     if arguments.output is None:
         sys.stdout.write(text)
         return OK
@@ -85,11 +85,11 @@ def _is_file(text: str) -> bool:
     return os.path.exists(text) or text.endswith((".yaml", ".yml", ".py")) or ".py:" in text
 
 
-def _stored(url: str, run_id: str) -> RunReport:
+def _stored_dot(url: str, run_id: str) -> str:
     from dagger_dsl.views.stored import stored_report
 
     with existing_store(url, read_only=True) as store:
-        return stored_report(load_run(store, run_id, url), url)
+        return stored_report(load_run(store, run_id, url), url, store).to_dot()
 
 
 def runs(arguments: argparse.Namespace, screen: Screen) -> int:

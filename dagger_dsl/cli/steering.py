@@ -15,6 +15,7 @@ from dagger_dsl.cli.common import OK, command_line, died, existing_store, no_run
 from dagger_dsl.cli.parser import DEFAULT_DB
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import read_value
+from dagger_dsl.engine.attempts import NEXT
 from dagger_dsl.engine.command_lines import answer_line, declared_secrets, secrets_of
 from dagger_dsl.errors import InputValidationError, RunNotFound
 from dagger_dsl.model.states import NodeState, RunStatus
@@ -167,7 +168,8 @@ def ways_on(report: RunReport, node_id: str, run: RunControl, database: str) -> 
     if report.status is RunStatus.RUNNING:
         if run.is_executed:
             yield from _open_lines(report, run, database)
-            again = " and may try it again" if state is NodeState.FAILED else ""
+            tried = report.node_reports[node_id].reason.startswith(NEXT)
+            again = " and tries it again" if state is NodeState.WAITING and tried else ""
             yield f"the run goes on{again}; watch it by:"
             yield f"  {command_line(database, 'watch', run_id)}"
             return

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KEPT",
+    "NEXT",
     "Another",
     "AttemptReport",
     "attempt_of",
@@ -35,6 +36,9 @@ __all__ = [
 
 #: How many attempts of an invocation a run keeps in memory, beside the last one.
 KEPT: Final = 100
+
+#: How the reason of a node begins that waits for its next attempt.
+NEXT: Final = "waits for attempt "
 
 
 @attrs.frozen
@@ -104,7 +108,8 @@ def waits_for_attempt(number: int, allowed: int | None, error: object) -> str:
         error: What the last one failed with; None where that is not known.
     """
     line = "" if error is None else visible(str(error), 300).strip().split("\n", 1)[0]
-    return f"waits for {attempt_of(number, allowed)}{': ' if line else ''}{line}"
+    which = attempt_of(number, allowed).removeprefix("attempt ")
+    return f"{NEXT}{which}{': ' if line else ''}{line}"
 
 
 def last_attempt(report: NodeReport) -> AttemptReport | None:

@@ -36,7 +36,7 @@ from dagger_dsl.views.page import (
     text,
 )
 from dagger_dsl.views.picture import picture_of_run
-from dagger_dsl.views.plain import DIED, duration, note_of, outputs_of, told_first
+from dagger_dsl.views.plain import DIED, duration, note_of, outputs_of, status_of, told_first
 from dagger_dsl.views.surroundings import (
     answer,
     configuration,
@@ -157,7 +157,7 @@ class _Page:
             self.part("configuration", "Configuration", configuration(report)),
             self.part("environment", "Environment", environment(report)),
         ]
-        title = f"{report.dag_name}: run {report.run_id} {_words(report.status)}"
+        title = f"{report.dag_name}: run {report.run_id} {status_of(report)}"
         return page(title, _header(view), "".join(parts), self.contents)
 
     def part(self, anchor: str, title: str, body: str) -> str:
@@ -401,7 +401,7 @@ def _header(view: _View) -> str:
         reason = f'<p class="reason soft-text">{text(report.graph.description, 600)}</p>'
     return (
         f"<h1>{name(report.dag_name, 200)}</h1>\n"
-        f'<p class="under">{state(str(report.status))}<span class="soft-text">run '
+        f'<p class="under">{state(status_of(report))}<span class="soft-text">run '
         f"{code(report.run_id)}</span></p>{reason}{definitions(facts)}"
     )
 
@@ -657,7 +657,3 @@ def _folded_table(
         rest = table(heads, rows[opened:], f"{caption}, continued")
         found += fold(f"{len(rows) - opened:,} more", rest)
     return found + (f'<p class="soft-text">{text(note)}.</p>' if note else "")
-
-
-def _words(status: str) -> str:
-    return str(status).replace("_", " ")

@@ -143,7 +143,7 @@ def picture_of_run(report: RunReport, nested: Mapping[str, Any] | None = None) -
         report.dag_name,
         walked=None if history is None else Counter(pairwise(history.names)),
         subtitle=standing(report),
-        status=str(report.status),
+        status="" if report.orphaned else str(report.status),
         inner=inner,
     )
 

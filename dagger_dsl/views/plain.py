@@ -34,6 +34,7 @@ __all__ = [
     "rows_of",
     "shown",
     "standing",
+    "status_of",
     "told_first",
 ]
 
@@ -57,6 +58,11 @@ Output: TypeAlias = "tuple[str, Any, DaggerError | None]"
 
 #: What there is to say of a run whose process died.
 DIED: Final = "the process that executed the run has died"
+
+
+def status_of(report: RunReport) -> str:
+    """Return how a run stands in one or two words."""
+    return "process died" if report.orphaned else str(report.status).replace("_", " ")
 
 
 def standing(report: RunReport) -> str:

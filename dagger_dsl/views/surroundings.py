@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl.engine.attempts import NEXT
 from dagger_dsl.engine.command_lines import answer_line
 from dagger_dsl.engine.failure import resume_line
 from dagger_dsl.model.config import DagConfig
@@ -42,8 +43,9 @@ def resume(report: RunReport) -> str:
 def answer(report: RunReport, node_id: str) -> str:
     """Return how a node gets the answer that it waits for; nothing where it has asked nobody."""
     node, url = report.node_reports[node_id], report.database_url
-    # What runs a workflow waits for that.
+    # What runs a workflow waits for that; what failed, for its next attempt.
     asks = node.state is NodeState.WAITING and report.graph.nodes[node_id].subgraph is None
+    asks = asks and not node.reason.startswith(NEXT)
     if url is None or is_memory_url(url) or not asks or node.key != DEFAULT_KEY:
         return ""
     line = answer_line(url, report.run_id, node_id)

@@ -165,6 +165,9 @@ def test_a_run_that_goes_on_is_not_told_by_its_failed_attempts(tmp_path: Path, r
     died = "'work' had not ended when the process of the run died: 2 of 4 calls ended"
     assert left.explain("work").split("\n")[0] == died
     assert standing(left).startswith("left by a process that died, after ")
+    for each in (report, left):
+        assert "This answers it" not in each.to_html()
+    assert ">process died<" in left.to_html()
     page = left.to_html()
     assert "the process that executed the run has died" in page
     assert "dagger-dsl resume r" in page
