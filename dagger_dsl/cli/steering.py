@@ -20,7 +20,6 @@ from dagger_dsl.engine.command_lines import answer_line, declared_secrets, secre
 from dagger_dsl.errors import InputValidationError, RunNotFound
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import MISSING, to_shown
-from dagger_dsl.store.news import read_graph
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import OpenQuestion, Steered
@@ -103,6 +102,7 @@ def _steer(
         what: What is so afterwards.
     """
     from dagger_dsl.engine.remote import RunControl
+    from dagger_dsl.store.news import read_graph
 
     run_id = arguments.run_id
     with existing_store(arguments.db) as store:

@@ -458,7 +458,7 @@ def test_a_failed_attempt_of_a_run_that_goes_on_is_not_its_end(folder: Path) -> 
     assert "flaky: failed" not in done.out
     assert "[6/6]" in done.out
     assert (
-        "attempt 2 of node 'flaky' failed (ValueError: not yet), retrying in 1.5 s (attempt 3 of 3)"
+        "attempt 2 of node 'flaky' failed (ValueError: not yet), retrying in 3.0 s (attempt 3 of 3)"
         in done.err
     )
 
