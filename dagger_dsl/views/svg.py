@@ -53,7 +53,7 @@ STATES: Final = (
 _LIGHT: Final = """
 --bg:#ffffff;--ink:#1c2430;--soft:#5b6675;--line:#8a94a3;--faint:#c9d0d9;--box:#ffffff;--edge:#aab3c0;
 --completed:#1a7f4b;--completed-box:#ebf7f0;--failed:#c62f3b;--failed-box:#fdecee;
---running:#a66a00;--running-box:#fff6e0;--waiting:#1f6fb5;--waiting-box:#e9f3fc;
+--running:#9a6200;--running-box:#fff6e0;--waiting:#1f6fb5;--waiting-box:#e9f3fc;
 --paused:#1f6fb5;--paused-box:#e9f3fc;--skipped:#77818e;--skipped-box:#f1f3f5;
 --cancelled:#8a4ba0;--cancelled-box:#f6edf9;--timed_out:#c62f3b;--timed_out-box:#fdecee;
 --pending:#aab3c0;--pending-box:#ffffff"""
@@ -97,8 +97,13 @@ STYLE: Final = (
     + "".join(
         f".dagger-pic .s-{name} .frame{{fill:var(--{name}-box);stroke:var(--{name})}}"
         f".dagger-pic .s-{name} .stripe,.dagger-pic .f-{name}{{fill:var(--{name})}}"
+        for name in STATES
+    )
+    # As text, the colours of the two that are quiet would be too faint.
+    + "".join(
         f".dagger-pic .t-{name}{{fill:var(--{name})}}"
         for name in STATES
+        if name not in ("skipped", "pending")
     )
 )
 
