@@ -22,8 +22,10 @@ from dagger_dsl.views.picture import Arrow, Picture, Shape
 
 __all__ = ["STYLE", "Drawn", "drawn", "picture_to_html", "picture_to_svg", "width_of"]
 
-#: Widest text of a box, in pixels; the whole of it is in the tooltip.
+#: Widest text of a box, in pixels; the whole of it is in the tooltip. A second line that says two
+#: things, such as an error and how often it was tried, has more.
 WIDEST: Final = 210.0
+BROADEST: Final = 240.0
 
 #: Sizes of the two lines of a box, and of labels on arrows.
 LARGE: Final = 13.0
@@ -223,9 +225,12 @@ class _Face:
     def __init__(self, shape: Shape, opens: bool) -> None:
         self.shape = shape
         self.label = _cut(shape.label, BOLD, WIDEST)
-        marks = " · ".join(shape.marks)
-        second = " · ".join(each for each in (shape.detail, marks) if each)
-        self.second = _cut(second, SMALL, WIDEST)
+        marks, detail = " · ".join(shape.marks), shape.detail
+        if marks:  # they are short, and no long error pushes them out
+            room = BROADEST - width_of(f" · {marks}", SMALL)
+            detail = _cut(detail, SMALL, max(room, WIDEST / 2))
+        second = " · ".join(each for each in (detail, marks) if each)
+        self.second = _cut(second, SMALL, BROADEST if marks else WIDEST)
         self.opens = opens
         if shape.kind == "start":
             self.width = self.height = 14.0
@@ -247,7 +252,7 @@ class _Face:
         left, top = x - self.width / 2, y - self.height / 2
         state = f" s-{shape.status}" if shape.status in STATES else ""
         parts = [f'<g class="box k-{shape.kind}{state}" data-id={quoteattr(printable(shape.id))}>']
-        tooltip = "\n".join(printable(line) for line in shape.tooltip)
+        tooltip = "\n".join(printable(line) for line in (*shape.tooltip, *shape.values()))
         if tooltip:
             parts.append(f"<title>{escape(tooltip)}</title>")
         parts.append(self._frame(left, top))

@@ -169,7 +169,7 @@ def test_details_are_opened_and_closed_by_the_keyboard(
 def test_what_tooltips_tell_of_a_run_can_be_read_without_a_pointer(
     kind: str, browser: Any, pages: dict[str, Path]
 ) -> None:
-    """A keyboard reaches no tooltip, so states and errors stand in the page as well."""
+    """A keyboard reaches no tooltip, so states, errors and results stand in the page, too."""
     with shown(browser, pages[kind]) as page:
         page.evaluate(_OPEN)
         told = page.evaluate(
@@ -181,8 +181,15 @@ def test_what_tooltips_tell_of_a_run_can_be_read_without_a_pointer(
             "'[aria-labelledby=nodes] tbody tr:has(> th)')].map("
             "row => [row.cells[0].textContent, row.innerText]))"
         )
+        everything = page.locator("main").inner_text()
         assert told
         for node_id, tooltip in told:
-            lines, row = tooltip.splitlines(), " ".join(rows[node_id].split())
+            lines = tooltip.splitlines()
             at = next(number for number, line in enumerate(lines) if line in set(NodeState))
-            assert all(" ".join(line.split()) in row for line in lines[at:])
+            row = " ".join(rows[node_id].split())
+            assert lines[at] in row
+            if lines[at] in ("failed", "skipped", "cancelled", "waiting"):
+                assert " ".join(lines[at + 1].split()) in row
+            for line in lines[at:]:
+                if line.startswith("result: "):
+                    assert line.removeprefix("result: ") in everything
