@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +23,16 @@ __all__ = ["problems_table", "report_table", "runs_table"]
 
 #: Characters of an id that is not folded.
 _WHOLE: Final = 40
+
+#: For each style of a state a colour that can be told from white and from black.
+_SIGNS: Final[Mapping[str, str]] = {
+    "green": "#1f9254",
+    "bold red": "#d9434d",
+    "dim": "#7c8794",
+    "magenta": "#a85dc0",
+    "yellow": "#b07d10",
+    "cyan": "#2f86cf",
+}
 
 
 def report_table(report: RunReport, limit: int | None = None) -> Table:
@@ -41,7 +52,7 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
         )
     title = Text.assemble(
         f"{printable(report.dag_name)}: run {printable(report.run_id)} ",
-        (str(report.status), STYLES.get(report.status, "")),
+        _state(report.status),
         f" in {duration(report.duration)}",
     )
     # As wide as its title, which would be wrapped to the width of the rows otherwise.
@@ -81,7 +92,18 @@ def _shown(states: Mapping[str, NodeState], limit: int | None) -> Sequence[str]:
 
 
 def _state(state: str) -> Text:
-    return Text(str(state), style=STYLES.get(state, ""))
+    return _coloured(str(state), STYLES.get(state, ""))
+
+
+def _coloured(words: str, style: str) -> Text:
+    """Return words in a colour; in a notebook, behind a sign of that colour.
+
+    A terminal chooses its red to fit its background. A notebook is sent one red for light pages and
+    for dark ones, and no colour of letters has enough contrast with both.
+    """
+    if style and get_console().is_jupyter:
+        return Text.assemble(("● ", _SIGNS[style]), words)
+    return Text(words, style)
 
 
 def runs_table(runs: Iterable[Mapping[str, Any]]) -> Table:
@@ -121,7 +143,7 @@ def problems_table(problems: Iterable[Problem]) -> Table:
         style = "bold red" if problem.severity == "error" else "yellow"
         table.add_row(
             Text(printable(problem.place)),
-            Text(problem.severity, style=style),
+            _coloured(problem.severity, style),
             Text(printable(problem.message, lines=True)),
         )
     return table

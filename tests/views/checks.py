@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["faint_texts", "overlaps", "text_boxes", "violations"]
+__all__ = ["contrast", "faint_texts", "overlaps", "text_boxes", "violations"]
 
 #: WCAG 2.1, levels A and AA, and what axe's authors hold to be good.
 _RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice")
@@ -72,26 +72,27 @@ def overlaps(boxes: list[list[Any]]) -> list[tuple[str, str]]:
 
 def faint_texts(page: Any) -> list[tuple[str, float]]:
     """Return the texts in pictures whose contrast is below 4.5, of which axe says nothing."""
-    found = [
-        (told, _contrast(_parts(ink), _parts(paper)))
-        for told, ink, paper in page.evaluate(_COLOURS)
-    ]
+    found = [(told, contrast(ink, paper)) for told, ink, paper in page.evaluate(_COLOURS)]
     return [(told, round(much, 2)) for told, much in found if much < 4.5]
 
 
-def _parts(colour: str) -> list[float]:
-    """Return a colour as the browser writes it, ``rgb(1, 2, 3)``, in parts of one."""
-    assert colour.startswith("rgb("), colour
-    return [int(part) / 255 for part in colour[4:-1].split(",")]
+def contrast(first: str, second: str) -> float:
+    """Return the contrast of two colours as WCAG counts it, from 1 to 21.
+
+    Args:
+        first, second: Colours as CSS writes them, ``#0a0b0c`` or ``rgb(10, 11, 12)``.
+    """
+    high, low = sorted((_luminance(first), _luminance(second)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
 
 
-def _luminance(parts: list[float]) -> float:
+def _luminance(colour: str) -> float:
+    if colour.startswith("#"):
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    else:
+        assert colour.startswith("rgb("), colour
+        parts = [int(part) / 255 for part in colour[4:-1].split(",")]
     red, green, blue = (
         each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts
     )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def _contrast(first: list[float], second: list[float]) -> float:
-    high, low = sorted((_luminance(first), _luminance(second)), reverse=True)
-    return (high + 0.05) / (low + 0.05)

@@ -90,7 +90,7 @@ def test_axe_finds_nothing_on_the_page_of_a_run(
 def test_axe_finds_nothing_in_pictures_as_notebooks_show_them(
     kind: str, dark: bool, browser: Any, pages: dict[str, Path]
 ) -> None:
-    for shape in ("text/html", "image/svg+xml"):
+    for shape in ("text/html",) if dark else ("text/html", "image/svg+xml"):
         with shown(browser, pages[f"{kind}, as {shape}"], dark=dark) as page:
             page.evaluate(_OPEN)
             assert violations(page) == []
