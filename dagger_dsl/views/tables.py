@@ -12,6 +12,7 @@ from rich.text import Text
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.views.clean import first_line, printable
+from dagger_dsl.views.colours import ON_PAGES
 from dagger_dsl.views.plain import STYLES, duration, note_of, rows_of
 
 if TYPE_CHECKING:
@@ -23,16 +24,6 @@ __all__ = ["problems_table", "report_table", "runs_table"]
 
 #: Characters of an id that is not folded.
 _WHOLE: Final = 40
-
-#: For each style of a state a colour that can be told from white and from black.
-_SIGNS: Final[Mapping[str, str]] = {
-    "green": "#1f9254",
-    "bold red": "#d9434d",
-    "dim": "#7c8794",
-    "magenta": "#a85dc0",
-    "yellow": "#b07d10",
-    "cyan": "#2f86cf",
-}
 
 
 def report_table(report: RunReport, limit: int | None = None) -> Table:
@@ -102,7 +93,7 @@ def _coloured(words: str, style: str) -> Text:
     for dark ones, and no colour of letters has enough contrast with both.
     """
     if style and get_console().is_jupyter:
-        return Text.assemble(("● ", _SIGNS[style]), words)
+        return Text.assemble(("● ", ON_PAGES[style.removeprefix("bold ")]), words)
     return Text(words, style)
 
 
