@@ -34,6 +34,9 @@ SMALL: Final = 11.0
 #: Bold letters are as wide as plain ones of this size.
 BOLD: Final = LARGE * 1.08
 
+#: Pixels: a picture that is wider is scrolled where there is less room than half of it.
+ENDLESS: Final = 2_000.0
+
 PAD: Final = 12.0
 STRIPE: Final = 4.0
 MARGIN: Final = 16.0
@@ -185,10 +188,13 @@ class _Drawing:
         left, top = MARGIN + (room - drawing.width) / 2, MARGIN + HEAD
         about = f"{picture.title}: {picture.subtitle}" if picture.subtitle else picture.title
         size = f'width="{_n(width)}" height="{_n(height)}"'
+        # Pages make it as narrow as they are, but not so small that nothing can be read.
+        least = f";min-width:{width / 2:.0f}px" if width > ENDLESS else ""
         opening = (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="dagger-pic" role="img" '
             f"aria-label={quoteattr(printable(about))} "
-            f'viewBox="0 0 {_n(width)} {_n(height)}" {size} style="max-width:100%;height:auto">'
+            f'viewBox="0 0 {_n(width)} {_n(height)}" {size} '
+            f'style="max-width:100%;height:auto{least}">'
         )
         parts = [opening]
         if style:
