@@ -46,34 +46,6 @@ _EXTRAS: Final = {
     "otel": "opentelemetry",
 }
 
-#: File systems on which processes of two hosts do not see each other's locks or shared memory
-#: (sqlite.org/wal.html: "WAL does not work over a network filesystem").
-_NETWORK: Final = (
-    "9p",
-    "afs",
-    "beegfs",
-    "ceph",
-    "cifs",
-    "fuse.glusterfs",
-    "fuse.s3fs",
-    "fuse.sshfs",
-    "gfs2",
-    "glusterfs",
-    "lustre",
-    "ncpfs",
-    "nfs",
-    "nfs4",
-    "smb3",
-    "smbfs",
-    "vboxsf",
-)
-
-#: Bytes below which a disk is as good as full.
-_LOW: Final = 100 * 1024 * 1024
-
-#: Where Linux says what is mounted.
-_MOUNTS: Final = "/proc/self/mounts"
-
 
 def examine(url: str, *, artifacts: bool = False) -> tuple[dict[str, Any], list[str]]:
     """Return facts by name and troubles.
@@ -123,14 +95,19 @@ def _sqlite() -> str:
 
 def _database(url: str, troubles: list[str], artifacts: bool) -> dict[str, Any]:
     """Return facts about a database; what is wrong with it goes to the troubles."""
+    from dagger_dsl.store.health import damage_in, disk_of, journal_of, last_use_of
     from dagger_dsl.store.storage import Store
+    from dagger_dsl.store.urls import shown_url
 
-    facts: dict[str, Any] = {"database": url}
+    facts: dict[str, Any] = {"database": shown_url(url)}
     try:
         store = Store(url)
         path = store.database.path
-        if path is not None:
-            facts |= _disk(path, troubles)
+        disk = None if path is None else disk_of(path)
+        if disk is not None:
+            kind = disk.file_system or "unknown file system"
+            facts["disk"] = f"{kind}, {disk.free / 1e9:,.1f} GB free"
+            troubles += disk.troubles
         if path is not None and not os.path.exists(path):
             facts["database"] = f"{path}, not there yet"
             folder = os.path.dirname(path)
@@ -142,79 +119,22 @@ def _database(url: str, troubles: list[str], artifacts: bool) -> dict[str, Any]:
         refuse_empty(path)
         with store:
             stats = store.stats()
-            damage = _check(store) if path is not None else None
+            damage = damage_in(store.database) if path is not None else None
             read = f", {_read_artifacts(store, troubles)} artifacts read" if artifacts else ""
             runs = stats.rows.get("flow_runs", 0)
             where = store.database.where
             facts["database"] = f"{where}, {stats.total_bytes:,} bytes, {runs} runs{read}"
             if damage is not None:
-                troubles.append(damage)
+                troubles.append(str(damage))
                 return facts
             if path is not None:
-                facts["journal"] = _journal(store)
-                facts["last use"] = _last_use(store, path)
+                facts["journal"] = journal_of(store.database)
+                facts["last use"] = last_use_of(store.database)
             facts["writable"] = _writable(store, troubles)
             facts["owners"] = _owners(store, url, troubles)
     except DaggerError as error:
         troubles.append(str(error))
     return facts
-
-
-def _disk(path: str, troubles: list[str]) -> dict[str, str]:
-    """Return what a file lies on, where the system tells."""
-    folder = os.path.dirname(path)
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError:  # there is no such folder, which opening the database says
-        return {}
-    kind = _file_system(folder)
-    if kind in _NETWORK:
-        troubles.append(
-            f"{path} is on a network file system ({kind}), where SQLite's write-ahead log does not "
-            "work between hosts; move it to a local disk, or use PostgreSQL"
-        )
-    if free < _LOW:
-        troubles.append(f"the disk of {path} has {free:,} bytes left; free some space")
-    return {"disk": f"{kind or 'unknown file system'}, {free / 1e9:,.1f} GB free"}
-
-
-def _file_system(folder: str) -> str | None:
-    """Return the type of the file system that a folder is on, None where nobody says."""
-    try:
-        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
-            mounts = [line.split(" ")[1:3] for line in file]
-    except OSError:  # another system than Linux
-        return None
-    real = os.path.realpath(folder)
-    best, kind = "", None
-    for where, each in mounts:
-        # Of several on one place the last one is seen.
-        point = where.replace("\\040", " ")
-        inside = real == point or real.startswith(f"{point.rstrip('/')}/")
-        if inside and len(point) >= len(best):
-            best, kind = point, each
-    return kind
-
-
-def _journal(store: Store) -> str:
-    with store.reading() as connection:
-        mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
-    wal = f"{store.database.path}-wal"
-    size = os.path.getsize(wal) if os.path.exists(wal) else 0
-    return f"{mode}, synchronous={store.database.synchronous}, {size:,} bytes in the log"
-
-
-def _last_use(store: Store, path: str) -> str:
-    """Return whether who wrote last closed the file; asked before anything here writes."""
-    from dagger_dsl.store.locks import PRESENCE
-
-    lock = f"{path}-lock"
-    marked = os.path.exists(lock) and os.path.getsize(lock) > 0
-    if not marked:
-        return "closed in order"
-    if store.database.is_locked(PRESENCE):
-        return "in use"
-    return "left without closing; the next process that writes checks the file first"
 
 
 def _writable(store: Store, troubles: list[str]) -> str:
@@ -264,11 +184,3 @@ def _read_artifacts(store: Store, troubles: list[str]) -> int:
         except DaggerError as error:
             troubles.append(str(error))
     return len(rows)
-
-
-def _check(store: Store) -> str | None:
-    with store.reading() as connection:
-        found = [row[0] for row in connection.exec_driver_sql("PRAGMA quick_check")]
-    if found == ["ok"]:
-        return None
-    return f"{store.database.where} is damaged: {found[0]}; restore a backup"

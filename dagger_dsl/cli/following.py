@@ -27,12 +27,11 @@ from dagger_dsl.cli.running import CODES
 from dagger_dsl.cli.screen import Progress, Screen
 from dagger_dsl.cli.steering import tell_questions, waits_for, waits_inside
 from dagger_dsl.engine.error_info import ErrorInfo
-from dagger_dsl.engine.pulse import Doing, Pulse
-from dagger_dsl.engine.pulse import Ended as Passed
+from dagger_dsl.engine.pulse import Doing, EndedNode, Pulse
 from dagger_dsl.errors import NodeNotFound, RunNotFound
 from dagger_dsl.model.context import call_name
+from dagger_dsl.model.text import first_line
 from dagger_dsl.store.news import read_news, read_requests
-from dagger_dsl.views.clean import first_line
 from dagger_dsl.views.plain import STYLES
 
 if TYPE_CHECKING:
@@ -303,7 +302,7 @@ class _Course:
         self._failed: dict[tuple[str, str], Ended] = {}
         self._over: set[str] = set()
         self._begun: dict[str, float] = {}
-        self._new: list[Passed] = []
+        self._new: list[EndedNode] = []
         self._cycles = 0
         self._lost = 0
         self._status = stored.status
@@ -387,7 +386,7 @@ class _Course:
 
     def _ended(self, each: Ended) -> None:
         text = _what(each) if each.state == "failed" else ""
-        passed = Passed(each.node_id, each.state, each.duration, text)
+        passed = EndedNode(each.node_id, each.state, each.duration, text)
         if self._machine is not None:
             self._cycles += 1
             self._new.append(passed)

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from dagger_dsl.errors import NotExecuted, StoreError
-from dagger_dsl.views.clean import printable
+from dagger_dsl.errors import DaggerError, StoreError
+from dagger_dsl.model.excerpt import excerpt
+from dagger_dsl.model.text import printable
 from dagger_dsl.views.plain import (
     duration,
     note_of,
@@ -22,7 +23,7 @@ from dagger_dsl.views.plain import (
     plain_table,
     report_to_plain,
     rows_of,
-    shown,
+    told_first,
 )
 
 if TYPE_CHECKING:
@@ -109,7 +110,9 @@ class Screen:
 
     def json(self, content: Any) -> None:
         """Print a JSON document."""
-        sys.stdout.write(json.dumps(content, indent=2, default=shown) + "\n")
+        sys.stdout.write(
+            json.dumps(content, indent=2, default=lambda value: excerpt(value)[0]) + "\n"
+        )
         sys.stdout.flush()
 
     def table(self, rows: Sequence[Sequence[object]], rich: RenderableType | None = None) -> None:
@@ -126,11 +129,14 @@ class Screen:
 
     def _print(self, text: str, stream: TextIO) -> None:
         line = printable(text, lines=True)
-        if self._rich is not None and (stream is self.people or stream.isatty()):
+        if self._rich is not None and (stream is self.people or self._shares_terminal(stream)):
             self._rich.print(line, soft_wrap=True)  # above a live display
         else:
             stream.write(line + "\n")
             stream.flush()
+
+    def _shares_terminal(self, stream: TextIO) -> bool:
+        return self.is_terminal and stream.isatty()
 
     # --- runs ------------------------------------------------------------------------------------
 
@@ -168,17 +174,14 @@ class Screen:
                 self.error(f"error: {node_id}: {fault}")
                 whole = False
             else:
-                text = shown(value, 300) if fault is None else f"(not shown: {fault})"
-                self._print(f"{node_id} = {text}", self.people)
+                text = excerpt(value, 300)[0] if fault is None else f"(not shown: {fault})"
+                self._print(f"{printable(node_id)} = {text}", self.people)
         return whole
 
     def _plain_report(self, report: RunReport, limit: int | None) -> str:
         states = report.states()
-        chosen = [each for each, state in states.items() if state != "completed"]
-        if limit is None or len(states) <= limit:
-            chosen = list(states)
         rows: list[Sequence[object]] = [("node", "state", "attempts", "duration", "note")]
-        told = rows_of(report, chosen, limit)
+        told = rows_of(report, told_first(states, limit), limit)
         for level, name, each in told:
             took = "" if each.duration is None else duration(each.duration)
             rows.append(("  " * level + name, each.state, each.attempts, took, note_of(each)))
@@ -204,7 +207,7 @@ class Screen:
         """Show which node it was, its attempt and its inputs, and what else failed."""
         try:
             failure = report.failure()
-        except NotExecuted:  # it was no node
+        except DaggerError:  # it was no node, or its record cannot be read
             return
         self.error(f"node {failure.node_id}: {failure}")
         others = len(report.nodes_in("failed")) - 1
@@ -267,7 +270,7 @@ class Progress:
     @property
     def is_unread(self) -> bool:
         """Whether whoever read what is shown has gone."""
-        return self.display is not None and self.display.has_given_up
+        return self.display is not None and self.display.is_unread
 
     def __enter__(self) -> Progress:
         self._log.install()

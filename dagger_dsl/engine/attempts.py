@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KEPT",
     "AttemptReport",
+    "attempt_of",
     "attempts_of_run",
     "last_attempt",
     "moment",
@@ -55,6 +56,11 @@ class AttemptReport:
     finished_at: dt.datetime | None = None
     duration: float | None = None
     error: ErrorInfo | None = None
+
+
+def attempt_of(number: int, allowed: int | None) -> str:
+    """Return in words which call of a node it is; *allowed* is None where that has no number."""
+    return f"attempt {number}" if allowed is None else f"attempt {number} of {allowed}"
 
 
 def last_attempt(report: NodeReport) -> AttemptReport | None:

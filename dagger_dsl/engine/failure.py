@@ -8,7 +8,6 @@ package are taken out of the traceback of the node's own error: they say nothing
 from __future__ import annotations
 
 import inspect
-import reprlib
 import shlex
 import sys
 import traceback
@@ -16,9 +15,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from dagger_dsl.engine.attempts import attempt_of
 from dagger_dsl.engine.bindings import bound_inputs
 from dagger_dsl.engine.error_info import ErrorInfo, hide_frames, is_ours
-from dagger_dsl.engine.invoke import delivered, inputs_of_call
+from dagger_dsl.engine.invoke import delivered, filling, inputs_of_call
 from dagger_dsl.engine.plan import UNSET
 from dagger_dsl.engine.state import COMPLETED
 from dagger_dsl.errors import (
@@ -31,11 +31,11 @@ from dagger_dsl.errors import (
     visible,
 )
 from dagger_dsl.model.context import DEFAULT_KEY, NodeCtx
+from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.sharing import Context
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.model.values import MISSING, Secret
 from dagger_dsl.registry import ActionDef, as_registry, current_registry
-from dagger_dsl.retry import effective_policy
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.attempts import AttemptReport
@@ -92,13 +92,11 @@ class Failure:
 
     @property
     def allowed(self) -> int | None:
-        """Calls that its retry policy allows."""
-        run = self.report._run
+        """Calls that its retry policy allows, those of earlier processes included."""
+        run: Run | None = self.report._run
         if run is None:
             return None
-        slot = run.plan.index[self._id]
-        policy = effective_policy(run.plan.node(slot), run.plan.actions[slot], run.config)
-        return policy.max_attempts if policy.stop is None else None
+        return run.allowed(self._slot(run))
 
     @property
     def inputs(self) -> Mapping[str, Any]:
@@ -142,14 +140,13 @@ class Failure:
             ActionNotFound: Nobody knows the function.
         """
         run: Run | None = self.report._run
-        action, inputs = self._action(registry), self._inputs()
+        call, inputs = self._caller(self._action(registry)), self._inputs()
         slot = None if run is None else self._slot(run)
         if run is not None and slot is not None and run.plan.batch(slot) > 1:
             name = run.plan.mapped[run.plan.parents[slot]].name
-            calls = [{**inputs, name: item} for item in inputs[name]]
-            answer = _each(lambda given: _called(action, given, self._ctx(given), run, slot), calls)
+            answer = _each(call, [{**inputs, name: item} for item in inputs[name]])
         else:
-            answer = _called(action, inputs, self._ctx(inputs), run, slot)
+            answer = call(inputs)
         if inspect.isgenerator(answer):
             return [*answer]
         if inspect.isasyncgen(answer):
@@ -161,8 +158,7 @@ class Failure:
     def lines(self) -> Iterator[str]:
         """Yield what there is to say of it beside its error, line by line."""
         which = "" if self.key == DEFAULT_KEY else f", item {self.key}"
-        total = "" if self.allowed is None else f" of {self.allowed}"
-        yield f"attempt {self.attempts}{total}{which}"
+        yield f"{attempt_of(self.attempts, self.allowed)}{which}"
         try:
             inputs = self.inputs
         except Exception as error:  # a stranger's loader, too
@@ -172,7 +168,7 @@ class Failure:
             return
         yield "inputs:"
         for name, value in list(inputs.items())[:_LISTED]:
-            yield f"  {visible(str(name), 100)} = {_shown(value)}"
+            yield f"  {visible(str(name), 100)} = {excerpt(value, 200)[0]}"
         if len(inputs) > _LISTED:
             yield f"  and {len(inputs) - _LISTED} more"
 
@@ -181,6 +177,30 @@ class Failure:
         return _notebook_lines(error)
 
     # --- the call ---------------------------------------------------------------------------------
+
+    def _caller(self, action: ActionDef) -> Callable[[dict[str, Any]], Any]:
+        """Return a call of the action with inputs by name, and nothing around it."""
+        run: Run | None = self.report._run
+
+        def legacy(inputs: dict[str, Any]) -> Any:
+            if run is None:
+                raise NotExecuted(
+                    f"action {action.name!r} works on the cache of its run, which is known in the "
+                    "process that ran it"
+                )
+            from dagger_dsl.engine.legacy import LegacyCall
+
+            return LegacyCall(run, self._slot(run), inputs, handler=False).arguments, {}, None
+
+        fill = filling(action, self._ctx, lambda: Context() if run is None else run.context, legacy)
+        fn = action.workflow.run if action.style == "workflow" else action.fn  # type: ignore[attr-defined]  # a `WorkflowDef`
+
+        def call(inputs: dict[str, Any]) -> Any:
+            action.check_inputs(inputs)
+            positional, keywords, _ = fill(inputs)
+            return fn(*positional, **keywords)
+
+        return call
 
     def _slot(self, run: Run) -> int:
         """Return the slot of its invocation; a state of a machine has one for all cycles."""
@@ -264,32 +284,6 @@ class Failure:
         )
 
 
-def _called(
-    action: ActionDef, inputs: dict[str, Any], ctx: NodeCtx, run: Run | None, slot: int | None
-) -> Any:
-    """Call an action in its style, as `dagger_dsl.engine.invoke` does, and nothing around it."""
-    action.check_inputs(inputs)
-    if action.style == "workflow":
-        return action.workflow.run(inputs)  # type: ignore[attr-defined]  # a `WorkflowDef`
-    if action.style == "context":
-        return action.fn(ctx)
-    if action.style == "legacy":
-        if run is None or slot is None:
-            raise NotExecuted(
-                f"action {action.name!r} works on the cache of its run, which is known in the "
-                "process that ran it"
-            )
-        from dagger_dsl.engine.legacy import LegacyCall
-
-        return action.fn(*LegacyCall(run, slot, inputs, handler=False).arguments)
-    keywords = action.arguments(inputs)
-    if action.ctx_param is not None:
-        keywords[action.ctx_param] = ctx
-    if action.context_param is not None:
-        keywords[action.context_param] = Context() if run is None else run.context
-    return action.fn(**keywords)
-
-
 def _each(call: Callable[[dict[str, Any]], Any], calls: list[dict[str, Any]]) -> Any:
     """Make the calls of a batch, one after the other; awaitable where they are."""
     first = call(calls[0])
@@ -318,32 +312,6 @@ def _waited(answer: Awaitable[Any]) -> Any:
 
         return asyncio.run(wait())
     return answer
-
-
-class _Short(reprlib.Repr):
-    """A `repr` that costs the same whatever a value holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = 160
-        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = 8
-        self.maxdict = 8
-        self.maxlevel = 4
-
-    def repr_str(self, x: str, level: int) -> str:
-        return shown(x, self.maxstring)
-
-
-_short = _Short()
-
-
-def _shown(value: Any) -> str:
-    """Return a value in one short line; a `Secret` hides what it holds."""
-    try:
-        text = _short.repr(value)
-    except Exception:  # a stranger's __repr__
-        text = shown(value)
-    return visible(text, 200).replace("\n", " ")
 
 
 # --- finding it -----------------------------------------------------------------------------------

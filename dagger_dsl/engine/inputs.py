@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dagger_dsl.engine.plan import Plan
@@ -72,7 +72,7 @@ def bind_inputs(
         names = ", ".join(map(repr, missing))
         raise MissingInputError(
             f"graph {graph.name!r} needs {'a value' if len(missing) == 1 else 'values'} for "
-            f"{names}; give them with inputs={{...}}"
+            f"{names}; give them with inputs={{...}}{_or_connect(plan, missing)}"
         )
     if machine:
         from dagger_dsl.engine.machine_calls import check_machine_inputs
@@ -83,6 +83,24 @@ def bind_inputs(
             values[name] = Secret(value)
     _check(plan, values, given or {})
     return values
+
+
+def _or_connect(plan: Plan, missing: Sequence[str]) -> str:
+    """Return what to do where a parameter has the name of a node that nobody connected with it."""
+    nodes = plan.graph.nodes
+    for name in missing:
+        takers = (
+            each.id
+            for each in nodes.values()
+            if any(given.source == ("inputs", name) for given in each.inputs)
+        )
+        taker = next(takers, None) if name in nodes else None
+        if taker is not None:
+            return (
+                f". There is a node {name!r}, too: if its result is meant, connect them, as in "
+                f"dag.connect({name!r}, {taker!r})"
+            )
+    return ""
 
 
 def _is_secret(plan: Plan, name: str) -> bool:

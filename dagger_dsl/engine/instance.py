@@ -21,6 +21,7 @@ from dagger_dsl.model.events import Event
 from dagger_dsl.model.protocols import Journal, Row
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.registry import ActionDef
+from dagger_dsl.retry import effective_policy
 from dagger_dsl.runners.base import ASYNC, TIMED, Board
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.sharing import Sharing
     from dagger_dsl.engine.streams import Intake
     from dagger_dsl.engine.tracing import Tracing
+    from dagger_dsl.model.policies import RetryPolicy
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.runners.annex import Annex
     from dagger_dsl.runners.base import Runner
@@ -480,6 +482,20 @@ class Run:
         name = self.kept.pop(slot, None)
         if name is not None:
             self.inserted.pop(name, None)
+
+    def policy(self, slot: int) -> RetryPolicy:
+        """Return the retry policy in force for a node."""
+        return effective_policy(self.plan.node(slot), self.plan.actions[slot], self.config)
+
+    def allowed(self, slot: int) -> int | None:
+        """Return how many calls a node may have in all, those of earlier processes included.
+
+        None where an object of tenacity's decides, which knows no number.
+        """
+        policy = self.policy(slot)
+        if policy.stop is not None or policy.max_attempts is None:
+            return None
+        return policy.max_attempts + self.earlier.get(slot, 0)
 
     def another(self, slot: int, error: ErrorInfo | None = None) -> None:
         """Note that a node will be called once more, after *error*."""

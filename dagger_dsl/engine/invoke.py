@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dagger_dsl.engine.checkpoints import keep, kept
 from dagger_dsl.engine.plan import UNSET
@@ -20,8 +20,17 @@ from dagger_dsl.runners.base import Writing
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
+    from dagger_dsl.model.sharing import Context
 
-__all__ = ["bind_call", "bind_fallback", "bind_handler", "calling", "delivered", "inputs_of_call"]
+__all__ = [
+    "bind_call",
+    "bind_fallback",
+    "bind_handler",
+    "calling",
+    "delivered",
+    "filling",
+    "inputs_of_call",
+]
 
 
 def bind_call(run: Run, slot: int) -> Callable[..., Any]:
@@ -180,22 +189,11 @@ def calling(
 
         fn = nested_body(run, slot)
 
-    def fill(inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], _Reading]:
-        if action.style == "workflow":
-            return (inputs,), {}, _as_it_is
-        if action.style == "context":
-            return (context(inputs),), {}, _as_it_is
-        if action.style == "legacy":
-            from dagger_dsl.engine.legacy import LegacyCall  # only such functions load the store
+    def legacy(inputs: dict[str, Any]) -> _Filled:
+        from dagger_dsl.engine.legacy import LegacyCall  # only such functions load the store
 
-            call = LegacyCall(run, slot, inputs, handler=check is None)
-            return call.arguments, {}, call.result
-        keywords = action.arguments(inputs)
-        if action.ctx_param is not None:
-            keywords[action.ctx_param] = context(inputs)
-        if action.context_param is not None:
-            keywords[action.context_param] = run.context
-        return (), keywords, _as_it_is
+        call = LegacyCall(run, slot, inputs, handler=check is None)
+        return call.arguments, {}, call.result
 
     def context(inputs: Mapping[str, Any]) -> NodeCtx:
         attempt = run.attempts.get(slot, 1)
@@ -229,6 +227,7 @@ def calling(
             return NodeOutput()
         return value
 
+    fill = filling(action, context, lambda: run.context, legacy)
     if run.outside is not None and action.style != "workflow":
         node = run.plan.actions[slot]
         fn = run.outside.stand_for(slot, action, limited=action is node and check is not None)
@@ -252,7 +251,41 @@ def calling(
     return call
 
 
-_Reading = Callable[[Any], Any]
+#: What a function is called with, by position and by name, and what makes a result of its answer.
+_Filled: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any], Callable[[Any], Any]]"
+
+
+def filling(
+    action: ActionDef,
+    context: Callable[[Mapping[str, Any]], NodeCtx],
+    shared: Callable[[], Context],
+    legacy: Callable[[dict[str, Any]], _Filled],
+) -> Callable[[dict[str, Any]], _Filled]:
+    """Return what makes, of a node's inputs by name, the arguments that its function takes.
+
+    Args:
+        action: Its function, and in which style that is written.
+        context: Makes the `NodeCtx` of a call.
+        shared: Gives the `Context` of the run.
+        legacy: Makes the arguments of a function in the documents' old form.
+    """
+    if action.style == "legacy":
+        return legacy
+    if action.style == "workflow":
+        return lambda inputs: ((inputs,), {}, _as_it_is)
+    if action.style == "context":
+        return lambda inputs: ((context(inputs),), {}, _as_it_is)
+    ctx_param, context_param = action.ctx_param, action.context_param
+
+    def by_name(inputs: dict[str, Any]) -> _Filled:
+        keywords = action.arguments(inputs)
+        if ctx_param is not None:
+            keywords[ctx_param] = context(inputs)
+        if context_param is not None:
+            keywords[context_param] = shared()
+        return (), keywords, _as_it_is
+
+    return by_name
 
 
 def _as_it_is(value: Any) -> Any:

@@ -375,6 +375,8 @@ class _Session:
                 finally:
                     if run.outside is not None:  # its processes' last moments are not the loop's
                         await asyncio.to_thread(run.outside.close)
+                if self._display is not None:  # nor is the last drawing
+                    await asyncio.to_thread(self._display.close)
             return self.conclude()
         finally:
             if run.sharing is not None:
@@ -440,8 +442,22 @@ class _Session:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if self._display is not None:
-            self._display.close()
+        try:
+            self._let_go(error)
+        finally:
+            if self._display is not None:
+                self._close_display(self._display, error)
+
+    def _close_display(self, display: Any, error: BaseException | None) -> None:
+        """Show how the run ended; who does not wait for that still has it recorded."""
+        try:
+            display.close()
+        except BaseException as interrupt:
+            if error is None:  # nobody comes to `conclude`
+                self._break_off(interrupt)
+            raise
+
+    def _let_go(self, error: BaseException | None) -> None:
         for unsubscribe in self._unsubscribe:
             unsubscribe()
         if self._memory is not None:

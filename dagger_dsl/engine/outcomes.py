@@ -43,7 +43,7 @@ from dagger_dsl.model.events import NodeCompleted, NodeFailed, NodeRetrying
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import OnFailure
 from dagger_dsl.registry import ActionDef
-from dagger_dsl.retry import decide, effective_policy
+from dagger_dsl.retry import decide
 from dagger_dsl.runners.base import (
     ANSWERS,
     Left,
@@ -387,7 +387,7 @@ class Outcomes:
         run.errors[slot] = error
         attempt = run.attempts.get(slot, 1)
         first = run.first_start.setdefault(slot, self._board.started[slot])
-        policy = effective_policy(plan.node(slot), plan.actions[slot], run.config)
+        policy = run.policy(slot)
         made = attempt - run.earlier.get(slot, 0)
         delay = None
         if not self._course.stopping and slot not in self._course.victims:
@@ -398,14 +398,14 @@ class Outcomes:
         if delay is None:
             self.fail(slot, error)
             return
-        total, info = policy.max_attempts if policy.stop is None else "?", error_info(error)
+        info, total = error_info(error), run.allowed(slot)
         logger.warning(
             "node %r failed (%s), retrying in %.1f s (attempt %d/%s)",
             node_id,
-            visible(str(info), 300).replace("\n", " "),  # one line, whatever was raised
+            visible(str(info), 120).replace("\n", " "),  # one line, whatever was raised
             delay,
-            made + 1,
-            total,
+            attempt + 1,
+            "?" if total is None else total,
             extra={**run.tags(slot), "attempt": attempt},
         )
         self._records.push(slot, run.row(slot, "failed", error=to_json(info.to_dict())))

@@ -6,21 +6,22 @@ coordinator and the workers keep anyway, so two readings of one pulse may be a m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import attrs
 
+from dagger_dsl.engine.attempts import attempt_of
 from dagger_dsl.engine.error_info import error_text
 from dagger_dsl.engine.state import COMPLETED, FAILED, NAMES, PENDING, WAITING
 from dagger_dsl.errors import visible
-from dagger_dsl.retry import effective_policy
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
 
-__all__ = ["Doing", "Ended", "Pulse", "Pulses", "TableChanged", "Watch"]
+__all__ = ["Doing", "EndedNode", "Pulse", "Pulses", "TableChanged", "Watch"]
 
 T = TypeVar("T")
 
@@ -53,7 +54,7 @@ class Doing:
 
 
 @attrs.frozen
-class Ended:
+class EndedNode:
     """Something that has ended since the last look.
 
     Attributes:
@@ -108,7 +109,7 @@ class Pulse:
     waiting: tuple[Doing, ...]
     asking: tuple[Doing, ...]
     failures: tuple[Doing, ...]
-    ended: tuple[Ended, ...]
+    ended: tuple[EndedNode, ...]
     left: int | None
     mark: Any
 
@@ -285,10 +286,8 @@ class Watch:
         for slot, when in _copied(run.next_try.items):
             if slot >= len(codes) or codes[slot] != WAITING or slot in run.state.asking:
                 continue
-            attempt = run.attempts.get(slot, 1)
-            policy = effective_policy(run.plan.node(slot), run.plan.actions[slot], run.config)
-            total = f" of {policy.max_attempts}" if policy.stop is None else ""
-            text = f"attempt {attempt}{total}{self._error(slot)}"
+            attempt = attempt_of(run.attempts.get(slot, 1), run.allowed(slot))
+            text = f"{attempt}{self._error(slot)}"
             yield Doing(self._name(slot), max(0.0, when - now), text)
 
     def _asking(self) -> Iterable[Doing]:
@@ -316,7 +315,7 @@ class Watch:
 
     # --- what has ended ---------------------------------------------------------------------------
 
-    def _ended(self, before: bytes, codes: bytes, named: int) -> Iterable[Ended]:
+    def _ended(self, before: bytes, codes: bytes, named: int) -> Iterable[EndedNode]:
         """Yield what has ended since the last look, in the order in which it did."""
         run, plan = self._run, self._run.plan
         if plan.machine is not None:
@@ -331,11 +330,12 @@ class Watch:
             for slot in self._suspects(codes, named)
             if codes[slot] != before[slot] and codes[slot] >= COMPLETED
         ]
-        for slot in sorted(slots, key=lambda slot: board.ended[slot]):
+        # What was not called ended because of something that was.
+        for slot in sorted(slots, key=lambda slot: board.ended[slot] or math.inf):
             start, end = board.started[slot], board.ended[slot]
             took = end - start if start and end >= start else None
             error = "" if codes[slot] != FAILED else self._error(slot).removeprefix(": ")
-            yield Ended(self._name(slot), NAMES[codes[slot]], took, error)
+            yield EndedNode(self._name(slot), NAMES[codes[slot]], took, error)
 
     def _suspects(self, codes: bytes, named: int) -> list[int]:
         """Return the nodes that are worth a look whether they have ended."""
@@ -354,14 +354,14 @@ class Watch:
             found += [slot for slot in errors if slot < len(codes) and codes[slot] == FAILED]
         return [slot for slot in found if slot not in plan.parents]
 
-    def _ended_cycles(self, named: int) -> Iterable[Ended]:
+    def _ended_cycles(self, named: int) -> Iterable[EndedNode]:
         state: Any = self._run.state
         before, self._cycle = self._cycle, self._cycles()
         new = min(named, self._cycle - before)
         if new <= 0:
             return
         for slot in _copied(lambda: _last(state.seen, new)):
-            yield Ended(str(self._run.plan.ids[slot]), "completed")
+            yield EndedNode(str(self._run.plan.ids[slot]), "completed")
 
 
 def _last(seen: Any, number: int) -> list[int]:

@@ -7,7 +7,6 @@ is wrong is a finding with its way out, never an exception; nothing is run and n
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
@@ -19,8 +18,9 @@ from dagger_dsl.executor._catalogue import Catalogue, Compilable, Entry
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.text import printable
+from dagger_dsl.store.health import disk_of
 from dagger_dsl.store.storage import Store
-from dagger_dsl.views.clean import printable
 from dagger_dsl.views.plain import plain_table
 from dagger_dsl.views.stored import stored_report
 
@@ -131,9 +131,6 @@ _AREAS: Final = {
 
 #: Findings of one kind that are listed.
 _LISTED: Final = 20
-
-#: Bytes on the disk below which a run may not be able to record itself.
-_SPACE: Final = 100_000_000
 
 
 def diagnose(
@@ -282,15 +279,9 @@ def _database(store: Store) -> Check:
     except DaggerError as error:
         return Check("database", "problem", str(error))
     path = store.database.path
-    if path is not None:
-        free = shutil.disk_usage(os.path.dirname(path)).free
-        if free < _SPACE:
-            return Check(
-                "database",
-                "warning",
-                f"{path} has {free / 1e6:.0f} MB of space left on its disk",
-                "free some, or move the database",
-            )
+    disk = None if path is None else disk_of(path)
+    if disk is not None and disk.troubles:
+        return Check("database", "warning", "; ".join(disk.troubles))
     return Check("database", "ok", store.database.where)
 
 

@@ -73,6 +73,7 @@ def _refuse_foreign(connection: sqlite3.Connection, path: str) -> None:
 
 
 def quick_check(connection: sqlite3.Connection, path: str) -> StoreDamaged | None:
+    """Return what is wrong inside of a file; reads all of it."""
     rows = [row[0] for row in connection.execute("PRAGMA quick_check(3)").fetchall()]
     if rows == ["ok"]:
         return None

@@ -14,10 +14,10 @@ import attrs
 from dagger_dsl.engine.bindings import Bound, bound_inputs
 from dagger_dsl.engine.failure import Failure, failures_in
 from dagger_dsl.errors import DaggerError
+from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.text import first_line
 from dagger_dsl.model.values import MISSING
-from dagger_dsl.views.clean import first_line
-from dagger_dsl.views.excerpt import excerpt
 from dagger_dsl.views.gantt import chosen, gantt
 from dagger_dsl.views.graphviz import write_file
 from dagger_dsl.views.grouping import MOST
@@ -36,7 +36,7 @@ from dagger_dsl.views.page import (
     text,
 )
 from dagger_dsl.views.picture import picture_of_run
-from dagger_dsl.views.plain import duration, note_of, outputs_of
+from dagger_dsl.views.plain import duration, note_of, outputs_of, told_first
 from dagger_dsl.views.surroundings import (
     answer,
     configuration,
@@ -238,7 +238,9 @@ class _View:
         report, room = self.report, self.room
         states = report.states()
         most = min(room.rows, len(states))
-        ids = _first(states, most)
+        ids = told_first(states, most)
+        if len(ids) < len(states):  # what is folded should not be what matters
+            ids.sort(key=lambda each: states[each] is not NodeState.FAILED)
         room.rows -= len(ids)
         rows = [row for each in ids for row in self._rows(report.node_reports[each])]
         left = len(states) - len(ids)
@@ -630,19 +632,6 @@ def _shown_input(given: Bound, room: _Room, limit: int) -> str:
     if given.value is MISSING:
         return f'<span class="soft-text">{text(first_line(given.missing, 300))}</span>'
     return room.value(given.value, limit)
-
-
-def _first(states: Mapping[str, NodeState], most: int) -> list[str]:
-    """Return so many ids, in declaration order: what failed first, then what did not complete."""
-    if len(states) <= most:
-        return list(states)
-    rank = {NodeState.FAILED: 0, NodeState.COMPLETED: 2, NodeState.PENDING: 3}
-    ranked = sorted(states, key=lambda each: rank.get(states[each], 1))[:most]
-    kept = set(ranked)
-    failed = [each for each in ranked if states[each] is NodeState.FAILED]
-    return failed + [
-        each for each in states if each in kept and states[each] is not NodeState.FAILED
-    ]
 
 
 def _counted(states: Mapping[str, NodeState], without: set[str]) -> str:

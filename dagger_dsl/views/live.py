@@ -22,7 +22,8 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from dagger_dsl.engine.pulse import Pulse, Pulses, TableChanged, Watch
 from dagger_dsl.errors import ConfigurationError
-from dagger_dsl.views.clean import printable
+from dagger_dsl.model.text import printable
+from dagger_dsl.store.forks import after_fork
 from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ logger = logging.getLogger("dagger_dsl.views")
 #: A drawing takes no more than this share of the time of its thread, and so of the run's.
 _SHARE: Final = 1 / 120
 
-#: Seconds between two drawings at most, whatever they cost, and to wait for the last one.
-_LONGEST: Final = 10.0
+#: Seconds to wait for the last drawing.
 _PATIENCE: Final = 2.0
 
 #: Seconds between two looks of the ticker, and after which it leaves when there is nothing to see.
@@ -83,6 +83,9 @@ class Front(Protocol):
     def abandon(self) -> None:
         """Give back what was taken, such as the cursor of a terminal."""
 
+    def disown(self) -> None:
+        """In a forked child: leave what was taken to the parent."""
+
 
 class LiveDisplay:
     """Shows one run at a time, from its beginning to its end.
@@ -95,6 +98,9 @@ class LiveDisplay:
         console: Where a bar is drawn; standard error by default.
         say: Takes a line; by default it goes to standard error, with the name of what runs.
         brief: Whether nothing is left of it at the end.
+
+    Attributes:
+        is_unread: Whether whoever read what is shown has gone.
     """
 
     def __init__(
@@ -111,14 +117,12 @@ class LiveDisplay:
         self._front: Front | None = None
         self._drawing = threading.Lock()
         self._context: contextvars.Context | None = None
+        self._over: threading.Event | None = None  # set when the last drawing is made
         self._due = 0.0
+        self._first = True
         self._has_screen = False
         self._missed = 0
-
-    @property
-    def has_given_up(self) -> bool:
-        """Whether what was to be shown cannot be, such as where nobody reads it any more."""
-        return self._watch is not None and self._front is None
+        self.is_unread = False
 
     def begin(self, run: Run) -> None:
         """Begin to show a run, from a thread of its own."""
@@ -135,6 +139,7 @@ class LiveDisplay:
             run: What a picture is made of.
         """
         self._missed = 0
+        self._first, self._over, self.is_unread = True, None, False
         try:
             self._watch = pulses
             self._front = front = self._front_for(run)
@@ -145,17 +150,18 @@ class LiveDisplay:
             self._give_up(error)
 
     def close(self) -> None:
-        """Show how the run has ended, and leave."""
-        _TICKER.remove(self)
-        if self._drawing.acquire(timeout=_PATIENCE):
-            try:
-                self._draw(last=True)
-            finally:
+        """Show how the run has ended, and leave; at once where nothing takes what is shown."""
+        try:
+            if self._front is not None:
+                self._over = over = threading.Event()
+                if not _TICKER.finish(self, over):
+                    # Not louder: where this would be said nobody may take anything, either.
+                    logger.debug("the display of a run was left behind")
+            elif self._drawing.acquire(timeout=_PATIENCE):  # why it gave up is being said
                 self._drawing.release()
-        else:
-            logger.warning("the display of a run was left behind: nothing takes what it shows")
-            _TICKER.replace()
-        self._leave()
+        finally:
+            _TICKER.remove(self)
+            self._leave()
 
     def _front_for(self, run: Run | None) -> Front:
         if self.kind == "picture" and run is not None:
@@ -171,19 +177,23 @@ class LiveDisplay:
 
     def tick(self) -> None:
         """Draw, if it is time for that; called by the ticker."""
-        front, context = self._front, self._context
-        if front is None or context is None or time.monotonic() < self._due:
+        front, context, over = self._front, self._context, self._over
+        if context is None or (over is None and time.monotonic() < self._due):
             return
         with self._drawing:
-            if self._context is not context:  # the run has ended meanwhile
+            if front is None or self._context is not context:  # the run has ended meanwhile
                 return
             begun = time.thread_time()
-            context.run(self._draw)
+            context.run(self._draw, last=over is not None)
             cost = time.thread_time() - begun
             if self._context is not context:  # it was left behind in the middle of that
                 front.abandon()
-                return
-            self._due = time.monotonic() + max(front.pause, min(_LONGEST, cost / _SHARE))
+            # The first drawing loads what it needs, and says nothing of the others.
+            rest = 0.0 if self._first else cost / _SHARE
+            self._first = False
+            self._due = time.monotonic() + max(front.pause, rest)
+        if over is not None:
+            over.set()
 
     def _draw(self, *, last: bool = False) -> None:
         front, watch = self._front, self._watch
@@ -198,7 +208,7 @@ class LiveDisplay:
         except Exception as error:
             # A graph may grow while it is read; the next look finds it whole.
             self._missed += 1
-            changed = isinstance(error, (TableChanged, RuntimeError))
+            changed = isinstance(error, (TableChanged, RuntimeError, LookupError))
             if last or not changed or self._missed > _MISSED:
                 self._give_up(error)
             else:
@@ -211,29 +221,53 @@ class LiveDisplay:
                 front.abandon()
             except Exception as another:
                 error.add_note(f"and it could not be taken away: {another!r}")
-        # Whoever read it has gone, and misses nothing.
-        level = logging.DEBUG if isinstance(error, BrokenPipeError) else logging.WARNING
+        self.is_unread = isinstance(error, BrokenPipeError)
+        level = logging.DEBUG if self.is_unread else logging.WARNING  # nobody misses anything
         logger.log(level, "the display of a run failed, the run goes on without: %r", error)
 
     def _leave(self) -> None:
-        self._front = self._watch = self._context = None
+        front, self._front = self._front, None
+        self._watch = self._context = None
+        if front is not None and self._drawing.acquire(blocking=False):
+            try:  # else who draws does that
+                front.abandon()
+            finally:
+                self._drawing.release()
         if self._has_screen:
             self._has_screen = False
             _SCREEN.release()
+
+    def disown(self) -> None:
+        """In a forked child: show nothing; the run, and the terminal, are the parent's."""
+        front, self._front = self._front, None
+        self._watch = self._context = None
+        self._has_screen = False
+        self._drawing = threading.Lock()
+        if front is not None:
+            front.disown()
 
 
 class _Ticker:
     """The thread that draws the displays of this process, a few times a second.
 
-    One for all, which stays a while: to begin a thread, or to wake one, takes as long as a small
-    run does.
+    One for all, which stays a while: to begin a thread takes as long as a small run does. It draws
+    the last time, too, as no run shall hang where nothing takes what is shown.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._shown: list[LiveDisplay] = []
         self._number = 0  # of the thread
+        self.start_over()
+
+    def start_over(self) -> None:
+        """In a forked child, too: there are no displays, and no thread."""
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
         self._runs = False
+        self._drawn: LiveDisplay | None = None
+        shown, self._shown = self._shown, []
+        for display in shown:
+            display.disown()
 
     def add(self, display: LiveDisplay) -> None:
         """Draw a display from now on."""
@@ -248,21 +282,27 @@ class _Ticker:
             if display in self._shown:
                 self._shown.remove(display)
 
+    def finish(self, display: LiveDisplay, over: threading.Event) -> bool:
+        """Draw a display for the last time; return whether that was done within some time."""
+        self._wake.set()
+        if over.wait(_PATIENCE):
+            return True
+        stuck = self._drawn
+        with self._lock:  # leave the thread behind; another one draws the others
+            self._number += 1
+            self._begin()
+        return stuck is not display and over.wait(_PATIENCE)
+
     def _begin(self) -> None:
         # `threading.Thread` would wait until it has begun.
         _thread.start_new_thread(contextvars.Context().run, (self._work, self._number))
         self._runs = True
 
-    def replace(self) -> None:
-        """Leave a thread behind that a display keeps; another one draws the others."""
-        with self._lock:
-            self._number += 1
-            self._begin()
-
     def _work(self, number: int) -> None:
         idle = 0.0
         while True:
-            time.sleep(_NAP)
+            self._wake.wait(_NAP)
+            self._wake.clear()
             with self._lock:
                 if number != self._number:
                     return
@@ -272,13 +312,24 @@ class _Ticker:
                     self._runs = False
                     return
             for display in shown:
+                self._drawn = display
                 display.tick()
+                self._drawn = None
 
 
 _TICKER: Final = _Ticker()
 
 #: Held by the display that a terminal shows.
 _SCREEN: Final = threading.Lock()
+
+
+def _in_child() -> None:
+    _TICKER.start_over()
+    if _SCREEN.locked():
+        _SCREEN.release()
+
+
+after_fork(_in_child)
 
 
 def live_display(kind: bool | str) -> LiveDisplay:
@@ -336,6 +387,7 @@ class Lines:
         self._percent = -1
         self._tenths: dict[str, int] = {}
         self._next = 0.0
+        self._summed_up = False
 
     def draw(self, pulse: Pulse) -> None:
         """Say what has ended since the last time."""
@@ -352,15 +404,15 @@ class Lines:
     def finish(self, pulse: Pulse) -> None:
         """Say what is left, and how the run ended."""
         self._next = 0.0
-        if self._brief or pulse.total is None or pulse.total <= _MANY:
-            self.draw(pulse)
-        else:
-            self._large(pulse, pulse.total, last=False)
+        self._summed_up = not self._brief
+        self.draw(pulse)
         if not self._brief:
             self._say(summary(pulse))
 
     def abandon(self) -> None:
         """Nothing was taken."""
+
+    disown = abandon
 
     def _cycles(self, pulse: Pulse) -> None:
         number = pulse.done - len(pulse.ended)
@@ -372,8 +424,8 @@ class Lines:
             self._next = pulse.elapsed + 1.0
             self._line(pulse, f"[{number}] {pulse.ended[-1].name}: {pulse.ended[-1].state}")
 
-    def _large(self, pulse: Pulse, total: int, *, last: bool = True) -> None:
-        newest = pulse.ended[-1:] if last else ()
+    def _large(self, pulse: Pulse, total: int) -> None:
+        newest = () if self._summed_up else pulse.ended[-1:]
         for each in pulse.ended:
             if each.state == "failed" and self._said < _MANY * 2:
                 self._ended(pulse, pulse.done, each)

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dagger_dsl.views.clean import first_line, printable
+from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.views.live import Pace, summary, write_line
 from dagger_dsl.views.plain import STYLES, duration
 
@@ -51,6 +51,7 @@ class BarFront:
         self._given = console
         self._brief = brief
         self._live: Live | None = None
+        self._streams = (sys.stdout, sys.stderr)
         self._pace = Pace()
 
     def draw(self, pulse: Pulse) -> None:
@@ -64,6 +65,7 @@ class BarFront:
                 redirect_stdout=_is_terminal(sys.stdout),
                 redirect_stderr=_is_terminal(sys.stderr),
             )
+            self._streams = (sys.stdout, sys.stderr)
             self._live.start()
         rate = self._pace.rate(pulse.elapsed, pulse.calls)
         self._live.update(self._frame(pulse, rate), refresh=True)
@@ -86,6 +88,12 @@ class BarFront:
         live, self._live = self._live, None
         if live is not None:
             live.stop()
+
+    def disown(self) -> None:
+        """In a forked child: print past the display, whose locks a lost thread may hold."""
+        if self._live is not None:
+            self._live = None
+            sys.stdout, sys.stderr = self._streams
 
     @cached_property
     def _console(self) -> Console:
@@ -115,7 +123,9 @@ def frame(
         width: How many characters there are in a line.
         ascii_only: Whether the terminal shows nothing else.
     """
+    # A terminal writes ^C behind the last line; without room there the frame is a line longer.
     rows = Table.grid(padding=(0, 1), expand=True)
+    rows.width = max(1, width - 3)
     rows.add_column(width=1)
     rows.add_column(no_wrap=True, overflow="ellipsis", max_width=40)
     rows.add_column(no_wrap=True, justify="right")

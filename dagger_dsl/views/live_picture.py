@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import time
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from dagger_dsl.views.clean import printable
+from dagger_dsl.model.text import printable
 from dagger_dsl.views.grouping import MOST
 from dagger_dsl.views.live import Pace, summary
 from dagger_dsl.views.notebook import report_bundle
@@ -20,13 +21,17 @@ __all__ = ["PictureFront"]
 #: Characters in a line.
 _WIDTH: Final = 100
 
+#: Seconds of work from which a drawing is too dear to be made again and again.
+_DEAR: Final = 0.08
+
 _TYPES: Final = ("text/plain", "text/html")
 
 
 class PictureFront:
     """Shows one output of a cell, and changes it when a state changes; no widgets are needed.
 
-    A graph of more nodes than a picture has room for is shown as on a terminal.
+    A graph of more nodes than a picture has room for, or that takes long to draw, is shown as on a
+    terminal while it runs.
 
     Args:
         run: The run.
@@ -38,21 +43,25 @@ class PictureFront:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._mark: Any = None
+        self._dear = False
         self._output: Any = None
         self._pace = Pace()
 
     def draw(self, pulse: Pulse) -> None:
         """Show the run as it stands, if that is another way than it stood."""
-        if len(self._run.plan.index) > MOST:
+        if self._dear or len(self._run.plan.index) > MOST:
             self._show(self._as_text(pulse))
         elif pulse.mark != self._mark:
+            begun = time.thread_time()
             bundle = report_bundle(self._run.report(), summary(pulse), include=_TYPES)
+            cost = time.thread_time() - begun  # the first time it loads what it needs, too
+            self._dear = cost > _DEAR and self._output is not None
             self._show(bundle)
             self._mark = pulse.mark
 
     def finish(self, pulse: Pulse) -> None:
         """Show how it ended."""
-        self._mark = None
+        self._mark, self._dear = None, False
         if self._output is None and len(self._run.plan.index) > MOST and not pulse.failures:
             # Drawing would take longer than the run did.
             text = summary(pulse)
@@ -62,6 +71,8 @@ class PictureFront:
 
     def abandon(self) -> None:
         """Nothing was taken: what is shown stays."""
+
+    disown = abandon
 
     def _show(self, bundle: dict[str, str]) -> None:
         import IPython.display

@@ -1,7 +1,7 @@
 """`Picture`: what a graph-shaped thing looks like, before anybody says how it is drawn.
 
-Graphs, runs, machines, jobs of tasks and maps of channels become pictures; `svg` draws pictures and
-knows none of these. Texts are data: whoever draws escapes them.
+Graphs, runs, machines, jobs of tasks and maps of channels become pictures; `svg` and `dot` draw
+pictures and need to know none of these. Texts are data: whoever draws escapes them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from dagger_dsl.engine.bindings import bound_inputs
-from dagger_dsl.errors import DaggerError
+from dagger_dsl.errors import ConfigurationError, DaggerError, shown
+from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.text import first_line
 from dagger_dsl.model.values import MISSING
-from dagger_dsl.views.clean import first_line
-from dagger_dsl.views.dot import LINE, TOOLTIP, node_states
-from dagger_dsl.views.excerpt import excerpt
 from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:
@@ -28,7 +27,24 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.report import NodeReport, RunReport
     from dagger_dsl.model.graph import Graph, HasStates, Node
 
-__all__ = ["Arrow", "Picture", "Shape", "picture_of_graph", "picture_of_run"]
+__all__ = [
+    "LINE",
+    "TOOLTIP",
+    "Arrow",
+    "Picture",
+    "Shape",
+    "node_states",
+    "picture_of_graph",
+    "picture_of_run",
+    "start_id",
+]
+
+#: Longest line of a label and longest tooltip, in characters.
+LINE: Final = 80
+TOOLTIP: Final = 1000
+
+#: The states that a node may be said to have.
+_STATES: Final = (*NodeState, "paused")
 
 #: Characters of a value in a tooltip.
 VALUE: Final = 120
@@ -46,7 +62,8 @@ class Shape:
         detail: A second, smaller line.
         kind: ``step``, ``choice``, ``map``, ``flow`` (something with a picture of its own),
             ``group``, or ``start``, a point.
-        status: The name of a state, None where nothing has run.
+        status: The name of a state, None where nothing has run. One of a node has its colour; any
+            other word stands there without one.
         counts: Of what stands for many: how many there are in each state.
         marks: Short words at its edge, such as ``x3`` for attempts.
         double: Whether it has a double frame: a machine may end there.
@@ -124,6 +141,34 @@ def picture_of_graph(
     return _picture(graph, shapes, title or graph.name, subtitle=subtitle)
 
 
+def node_states(graph: Graph, run: HasStates | Mapping[str, str]) -> dict[str, str]:
+    """Return the state of every node of a graph by id.
+
+    Raises:
+        ConfigurationError: *run* has no states, or a state is none that there is.
+    """
+    states = _states_of(run)
+    found = {node_id: states.get(node_id, NodeState.PENDING) for node_id in graph.nodes}
+    for state in found.values():
+        if not isinstance(state, str) or state not in _STATES:
+            raise ConfigurationError(
+                f"a node's state is one of {', '.join(map(str, _STATES))}, not {shown(state)}"
+            )
+    return found
+
+
+def _states_of(run: Any) -> Mapping[str, str]:
+    if isinstance(run, Mapping):
+        return run
+    if callable(getattr(run, "states", None)):
+        found: Mapping[str, str] = run.states()
+        return found
+    raise ConfigurationError(
+        "a graph takes its colours from a RunReport or from a mapping of node ids to states, not "
+        f"from {shown(run)}"
+    )
+
+
 def nodes(many: int) -> str:
     """Return how many nodes there are, in words."""
     return f"{many:,} node" if many == 1 else f"{many:,} nodes"
@@ -174,12 +219,18 @@ def _picture(
         arrows = [*_walked_arrows(graph, walked)]
     machine = graph.machine
     if machine is not None and machine.initial in graph.nodes:
-        start = "start"
-        while start in graph.nodes:
-            start += "_"
+        start = start_id(graph)
         shapes.insert(0, Shape(start, "", kind="start"))
         arrows.insert(0, Arrow(start, machine.initial))
     return Picture(title, tuple(shapes), tuple(arrows), **fields)
+
+
+def start_id(graph: Graph) -> str:
+    """Return an id that no node has, for the point where a machine begins."""
+    start = "start"
+    while start in graph.nodes:
+        start += "_"
+    return start
 
 
 # --- shapes ---------------------------------------------------------------------------------------

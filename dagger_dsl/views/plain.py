@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from dagger_dsl.engine.report import NodeReport
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.model.values import to_shown
-from dagger_dsl.views.clean import first_line, printable
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
@@ -30,7 +30,7 @@ __all__ = [
     "problem_to_plain",
     "report_to_plain",
     "rows_of",
-    "shown",
+    "told_first",
 ]
 
 #: The style of a state's name.
@@ -62,6 +62,22 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def told_first(states: Mapping[str, NodeState], most: int | None = None) -> list[str]:
+    """Return so many ids, in declaration order.
+
+    Where not all fit: what failed, then what did not complete, then the rest.
+
+    Args:
+        states: States by node id.
+        most: Ids at most, None for all.
+    """
+    if most is None or len(states) <= most:
+        return list(states)
+    rank = {NodeState.FAILED: 0, NodeState.COMPLETED: 2, NodeState.PENDING: 3}
+    kept = set(sorted(states, key=lambda each: rank.get(states[each], 1))[:most])
+    return [each for each in states if each in kept]
 
 
 def rows_of(
@@ -148,16 +164,6 @@ def plain_table(rows: Iterable[Sequence[object]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     )
-
-
-def shown(value: Any, limit: int = 10_000) -> str:
-    """Return a value as one line for people, cut to *limit* characters."""
-    try:
-        text = repr(value)
-    except Exception as error:  # the user's own __repr__ may fail
-        text = f"<{type(value).__qualname__}, whose repr() raised {type(error).__name__}>"
-    text = printable(text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def report_to_plain(report: RunReport, outputs: Iterable[Output] | None = None) -> dict[str, Any]:

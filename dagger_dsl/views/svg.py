@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import attrs
 
-from dagger_dsl.views.clean import printable
+from dagger_dsl.model.text import printable
 from dagger_dsl.views.grouping import grouped
 from dagger_dsl.views.layout import Box, Line, Point, lay_out
 from dagger_dsl.views.picture import Arrow, Picture, Shape

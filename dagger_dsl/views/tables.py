@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from rich import get_console
@@ -10,10 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dagger_dsl.errors import ConfigurationError, shown
-from dagger_dsl.model.states import NodeState
-from dagger_dsl.views.clean import first_line, printable
+from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.views.colours import ON_PAGES
-from dagger_dsl.views.plain import STYLES, duration, note_of, rows_of
+from dagger_dsl.views.plain import STYLES, duration, note_of, rows_of, told_first
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
@@ -53,7 +52,7 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
     table.add_column("attempts", justify="right")
     table.add_column("duration", justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
-    rows = rows_of(report, _shown(report.states(), limit), limit)
+    rows = rows_of(report, told_first(report.states(), limit), limit)
     for level, name, each in rows:
         table.add_row(
             Text("  " * level + printable(name)),
@@ -66,20 +65,6 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
     if left:
         table.caption = f"and {left} more that completed or wait"
     return table
-
-
-def _shown(states: Mapping[str, NodeState], limit: int | None) -> Sequence[str]:
-    if limit is None or len(states) <= limit:
-        return list(states)
-    first = [each for each, state in states.items() if state is NodeState.FAILED][:limit]
-    for quiet in (
-        (NodeState.CANCELLED, NodeState.SKIPPED, NodeState.RUNNING, NodeState.WAITING),
-        (NodeState.COMPLETED, NodeState.PENDING),
-    ):
-        more = [each for each, state in states.items() if state in quiet]
-        first += more[: limit - len(first)]
-    chosen = set(first)
-    return [each for each in states if each in chosen]
 
 
 def _state(state: str) -> Text:

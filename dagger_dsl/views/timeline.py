@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from dagger_dsl.model.states import NodeState
-from dagger_dsl.views.clean import first_line
+from dagger_dsl.model.text import first_line
 from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dagger_dsl.cli import doctor
+from dagger_dsl.store import health
 from dagger_dsl.store.storage import Store
 from tests.cli.conftest import Cli, finish, spawn
 
@@ -85,13 +86,13 @@ def test_a_network_file_system_and_a_full_disk_are_troubles(
     place = str(folder).replace(" ", "\\040")
     mounts = folder / "mounts"
     mounts.write_text(f"disk / ext4 rw 0 0\nserver:/x {place} nfs4 rw 0 0\nother {place}x xfs rw\n")
-    monkeypatch.setattr(doctor, "_MOUNTS", str(mounts))
-    monkeypatch.setattr(doctor, "_LOW", 1 << 62)
+    monkeypatch.setattr(health, "_MOUNTS", str(mounts))
+    monkeypatch.setattr(health, "_LOW", 1 << 62)
     done = cli("doctor")
     assert done.code == 1
     assert "is on a network file system (nfs4)" in done.err
     assert "bytes left; free some space" in done.err
-    monkeypatch.setattr(doctor, "_MOUNTS", str(folder / "nowhere"))
+    monkeypatch.setattr(health, "_MOUNTS", str(folder / "nowhere"))
     assert "unknown file system" in cli("doctor").out
 
 
@@ -100,3 +101,9 @@ def test_a_folder_that_is_not_there_is_told(cli: Cli, folder: Path) -> None:
     assert done.code == 1
     assert f"{folder / 'nowhere'} is no folder; create it, or name another place" in done.err
     assert not (folder / "nowhere").exists()
+
+
+def test_the_password_of_a_database_is_not_shown(cli: Cli) -> None:
+    done = cli("doctor", "--db", "postgresql+psycopg://ada:hunter2@127.0.0.1:1/runs")
+    assert "hunter2" not in done.out + done.err
+    assert "127.0.0.1:1/runs" in done.out

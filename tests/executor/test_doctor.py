@@ -227,10 +227,10 @@ def test_a_database_that_cannot_be_opened_is_found_out(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_noticed(executor: DagExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dagger_dsl.executor._doctor._SPACE", 1 << 80)
+    monkeypatch.setattr("dagger_dsl.store.health._LOW", 1 << 80)
     check = found(executor.doctor(sound()), "database")
     assert check.level == "warning"
-    assert "left on its disk" in check.found
+    assert "bytes left; free some space" in check.found
 
 
 @pytest.mark.row("H13")

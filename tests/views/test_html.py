@@ -213,8 +213,8 @@ def test_a_page_tells_what_came_of_a_run() -> None:
     page = page_of(small(None))
     assert "Adds what is in a file" in page.text
     assert "3 completed" in page.text
-    assert '"/data/x.csv"' in page.text
-    assert '"total 60"' in page.text
+    assert "'/data/x.csv'" in page.text
+    assert "'total 60'" in page.text
     assert (3, "Critical path") in page.headings
     assert (3, "Slowest nodes") in page.headings
     assert (2, "What failed") not in page.headings

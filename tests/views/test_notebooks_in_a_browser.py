@@ -220,10 +220,10 @@ def test_tooltips_tell_inputs_results_and_errors(browser: Any, pages: dict[str, 
             " Object.fromEntries([...picture.querySelectorAll('g.box')].map("
             "box => [box.dataset.id, box.querySelector('title').textContent])))"
         )
-        assert 'order_id = "ORD-7"  (inputs.order_id)' in failed["read_order"]
-        assert 'result: {"lamp": 2' in failed["read_order"]
+        assert "order_id = 'ORD-7'  (inputs.order_id)" in failed["read_order"]
+        assert "result: {'lamp': 2" in failed["read_order"]
         assert "ConnectionError: the warehouse does not answer" in failed["stock"]
-        assert 'result: "all in stock"' in mended["stock"]
+        assert "result: 'all in stock'" in mended["stock"]
         # The browser shows what the pointer is on by the `<title>` that is nearest to it.
         box = page.locator("g.box[data-id=stock]").first
         box.hover()

@@ -13,7 +13,6 @@ from dagger_dsl.engine.report import ErrorInfo, NodeReport
 from dagger_dsl.errors import Place, Problem
 from dagger_dsl.model.graph import Graph, Node
 from dagger_dsl.model.states import NodeState, RunStatus
-from dagger_dsl.views.clean import first_line, printable
 from dagger_dsl.views.plain import plain_table
 from dagger_dsl.views.tables import problems_table, runs_table
 from tests.views.checks import contrast
@@ -157,20 +156,6 @@ def test_nothing_from_data_reaches_the_terminal_as_a_command(attack: str) -> Non
 def test_markup_is_shown_as_text() -> None:
     graph = Graph("g", [Node("[red]markup[/red]", "f")])
     assert "[red]markup[/red]" in shown(make_report(graph), colours=True)
-
-
-def test_printable_keeps_text_and_lines_where_asked() -> None:
-    assert printable("naïve ☃\n\ttext") == "naïve ☃  text"
-    assert printable("two\r\nlines\tand", lines=True) == "two\nlines\tand"
-    assert printable(3.5) == "3.5"
-    assert printable("\x1b[1;31mred\x1b[0m!") == "red!"
-    assert printable("\x1b]0;window title\x07!") == "!"
-
-
-def test_the_first_line_is_the_first_that_says_something() -> None:
-    assert first_line("\n  \n KeyError: 'x'\nmore") == "KeyError: 'x'"
-    assert first_line("") == ""
-    assert first_line("x" * 300, 10) == "x" * 9 + "…"
 
 
 def test_plain_tables_align_their_columns() -> None:

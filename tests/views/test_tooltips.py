@@ -68,7 +68,7 @@ def test_tooltips_of_a_run_tell_inputs_results_and_errors(tmp_path: Path) -> Non
         assert told == {
             "load": [
                 *("load", "calls load", "completed"),
-                *('path = "x.csv"  (inputs.path)', "result: [1, 2, 3]"),
+                *("path = 'x.csv'  (inputs.path)", "result: [1, 2, 3]"),
             ],
             "total": [
                 *("total", "calls total", "completed"),
