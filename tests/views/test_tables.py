@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
+import rich
 from rich.console import Console, RenderableType
 
 from dagger_dsl.engine.report import ErrorInfo, NodeReport
@@ -13,6 +15,7 @@ from dagger_dsl.model.graph import Graph, Node
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.views.plain import plain_table
 from dagger_dsl.views.tables import problems_table, runs_table
+from tests.views.checks import contrast
 from tests.views.reports import make_report
 
 
@@ -47,6 +50,30 @@ def test_a_report_shows_state_attempts_duration_and_a_note() -> None:
     ]
     assert "flow: run run_001 failed in 2.50 s" in text
     assert shown(report.to_table()) == text
+
+
+def test_words_of_states_have_the_colour_of_the_page_in_a_notebook(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One red is sent to light pages and to dark ones: only a sign has it."""
+    graph = Graph("flow", [Node(state, "f") for state in NodeState])
+    nodes = [NodeReport(state, state) for state in NodeState]
+    problem = Problem("no", place=Place(), severity="error")
+    monkeypatch.setattr(rich, "_console", Console(force_jupyter=True, width=120))
+    for status in RunStatus:
+        report = make_report(graph, *nodes, status=status)
+        for what in (report.to_table(), problems_table([problem])):
+            html = what._repr_mimebundle_(include=(), exclude=())["text/html"]
+            colours = dict.fromkeys(re.findall(r'<span style="[^"]*?color: (#\w{6})', html))
+            assert colours
+            assert all(contrast(each, page) >= 3 for each in colours for page in PAGES), colours
+            for words in re.findall(r'<span style="[^"]*color[^"]*">([^<]*)</span>', html):
+                assert words.strip() == "●"
+            assert str(status) in html or what.title is None
+
+
+#: Backgrounds of notebooks: JupyterLab's two, and VS Code's dark one.
+PAGES = ("#ffffff", "#111111", "#1e1e1e")
 
 
 def test_a_long_report_shows_what_went_wrong_first() -> None:
