@@ -14,24 +14,13 @@ from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.views.clean import first_line
 from dagger_dsl.views.plain import duration
+from dagger_dsl.views.states import COLOURS
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import NodeReport, RunReport
     from dagger_dsl.model.graph import Graph, HasStates, Node
 
 __all__ = ["COLOURS", "graph_to_dot", "node_states", "quote", "report_to_dot"]
-
-#: The fill of a node by its state.
-COLOURS: Final[Mapping[str, str]] = {
-    NodeState.COMPLETED: "lightgreen",
-    NodeState.FAILED: "lightcoral",
-    NodeState.SKIPPED: "lightgrey",
-    NodeState.CANCELLED: "plum",
-    NodeState.RUNNING: "khaki",
-    NodeState.WAITING: "lightblue",
-    "paused": "lightblue",
-    NodeState.PENDING: "white",
-}
 
 #: Longest line of a label and longest tooltip, in characters.
 LINE: Final = 80

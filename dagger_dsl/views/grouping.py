@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 
 from dagger_dsl.views.picture import Arrow, Picture, Shape, nodes
+from dagger_dsl.views.states import WORST
 
 __all__ = ["MOST", "grouped"]
 
@@ -31,18 +32,6 @@ ROUNDS: Final = 4
 
 #: So many names of what is in a group are in its tooltip.
 NAMED: Final = 12
-
-#: The state of a group is the first of these that any of its shapes is in.
-_WORST: Final = (
-    "failed",
-    "running",
-    "waiting",
-    "paused",
-    "cancelled",
-    "pending",
-    "completed",
-    "skipped",
-)
 
 
 def grouped(picture: Picture, most: int = MOST) -> Picture:
@@ -204,7 +193,7 @@ def _shape_of(members: Sequence[Shape]) -> Shape:
         if len(same) == 1
         else f"{first.label} … {members[-1].label}"
     )
-    status = next((state for state in _WORST if counts.get(state)), None)
+    status = next((state for state in WORST if counts.get(state)), None)
     done = f"{counts['completed']:,}/{sum(counts.values()):,}" if counts else ""
     return Shape(
         id=first.id,

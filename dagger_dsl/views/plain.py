@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dagger_dsl.engine.report import NodeReport
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import to_shown
 from dagger_dsl.views.clean import first_line, printable
+from dagger_dsl.views.states import STYLES
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
@@ -33,20 +34,6 @@ __all__ = [
     "shown",
     "told_first",
 ]
-
-#: The style of a state's name.
-STYLES: Final[Mapping[str, str]] = {
-    NodeState.COMPLETED: "green",
-    NodeState.FAILED: "bold red",
-    NodeState.SKIPPED: "dim",
-    NodeState.CANCELLED: "magenta",
-    NodeState.RUNNING: "yellow",
-    NodeState.WAITING: "cyan",
-    NodeState.PENDING: "",
-    RunStatus.PAUSED: "cyan",
-    RunStatus.TIMED_OUT: "bold red",
-}
-
 
 #: A sink, its value, and why that cannot be read.
 Output: TypeAlias = "tuple[str, Any, DaggerError | None]"

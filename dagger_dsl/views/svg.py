@@ -19,6 +19,7 @@ from dagger_dsl.views.clean import printable
 from dagger_dsl.views.grouping import grouped
 from dagger_dsl.views.layout import Box, Line, Point, lay_out
 from dagger_dsl.views.picture import Arrow, Picture, Shape
+from dagger_dsl.views.states import STATES
 
 __all__ = ["STYLE", "Drawn", "drawn", "picture_to_html", "picture_to_svg", "width_of"]
 
@@ -37,19 +38,7 @@ STRIPE: Final = 4.0
 MARGIN: Final = 16.0
 HEAD: Final = 44.0
 
-#: What states look like: their names come from the engine, the colours from here.
-STATES: Final = (
-    "completed",
-    "failed",
-    "running",
-    "waiting",
-    "paused",
-    "skipped",
-    "cancelled",
-    "timed_out",
-    "pending",
-)
-
+# The colours of states; `states` has their names.
 _LIGHT: Final = """
 --bg:#ffffff;--ink:#1c2430;--soft:#5b6675;--line:#8a94a3;--faint:#c9d0d9;--box:#ffffff;--edge:#aab3c0;
 --completed:#1a7f4b;--completed-box:#ebf7f0;--failed:#c62f3b;--failed-box:#fdecee;
