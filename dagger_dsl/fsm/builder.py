@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 import attrs
 
+from dagger_dsl.engine.words import count
 from dagger_dsl.engine.workflow import Workflow
 from dagger_dsl.errors import (
     ConfigurationError,
@@ -111,6 +112,9 @@ class FSM(Workflow):
         self._drawn: dict[Transition, None] = {}  # in order
         self._hooks: list[Callable[..., Any]] = []
         self._graph: Graph | None = None
+
+    def __repr__(self) -> str:
+        return f"<FSM {self.name!r}: {count(len(self._states), 'state')}>"
 
     # --- building --------------------------------------------------------------------------------
 

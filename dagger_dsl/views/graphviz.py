@@ -79,9 +79,9 @@ def _write(target: Path, data: bytes) -> Path:
         target.write_bytes(data)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = getattr(error, "strerror", None) or error
-        raise ConfigurationError(
-            f"{shown(str(target))} cannot be written: {why}; name a file in a folder that is there"
-        ) from error
+        no_folder = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        way = "; name a file in a folder that is there" if no_folder else ""
+        raise ConfigurationError(f"{shown(str(target))} cannot be written: {why}{way}") from error
     return target
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl.engine.words import count, duration, lasted
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.views.clean import first_line
 from dagger_dsl.views.dot import LINE, TOOLTIP, node_states
-from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import NodeReport, RunReport
@@ -114,7 +114,7 @@ def picture_of_graph(
 
 def nodes(many: int) -> str:
     """Return how many nodes there are, in words."""
-    return f"{many:,} node" if many == 1 else f"{many:,} nodes"
+    return count(many, "node")
 
 
 def picture_of_run(report: RunReport, nested: Mapping[str, Any] | None = None) -> Picture:
@@ -142,7 +142,7 @@ def picture_of_run(report: RunReport, nested: Mapping[str, Any] | None = None) -
         shapes,
         report.dag_name,
         walked=None if history is None else Counter(pairwise(history.names)),
-        subtitle=f"{report.status} in {duration(report.duration)}",
+        subtitle=lasted(report.status, report.duration),
         status=str(report.status),
         inner=inner,
     )

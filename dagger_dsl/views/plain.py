@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dagger_dsl.engine.report import NodeReport
+from dagger_dsl.engine.words import duration
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import to_shown
@@ -37,19 +38,6 @@ __all__ = [
 
 #: A sink, its value, and why that cannot be read.
 Output: TypeAlias = "tuple[str, Any, DaggerError | None]"
-
-
-def duration(seconds: float) -> str:
-    """Return a time span as people read it."""
-    if seconds < 0.001:
-        return f"{seconds * 1e6:.0f} \N{MICRO SIGN}s"
-    if seconds < 1:
-        return f"{seconds * 1000:.1f} ms"
-    if seconds < 100:
-        return f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 def told_first(states: Mapping[str, NodeState], most: int | None = None) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.table import Table
 from rich.text import Text
 
+from dagger_dsl.engine.words import lasted
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.views.clean import first_line, printable
 from dagger_dsl.views.plain import STYLES, duration, note_of, rows_of, told_first
@@ -40,8 +41,7 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
         )
     title = Text.assemble(
         f"{printable(report.dag_name)}: run {printable(report.run_id)} ",
-        (str(report.status), STYLES.get(report.status, "")),
-        f" in {duration(report.duration)}",
+        (lasted(report.status, report.duration), STYLES.get(report.status, "")),
     )
     # As wide as its title, which would be wrapped to the width of the rows otherwise.
     table = Table(title=title, title_justify="left", min_width=title.cell_len)
@@ -66,7 +66,7 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
 
 
 def _state(state: str) -> Text:
-    return Text(str(state), style=STYLES.get(state, ""))
+    return Text(state.replace("_", " "), style=STYLES.get(state, ""))
 
 
 def runs_table(runs: Iterable[Mapping[str, Any]]) -> Table:
