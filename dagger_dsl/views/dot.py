@@ -31,6 +31,8 @@ _CONTROLS: Final = {
     0: None,
     0x7F: "\u2421",
     **dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF), "\ufffd"),
+    # What turns the direction of writing around would do so with the text that follows, too.
+    **dict.fromkeys((0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))),
 }
 _ENTITY: Final = re.compile(r"&(?=#?\w+;)")
 
@@ -38,8 +40,9 @@ _ENTITY: Final = re.compile(r"&(?=#?\w+;)")
 def quote(text: str) -> str:
     r"""Return *text* as a quoted DOT string that is shown as it is.
 
-    ``\`` and ``"`` are escaped, a newline becomes ``\n``, NUL is dropped; other control characters,
-    which no SVG may hold, are shown by their pictures. Graphviz would take ``&lt;`` for an entity,
+    ``\`` and ``"`` are escaped, a newline becomes ``\n``, NUL and what changes the
+    direction of writing are dropped; other control characters, which no SVG may hold, are shown by
+    their pictures. Graphviz would take ``&lt;`` for an entity,
     in names as in labels, so the ``&`` of what looks like one is written as an entity itself.
     """
     text = text.replace("\r\n", "\n").translate(_CONTROLS)
@@ -149,7 +152,7 @@ def _digraph(graph: Graph, labels: Iterable[tuple[list[str], str]], title: str =
     names = _names(graph)
     lines = ["digraph execution_tree {", "    rankdir=TB;", "    node [shape=box, style=filled];"]
     if title:
-        lines.append(f"    label={quote(title)};")
+        lines.append(f"    label={quote(chr(10).join(map(_cut, title.splitlines())))};")
         lines.append("    labelloc=t;")
     lines.append("")
     for node, (label, colour) in zip(graph.nodes.values(), labels, strict=True):
@@ -199,6 +202,8 @@ def _edge(source: str, target: str, when: str | None, names: Mapping[str, str]) 
 
 
 def _tooltip(node: Node) -> Iterator[str]:
+    if len(node.id) > LINE:
+        yield node.id
     if node.description:
         yield node.description
     for given in node.inputs:
@@ -213,5 +218,5 @@ def _attributes(given: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in given.items())
 
 
-def _cut(text: str, limit: int = 4 * LINE) -> str:
+def _cut(text: str, limit: int = LINE) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"

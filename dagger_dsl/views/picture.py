@@ -35,13 +35,15 @@ class Shape:
         label: What is written in it.
         detail: A second, smaller line.
         kind: ``step``, ``choice``, ``map``, ``flow`` (something with a picture of its own),
-            ``group``, or ``start``, a point.
+            ``group``, ``start``, a point, or ``grid`` and ``chain``, which have members.
         status: The name of a state, None where nothing has run.
         counts: Of what stands for many: how many there are in each state.
         marks: Short words at its edge, such as ``x3`` for attempts.
         double: Whether it has a double frame: a machine may end there.
         tooltip: Lines that are shown when it is pointed at.
         body: What it calls or runs; shapes with the same body do the same.
+        members: The shapes that stand in it, in their order; no arrow leads to them.
+        unreached: Of a chain, ids of members to which a run has not gone on.
     """
 
     id: str
@@ -54,6 +56,8 @@ class Shape:
     double: bool = False
     tooltip: tuple[str, ...] = ()
     body: str = ""
+    members: tuple[Shape, ...] = ()
+    unreached: frozenset[str] = frozenset()
 
 
 @attrs.frozen
@@ -108,13 +112,29 @@ def picture_of_graph(
     states: Mapping[str, str] = {} if run is None else node_states(graph, run)
     choices = _choices(graph)
     shapes = [_planned(graph, node, choices, states.get(node.id)) for node in graph.nodes.values()]
-    subtitle = graph.description or nodes(len(graph.nodes))
+    subtitle = " · ".join(filter(None, (graph.description or _many(graph), _undeclared(graph))))
     return _picture(graph, shapes, title or graph.name, subtitle=subtitle)
 
 
 def nodes(many: int) -> str:
     """Return how many nodes there are, in words."""
     return count(many, "node")
+
+
+def _many(graph: Graph) -> str:
+    many = len(graph.nodes)
+    return nodes(many) if graph.machine is None else count(many, "state")
+
+
+def _undeclared(graph: Graph) -> str:
+    """Return why states of a machine have no arrows: their answers say where they go."""
+    machine = graph.machine
+    if machine is None or len(graph.nodes) == 1:
+        return ""
+    leaving = {way.source for way in machine.transitions}
+    if all(each in leaving or each in machine.terminal for each in graph.nodes):
+        return ""
+    return "not all transitions are declared" if leaving else "transitions are not declared"
 
 
 def picture_of_run(report: RunReport, nested: Mapping[str, Any] | None = None) -> Picture:
@@ -185,7 +205,8 @@ def _planned(graph: Graph, node: Node, choices: frozenset[str], status: str | No
     return Shape(
         id=node.id,
         label=node.id,
-        detail="" if body == node.id else body,
+        # Functions of a workflow are registered under its name; that would say nothing more.
+        detail="" if body in (node.id, f"{graph.name}.{node.id}") else body,
         body=body,
         kind=_kind(node, choices),
         status=status,

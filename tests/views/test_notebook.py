@@ -51,7 +51,8 @@ def test_graphs_dags_reports_handles_and_machines_show_themselves(dag: DAG) -> N
     for thing in (dag, dag.compile(), dag.report, handle, machine, machine.report):
         bundle = shown(thing)
         assert bundle.keys() == KINDS
-        assert bundle["text/html"].startswith("<svg")
+        assert bundle["text/html"].startswith('<div class="dagger-scroll"')
+        assert "<svg" in bundle["text/html"]
         assert bundle["image/svg+xml"].startswith("<svg")
         assert bundle["text/plain"]
     assert "stateDiagram" in shown(machine)["text/vnd.mermaid"]

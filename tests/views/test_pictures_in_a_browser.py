@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dagger_dsl import Graph
-from dagger_dsl.views.picture import Picture, picture_of_graph
+from dagger_dsl.views.picture import Picture, Shape, picture_of_graph
 from dagger_dsl.views.svg import picture_to_html
 from tests.views.browser import opened
 from tests.views.gallery import HOSTILE, pictures
@@ -75,3 +75,29 @@ def test_hostile_names_are_shown_as_text_and_stand_in_tooltips(tmp_path: Path) -
         assert len(titles) == len(HOSTILE)
         assert titles[0].startswith(HOSTILE[0])
         assert any("w" * 200 in title for title in titles)
+
+
+#: Every sign that can be typed, letters of other alphabets, and some that are wider than most.
+SIGNS = (
+    *(chr(code) * 12 for code in range(0x21, 0x7F)),
+    *(chr(code) * 8 for code in range(0xA1, 0x180)),
+    *(chr(code) * 8 for code in (*range(0x391, 0x3A2), *range(0x3B1, 0x3CA), *range(0x410, 0x450))),
+    "\u05e9\u05dc\u05d5\u05dd",
+    "\u0645\u0631\u062d\u0628\u0627",
+    "\u65e5\u672c\u8a9e",
+    "\U0001f680\U0001f525",
+    "\u2014\u2026\u2192\u21d2\u2713",
+    "`tick` ${x} {{j}}",
+)
+
+
+def test_no_text_is_wider_than_it_is_thought_to_be(tmp_path: Path) -> None:
+    shapes = [Shape(f"n{k}", text, detail=text) for k, text in enumerate(SIGNS)]
+    parts = [
+        Picture("signs", tuple(part)) for part in (shapes[:200], shapes[200:400], shapes[400:])
+    ]
+    with opened(page_of(tmp_path, parts)) as page:
+        over = page.evaluate(OVER)  # of each shape its name and what stands below it
+    assert len(over) == 2 * len(SIGNS)
+    far = {SIGNS[number // 2]: each for number, each in enumerate(over) if each > -4}
+    assert far == {}
