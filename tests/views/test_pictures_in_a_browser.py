@@ -13,6 +13,7 @@ from dagger_dsl.views.picture import Picture, Shape, picture_of_graph
 from dagger_dsl.views.svg import picture_to_html
 from tests.views.browser import opened
 from tests.views.gallery import HOSTILE, pictures
+from tests.views.test_blocks import chain, fan, lanes, picture
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +56,7 @@ def overlaps(boxes: list[list[Any]]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("dark", [False, True])
 def test_no_text_of_any_picture_lies_over_another(dark: bool, tmp_path: Path) -> None:
     drawn = [picture for _, picture in pictures()]
+    drawn += [fan(40), chain(30), lanes(12)]
     drawn.append(picture_of_graph(Graph.from_yaml(EXAMPLE.read_text(encoding="utf-8"))))
     with opened(page_of(tmp_path, drawn), dark=dark) as page:
         found = page.evaluate(BOXES)
@@ -101,3 +103,21 @@ def test_no_text_is_wider_than_it_is_thought_to_be(tmp_path: Path) -> None:
     assert len(over) == 2 * len(SIGNS)
     far = {SIGNS[number // 2]: each for number, each in enumerate(over) if each > -4}
     assert far == {}
+
+
+def test_a_wide_picture_is_scrolled_where_it_is_and_stays_readable(tmp_path: Path) -> None:
+    wide = picture(40, [(k, j) for j in range(20, 40) for k in (j - 20, (j - 19) % 20)])
+    with opened(page_of(tmp_path, [wide])) as page:
+        found = page.evaluate(
+            """() => {
+                const svg = document.querySelector('svg'), place = svg.parentElement;
+                return {
+                    share: svg.getBoundingClientRect().width / svg.viewBox.baseVal.width,
+                    scrolls: place.scrollWidth > place.clientWidth + 1,
+                    page: document.documentElement.scrollWidth > innerWidth,
+                    focus: place.tabIndex,
+                };
+            }"""
+        )
+    assert found["share"] >= 0.81
+    assert (found["scrolls"], found["page"], found["focus"]) == (True, False, 0)
