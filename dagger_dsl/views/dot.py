@@ -117,7 +117,8 @@ def report_to_dot(report: RunReport) -> str:
         )
         for node_id in report.graph.nodes
     )
-    title = f"{report.dag_name}: run {report.run_id}\n{report.status}, {duration(report.duration)}"
+    status = report.status.replace("_", " ")
+    title = f"{report.dag_name}: run {report.run_id}\n{status}, {duration(report.duration)}"
     return _digraph(report.graph, labels, title=title)
 
 
@@ -152,7 +153,8 @@ def _digraph(graph: Graph, labels: Iterable[tuple[list[str], str]], title: str =
     names = _names(graph)
     lines = ["digraph execution_tree {", "    rankdir=TB;", "    node [shape=box, style=filled];"]
     if title:
-        lines.append(f"    label={quote(chr(10).join(map(_cut, title.splitlines())))};")
+        head = "\n".join(map(_cut, title.split("\n")))
+        lines.append(f"    label={quote(head)};")
         lines.append("    labelloc=t;")
     lines.append("")
     for node, (label, colour) in zip(graph.nodes.values(), labels, strict=True):
