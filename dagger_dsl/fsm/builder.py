@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 import attrs
 
-from dagger_dsl.engine.words import count
 from dagger_dsl.engine.workflow import Workflow
 from dagger_dsl.errors import (
     ConfigurationError,
@@ -114,7 +113,8 @@ class FSM(Workflow):
         self._graph: Graph | None = None
 
     def __repr__(self) -> str:
-        return f"<FSM {self.name!r}: {count(len(self._states), 'state')}>"
+        many = len(self._states)
+        return f"<FSM {self.name!r}: {many} {'state' if many == 1 else 'states'}>"
 
     # --- building --------------------------------------------------------------------------------
 

@@ -79,8 +79,11 @@ def _write(target: Path, data: bytes) -> Path:
         target.write_bytes(data)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = getattr(error, "strerror", None) or error
-        no_folder = isinstance(error, (FileNotFoundError, NotADirectoryError))
-        way = "; name a file in a folder that is there" if no_folder else ""
+        way = ""  # anything else is no matter of the name
+        if isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError)):
+            way = "; name a file in a folder that is there"
+        elif isinstance(error, IsADirectoryError):
+            way = "; name a file in it"
         raise ConfigurationError(f"{shown(str(target))} cannot be written: {why}{way}") from error
     return target
 
