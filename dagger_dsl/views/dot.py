@@ -87,7 +87,7 @@ def graph_to_dot(graph: Graph, run: HasStates | Mapping[str, str] | None = None)
         ConfigurationError: *run* is neither, or a state is none that there is.
     """
     if run is None:
-        return _graph(graph, {node.id: _plan_lines(node) for node in graph.nodes.values()})
+        return _graph(graph, {node.id: _plan_lines(graph, node) for node in graph.nodes.values()})
     found = node_states(graph, run)
     history = getattr(run, "history", None)
     counts = {} if history is None else history.counts
@@ -121,9 +121,10 @@ def _status(state: str) -> str:
     return f"Status: {str(state).capitalize()}"
 
 
-def _plan_lines(node: Node) -> list[str]:
+def _plan_lines(graph: Graph, node: Node) -> list[str]:
     body = node.action if node.subgraph is None else node.subgraph
-    return [node.id] if body == node.id else [node.id, body]
+    own = (node.id, f"{graph.name}.{node.id}")  # as a function of the graph is registered
+    return [node.id] if body in own else [node.id, body]
 
 
 def _run_lines(report: NodeReport) -> list[str]:
