@@ -65,7 +65,7 @@ def resume_line(
 
 def died(run_id: str, database: str, secrets: Iterable[str] = ()) -> tuple[str, str]:
     """Return the words for a run whose process died, and the command line that goes on with it."""
-    from dagger_dsl.views.plain import DIED
+    from dagger_dsl.engine.words import DIED
 
     line = resume_line(run_id, database, "MODULE_OR_FILE", secrets)
     return f"{DIED}; go on with it by:", f"  {line}"

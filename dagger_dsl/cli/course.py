@@ -17,7 +17,7 @@ from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.notes import of_json
 from dagger_dsl.engine.pulse import Doing, EndedNode, Pulse
 from dagger_dsl.model.context import DEFAULT_KEY, call_name
-from dagger_dsl.views.clean import first_line
+from dagger_dsl.model.text import first_line
 from dagger_dsl.views.stored_nodes import Opened
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from dagger_dsl.engine.words import standing
 from dagger_dsl.errors import DaggerError, StoreError
-from dagger_dsl.views.clean import printable
-from dagger_dsl.views.excerpt import excerpt
+from dagger_dsl.model.excerpt import excerpt
+from dagger_dsl.model.text import printable
 from dagger_dsl.views.plain import (
     duration,
     note_of,
@@ -23,8 +24,6 @@ from dagger_dsl.views.plain import (
     plain_table,
     report_to_plain,
     rows_of,
-    shown,
-    standing,
     told_first,
 )
 
@@ -112,7 +111,9 @@ class Screen:
 
     def json(self, content: Any) -> None:
         """Print a JSON document."""
-        sys.stdout.write(json.dumps(content, indent=2, default=shown) + "\n")
+        sys.stdout.write(
+            json.dumps(content, indent=2, default=lambda value: excerpt(value)[0]) + "\n"
+        )
         sys.stdout.flush()
 
     def table(self, rows: Sequence[Sequence[object]], rich: RenderableType | None = None) -> None:
@@ -129,11 +130,14 @@ class Screen:
 
     def _print(self, text: str, stream: TextIO) -> None:
         line = printable(text, lines=True)
-        if self._rich is not None and (stream is self.people or stream.isatty()):
+        if self._rich is not None and (stream is self.people or self._shares_terminal(stream)):
             self._rich.print(line, soft_wrap=True)  # above a live display
         else:
             stream.write(line + "\n")
             stream.flush()
+
+    def _shares_terminal(self, stream: TextIO) -> bool:
+        return self.is_terminal and stream.isatty()
 
     # --- runs ------------------------------------------------------------------------------------
 
@@ -172,7 +176,7 @@ class Screen:
                 whole = False
             else:
                 text = excerpt(value, 300)[0] if fault is None else f"(not shown: {fault})"
-                self._print(f"{node_id} = {text}", self.people)
+                self._print(f"{printable(node_id)} = {text}", self.people)
         return whole
 
     def _plain_report(self, report: RunReport, limit: int | None) -> str:
@@ -204,9 +208,10 @@ class Screen:
         """Show which node it was, its attempt and its inputs, and what else failed."""
         try:
             failure = report.failure()
+            lines = failure.lines()
         except DaggerError:  # it was no node, or its record cannot be read
             return
-        self.error(f"node {failure.node_id}: {failure}")
+        self.error("\n".join([f"node {failure.node_id}: {next(lines)}", *lines]))
         others = len(report.nodes_in("failed")) - 1
         if others > 0:
             self.error(f"and {others} more {'node' if others == 1 else 'nodes'} failed")

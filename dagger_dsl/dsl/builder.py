@@ -25,6 +25,7 @@ from dagger_dsl.dsl.operators import (
     what_to_write,
 )
 from dagger_dsl.engine.portions import PartialRuns
+from dagger_dsl.engine.words import count
 from dagger_dsl.errors import (
     AmbiguousConnection,
     ConfigurationError,
@@ -66,6 +67,9 @@ class _Placed:
 
 class DAG(PartialRuns):
     """A graph that is being built, and the way to run it.
+
+    ``run``, ``run_async``, ``start`` and the pictures are the same for all workflows: see
+    `dagger_dsl.engine.workflow.Workflow`.
 
     Args:
         source: Its name, or an expression such as ``extract >> transform >> load``.
@@ -226,7 +230,7 @@ class DAG(PartialRuns):
         Args:
             action: An action, an expression, another DAG, or a function (registered as
                 ``<dag>.<function>``).
-            *args, **inputs: What its parameters are given.
+            args, inputs: What its parameters are given.
             id: The node's id; the action's name by default.
 
         Raises:
@@ -338,7 +342,7 @@ class DAG(PartialRuns):
             backend: Where results are shared instead: ``"memory"`` of this process, the
                 ``"database"`` of the run (without one nothing is shared), or a `CacheBackend`, an
                 object with ``get(key)`` and ``set(key, text, ttl)``.
-            id, **options: As for `node`; ``cache`` takes any `CacheStrategy` in the place of *ttl*,
+            id, options: As for `node`; ``cache`` takes any `CacheStrategy` in the place of *ttl*,
                 *cache_key* and *backend*.
 
         Raises:
@@ -643,7 +647,7 @@ class DAG(PartialRuns):
         return True  # an empty DAG is a DAG
 
     def __repr__(self) -> str:
-        return f"<DAG {self.name!r}: {len(self._nodes)} nodes>"
+        return f"<DAG {self.name!r}: {count(len(self._nodes), 'node')}>"
 
 
 def _alone(ends: Sequence[Any], given: Any) -> Sequence[Any]:

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from dagger_dsl.engine.error_info import ErrorInfo
-from dagger_dsl.errors import visible
+from dagger_dsl.engine.words import duration
+from dagger_dsl.errors import shown, visible
+from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.states import NodeState
+from dagger_dsl.model.text import first_line
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
@@ -63,6 +66,13 @@ class AttemptReport:
     finished_at: dt.datetime | None = None
     duration: float | None = None
     error: ErrorInfo | None = None
+
+    def __repr__(self) -> str:
+        key = "" if self.key == DEFAULT_KEY else f" [{visible(self.key, 80)}]"
+        took = "" if self.duration is None else f" in {duration(self.duration)}"
+        why = "" if self.error is None else f": {first_line(self.error)}"
+        head = f"<AttemptReport {self.number} of {shown(self.node_id)}{key}"
+        return f"{head}: {self.state}{took}{why}>"
 
 
 def attempt_of(number: int, allowed: int | None) -> str:

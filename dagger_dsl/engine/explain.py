@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from dagger_dsl.engine.words import duration
 from dagger_dsl.errors import DaggerError, NodeNotFound, shown, visible
 from dagger_dsl.model.context import labels_of
 from dagger_dsl.model.graph import RESULT, Edge, Graph, Input, Node
 from dagger_dsl.model.policies import Trigger
-from dagger_dsl.model.spans import duration
 from dagger_dsl.model.states import NodeState, RunStatus
 
 if TYPE_CHECKING:

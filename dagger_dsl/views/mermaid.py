@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
-from dagger_dsl.views.dot import COLOURS, LINE, node_states
-from dagger_dsl.views.plain import standing
+from dagger_dsl.engine.words import standing
+from dagger_dsl.views.picture import LINE, node_states
+from dagger_dsl.views.states import COLOURS
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport

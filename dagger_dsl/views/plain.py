@@ -5,14 +5,15 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dagger_dsl.engine.report import NodeReport
+from dagger_dsl.engine.words import duration
 from dagger_dsl.errors import DaggerError
-from dagger_dsl.model.spans import duration
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.model.values import to_shown
-from dagger_dsl.views.clean import first_line, printable
+from dagger_dsl.views.states import STYLES
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from dagger_dsl.model.caching import CacheDecision
 
 __all__ = [
-    "DIED",
     "STYLES",
     "Output",
     "cache_to_plain",
@@ -32,54 +32,11 @@ __all__ = [
     "problem_to_plain",
     "report_to_plain",
     "rows_of",
-    "shown",
-    "standing",
-    "status_of",
     "told_first",
 ]
 
-#: The style of a state's name.
-STYLES: Final[Mapping[str, str]] = {
-    NodeState.COMPLETED: "green",
-    NodeState.FAILED: "bold red",
-    NodeState.SKIPPED: "dim",
-    NodeState.CANCELLED: "magenta",
-    NodeState.RUNNING: "yellow",
-    NodeState.WAITING: "cyan",
-    NodeState.PENDING: "",
-    RunStatus.PAUSED: "cyan",
-    RunStatus.TIMED_OUT: "bold red",
-}
-
-
 #: A sink, its value, and why that cannot be read.
 Output: TypeAlias = "tuple[str, Any, DaggerError | None]"
-
-
-#: What there is to say of a run whose process died.
-DIED: Final = "the process that executed the run has died"
-
-
-def status_of(report: RunReport) -> str:
-    """Return how a run stands in one or two words."""
-    return "process died" if report.orphaned else str(report.status).replace("_", " ")
-
-
-def standing(report: RunReport) -> str:
-    """Return how a run stands and how long it took; of one without an end, since or until when."""
-    took = duration(report.duration)
-    if report.status is not RunStatus.RUNNING:
-        return f"{report.status} in {took}"
-    begun = "" if report.started_at is None else f" since {_to_the_second(report.started_at)}"
-    if not report.orphaned:
-        return f"running for {took}{begun}"
-    ended = report.finished_at
-    last = "" if ended is None else f", last recorded at {_to_the_second(ended)}"
-    return f"left by a process that died, after {took}{last}"
-
-
-def _to_the_second(moment: dt.datetime) -> str:
-    return f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def told_first(states: Mapping[str, NodeState], most: int | None = None) -> list[str]:
@@ -182,16 +139,6 @@ def plain_table(rows: Iterable[Sequence[object]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     )
-
-
-def shown(value: Any, limit: int = 10_000) -> str:
-    """Return a value as one line for people, cut to *limit* characters."""
-    try:
-        text = repr(value)
-    except Exception as error:  # the user's own __repr__ may fail
-        text = f"<{type(value).__qualname__}, whose repr() raised {type(error).__name__}>"
-    text = printable(text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def report_to_plain(report: RunReport, outputs: Iterable[Output] | None = None) -> dict[str, Any]:

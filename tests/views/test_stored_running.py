@@ -14,10 +14,10 @@ from dagger_dsl import DAG, FSM, FSMReturn, NodeCtx, NodeState, Registry, RetryP
 from dagger_dsl.engine.bindings import bound_inputs
 from dagger_dsl.engine.remote import RunControl
 from dagger_dsl.engine.report import RunReport
+from dagger_dsl.engine.words import standing
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.store.storage import Store
-from dagger_dsl.views.plain import standing
 from dagger_dsl.views.stored import stored_report
 
 
