@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dagger_dsl.engine.attempts import attempts_of_run, moment, waits_for_attempt
-from dagger_dsl.engine.error_info import ErrorInfo, error_info
+from dagger_dsl.engine.error_info import error_info, error_text
 from dagger_dsl.engine.report import NodeReport, RunReport
 from dagger_dsl.engine.state import NAMES, PENDING
 from dagger_dsl.model.states import NodeState, RunStatus
@@ -111,7 +111,7 @@ def _node(run: Run, slot: int) -> NodeReport:
         duration=end - start if known else None,
         error=error if state is NodeState.FAILED or meta.get("recovered") else None,
         exception=exception,
-        reason=run.state.reasons.get(slot, "") or _waits(run, slot, state, error),
+        reason=run.state.reasons.get(slot, "") or _waits(run, slot, state),
         recovered=bool(meta.get("recovered")),
         restored=slot in run.restored,
         metadata=meta.get("metadata", {}),
@@ -120,10 +120,12 @@ def _node(run: Run, slot: int) -> NodeReport:
     )
 
 
-def _waits(run: Run, slot: int, state: NodeState, error: ErrorInfo | None) -> str:
+def _waits(run: Run, slot: int, state: NodeState) -> str:
     """Return what a node waits for that is tried again; nothing of other nodes."""
     if state is not NodeState.WAITING or slot not in run.next_try:
         return ""
+    exception = run.errors.get(slot)
+    error = None if exception is None else error_text(exception)
     return waits_for_attempt(run.attempts.get(slot, 1), run.allowed(slot), error)
 
 
