@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -175,9 +175,13 @@ class RunReport:
     _profiles: Profiles | None = attrs.field(default=None, repr=False)
     history: StateHistory | None = attrs.field(default=None, repr=False)
     config: DagConfig | None = attrs.field(default=None, repr=False)
-    _attempts: Callable[[str], list[AttemptReport]] | None = attrs.field(default=None, repr=False)
+    _attempts: Callable[[str], Iterable[AttemptReport]] | None = attrs.field(
+        default=None, repr=False
+    )
     #: Without a report for each of many invocations.
     _counts: Callable[[str], dict[str, int]] | None = attrs.field(default=None, repr=False)
+    #: As `_attempts`, without tracebacks.
+    _calls: Callable[[str], Iterable[AttemptReport]] | None = attrs.field(default=None, repr=False)
 
     @property
     def context(self) -> Context:
@@ -311,19 +315,32 @@ class RunReport:
         """Return every call of a node that is known, in the order in which they began.
 
         Of a mapped node they are the calls of its invocations, of a machine's state those of its
-        cycles, each by its `AttemptReport.key`. Of a run in memory the last cycle of a state and
-        the newest 100 attempts of an invocation are known; a database has all of them.
+        cycles, each by its `AttemptReport.key`. Of a run in memory the newest 100 attempts of an
+        invocation and the newest 1,000 cycles of a machine are known (``history_limit`` of them
+        when that is less), and the last one of each state; a database has all of them.
 
         Raises:
             NodeNotFound: The graph has no such node.
         """
         self.graph.node(node_id)
+        return sorted(self._each_attempt(node_id), key=_begin)
+
+    def calls(self, node_id: str) -> Iterator[AttemptReport]:
+        """Return what `attempts` has, in any order, errors without tracebacks; nothing is kept.
+
+        It is for nodes that have very many, such as one that is mapped over 100,000 items.
+
+        Raises:
+            NodeNotFound: The graph has no such node.
+        """
+        self.graph.node(node_id)
+        return iter(self._each_attempt(node_id) if self._calls is None else self._calls(node_id))
+
+    def _each_attempt(self, node_id: str) -> Iterable[AttemptReport]:
         if self._attempts is not None:
-            found = self._attempts(node_id)
-        else:
-            last = last_attempt(self._node(node_id))
-            found = [] if last is None else [last]
-        return sorted(found, key=_begin)
+            return self._attempts(node_id)
+        last = last_attempt(self._node(node_id))
+        return () if last is None else (last,)
 
     @property
     def nested(self) -> Mapping[str, Any]:
