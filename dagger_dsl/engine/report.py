@@ -68,6 +68,7 @@ class NodeReport:
         cache: Whether a result of another run took the place of a call, and why; None for a node
             that shares no results.
         reused: The run that made the result, where a partial run took it over; it is `restored`.
+        note: What a table says of its calls; only those who make tables give it.
     """
 
     node_id: str
@@ -85,6 +86,7 @@ class NodeReport:
     cache: CacheDecision | None = None
     key: str = DEFAULT_KEY
     reused: str | None = None
+    note: str = attrs.field(default="", eq=False, repr=False)
 
     @property
     def cached(self) -> bool:

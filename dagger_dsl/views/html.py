@@ -17,6 +17,7 @@ from dagger_dsl.errors import DaggerError
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import MISSING
 from dagger_dsl.views.clean import first_line
+from dagger_dsl.views.critical import Step, steps_of_run
 from dagger_dsl.views.excerpt import excerpt
 from dagger_dsl.views.gantt import chosen, gantt
 from dagger_dsl.views.graphviz import write_file
@@ -36,7 +37,7 @@ from dagger_dsl.views.page import (
     text,
 )
 from dagger_dsl.views.picture import picture_of_run
-from dagger_dsl.views.plain import duration, note_of, outputs_of, told_first
+from dagger_dsl.views.plain import duration, note_of, outputs_of, summed_up, told_first
 from dagger_dsl.views.surroundings import (
     answer,
     configuration,
@@ -45,7 +46,7 @@ from dagger_dsl.views.surroundings import (
     resume,
 )
 from dagger_dsl.views.svg import drawn
-from dagger_dsl.views.timeline import Lane, lane_of, steps_of_run
+from dagger_dsl.views.timeline import Lane, lane_of
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import NodeReport, RunReport
@@ -58,10 +59,12 @@ ROWS: Final = 1_000
 #: Rows that are seen at once; the others of a table are folded.
 OPEN: Final = 60
 
-#: Lanes of a timeline, failures with all there is to say of them, runs within, cycles.
+#: Lanes of a timeline, failures with all there is to say of them, and how many are counted, runs
+#: within, cycles.
 LANES: Final = 60
 MORE_LANES: Final = 400
 FAILURES: Final = 40
+MORE_FAILURES: Final = 10_000
 INNER: Final = 25
 CYCLES: Final = 200
 
@@ -170,12 +173,15 @@ class _Page:
     def failures(self, view: _View) -> str:
         """Return what went wrong, each with all there is to know to mend it."""
         report, room = self.report, self.room
-        found = list(failures_in(report, view.nested))
-        cards = []
-        for number, each in enumerate(found[: room.failures]):
-            cards.append(_failure(each, room, opened=number < 3))
+        cards: list[str] = []
+        beyond = 0
+        for each in islice(failures_in(report, view.nested), MORE_FAILURES):
+            if room.failures > 0:
+                cards.append(_failure(each, room, opened=len(cards) < 3))
+            else:
+                beyond += 1
         error = report.error
-        if not found and error is not None:
+        if not cards and error is not None:
             cards.append(
                 fold(
                     f"The run itself{_message(str(error))}",
@@ -184,8 +190,9 @@ class _Page:
                     opened=True,
                 )
             )
-        if len(found) > len(cards):
-            cards.append(f'<p class="note">And {len(found) - len(cards):,} more, below.</p>')
+        if beyond:
+            more = "" if len(cards) + beyond < MORE_FAILURES else "at least "
+            cards.append(f'<p class="note">And {more}{beyond:,} more, below.</p>')
         for raised in report.hook_errors[:20]:
             told = first_line(f"{type(raised).__qualname__}: {raised}")
             cards.append(f"<p>A hook failed: {code(told)}</p>")
@@ -206,12 +213,14 @@ class _View:
         room: How much more is shown.
         nested: The runs inside, read once.
         lanes: What was called, in order of start.
+        steps: The critical path.
     """
 
     report: RunReport
     room: _Room
     nested: Mapping[str, Any] = attrs.field(init=False)
     lanes: list[Lane] = attrs.field(init=False)
+    steps: list[Step] = attrs.field(init=False)
     _by_id: dict[str, Lane] = attrs.field(init=False)
     _cycles: Mapping[str, int] = attrs.field(init=False)
 
@@ -225,10 +234,11 @@ class _View:
         elif report.started_at is not None:
             now = report.started_at.timestamp() + report.duration
         found = (
-            lane_of(each, report.attempts(node_id), now)
+            lane_of(each, report.calls(node_id), now)
             for node_id, each in report.node_reports.items()
         )
         self.lanes = sorted((lane for lane in found if lane), key=lambda lane: lane.start)
+        self.steps = steps_of_run(report, self.lanes)
         self._by_id = {lane.node_id: lane for lane in self.lanes}
 
     # --- nodes ------------------------------------------------------------------------------------
@@ -254,22 +264,27 @@ class _View:
 
     def _rows(self, found: NodeReport) -> Iterator[list[str]]:
         lane = self._by_id.get(found.node_id)
+        node = self.report.graph.nodes[found.node_id]
         began = ends = ""
+        calls = found.attempts
         if lane is not None:
             since = lane.start - self.lanes[0].start
-            began = f"+{duration(since)}" if since >= 0.00005 else "0"
-            ends = duration(found.duration if found.duration is not None else lane.end - lane.start)
-        node = self.report.graph.nodes[found.node_id]
-        calls = found.attempts or (0 if lane is None else lane.calls)
+            began = f"+{duration(since)}" if since > 0 else "0"
+            took = lane.seconds if self.report.history is not None else found.duration
+            ends = duration(lane.end - lane.start if took is None else took)
+            if node.map_over is not None or not calls:
+                calls = lane.calls
         if self.report.history is not None:
             calls = self._cycles.get(found.node_id, calls)
+            if lane is not None and lane.calls < calls:
+                ends = f"\N{GREATER-THAN OR EQUAL TO} {ends}"
         yield [
             name(found.node_id),
             state(str(found.state)),
             f"{calls:,}" if calls else "",
             text(began),
             text(ends),
-            self._told(found),
+            self._told(summed_up(self.report, found, self.nested.get(found.node_id))),
         ]
         calls_below = self._invocations(found.node_id) if node.map_over is not None else ""
         if calls_below:
@@ -306,9 +321,10 @@ class _View:
         calls = self.report.invocations(node_id)
         if not calls:
             return ""
-        ranked = sorted(calls.items(), key=lambda each: each[1].state is not NodeState.FAILED)
-        most = min(200, self.room.rows)
-        self.room.rows -= min(most, len(ranked))
+        counts = self.report.counts(node_id)
+        most = max(0, min(200, self.room.rows))
+        self.room.rows -= min(most, len(calls))
+        ranked = list(islice(self._ranked(node_id, calls, counts), most))
         rows = [
             [
                 code(key),
@@ -317,15 +333,35 @@ class _View:
                 text("" if each.duration is None else duration(each.duration)),
                 text(note_of(each), 200),
             ]
-            for key, each in ranked[:most]
+            for key in ranked
+            for each in (calls[key],)
         ]
-        counts = Counter(str(each.state) for each in calls.values())
-        left = len(ranked) - len(rows)
+        left = len(calls) - len(rows)
         heads = ["Item", "State", ">Attempts", ">Time", "Note"]
         body = table(heads, rows, f"Invocations of {node_id}")
         if left:
             body += f'<p class="soft-text">And {left:,} more.</p>'
         return fold(f"{len(calls):,} invocations: {_listed(counts)}", body)
+
+    def _ranked(
+        self, node_id: str, calls: Mapping[str, NodeReport], counts: Mapping[str, int]
+    ) -> Iterator[str]:
+        """Yield the keys of invocations, those that failed first; no report of one is made."""
+        failed: dict[str, None] = {}
+        if counts.get(NodeState.FAILED):
+            # A call that failed may have been tried again.
+            tried = (
+                each.key
+                for each in self.report.calls(node_id)
+                if each.state is NodeState.FAILED and each.key in calls
+            )
+            left = counts[NodeState.FAILED]
+            for key in tried:
+                if left and key not in failed and calls[key].state is NodeState.FAILED:
+                    failed[key] = None
+                    left -= 1
+                    yield key
+        yield from (key for key in calls if key not in failed)
 
     # --- runs inside ------------------------------------------------------------------------------
 
@@ -480,10 +516,13 @@ def _timeline(view: _View) -> str:
     lanes = view.lanes
     if not lanes:
         return ""
-    critical = {each.node_id for each in steps_of_run(view.report, lanes)}
+    critical = {each.node_id for each in view.steps}
     marked = critical if len(critical) > 1 else ()
     shown = chosen(lanes, LANES, critical)
     found = _lanes(shown, marked)
+    cycles = _known_cycles(view)
+    if cycles:
+        found += f'<p class="soft-text">These are {cycles}.</p>'
     if len(lanes) > len(shown):
         more = chosen(lanes, MORE_LANES, critical)
         found += (
@@ -502,28 +541,10 @@ def _lanes(lanes: Sequence[Lane], critical: Collection[str]) -> str:
 
 def _slowest(view: _View) -> str:
     """Return the critical path and the nodes that took longest, side by side."""
-    steps = steps_of_run(view.report, view.lanes)
-    total = sum(step.seconds + step.waited for step in steps)
+    steps = view.steps
     parts = []
     if len(steps) > 1:
-        rows = [
-            [
-                name(step.node_id),
-                _share(step.seconds, total),
-                text(duration(step.waited)) if step.waited >= 0.0005 else "",
-                text(duration(step.seconds)),
-            ]
-            for step in steps
-        ]
-        shown = rows if len(rows) <= 30 else [*rows[:15], *rows[-15:]]
-        note = (
-            f"The chain of nodes that the end of the run hung on: {duration(total)}. A run is "
-            "shortened only by what is in it."
-        )
-        if len(shown) < len(rows):
-            note += f" {len(rows) - 30:,} steps in its middle are not shown."
-        body = table(["Node", _SHARE, ">Waited", ">Time"], shown, "Critical path")
-        parts.append(f'<div><h3>Critical path</h3><p class="soft-text">{note}</p>{body}</div>')
+        parts.append(_critical(steps))
     longest = sorted(view.lanes, key=lambda lane: -lane.seconds)[:10]
     if len(longest) > 1:
         top = longest[0].seconds or 1e-9
@@ -537,9 +558,63 @@ def _slowest(view: _View) -> str:
             for lane in longest
         ]
         body = table(["Node", _SHARE, ">Calls", ">Time in calls"], rows, "Slowest nodes")
-        told = "Time in calls, all attempts together."
+        cycles = _known_cycles(view)
+        told = f"Time in calls, all attempts together{'; of ' if cycles else ''}{cycles}."
         parts.append(f'<div><h3>Slowest nodes</h3><p class="soft-text">{told}</p>{body}</div>')
     return f'<div class="two">{"".join(parts)}</div>' if parts else ""
+
+
+def _critical(steps: Sequence[Step]) -> str:
+    """Return the critical path as a table, and what it is."""
+    total = sum(step.seconds + step.waited for step in steps)
+    rows = [
+        [
+            f"{name(step.node_id)}{_of_calls(step)}",
+            _share(step.seconds, total),
+            "a free worker" if step.why == "worker" else "",
+            text(f"+{duration(step.waited)}") if step.waited >= 0.0005 else "",
+            text(duration(step.seconds)),
+        ]
+        for step in steps
+    ]
+    shown = rows if len(rows) <= 30 else [*rows[:15], *rows[-15:]]
+    busy = any(step.why == "worker" for step in steps)
+    note = (
+        f"What the end of the run hung on: {duration(total)}. Each step began when the one above "
+    )
+    if busy:
+        note += (
+            "it had ended, which gave its input or, where that is said, its worker. Whatever is "
+            "not in it shortens the run only where it leaves a worker free."
+        )
+    else:
+        note += (
+            "it had ended, which gave its input. Whatever is not in it could be quicker, and the "
+            "run would take as long."
+        )
+    if len(shown) < len(rows):
+        note += f" {len(rows) - 30:,} steps in its middle are not shown."
+    heads = ["Node", _SHARE, "Waited for", ">Idle before", ">Time"]
+    if not busy:
+        heads.pop(2)
+        shown = [[*row[:2], *row[3:]] for row in shown]
+    return (
+        f'<div><h3>Critical path</h3><p class="soft-text">{note}</p>'
+        f"{table(heads, shown, 'Critical path')}</div>"
+    )
+
+
+def _of_calls(step: Step) -> str:
+    return "" if step.calls < 2 else f' <span class="soft-text">{step.calls:,} calls</span>'
+
+
+def _known_cycles(view: _View) -> str:
+    """Return of how many cycles of a machine the times are known, where that is not all of them."""
+    history = view.report.history
+    known = sum(lane.calls for lane in view.lanes)
+    if history is None or known >= history.cycles:
+        return ""
+    return f"{known:,} of {history.cycles:,} cycles, the newest; only a database keeps all times"
 
 
 #: The head of a column of bars, for those who do not see them.
@@ -566,7 +641,7 @@ def _cycles(view: _View) -> str:
     known = {
         (each.key, each.node_id): each
         for node_id in dict.fromkeys(names)
-        for each in view.report.attempts(node_id)
+        for each in view.report.calls(node_id)
     }
     before = history.cycles - len(names)  # a history may be limited
     numbered = list(enumerate(names, start=max(0, before)))
@@ -579,7 +654,7 @@ def _cycles(view: _View) -> str:
     left = history.cycles - len(rows)
     note = f"{left:,} earlier cycles are not shown" if left > 0 else ""
     if not all(row[2] for row in rows):
-        told = "of earlier cycles of a state, only a database keeps the times"
+        told = "a run in memory keeps the times of its newest cycles, a database those of all"
         note = f"{note}; {told}" if note else told.capitalize()
     return _folded_table(["Cycle", "State", "Ended", ">Time"], rows, "Cycles", note, opened=20)
 

@@ -284,6 +284,7 @@ var(--running);border-radius:3px 0 0 3px}
 .bar.b-waiting{background:var(--waiting-box);border:1px dashed var(--waiting)}
 .bar.b-cancelled{background:var(--cancelled-box);border:1px solid var(--cancelled)}
 .bar.b-skipped,.bar.b-pending{background:var(--skipped-box);border:1px solid var(--skipped)}
+.bar.b-mixed{background:linear-gradient(to top,var(--failed) 40%,var(--completed) 40%)}
 .bar.kept{background:var(--completed-box);border:1px dashed var(--completed)}
 .critical .who{font-weight:650}
 .critical .bar{box-shadow:0 0 0 1px var(--bg),0 3px 0 0 var(--ink)}
@@ -293,6 +294,7 @@ color:var(--soft);font-size:.82rem}
 .key .bar{position:relative;display:inline-block;top:2px;width:20px;margin-right:.45em}
 .key .bar.b-wait{top:-3px}
 .key .ink{box-shadow:0 0 0 1px var(--bg),0 3px 0 0 var(--ink)}
+.wordy td:last-child{min-width:15rem}
 @media (max-width:44rem){body.dagger-pic{padding:1.2rem 1rem 3rem}
 .gantt{--who:7rem;--took:4.2rem}
 .axis i:not(:first-child):not(:last-child){display:none}

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import attrs
+
+from dagger_dsl.engine.failure import failures_in
 from dagger_dsl.engine.report import NodeReport
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.model.states import NodeState, RunStatus
@@ -31,6 +34,7 @@ __all__ = [
     "report_to_plain",
     "rows_of",
     "shown",
+    "summed_up",
     "told_first",
 ]
 
@@ -102,8 +106,8 @@ def _rows(
 ) -> Iterator[tuple[int, str, NodeReport]]:
     nested = report.nested
     for node_id in ids:
-        yield level, node_id, report.node_reports[node_id]
         inside = nested.get(node_id)
+        yield level, node_id, summed_up(report, report.node_reports[node_id], inside)
         if isinstance(inside, Mapping):
             calls = report.invocations(node_id)
             for key, child in inside.items():
@@ -112,6 +116,36 @@ def _rows(
                 yield from _rows(child, child.graph.nodes, level + 2)
         elif inside is not None:
             yield from _rows(inside, inside.graph.nodes, level + 1)
+
+
+def summed_up(report: RunReport, node: NodeReport, inside: Any = None) -> NodeReport:
+    """Return how a node stands, with a note of what all its calls have come to.
+
+    Args:
+        report: The run.
+        node: Of its `RunReport.node_reports`.
+        inside: Of its `RunReport.nested`: where a node of it failed, that says why this one did.
+    """
+    node_id = node.node_id
+    if report.history is not None:
+        times = report.history.counts.get(node_id, 0)
+        if times > 1:
+            node = attrs.evolve(node, note=f"entered {times:,} times")
+    elif report.graph.nodes[node_id].map_over is not None:
+        counts = report.counts(node_id)
+        failed = counts.get(NodeState.FAILED, 0)
+        if failed:
+            told = f"{failed:,} of {sum(counts.values()):,} items failed"
+            node = attrs.evolve(node, note=told)
+    if inside is None or node.state is not NodeState.FAILED:
+        return node
+    runs = inside.values() if isinstance(inside, Mapping) else (inside,)
+    found = next((each for run in runs if not run.success for each in failures_in(run)), None)
+    if found is None or found.error is None:
+        return node
+    place = f"in {'.'.join(found.path)}"
+    note = f"{place}; {node.note}" if node.note else place
+    return attrs.evolve(node, error=found.error, note=note)
 
 
 def _call_of(report: RunReport, node_id: str, key: str, child: RunReport) -> NodeReport:
@@ -154,6 +188,8 @@ def note_of(report: NodeReport) -> str:
         notes.append(first_line(report.error))
     elif report.reason:
         notes.append(first_line(report.reason))
+    if report.note:
+        notes.append(first_line(report.note))
     return "; ".join(notes)
 
 

@@ -123,9 +123,9 @@ def test_attempts_of_a_mapped_node_are_those_of_its_items() -> None:
     ]
 
 
-def turns(most: int, **options: int) -> FSM:
+def turns(most: int, history_limit: int | None = None) -> FSM:
     """Return a machine that goes left and right so often before it ends."""
-    fsm = FSM("turn", max_cycles=2 * most + 2, **options)
+    fsm = FSM("turn", max_cycles=2 * most + 2, history_limit=history_limit)
 
     @fsm.state(initial=True)
     def left(n: int = 0) -> FSMReturn:
