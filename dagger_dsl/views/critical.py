@@ -134,37 +134,42 @@ class _Calls:
     def steps(self) -> list[Step]:
         """Return the chain, calls of one node that follow each other taken together."""
         found: list[Step] = []
-        for call, why, until in self._chain():
-            name, start = self._name(call), self._starts[call]
-            end = max(start, min(self._ends[call], until))
-            if found and found[-1].node_id == name:
-                last = found[-1]
-                seconds = end - start + last.waited + last.seconds
-                found[-1] = Step(name, why, 0.0, seconds, last.calls + 1)
-            else:
-                found.append(Step(name, why, 0.0, end - start))
-            before = self._before.get(call)
-            since = self._began if before is None else min(self._ends[before], start)
-            found[-1] = attrs.evolve(found[-1], waited=max(0.0, start - since))
+        name, why = "", ""
+        waited = seconds = 0.0
+        many = 0
+        for call, reason, since, until in self._chain():
+            here, start = self._name(call), self._starts[call]
+            if many and here != name:
+                found.append(Step(name, why, waited, seconds, many))
+                waited = seconds = 0.0
+                many = 0
+            name, why = here, reason
+            seconds += waited + max(start, min(self._ends[call], until)) - start
+            waited = max(0.0, start - since)
+            many += 1
+        if many:
+            found.append(Step(name, why, waited, seconds, many))
         return found[::-1]
 
-    def _chain(self) -> Iterator[tuple[int, str, float]]:
-        """Yield calls, last to first, why each began when it did, and when the next one began."""
-        self._before: dict[int, int] = {}
+    def _chain(self) -> Iterator[tuple[int, str, float, float]]:
+        """Yield calls, last to first, with what explains them.
+
+        That is why each began when it did, since when nothing of the chain had gone on by then, and
+        when the next one began.
+        """
         self._seen: set[int] = set()
         if not self._by_end or self._all_ends[-1] < self._began:
             return
-        here, until, seen = self._by_end[-1], self._all_ends[-1], self._seen
+        here, until = self._by_end[-1], self._all_ends[-1]
         while True:
-            seen.add(here)
+            self._seen.add(here)
             before, why = self._waited_for(here)
-            is_first = before is None or before in seen or self._is_old(before)
-            if before is not None and not is_first:
-                self._before[here] = before
-            yield here, "run" if is_first else why, until
-            if before is None or is_first:
+            start = self._starts[here]
+            if before is None or before in self._seen or self._is_old(before):
+                yield here, "run", self._began, until
                 return
-            here, until = before, self._starts[here]
+            yield here, why, min(self._ends[before], start), until
+            here, until = before, start
 
     def _is_old(self, call: int) -> bool:
         return self._ends[call] < self._began - SLACK

@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from heapq import merge
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -165,13 +166,11 @@ class _Calls:
 
     def whole(self, spans: Spans) -> float:
         """Return how long at least one went on, or another attempt was waited for."""
-        times = [*zip(spans.starts, spans.ends, strict=True)]
-        times += [
+        waits = sorted(
             (spans.ends[before], spans.starts[after]) for after, before in spans.before.items()
-        ]
-        times.sort()
-        found, until = 0.0, times[0][0]
-        for start, end in times:
+        )
+        found, until = 0.0, spans.starts[0]
+        for start, end in merge(zip(spans.starts, spans.ends, strict=True), waits):
             if end > until:
                 found += end - max(start, until)
                 until = end
@@ -189,13 +188,14 @@ class _Calls:
                     told = f"{duration(end - start)} until attempt {number}"
                     shown.append(Bar(start, end, "wait", told))
             return sorted(shown, key=lambda bar: bar.start)
-        states = [self._states[each] for each in self._order]
+        states = (self._states[each] for each in self._order)
         few = len(self._failed) <= EACH
-        found = joined(
+        calls = (
             (start, end, state)
             for start, end, state in zip(spans.starts, spans.ends, states, strict=True)
             if not few or state != NodeState.FAILED
         )
+        found = joined(calls, max(spans.ends))
         return [*found, *self._failed] if few else found  # what failed lies over the others
 
 
@@ -219,39 +219,38 @@ def _overlap(spans: Spans) -> bool:
     )
 
 
-def joined(calls: Iterable[tuple[float, float, str]], parts: int = PARTS) -> list[Bar]:
+def joined(calls: Iterable[tuple[float, float, str]], last: float, parts: int = PARTS) -> list[Bar]:
     """Return when some of many calls went on, as few bars that say how many of them ended how.
 
     Args:
-        calls: Start, end and state of each.
+        calls: Start, end and state of each, in order of start.
+        last: When the last of them ended.
         parts: Into how many parts their time is divided: what is no further apart counts as one,
             and a bar becomes two where different shares of its calls ended in a state.
     """
-    known = sorted(calls)
-    if not known:
+    known = iter(calls)
+    first = next(known, None)
+    if first is None:
         return []
-    begin = known[0][0]
-    part = max((max(end for _, end, _ in known) - begin) / parts, 1e-9)
+    begin, until, state = first
+    part = max((last - begin) / parts, 1e-9)
     found: list[Bar] = []
-    counts: Counter[str] = Counter()
-    start = until = begin
-    number = 0
+    counts = Counter([state])
+    start, number = begin, 0
 
     def close(end: float) -> None:
-        last = found[-1] if found else None
-        if last is not None and last.end >= start and _alike(last.counts, counts):
-            found[-1] = _one(last.start, end, counts + Counter(last.counts))
+        before = found[-1] if found else None
+        if before is not None and before.end >= start and _alike(before.counts, counts):
+            found[-1] = _one(before.start, end, counts + Counter(before.counts))
         else:
             found.append(_one(start, end, counts))
 
     for began, ended, state in known:
         here = int((began - begin) / part)
-        if counts and (began > until + part or here != number):
-            close(until if began > until + part else max(began, start))
-            if began > until + part:
-                until = began
-            counts, start = Counter(), began
-        number = here
+        is_apart = began > until + part
+        if is_apart or here != number:
+            close(until if is_apart else began)
+            counts, start, number = Counter(), began, here
         counts[state] += 1
         until = max(until, ended)
     close(until)
