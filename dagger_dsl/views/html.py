@@ -260,6 +260,7 @@ class _View:
             rows,
             f"Nodes of {report.dag_name}",
             f"{left:,} more nodes that are not shown: {_counted(states, set(ids))}" if left else "",
+            style="wordy",
         )
 
     def _rows(self, found: NodeReport) -> Iterator[list[str]]:
@@ -338,7 +339,7 @@ class _View:
         ]
         left = len(calls) - len(rows)
         heads = ["Item", "State", ">Attempts", ">Time", "Note"]
-        body = table(heads, rows, f"Invocations of {node_id}")
+        body = table(heads, rows, f"Invocations of {node_id}", style="wordy")
         if left:
             body += f'<p class="soft-text">And {left:,} more.</p>'
         return fold(f"{len(calls):,} invocations: {_listed(counts)}", body)
@@ -569,9 +570,8 @@ def _critical(steps: Sequence[Step]) -> str:
     total = sum(step.seconds + step.waited for step in steps)
     rows = [
         [
-            f"{name(step.node_id)}{_of_calls(step)}",
+            f"{name(step.node_id)}{_beside(step)}",
             _share(step.seconds, total),
-            "a free worker" if step.why == "worker" else "",
             text(f"+{duration(step.waited)}") if step.waited >= 0.0005 else "",
             text(duration(step.seconds)),
         ]
@@ -594,18 +594,19 @@ def _critical(steps: Sequence[Step]) -> str:
         )
     if len(shown) < len(rows):
         note += f" {len(rows) - 30:,} steps in its middle are not shown."
-    heads = ["Node", _SHARE, "Waited for", ">Idle before", ">Time"]
-    if not busy:
-        heads.pop(2)
-        shown = [[*row[:2], *row[3:]] for row in shown]
+    heads = ["Node", _SHARE, ">Idle before", ">Time"]
     return (
         f'<div><h3>Critical path</h3><p class="soft-text">{note}</p>'
         f"{table(heads, shown, 'Critical path')}</div>"
     )
 
 
-def _of_calls(step: Step) -> str:
-    return "" if step.calls < 2 else f' <span class="soft-text">{step.calls:,} calls</span>'
+def _beside(step: Step) -> str:
+    """Return what there is to say of a step beside its name."""
+    told = [f"{step.calls:,} calls"] if step.calls > 1 else []
+    if step.why == "worker":
+        told.append("waited for a free worker")
+    return f'<div class="soft-text small">{", ".join(told)}</div>' if told else ""
 
 
 def _known_cycles(view: _View) -> str:
@@ -718,14 +719,20 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _folded_table(
-    heads: list[str], rows: list[list[str]], caption: str, note: str, *, opened: int = OPEN
+    heads: list[str],
+    rows: list[list[str]],
+    caption: str,
+    note: str,
+    *,
+    opened: int = OPEN,
+    style: str = "",
 ) -> str:
     """Return a table whose later rows are folded, and a line below it."""
     if not rows:
         return ""
-    found = table(heads, rows[:opened], caption)
+    found = table(heads, rows[:opened], caption, style=style)
     if len(rows) > opened:
-        rest = table(heads, rows[opened:], f"{caption}, continued")
+        rest = table(heads, rows[opened:], f"{caption}, continued", style=style)
         found += fold(f"{len(rows) - opened:,} more", rest)
     return found + (f'<p class="soft-text">{text(note)}.</p>' if note else "")
 

@@ -275,7 +275,7 @@ def test_a_run_on_one_worker_waits_for_it(runner: str, tmp_path: Path) -> None:
         ]
         assert 0.05 <= total(found) <= report.duration + 0.01
         page = check(report.to_html()).text
-        assert "a free worker" in page
+        assert "waited for a free worker" in page
         assert "shortens the run only where it leaves a worker free" in page
 
 

@@ -96,6 +96,15 @@ def test_of_many_calls_that_failed_each_bar_says_how_many_and_none_is_left_out()
     assert "many calls that ended in several ways" in shown.partition('class="key"')[2]
 
 
+def test_times_of_many_short_calls_add_up() -> None:
+    start = 1_800_000_000.0
+    starts = [start + k * 0.001 for k in range(2_000)]
+    calls = [attempt(1, each, each + 1e-5, key=str(each)) for each in starts]
+    found = lane(*calls)
+    assert abs(found.seconds - 0.02) < 0.001
+    assert abs(found.whole - 0.02) < 0.001
+
+
 def test_where_calls_begin_to_fail_another_bar_begins() -> None:
     calls = [
         attempt(1, k, k + 1, "completed" if k < 800 else "failed", key=str(k)) for k in range(1_000)
