@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import attrs
 
@@ -28,6 +28,7 @@ __all__ = [
     "KEPT",
     "LAPS",
     "AttemptReport",
+    "Calls",
     "Lap",
     "Try",
     "attempt_of",
@@ -37,6 +38,15 @@ __all__ = [
     "moment",
     "recorded_attempts",
 ]
+
+
+class Calls(Protocol):
+    """What yields the attempts of a node."""
+
+    def __call__(self, node_id: str, only: str | None = None, /) -> Iterator[AttemptReport]:
+        """Yield those of all invocations, or of one by its key."""
+        ...
+
 
 #: How many attempts of an invocation a run keeps in memory, beside the last one.
 KEPT: Final = 100
@@ -134,8 +144,10 @@ def recorded_attempts(rows: Iterable[StoredNode]) -> dict[str, list[AttemptRepor
     return found
 
 
-def attempts_of_run(run: Run, *, brief: bool = False) -> Callable[[str], Iterator[AttemptReport]]:
+def attempts_of_run(run: Run, *, brief: bool = False) -> Calls:
     """Return what yields the attempts of a run's node, as far as they are known here.
+
+    It is given the node, and the key of an invocation or None for all.
 
     Args:
         run: The run.
@@ -149,13 +161,13 @@ def attempts_of_run(run: Run, *, brief: bool = False) -> Callable[[str], Iterato
         left_out = history is not None and history.cycles > len(laps or ()) + len(run.plan.index)
         return recorded_attempts(_rows(run) if left_out else run.recorded)
 
-    def attempts(node_id: str) -> Iterator[AttemptReport]:
-        here = _calls_here(run, node_id, told)
+    def attempts(node_id: str, only: str | None = None, /) -> Iterator[AttemptReport]:
+        here = _calls_here(run, node_id, only, told)
         before = recorded().get(node_id)
         if not before:
             yield from here
             return
-        found = {(each.key, each.number): each for each in before}
+        found = {(each.key, each.number): each for each in before if only in (None, each.key)}
         found.update(((each.key, each.number), each) for each in here)
         yield from found.values()
 
@@ -163,21 +175,27 @@ def attempts_of_run(run: Run, *, brief: bool = False) -> Callable[[str], Iterato
 
 
 def _calls_here(
-    run: Run, node_id: str, told: Callable[[BaseException], ErrorInfo]
+    run: Run, node_id: str, only: str | None, told: Callable[[BaseException], ErrorInfo]
 ) -> Iterator[AttemptReport]:
     """Yield the attempts that this process has made and still knows."""
     plan = run.plan
     slot = plan.index[node_id]
+    if only is not None and plan.machine is None:
+        here = run.slot_named(node_id, only)
+        if here is not None and here not in plan.mapped:
+            yield from _calls_of_slot(run, node_id, only, here, told)
+        return
     for number, where, start, end, more in list(run.laps or ()):
-        if where == slot and start:
+        if where == slot and start and only in (None, str(number)):
             yield from _lap(run, node_id, str(number), start, end, more, told)
     some = False
     for key, child in plan.children.below(slot):
         if child not in plan.mapped:
             some = True
             yield from _calls_of_slot(run, node_id, key, child, told)
-    if not some:
-        yield from _calls_of_slot(run, node_id, plan.children.key(slot), slot, told)
+    key = plan.children.key(slot)
+    if not some and only in (None, key):
+        yield from _calls_of_slot(run, node_id, key, slot, told)
 
 
 def _lap(

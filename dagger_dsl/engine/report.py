@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from dagger_dsl._doors import through
-from dagger_dsl.engine.attempts import AttemptReport, last_attempt
+from dagger_dsl.engine.attempts import AttemptReport, Calls, last_attempt
 from dagger_dsl.engine.error_info import ErrorInfo, error_info
 from dagger_dsl.errors import (
     ConfigurationError,
@@ -183,7 +183,7 @@ class RunReport:
     #: Without a report for each of many invocations.
     _counts: Callable[[str], dict[str, int]] | None = attrs.field(default=None, repr=False)
     #: As `_attempts`, without tracebacks.
-    _calls: Callable[[str], Iterable[AttemptReport]] | None = attrs.field(default=None, repr=False)
+    _calls: Calls | None = attrs.field(default=None, repr=False)
 
     @property
     def context(self) -> Context:
@@ -327,16 +327,22 @@ class RunReport:
         self.graph.node(node_id)
         return sorted(self._each_attempt(node_id), key=_begin)
 
-    def calls(self, node_id: str) -> Iterator[AttemptReport]:
+    def calls(self, node_id: str, key: str | None = None) -> Iterator[AttemptReport]:
         """Return what `attempts` has, in any order, errors without tracebacks; nothing is kept.
 
         It is for nodes that have very many, such as one that is mapped over 100,000 items.
+
+        Args:
+            node_id: The node.
+            key: Only the calls of this invocation.
 
         Raises:
             NodeNotFound: The graph has no such node.
         """
         self.graph.node(node_id)
-        return iter(self._each_attempt(node_id) if self._calls is None else self._calls(node_id))
+        if self._calls is not None:
+            return self._calls(node_id, key)
+        return (each for each in self._each_attempt(node_id) if key in (None, each.key))
 
     def _each_attempt(self, node_id: str) -> Iterable[AttemptReport]:
         if self._attempts is not None:

@@ -456,9 +456,17 @@ def _failure(failure: Failure, room: _Room, *, opened: bool) -> str:
     pairs = [(name(each.name), _shown_input(each, room, 1_000)) for each in inputs]
     if pairs:
         parts.append(f"<h3>Its inputs</h3>{definitions(pairs, style='pairs')}")
+    before = sorted(
+        (
+            each
+            for each in failure.report.calls(node.node_id, failure.key)
+            if each.number < failure.attempts
+        ),
+        key=lambda each: each.number,
+    )
     earlier = [
         (f"attempt {each.number}", code(first_line(each.error or str(each.state), 300)))
-        for each in failure.earlier()[-10:]
+        for each in before[-10:]
     ]
     if earlier:
         parts.append(f"<h3>Attempts before</h3>{definitions(earlier, style='pairs')}")

@@ -224,6 +224,37 @@ def test_calls_are_the_attempts_without_their_tracebacks() -> None:
     assert call.started_at == attempt.started_at
 
 
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_calls_of_one_invocation_can_be_asked_for(is_recorded: bool, tmp_path: Path) -> None:
+    failed: list[int] = []
+
+    def half(x: int) -> float:
+        if x == 1 and not failed:
+            failed.append(x)
+            raise ValueError("once")
+        return x / 2
+
+    with DAG("mapped") as dag:
+        action(half, retry=RetryPolicy(max_attempts=2, base_delay=0)).map([0, 1])
+    url = f"sqlite:{tmp_path / 'runs.db'}" if is_recorded else None
+    fsm = turns(2)
+    dag.run(database_url=url)
+    fsm.run(database_url=url)
+    reports = [(dag.report, fsm.report)]
+    if url is not None:
+        with Store(url) as store:
+            found = [stored_report(store.load_run(each.run_id), url, store) for each in reports[0]]
+        reports.append((found[0], found[1]))
+    for mapped, machine in reports:
+        assert [each.number for each in mapped.calls("half", "1")] == [1, 2]
+        assert [each.number for each in mapped.calls("half", "0")] == [1]
+        assert [*mapped.calls("half", "7")] == []
+        assert [*mapped.calls("half", "default")] == []
+        assert [each.key for each in machine.calls("left", "2")] == ["2"]
+        assert [each.key for each in machine.calls("left", "4")] == ["4"]
+        assert [*machine.calls("left", "1")] == []
+
+
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_an_attempt_that_was_taken_back_for_another_node_is_cancelled(runner: str) -> None:
     """Who gives a stream is called again with who takes it, without having failed."""

@@ -461,6 +461,19 @@ def test_a_page_of_very_many_items_makes_no_report_for_each(
     assert len(made) < 1_000
 
 
+def test_many_items_that_failed_are_not_gone_through_for_each_of_them() -> None:
+    def bad(x: int) -> int:
+        raise ValueError(f"bad {x}")
+
+    with DAG("mapped", config=DagConfig(on_failure="continue")) as dag:
+        action(bad).map(list(range(8_000)))
+    report = ran(dag, runner="threads")  # some have begun before the first of them has ended
+    before = time.perf_counter()
+    told = page_of(report).text
+    assert time.perf_counter() - before < 15
+    assert re.search(rf"8,000 invocations: {report.counts('bad')['failed']:,} failed", told)
+
+
 # --- nothing of a run can become markup -----------------------------------------------------------
 
 
