@@ -1,9 +1,31 @@
 """Workflows as decorated functions or YAML, run durably.
 
+A function becomes a step, arrows join steps, and `DAG` runs them:
+
+    >>> from dagger_dsl import DAG, action
+    >>> @action
+    ... def add(num1: float, num2: float) -> float:
+    ...     return num1 + num2
+    >>> @action
+    ... def report(total: float) -> str:
+    ...     return f"the sum is {total}"
+    >>> sums = DAG(add >> report, name="sums")
+    >>> sums.run({"num1": 10.0, "num2": 20.0})
+    'the sum is 30.0'
+    >>> sums.report.value("add")
+    30.0
+
 The names below are the package's front; each is loaded from its room on first use, so that
 importing `DAG` and `action` costs next to nothing. ``__all__`` has the names that most programs
 need, at most 50; a few more can be imported by name. Everything else lives in the rooms:
-`dagger_dsl.errors`, `dagger_dsl.testing`, `dagger_dsl.legacy` (the documents' other spellings).
+
+- `dagger_dsl.errors`: all that is raised;
+- `dagger_dsl.testing`: what tests need;
+- `dagger_dsl.model.events` and `dagger_dsl.model.commands`: what hooks are shown, and what they may
+  return;
+- `dagger_dsl.engine.hooks`: hooks that are ready to be used;
+- `dagger_dsl.yamlio`: files that keep their comments through an edit;
+- `dagger_dsl.legacy`: the documents' other spellings.
 """
 
 from typing import TYPE_CHECKING

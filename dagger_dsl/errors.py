@@ -154,7 +154,7 @@ def shown(value: Any, limit: int = 200) -> str:
         value = value[:limit] + value[-limit:]  # what is cut anyway is not worth escaping
     try:
         return cut(repr(value), limit)
-    except Exception:  # a stranger's __repr__
+    except (Exception, SystemExit):  # a stranger's __repr__
         return f"<{type(value).__name__}>"
 
 

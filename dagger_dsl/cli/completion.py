@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from dagger_dsl.cli.parser import DEFAULT_DB, build, subparsers_of
+from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.store import peek
-from dagger_dsl.views.clean import first_line, printable
 
 __all__ = ["SCRIPTS", "complete", "completions"]
 

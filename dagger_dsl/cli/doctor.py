@@ -97,8 +97,9 @@ def _database(url: str, troubles: list[str], artifacts: bool) -> dict[str, Any]:
     """Return facts about a database; what is wrong with it goes to the troubles."""
     from dagger_dsl.store.health import damage_in, disk_of, journal_of, last_use_of
     from dagger_dsl.store.storage import Store
+    from dagger_dsl.store.urls import shown_url
 
-    facts: dict[str, Any] = {"database": url}
+    facts: dict[str, Any] = {"database": shown_url(url)}
     try:
         store = Store(url)
         path = store.database.path

@@ -30,8 +30,8 @@ from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.pulse import Doing, EndedNode, Pulse
 from dagger_dsl.errors import NodeNotFound, RunNotFound
 from dagger_dsl.model.context import call_name
+from dagger_dsl.model.text import first_line
 from dagger_dsl.store.news import read_news, read_requests
-from dagger_dsl.views.clean import first_line
 from dagger_dsl.views.plain import STYLES
 
 if TYPE_CHECKING:

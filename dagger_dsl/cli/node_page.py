@@ -10,9 +10,9 @@ from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.steering import question_lines
 from dagger_dsl.engine.bindings import Bound, bound_inputs
 from dagger_dsl.errors import DaggerError, NodeNotFound, StoreError
+from dagger_dsl.model.excerpt import excerpt
+from dagger_dsl.model.text import first_line
 from dagger_dsl.model.values import MISSING, to_shown
-from dagger_dsl.views.clean import first_line
-from dagger_dsl.views.excerpt import excerpt
 from dagger_dsl.views.plain import cache_to_plain, duration, node_to_plain, plain_table
 
 if TYPE_CHECKING:

@@ -101,7 +101,7 @@ class _Parser(argparse.ArgumentParser):
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Leave; what the arguments hold must not command a terminal."""
         if message:
-            from dagger_dsl.views.clean import printable
+            from dagger_dsl.model.text import printable
 
             message = printable(message, lines=True)
         super().exit(status, message)

@@ -280,12 +280,15 @@ def _watch(
         gc.enable()  # `main` turned it off for the time of loading
         signals.guard(handle)
         known: set[tuple[str, str, str]] = set()
-        while not handle.wait(0.5):
+        while not handle.wait(0.2):
             with suppress(BrokenPipeError):
+                signals.tell()
                 tell_questions(handle, known, arguments.db, screen)
             if signals.overdue(grace + BEYOND_GRACE):
                 screen.error("a node did not end within the grace time; leaving it behind")
                 signals.leave()
+        with suppress(BrokenPipeError):
+            signals.tell()
     try:
         report = handle.result()
     except StoreError:
@@ -344,6 +347,7 @@ class _Signals:
         self._handle: RunHandle | None = None
         self._number = 0
         self._since = 0.0
+        self._told = False
         self._before: dict[int, Any] = {}
 
     @property
@@ -356,6 +360,12 @@ class _Signals:
         self._handle = handle
         if self._number:
             handle.cancel(self._reason())
+
+    def tell(self) -> None:
+        """Say once that the run is being stopped; a handler may interrupt a write."""
+        if self._number and not self._told:
+            self._told = True
+            self._screen.error("stopping; what has ended is recorded (again to leave at once)")
 
     def overdue(self, seconds: float) -> bool:
         """Return whether the run should have ended by now."""
@@ -388,7 +398,5 @@ class _Signals:
             self._number = number
             self.leave()
         self._number, self._since = number, time.monotonic()
-        # A signal can interrupt a write to the same stream; the descriptor is always free.
-        os.write(2, b"\nstopping; what has ended is recorded (again to leave at once)\n")
         if self._handle is not None:
             self._handle.cancel(self._reason())

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dagger_dsl.errors import DaggerError, StoreError
-from dagger_dsl.views.clean import printable
-from dagger_dsl.views.excerpt import excerpt
+from dagger_dsl.model.excerpt import excerpt
+from dagger_dsl.model.text import printable
 from dagger_dsl.views.plain import (
     duration,
     note_of,
@@ -23,7 +23,6 @@ from dagger_dsl.views.plain import (
     plain_table,
     report_to_plain,
     rows_of,
-    shown,
     told_first,
 )
 
@@ -111,7 +110,9 @@ class Screen:
 
     def json(self, content: Any) -> None:
         """Print a JSON document."""
-        sys.stdout.write(json.dumps(content, indent=2, default=shown) + "\n")
+        sys.stdout.write(
+            json.dumps(content, indent=2, default=lambda value: excerpt(value)[0]) + "\n"
+        )
         sys.stdout.flush()
 
     def table(self, rows: Sequence[Sequence[object]], rich: RenderableType | None = None) -> None:
@@ -128,11 +129,14 @@ class Screen:
 
     def _print(self, text: str, stream: TextIO) -> None:
         line = printable(text, lines=True)
-        if self._rich is not None and (stream is self.people or stream.isatty()):
+        if self._rich is not None and (stream is self.people or self._shares_terminal(stream)):
             self._rich.print(line, soft_wrap=True)  # above a live display
         else:
             stream.write(line + "\n")
             stream.flush()
+
+    def _shares_terminal(self, stream: TextIO) -> bool:
+        return self.is_terminal and stream.isatty()
 
     # --- runs ------------------------------------------------------------------------------------
 
@@ -171,7 +175,7 @@ class Screen:
                 whole = False
             else:
                 text = excerpt(value, 300)[0] if fault is None else f"(not shown: {fault})"
-                self._print(f"{node_id} = {text}", self.people)
+                self._print(f"{printable(node_id)} = {text}", self.people)
         return whole
 
     def _plain_report(self, report: RunReport, limit: int | None) -> str:

@@ -67,6 +67,9 @@ class _Placed:
 class DAG(PartialRuns):
     """A graph that is being built, and the way to run it.
 
+    ``run``, ``run_async``, ``start`` and the pictures are the same for all workflows: see
+    `dagger_dsl.engine.workflow.Workflow`.
+
     Args:
         source: Its name, or an expression such as ``extract >> transform >> load``.
         name: Its name where *source* is an expression; ``dag`` by default.
@@ -226,7 +229,7 @@ class DAG(PartialRuns):
         Args:
             action: An action, an expression, another DAG, or a function (registered as
                 ``<dag>.<function>``).
-            *args, **inputs: What its parameters are given.
+            args, inputs: What its parameters are given.
             id: The node's id; the action's name by default.
 
         Raises:
@@ -338,7 +341,7 @@ class DAG(PartialRuns):
             backend: Where results are shared instead: ``"memory"`` of this process, the
                 ``"database"`` of the run (without one nothing is shared), or a `CacheBackend`, an
                 object with ``get(key)`` and ``set(key, text, ttl)``.
-            id, **options: As for `node`; ``cache`` takes any `CacheStrategy` in the place of *ttl*,
+            id, options: As for `node`; ``cache`` takes any `CacheStrategy` in the place of *ttl*,
                 *cache_key* and *backend*.
 
         Raises:

@@ -103,11 +103,12 @@ __all__ = ["Action", "action", "branch"]
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)  # so that any kind of coroutine counts as one
 S = TypeVar("S")
 T = TypeVar("T")
 
 
-class Action(Ends, Generic[P, R]):
+class Action(Ends, Generic[P, R_co]):
     """A function that graphs can call.
 
     Outside a ``with DAG`` block, calling it calls the function. Inside one, calling it places a
@@ -130,7 +131,9 @@ class Action(Ends, Generic[P, R]):
         self.definition = definition
         self._options = options or {}
         self._method = method
-        self._function: Callable[P, R] = definition.fn if definition.uses else definition.original
+        self._function: Callable[P, R_co] = (
+            definition.fn if definition.uses else definition.original
+        )
         self._made: Recipe | None = None
         self._mapped: dict[Any, Recipe] = {}
         functools.update_wrapper(self, definition.face, updated=())
@@ -150,12 +153,12 @@ class Action(Ends, Generic[P, R]):
         """JSON Schema of the result: the explicit one, else one read off the annotation."""
         return self.definition.shown_output_schema()
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Call the function, or inside a ``with DAG`` block place a node and return its handle."""
         top = active.get()
         if top is None:
             return self._function(*args, **kwargs)
-        return cast(R, top[0]._place(self._made or self._recipe(), args, kwargs))
+        return cast(R_co, top[0]._place(self._made or self._recipe(), args, kwargs))
 
     # Where nothing is known of the result, it is not known whether it is to be awaited.
     @overload
@@ -202,7 +205,7 @@ class Action(Ends, Generic[P, R]):
         batch_size: int | None = ...,
         max_workers: int | None = ...,
         **inputs: Any,
-    ) -> list[R]: ...
+    ) -> list[R_co]: ...
     @overload
     def map(
         self,
@@ -293,11 +296,11 @@ class Action(Ends, Generic[P, R]):
         return top[0]._place(recipe, (), given, id)
 
     @overload
-    def __get__(self, instance: None, owner: Any = None) -> Action[P, R]: ...
+    def __get__(self, instance: None, owner: Any = None) -> Action[P, R_co]: ...
     @overload
     def __get__(
-        self: Action[Concatenate[S, Q], R], instance: S, owner: Any = None
-    ) -> Action[Q, R]: ...
+        self: Action[Concatenate[S, Q], R_co], instance: S, owner: Any = None
+    ) -> Action[Q, R_co]: ...
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         """Return the action of one instance, for a method; the node's name is the method's."""
         if instance is None or not self._method:
@@ -306,7 +309,7 @@ class Action(Ends, Generic[P, R]):
 
         return Action(bound_to(self.definition, instance), self._options)
 
-    def with_options(self, **options: Unpack[NodeOptions]) -> Action[P, R]:
+    def with_options(self, **options: Unpack[NodeOptions]) -> Action[P, R_co]:
         """Return this action with options for the nodes that it places.
 
         Args:

@@ -8,7 +8,6 @@ package are taken out of the traceback of the node's own error: they say nothing
 from __future__ import annotations
 
 import inspect
-import reprlib
 import shlex
 import sys
 import traceback
@@ -32,6 +31,7 @@ from dagger_dsl.errors import (
     visible,
 )
 from dagger_dsl.model.context import DEFAULT_KEY, NodeCtx
+from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.sharing import Context
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.model.values import MISSING, Secret
@@ -168,7 +168,7 @@ class Failure:
             return
         yield "inputs:"
         for name, value in list(inputs.items())[:_LISTED]:
-            yield f"  {visible(str(name), 100)} = {_shown(value)}"
+            yield f"  {visible(str(name), 100)} = {excerpt(value, 200)[0]}"
         if len(inputs) > _LISTED:
             yield f"  and {len(inputs) - _LISTED} more"
 
@@ -312,32 +312,6 @@ def _waited(answer: Awaitable[Any]) -> Any:
 
         return asyncio.run(wait())
     return answer
-
-
-class _Short(reprlib.Repr):
-    """A `repr` that costs the same whatever a value holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = 160
-        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = 8
-        self.maxdict = 8
-        self.maxlevel = 4
-
-    def repr_str(self, x: str, level: int) -> str:
-        return shown(x, self.maxstring)
-
-
-_short = _Short()
-
-
-def _shown(value: Any) -> str:
-    """Return a value in one short line; a `Secret` hides what it holds."""
-    try:
-        text = _short.repr(value)
-    except Exception:  # a stranger's __repr__
-        text = shown(value)
-    return visible(text, 200).replace("\n", " ")
 
 
 # --- finding it -----------------------------------------------------------------------------------

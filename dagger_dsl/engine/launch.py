@@ -301,6 +301,7 @@ class _Session:
         self.recorder = recorder
         self.ended = ended
         self._display = display
+        self._shown = False
         self._memory: Memory | None = None
         observers = None
         told = logger.isEnabledFor(logging.DEBUG)
@@ -414,6 +415,8 @@ class _Session:
             daemon=True,
         )
         found._begin(Tie(self.coordinator, thread, token, not lost, store, go_on))
+        if self._display is not None:
+            self._begin_display()
         thread.start()
         return found
 
@@ -437,9 +440,18 @@ class _Session:
             from dagger_dsl.engine.memory import Memory
 
             self._memory = Memory()
-        if self._display is not None:
+        if self._display is not None and not self._shown:
             self._display.begin(run)
         return self
+
+    def _begin_display(self) -> None:
+        """Show a run in the background from here on: a cell may be over before the run begins."""
+        self._shown = True
+        self.run.began = self.run.board.clock()
+        self._display.begin(self.run)
+        show = getattr(self._display, "show_now", None)
+        if show is not None:
+            show()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:

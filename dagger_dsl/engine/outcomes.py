@@ -402,7 +402,7 @@ class Outcomes:
         logger.warning(
             "node %r failed (%s), retrying in %.1f s (attempt %d/%s)",
             node_id,
-            visible(str(info), 300).replace("\n", " "),  # one line, whatever was raised
+            visible(str(info), 120).replace("\n", " "),  # one line, whatever was raised
             delay,
             attempt + 1,
             "?" if total is None else total,

@@ -84,7 +84,7 @@ class PartialRuns(Workflow):
 
         Args:
             start, stop: The nodes, each by its id or its handle; they run, too.
-            inputs, run_id, **options: As for `run_from`.
+            inputs, run_id, options: As for `run_from`.
 
         Returns:
             The value of *stop*; None when it was skipped.

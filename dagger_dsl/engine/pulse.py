@@ -6,6 +6,7 @@ coordinator and the workers keep anyway, so two readings of one pulse may be a m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -16,6 +17,8 @@ from dagger_dsl.engine.attempts import attempt_of
 from dagger_dsl.engine.error_info import error_text
 from dagger_dsl.engine.state import COMPLETED, FAILED, NAMES, PENDING, WAITING
 from dagger_dsl.errors import visible
+from dagger_dsl.model.context import DEFAULT_KEY, call_name
+from dagger_dsl.model.text import first_line
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
@@ -26,6 +29,9 @@ T = TypeVar("T")
 
 #: So many nodes are told of that wait for another attempt, and that failed; nobody reads more.
 _ROWS: Final = 1000
+
+#: Of so many that failed it is told with what.
+_TOLD: Final = 20
 
 #: How often a table is read that changes while it is read, before it is taken for empty.
 _TRIES: Final = 20
@@ -190,10 +196,10 @@ class Watch:
     # --- counting ---------------------------------------------------------------------------------
 
     def _cycles(self) -> int:
-        state = self._run.state
+        state: Any = self._run.state
         if self._run.plan.machine is None:
             return 0
-        return int(state.cycle) + (not state.left)  # type: ignore[attr-defined]
+        return int(state.cycle) + (state.exceeded or not state.left)
 
     def _calls(self) -> int:
         """Return how many invocations have ended."""
@@ -299,18 +305,21 @@ class Watch:
         run = self._run
         if FAILED not in codes:
             return
+        told = 0
         for slot in _copied(lambda: run.errors):
             if slot < len(codes) and codes[slot] == FAILED and slot not in run.plan.parents:
-                yield Doing(self._name(slot), None, self._error(slot).removeprefix(": "))
+                told += 1  # a stranger's `str` may take its time
+                text = self._error(slot).removeprefix(": ") if told <= _TOLD else ""
+                yield Doing(self._name(slot), None, text)
 
     def _error(self, slot: int) -> str:
         error = self._run.errors.get(slot)
-        return "" if error is None else f": {_first_line(error)}"
+        return "" if error is None else f": {first_line(error_text(error), 300)}"
 
     def _name(self, slot: int) -> str:
         plan = self._run.plan
-        key = f"[{plan.children.key(slot)}]" if slot in plan.parents else ""
-        return f"{plan.ids[slot]}{key}"
+        key = plan.children.key(slot) if slot in plan.parents else DEFAULT_KEY
+        return call_name(str(plan.ids[slot]), key)
 
     # --- what has ended ---------------------------------------------------------------------------
 
@@ -329,7 +338,8 @@ class Watch:
             for slot in self._suspects(codes, named)
             if codes[slot] != before[slot] and codes[slot] >= COMPLETED
         ]
-        for slot in sorted(slots, key=lambda slot: board.ended[slot]):
+        # What was not called ended because of something that was.
+        for slot in sorted(slots, key=lambda slot: board.ended[slot] or math.inf):
             start, end = board.started[slot], board.ended[slot]
             took = end - start if start and end >= start else None
             error = "" if codes[slot] != FAILED else self._error(slot).removeprefix(": ")
@@ -364,11 +374,6 @@ class Watch:
 
 def _last(seen: Any, number: int) -> list[int]:
     return seen[-number:] if isinstance(seen, list) else list(seen)[-number:]
-
-
-def _first_line(error: BaseException) -> str:
-    text = visible(str(error_text(error)), 300).strip()
-    return text.split("\n", 1)[0]
 
 
 def _copied(table: Callable[[], Iterable[T]]) -> list[T]:

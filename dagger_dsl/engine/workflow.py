@@ -59,6 +59,17 @@ class Workflow:
         """Surround a run; bodies must not find themselves where the workflow is built."""
         yield
 
+    @contextmanager
+    def _broken_off(self) -> Iterator[None]:
+        """Have the report of a run that something ended from outside, such as Ctrl-C."""
+        before = self._run
+        try:
+            yield
+        except BaseException:
+            if self._run is not before:
+                self.report = self._run.report()
+            raise
+
     # --- running ---------------------------------------------------------------------------------
 
     def run(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
@@ -100,7 +111,7 @@ class Workflow:
 
         settings = self._run_options(options)
         graph = self.compile()
-        with self._outside():
+        with self._outside(), self._broken_off():
             report = self.report = engine.run(graph, self.registry, inputs, settings)
         return self._answer(report, settings)
 
@@ -114,7 +125,7 @@ class Workflow:
 
         settings = self._run_options(options, "asyncio")
         graph = self.compile()
-        with self._outside():
+        with self._outside(), self._broken_off():
             report = await engine.run_async(graph, self.registry, inputs, settings)
         self.report = report
         return self._answer(report, settings)
@@ -278,7 +289,7 @@ class Workflow:
         it is recorded and cancelled by itself only.
 
         Args:
-            *args, **inputs: What the inputs are given; inside a block handles, too.
+            args, inputs: What the inputs are given; inside a block handles, too.
 
         Raises:
             CycleError: The DAG of the block would contain itself.

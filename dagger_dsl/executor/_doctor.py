@@ -18,9 +18,9 @@ from dagger_dsl.executor._catalogue import Catalogue, Compilable, Entry
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.text import printable
 from dagger_dsl.store.health import disk_of
 from dagger_dsl.store.storage import Store
-from dagger_dsl.views.clean import printable
 from dagger_dsl.views.plain import plain_table
 from dagger_dsl.views.stored import stored_report
 

@@ -492,7 +492,7 @@ class DagExecutor:
             inputs: Secrets, which are never stored and have to be given again.
             cache: As in `run`. Besides, its values under ``human_input`` answer the nodes that
                 their keys name, where these wait for a person; others become values of the run.
-            runner, cancel, **options: As in `run`.
+            runner, cancel, options: As in `run`.
 
         Raises:
             RunNotFound: The store has no such run.
@@ -645,7 +645,7 @@ class DagExecutor:
 
         Args:
             dag_name: Only runs of this graph.
-            runner, **options: As in `run`.
+            runner, options: As in `run`.
 
         Returns:
             A handle for each, the oldest run first. What keeps a run from going on, such as an

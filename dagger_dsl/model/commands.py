@@ -267,6 +267,7 @@ class NodeSpec:
         try_count: Calls in all.
         map_over, max_parallel, map_depth, map_errors, map_batch: As for `Node`: the input whose
             items each get an invocation, and how that is done.
+        trigger, on_failure, retry, branch, cache_strategy, effects, description: As for `Node`.
         failure: Name of the failure handler.
         outputs: Names (or `Output`s) instead of those that the action declares.
 

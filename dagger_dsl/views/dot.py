@@ -1,4 +1,8 @@
-"""Graphs and runs as DOT, the text that Graphviz draws, in the form document 003 prints.
+"""Pictures as DOT, the text that Graphviz draws; graphs and runs in the form document 003 prints.
+
+`picture_to_dot` draws anything that is a `Picture`, jobs and channels as well. The documents fix
+the words of graphs and runs, so these write their own labels and share all the rest: names,
+escapes, colours, arrows.
 
 Everything from data stands in quotes and goes through `quote`: there are no HTML-like labels and no
 attributes with addresses, so an id cannot become markup or a link.
@@ -7,21 +11,23 @@ attributes with addresses, so an id cannot become markup or a link.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
-from dagger_dsl.errors import ConfigurationError, shown
+import attrs
+
 from dagger_dsl.model.states import NodeState
-from dagger_dsl.views.clean import first_line
+from dagger_dsl.model.text import first_line
+from dagger_dsl.views.picture import LINE, TOOLTIP, Arrow, Picture, Shape, node_states, start_id
 from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import NodeReport, RunReport
     from dagger_dsl.model.graph import Graph, HasStates, Node
 
-__all__ = ["COLOURS", "graph_to_dot", "node_states", "quote", "report_to_dot"]
+__all__ = ["COLOURS", "graph_to_dot", "picture_to_dot", "quote", "report_to_dot"]
 
-#: The fill of a node by its state.
+#: The fill of a node by its state; of another, or of none, it is white.
 COLOURS: Final[Mapping[str, str]] = {
     NodeState.COMPLETED: "lightgreen",
     NodeState.FAILED: "lightcoral",
@@ -32,10 +38,6 @@ COLOURS: Final[Mapping[str, str]] = {
     "paused": "lightblue",
     NodeState.PENDING: "white",
 }
-
-#: Longest line of a label and longest tooltip, in characters.
-LINE: Final = 80
-TOOLTIP: Final = 1000
 
 _CONTROLS: Final = {
     **{code: chr(0x2400 + code) for code in range(0x20) if code not in b"\0\n"},
@@ -58,6 +60,29 @@ def quote(text: str) -> str:
     return f'"{_ENTITY.sub("&amp;", text)}"'
 
 
+def picture_to_dot(picture: Picture) -> str:
+    """Return a picture as DOT, with its title above it.
+
+    A shape shows its label, its status and what else is written in it, one below the other; arrows
+    along which nothing went are dashed. Pictures inside of shapes are not drawn.
+    """
+    title = "\n".join(filter(None, (picture.title, picture.subtitle)))
+    return _digraph([_written(shape) for shape in picture.shapes], picture.arrows, title)
+
+
+def _written(shape: Shape) -> Shape:
+    """Return a shape with all of its texts in its label."""
+    lines = [shape.label]
+    if shape.status is not None:
+        lines.append(_status(shape.status))
+    if shape.counts:
+        lines.append(", ".join(f"{count} {state}" for state, count in shape.counts.items()))
+    lines += shape.marks
+    if shape.detail and shape.detail != shape.status:
+        lines.append(shape.detail)
+    return attrs.evolve(shape, label=_label(lines))
+
+
 def graph_to_dot(graph: Graph, run: HasStates | Mapping[str, str] | None = None) -> str:
     """Return a graph as DOT.
 
@@ -70,31 +95,15 @@ def graph_to_dot(graph: Graph, run: HasStates | Mapping[str, str] | None = None)
         ConfigurationError: *run* is neither, or a state is none that there is.
     """
     if run is None:
-        return _digraph(graph, ((_plan_label(node), "white") for node in graph.nodes.values()))
+        return _graph(graph, {node.id: _plan_lines(node) for node in graph.nodes.values()})
     found = node_states(graph, run)
     history = getattr(run, "history", None)
     counts = {} if history is None else history.counts
-    labels = (
-        ([node_id, _status(state), *_visits(counts.get(node_id))], COLOURS[state])
+    lines = {
+        node_id: [node_id, _status(state), *_visits(counts.get(node_id))]
         for node_id, state in found.items()
-    )
-    return _digraph(graph, labels)
-
-
-def node_states(graph: Graph, run: HasStates | Mapping[str, str]) -> dict[str, str]:
-    """Return the state of every node of a graph by id.
-
-    Raises:
-        ConfigurationError: *run* has no states, or a state is none that there is.
-    """
-    states = _states_of(run)
-    found = {node_id: states.get(node_id, NodeState.PENDING) for node_id in graph.nodes}
-    for state in found.values():
-        if not isinstance(state, str) or state not in COLOURS:
-            raise ConfigurationError(
-                f"a node's state is one of {', '.join(map(str, COLOURS))}, not {shown(state)}"
-            )
-    return found
+    }
+    return _graph(graph, lines, found)
 
 
 def _visits(count: int | None) -> list[str]:
@@ -102,43 +111,29 @@ def _visits(count: int | None) -> list[str]:
     return [] if count is None else [f"Entered: {count}"]
 
 
-def _states_of(run: Any) -> Mapping[str, str]:
-    if isinstance(run, Mapping):
-        return run
-    if callable(getattr(run, "states", None)):
-        found: Mapping[str, str] = run.states()
-        return found
-    raise ConfigurationError(
-        "a graph takes its colours from a RunReport or from a mapping of node ids to states, not "
-        f"from {shown(run)}"
-    )
-
-
 def report_to_dot(report: RunReport) -> str:
     """Return a run as DOT, for debugging: attempts, times and the first line of each error."""
     reports = report.node_reports
     counts = {} if report.history is None else report.history.counts
-    labels = (
-        (
-            _run_label(reports[node_id]) + _visits(counts.get(node_id)),
-            COLOURS[reports[node_id].state],
-        )
+    lines = {
+        node_id: _run_lines(reports[node_id]) + _visits(counts.get(node_id))
         for node_id in report.graph.nodes
-    )
+    }
+    states = {node_id: reports[node_id].state for node_id in report.graph.nodes}
     title = f"{report.dag_name}: run {report.run_id}\n{report.status}, {duration(report.duration)}"
-    return _digraph(report.graph, labels, title=title)
+    return _graph(report.graph, lines, states, title)
 
 
 def _status(state: str) -> str:
     return f"Status: {str(state).capitalize()}"
 
 
-def _plan_label(node: Node) -> list[str]:
+def _plan_lines(node: Node) -> list[str]:
     body = node.action if node.subgraph is None else node.subgraph
     return [node.id] if body == node.id else [node.id, body]
 
 
-def _run_label(report: NodeReport) -> list[str]:
+def _run_lines(report: NodeReport) -> list[str]:
     status = _status(report.state)
     if report.recovered:
         status += " (recovered)"
@@ -156,57 +151,38 @@ def _run_label(report: NodeReport) -> list[str]:
     return lines
 
 
-def _digraph(graph: Graph, labels: Iterable[tuple[list[str], str]], title: str = "") -> str:
-    names = _names(graph)
-    lines = ["digraph execution_tree {", "    rankdir=TB;", "    node [shape=box, style=filled];"]
-    if title:
-        lines.append(f"    label={quote(title)};")
-        lines.append("    labelloc=t;")
-    lines.append("")
-    for node, (label, colour) in zip(graph.nodes.values(), labels, strict=True):
-        given = {"fillcolor": colour, "label": quote("\n".join(map(_cut, label)))}
-        if node.subgraph is not None:
-            given["shape"] = "component"
-        tooltip = "\n".join(_tooltip(node))
-        if tooltip:
-            given["tooltip"] = quote(_cut(tooltip, TOOLTIP))
-        if graph.machine is not None and node.id in graph.machine.terminal:
-            given["peripheries"] = "2"
-        lines.append(f"    {names[node.id]} [{_attributes(given)}];")
-    if graph.machine is not None and graph.machine.initial in names:
-        start = _free(names.values(), "start")
-        lines.append(f'    {start} [shape=point, label="", width=0.2];')
-        lines.append(f"    {start} -> {names[graph.machine.initial]};")
-    edges = [_edge(edge.source, edge.target, edge.when, names) for edge in graph.edges]
-    return "\n".join([*lines, *([""] if edges else []), *edges, "}", ""])
+def _graph(
+    graph: Graph,
+    lines: Mapping[str, Sequence[str]],
+    states: Mapping[str, str] | None = None,
+    title: str = "",
+) -> str:
+    """Return a graph as DOT.
 
-
-def _names(graph: Graph) -> dict[str, str]:
-    """Return a quoted name for each id; ids that read alike once quoted are told apart."""
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for node_id in graph.nodes:
-        name = quote(node_id)
-        count = 1
-        while name in taken:
-            count += 1
-            name = quote(f"{node_id} ({count})")
-        taken.add(name)
-        names[node_id] = name
-    return names
-
-
-def _free(taken: Iterable[str], name: str) -> str:
-    """Return a quoted name that no node has."""
-    names = set(taken)
-    while quote(name) in names:
-        name += "_"
-    return quote(name)
-
-
-def _edge(source: str, target: str, when: str | None, names: Mapping[str, str]) -> str:
-    head = f"    {names.get(source) or quote(source)} -> {names.get(target) or quote(target)}"
-    return f"{head};" if when is None else f"{head} [label={quote(_cut(when))}];"
+    Args:
+        graph: What to draw.
+        lines: What is written in each node, by its id.
+        states: The states to colour it by.
+        title: What stands above it.
+    """
+    machine = graph.machine
+    shapes = [
+        Shape(
+            id=node.id,
+            label=_label(lines[node.id]),
+            kind="step" if node.subgraph is None else "flow",
+            status=None if states is None else states[node.id],
+            double=machine is not None and node.id in machine.terminal,
+            tooltip=tuple(_tooltip(node)),
+        )
+        for node in graph.nodes.values()
+    ]
+    arrows = [Arrow(edge.source, edge.target, edge.when or "") for edge in graph.edges]
+    if machine is not None and machine.initial in graph.nodes:
+        start = start_id(graph)
+        shapes.append(Shape(start, "", kind="start"))
+        arrows.insert(0, Arrow(start, machine.initial))
+    return _digraph(shapes, arrows, title)
 
 
 def _tooltip(node: Node) -> Iterator[str]:
@@ -220,8 +196,63 @@ def _tooltip(node: Node) -> Iterator[str]:
             yield f"-> {out.name}: {out.description}"
 
 
-def _attributes(given: Mapping[str, Any]) -> str:
+# --- text -----------------------------------------------------------------------------------------
+
+
+def _digraph(shapes: Sequence[Shape], arrows: Iterable[Arrow], title: str) -> str:
+    names = _names(shapes)
+    lines = ["digraph execution_tree {", "    rankdir=TB;", "    node [shape=box, style=filled];"]
+    if title:
+        lines.append(f"    label={quote(title)};")
+        lines.append("    labelloc=t;")
+    lines.append("")
+    lines += [f"    {names[shape.id]} [{_attributes(shape)}];" for shape in shapes]
+    edges = [_edge(arrow, names) for arrow in arrows]
+    return "\n".join([*lines, *([""] if edges else []), *edges, "}", ""])
+
+
+def _attributes(shape: Shape) -> str:
+    if shape.kind == "start":
+        return 'shape=point, label="", width=0.2'
+    colour = "white" if shape.status is None else COLOURS.get(shape.status, "white")
+    given = {"fillcolor": colour, "label": quote(shape.label)}
+    if shape.kind == "flow":
+        given["shape"] = "component"
+    if shape.tooltip:
+        given["tooltip"] = quote(_cut("\n".join(shape.tooltip), TOOLTIP))
+    if shape.double:
+        given["peripheries"] = "2"
     return ", ".join(f"{name}={value}" for name, value in given.items())
+
+
+def _names(shapes: Iterable[Shape]) -> dict[str, str]:
+    """Return a quoted name for each id; ids that read alike once quoted are told apart."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for shape in shapes:
+        name = quote(shape.id)
+        count = 1
+        while name in taken:
+            count += 1
+            name = quote(f"{shape.id} ({count})")
+        taken.add(name)
+        names[shape.id] = name
+    return names
+
+
+def _edge(arrow: Arrow, names: Mapping[str, str]) -> str:
+    ends = (names.get(each) or quote(each) for each in (arrow.source, arrow.target))
+    given = []
+    if arrow.label:
+        given.append(f"label={quote(_cut(arrow.label))}")
+    if arrow.idle:
+        given.append("style=dashed")
+    attributes = f" [{', '.join(given)}]" if given else ""
+    return f"    {' -> '.join(ends)}{attributes};"
+
+
+def _label(lines: Iterable[str]) -> str:
+    return "\n".join(map(_cut, lines))
 
 
 def _cut(text: str, limit: int = 4 * LINE) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dagger_dsl.errors import ConfigurationError, VisualizationUnavailable, shown
-from dagger_dsl.views.clean import first_line
+from dagger_dsl.model.text import first_line
 
 __all__ = ["FORMATS", "render", "save_dot", "write_file"]
 

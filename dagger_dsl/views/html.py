@@ -14,11 +14,11 @@ import attrs
 from dagger_dsl.engine.bindings import Bound, bound_inputs
 from dagger_dsl.engine.failure import Failure, failures_in
 from dagger_dsl.errors import DaggerError
+from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.text import first_line
 from dagger_dsl.model.values import MISSING
-from dagger_dsl.views.clean import first_line
 from dagger_dsl.views.critical import Step, steps_of_run
-from dagger_dsl.views.excerpt import excerpt
 from dagger_dsl.views.gantt import chosen, gantt
 from dagger_dsl.views.graphviz import write_file
 from dagger_dsl.views.grouping import MOST

@@ -18,9 +18,10 @@ from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.notes import of_json
 from dagger_dsl.errors import cut
 from dagger_dsl.model.context import DEFAULT_KEY, call_name
+from dagger_dsl.model.excerpt import excerpt
+from dagger_dsl.model.text import first_line
 from dagger_dsl.store.records import StoredCommand
-from dagger_dsl.views.clean import first_line
-from dagger_dsl.views.plain import duration, shown
+from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:
     from dagger_dsl.store.news import Ended, News, Request
@@ -188,7 +189,7 @@ def _command(plain: Mapping[str, Any]) -> str:
         return f"add {_list(names)}"
     if do == "answer":
         node = call_name(str(plain.get("node_id")), str(plain.get("key", DEFAULT_KEY)))
-        return f"answer {node} = {shown(plain.get('value'), _LONG)}"
+        return f"answer {node} = {excerpt(plain.get('value'), _LONG)[0]}"
     if do in ("cancel", "pause", "resume"):
         return f"{do} branch {first_line(plain.get('branch_id', ''))}{reason}"
     if do == "enable":

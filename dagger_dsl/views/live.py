@@ -22,8 +22,8 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from dagger_dsl.engine.pulse import Pulse, Pulses, TableChanged, Watch
 from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.model.text import printable
 from dagger_dsl.store.forks import after_fork
-from dagger_dsl.views.clean import printable
 from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:
@@ -131,6 +131,12 @@ class LiveDisplay:
         except Exception as error:
             self._give_up(error)
 
+    def show_now(self) -> None:
+        """Show a picture before the run begins, from the thread of the cell that starts it."""
+        if self.kind == "picture" and self._front is not None:
+            with self._drawing:
+                self._draw()
+
     def follow(self, pulses: Pulses, run: Run | None = None) -> None:
         """Begin to show whatever has pulses, from a thread of its own.
 
@@ -157,6 +163,8 @@ class LiveDisplay:
                 if not _TICKER.finish(self, over):
                     # Not louder: where this would be said nobody may take anything, either.
                     logger.debug("the display of a run was left behind")
+            elif self._drawing.acquire(timeout=_PATIENCE):  # why it gave up is being said
+                self._drawing.release()
         finally:
             _TICKER.remove(self)
             self._leave()
@@ -450,7 +458,7 @@ class Lines:
 
     def _line(self, pulse: Pulse, text: str) -> None:
         self._said += 1
-        self._say(f"{pulse.name} {text}" if self._titled else text)
+        self._say(printable(f"{pulse.name} {text}" if self._titled else text))
 
 
 def write_line(line: str, stream: IO[str] | None = None) -> None:

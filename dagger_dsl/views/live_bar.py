@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dagger_dsl.views.clean import first_line, printable
+from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.views.live import Pace, summary, write_line
 from dagger_dsl.views.plain import STYLES, duration
 
@@ -123,7 +123,9 @@ def frame(
         width: How many characters there are in a line.
         ascii_only: Whether the terminal shows nothing else.
     """
+    # A terminal writes ^C behind the last line; without room there the frame is a line longer.
     rows = Table.grid(padding=(0, 1), expand=True)
+    rows.width = max(1, width - 3)
     rows.add_column(width=1)
     rows.add_column(no_wrap=True, overflow="ellipsis", max_width=40)
     rows.add_column(no_wrap=True, justify="right")

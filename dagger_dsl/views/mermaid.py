@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
-from dagger_dsl.views.dot import COLOURS, LINE, node_states
+from dagger_dsl.views.dot import COLOURS
+from dagger_dsl.views.picture import LINE, node_states
 from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:

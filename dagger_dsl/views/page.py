@@ -10,7 +10,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from dagger_dsl.views.clean import printable
+from dagger_dsl.model.text import printable
 from dagger_dsl.views.svg import STYLE as PICTURE_STYLE
 
 __all__ = [

@@ -1,29 +1,55 @@
 """`Picture`: what a graph-shaped thing looks like, before anybody says how it is drawn.
 
-Graphs, runs, machines, jobs of tasks and maps of channels become pictures; `svg` draws pictures and
-knows none of these. Texts are data: whoever draws escapes them.
+Graphs, runs, machines, jobs of tasks and maps of channels become pictures; `svg` and `dot` draw
+pictures and need to know none of these. Texts are data: whoever draws escapes them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from dagger_dsl.model.states import NodeState
-from dagger_dsl.views.clean import first_line
-from dagger_dsl.views.dot import LINE, TOOLTIP, node_states
+from dagger_dsl.engine.bindings import bound_inputs
+from dagger_dsl.errors import ConfigurationError, DaggerError, shown
+from dagger_dsl.model.excerpt import excerpt
+from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.text import first_line
+from dagger_dsl.model.values import MISSING
 from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.error_info import ErrorInfo
     from dagger_dsl.engine.report import NodeReport, RunReport
     from dagger_dsl.model.graph import Graph, HasStates, Node
 
-__all__ = ["Arrow", "Picture", "Shape", "picture_of_graph", "picture_of_run"]
+__all__ = [
+    "LINE",
+    "TOOLTIP",
+    "Arrow",
+    "Picture",
+    "Shape",
+    "node_states",
+    "picture_of_graph",
+    "picture_of_run",
+    "start_id",
+]
+
+#: Longest line of a label and longest tooltip, in characters.
+LINE: Final = 80
+TOOLTIP: Final = 1000
+
+#: The states that a node may be said to have.
+_STATES: Final = (*NodeState, "paused")
+
+#: Characters of a value in a tooltip.
+VALUE: Final = 120
+
+_NEVER_CALLED: Final = (NodeState.PENDING, NodeState.SKIPPED)
 
 
 @attrs.frozen
@@ -36,12 +62,14 @@ class Shape:
         detail: A second, smaller line.
         kind: ``step``, ``choice``, ``map``, ``flow`` (something with a picture of its own),
             ``group``, or ``start``, a point.
-        status: The name of a state, None where nothing has run.
+        status: The name of a state, None where nothing has run. One of a node has its colour; any
+            other word stands there without one.
         counts: Of what stands for many: how many there are in each state.
         marks: Short words at its edge, such as ``x3`` for attempts.
         double: Whether it has a double frame: a machine may end there.
         tooltip: Lines that are shown when it is pointed at.
         body: What it calls or runs; shapes with the same body do the same.
+        values: Makes further lines of its tooltip, of what is read only for what is drawn.
     """
 
     id: str
@@ -54,6 +82,7 @@ class Shape:
     double: bool = False
     tooltip: tuple[str, ...] = ()
     body: str = ""
+    values: Callable[[], Iterable[str]] = attrs.field(default=tuple, eq=False)
 
 
 @attrs.frozen
@@ -112,6 +141,34 @@ def picture_of_graph(
     return _picture(graph, shapes, title or graph.name, subtitle=subtitle)
 
 
+def node_states(graph: Graph, run: HasStates | Mapping[str, str]) -> dict[str, str]:
+    """Return the state of every node of a graph by id.
+
+    Raises:
+        ConfigurationError: *run* has no states, or a state is none that there is.
+    """
+    states = _states_of(run)
+    found = {node_id: states.get(node_id, NodeState.PENDING) for node_id in graph.nodes}
+    for state in found.values():
+        if not isinstance(state, str) or state not in _STATES:
+            raise ConfigurationError(
+                f"a node's state is one of {', '.join(map(str, _STATES))}, not {shown(state)}"
+            )
+    return found
+
+
+def _states_of(run: Any) -> Mapping[str, str]:
+    if isinstance(run, Mapping):
+        return run
+    if callable(getattr(run, "states", None)):
+        found: Mapping[str, str] = run.states()
+        return found
+    raise ConfigurationError(
+        "a graph takes its colours from a RunReport or from a mapping of node ids to states, not "
+        f"from {shown(run)}"
+    )
+
+
 def nodes(many: int) -> str:
     """Return how many nodes there are, in words."""
     return f"{many:,} node" if many == 1 else f"{many:,} nodes"
@@ -162,12 +219,18 @@ def _picture(
         arrows = [*_walked_arrows(graph, walked)]
     machine = graph.machine
     if machine is not None and machine.initial in graph.nodes:
-        start = "start"
-        while start in graph.nodes:
-            start += "_"
+        start = start_id(graph)
         shapes.insert(0, Shape(start, "", kind="start"))
         arrows.insert(0, Arrow(start, machine.initial))
     return Picture(title, tuple(shapes), tuple(arrows), **fields)
+
+
+def start_id(graph: Graph) -> str:
+    """Return an id that no node has, for the point where a machine begins."""
+    start = "start"
+    while start in graph.nodes:
+        start += "_"
+    return start
 
 
 # --- shapes ---------------------------------------------------------------------------------------
@@ -192,6 +255,7 @@ def _planned(graph: Graph, node: Node, choices: frozenset[str], status: str | No
         marks=tuple(_planned_marks(node)),
         double=graph.machine is not None and node.id in graph.machine.terminal,
         tooltip=tuple(_told(node)),
+        values=partial(_given, node),
     )
 
 
@@ -213,9 +277,30 @@ def _told(node: Node) -> Iterator[str]:
     if node.description:
         yield first_line(node.description, TOOLTIP)
     yield f"calls {node.action}" if node.subgraph is None else f"runs {node.subgraph}"
+
+
+def _given(node: Node) -> Iterator[str]:
+    """Yield where the inputs of a node come from."""
     for given in node.inputs:
-        came = given.reference if given.reference is not None else "a value of its own"
-        yield f"{given.name} = {came}"
+        came = given.reference
+        yield f"{given.name} = {excerpt(given.value, VALUE)[0] if came is None else came}"
+
+
+def _values(report: RunReport, node: Node, state: NodeState) -> list[str]:
+    """Return the inputs of a node that ran, and its result, each in short."""
+    lines = []
+    for given in bound_inputs(report, node.id):
+        if given.value is MISSING:
+            lines.append(f"{given.name} = {given.reference}")
+        else:
+            came = "" if given.reference is None else f"  ({given.reference})"
+            lines.append(f"{given.name} = {excerpt(given.value, VALUE)[0]}{came}")
+    if state is NodeState.COMPLETED:
+        try:
+            lines.append(f"result: {excerpt(report.value(node.id), VALUE)[0]}")
+        except DaggerError:
+            pass  # freed, not stored, or of a type that is not known here
+    return lines
 
 
 def _ran(report: RunReport, planned: Shape, found: NodeReport, entered: int | None) -> Shape:
@@ -235,17 +320,37 @@ def _ran(report: RunReport, planned: Shape, found: NodeReport, entered: int | No
             marks.append(f"{counts.get('completed', 0)}/{sum(counts.values())}")
     detail = str(found.state)
     if found.state is NodeState.FAILED and found.error is not None:
-        detail = first_line(found.error, LINE)  # what people look for
+        detail = _fault(report, planned, found.error)  # what people look for
     elif found.duration is not None:
         detail = duration(found.duration)
+    values = planned.values
+    # While a run goes on it is drawn again and again, and nobody reads so fast.
+    if report.status is not RunStatus.RUNNING and found.state not in _NEVER_CALLED:
+        node = report.graph.nodes[planned.id]
+        values = cache(partial(_values, report, node, found.state))
     return attrs.evolve(
         planned,
+        values=values,
         detail=detail,
         status=str(found.state),
         counts=counts,
         marks=tuple(marks),
         tooltip=(*planned.tooltip, *_outcome(found)),
     )
+
+
+def _fault(report: RunReport, planned: Shape, error: ErrorInfo) -> str:
+    """Return an error in a few words; of a map, that of the first item which failed."""
+    if planned.kind == "map":
+        for key, call in report.invocations(planned.id).items():
+            if call.state is NodeState.FAILED and call.error is not None:
+                return first_line(f"[{key}] {_brief(call.error)}", LINE)
+    return first_line(_brief(error), LINE)
+
+
+def _brief(error: ErrorInfo) -> str:
+    """Return an error without the module of its class, for which a box has no room."""
+    return str(attrs.evolve(error, type=error.type.rpartition(".")[2]))
 
 
 def _outcome(found: NodeReport) -> Iterator[str]:

@@ -13,8 +13,8 @@ from dagger_dsl.engine.failure import failures_in
 from dagger_dsl.engine.report import NodeReport
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.model.values import to_shown
-from dagger_dsl.views.clean import first_line, printable
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
@@ -33,7 +33,6 @@ __all__ = [
     "problem_to_plain",
     "report_to_plain",
     "rows_of",
-    "shown",
     "summed_up",
     "told_first",
 ]
@@ -201,16 +200,6 @@ def plain_table(rows: Iterable[Sequence[object]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     )
-
-
-def shown(value: Any, limit: int = 10_000) -> str:
-    """Return a value as one line for people, cut to *limit* characters."""
-    try:
-        text = repr(value)
-    except Exception as error:  # the user's own __repr__ may fail
-        text = f"<{type(value).__qualname__}, whose repr() raised {type(error).__name__}>"
-    text = printable(text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def report_to_plain(report: RunReport, outputs: Iterable[Output] | None = None) -> dict[str, Any]:

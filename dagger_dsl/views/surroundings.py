@@ -13,10 +13,10 @@ import attrs
 from dagger_dsl.engine.failure import resume_line
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.context import DEFAULT_KEY
+from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.model.version import installed_version
 from dagger_dsl.store.urls import is_memory_url, shown_url
-from dagger_dsl.views.excerpt import excerpt
 from dagger_dsl.views.page import block, code, definitions, fold, table, text
 
 if TYPE_CHECKING:

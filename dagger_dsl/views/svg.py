@@ -15,15 +15,17 @@ from xml.sax.saxutils import escape, quoteattr
 
 import attrs
 
-from dagger_dsl.views.clean import printable
+from dagger_dsl.model.text import printable
 from dagger_dsl.views.grouping import grouped
 from dagger_dsl.views.layout import Box, Line, Point, lay_out
 from dagger_dsl.views.picture import Arrow, Picture, Shape
 
 __all__ = ["STYLE", "Drawn", "drawn", "picture_to_html", "picture_to_svg", "width_of"]
 
-#: Widest text of a box, in pixels; the whole of it is in the tooltip.
+#: Widest text of a box, in pixels; the whole of it is in the tooltip. A second line that says two
+#: things, such as an error and how often it was tried, has more.
 WIDEST: Final = 210.0
+BROADEST: Final = 240.0
 
 #: Sizes of the two lines of a box, and of labels on arrows.
 LARGE: Final = 13.0
@@ -31,6 +33,9 @@ SMALL: Final = 11.0
 
 #: Bold letters are as wide as plain ones of this size.
 BOLD: Final = LARGE * 1.08
+
+#: Pixels: a picture that is wider is scrolled where there is less room than half of it.
+ENDLESS: Final = 2_000.0
 
 PAD: Final = 12.0
 STRIPE: Final = 4.0
@@ -53,7 +58,7 @@ STATES: Final = (
 _LIGHT: Final = """
 --bg:#ffffff;--ink:#1c2430;--soft:#5b6675;--line:#8a94a3;--faint:#c9d0d9;--box:#ffffff;--edge:#aab3c0;
 --completed:#1a7f4b;--completed-box:#ebf7f0;--failed:#c62f3b;--failed-box:#fdecee;
---running:#a66a00;--running-box:#fff6e0;--waiting:#1f6fb5;--waiting-box:#e9f3fc;
+--running:#9a6200;--running-box:#fff6e0;--waiting:#1f6fb5;--waiting-box:#e9f3fc;
 --paused:#1f6fb5;--paused-box:#e9f3fc;--skipped:#77818e;--skipped-box:#f1f3f5;
 --cancelled:#8a4ba0;--cancelled-box:#f6edf9;--timed_out:#c62f3b;--timed_out-box:#fdecee;
 --pending:#aab3c0;--pending-box:#ffffff"""
@@ -97,8 +102,13 @@ STYLE: Final = (
     + "".join(
         f".dagger-pic .s-{name} .frame{{fill:var(--{name}-box);stroke:var(--{name})}}"
         f".dagger-pic .s-{name} .stripe,.dagger-pic .f-{name}{{fill:var(--{name})}}"
+        for name in STATES
+    )
+    # As text, the colours of the two that are quiet would be too faint.
+    + "".join(
         f".dagger-pic .t-{name}{{fill:var(--{name})}}"
         for name in STATES
+        if name not in ("skipped", "pending")
     )
 )
 
@@ -178,10 +188,13 @@ class _Drawing:
         left, top = MARGIN + (room - drawing.width) / 2, MARGIN + HEAD
         about = f"{picture.title}: {picture.subtitle}" if picture.subtitle else picture.title
         size = f'width="{_n(width)}" height="{_n(height)}"'
+        # Pages make it as narrow as they are, but not so small that nothing can be read.
+        least = f";min-width:{width / 2:.0f}px" if width > ENDLESS else ""
         opening = (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="dagger-pic" role="img" '
             f"aria-label={quoteattr(printable(about))} "
-            f'viewBox="0 0 {_n(width)} {_n(height)}" {size} style="max-width:100%;height:auto">'
+            f'viewBox="0 0 {_n(width)} {_n(height)}" {size} '
+            f'style="max-width:100%;height:auto{least}">'
         )
         parts = [opening]
         if style:
@@ -218,9 +231,12 @@ class _Face:
     def __init__(self, shape: Shape, opens: bool) -> None:
         self.shape = shape
         self.label = _cut(shape.label, BOLD, WIDEST)
-        marks = " · ".join(shape.marks)
-        second = " · ".join(each for each in (shape.detail, marks) if each)
-        self.second = _cut(second, SMALL, WIDEST)
+        marks, detail = " · ".join(shape.marks), shape.detail
+        if marks:  # they are short, and no long error pushes them out
+            room = BROADEST - width_of(f" · {marks}", SMALL)
+            detail = _cut(detail, SMALL, max(room, WIDEST / 2))
+        second = " · ".join(each for each in (detail, marks) if each)
+        self.second = _cut(second, SMALL, BROADEST if marks else WIDEST)
         self.opens = opens
         if shape.kind == "start":
             self.width = self.height = 14.0
@@ -242,7 +258,7 @@ class _Face:
         left, top = x - self.width / 2, y - self.height / 2
         state = f" s-{shape.status}" if shape.status in STATES else ""
         parts = [f'<g class="box k-{shape.kind}{state}" data-id={quoteattr(printable(shape.id))}>']
-        tooltip = "\n".join(printable(line) for line in shape.tooltip)
+        tooltip = "\n".join(printable(line) for line in (*shape.tooltip, *shape.values()))
         if tooltip:
             parts.append(f"<title>{escape(tooltip)}</title>")
         parts.append(self._frame(left, top))

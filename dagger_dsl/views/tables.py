@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
 from dagger_dsl.errors import ConfigurationError, shown
-from dagger_dsl.views.clean import first_line, printable
+from dagger_dsl.model.text import first_line, printable
+from dagger_dsl.views.colours import ON_PAGES
 from dagger_dsl.views.plain import STYLES, duration, note_of, rows_of, told_first
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
         )
     title = Text.assemble(
         f"{printable(report.dag_name)}: run {printable(report.run_id)} ",
-        (str(report.status), STYLES.get(report.status, "")),
+        _state(report.status),
         f" in {duration(report.duration)}",
     )
     # As wide as its title, which would be wrapped to the width of the rows otherwise.
@@ -66,7 +68,18 @@ def report_table(report: RunReport, limit: int | None = None) -> Table:
 
 
 def _state(state: str) -> Text:
-    return Text(str(state), style=STYLES.get(state, ""))
+    return _coloured(str(state), STYLES.get(state, ""))
+
+
+def _coloured(words: str, style: str) -> Text:
+    """Return words in a colour; in a notebook, behind a sign of that colour.
+
+    A terminal chooses its red to fit its background. A notebook is sent one red for light pages and
+    for dark ones, and no colour of letters has enough contrast with both.
+    """
+    if style and get_console().is_jupyter:
+        return Text.assemble(("● ", ON_PAGES[style.removeprefix("bold ")]), words)
+    return Text(words, style)
 
 
 def runs_table(runs: Iterable[Mapping[str, Any]]) -> Table:
@@ -106,7 +119,7 @@ def problems_table(problems: Iterable[Problem]) -> Table:
         style = "bold red" if problem.severity == "error" else "yellow"
         table.add_row(
             Text(printable(problem.place)),
-            Text(problem.severity, style=style),
+            _coloured(problem.severity, style),
             Text(printable(problem.message, lines=True)),
         )
     return table

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from dagger_dsl.model.states import NodeState
-from dagger_dsl.views.clean import first_line
+from dagger_dsl.model.text import first_line
 from dagger_dsl.views.critical import SLACK, Spans
 from dagger_dsl.views.plain import duration
 
@@ -343,9 +343,11 @@ class Axis:
         ):
             number = -int(-(start - self.begin) // step)
             while self.begin + number * step <= end and len(found) < 4 * most:
-                place = self.place(self.begin + number * step)
-                if place - after >= 0.6 / most and place <= 0.97:
-                    found.append((place, _elapsed(number * step)))
+                place, told = self.place(self.begin + number * step), _elapsed(number * step)
+                # Long after the beginning a short time makes no difference that is written.
+                same = bool(found) and found[-1][1] == told
+                if place - after >= 0.6 / most and place <= 0.97 and not same:
+                    found.append((place, told))
                     after = place
                 number += 1
         return found

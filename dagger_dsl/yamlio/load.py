@@ -75,6 +75,10 @@ def load_yaml_file(
 ) -> Graph:
     """Return the graph that a YAML file describes.
 
+    Args:
+        path: The file.
+        limits, strict: As for `load_yaml`.
+
     Raises:
         YamlError: It cannot be read, or something in it is wrong.
     """

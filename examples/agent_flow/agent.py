@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import asin, cos, pi, radians, sin, sqrt
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Required, TypedDict
 
 from dagger_dsl import AddNode, AddNodes, NodeCtx, NodeOutput, NodeSpec, action, hook, ref
 from dagger_dsl.model.context import HookContext
@@ -198,7 +198,7 @@ class Step(TypedDict, total=False):
         each: The input whose items get a call each.
     """
 
-    id: str
+    id: Required[str]
     given: dict[str, Any]
     needs: dict[str, str]
     each: str

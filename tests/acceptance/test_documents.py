@@ -4,13 +4,15 @@ what the documents say they do; the documents' own functions run in Python form.
 
 from __future__ import annotations
 
+import doctest
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dagger_dsl import load_yaml_file
+import dagger_dsl
+from dagger_dsl import Registry, load_yaml_file
 from dagger_dsl.legacy import (
     Cache,
     DagExecutor,
@@ -98,6 +100,14 @@ def test_every_block_loads_validates_and_runs(name: str, runner: str) -> None:
     report.raise_for_failure()
     assert report.outputs == outcome
     assert report.completed_nodes == len(graph.nodes)
+
+
+@pytest.mark.row("R8")
+def test_ten_and_twenty_make_thirty_as_the_first_page_of_the_reference_says() -> None:
+    with Registry():
+        found = doctest.testmod(dagger_dsl, raise_on_error=True)
+    assert found.attempted >= 4
+    assert "30.0" in (dagger_dsl.__doc__ or "")
 
 
 @pytest.mark.row("R8")

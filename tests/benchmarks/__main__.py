@@ -32,6 +32,7 @@ from tests.benchmarks.shapes import SHAPES, Shape
 ROOT = Path(__file__).parents[2]
 SIZES = (1_000, 100_000)
 ITEMS = 10_000
+LEAST = 30
 Make = Callable[[], Trial]
 Pick = Callable[[list[float]], float]
 
@@ -394,11 +395,18 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def _size(text: str) -> int:
+    """Return a number of nodes: ten layers of at least three, or there are no layers to draw."""
+    if not text.isdecimal() or int(text) < LEAST:
+        raise argparse.ArgumentTypeError(f"a graph has at least {LEAST} nodes, not {text}")
+    return int(text)
+
+
 def main() -> int:
     """Measure, print, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument(
-        "--n", type=int, action="append", help="a size (default: 1,000 and 100,000)"
+        "--n", type=_size, action="append", help="a size (default: 1,000 and 100,000)"
     )
     parser.add_argument("--only", default="", help="measure the paths that contain this text")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a row is over")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -14,6 +18,7 @@ from tests.benchmarks.bodies import SYNC
 from tests.benchmarks.measure import Trial
 from tests.benchmarks.shapes import SHAPES, Shape
 
+ROOT = Path(__file__).parents[2]
 DURABLE = [by_hand.commit_per_node, by_hand.commit_per_ready_set, by_hand.batch_writer]
 
 
@@ -128,3 +133,30 @@ def test_a_machine_makes_as_many_steps_as_the_bare_calls(tmp_path: Path) -> None
     ((rows,),) = connection.execute(query)
     connection.close()
     assert rows == 50
+
+
+@pytest.mark.row("R7")
+def test_the_command_that_readme_gives_measures_and_prints_a_table() -> None:
+    speed = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Speed")[2]
+    found = re.search(r"`(python -m tests\.benchmarks)`", speed)
+    assert found is not None
+    words = [
+        sys.executable,
+        *shlex.split(found[1])[1:],
+        "--n",
+        "30",
+        "--only",
+        "sequential, one hook",
+    ]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Cost of a node (us), medians of interleaved runs" in done.stdout
+    for shape in SHAPES:
+        assert re.search(rf"sequential, one hook +│ {shape} +│ +30 │ +\d", done.stdout), shape
+
+
+def test_the_command_refuses_graphs_too_small_for_its_shapes() -> None:
+    words = [sys.executable, "-m", "tests.benchmarks", "--n", "10"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "at least 30 nodes, not 10" in done.stderr

@@ -101,3 +101,9 @@ def test_a_folder_that_is_not_there_is_told(cli: Cli, folder: Path) -> None:
     assert done.code == 1
     assert f"{folder / 'nowhere'} is no folder; create it, or name another place" in done.err
     assert not (folder / "nowhere").exists()
+
+
+def test_the_password_of_a_database_is_not_shown(cli: Cli) -> None:
+    done = cli("doctor", "--db", "postgresql+psycopg://ada:hunter2@127.0.0.1:1/runs")
+    assert "hunter2" not in done.out + done.err
+    assert "127.0.0.1:1/runs" in done.out

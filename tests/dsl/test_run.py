@@ -380,3 +380,29 @@ def test_a_join_after_a_disabled_node_still_runs() -> None:
         join(on, off)
     assert dag.run() == (2, None)
     assert dag.report.states()["other"] == "skipped"
+
+
+@pytest.mark.parametrize("runner", ["sequential", "threads", "asyncio"])
+def test_an_interrupted_run_has_a_report_of_its_own(runner: str) -> None:
+    dag = DAG("flow", registry=Registry())
+    harm: list[type[BaseException]] = []
+
+    @dag.node
+    def first() -> int:
+        return 1
+
+    @dag.node
+    def second(first: int) -> int:
+        for each in harm:
+            raise each
+        return first
+
+    dag.connect("first", "second")
+    assert dag.run(runner=runner) == 1
+    before = dag.report
+    harm.append(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        dag.run(runner=runner)
+    assert dag.report.run_id != before.run_id
+    assert dag.report.status == "cancelled"
+    assert dag.report.states()["first"] == "completed"

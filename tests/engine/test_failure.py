@@ -171,9 +171,9 @@ def test_secrets_and_hostile_values_are_hidden_cut_and_escaped() -> None:
     error = failed(dag, inputs={"token": "hunter2", "broken": Broken()})
     text = "\n".join(error.__notes__)
     assert "hunter2" not in text
-    assert "    token = Secret('***')" in text
+    assert "    token = ***" in text
     assert "\x1b" not in text
-    assert "many = [0, 1, 2, 3, 4, 5, 6, 7, ...]" in text
+    assert "many = [0, 1, 2, 3, 4, 5, 6, 7, " in text
     assert "Broken" in text
     assert "and 14 more" in text
     assert max(map(len, text.split("\n"))) < 300

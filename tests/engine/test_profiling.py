@@ -59,6 +59,7 @@ def test_a_profile_shows_the_slowest_functions_first(
         report.profile("burn")
 
 
+@pytest.mark.row("M19")
 def test_ten_functions_are_shown_unless_more_are_asked_for() -> None:
     flow = Flow().add("n", there.calls_many)
     profile = flow.run(profile=True).profile("n")

@@ -11,7 +11,8 @@ import re
 from typing import NamedTuple
 
 _TOKEN = re.compile(
-    r'\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<sign>->|[{}\[\]=;,]))',
+    r'\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<word>[A-Za-z_][A-Za-z0-9_]*)'
+    r"|(?P<number>-?(?:\.\d+|\d+(?:\.\d*)?))|(?P<sign>->|[{}\[\]=;,]))",
     re.DOTALL,
 )
 

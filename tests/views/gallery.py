@@ -128,7 +128,7 @@ def report_of(graph: Graph, status: RunStatus, nodes: Mapping[str, NodeReport]) 
         duration=4.0,
         states=lambda: {node_id: each.state for node_id, each in known.items()},
         node=lambda node_id: known[node_id],
-        value=lambda node_id: None,
+        value=lambda node_id: f"what {node_id} made",
     )
 
 

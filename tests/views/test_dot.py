@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dagger_dsl import DAG, Registry
 from dagger_dsl.engine.report import ErrorInfo, NodeReport
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import ConfigurationError, NodeExecutionError
 from dagger_dsl.model.graph import Edge, Graph, Input, Node, Output, id_problem
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.views.dot import COLOURS, quote
@@ -161,6 +163,36 @@ def test_a_run_shows_attempts_times_and_the_first_line_of_errors() -> None:
     drawn = parse(report.to_dot())
     assert drawn.nodes["transform_data"]["fillcolor"] == "lightcoral"
     assert drawn.nodes["transform_data"]["label"].endswith('ValueError: bad "row"')
+
+
+@pytest.mark.row("N7")
+@pytest.mark.parametrize("runner", ["sequential", "threads", "asyncio"])
+def test_a_run_that_failed_can_be_debugged_by_its_picture(runner: str) -> None:
+    dag = DAG("debugged", registry=Registry())
+
+    @dag.node
+    def load() -> list[str]:
+        return ["3", "x"]
+
+    @dag.node(attempts=2, retry_delay=0)
+    def check(load: list[str]) -> int:
+        raise LookupError(f'row "{load[1]}"\nis no number')
+
+    @dag.node
+    def save(check: int) -> None:
+        raise AssertionError("not reached")
+
+    load >> check >> save
+    with pytest.raises(NodeExecutionError):
+        dag.run(runner=runner)
+    nodes = parse(dag.report.to_dot()).nodes
+    colours = {node_id: node["fillcolor"] for node_id, node in nodes.items()}
+    assert colours == {"load": "lightgreen", "check": "lightcoral", "save": "lightgrey"}
+    lines = nodes["check"]["label"].split("\n")
+    assert lines[:3] == ["check", "Status: Failed", "Attempts: 2"]
+    assert lines[3].endswith(("s", "µs", "ms"))
+    assert lines[4:] == ['LookupError: row "x"']
+    assert re.fullmatch(r"load\nStatus: Completed\n[\d.]+ (µs|ms|s)", nodes["load"]["label"])
 
 
 def test_a_run_says_what_was_recovered_and_restored() -> None:

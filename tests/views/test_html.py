@@ -34,6 +34,7 @@ from dagger_dsl.registry import Registry
 from dagger_dsl.store.urls import shown_url
 from dagger_dsl.views.page import attribute, text
 from dagger_dsl.views.stored import stored_report
+from tests.views.checks import contrast
 from tests.views.pages import Checked, check
 from tests.views.reports import make_report
 
@@ -620,19 +621,6 @@ def test_a_page_is_written_where_it_is_wanted(tmp_path: Path) -> None:
         report.to_html(7)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="cannot be written"):
         report.to_html("a\0b")
-
-
-def luminance(colour: str) -> float:
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    red, green, blue = (
-        each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts
-    )
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(first: str, second: str) -> float:
-    high, low = sorted((luminance(first), luminance(second)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

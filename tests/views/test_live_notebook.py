@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -10,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from dagger_dsl import DAG, Registry
 from dagger_dsl.errors import NodeExecutionError
 from dagger_dsl.views import live_picture
+from dagger_dsl.views.colours import ON_PAGES
 from dagger_dsl.views.live import in_notebook, live_display
 from tests.engine.helpers import RUNNERS, Workflow
+from tests.views.checks import contrast
 
 every_runner = pytest.mark.parametrize("runner", RUNNERS)
 
@@ -127,6 +131,10 @@ def test_a_graph_with_no_room_in_a_picture_is_shown_in_words(
     assert "&lt;flow&gt;" in shown[-1]["text/html"]
     assert "<flow>" not in shown[-1]["text/html"]
     assert ("&lt;boom&gt;" in shown[-1]["text/html"]) is fails
+    colours = set(re.findall(r"color: (#\w{6})", "".join(each["text/html"] for each in shown)))
+    for colour in colours:
+        assert min(contrast(colour, "#ffffff"), contrast(colour, "#111111")) >= 3, colour
+    assert colours & set(ON_PAGES.values())
 
 
 def test_a_large_graph_that_ends_at_once_is_one_line(
@@ -198,3 +206,24 @@ def test_cells_of_a_real_kernel() -> None:
     assert "load = 1" in text
     assert "dag.run(progress=True)" in text
     assert "dagger_dsl/" not in text, "no frame of ours"
+
+
+@every_runner
+def test_a_run_in_the_background_is_shown_by_the_cell_that_starts_it(
+    runner: str, notebook: Notebook
+) -> None:
+    go = threading.Event()
+    dag = DAG("flow", registry=Registry())
+
+    @dag.node
+    def a() -> bool:
+        return go.wait(20)
+
+    handle = dag.start(runner=runner, progress="picture")
+    assert len(notebook.outputs) == 1
+    assert notebook.threads == {threading.get_ident()}
+    assert "0/1 nodes" in notebook.outputs[0][0]["text/plain"]
+    go.set()
+    assert handle.result(20).success
+    (shown,) = notebook.outputs
+    assert "1/1 nodes, completed" in shown[-1]["text/plain"]

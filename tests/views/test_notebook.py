@@ -109,7 +109,13 @@ def test_a_run_that_goes_on_shows_how_it_stands(dag: DAG) -> None:
     assert "s-completed" in shown(handle)["image/svg+xml"]
 
 
+@pytest.mark.row("N8")
 def test_ipython_displays_them(dag: DAG) -> None:
     formatters = pytest.importorskip("IPython.core.formatters")
-    data, _ = formatters.DisplayFormatter().format(dag)
-    assert data.keys() >= KINDS
+    with pytest.raises(NodeExecutionError):
+        dag.run()
+    for thing in (dag, dag.compile(), dag.report):
+        data, _ = formatters.DisplayFormatter().format(thing)
+        assert data.keys() >= KINDS
+        assert data["image/svg+xml"] == thing.to_svg()
+        assert 'data-id="check"' in data["text/html"]

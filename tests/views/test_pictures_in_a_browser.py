@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,18 +10,12 @@ from dagger_dsl import Graph
 from dagger_dsl.views.picture import Picture, picture_of_graph
 from dagger_dsl.views.svg import picture_to_html
 from tests.views.browser import opened
+from tests.views.checks import overlaps, text_boxes
 from tests.views.gallery import HOSTILE, pictures
 
 pytestmark = pytest.mark.slow
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "dag_flow" / "pipeline.yaml"
-
-#: For each text its box on the screen.
-BOXES = """() => [...document.querySelectorAll('svg')].map(svg =>
-    [...svg.querySelectorAll('text')].map(text => {
-        const box = text.getBoundingClientRect();
-        return [text.textContent, box.left, box.top, box.right, box.bottom];
-    }))"""
 
 #: For each text how far it reaches over the frame of its shape.
 OVER = """() => [...document.querySelectorAll('g.box')].flatMap(shape => {
@@ -43,21 +35,12 @@ def page_of(folder: Path, drawn: list[Picture]) -> Path:
     return path
 
 
-def overlaps(boxes: list[list[Any]]) -> list[tuple[str, str]]:
-    return [
-        (one[0], other[0])
-        for one, other in combinations(boxes, 2)
-        if min(one[3], other[3]) - max(one[1], other[1]) > 0.5
-        and min(one[4], other[4]) - max(one[2], other[2]) > 2.0  # lines of text are taller than ink
-    ]
-
-
 @pytest.mark.parametrize("dark", [False, True])
 def test_no_text_of_any_picture_lies_over_another(dark: bool, tmp_path: Path) -> None:
     drawn = [picture for _, picture in pictures()]
     drawn.append(picture_of_graph(Graph.from_yaml(EXAMPLE.read_text(encoding="utf-8"))))
     with opened(page_of(tmp_path, drawn), dark=dark) as page:
-        found = page.evaluate(BOXES)
+        found = text_boxes(page)
         assert len(found) == len(drawn)
         assert [each for boxes in found for each in overlaps(boxes)] == []
         assert max(page.evaluate(OVER)) <= 0

@@ -14,10 +14,9 @@ from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.context import NodeOutput
 from dagger_dsl.model.graph import Graph, Input, Node
 from dagger_dsl.model.states import NodeState, RunStatus
-from dagger_dsl.model.values import Secret
 from dagger_dsl.registry import Registry
 from dagger_dsl.store.storage import Store
-from dagger_dsl.views.plain import duration, problem_to_plain, report_to_plain, shown
+from dagger_dsl.views.plain import duration, problem_to_plain, report_to_plain
 from dagger_dsl.views.stored import stored_report
 from tests.views.reports import make_report
 
@@ -51,18 +50,6 @@ def test_a_problem_keeps_its_place() -> None:
         "path": "$.nodes[0]",
         "node": "n",
     }
-
-
-def test_values_are_shown_in_one_line() -> None:
-    class Rude:
-        def __repr__(self) -> str:
-            raise RuntimeError("no")
-
-    assert shown([1, "a"]) == "[1, 'a']"
-    assert shown("x" * 20_000).endswith("…")
-    assert len(shown("x" * 20_000)) == 10_000
-    assert "raised RuntimeError" in shown(Rude())
-    assert shown(Secret("key")) == "Secret('***')"
 
 
 def test_a_report_is_json_as_a_whole() -> None:

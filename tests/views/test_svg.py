@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -139,3 +140,14 @@ def test_states_given_by_hand_colour_a_graph() -> None:
 def test_the_snapshots_are_all_there_is() -> None:
     wanted = {f"{name}.svg" for name in PICTURES} | {f"{name}.dot" for name in WITH_DOT}
     assert {path.name for path in Path(FOLDER).iterdir()} == wanted
+
+
+def test_a_very_wide_picture_is_not_made_too_small_to_read() -> None:
+    parts = [Node(f"part_{number}", "work", dependencies=["start"]) for number in range(40)]
+    wide = ElementTree.fromstring(Graph("wide", [Node("start", "start"), *parts]).to_svg())
+    assert float(wide.attrib["width"]) > 3_000
+    least = re.search(r"min-width:(\d+)px", wide.attrib["style"])
+    assert least is not None
+    assert int(least[1]) == pytest.approx(float(wide.attrib["width"]) / 2, abs=1)
+    small = ElementTree.fromstring(Graph("small", [Node("start", "start")]).to_svg())
+    assert "min-width" not in small.attrib["style"]

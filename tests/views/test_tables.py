@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
+import rich
 from rich.console import Console, RenderableType
 
 from dagger_dsl.engine.report import ErrorInfo, NodeReport
 from dagger_dsl.errors import Place, Problem
 from dagger_dsl.model.graph import Graph, Node
 from dagger_dsl.model.states import NodeState, RunStatus
-from dagger_dsl.views.clean import first_line, printable
 from dagger_dsl.views.plain import plain_table
 from dagger_dsl.views.tables import problems_table, runs_table
+from tests.views.checks import contrast
 from tests.views.reports import make_report
 
 
@@ -48,6 +50,30 @@ def test_a_report_shows_state_attempts_duration_and_a_note() -> None:
     ]
     assert "flow: run run_001 failed in 2.50 s" in text
     assert shown(report.to_table()) == text
+
+
+def test_words_of_states_have_the_colour_of_the_page_in_a_notebook(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One red is sent to light pages and to dark ones: only a sign has it."""
+    graph = Graph("flow", [Node(state, "f") for state in NodeState])
+    nodes = [NodeReport(state, state) for state in NodeState]
+    problem = Problem("no", place=Place(), severity="error")
+    monkeypatch.setattr(rich, "_console", Console(force_jupyter=True, width=120))
+    for status in RunStatus:
+        report = make_report(graph, *nodes, status=status)
+        for what in (report.to_table(), problems_table([problem])):
+            html = what._repr_mimebundle_(include=(), exclude=())["text/html"]
+            colours = dict.fromkeys(re.findall(r'<span style="[^"]*?color: (#\w{6})', html))
+            assert colours
+            assert all(contrast(each, page) >= 3 for each in colours for page in PAGES), colours
+            for words in re.findall(r'<span style="[^"]*color[^"]*">([^<]*)</span>', html):
+                assert words.strip() == "●"
+            assert str(status) in html or what.title is None
+
+
+#: Backgrounds of notebooks: JupyterLab's two, and VS Code's dark one.
+PAGES = ("#ffffff", "#111111", "#1e1e1e")
 
 
 def test_a_long_report_shows_what_went_wrong_first() -> None:
@@ -130,20 +156,6 @@ def test_nothing_from_data_reaches_the_terminal_as_a_command(attack: str) -> Non
 def test_markup_is_shown_as_text() -> None:
     graph = Graph("g", [Node("[red]markup[/red]", "f")])
     assert "[red]markup[/red]" in shown(make_report(graph), colours=True)
-
-
-def test_printable_keeps_text_and_lines_where_asked() -> None:
-    assert printable("naïve ☃\n\ttext") == "naïve ☃  text"
-    assert printable("two\r\nlines\tand", lines=True) == "two\nlines\tand"
-    assert printable(3.5) == "3.5"
-    assert printable("\x1b[1;31mred\x1b[0m!") == "red!"
-    assert printable("\x1b]0;window title\x07!") == "!"
-
-
-def test_the_first_line_is_the_first_that_says_something() -> None:
-    assert first_line("\n  \n KeyError: 'x'\nmore") == "KeyError: 'x'"
-    assert first_line("") == ""
-    assert first_line("x" * 300, 10) == "x" * 9 + "…"
 
 
 def test_plain_tables_align_their_columns() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dagger_dsl.engine.attempts import AttemptReport
@@ -138,6 +138,7 @@ def test_joined_bars_do_not_overlap_and_leave_nothing_out(times: list[tuple[floa
 
 
 @given(spans)
+@example([(0.0, 0.0), (10.0, 10.00006103515625)])
 def test_an_axis_keeps_the_order_of_times_within_its_length(
     times: list[tuple[float, float]],
 ) -> None:

@@ -55,19 +55,9 @@ __all__ = [
     "when_imported",
 ]
 
-# Pickles and messages name this package, whichever of its modules a thing is written in.
+# Pickles and messages name this package, whichever of its modules a thing is written in. Functions
+# that neither shows stay where the names of their annotations are.
 _each: Any
-for _each in (
-    Literal,
-    Missing,
-    Secret,
-    _literal_of_plain,
-    allow_hints,
-    from_plain,
-    register_type,
-    to_plain,
-    to_shown,
-    when_imported,
-):
+for _each in (Literal, Missing, Secret, _literal_of_plain):
     _each.__module__ = __name__
 del _each

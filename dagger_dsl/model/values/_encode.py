@@ -122,7 +122,7 @@ def _picture(value: Any) -> Any:
         return "***"
     try:
         text = repr(value)
-    except Exception as error:  # the user's __repr__; recursion among others
+    except (Exception, SystemExit) as error:  # the user's __repr__; recursion among others
         text = f"<{type(value).__qualname__}, whose repr() raised {type(error).__name__}>"
     return {"$repr": plain_of(cut(text, 200), 0, Pass())}
 

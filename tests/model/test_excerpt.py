@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import enum
 import time
+import tracemalloc
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dagger_dsl import Secret
+from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.values import register_type
-from dagger_dsl.views.excerpt import excerpt
 
 
 @attrs.frozen
@@ -67,8 +68,32 @@ def test_values_read_as_people_write_them(value: Any, text: str) -> None:
 def test_classes_that_are_known_show_their_fields() -> None:
     register_type(Point)
     register_type(Colour)
-    assert excerpt(Point(1, "here")) == ("Point(x=1, note=here)", True)
+    assert excerpt(Point(1, "here")) == ("Point(x=1, note='here')", True)
     assert excerpt([Colour.RED]) == ("[Colour.RED]", True)
+
+
+def test_large_values_cost_no_more_than_what_is_shown_of_them() -> None:
+    @attrs.define
+    class Holder:
+        inside: object
+
+    tracemalloc.start()
+    try:
+        for value in (bytes(10_000_000), bytearray(10_000_000), Holder(list(range(1_000_000)))):
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            assert len(excerpt(value, 300)[0]) <= 300
+            assert tracemalloc.get_traced_memory()[1] - before < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_repr_that_leaves_the_program_does_no_harm() -> None:
+    class Leaving:
+        def __repr__(self) -> str:
+            raise SystemExit(3)
+
+    assert "raised SystemExit" in excerpt(Leaving())[0]
 
 
 def test_secrets_in_classes_that_nobody_knows_stay_hidden() -> None:

@@ -8,13 +8,12 @@ scalar goes through `to_shown`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
+from dagger_dsl.model.text import printable
 from dagger_dsl.model.values import MISSING, Secret, to_shown
-from dagger_dsl.views.clean import printable
-from dagger_dsl.views.plain import shown
 
 __all__ = ["excerpt"]
 
@@ -70,7 +69,8 @@ class _Writer:
         """Return a value on one line."""
         kind = type(value)
         if kind not in _BRACKETS:
-            return self._leaf(value, kind)
+            fields = _fields_of(kind)
+            return self._leaf(value, kind) if fields is None else self._record(value, fields, depth)
         opening, closing = _BRACKETS[kind]
         parts = [part for part, _, _ in self._items(value, kind, depth)]
         if kind is tuple and len(parts) == 1:
@@ -81,7 +81,7 @@ class _Writer:
         """Return a value on one line where it fits, else with an item on each line."""
         kind = type(value)
         if kind not in _BRACKETS:
-            return self._leaf(value, kind)
+            return self.line(value, depth)
         before, was_cut = self.left, self.cut
         text = self.line(value, depth)
         if len(text) + 2 * depth <= WIDE or depth >= DEPTH:
@@ -117,6 +117,18 @@ class _Writer:
             self.left -= 2
             yield line, head, item
 
+    def _record(self, value: Any, fields: Sequence[str], depth: int) -> str:
+        """Return an attrs class or a dataclass with its fields, until enough is written."""
+        parts = []
+        for name in fields:
+            if self.left <= 0 or depth >= DEPTH:
+                self.cut = True
+                parts.append("…")
+                break
+            parts.append(f"{name}={self.line(getattr(value, name, MISSING), depth + 1)}")
+            self.left -= len(name) + 3
+        return f"{type(value).__qualname__}({', '.join(parts)})"
+
     def _leaf(self, value: Any, kind: type) -> str:
         text = self._text_of(value, kind)
         self.left -= len(text)
@@ -130,7 +142,7 @@ class _Writer:
             return repr(value)
         if kind is int:
             return str(value) if value.bit_length() < 1_000 else self._clipped(hex(value), room)
-        if kind is bytes:
+        if kind is bytes or kind is bytearray:
             start = repr(value[:room])
             return start if len(value) <= room else self._clipped(start, room)
         plain = to_shown(value)
@@ -151,9 +163,7 @@ class _Writer:
             return self._clipped(printable(f"{name}.{content}"), room)
         if name in _LISTED or name.startswith("pure_"):
             return self._clipped(printable(f"{name} {_plain(content)}"), room)
-        text = shown(value, room)
-        self.cut |= text.endswith("…")
-        return text
+        return self._clipped(_repr(value), room)
 
     def _quoted(self, value: str, room: int) -> str:
         if len(value) <= room:
@@ -166,6 +176,27 @@ class _Writer:
             return text
         self.cut = True
         return text[:room] + "…"
+
+
+def _fields_of(kind: type) -> list[str] | None:
+    """Return the fields that a class shows, None where it is no attrs class and no dataclass."""
+    if kind is Secret:
+        return None
+    found: Any = getattr(kind, "__attrs_attrs__", None)
+    if found is None:
+        table = getattr(kind, "__dataclass_fields__", None)
+        if table is None:
+            return None
+        found = table.values()
+    return [each.name for each in found if each.repr]
+
+
+def _repr(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (Exception, SystemExit) as error:  # a stranger's __repr__
+        text = f"<{type(value).__qualname__}, whose repr() raised {type(error).__name__}>"
+    return printable(text)
 
 
 def _quoted(value: str) -> str:
