@@ -138,13 +138,27 @@ def summed_up(report: RunReport, node: NodeReport, inside: Any = None) -> NodeRe
             node = attrs.evolve(node, note=told)
     if inside is None or node.state is not NodeState.FAILED:
         return node
-    runs = inside.values() if isinstance(inside, Mapping) else (inside,)
-    found = next((each for run in runs if not run.success for each in failures_in(run)), None)
-    if found is None or found.error is None:
+    runs = inside if isinstance(inside, Mapping) else {"": inside}
+    found = next(
+        (
+            (key, each)
+            for key, run in runs.items()
+            if not run.success
+            for each in islice(failures_in(run), 1)
+        ),
+        None,
+    )
+    if found is None or found[1].error is None:
         return node
-    place = f"in {'.'.join(found.path)}"
+    key, failure = found
+    place = f"in {_place((f'[{key}]', *failure.path) if key else failure.path)}"
     note = f"{place}; {node.note}" if node.note else place
-    return attrs.evolve(node, error=found.error, note=note)
+    return attrs.evolve(node, error=failure.error, note=note)
+
+
+def _place(path: Iterable[str]) -> str:
+    """Return where a node is, from the nodes and items around it."""
+    return ".".join(path).replace(".[", " [").replace("].", "] ")
 
 
 def _call_of(report: RunReport, node_id: str, key: str, child: RunReport) -> NodeReport:

@@ -55,3 +55,21 @@ def test_the_note_of_a_nested_failure_begins_with_what_went_wrong() -> None:
     found = printed(outer.report)
     assert "RuntimeError: deep inside; in deep" in found
     assert "dagger_dsl.errors" not in found
+
+
+def test_of_a_nested_run_for_each_item_the_note_says_which_one_failed() -> None:
+    with Registry():
+
+        def odd(x: int) -> int:
+            if x == 2:
+                raise ValueError("two is even")
+            return x
+
+        with DAG("inner") as inner:
+            action(odd)(x=inner.input("x", int))
+        with DAG("outer") as outer:
+            inner.map([1, 2, 3])
+        with pytest.raises(NodeExecutionError):
+            outer.run()
+    found = printed(outer.report)
+    assert "ValueError: two is even; in [1] odd; 1 of 3 items failed" in found
