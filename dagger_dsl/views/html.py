@@ -586,20 +586,16 @@ def _critical(steps: Sequence[Step]) -> str:
         for step in steps
     ]
     shown = rows if len(rows) <= 30 else [*rows[:15], *rows[-15:]]
-    busy = any(step.why == "worker" for step in steps)
+    handed = any(step.why == "worker" for step in steps)
+    worker = " or, where that is said, its worker" if handed else ""
     note = (
         f"What the end of the run hung on: {duration(total)}. Each step began when the one above "
+        f"it had ended, which gave its input{worker}"
     )
-    if busy:
-        note += (
-            "it had ended, which gave its input or, where that is said, its worker. Whatever is "
-            "not in it shortens the run only where it leaves a worker free."
-        )
+    if handed or any(step.calls > 1 for step in steps):  # items of a map hand on workers, too
+        note += ". Whatever is not in it shortens the run only where it leaves a worker free."
     else:
-        note += (
-            "it had ended, which gave its input. Whatever is not in it could be quicker, and the "
-            "run would take as long."
-        )
+        note += ". Whatever is not in it could be quicker, and the run would take as long."
     if len(shown) < len(rows):
         note += f" {len(rows) - 30:,} steps in its middle are not shown."
     heads = ["Node", _SHARE, ">Idle before", ">Time"]

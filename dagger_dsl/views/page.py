@@ -300,6 +300,7 @@ color:var(--soft);font-size:.82rem}
 .gantt{--who:7rem;--took:4.2rem}
 .axis i:not(:first-child):not(:last-child){display:none}
 .wordy td:last-child{min-width:20rem}
+th,td{padding-right:.55rem}tbody th{min-width:5rem}
 .pairs>div{grid-template-columns:1fr;gap:0}.two{grid-template-columns:1fr}}
 @media print{.scroll,pre,.picture{overflow:visible;max-height:none}nav{display:none}}
 """.replace("MONO", _MONO).strip()
