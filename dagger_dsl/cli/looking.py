@@ -12,7 +12,7 @@ from dagger_dsl.cli.common import OK, STORE, died, existing_store, load_run, man
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import input_names, load_source
 from dagger_dsl.cli.steering import waits_for, waits_for_plain, waits_inside, ways_on
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import ConfigurationError, shown, visible
 from dagger_dsl.views.plain import cache_to_plain, problem_to_plain
 
 if TYPE_CHECKING:
@@ -74,7 +74,12 @@ def dot(arguments: argparse.Namespace, screen: Screen) -> int:
     from dagger_dsl.views.graphviz import FORMATS, render, save_dot
 
     ending = os.path.splitext(arguments.output)[1].removeprefix(".").lower()
-    drawn = ending in FORMATS and ending != "dot"
+    drawn = ending not in ("", "dot", "gv")
+    if drawn and ending not in FORMATS:
+        raise ConfigurationError(
+            f"{shown(arguments.output)} ends in .{visible(ending, 40)}; .svg, .png, .pdf and .json "
+            "are drawn by Graphviz, and .dot, .gv or no ending holds DOT"
+        )
     path = (render if drawn else save_dot)(text, arguments.output)
     screen.say(f"written: {path}")
     return OK

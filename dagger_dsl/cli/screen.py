@@ -207,9 +207,10 @@ class Screen:
         """Show which node it was, its attempt and its inputs, and what else failed."""
         try:
             failure = report.failure()
+            lines = failure.lines()
         except DaggerError:  # it was no node, or its record cannot be read
             return
-        self.error(f"node {failure.node_id}: {failure}")
+        self.error("\n".join([f"node {failure.node_id}: {next(lines)}", *lines]))
         others = len(report.nodes_in("failed")) - 1
         if others > 0:
             self.error(f"and {others} more {'node' if others == 1 else 'nodes'} failed")

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 import attrs
 
 from dagger_dsl.engine.error_info import ErrorInfo, error_info, error_text
-from dagger_dsl.errors import DaggerError
+from dagger_dsl.engine.words import duration
+from dagger_dsl.errors import DaggerError, shown, visible
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.states import NodeState
+from dagger_dsl.model.text import first_line
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
@@ -87,6 +89,13 @@ class AttemptReport:
     finished_at: dt.datetime | None = None
     duration: float | None = None
     error: ErrorInfo | None = None
+
+    def __repr__(self) -> str:
+        key = "" if self.key == DEFAULT_KEY else f" [{visible(self.key, 80)}]"
+        took = "" if self.duration is None else f" in {duration(self.duration)}"
+        why = "" if self.error is None else f": {first_line(self.error)}"
+        head = f"<AttemptReport {self.number} of {shown(self.node_id)}{key}"
+        return f"{head}: {self.state}{took}{why}>"
 
 
 def attempt_of(number: int, allowed: int | None) -> str:
@@ -168,7 +177,8 @@ def attempts_of_run(run: Run, *, brief: bool = False) -> Calls:
             yield from here
             return
         found = {(each.key, each.number): each for each in before if only in (None, each.key)}
-        found.update(((each.key, each.number), each) for each in here)
+        for each in here:
+            found.setdefault((each.key, each.number), each)
         yield from found.values()
 
     return attempts

@@ -88,7 +88,9 @@ class Failure:
         return f"<Failure of node {shown(self.node_id)}{key}: {visible(str(self.error), 200)}>"
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        key = "" if self.key == DEFAULT_KEY else f" [{visible(self.key, 80)}]"
+        why = "" if self.error is None else f": {visible(str(self.error), 500)}"
+        return "\n".join([f"node {shown(self.node_id)}{key} failed{why}", *self.lines()])
 
     @property
     def allowed(self) -> int | None:

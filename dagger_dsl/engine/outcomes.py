@@ -400,10 +400,10 @@ class Outcomes:
             return
         info, total = error_info(error), run.allowed(slot)
         logger.warning(
-            "node %r failed (%s), retrying in %.1f s (attempt %d/%s)",
+            "node %r failed (%s), retrying in %s (attempt %d/%s)",
             node_id,
             visible(str(info), 120).replace("\n", " "),  # one line, whatever was raised
-            delay,
+            f"{delay:.1f} s" if delay >= 0.1 else f"{delay * 1000:.0f} ms",
             attempt + 1,
             "?" if total is None else total,
             extra={**run.tags(slot), "attempt": attempt},

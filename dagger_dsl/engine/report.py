@@ -9,13 +9,14 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from dagger_dsl._doors import through
 from dagger_dsl.engine.attempts import AttemptReport, Calls, last_attempt
 from dagger_dsl.engine.error_info import ErrorInfo, error_info
+from dagger_dsl.engine.words import count, duration, lasted
 from dagger_dsl.errors import (
     ConfigurationError,
     ExecutionTimeout,
@@ -25,11 +26,13 @@ from dagger_dsl.errors import (
     RunPaused,
     did_you_mean,
     shown,
+    visible,
 )
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.model.policies import as_enum
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.text import first_line
 from dagger_dsl.model.values import MISSING
 
 if TYPE_CHECKING:
@@ -46,6 +49,11 @@ if TYPE_CHECKING:
     from dagger_dsl.model.sharing import Context
 
 __all__ = ["AttemptReport", "ErrorInfo", "NodeReport", "RunReport", "result_of"]
+
+
+#: Nodes that the text of a report names, and which ones beside those that failed.
+_TOLD: Final = 10
+_UNUSUAL: Final = (NodeState.CANCELLED, NodeState.SKIPPED, NodeState.RUNNING, NodeState.WAITING)
 
 
 @attrs.frozen
@@ -92,6 +100,14 @@ class NodeReport:
     def cached(self) -> bool:
         """Whether a result of another run took the place of a call."""
         return self.cache is not None and self.cache.hit
+
+    def __repr__(self) -> str:
+        key = "" if self.key == DEFAULT_KEY else f" [{visible(self.key, 80)}]"
+        tried = f" after {self.attempts} attempts" if self.attempts > 1 else ""
+        took = "" if self.duration is None else f" in {duration(self.duration)}"
+        why = self.reason if self.error is None else str(self.error)
+        told = f": {first_line(why)}" if why else ""
+        return f"<NodeReport {shown(self.node_id)}{key}: {self.state}{tried}{took}{told}>"
 
 
 class _Lazy(Mapping[str, Any]):
@@ -184,6 +200,39 @@ class RunReport:
     _counts: Callable[[str], dict[str, int]] | None = attrs.field(default=None, repr=False)
     #: As `_attempts`, without tracebacks.
     _calls: Calls | None = attrs.field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"<RunReport {self.run_id} of {self.dag_name!r}: {self.status}>"
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        """Yield how the run ended, and what did not complete."""
+        name, run_id = visible(self.dag_name, 200), visible(self.run_id, 200)
+        yield f"{name}: run {run_id} {lasted(self.status, self.duration)}"
+        states = self.states()
+        found = Counter(map(str, states.values()))
+        yield ", ".join(
+            [
+                count(len(states), "node"),
+                *(f"{many:,} {state}" for state, many in found.items() if many != len(states)),
+            ]
+        ) + (f", all {next(iter(found))}" if len(found) == 1 else "")
+        if self.reason:
+            yield first_line(self.reason)
+        error = self.error
+        if error is not None and not self.nodes_in(NodeState.FAILED):
+            yield first_line(error)
+        told = [*self.nodes_in(NodeState.FAILED)]
+        told += [each for each in states if each not in told and states[each] in _UNUSUAL]
+        for node_id in told[:_TOLD]:
+            report = self._node(node_id)
+            why = report.reason if report.error is None else str(report.error)
+            more = f": {first_line(why)}" if why else ""
+            yield f"  {visible(node_id, 80)} {report.state}{more}"
+        if len(told) > _TOLD:
+            yield f"  and {len(told) - _TOLD:,} more"
 
     @property
     def context(self) -> Context:
@@ -487,8 +536,7 @@ class RunReport:
     def _repr_mimebundle_(
         self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
     ) -> dict[str, str]:
-        text = f"<RunReport {self.run_id} of {self.dag_name!r}: {self.status}>"
-        bundle: dict[str, str] = through("report_bundle")(self, text, include, exclude)
+        bundle: dict[str, str] = through("report_bundle")(self, repr(self), include, exclude)
         return bundle
 
     def save_dot(self, path: str | os.PathLike[str]) -> Path:

@@ -34,6 +34,9 @@ SLACK: Final = 0.001
 #: Seconds that a free worker may take to go on: a commit to disk lies between, perhaps.
 HANDOVER: Final = 0.05
 
+#: The same for another attempt, which may have waited for its time as well.
+AT_ONCE: Final = 0.005
+
 
 @attrs.frozen(eq=False)
 class Spans:
@@ -182,7 +185,7 @@ class _Calls:
         if tried is not None:
             # How long the policy waits is not known: only what is followed at once counts.
             source: int | None = first + tried
-            freed = self._freed(call, start, self._ends[first + tried], SLACK)
+            freed = self._freed(call, start, self._ends[first + tried], AT_ONCE)
         else:
             source = self._source(name, start)
             ready = self._began if source is None else min(self._ends[source], start)

@@ -7,10 +7,11 @@ a name or a value should contain. All text from data goes through `text` or `att
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from dagger_dsl.model.text import printable
+from dagger_dsl.views.states import GLYPHS
 from dagger_dsl.views.svg import STYLE as PICTURE_STYLE
 
 __all__ = [
@@ -34,19 +35,6 @@ POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'"
 )
-
-#: A sign beside each state's name, so that nothing is said by colour alone.
-GLYPHS: Final[Mapping[str, str]] = {
-    "completed": "✓",
-    "failed": "✕",
-    "timed_out": "✕",
-    "running": "▸",
-    "waiting": "…",
-    "paused": "‖",
-    "pending": "○",
-    "skipped": "\N{EN DASH}",
-    "cancelled": "⊘",
-}
 
 
 def text(value: object, limit: int | None = None, *, lines: bool = False) -> str:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from dagger_dsl.engine.bindings import bound_inputs
+from dagger_dsl.engine.words import count, duration, lasted
 from dagger_dsl.errors import ConfigurationError, DaggerError, shown
 from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.text import first_line
 from dagger_dsl.model.values import MISSING
-from dagger_dsl.views.plain import duration, summed_up
+from dagger_dsl.views.plain import summed_up
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.error_info import ErrorInfo
@@ -61,7 +62,7 @@ class Shape:
         label: What is written in it.
         detail: A second, smaller line.
         kind: ``step``, ``choice``, ``map``, ``flow`` (something with a picture of its own),
-            ``group``, or ``start``, a point.
+            ``group``, ``start``, a point, or ``grid`` and ``chain``, which have members.
         status: The name of a state, None where nothing has run. One of a node has its colour; any
             other word stands there without one.
         counts: Of what stands for many: how many there are in each state.
@@ -70,6 +71,8 @@ class Shape:
         tooltip: Lines that are shown when it is pointed at.
         body: What it calls or runs; shapes with the same body do the same.
         values: Makes further lines of its tooltip, of what is read only for what is drawn.
+        members: The shapes that stand in it, in their order; no arrow leads to them.
+        unreached: Of a chain, ids of members to which a run has not gone on.
     """
 
     id: str
@@ -83,6 +86,8 @@ class Shape:
     tooltip: tuple[str, ...] = ()
     body: str = ""
     values: Callable[[], Iterable[str]] = attrs.field(default=tuple, eq=False)
+    members: tuple[Shape, ...] = ()
+    unreached: frozenset[str] = frozenset()
 
 
 @attrs.frozen
@@ -137,7 +142,7 @@ def picture_of_graph(
     states: Mapping[str, str] = {} if run is None else node_states(graph, run)
     choices = _choices(graph)
     shapes = [_planned(graph, node, choices, states.get(node.id)) for node in graph.nodes.values()]
-    subtitle = graph.description or nodes(len(graph.nodes))
+    subtitle = " · ".join(filter(None, (graph.description or _many(graph), _undeclared(graph))))
     return _picture(graph, shapes, title or graph.name, subtitle=subtitle)
 
 
@@ -171,7 +176,23 @@ def _states_of(run: Any) -> Mapping[str, str]:
 
 def nodes(many: int) -> str:
     """Return how many nodes there are, in words."""
-    return f"{many:,} node" if many == 1 else f"{many:,} nodes"
+    return count(many, "node")
+
+
+def _many(graph: Graph) -> str:
+    many = len(graph.nodes)
+    return nodes(many) if graph.machine is None else count(many, "state")
+
+
+def _undeclared(graph: Graph) -> str:
+    """Return why states of a machine have no arrows: their answers say where they go."""
+    machine = graph.machine
+    if machine is None or len(graph.nodes) == 1:
+        return ""
+    leaving = {way.source for way in machine.transitions}
+    if all(each in leaving or each in machine.terminal for each in graph.nodes):
+        return ""
+    return "not all transitions are declared" if leaving else "transitions are not declared"
 
 
 def picture_of_run(report: RunReport, nested: Mapping[str, Any] | None = None) -> Picture:
@@ -205,7 +226,7 @@ def picture_of_run(report: RunReport, nested: Mapping[str, Any] | None = None) -
         shapes,
         report.dag_name,
         walked=None if history is None else Counter(pairwise(history.names)),
-        subtitle=f"{report.status} in {duration(report.duration)}",
+        subtitle=lasted(report.status, report.duration),
         status=str(report.status),
         inner=inner,
     )
@@ -254,7 +275,8 @@ def _planned(graph: Graph, node: Node, choices: frozenset[str], status: str | No
     return Shape(
         id=node.id,
         label=node.id,
-        detail="" if body == node.id else body,
+        # Functions of a workflow are registered under its name; that would say nothing more.
+        detail="" if body in (node.id, f"{graph.name}.{node.id}") else body,
         body=body,
         kind=_kind(node, choices),
         status=status,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
 from dagger_dsl.engine.failure import failures_in
 from dagger_dsl.engine.report import NodeReport
+from dagger_dsl.engine.words import duration
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.model.values import to_shown
+from dagger_dsl.views.states import STYLES
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
@@ -37,35 +39,8 @@ __all__ = [
     "told_first",
 ]
 
-#: The style of a state's name.
-STYLES: Final[Mapping[str, str]] = {
-    NodeState.COMPLETED: "green",
-    NodeState.FAILED: "bold red",
-    NodeState.SKIPPED: "dim",
-    NodeState.CANCELLED: "magenta",
-    NodeState.RUNNING: "yellow",
-    NodeState.WAITING: "cyan",
-    NodeState.PENDING: "",
-    RunStatus.PAUSED: "cyan",
-    RunStatus.TIMED_OUT: "bold red",
-}
-
-
 #: A sink, its value, and why that cannot be read.
 Output: TypeAlias = "tuple[str, Any, DaggerError | None]"
-
-
-def duration(seconds: float) -> str:
-    """Return a time span as people read it."""
-    if seconds < 0.001:
-        return f"{seconds * 1e6:.0f} \N{MICRO SIGN}s"
-    if seconds < 1:
-        return f"{seconds * 1000:.1f} ms"
-    if seconds < 100:
-        return f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 def told_first(states: Mapping[str, NodeState], most: int | None = None) -> list[str]:

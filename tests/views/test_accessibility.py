@@ -11,7 +11,8 @@ import pytest
 from dagger_dsl import Registry
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.views.picture import Picture, Shape
-from dagger_dsl.views.svg import STATES, picture_to_html
+from dagger_dsl.views.states import STATES
+from dagger_dsl.views.svg import picture_to_html
 from tests.views.browser import launched, shown
 from tests.views.checks import faint_texts, violations
 from tests.views.reports import hostile

@@ -144,6 +144,23 @@ def test_items_of_a_map_are_one_step_also_between_others() -> None:
     assert [each.seconds for each in found] == [2, 5, 1]
 
 
+@pytest.mark.parametrize(
+    ("again", "chain"),
+    [
+        (5.001, [("shaky", "run", 1), ("slow", "worker", 1), ("shaky", "worker", 1)]),
+        (5.5, [("shaky", "run", 2)]),  # it waited for its own time
+    ],
+)
+def test_an_attempt_at_once_after_another_call_waited_for_its_worker(
+    again: float, chain: list[tuple[str, str, int]]
+) -> None:
+    shaky = Spans(array("d", (0.0, again)), array("d", (1.0, 7.0)), {1: 0})
+    slow = Spans(array("d", (1.0,)), array("d", (5.0,)))
+    found = critical_path({"shaky": shaky, "slow": slow}, lambda _: (), 1, 0.0)
+    assert told(found) == chain
+    assert total(found) == 7
+
+
 def test_without_their_number_as_many_workers_are_taken_for_granted_as_were_busy() -> None:
     times = {"a": (0.0, 2.0), "b": (0.0, 3.0), "c": (2.0, 4.0)}
     waits: Waits = {"a": (), "b": (), "c": ()}
@@ -305,31 +322,6 @@ def test_attempts_are_one_step_with_the_waits_between_them(runner: str) -> None:
     found = steps_of(dag.report)
     assert told(found) == [("shaky", "run", 3), ("after", "result", 1)]
     assert found[0].seconds >= 0.04
-
-
-@pytest.mark.parametrize("runner", RUNNERS)
-def test_a_retry_whose_worker_was_taken_waited_for_that(runner: str) -> None:
-    left = [1]
-
-    def shaky() -> int:
-        left[0] -= 1
-        if left[0] >= 0:
-            raise ConnectionError("not yet")
-        return 1
-
-    def slow() -> int:
-        time.sleep(0.1)
-        return 1
-
-    with DAG("retried") as dag:
-        action(shaky, retry=RetryPolicy(max_attempts=2, base_delay=0.01))()
-        action(slow)()
-    dag.run(runner=runner, max_workers=1)
-    assert [each[:2] for each in told(steps_of(dag.report))] == [
-        ("shaky", "run"),
-        ("slow", "worker"),
-        ("shaky", "worker"),
-    ]
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

@@ -86,7 +86,7 @@ def test_the_picture_changes_its_colours_as_the_run_goes(runner: str, notebook: 
     flow.run(runner, progress=True, max_workers=1)
     (shown,) = notebook.outputs
     assert all(set(bundle) == {"text/plain", "text/html"} for bundle in shown)
-    assert all(bundle["text/html"].startswith("<svg") for bundle in shown)
+    assert all("<svg" in bundle["text/html"] for bundle in shown)
     assert "running" in shown[0]["text/plain"]
     assert "failed" in shown[-1]["text/plain"]
     assert "OSError: x" in shown[-1]["text/html"]
@@ -196,7 +196,7 @@ def test_cells_of_a_real_kernel() -> None:
     for cell in book.cells[1:]:
         pictures = [each for each in cell.outputs if each.output_type == "display_data"]
         assert len(pictures) == 1, cell["source"]
-        assert pictures[0].data["text/html"].startswith("<svg")
+        assert "<svg" in pictures[0].data["text/html"]
         assert "1 failed" in pictures[0].data["text/plain"]
         assert cell["source"] in changes, "it was shown while the run went on"
     (error,) = [each for each in book.cells[1].outputs if each.output_type == "error"]
