@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dagger_dsl import DAG, RetryPolicy, Store, action
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.registry import Registry
+from dagger_dsl.views import critical
 from dagger_dsl.views.critical import Spans, Step, critical_path, steps_of_run
 from dagger_dsl.views.stored import stored_report
 from dagger_dsl.views.timeline import lane_of
@@ -260,7 +261,7 @@ def test_where_calls_begin_as_soon_as_they_can_it_has_no_idle_time(
 
 def beside() -> DAG:
     def slow() -> int:
-        time.sleep(0.05)
+        time.sleep(0.2)
         return 1
 
     def quick() -> int:
@@ -277,7 +278,10 @@ def beside() -> DAG:
 
 @pytest.mark.row("N7")
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_a_run_on_one_worker_waits_for_it(runner: str, tmp_path: Path) -> None:
+def test_a_run_on_one_worker_waits_for_it(
+    runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(critical, "HANDOVER", 5.0)  # whatever else this computer does
     url = f"sqlite:{tmp_path / 'runs.db'}"
     dag = beside()
     dag.run(runner=runner, max_workers=1, database_url=url)
@@ -290,7 +294,7 @@ def test_a_run_on_one_worker_waits_for_it(runner: str, tmp_path: Path) -> None:
             ("quick", "worker"),
             ("last", "result"),
         ]
-        assert 0.05 <= total(found) <= report.duration + 0.01
+        assert 0.2 <= total(found) <= report.duration + 0.01
         page = check(report.to_html()).text
         assert "waited for a free worker" in page
         assert "shortens the run only where it leaves a worker free" in page
