@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from dagger_dsl._doors import through
-from dagger_dsl.engine.attempts import AttemptReport, last_attempt
+from dagger_dsl.engine.attempts import AttemptReport, Calls, last_attempt
 from dagger_dsl.engine.error_info import ErrorInfo, error_info
 from dagger_dsl.engine.words import count, duration, standing
 from dagger_dsl.errors import (
@@ -76,6 +76,7 @@ class NodeReport:
         cache: Whether a result of another run took the place of a call, and why; None for a node
             that shares no results.
         reused: The run that made the result, where a partial run took it over; it is `restored`.
+        note: What a table says of its calls; only those who make tables give it.
     """
 
     node_id: str
@@ -93,6 +94,7 @@ class NodeReport:
     cache: CacheDecision | None = None
     key: str = DEFAULT_KEY
     reused: str | None = None
+    note: str = attrs.field(default="", eq=False, repr=False)
 
     @property
     def cached(self) -> bool:
@@ -193,12 +195,16 @@ class RunReport:
     _profiles: Profiles | None = attrs.field(default=None, repr=False)
     history: StateHistory | None = attrs.field(default=None, repr=False)
     config: DagConfig | None = attrs.field(default=None, repr=False)
-    _attempts: Callable[[str], list[AttemptReport]] | None = attrs.field(default=None, repr=False)
+    _attempts: Callable[[str], Iterable[AttemptReport]] | None = attrs.field(
+        default=None, repr=False
+    )
     #: Without a report for each of many invocations.
     _counts: Callable[[str], dict[str, int]] | None = attrs.field(default=None, repr=False)
     orphaned: bool = attrs.field(default=False, repr=False)
     #: What a run failed with that no node failed with, where only the record knows of it.
     _error: ErrorInfo | None = attrs.field(default=None, repr=False)
+    #: As `_attempts`, without tracebacks.
+    _calls: Calls | None = attrs.field(default=None, repr=False)
 
     def __repr__(self) -> str:
         return f"<RunReport {self.run_id} of {self.dag_name!r}: {self.status}>"
@@ -367,19 +373,38 @@ class RunReport:
         """Return every call of a node that is known, in the order in which they began.
 
         Of a mapped node they are the calls of its invocations, of a machine's state those of its
-        cycles, each by its `AttemptReport.key`. Of a run in memory the last cycle of a state and
-        the newest 100 attempts of an invocation are known; a database has all of them.
+        cycles, each by its `AttemptReport.key`. Of a run in memory the newest 100 attempts of an
+        invocation and the newest 1,000 cycles of a machine are known (``history_limit`` of them
+        when that is less), and the last one of each state; a database has all of them.
 
         Raises:
             NodeNotFound: The graph has no such node.
         """
         self.graph.node(node_id)
+        return sorted(self._each_attempt(node_id), key=_begin)
+
+    def calls(self, node_id: str, key: str | None = None) -> Iterator[AttemptReport]:
+        """Return what `attempts` has, in any order, errors without tracebacks; nothing is kept.
+
+        It is for nodes that have very many, such as one that is mapped over 100,000 items.
+
+        Args:
+            node_id: The node.
+            key: Only the calls of this invocation.
+
+        Raises:
+            NodeNotFound: The graph has no such node.
+        """
+        self.graph.node(node_id)
+        if self._calls is not None:
+            return self._calls(node_id, key)
+        return (each for each in self._each_attempt(node_id) if key in (None, each.key))
+
+    def _each_attempt(self, node_id: str) -> Iterable[AttemptReport]:
         if self._attempts is not None:
-            found = self._attempts(node_id)
-        else:
-            last = last_attempt(self._node(node_id))
-            found = [] if last is None else [last]
-        return sorted(found, key=_begin)
+            return self._attempts(node_id)
+        last = last_attempt(self._node(node_id))
+        return () if last is None else (last,)
 
     @property
     def nested(self) -> Mapping[str, Any]:

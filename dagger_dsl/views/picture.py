@@ -21,6 +21,7 @@ from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.text import first_line
 from dagger_dsl.model.values import MISSING
+from dagger_dsl.views.plain import summed_up
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.error_info import ErrorInfo
@@ -205,7 +206,13 @@ def picture_of_run(report: RunReport, nested: Mapping[str, Any] | None = None) -
     counts = {} if report.history is None else report.history.counts
     choices, reports = _choices(report.graph), report.node_reports
     shapes = [
-        _ran(report, _planned(report.graph, node, choices), reports[node.id], counts.get(node.id))
+        _ran(
+            report,
+            _planned(report.graph, node, choices),
+            # As tables say it: of what is nested, the error that it began with.
+            summed_up(report, reports[node.id], nested.get(node.id)),
+            counts.get(node.id),
+        )
         for node in report.graph.nodes.values()
     ]
     inner = {

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import attrs
+
+from dagger_dsl.engine.failure import failures_in
 from dagger_dsl.engine.report import NodeReport
 from dagger_dsl.engine.words import duration
 from dagger_dsl.errors import DaggerError
@@ -32,6 +35,7 @@ __all__ = [
     "problem_to_plain",
     "report_to_plain",
     "rows_of",
+    "summed_up",
     "told_first",
 ]
 
@@ -76,8 +80,8 @@ def _rows(
 ) -> Iterator[tuple[int, str, NodeReport]]:
     nested = report.nested
     for node_id in ids:
-        yield level, node_id, report.node_reports[node_id]
         inside = nested.get(node_id)
+        yield level, node_id, summed_up(report, report.node_reports[node_id], inside)
         if isinstance(inside, Mapping):
             calls = report.invocations(node_id)
             for key, child in inside.items():
@@ -86,6 +90,50 @@ def _rows(
                 yield from _rows(child, child.graph.nodes, level + 2)
         elif inside is not None:
             yield from _rows(inside, inside.graph.nodes, level + 1)
+
+
+def summed_up(report: RunReport, node: NodeReport, inside: Any = None) -> NodeReport:
+    """Return how a node stands, with a note of what all its calls have come to.
+
+    Args:
+        report: The run.
+        node: Of its `RunReport.node_reports`.
+        inside: Of its `RunReport.nested`: where a node of it failed, that says why this one did.
+    """
+    node_id = node.node_id
+    if report.history is not None:
+        times = report.history.counts.get(node_id, 0)
+        if times > 1:
+            node = attrs.evolve(node, note=f"entered {times:,} times")
+    elif report.graph.nodes[node_id].map_over is not None:
+        counts = report.counts(node_id)
+        failed = counts.get(NodeState.FAILED, 0)
+        if failed:
+            told = f"{failed:,} of {sum(counts.values()):,} items failed"
+            node = attrs.evolve(node, note=told)
+    if inside is None or node.state is not NodeState.FAILED:
+        return node
+    runs = inside if isinstance(inside, Mapping) else {"": inside}
+    found = next(
+        (
+            (key, each)
+            for key, run in runs.items()
+            if not run.success
+            for each in islice(failures_in(run), 1)
+        ),
+        None,
+    )
+    if found is None or found[1].error is None:
+        return node
+    key, failure = found
+    place = f"in {_place((f'[{key}]', *failure.path) if key else failure.path)}"
+    note = f"{place}; {node.note}" if node.note else place
+    return attrs.evolve(node, error=failure.error, note=note)
+
+
+def _place(path: Iterable[str]) -> str:
+    """Return where a node is, from the nodes and items around it."""
+    return ".".join(path).replace(".[", " [").replace("].", "] ")
 
 
 def _call_of(report: RunReport, node_id: str, key: str, child: RunReport) -> NodeReport:
@@ -128,6 +176,8 @@ def note_of(report: NodeReport) -> str:
         notes.append(first_line(report.error))
     elif report.reason:
         notes.append(first_line(report.reason))
+    if report.note:
+        notes.append(first_line(report.note))
     return "; ".join(notes)
 
 

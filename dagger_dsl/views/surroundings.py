@@ -92,7 +92,8 @@ def environment(report: RunReport) -> str:
     where = "in memory" if report.database_url is None else shown_url(report.database_url)
     pairs = [
         ("Recorded in", code(where)),
-        ("Workers", str(report.workers)),
+        # A record does not say how many there were.
+        *([] if report._run is None else [("Workers", f"{report.workers:,}")]),
         ("dagger_dsl", text(installed_version())),
         ("Python", text(f"{platform.python_implementation()} {platform.python_version()}")),
         ("Platform", text(platform.platform())),
