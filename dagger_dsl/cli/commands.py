@@ -11,7 +11,7 @@ import sys
 import traceback
 from typing import Any, Final
 
-from dagger_dsl.cli.common import BROKEN, FAILED, STORE, USAGE, forget, resume_line
+from dagger_dsl.cli.common import BROKEN, FAILED, OK, STORE, USAGE, forget, resume_line
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import BrokenCode
 from dagger_dsl.errors import (
@@ -72,7 +72,7 @@ def call(arguments: argparse.Namespace) -> int:
         return 130
     except BrokenPipeError:  # whoever read our output has gone, such as `head`
         forget(sys.stdout)
-        return FAILED
+        return OK
     except Exception as error:
         return _tell(error, arguments, screen)
 
@@ -127,8 +127,11 @@ def _explain(error: DaggerError, arguments: argparse.Namespace, screen: Screen) 
         if problems:
             content["problems"] = [problem_to_plain(each) for each in problems]
         screen.json({"error": content, "exit_code": code})
-    if problems:
+    if any(each.place.file for each in problems):
         screen.problems(problems)
+    elif problems:  # of a graph that is in no file
+        for each in problems:
+            screen.error(f"error: {each.place}: {each.message}")
     elif isinstance(error, BrokenCode) and error.__cause__ is not None:
         screen.error("".join(traceback.format_exception(_without_ours(error.__cause__))).rstrip())
         screen.error(f"error: {error}")
@@ -153,7 +156,9 @@ def _without_ours(error: BaseException) -> BaseException:
 
 def _where_actions_are(arguments: argparse.Namespace) -> str:
     if arguments.command == "resume":
-        line = resume_line(arguments.run_id, arguments.db, arguments.actions or "MODULE_OR_FILE")
+        given = [each.partition("=")[0] for each in arguments.inputs or ()]
+        where = arguments.actions or "MODULE_OR_FILE"
+        line = resume_line(arguments.run_id, arguments.db, where, given)
         return f"name the module or the .py file that defines them:\n  {line}"
     if arguments.command == "recover":
         return "name the module or the .py file that defines them by --actions"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -50,22 +49,26 @@ def many(count: int, word: str) -> str:
 
 def command_line(database: str, *words: str) -> str:
     """Return the line that calls this command for a database."""
-    from dagger_dsl.store.urls import shown_url  # every command that says so has loaded it
+    from dagger_dsl.engine import command_lines  # each command that says so has loaded it
 
-    where = [] if database == DEFAULT_DB else ["--db", shown_url(database)]
-    return shlex.join(["dagger-dsl", *words, *where])
-
-
-def resume_line(run_id: str, database: str, actions: str | None) -> str:
-    """Return the command line that goes on with a run."""
-    named = [] if actions is None else ["--actions", actions]
-    return command_line(database, "resume", run_id, *named)
+    return command_lines.command_line(database, *words, default=DEFAULT_DB)
 
 
-def died(run_id: str, database: str) -> tuple[str, str]:
+def resume_line(
+    run_id: str, database: str, actions: str | None, secrets: Iterable[str] = ()
+) -> str:
+    """Return the command line that goes on with a run; *secrets* have to be given again."""
+    from dagger_dsl.engine import command_lines
+
+    return command_lines.resume_line(database, run_id, actions, secrets, DEFAULT_DB)
+
+
+def died(run_id: str, database: str, secrets: Iterable[str] = ()) -> tuple[str, str]:
     """Return the words for a run whose process died, and the command line that goes on with it."""
-    line = resume_line(run_id, database, "MODULE_OR_FILE")
-    return "the process that executed the run has died; go on with it by:", f"  {line}"
+    from dagger_dsl.engine.words import DIED
+
+    line = resume_line(run_id, database, "MODULE_OR_FILE", secrets)
+    return f"{DIED}; go on with it by:", f"  {line}"
 
 
 @contextmanager

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.cli.common import OK, STORE, died, existing_store, load_run, many
+from dagger_dsl.cli.common import OK, STORE, died, existing_store, load_run, many, resume_line
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import input_names, load_source
 from dagger_dsl.cli.steering import waits_for, waits_for_plain, waits_inside, ways_on
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.engine.command_lines import secrets_of
+from dagger_dsl.errors import ConfigurationError, shown, visible
 from dagger_dsl.views.plain import cache_to_plain, problem_to_plain
 
 if TYPE_CHECKING:
@@ -67,14 +68,19 @@ def dot(arguments: argparse.Namespace, screen: Screen) -> int:
         screen.problems(source.problems)
         text = source.graph.to_dot()
     else:
-        text = _stored(arguments.db, arguments.file).to_dot()
+        text = _stored_dot(arguments.db, arguments.file)
     if arguments.output is None:
         sys.stdout.write(text)
         return OK
     from dagger_dsl.views.graphviz import FORMATS, render, save_dot
 
     ending = os.path.splitext(arguments.output)[1].removeprefix(".").lower()
-    drawn = ending in FORMATS and ending != "dot"
+    drawn = ending not in ("", "dot", "gv")
+    if drawn and ending not in FORMATS:
+        raise ConfigurationError(
+            f"{shown(arguments.output)} ends in .{visible(ending, 40)}; .svg, .png, .pdf and .json "
+            "are drawn by Graphviz, and .dot, .gv or no ending holds DOT"
+        )
     path = (render if drawn else save_dot)(text, arguments.output)
     screen.say(f"written: {path}")
     return OK
@@ -84,11 +90,11 @@ def _is_file(text: str) -> bool:
     return os.path.exists(text) or text.endswith((".yaml", ".yml", ".py")) or ".py:" in text
 
 
-def _stored(url: str, run_id: str) -> RunReport:
+def _stored_dot(url: str, run_id: str) -> str:
     from dagger_dsl.views.stored import stored_report
 
     with existing_store(url, read_only=True) as store:
-        return stored_report(load_run(store, run_id, url), url)
+        return stored_report(load_run(store, run_id, url), url, store).to_dot()
 
 
 def runs(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -184,9 +190,14 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
                 screen.say(line)
             for line in waits_inside(report, arguments.db) if waits else ():
                 screen.say(line)
-            if report.status == "running" and not run.is_executed:
-                for line in died(arguments.run_id, arguments.db):
+            secrets = secrets_of(report)
+            if report.orphaned:
+                for line in died(arguments.run_id, arguments.db, secrets):
                     screen.say(line)
+            elif report.status == "paused":
+                screen.say("go on with it by:")
+                line = resume_line(arguments.run_id, arguments.db, "MODULE_OR_FILE", secrets)
+                screen.say(f"  {line}")
         return OK if whole else STORE
 
 

@@ -73,7 +73,9 @@ def show_node(
         for line in _inputs(inputs):
             screen.result(f"  {line}")
     calls = report.invocations(node_id)
-    if len(attempts) > 1 and not calls:
+    # Of an end that was none of a call, the calls before it tell more.
+    ends = bool(attempts) and attempts[-1].state is not node.state
+    if (len(attempts) > 1 or ends) and not calls:
         screen.result("attempts:")
         screen.result(_indented(_attempt_rows(attempts)))
     if calls:

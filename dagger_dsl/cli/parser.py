@@ -17,7 +17,7 @@ DEFAULT_DB = "sqlite:dagger_dsl.db"
 
 _EPILOG = """\
 exit codes:
-  0    the run completed, or the command did what it was asked
+  0    the run completed, or the command did what it was asked, as far as anybody read it
   1    the run failed, or was cancelled by one of its own; doctor found trouble;
        whoever executes the run did not take a command in time
   2    a wrong argument, file, graph or input, or a command that does not fit; nothing has run

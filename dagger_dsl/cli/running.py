@@ -38,6 +38,7 @@ from dagger_dsl.cli.sources import (
     read_inputs,
 )
 from dagger_dsl.cli.steering import tell_questions, waits_for, waits_for_plain, waits_inside
+from dagger_dsl.engine.command_lines import secrets_of
 from dagger_dsl.errors import (
     ConfigurationError,
     DaggerError,
@@ -336,7 +337,10 @@ def _waiting(handle: RunHandle, report: RunReport) -> dict[str, Any]:
 
 
 def _way_on(handle: RunHandle, arguments: argparse.Namespace, actions: str | None) -> str:
-    return f"resume it by:\n  {resume_line(handle.run_id, arguments.db, actions)}"
+    secrets: list[str] = []
+    with suppress(DaggerError):  # where the database is in trouble, there may be no report
+        secrets = secrets_of(handle.report)
+    return f"resume it by:\n  {resume_line(handle.run_id, arguments.db, actions, secrets)}"
 
 
 class _Signals:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from dagger_dsl.engine.words import standing
 from dagger_dsl.errors import DaggerError, StoreError
 from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.text import printable
@@ -188,7 +189,7 @@ class Screen:
         left = len(states) - sum(level == 0 for level, _, _ in told)
         text = "" if len(rows) == 1 else plain_table(rows) + "\n"
         more = f"and {left} more nodes\n" if left else ""
-        return f"{text}{more}{report.dag_name}: run {report.run_id} {report.status}{_took(report)}"
+        return f"{text}{more}{report.dag_name}: run {report.run_id} {standing(report)}"
 
     def failure(self, report: RunReport) -> None:
         """Show why a run failed: the user's own traceback of the first failure.
@@ -207,9 +208,10 @@ class Screen:
         """Show which node it was, its attempt and its inputs, and what else failed."""
         try:
             failure = report.failure()
+            lines = failure.lines()
         except DaggerError:  # it was no node, or its record cannot be read
             return
-        self.error(f"node {failure.node_id}: {failure}")
+        self.error("\n".join([f"node {failure.node_id}: {next(lines)}", *lines]))
         others = len(report.nodes_in("failed")) - 1
         if others > 0:
             self.error(f"and {others} more {'node' if others == 1 else 'nodes'} failed")
@@ -228,13 +230,6 @@ def _has_colours(stream: TextIO) -> bool:
     if os.environ.get("FORCE_COLOR"):
         return True
     return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
-
-
-def _took(report: RunReport) -> str:
-    """Return how long a run took; of one that has no end, when it began is all that is known."""
-    if report.status == "running" and report.started_at is not None:
-        return f", begun {report.started_at:%Y-%m-%d %H:%M:%S} UTC"
-    return f" in {duration(report.duration)}"
 
 
 class Progress:

@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.cli.common import OK, command_line, died, existing_store, no_run, resume_line
+from dagger_dsl.cli.parser import DEFAULT_DB
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import read_value
+from dagger_dsl.engine.attempts import NEXT
+from dagger_dsl.engine.command_lines import answer_line, declared_secrets, secrets_of
 from dagger_dsl.errors import InputValidationError, RunNotFound
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import MISSING, to_shown
@@ -99,6 +102,7 @@ def _steer(
         what: What is so afterwards.
     """
     from dagger_dsl.engine.remote import RunControl
+    from dagger_dsl.store.news import read_graph
 
     run_id = arguments.run_id
     with existing_store(arguments.db) as store:
@@ -108,6 +112,7 @@ def _steer(
         except RunNotFound:
             raise no_run(store, run_id, arguments.db) from None
         status = str(run.status)
+        secrets = declared_secrets(read_graph(store.database, run_id)[0])
     if screen.as_json:
         screen.json(
             {
@@ -123,7 +128,7 @@ def _steer(
         screen.result(
             f"run {run_id} is {status} and nobody executes it: {what} as soon as it is resumed, "
             "with the module or the .py file that has its actions and hooks:\n"
-            f"  {resume_line(run_id, arguments.db, 'MODULE_OR_FILE')}"
+            f"  {resume_line(run_id, arguments.db, 'MODULE_OR_FILE', secrets)}"
         )
     return OK
 
@@ -149,7 +154,7 @@ def waits_inside(report: RunReport, database: str) -> list[str]:
     paused = [each.run_id for each in _runs_in(report) if each.status == "paused"]
     if not paused:
         return []
-    with existing_store(database) as store:
+    with existing_store(database, read_only=True) as store:
         if store.database.is_memory:  # another one, and nothing in it can be answered from here
             return []
         return [line for each in paused for line in waits_for(RunControl(store, each), database)]
@@ -157,24 +162,25 @@ def waits_inside(report: RunReport, database: str) -> list[str]:
 
 def ways_on(report: RunReport, node_id: str, run: RunControl, database: str) -> Iterator[str]:
     """Yield what can be done about a node that has no result, each with the line that does it."""
-    state, run_id = report.states()[node_id], report.run_id
+    state, run_id, secrets = report.states()[node_id], report.run_id, secrets_of(report)
     if state is NodeState.COMPLETED or report.success:
         return
     if report.status is RunStatus.RUNNING:
         if run.is_executed:
             yield from _open_lines(report, run, database)
-            again = " and may try it again" if state is NodeState.FAILED else ""
+            tried = report.node_reports[node_id].reason.startswith(NEXT)
+            again = " and tries it again" if state is NodeState.WAITING and tried else ""
             yield f"the run goes on{again}; watch it by:"
             yield f"  {command_line(database, 'watch', run_id)}"
             return
-        yield from died(run_id, database)
+        yield from died(run_id, database, secrets)
         return
     if report.status is RunStatus.PAUSED:
         yield from _open_lines(report, run, database)
         yield "the run is paused; go on with it by:"
     else:
         yield f"the run is {report.status}; what failed is tried again by:"
-    yield f"  {resume_line(run_id, database, 'MODULE_OR_FILE')}"
+    yield f"  {resume_line(run_id, database, 'MODULE_OR_FILE', secrets)}"
 
 
 def _open_lines(report: RunReport, run: RunControl, database: str) -> list[str]:
@@ -201,10 +207,12 @@ def question_lines(run: Steered, question: OpenQuestion, database: str) -> Itera
     if question.expires is not None:
         notes.append(f"until {question.expires:%Y-%m-%d %H:%M:%S} UTC")
     more = f" ({', '.join(notes)})" if notes else ""
-    key = [] if question.key == "default" else ["--key", question.key]
     value = "true" if kind == "boolean" else "VALUE"
+    line = answer_line(
+        database, run.run_id, question.node_id, value, question.key, default=DEFAULT_DB
+    )
     yield f"node {question.node_id!r} asks: {question.prompt}{more}"
-    yield f"  {command_line(database, 'answer', run.run_id, question.node_id, value, *key)}"
+    yield f"  {line}"
 
 
 def tell_questions(

@@ -25,6 +25,7 @@ from dagger_dsl.dsl.operators import (
     what_to_write,
 )
 from dagger_dsl.engine.portions import PartialRuns
+from dagger_dsl.engine.words import count
 from dagger_dsl.errors import (
     AmbiguousConnection,
     ConfigurationError,
@@ -646,7 +647,7 @@ class DAG(PartialRuns):
         return True  # an empty DAG is a DAG
 
     def __repr__(self) -> str:
-        return f"<DAG {self.name!r}: {len(self._nodes)} nodes>"
+        return f"<DAG {self.name!r}: {count(len(self._nodes), 'node')}>"
 
 
 def _alone(ends: Sequence[Any], given: Any) -> Sequence[Any]:

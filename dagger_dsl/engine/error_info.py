@@ -24,7 +24,7 @@ class ErrorInfo:
 
     type: str
     message: str
-    traceback: str = ""
+    traceback: str = attrs.field(default="", repr=False)
 
     def to_dict(self) -> dict[str, str]:
         """Return what the store keeps."""

@@ -2,7 +2,7 @@
 
 It reads a report and nothing else, so it says the same of a run that has just ended and of one that
 only the store remembers. Who was waited for is worked out from the graph and the states; the
-reasons that the run noted are quoted, never taken apart.
+reasons that the run noted are quoted, where many are told up to their colon.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from dagger_dsl.engine.words import duration
 from dagger_dsl.errors import DaggerError, NodeNotFound, shown, visible
 from dagger_dsl.model.context import labels_of
 from dagger_dsl.model.graph import RESULT, Edge, Graph, Input, Node
@@ -69,12 +70,19 @@ class _Story:
         yield from _shortened(list(self.way_back(node_id)))
         report, state = self.report, self.states[node_id]
         if state is NodeState.PENDING and report.status is RunStatus.PAUSED:
-            yield f"the run is paused{': ' if report.reason else ''}{visible(report.reason)}"
+            reason = "" if self.is_told(report.reason) else report.reason
+            yield f"the run is paused{': ' if reason else ''}{visible(reason)}"
         inputs = self.graph.nodes[node_id].inputs
         if inputs:
             yield "inputs:"
             for given in inputs:
                 yield f"  {self.origin(given)}"
+
+    def is_told(self, reason: str) -> bool:
+        """Whether a run's reason is that of one of its nodes, which was told, or is over by now."""
+        return any(
+            reason.startswith(f"node {node_id!r} waits") for node_id in self.report.graph.nodes
+        )
 
     # The way back.
 
@@ -110,13 +118,22 @@ class _Story:
         if state is NodeState.FAILED:
             return [f"{node_id!r} failed{_calls(node)}: {_error(node)}"], None
         if state is NodeState.RUNNING:
-            return [f"{node_id!r} is running{_calls(node)}"], None
+            far = f": {visible(node.reason)}" if node.reason else ""
+            return [f"{node_id!r} is running{_calls(node)}{far}"], None
         if state is NodeState.WAITING:
-            why = node.reason or "for its next attempt, or for a person"
-            return [f"{node_id!r} waits: {visible(why)}{_calls(node)}"], None
+            return [f"{node_id!r} {_waits(node)}"], None
         if state is NodeState.CANCELLED:
             return self.cancelled(node_id, node)
+        if self.was_begun(node_id):
+            return [f"{node_id!r} {visible(node.reason)}"], None
         return self.held_up(node_id, node, state)
+
+    def was_begun(self, node_id: str) -> bool:
+        """Whether a node has begun, and goes on or begins anew when its run is resumed."""
+        node = self.nodes[node_id]
+        if node.state is not NodeState.PENDING or not node.reason:
+            return False
+        return bool(node.attempts) or self.report.orphaned
 
     def cancelled(self, node_id: str, node: NodeReport) -> tuple[list[str], str | None]:
         reason = node.reason or self.report.reason or "no reason was given"
@@ -226,7 +243,15 @@ class _Story:
 
     def plain(self, source: str) -> _Link:
         state = self.states[source]
-        return _Link(source, _SATISFIED.get(state), f"{source!r}, which {_WORDS[state]}")
+        what = self.what(source)
+        return _Link(source, _SATISFIED.get(state), f"{source!r}, which {what}")
+
+    def what(self, source: str) -> str:
+        """Return what became of a node, in few words; it is spoken of next, or was before."""
+        state, reason = self.states[source], self.nodes[source].reason
+        if self.was_begun(source) or (state is NodeState.WAITING and reason.startswith("waits ")):
+            return visible(reason.partition(":")[0])
+        return _WORDS[state]
 
     def conditional(self, edge: Edge) -> _Link:
         source = edge.source
@@ -287,8 +312,13 @@ class _Story:
             named = ", ".join(map(repr, declared))
             return f"{head}: never written, {source!r} declares only {named}"
         if state is not NodeState.COMPLETED:
-            return f"{head}: never written, as {source!r} {_WORDS[state]}"
+            return f"{head}: {self.never(state)} written, as {source!r} {self.what(source)}"
         return f"{head}: written by {source!r}, which completed{_how(self.nodes[source])}"
+
+    def never(self, state: NodeState) -> str:
+        """Return the word for what is not there: a run that goes on may bring it."""
+        goes_on = self.report.status in (RunStatus.RUNNING, RunStatus.PAUSED)
+        return "not yet" if goes_on and state not in _SATISFIED else "never"
 
     def given_to_run(self, name: str) -> str:
         if name in self.report.inputs:
@@ -371,8 +401,16 @@ def _calls(node: NodeReport) -> str:
     if node.attempts:
         told = f" after {node.attempts} attempt{'s' if node.attempts > 1 else ''}"
     if node.duration is not None:
-        told += f" in {round(node.duration, 3):g} s"
+        told += f" in {duration(node.duration)}"
     return told
+
+
+def _waits(node: NodeReport) -> str:
+    """Return what a node waits for; why it was called before, and for how long, is no matter."""
+    reason = visible(node.reason.strip().split("\n", 1)[0], 500)
+    if reason.startswith("waits "):
+        return reason
+    return f"waits: {reason or 'for its next attempt, or for a person'}"
 
 
 def _error(node: NodeReport) -> str:

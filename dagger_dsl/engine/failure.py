@@ -8,15 +8,16 @@ package are taken out of the traceback of the node's own error: they say nothing
 from __future__ import annotations
 
 import inspect
-import shlex
 import sys
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from dagger_dsl.engine import command_lines
 from dagger_dsl.engine.attempts import attempt_of
 from dagger_dsl.engine.bindings import bound_inputs
+from dagger_dsl.engine.command_lines import secrets_of
 from dagger_dsl.engine.error_info import ErrorInfo, hide_frames, is_ours
 from dagger_dsl.engine.invoke import delivered, filling, inputs_of_call
 from dagger_dsl.engine.plan import UNSET
@@ -34,7 +35,7 @@ from dagger_dsl.model.context import DEFAULT_KEY, NodeCtx
 from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.sharing import Context
 from dagger_dsl.model.states import NodeState
-from dagger_dsl.model.values import MISSING, Secret
+from dagger_dsl.model.values import MISSING
 from dagger_dsl.registry import ActionDef, as_registry, current_registry
 
 if TYPE_CHECKING:
@@ -88,7 +89,9 @@ class Failure:
         return f"<Failure of node {shown(self.node_id)}{key}: {visible(str(self.error), 200)}>"
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        key = "" if self.key == DEFAULT_KEY else f" [{visible(self.key, 80)}]"
+        why = "" if self.error is None else f": {visible(str(self.error), 500)}"
+        return "\n".join([f"node {shown(self.node_id)}{key} failed{why}", *self.lines()])
 
     @property
     def allowed(self) -> int | None:
@@ -456,22 +459,11 @@ def resume_line(report: RunReport, actions: str = "MODULE_OR_FILE") -> str | Non
     url = report.database_url
     if url is None:
         return None
-    from dagger_dsl.store.urls import is_memory_url, shown_url  # who has a URL has loaded it
+    from dagger_dsl.store.urls import is_memory_url  # who has a URL has loaded it
 
     if is_memory_url(url):
         return None
-    words = ["dagger-dsl", "resume", report.run_id, "--actions", actions]
-    words += ["--db", shown_url(url)]
-    for name in _secrets(report):
-        words += ["--input", f"{name}=VALUE"]
-    return shlex.join(words)
-
-
-def _secrets(report: RunReport) -> list[str]:
-    """Return the inputs that are not recorded, and have to be given again."""
-    declared = [key for key, each in report.graph.inputs.items() if each.secret]
-    given = [key for key, value in report.inputs.items() if isinstance(value, Secret)]
-    return list(dict.fromkeys([*declared, *given]))
+    return command_lines.resume_line(url, report.run_id, actions, secrets_of(report))
 
 
 def _module_of(report: RunReport) -> str | None:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.engine.attempts import KEPT
+from dagger_dsl.engine.attempts import KEPT, Lap, Try
 from dagger_dsl.engine.invoke import bind_call
 from dagger_dsl.engine.plan import UNSET, Plan
 from dagger_dsl.engine.reporting import report_of
@@ -59,8 +59,8 @@ class Run:
         bound: By slot of a join, the sources whose values it takes.
         restored: Slots whose result came from the store.
         before: By slot, start and end of the attempt before the current one, in seconds since 1970.
-        tries: By slot, the newest attempts before the current one: number, start and end by the
-            clock, and the error; without one the attempt was taken back.
+        tries: By slot, the newest attempts before the current one.
+        laps: The newest cycles that a later one of their state came after; None for other graphs.
         recorded: The attempts that earlier processes recorded, without their values.
         loaders: By slot, how to read a stored value that nobody has needed so far.
         crashes: How often the process died in a call, by slot, where that is too often.
@@ -164,7 +164,8 @@ class Run:
         self.bound: dict[int, frozenset[int]] = {}
         self.restored: set[int] = set()
         self.before: dict[int, tuple[float, float]] = {}
-        self.tries: dict[int, deque[tuple[int, float, float, ErrorInfo | None]]] = {}
+        self.tries: dict[int, deque[Try]] = {}
+        self.laps: deque[Lap] | None = None
         self.recorded: Sequence[StoredNode] = ()
         self.trouble: dict[int, StoreError] = {}
         self.kept: dict[int, tuple[str, str]] = {}
@@ -267,8 +268,10 @@ class Run:
 
     def forget(self, slot: int) -> None:
         """Forget what is known of a state's last cycle: it is about to be entered again."""
-        board = self.board
-        board.started[slot] = board.ended[slot] = 0.0
+        board, laps, last = self.board, self.laps, self.state.last  # type: ignore[attr-defined]  # a `MachineState`
+        assert laps is not None
+        started, ended = board.started, board.ended
+        more = None
         if (
             self.attempts
             or self.attempts_before
@@ -279,7 +282,9 @@ class Run:
             or self.stored_errors
             or self.unshared
         ):
-            self.attempts_before[slot] = self.attempts.get(slot, 1)
+            number = self.attempts_before[slot] = self.attempts.get(slot, 1)
+            mended = self.errors.get(slot) if self.meta.get(slot, {}).get("recovered") else None
+            more = number, tuple(self.tries.get(slot, ())), mended
             for table in (
                 self.attempts,
                 self.earlier,
@@ -296,6 +301,8 @@ class Run:
                 table.pop(slot, None)
             self.restored.discard(slot)
             self.unshared.discard(slot)
+        laps.append((last[slot], slot, started[slot], ended[slot], more))
+        started[slot] = ended[slot] = 0.0
 
     @property
     def context(self) -> Context:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from dagger_dsl.engine.attempts import LAPS
 from dagger_dsl.engine.plan import UNSET, Plan
 from dagger_dsl.engine.state import CANCELLED, COMPLETED, FAILED, PENDING, SKIPPED, Ended, RunState
 from dagger_dsl.errors import MaxCyclesExceeded, NotExecuted
@@ -98,7 +99,8 @@ class MachinePlan:
 
     def begin(self, run: Run) -> None:
         """Let a run be one of this machine; called when its board is there."""
-        limit = run.options.max_cycles
+        limit, most = run.options.max_cycles, self.history_limit
+        run.laps = deque(maxlen=LAPS if most is None else min(most, LAPS))
         run.state = state = MachineState(
             run.plan,
             run.board.values,

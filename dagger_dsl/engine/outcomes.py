@@ -12,6 +12,7 @@ from inspect import isawaitable, iscoroutinefunction
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
+from dagger_dsl.engine.attempts import Another
 from dagger_dsl.engine.course import Course
 from dagger_dsl.engine.error_info import error_info
 from dagger_dsl.engine.invoke import bind_fallback, bind_handler
@@ -400,15 +401,17 @@ class Outcomes:
             return
         info, total = error_info(error), run.allowed(slot)
         logger.warning(
-            "node %r failed (%s), retrying in %.1f s (attempt %d/%s)",
+            "node %r failed (%s), retrying in %s (attempt %d/%s)",
             node_id,
             visible(str(info), 120).replace("\n", " "),  # one line, whatever was raised
-            delay,
+            f"{delay:.1f} s" if delay >= 0.1 else f"{delay * 1000:.0f} ms",
             attempt + 1,
             "?" if total is None else total,
             extra={**run.tags(slot), "attempt": attempt},
         )
-        self._records.push(slot, run.row(slot, "failed", error=to_json(info.to_dict())))
+        beside = to_json(Another(delay, total).to_plain())
+        told = to_json(info.to_dict())
+        self._records.push(slot, run.row(slot, "failed", error=told, meta=beside))
         if self._course.watcher is not None:
             self._course.events.append(NodeRetrying(self._run.ref(slot), error, attempt, delay))
         run.another(slot, info)

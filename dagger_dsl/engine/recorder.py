@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dagger_dsl.engine.attempts import Another, moment
 from dagger_dsl.engine.checkpoints import restored
 from dagger_dsl.engine.error_info import ErrorInfo, error_info
 from dagger_dsl.engine.freeing import invocations
@@ -490,7 +491,7 @@ class Recorder:
             meta = meta_of(node)
             if meta:
                 run.meta[slot] = meta
-            if node.state in _ENDED:
+            if node.state in _ENDED and Another.of(meta) is None:
                 states[slot] = node.state
             if "reason" in meta:
                 run.state.reasons[slot] = str(meta["reason"])
@@ -536,11 +537,14 @@ class Recorder:
             error["continued"] = True
         self._land()
         ending = str(run.status), to_json(error) if error else None
+        # So that whoever reads the record finds the times that the run's own report has.
+        began = None if run.resumed else moment(run.wall + run.began)
+        ended = None if run.finished is None else moment(run.wall + run.finished)
         try:
             try:
-                self.journal.finish(*ending)
+                self.journal.finish(*ending, began=began, ended=ended)
             except KeyboardInterrupt:  # what has ended is recorded first; once more, then
-                self.journal.finish(*ending)
+                self.journal.finish(*ending, began=began, ended=ended)
                 raise
             if run.config.keep_runs is not None or run.config.keep_days is not None:
                 self.store.retain(run.dag_name, run.config.keep_runs, run.config.keep_days)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from dagger_dsl._doors import through
-from dagger_dsl.engine.attempts import AttemptReport, last_attempt
+from dagger_dsl.engine.attempts import AttemptReport, Calls, last_attempt
 from dagger_dsl.engine.error_info import ErrorInfo, error_info
+from dagger_dsl.engine.words import count, duration, standing
 from dagger_dsl.errors import (
     ConfigurationError,
     ExecutionTimeout,
@@ -25,11 +26,13 @@ from dagger_dsl.errors import (
     RunPaused,
     did_you_mean,
     shown,
+    visible,
 )
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.graph import Graph
 from dagger_dsl.model.policies import as_enum
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.text import first_line
 from dagger_dsl.model.values import MISSING
 
 if TYPE_CHECKING:
@@ -46,6 +49,11 @@ if TYPE_CHECKING:
     from dagger_dsl.model.sharing import Context
 
 __all__ = ["AttemptReport", "ErrorInfo", "NodeReport", "RunReport", "result_of"]
+
+
+#: Nodes that the text of a report names, and which ones beside those that failed.
+_TOLD: Final = 10
+_UNUSUAL: Final = (NodeState.CANCELLED, NodeState.SKIPPED, NodeState.RUNNING, NodeState.WAITING)
 
 
 @attrs.frozen
@@ -68,6 +76,7 @@ class NodeReport:
         cache: Whether a result of another run took the place of a call, and why; None for a node
             that shares no results.
         reused: The run that made the result, where a partial run took it over; it is `restored`.
+        note: What a table says of its calls; only those who make tables give it.
     """
 
     node_id: str
@@ -85,11 +94,20 @@ class NodeReport:
     cache: CacheDecision | None = None
     key: str = DEFAULT_KEY
     reused: str | None = None
+    note: str = attrs.field(default="", eq=False, repr=False)
 
     @property
     def cached(self) -> bool:
         """Whether a result of another run took the place of a call."""
         return self.cache is not None and self.cache.hit
+
+    def __repr__(self) -> str:
+        key = "" if self.key == DEFAULT_KEY else f" [{visible(self.key, 80)}]"
+        tried = f" after {self.attempts} attempts" if self.attempts > 1 else ""
+        took = "" if self.duration is None else f" in {duration(self.duration)}"
+        why = self.reason if self.error is None else str(self.error)
+        told = f": {first_line(why)}" if why else ""
+        return f"<NodeReport {shown(self.node_id)}{key}: {self.state}{tried}{took}{told}>"
 
 
 class _Lazy(Mapping[str, Any]):
@@ -129,7 +147,7 @@ class RunReport:
         status: A `RunStatus`.
         inputs: What the run was given.
         started_at, finished_at: Times of day (UTC).
-        duration: Seconds, by the monotonic clock.
+        duration: Seconds, by the monotonic clock; so far, while it goes on.
         reason: Why it was cancelled or paused.
         abandoned: Ids of nodes whose thread could not be stopped and was left behind.
         hook_errors: What hooks raised; it never ends a run.
@@ -139,6 +157,8 @@ class RunReport:
             ``error_handler=`` let it go on after; `Workflow.run` does not raise for these.
         config: What it ran with; None where nothing ran.
         history: Where a state machine has been; None for other graphs.
+        orphaned: Whether it is recorded as running and the process that executed it has died:
+            `finished_at` is when that last recorded something, and a resume goes on.
     """
 
     run_id: str
@@ -175,9 +195,49 @@ class RunReport:
     _profiles: Profiles | None = attrs.field(default=None, repr=False)
     history: StateHistory | None = attrs.field(default=None, repr=False)
     config: DagConfig | None = attrs.field(default=None, repr=False)
-    _attempts: Callable[[str], list[AttemptReport]] | None = attrs.field(default=None, repr=False)
+    _attempts: Callable[[str], Iterable[AttemptReport]] | None = attrs.field(
+        default=None, repr=False
+    )
     #: Without a report for each of many invocations.
     _counts: Callable[[str], dict[str, int]] | None = attrs.field(default=None, repr=False)
+    orphaned: bool = attrs.field(default=False, repr=False)
+    #: What a run failed with that no node failed with, where only the record knows of it.
+    _error: ErrorInfo | None = attrs.field(default=None, repr=False)
+    #: As `_attempts`, without tracebacks.
+    _calls: Calls | None = attrs.field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"<RunReport {self.run_id} of {self.dag_name!r}: {self.status}>"
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        """Yield how the run ended, and what did not complete."""
+        name, run_id = visible(self.dag_name, 200), visible(self.run_id, 200)
+        yield f"{name}: run {run_id} {standing(self)}"
+        states = self.states()
+        found = Counter(map(str, states.values()))
+        yield ", ".join(
+            [
+                count(len(states), "node"),
+                *(f"{many:,} {state}" for state, many in found.items() if many != len(states)),
+            ]
+        ) + (f", all {next(iter(found))}" if len(found) == 1 else "")
+        if self.reason:
+            yield first_line(self.reason)
+        error = self.error
+        if error is not None and not self.nodes_in(NodeState.FAILED):
+            yield first_line(error)
+        told = [*self.nodes_in(NodeState.FAILED)]
+        told += [each for each in states if each not in told and states[each] in _UNUSUAL]
+        for node_id in told[:_TOLD]:
+            report = self._node(node_id)
+            why = report.reason if report.error is None else str(report.error)
+            more = f": {first_line(why)}" if why else ""
+            yield f"  {visible(node_id, 80)} {report.state}{more}"
+        if len(told) > _TOLD:
+            yield f"  and {len(told) - _TOLD:,} more"
 
     @property
     def context(self) -> Context:
@@ -192,6 +252,8 @@ class RunReport:
     @property
     def error(self) -> ErrorInfo | None:
         """The first unhandled failure, of a node or of the run itself, or None."""
+        if self._error is not None:
+            return self._error
         exception = self.exception
         if exception is not None and not hasattr(exception, "node_id"):
             return error_info(exception)
@@ -311,19 +373,38 @@ class RunReport:
         """Return every call of a node that is known, in the order in which they began.
 
         Of a mapped node they are the calls of its invocations, of a machine's state those of its
-        cycles, each by its `AttemptReport.key`. Of a run in memory the last cycle of a state and
-        the newest 100 attempts of an invocation are known; a database has all of them.
+        cycles, each by its `AttemptReport.key`. Of a run in memory the newest 100 attempts of an
+        invocation and the newest 1,000 cycles of a machine are known (``history_limit`` of them
+        when that is less), and the last one of each state; a database has all of them.
 
         Raises:
             NodeNotFound: The graph has no such node.
         """
         self.graph.node(node_id)
+        return sorted(self._each_attempt(node_id), key=_begin)
+
+    def calls(self, node_id: str, key: str | None = None) -> Iterator[AttemptReport]:
+        """Return what `attempts` has, in any order, errors without tracebacks; nothing is kept.
+
+        It is for nodes that have very many, such as one that is mapped over 100,000 items.
+
+        Args:
+            node_id: The node.
+            key: Only the calls of this invocation.
+
+        Raises:
+            NodeNotFound: The graph has no such node.
+        """
+        self.graph.node(node_id)
+        if self._calls is not None:
+            return self._calls(node_id, key)
+        return (each for each in self._each_attempt(node_id) if key in (None, each.key))
+
+    def _each_attempt(self, node_id: str) -> Iterable[AttemptReport]:
         if self._attempts is not None:
-            found = self._attempts(node_id)
-        else:
-            last = last_attempt(self._node(node_id))
-            found = [] if last is None else [last]
-        return sorted(found, key=_begin)
+            return self._attempts(node_id)
+        last = last_attempt(self._node(node_id))
+        return () if last is None else (last,)
 
     @property
     def nested(self) -> Mapping[str, Any]:
@@ -462,8 +543,7 @@ class RunReport:
     def _repr_mimebundle_(
         self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
     ) -> dict[str, str]:
-        text = f"<RunReport {self.run_id} of {self.dag_name!r}: {self.status}>"
-        bundle: dict[str, str] = through("report_bundle")(self, text, include, exclude)
+        bundle: dict[str, str] = through("report_bundle")(self, repr(self), include, exclude)
         return bundle
 
     def save_dot(self, path: str | os.PathLike[str]) -> Path:

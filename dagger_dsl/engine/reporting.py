@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from dagger_dsl.engine.attempts import attempts_of_run, moment
-from dagger_dsl.engine.error_info import error_info
+from dagger_dsl.engine.attempts import attempts_of_run, called_at, moment, waits_for_attempt
+from dagger_dsl.engine.error_info import error_info, error_text
 from dagger_dsl.engine.report import NodeReport, RunReport
 from dagger_dsl.engine.state import NAMES, PENDING
 from dagger_dsl.model.states import NodeState, RunStatus
@@ -40,7 +40,7 @@ def report_of(run: Run) -> RunReport:
         limit=run.config.timeout_seconds,
         states=lambda: _states(run),
         node=lambda node_id: _node(run, run.plan.index[node_id]),
-        invocations=lambda node_id: _invocations(run, node_id),
+        invocations=lambda node_id: _Invocations(run, node_id),
         value=lambda node_id: run.value(run.plan.index[node_id]),
         gone=lambda: {str(run.plan.ids[slot]) for slot in run.freed if run.is_gone(slot)},
         context=lambda: run.context,
@@ -53,8 +53,9 @@ def report_of(run: Run) -> RunReport:
         history=run.state.history,
         profiles=run.profiles,
         config=run.config,
-        attempts=attempts_of_run(run, lambda slot: _node(run, slot)),
+        attempts=attempts_of_run(run),
         counts=lambda node_id: _counts(run, node_id),
+        calls=attempts_of_run(run, brief=True),
     )
 
 
@@ -80,8 +81,24 @@ def _below(run: Run, node_id: str) -> Iterator[tuple[str, int]]:
             yield key, child
 
 
-def _invocations(run: Run, node_id: str) -> dict[str, NodeReport]:
-    return {key: _node(run, child) for key, child in _below(run, node_id)}
+class _Invocations(Mapping[str, NodeReport]):
+    """The invocations of a mapped node by key; each report is made when it is asked for."""
+
+    def __init__(self, run: Run, node_id: str) -> None:
+        self._run = run
+        self._slots = dict(_below(run, node_id))
+
+    def __getitem__(self, key: str) -> NodeReport:
+        return _node(self._run, self._slots[key])
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._slots
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
 
 
 def _counts(run: Run, node_id: str) -> dict[str, int]:
@@ -89,35 +106,40 @@ def _counts(run: Run, node_id: str) -> dict[str, int]:
 
 
 def _node(run: Run, slot: int) -> NodeReport:
-    start, end = run.board.started[slot] + run.wall, run.board.ended[slot] + run.wall
-    called = run.board.started[slot] != 0.0
-    if not called and slot in run.before:
-        (start, end), called = run.before[slot], True
-    # A thread that was left behind may still come back; the report does not change any more.
-    known = called and end >= start
-    if run.finished is not None and slot not in run.before:
-        known = known and run.board.ended[slot] <= run.finished
+    began, ended = called_at(run, slot)
     exception = run.errors.get(slot)
-    error = error_info(exception) if exception is not None else run.stored_errors.get(slot)
     meta = run.meta.get(slot, {})
     state = run.states_of(slot)
+    error = None
+    if state is NodeState.FAILED or meta.get("recovered"):
+        raised = exception
+        error = run.stored_errors.get(slot) if raised is None else error_info(raised)
     return NodeReport(
         node_id=str(run.plan.ids[slot]),
         key=run.plan.children.key(slot),
         state=state,
         attempts=0 if run.is_cached(slot) or "reused" in meta else run.attempts_made(slot),
-        started_at=moment(start) if called else None,
-        finished_at=moment(end) if known else None,
-        duration=end - start if known else None,
-        error=error if state is NodeState.FAILED or meta.get("recovered") else None,
+        started_at=None if began is None else moment(began),
+        finished_at=None if ended is None else moment(ended),
+        duration=None if began is None or ended is None else ended - began,
+        error=error,
         exception=exception,
-        reason=run.state.reasons.get(slot, ""),
+        reason=run.state.reasons.get(slot, "") or _waits(run, slot, state),
         recovered=bool(meta.get("recovered")),
         restored=slot in run.restored,
         metadata=meta.get("metadata", {}),
         cache=_cache_decision(run, slot),
         reused=meta.get("reused"),
     )
+
+
+def _waits(run: Run, slot: int, state: NodeState) -> str:
+    """Return what a node waits for that is tried again; nothing of other nodes."""
+    if state is not NodeState.WAITING or slot not in run.next_try:
+        return ""
+    exception = run.errors.get(slot)
+    error = None if exception is None else error_text(exception)
+    return waits_for_attempt(run.attempts.get(slot, 1), run.allowed(slot), error)
 
 
 def _cache_decision(run: Run, slot: int) -> CacheDecision | None:

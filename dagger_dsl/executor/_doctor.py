@@ -304,7 +304,7 @@ def _run(newest: RunSummary, store: Store) -> Check:
             return Check("newest run", "ok", f"{told} is being executed by {newest.owner}")
         owner = f"{newest.owner}, which executed it, is dead" if newest.owner else "nobody has it"
         return Check("newest run", "problem", f"{told} has not ended, and {owner}", resume)
-    why = _cause(stored_report(store.load_run(newest.run_id)))
+    why = _cause(stored_report(store.load_run(newest.run_id), None, store))
     return Check(
         "newest run",
         "problem",

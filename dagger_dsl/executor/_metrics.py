@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl.engine.attempts import Another
 from dagger_dsl.engine.error_info import ErrorInfo, error_info
 from dagger_dsl.engine.report import NodeReport, RunReport
 from dagger_dsl.engine.story import graph_now
@@ -242,10 +243,13 @@ def _stored(rows: list[StoredNode]) -> _Call:
     looked = meta.get("cache") if last.state == "completed" else None
     cached = None if looked is None else bool(looked.get("hit"))
     reused = "reused" in meta
+    state = NodeState(last.state)
+    if Another.of(meta) is not None:  # it is tried again
+        state = NodeState.WAITING
     called = [row.attempt for row in rows if row.started_at is not None]
     return _Call(
         last.key,
-        NodeState(last.state),
+        state,
         0 if cached or reused else max(called, default=0),
         ErrorInfo(**errors[-1]) if errors else None,
         next((row.duration for row in reversed(rows) if row.started_at is not None), None),

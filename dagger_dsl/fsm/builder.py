@@ -112,6 +112,10 @@ class FSM(Workflow):
         self._hooks: list[Callable[..., Any]] = []
         self._graph: Graph | None = None
 
+    def __repr__(self) -> str:
+        many = len(self._states)
+        return f"<FSM {self.name!r}: {many} {'state' if many == 1 else 'states'}>"
+
     # --- building --------------------------------------------------------------------------------
 
     @overload

@@ -744,7 +744,8 @@ class Graph:
         return self._hash
 
     def __repr__(self) -> str:
-        return f"<Graph {self.name!r}: {len(self.nodes)} nodes>"
+        many = len(self.nodes)
+        return f"<Graph {self.name!r}: {many} {'node' if many == 1 else 'nodes'}>"
 
     @property
     def edges(self) -> tuple[Edge, ...]:

@@ -199,6 +199,9 @@ _FREE: Final = {
 FINISH: Final = _update_run(
     status=sa.bindparam("new_status", type_=sa.Text()),
     error=sa.bindparam("new_error", type_=sa.Text()),
+    created_at=sa.func.coalesce(
+        sa.bindparam("began", type_=flow_runs.c.created_at.type), flow_runs.c.created_at
+    ),
     **_FREE,
 )
 RELEASE: Final = _update_run(**_FREE)

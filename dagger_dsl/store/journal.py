@@ -314,19 +314,30 @@ class RunJournal:
                 self._kept = kept + self._kept
                 raise
 
-    def finish(self, status: str, error_json: str | None = None) -> None:
+    def finish(
+        self,
+        status: str,
+        error_json: str | None = None,
+        *,
+        began: dt.datetime | None = None,
+        ended: dt.datetime | None = None,
+    ) -> None:
         """Write what is left, set the run's final status and give the run free.
 
         Args:
             status: A run's status.
             error_json: What went wrong, as JSON.
+            began: When the run began, by who executed it; by default when it was recorded first.
+            ended: When it ended; by default now.
         """
-        self._end(
-            Batch(
-                ending=FINISH,
-                ending_values={"new_status": status, "new_error": error_json},
-            )
-        )
+        values: dict[str, Any] = {
+            "new_status": status,
+            "new_error": error_json,
+            "began": began,
+        }
+        if ended is not None:
+            values["now"] = ended
+        self._end(Batch(ending=FINISH, ending_values=values))
 
     def close(self) -> None:
         """Write what is left and give the run free as it stands, to be resumed. Idempotent.

@@ -1,6 +1,7 @@
 """`read_news`: what was recorded of a run since somebody last looked, for those who follow it.
 
-It reads a few rows each time, never a value, so a run with many nodes can be followed closely.
+It reads a few rows each time, never a value, so a run with many nodes can be followed closely, and
+a long record is read piece by piece.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import attrs
 import orjson
 import sqlalchemy as sa
 
+from dagger_dsl.model.document import graph_from_plain
+from dagger_dsl.model.graph import Graph
 from dagger_dsl.store.arguments import check_number, check_text, no_such_run
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.ownership import Owner
 from dagger_dsl.store.records import StoredCommand
 from dagger_dsl.store.schema import flow_runs, inbox, node_runs, run_log
 
-__all__ = ["Ended", "News", "Request", "read_news", "read_requests"]
+__all__ = ["Ended", "News", "Request", "read_graph", "read_news", "read_requests"]
 
 
 @attrs.frozen
@@ -82,8 +85,12 @@ class News:
         error: Why it failed or was paused, as it was recorded.
         attempts: What ended, in order.
         commands: What else is in the record, in order.
-        released: Slots that were started.
+        released: Slots that were started, each list with the place of the first entry of its
+            commit.
         last: The place of the newest entry; give it as *after* the next time.
+        more: Whether there were more entries than were asked for.
+        flow_name: The run's graph.
+        created_at: When the run began, UTC.
     """
 
     status: str
@@ -93,8 +100,11 @@ class News:
     error: Mapping[str, Any] | None
     attempts: tuple[Ended, ...]
     commands: tuple[StoredCommand, ...]
-    released: tuple[int, ...]
+    released: tuple[tuple[int, tuple[int, ...]], ...]
     last: int
+    more: bool = False
+    flow_name: str = ""
+    created_at: dt.datetime | None = None
 
 
 _RUN: Final = (
@@ -103,6 +113,8 @@ _RUN: Final = (
     flow_runs.c.owner,
     flow_runs.c.updated_at,
     flow_runs.c.error,
+    flow_runs.c.flow_name,
+    flow_runs.c.created_at,
 )
 _ENDS: Final = (
     node_runs.c.seq,
@@ -116,10 +128,17 @@ _ENDS: Final = (
     node_runs.c.meta,
     node_runs.c.released,
 )
+_LOG: Final = (run_log.c.seq, run_log.c.kind, run_log.c.entry_key, run_log.c.body)
 
 
-def read_news(database: Database, run_id: str, after: int = 0) -> News:
+def read_news(database: Database, run_id: str, after: int = 0, limit: int | None = None) -> News:
     """Return what came to the record of a run after an entry, all of one moment.
+
+    Args:
+        database: Where it is recorded.
+        run_id: The run.
+        after: The place of the last entry that is known.
+        limit: Entries at most, the oldest ones; None for all.
 
     Raises:
         RunNotFound: There is no such run (any more).
@@ -127,22 +146,22 @@ def read_news(database: Database, run_id: str, after: int = 0) -> News:
     """
     check_text("a run's id", run_id)
     check_number("after", after)
+    ends = sa.select(*_ENDS).where(node_runs.c.run_id == run_id, node_runs.c.seq > after)
+    entries = sa.select(*_LOG).where(run_log.c.run_id == run_id, run_log.c.seq > after)
     with database.reading() as connection:
         run = connection.execute(sa.select(*_RUN).where(flow_runs.c.run_id == run_id)).one_or_none()
         if run is None:
             raise no_such_run(database.where, run_id)
-        rows = connection.execute(
-            sa.select(*_ENDS)
-            .where(node_runs.c.run_id == run_id, node_runs.c.seq > after)
-            .order_by(node_runs.c.seq)
-        ).all()
-        log = connection.execute(
-            sa.select(run_log.c.seq, run_log.c.kind, run_log.c.entry_key, run_log.c.body)
-            .where(run_log.c.run_id == run_id, run_log.c.seq > after)
-            .order_by(run_log.c.seq)
-        ).all()
-    lists = [row.released for row in rows if row.released is not None]
-    lists += [entry.body for entry in log if entry.kind == "released"]
+        rows = connection.execute(ends.order_by(node_runs.c.seq).limit(limit)).all()
+        log = connection.execute(entries.order_by(run_log.c.seq).limit(limit)).all()
+    places = sorted([*(row.seq for row in rows), *(entry.seq for entry in log)])
+    more = limit is not None and len(places) >= limit
+    if limit is not None and len(places) > limit:  # what both tables have up to here is whole
+        rows = [row for row in rows if row.seq <= places[limit - 1]]
+        log = [entry for entry in log if entry.seq <= places[limit - 1]]
+        places = places[:limit]
+    lists = [(row.seq, row.released) for row in rows if row.released is not None]
+    lists += [(entry.seq, entry.body) for entry in log if entry.kind == "released"]
     return News(
         status=run.status,
         epoch=run.epoch,
@@ -155,9 +174,31 @@ def read_news(database: Database, run_id: str, after: int = 0) -> News:
             for entry in log
             if entry.kind == "command"
         ),
-        released=tuple(slot for text in lists for slot in orjson.loads(text)),
-        last=max([after, *(row.seq for row in rows), *(entry.seq for entry in log)]),
+        released=tuple((seq, tuple(orjson.loads(text))) for seq, text in sorted(lists)),
+        last=places[-1] if places else after,
+        more=more,
+        flow_name=run.flow_name,
+        created_at=run.created_at,
     )
+
+
+def read_graph(database: Database, run_id: str) -> tuple[Graph, list[StoredCommand]]:
+    """Return the graph that a run was started with, and what else a replay needs of it.
+
+    Raises:
+        RunNotFound: There is no such run.
+        StoreError: It cannot be read now.
+    """
+    check_text("a run's id", run_id)
+    commands = sa.select(run_log.c.seq, run_log.c.entry_key, run_log.c.body).where(
+        run_log.c.run_id == run_id, run_log.c.kind == "command"
+    )
+    with database.reading() as connection:
+        text = connection.scalar(sa.select(flow_runs.c.graph).where(flow_runs.c.run_id == run_id))
+        if text is None:
+            raise no_such_run(database.where, run_id)
+        found = connection.execute(commands.order_by(run_log.c.seq)).all()
+    return graph_from_plain(orjson.loads(text)), [StoredCommand(*row) for row in found]
 
 
 def _ended(row: Any) -> Ended:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from dagger_dsl.model.states import NodeState
+from dagger_dsl.engine.words import standing
 from dagger_dsl.model.text import first_line
 from dagger_dsl.views.picture import LINE, TOOLTIP, Arrow, Picture, Shape, node_states, start_id
 from dagger_dsl.views.plain import duration
+from dagger_dsl.views.states import COLOURS
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import NodeReport, RunReport
@@ -27,23 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["COLOURS", "graph_to_dot", "picture_to_dot", "quote", "report_to_dot"]
 
-#: The fill of a node by its state; of another, or of none, it is white.
-COLOURS: Final[Mapping[str, str]] = {
-    NodeState.COMPLETED: "lightgreen",
-    NodeState.FAILED: "lightcoral",
-    NodeState.SKIPPED: "lightgrey",
-    NodeState.CANCELLED: "plum",
-    NodeState.RUNNING: "khaki",
-    NodeState.WAITING: "lightblue",
-    "paused": "lightblue",
-    NodeState.PENDING: "white",
-}
 
 _CONTROLS: Final = {
     **{code: chr(0x2400 + code) for code in range(0x20) if code not in b"\0\n"},
     0: None,
     0x7F: "\u2421",
     **dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF), "\ufffd"),
+    # What turns the direction of writing around would do so with the text that follows, too.
+    **dict.fromkeys((0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))),
 }
 _ENTITY: Final = re.compile(r"&(?=#?\w+;)")
 
@@ -51,8 +43,9 @@ _ENTITY: Final = re.compile(r"&(?=#?\w+;)")
 def quote(text: str) -> str:
     r"""Return *text* as a quoted DOT string that is shown as it is.
 
-    ``\`` and ``"`` are escaped, a newline becomes ``\n``, NUL is dropped; other control characters,
-    which no SVG may hold, are shown by their pictures. Graphviz would take ``&lt;`` for an entity,
+    ``\`` and ``"`` are escaped, a newline becomes ``\n``, NUL and what changes the
+    direction of writing are dropped; other control characters, which no SVG may hold, are shown by
+    their pictures. Graphviz would take ``&lt;`` for an entity,
     in names as in labels, so the ``&`` of what looks like one is written as an entity itself.
     """
     text = text.replace("\r\n", "\n").translate(_CONTROLS)
@@ -95,7 +88,7 @@ def graph_to_dot(graph: Graph, run: HasStates | Mapping[str, str] | None = None)
         ConfigurationError: *run* is neither, or a state is none that there is.
     """
     if run is None:
-        return _graph(graph, {node.id: _plan_lines(node) for node in graph.nodes.values()})
+        return _graph(graph, {node.id: _plan_lines(graph, node) for node in graph.nodes.values()})
     found = node_states(graph, run)
     history = getattr(run, "history", None)
     counts = {} if history is None else history.counts
@@ -120,7 +113,7 @@ def report_to_dot(report: RunReport) -> str:
         for node_id in report.graph.nodes
     }
     states = {node_id: reports[node_id].state for node_id in report.graph.nodes}
-    title = f"{report.dag_name}: run {report.run_id}\n{report.status}, {duration(report.duration)}"
+    title = f"{report.dag_name}: run {report.run_id}\n{standing(report)}"
     return _graph(report.graph, lines, states, title)
 
 
@@ -128,9 +121,10 @@ def _status(state: str) -> str:
     return f"Status: {str(state).capitalize()}"
 
 
-def _plan_lines(node: Node) -> list[str]:
+def _plan_lines(graph: Graph, node: Node) -> list[str]:
     body = node.action if node.subgraph is None else node.subgraph
-    return [node.id] if body == node.id else [node.id, body]
+    own = (node.id, f"{graph.name}.{node.id}")  # as a function of the graph is registered
+    return [node.id] if body in own else [node.id, body]
 
 
 def _run_lines(report: NodeReport) -> list[str]:
@@ -186,6 +180,8 @@ def _graph(
 
 
 def _tooltip(node: Node) -> Iterator[str]:
+    if len(node.id) > LINE:
+        yield node.id
     if node.description:
         yield node.description
     for given in node.inputs:
@@ -203,7 +199,7 @@ def _digraph(shapes: Sequence[Shape], arrows: Iterable[Arrow], title: str) -> st
     names = _names(shapes)
     lines = ["digraph execution_tree {", "    rankdir=TB;", "    node [shape=box, style=filled];"]
     if title:
-        lines.append(f"    label={quote(title)};")
+        lines.append(f"    label={quote(_label(title.splitlines()))};")
         lines.append("    labelloc=t;")
     lines.append("")
     lines += [f"    {names[shape.id]} [{_attributes(shape)}];" for shape in shapes]
@@ -255,5 +251,5 @@ def _label(lines: Iterable[str]) -> str:
     return "\n".join(map(_cut, lines))
 
 
-def _cut(text: str, limit: int = 4 * LINE) -> str:
+def _cut(text: str, limit: int = LINE) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"

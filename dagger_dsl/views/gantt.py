@@ -5,7 +5,7 @@ It is an image to those who do not see it: everything in it stands in the table 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from dagger_dsl.views.page import attribute, name, text
@@ -25,6 +25,7 @@ _KEY: Final = (
     ("b-running", "running"),
     ("b-waiting", "waits for a person"),
     ("b-cancelled", "cancelled"),
+    ("b-mixed", "many calls that ended in several ways: the lower, the worse"),
     ("kept", "taken from an earlier run or process"),
 )
 
@@ -89,7 +90,10 @@ def _lane(lane: Lane, axis: Axis, critical: bool) -> str:
     style = "lane critical" if critical else "lane"
     told = f"{lane.node_id}: {lane.state}"
     if lane.calls > 1:
-        told += f", {lane.calls} calls"
+        told += f", {lane.calls:,} calls"
+        if len(lane.counts) > 1:
+            ended = ", ".join(f"{number:,} {state}" for state, number in lane.counts.items())
+            told += f": {ended}"
     if lane.mark:
         told += f", {lane.mark}"
     return (
@@ -104,17 +108,44 @@ def _bar(bar: Bar, axis: Axis, kept: bool) -> str:
     width = axis.place(bar.end) - left
     left = min(left, 0.997)
     style = "bar kept" if kept else f"bar b-{bar.state}"
+    place = f"left:{_part(left)};width:{_part(width)}"
+    if len(bar.counts) > 1:
+        style, place = "bar b-mixed", f"{place};background:{_shares(bar.counts)}"
     told = f" title={attribute(bar.told)}" if bar.told else ""
-    return f'<span class="{style}"{told} style="left:{_part(left)};width:{_part(width)}"></span>'
+    return f'<span class="{style}"{told} style="{place}"></span>'
+
+
+def _shares(counts: Mapping[str, int]) -> str:
+    """Return the colours of a bar of calls that ended in several ways, the bad ones below.
+
+    What was only a few of many is still seen.
+    """
+    ranked = sorted(counts, key=lambda state: _FROM_BELOW.get(state, 1))
+    least = min(0.2, 1 / len(ranked))
+    heights = [max(counts[state] / sum(counts.values()), least) for state in ranked]
+    stops, height = [], 0.0
+    for state, each in zip(ranked, heights, strict=True):
+        share = 100 * each / sum(heights)
+        stops.append(f"var(--{state}) {height:.0f}% {height + share:.0f}%")
+        height += share
+    return f"linear-gradient(to top,{','.join(stops)})"
+
+
+#: Which states lie at the bottom of a bar, and which one at its top.
+_FROM_BELOW: Final = {"failed": 0, "completed": 2}
 
 
 def _key(lanes: Iterable[Lane], critical: Collection[str]) -> str:
     known = set()
     for lane in lanes:
         kept = lane.mark in ("cached", "restored")
-        known |= {
-            "kept" if kept and bar.state == "completed" else f"b-{bar.state}" for bar in lane.bars
-        }
+        for bar in lane.bars:
+            known |= {
+                "kept" if kept and state == "completed" and len(bar.counts) < 2 else f"b-{state}"
+                for state in bar.counts or (bar.state,)
+            }
+            if len(bar.counts) > 1:
+                known.add("b-mixed")
     items = [
         f'<li><span class="bar {style}"></span>{told}</li>'
         for style, told in _KEY

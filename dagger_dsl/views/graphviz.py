@@ -79,9 +79,12 @@ def _write(target: Path, data: bytes) -> Path:
         target.write_bytes(data)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = getattr(error, "strerror", None) or error
-        raise ConfigurationError(
-            f"{shown(str(target))} cannot be written: {why}; name a file in a folder that is there"
-        ) from error
+        way = ""  # anything else is no matter of the name
+        if isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError)):
+            way = "; name a file in a folder that is there"
+        elif isinstance(error, IsADirectoryError):
+            way = "; name a file in it"
+        raise ConfigurationError(f"{shown(str(target))} cannot be written: {why}{way}") from error
     return target
 
 

@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 
 from dagger_dsl.views.picture import Arrow, Picture, Shape, nodes
+from dagger_dsl.views.states import WORST
 
 __all__ = ["MOST", "grouped"]
 
@@ -31,18 +32,6 @@ ROUNDS: Final = 4
 
 #: So many names of what is in a group are in its tooltip.
 NAMED: Final = 12
-
-#: The state of a group is the first of these that any of its shapes is in.
-_WORST: Final = (
-    "failed",
-    "running",
-    "waiting",
-    "paused",
-    "cancelled",
-    "pending",
-    "completed",
-    "skipped",
-)
 
 
 def grouped(picture: Picture, most: int = MOST) -> Picture:
@@ -79,6 +68,8 @@ class _Groups:
             if arrow.source != arrow.target
         ]
         failed = [n for n, shape in enumerate(picture.shapes) if shape.status == "failed"]
+        self._chained: set[int] = set()
+        self._level: dict[int, int] = {}  # of groups that are layers
         self._alone = set(failed) if len(failed) <= most // 3 else set()
 
     @property
@@ -98,16 +89,26 @@ class _Groups:
         self._join(key)
 
     def chains(self) -> None:
-        """Join groups that follow each other, where nothing leads in or out in between."""
+        """Join groups that follow each other, where nothing leads in or out in between.
+
+        A group has only so many shapes: one box for all of a long chain would say nothing.
+        """
         above, below = self._neighbours()
+        sizes = Counter(self._group)
+        limit = max(2, -(-len(self._group) // min(FEW, self._most)))
         first: dict[int, int] = {}
         for group in self._in_order(above, below):
             first[group] = group
             if len(above[group]) == 1:
                 (before,) = above[group]
                 alone = {group, before} & self._alone
-                if len(below[before]) == 1 and before in first and not alone:
-                    first[group] = first[before]
+                if len(below[before]) != 1 or before not in first or alone:
+                    continue
+                head = first[before]
+                if sizes[head] + sizes[group] <= limit:
+                    first[group] = head
+                    sizes[head] += sizes[group]
+                    self._chained.add(head)
         self._group = [first.get(group, group) for group in self._group]
 
     def layers(self, most: int) -> None:
@@ -119,13 +120,16 @@ class _Groups:
         layers = max(level.values()) + 1
         deep = -(-layers // max(1, most - len(self._alone)))
         self._join(lambda group: level[group] // deep)
+        self._level = {group: level[group] // deep for group in dict.fromkeys(self._group)}
 
     def picture(self) -> Picture:
         """Return what the groups look like."""
         members: dict[int, list[Shape]] = {}
         for shape, group in zip(self._picture.shapes, self._group, strict=True):
             members.setdefault(group, []).append(shape)
-        shapes = {group: _shape_of(found) for group, found in members.items()}
+        shapes = {
+            group: _shape_of(found, group in self._chained) for group, found in members.items()
+        }
         names = {
             shape.id: shapes[group].id
             for shape, group in zip(self._picture.shapes, self._group, strict=True)
@@ -135,9 +139,19 @@ class _Groups:
             source, target = names[arrow.source], names[arrow.target]
             if source != target or arrow.source == arrow.target:
                 arrows.setdefault((source, target, arrow.label), []).append(arrow)
+        told = f"{len(shapes)} {'box' if len(shapes) == 1 else 'boxes'}"
+        if self._level:
+            implied = self._implied()
+            kept = {
+                (source, target, label): found
+                for (source, target, label), found in arrows.items()
+                if label or (source, target) not in implied
+            }
+            if len(kept) < len(arrows):
+                arrows, told = kept, f"{told}, without arrows that others imply"
         many = nodes(len(self._picture.shapes))
         before = "" if self._picture.subtitle == many else self._picture.subtitle
-        subtitle = f"{many} in {len(shapes)} {'box' if len(shapes) == 1 else 'boxes'}"
+        subtitle = f"{many} in {told}"
         return attrs.evolve(
             self._picture,
             shapes=tuple(shapes.values()),
@@ -157,6 +171,24 @@ class _Groups:
         for group in dict.fromkeys(self._group):
             found[group] = group if group in self._alone else first.setdefault(key(group), group)
         self._group = [found[group] for group in self._group]
+
+    def _implied(self) -> set[tuple[str, str]]:
+        """Return the ways between layers that lead where a longer way does, too.
+
+        Almost every layer leads to almost every later one: with all of these arrows nobody could
+        follow any.
+        """
+        _, below = self._neighbours()
+        ids = [shape.id for shape in self._picture.shapes]
+        level = self._level
+        reach: dict[int, set[int]] = {}
+        implied: set[tuple[str, str]] = set()
+        for group in sorted(below, key=lambda each: -level[each]):
+            later = [each for each in below[group] if level[each] > level[group]]
+            beyond: set[int] = set().union(*(reach[each] for each in later))
+            reach[group] = beyond.union(later)
+            implied.update((ids[group], ids[each]) for each in later if each in beyond)
+        return implied
 
     def _neighbours(self) -> tuple[Mapping[int, set[int]], Mapping[int, set[int]]]:
         above: dict[int, set[int]] = {group: set() for group in self._group}
@@ -191,7 +223,7 @@ class _Groups:
         return order
 
 
-def _shape_of(members: Sequence[Shape]) -> Shape:
+def _shape_of(members: Sequence[Shape], chained: bool) -> Shape:
     if len(members) == 1:
         return members[0]
     first, many = members[0], len(members)
@@ -201,15 +233,16 @@ def _shape_of(members: Sequence[Shape]) -> Shape:
     same = {each.body for each in members}
     label = (
         f"{many:,} \N{MULTIPLICATION SIGN} {first.body}"
-        if len(same) == 1
+        if len(same) == 1 and not chained
         else f"{first.label} … {members[-1].label}"
     )
-    status = next((state for state in _WORST if counts.get(state)), None)
+    status = next((state for state in WORST if counts.get(state)), None)
     done = f"{counts['completed']:,}/{sum(counts.values()):,}" if counts else ""
+    many_of = nodes(many) if len(same) > 1 or chained else ""
     return Shape(
         id=first.id,
         label=label,
-        detail=" · ".join(filter(None, (nodes(many) if len(same) > 1 else "", done))),
+        detail=" · ".join(filter(None, (many_of if len(same) > 1 or not done else "", done))),
         kind="group",
         status=status,
         counts=dict(counts),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,12 +13,13 @@ import attrs
 
 from dagger_dsl.engine.bindings import Bound, bound_inputs
 from dagger_dsl.engine.failure import Failure, failures_in
+from dagger_dsl.engine.words import DIED, status_of
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.text import first_line
 from dagger_dsl.model.values import MISSING
-from dagger_dsl.views.gantt import chosen, gantt
+from dagger_dsl.views.critical import Step, steps_of_run
 from dagger_dsl.views.graphviz import write_file
 from dagger_dsl.views.grouping import MOST
 from dagger_dsl.views.page import (
@@ -36,7 +37,7 @@ from dagger_dsl.views.page import (
     text,
 )
 from dagger_dsl.views.picture import picture_of_run
-from dagger_dsl.views.plain import duration, note_of, outputs_of, told_first
+from dagger_dsl.views.plain import duration, note_of, outputs_of, summed_up, told_first
 from dagger_dsl.views.surroundings import (
     answer,
     configuration,
@@ -45,7 +46,8 @@ from dagger_dsl.views.surroundings import (
     resume,
 )
 from dagger_dsl.views.svg import drawn
-from dagger_dsl.views.timeline import Lane, lane_of, steps_of_run
+from dagger_dsl.views.timeline import Lane, lane_of
+from dagger_dsl.views.times import slowest, timeline
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import NodeReport, RunReport
@@ -58,10 +60,9 @@ ROWS: Final = 1_000
 #: Rows that are seen at once; the others of a table are folded.
 OPEN: Final = 60
 
-#: Lanes of a timeline, failures with all there is to say of them, runs within, cycles.
-LANES: Final = 60
-MORE_LANES: Final = 400
+#: Failures with all there is to say of them, and how many are counted, runs within, cycles.
 FAILURES: Final = 40
+MORE_FAILURES: Final = 10_000
 INNER: Final = 25
 CYCLES: Final = 200
 
@@ -148,8 +149,8 @@ class _Page:
             self.part("failures", "What failed", self.failures(view)),
             self.part("next", "How it goes on", _next(view, told=bool(self.contents))),
             self.part("graph", "Graph", _picture(view)),
-            self.part("timeline", "Timeline", _timeline(view)),
-            self.part("time", "Where the time went", _slowest(view)),
+            self.part("timeline", "Timeline", timeline(report, view.lanes, view.steps)),
+            self.part("time", "Where the time went", slowest(report, view.lanes, view.steps)),
             self.part("nodes", "Nodes", view.nodes()),
             self.part("cycles", "Cycles", _cycles(view)),
             self.part("inside", "Runs inside this run", view.inside(3)),
@@ -157,7 +158,7 @@ class _Page:
             self.part("configuration", "Configuration", configuration(report)),
             self.part("environment", "Environment", environment(report)),
         ]
-        title = f"{report.dag_name}: run {report.run_id} {_words(report.status)}"
+        title = f"{report.dag_name}: run {report.run_id} {status_of(report)}"
         return page(title, _header(view), "".join(parts), self.contents)
 
     def part(self, anchor: str, title: str, body: str) -> str:
@@ -170,12 +171,15 @@ class _Page:
     def failures(self, view: _View) -> str:
         """Return what went wrong, each with all there is to know to mend it."""
         report, room = self.report, self.room
-        found = list(failures_in(report, view.nested))
-        cards = []
-        for number, each in enumerate(found[: room.failures]):
-            cards.append(_failure(each, room, opened=number < 3))
+        cards: list[str] = []
+        beyond = 0
+        for each in islice(failures_in(report, view.nested), MORE_FAILURES):
+            if room.failures > 0:
+                cards.append(_failure(each, room, opened=len(cards) < 3))
+            else:
+                beyond += 1
         error = report.error
-        if not found and error is not None:
+        if not cards and error is not None:
             cards.append(
                 fold(
                     f"The run itself{_message(str(error))}",
@@ -184,15 +188,16 @@ class _Page:
                     opened=True,
                 )
             )
-        if len(found) > len(cards):
-            cards.append(f'<p class="note">And {len(found) - len(cards):,} more, below.</p>')
+        if beyond:
+            more = "" if len(cards) + beyond < MORE_FAILURES else "at least "
+            cards.append(f'<p class="note">And {more}{beyond:,} more, below.</p>')
         for raised in report.hook_errors[:20]:
             told = first_line(f"{type(raised).__qualname__}: {raised}")
             cards.append(f"<p>A hook failed: {code(told)}</p>")
         if report.abandoned:
             left = ", ".join(name(each) for each in report.abandoned[:20])
             cards.append(f"<p>Could not be stopped, and was left behind: {left}</p>")
-        if cards and report.status in _RESUMED:
+        if cards and (report.status in _RESUMED or report.orphaned):
             cards.append(resume(report))
         return "".join(cards)
 
@@ -206,12 +211,14 @@ class _View:
         room: How much more is shown.
         nested: The runs inside, read once.
         lanes: What was called, in order of start.
+        steps: The critical path.
     """
 
     report: RunReport
     room: _Room
     nested: Mapping[str, Any] = attrs.field(init=False)
     lanes: list[Lane] = attrs.field(init=False)
+    steps: list[Step] = attrs.field(init=False)
     _by_id: dict[str, Lane] = attrs.field(init=False)
     _cycles: Mapping[str, int] = attrs.field(init=False)
 
@@ -225,10 +232,11 @@ class _View:
         elif report.started_at is not None:
             now = report.started_at.timestamp() + report.duration
         found = (
-            lane_of(each, report.attempts(node_id), now)
+            lane_of(each, report.calls(node_id), now)
             for node_id, each in report.node_reports.items()
         )
         self.lanes = sorted((lane for lane in found if lane), key=lambda lane: lane.start)
+        self.steps = steps_of_run(report, self.lanes)
         self._by_id = {lane.node_id: lane for lane in self.lanes}
 
     # --- nodes ------------------------------------------------------------------------------------
@@ -250,26 +258,32 @@ class _View:
             rows,
             f"Nodes of {report.dag_name}",
             f"{left:,} more nodes that are not shown: {_counted(states, set(ids))}" if left else "",
+            style="wordy",
         )
 
     def _rows(self, found: NodeReport) -> Iterator[list[str]]:
         lane = self._by_id.get(found.node_id)
+        node = self.report.graph.nodes[found.node_id]
         began = ends = ""
+        calls = found.attempts
         if lane is not None:
             since = lane.start - self.lanes[0].start
-            began = f"+{duration(since)}" if since >= 0.00005 else "0"
-            ends = duration(found.duration if found.duration is not None else lane.end - lane.start)
-        node = self.report.graph.nodes[found.node_id]
-        calls = found.attempts or (0 if lane is None else lane.calls)
+            began = f"+{duration(since)}" if since > 0 else "0"
+            took = lane.seconds if self.report.history is not None else found.duration
+            ends = duration(lane.end - lane.start if took is None else took)
+            if node.map_over is not None or not calls:
+                calls = lane.calls
         if self.report.history is not None:
             calls = self._cycles.get(found.node_id, calls)
+            if lane is not None and lane.calls < calls:
+                ends = f"\N{GREATER-THAN OR EQUAL TO} {ends}"
         yield [
             name(found.node_id),
             state(str(found.state)),
             f"{calls:,}" if calls else "",
             text(began),
             text(ends),
-            self._told(found),
+            self._told(summed_up(self.report, found, self.nested.get(found.node_id))),
         ]
         calls_below = self._invocations(found.node_id) if node.map_over is not None else ""
         if calls_below:
@@ -306,9 +320,10 @@ class _View:
         calls = self.report.invocations(node_id)
         if not calls:
             return ""
-        ranked = sorted(calls.items(), key=lambda each: each[1].state is not NodeState.FAILED)
-        most = min(200, self.room.rows)
-        self.room.rows -= min(most, len(ranked))
+        counts = self.report.counts(node_id)
+        most = max(0, min(200, self.room.rows))
+        self.room.rows -= min(most, len(calls))
+        ranked = list(islice(self._ranked(node_id, calls, counts), most))
         rows = [
             [
                 code(key),
@@ -317,15 +332,35 @@ class _View:
                 text("" if each.duration is None else duration(each.duration)),
                 text(note_of(each), 200),
             ]
-            for key, each in ranked[:most]
+            for key in ranked
+            for each in (calls[key],)
         ]
-        counts = Counter(str(each.state) for each in calls.values())
-        left = len(ranked) - len(rows)
+        left = len(calls) - len(rows)
         heads = ["Item", "State", ">Attempts", ">Time", "Note"]
-        body = table(heads, rows, f"Invocations of {node_id}")
+        body = table(heads, rows, f"Invocations of {node_id}", style="wordy")
         if left:
             body += f'<p class="soft-text">And {left:,} more.</p>'
         return fold(f"{len(calls):,} invocations: {_listed(counts)}", body)
+
+    def _ranked(
+        self, node_id: str, calls: Mapping[str, NodeReport], counts: Mapping[str, int]
+    ) -> Iterator[str]:
+        """Yield the keys of invocations, those that failed first; no report of one is made."""
+        failed: dict[str, None] = {}
+        if counts.get(NodeState.FAILED):
+            # A call that failed may have been tried again.
+            tried = (
+                each.key
+                for each in self.report.calls(node_id)
+                if each.state is NodeState.FAILED and each.key in calls
+            )
+            left = counts[NodeState.FAILED]
+            for key in tried:
+                if left and key not in failed and calls[key].state is NodeState.FAILED:
+                    failed[key] = None
+                    left -= 1
+                    yield key
+        yield from (key for key in calls if key not in failed)
 
     # --- runs inside ------------------------------------------------------------------------------
 
@@ -384,20 +419,24 @@ def _header(view: _View) -> str:
         facts.append(("Started", moment(report.started_at)))
     if report.finished_at is not None:
         ended = "Paused" if report.status is RunStatus.PAUSED else "Ended"
+        if report.orphaned:
+            ended = "Last recorded"
         facts.append((ended, moment(report.finished_at)))
-    if report.status is RunStatus.RUNNING:
+    if report.status is RunStatus.RUNNING and not report.orphaned:
         facts.append(("As it was", moment(dt.datetime.now(tz=dt.UTC))))
     facts.append(("Duration", text(duration(report.duration))))
     if retried:
         facts.append(("Retried", f"{retried:,} {'node' if retried == 1 else 'nodes'}"))
     reason = ""
-    if report.reason:
+    if report.orphaned:
+        reason = f'<p class="reason">{text(DIED)}</p>'
+    elif report.reason:
         reason = f'<p class="reason">{text(report.reason, 1_000)}</p>'
     elif report.graph.description:
         reason = f'<p class="reason soft-text">{text(report.graph.description, 600)}</p>'
     return (
         f"<h1>{name(report.dag_name, 200)}</h1>\n"
-        f'<p class="under">{state(str(report.status))}<span class="soft-text">run '
+        f'<p class="under">{state(status_of(report))}<span class="soft-text">run '
         f"{code(report.run_id)}</span></p>{reason}{definitions(facts)}"
     )
 
@@ -419,9 +458,17 @@ def _failure(failure: Failure, room: _Room, *, opened: bool) -> str:
     pairs = [(name(each.name), _shown_input(each, room, 1_000)) for each in inputs]
     if pairs:
         parts.append(f"<h3>Its inputs</h3>{definitions(pairs, style='pairs')}")
+    before = sorted(
+        (
+            each
+            for each in failure.report.calls(node.node_id, failure.key)
+            if each.number < failure.attempts
+        ),
+        key=lambda each: each.number,
+    )
     earlier = [
         (f"attempt {each.number}", code(first_line(each.error or str(each.state), 300)))
-        for each in failure.earlier()[-10:]
+        for each in before[-10:]
     ]
     if earlier:
         parts.append(f"<h3>Attempts before</h3>{definitions(earlier, style='pairs')}")
@@ -453,7 +500,7 @@ def _next(view: _View, *, told: bool) -> str:
     ]
     parts = [definitions(pairs, style="pairs")] if pairs else []
     parts += [answer(report, each.node_id) for each in waiting[:5]]
-    if report.status in _RESUMED and not told:
+    if (report.status in _RESUMED or report.orphaned) and not told:
         parts.append(resume(report))
     return "".join(parts)
 
@@ -475,86 +522,6 @@ def _picture(view: _View) -> str:
     return f'{zoom}<div class="picture" tabindex="0" role="group" aria-label={about}>{svg}</div>'
 
 
-def _timeline(view: _View) -> str:
-    """Return the timeline of what matters most, and folded below it one of more."""
-    lanes = view.lanes
-    if not lanes:
-        return ""
-    critical = {each.node_id for each in steps_of_run(view.report, lanes)}
-    marked = critical if len(critical) > 1 else ()
-    shown = chosen(lanes, LANES, critical)
-    found = _lanes(shown, marked)
-    if len(lanes) > len(shown):
-        more = chosen(lanes, MORE_LANES, critical)
-        found += (
-            f'<p class="soft-text">These are {len(shown)} of {len(lanes):,} nodes: the ones that '
-            "failed, those of the critical path, and the longest.</p>"
-        )
-        if len(more) > len(shown):
-            found += fold(f"{len(more):,} nodes", _lanes(more, marked))
-    return found
-
-
-def _lanes(lanes: Sequence[Lane], critical: Collection[str]) -> str:
-    about = f"Timeline of {len(lanes)} nodes; the table of nodes has the same times and attempts"
-    return gantt(lanes, critical, about)
-
-
-def _slowest(view: _View) -> str:
-    """Return the critical path and the nodes that took longest, side by side."""
-    steps = steps_of_run(view.report, view.lanes)
-    total = sum(step.seconds + step.waited for step in steps)
-    parts = []
-    if len(steps) > 1:
-        rows = [
-            [
-                name(step.node_id),
-                _share(step.seconds, total),
-                text(duration(step.waited)) if step.waited >= 0.0005 else "",
-                text(duration(step.seconds)),
-            ]
-            for step in steps
-        ]
-        shown = rows if len(rows) <= 30 else [*rows[:15], *rows[-15:]]
-        note = (
-            f"The chain of nodes that the end of the run hung on: {duration(total)}. A run is "
-            "shortened only by what is in it."
-        )
-        if len(shown) < len(rows):
-            note += f" {len(rows) - 30:,} steps in its middle are not shown."
-        body = table(["Node", _SHARE, ">Waited", ">Time"], shown, "Critical path")
-        parts.append(f'<div><h3>Critical path</h3><p class="soft-text">{note}</p>{body}</div>')
-    longest = sorted(view.lanes, key=lambda lane: -lane.seconds)[:10]
-    if len(longest) > 1:
-        top = longest[0].seconds or 1e-9
-        rows = [
-            [
-                name(lane.node_id),
-                _share(lane.seconds, top),
-                f"{lane.calls:,}",
-                text(duration(lane.seconds)),
-            ]
-            for lane in longest
-        ]
-        body = table(["Node", _SHARE, ">Calls", ">Time in calls"], rows, "Slowest nodes")
-        told = "Time in calls, all attempts together."
-        parts.append(f'<div><h3>Slowest nodes</h3><p class="soft-text">{told}</p>{body}</div>')
-    return f'<div class="two">{"".join(parts)}</div>' if parts else ""
-
-
-#: The head of a column of bars, for those who do not see them.
-_SHARE: Final = '<span class="unseen">Share</span>'
-
-
-def _share(seconds: float, total: float) -> str:
-    width = 100 * seconds / total if total > 0 else 0
-    told = f"{min(width, 100):.0f} %"
-    return (
-        f'<span class="share" style="width:{min(width, 100):.1f}%">'
-        f'<span class="unseen">{told}</span></span>'
-    )
-
-
 def _cycles(view: _View) -> str:
     """Return the way of a state machine, cycle by cycle."""
     history = view.report.history
@@ -566,7 +533,7 @@ def _cycles(view: _View) -> str:
     known = {
         (each.key, each.node_id): each
         for node_id in dict.fromkeys(names)
-        for each in view.report.attempts(node_id)
+        for each in view.report.calls(node_id)
     }
     before = history.cycles - len(names)  # a history may be limited
     numbered = list(enumerate(names, start=max(0, before)))
@@ -579,7 +546,7 @@ def _cycles(view: _View) -> str:
     left = history.cycles - len(rows)
     note = f"{left:,} earlier cycles are not shown" if left > 0 else ""
     if not all(row[2] for row in rows):
-        told = "of earlier cycles of a state, only a database keeps the times"
+        told = "a run in memory keeps the times of its newest cycles, a database those of all"
         note = f"{note}; {told}" if note else told.capitalize()
     return _folded_table(["Cycle", "State", "Ended", ">Time"], rows, "Cycles", note, opened=20)
 
@@ -643,17 +610,19 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _folded_table(
-    heads: list[str], rows: list[list[str]], caption: str, note: str, *, opened: int = OPEN
+    heads: list[str],
+    rows: list[list[str]],
+    caption: str,
+    note: str,
+    *,
+    opened: int = OPEN,
+    style: str = "",
 ) -> str:
     """Return a table whose later rows are folded, and a line below it."""
     if not rows:
         return ""
-    found = table(heads, rows[:opened], caption)
+    found = table(heads, rows[:opened], caption, style=style)
     if len(rows) > opened:
-        rest = table(heads, rows[opened:], f"{caption}, continued")
+        rest = table(heads, rows[opened:], f"{caption}, continued", style=style)
         found += fold(f"{len(rows) - opened:,} more", rest)
     return found + (f'<p class="soft-text">{text(note)}.</p>' if note else "")
-
-
-def _words(status: str) -> str:
-    return str(status).replace("_", " ")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from dagger_dsl.engine.attempts import moment
+from dagger_dsl.engine.attempts import Another, moment
 from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.notes import of_json
 from dagger_dsl.errors import cut
@@ -131,9 +131,15 @@ def _of_attempt(ended: Ended, begun: Mapping[tuple[str, str, int], float]) -> It
         how = ", recovered by its failure handler" if ended.meta.get("recovered") else ""
         yield Entry(moment(at), node, ended.state, f"{ended.state} in {took}{how}{because}")
         return
-    again = begun.get((ended.node_id, ended.key, ended.attempt + 1))
-    later = "" if again is None else f"; tried again after {duration(max(0.0, again - at))}"
-    kind = "failed" if again is None else "retry"
+    delay = None
+    another = Another.of(ended.meta)
+    if another is not None:
+        delay = another.delay
+    else:  # recorded by an earlier version, it shows in the attempt that came
+        again = begun.get((ended.node_id, ended.key, ended.attempt + 1))
+        delay = None if again is None else max(0.0, again - at)
+    later = "" if delay is None else f"; tried again after {duration(delay)}"
+    kind = "failed" if another is None and delay is None else "retry"
     yield Entry(moment(at), node, kind, f"failed in {took}: {_error(ended.error)}{later}")
 
 

@@ -24,6 +24,9 @@ APART: Final = 28.0
 BETWEEN: Final = 46.0
 BESIDE: Final = 14.0
 
+#: Parts that no line joins stand side by side up to this width, and then below each other.
+SHELF: Final = 1_000.0
+
 #: How far a line from a box to itself reaches.
 LOOP: Final = 20.0
 
@@ -91,12 +94,74 @@ def lay_out(boxes: Sequence[Box], lines: Sequence[Line]) -> Drawing:
         boxes: In an order that is kept where nothing speaks against it.
         lines: Between them.
     """
+    whole = _laid_out(boxes, lines)
+    if whole.width <= SHELF:
+        return whole
+    parts = _parts(len(boxes), lines)
+    return whole if len(parts) == 1 else _shelved(boxes, lines, parts)
+
+
+def _laid_out(boxes: Sequence[Box], lines: Sequence[Line]) -> Drawing:
     work = _Work(boxes, lines)
     work.layer()
     work.cut()
     work.arrange()
     work.place()
     return work.drawing()
+
+
+def _parts(boxes: int, lines: Sequence[Line]) -> list[list[int]]:
+    """Return the boxes that lines join, by number, each part in order and the parts, too."""
+    joined: list[list[int]] = [[] for _ in range(boxes)]
+    for line in lines:
+        joined[line.source].append(line.target)
+        joined[line.target].append(line.source)
+    seen = [False] * boxes
+    parts = []
+    for first in range(boxes):
+        if seen[first]:
+            continue
+        seen[first] = True
+        part = [first]
+        for box in part:  # which grows meanwhile
+            for other in joined[box]:
+                if not seen[other]:
+                    seen[other] = True
+                    part.append(other)
+        parts.append(sorted(part))
+    return parts
+
+
+def _shelved(
+    boxes: Sequence[Box], lines: Sequence[Line], parts: Sequence[Sequence[int]]
+) -> Drawing:
+    """Return parts laid out by themselves, side by side until a shelf is full."""
+    part_of = {box: number for number, part in enumerate(parts) for box in part}
+    inside: list[list[int]] = [[] for _ in parts]
+    for number, line in enumerate(lines):
+        inside[part_of[line.source]].append(number)
+    places: list[Point] = [(0.0, 0.0)] * len(boxes)
+    ways: list[tuple[Point, ...]] = [()] * len(lines)
+    labels: list[Point | None] = [None] * len(lines)
+    turned: set[int] = set()
+    left = top = width = bottom = 0.0
+    for part, own in zip(parts, inside, strict=True):
+        new = {box: number for number, box in enumerate(part)}
+        drawing = _laid_out(
+            [boxes[box] for box in part],
+            [Line(new[lines[n].source], new[lines[n].target], lines[n].label) for n in own],
+        )
+        if left and left + drawing.width > SHELF:
+            left, top = 0.0, bottom + APART
+        for box, (x, y) in zip(part, drawing.places, strict=True):
+            places[box] = (x + left, y + top)
+        for n, way, label in zip(own, drawing.ways, drawing.labels, strict=True):
+            ways[n] = tuple((x + left, y + top) for x, y in way)
+            labels[n] = None if label is None else (label[0] + left, label[1] + top)
+        turned.update(own[n] for n in drawing.turned)
+        width, bottom = max(width, left + drawing.width), max(bottom, top + drawing.height)
+        left += drawing.width + APART
+    return Drawing(width, bottom, tuple(places), tuple(ways), tuple(labels), frozenset(turned))
 
 
 class _Work:

@@ -21,10 +21,10 @@ from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from dagger_dsl.engine.pulse import Pulse, Pulses, TableChanged, Watch
+from dagger_dsl.engine.words import duration, lasted
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.text import printable
 from dagger_dsl.store.forks import after_fork
-from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -477,7 +477,7 @@ def summary(pulse: Pulse) -> str:
         what = f"{pulse.done}/{pulse.total} nodes"
     failed = f", {pulse.failed} failed" if pulse.failed else ""
     why = f": {pulse.reason}" if pulse.reason and pulse.status != "failed" else ""
-    return f"{pulse.name}: {what}{failed}, {pulse.status} in {duration(pulse.elapsed)}{why}"
+    return f"{pulse.name}: {what}{failed}, {lasted(pulse.status, pulse.elapsed)}{why}"
 
 
 class Pace:

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dagger_dsl.engine.words import count, lasted
 from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.views.live import Pace, summary, write_line
 from dagger_dsl.views.plain import STYLES, duration
@@ -34,6 +35,13 @@ _FAILED: Final = 5
 _SHORTEST: Final = 8
 _LONGEST: Final = 40
 _WORDS: Final = 70
+
+#: Characters of a name, and of what stands beside it in any case: a sign, a time, what is between.
+_NAME: Final = 40
+_BESIDE: Final = 13
+
+#: What has run for so many times the usual time is not like the others.
+_SLOW: Final = 3.0
 
 
 class BarFront:
@@ -123,11 +131,12 @@ def frame(
         width: How many characters there are in a line.
         ascii_only: Whether the terminal shows nothing else.
     """
+    shown = (*pulse.running[:_RUNNING], *pulse.waiting[:_WAITING], *pulse.asking, *pulse.failures)
     # A terminal writes ^C behind the last line; without room there the frame is a line longer.
     rows = Table.grid(padding=(0, 1), expand=True)
     rows.width = max(1, width - 3)
     rows.add_column(width=1)
-    rows.add_column(no_wrap=True, overflow="ellipsis", max_width=40)
+    rows.add_column(no_wrap=True, overflow="ellipsis", max_width=_name_width(shown, width))
     rows.add_column(no_wrap=True, justify="right")
     rows.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     signs = "*~?x" if ascii_only else "●↻?✗"
@@ -154,41 +163,68 @@ def _row(waits: bool, each: Doing, style: str) -> Iterator[Text]:
     yield Text("  ".join(filter(None, (part, text))), style if style == "red" else "dim")
 
 
-def _head(pulse: Pulse, rate: float | None, width: int) -> Table:
-    head = Table.grid(padding=(0, 1))
-    head.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
-    head.add_column()
-    head.add_column(no_wrap=True)
+def _name_width(shown: Iterable[Doing], width: int) -> int:
+    """Return how wide a name may be: what stands beside it is not pushed over the edge."""
+    room = width - _BESIDE
+    if any(each.text or each.part for each in shown):
+        room //= 2
+    return max(_SHORTEST, min(_NAME, room))
+
+
+def _head(pulse: Pulse, rate: float | None, width: int) -> RenderableType:
     colour = STYLES.get(pulse.status, "")
     over = pulse.status != "running"
+    name = Text(printable(pulse.name), "bold")
+    narrow = width < _WORDS
+    if narrow:
+        name.truncate(width - _SHORTEST - 1, overflow="ellipsis")
+        length = min(_LONGEST, width - name.cell_len - 1)
+    else:
+        length = max(_SHORTEST, min(_LONGEST, width - _WORDS))
     bar = ProgressBar(
         total=None if pulse.fraction is None and not over else 1.0,
         completed=1.0 if pulse.fraction is None else pulse.fraction,
-        width=max(_SHORTEST, min(_LONGEST, width - _WORDS)),
+        width=length,
         complete_style=colour,
         finished_style=colour,
         animation_time=pulse.elapsed,
     )
-    said = Text("  ").join(_numbers(pulse, rate, colour))
-    head.add_row(Text(printable(pulse.name), "bold"), bar, said)
-    if over and pulse.reason and pulse.status != "failed":
-        head.add_row("", Text(first_line(pulse.reason), "dim"), "")
+    said = Text("  ").join(_numbers(pulse, rate, colour, brief=narrow))
+    head = Table.grid(padding=(0, 1))
+    head.add_column(no_wrap=True, overflow="ellipsis", max_width=width if narrow else 30)
+    head.add_column()
+    why = Text(first_line(pulse.reason) if over and pulse.status != "failed" else "", "dim")
+    if narrow:  # the numbers have a line of their own
+        head.add_row(name, bar)
+        said.no_wrap, said.overflow = True, "ellipsis"
+        return Group(head, said, why) if why else Group(head, said)
+    head.add_column(no_wrap=True)
+    head.add_row(name, bar, said)
+    if why:
+        head.add_row("", why, "")
     return head
 
 
-def _numbers(pulse: Pulse, rate: float | None, colour: str) -> Iterable[Text]:
+def _numbers(
+    pulse: Pulse, rate: float | None, colour: str, *, brief: bool = False
+) -> Iterable[Text]:
     if pulse.total is None:
-        yield Text(f"{pulse.done} {'cycle' if pulse.done == 1 else 'cycles'}")
+        yield Text(count(pulse.done, "cycle"))
     else:
         yield Text(f"{pulse.done}/{pulse.total}")
-    if pulse.fraction is not None and pulse.status == "running":
-        yield Text(f"{int(pulse.fraction * 100)}%", "bold")
+    if pulse.status != "running":
+        yield Text(lasted(pulse.status, pulse.elapsed), colour)
+        if pulse.failed > (pulse.status == "failed"):  # of one, the status says it already
+            yield Text(f"{count(pulse.failed, 'node')} failed", "red")
+        return
+    if pulse.fraction is not None:
+        percent = int(pulse.fraction * 100)
+        # The items of maps are counted here, and each node once before it.
+        other = abs(percent - pulse.done * 100 // max(1, pulse.total or 0)) > 1
+        yield Text(f"{percent}% of calls" if other and not brief else f"{percent}%", "bold")
     if pulse.failed:
         yield Text(f"{pulse.failed} failed", "red")
-    if pulse.status != "running":
-        yield Text(f"{pulse.status} in {duration(pulse.elapsed)}", colour)
-        return
-    if rate is not None:
+    if rate is not None and not brief:
         yield Text(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s", "dim")
     yield Text(_span(pulse.elapsed))
     left = _left(pulse, rate)
@@ -200,6 +236,9 @@ def _left(pulse: Pulse, rate: float | None) -> float | None:
     """Return how many seconds the rest takes at this rate."""
     if rate is None or pulse.left is None:
         return None
+    usual = len(pulse.running) / rate
+    if any(not each.part and (each.seconds or 0) > _SLOW * usual for each in pulse.running):
+        return None  # the rate of the others says nothing of it
     # What waits for another attempt does not come sooner.
     return max(pulse.left / rate, *(each.seconds or 0.0 for each in pulse.waiting), 0.0)
 

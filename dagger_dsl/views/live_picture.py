@@ -84,15 +84,28 @@ class PictureFront:
             self._output.update(bundle, raw=True)
 
     def _as_text(self, pulse: Pulse) -> dict[str, str]:
+        from rich.color import Color
         from rich.console import Console
+        from rich.terminal_theme import TerminalTheme
+        from rich.theme import Theme
 
+        from dagger_dsl.views.colours import ON_PAGES
         from dagger_dsl.views.live_bar import frame
 
+        grey = Color.parse(ON_PAGES["dim"]).get_truecolor()
+        hues = ("red", "green", "yellow", "blue", "magenta", "cyan")
+        ansi = [grey, *(Color.parse(ON_PAGES[each]).get_truecolor() for each in hues), grey]
+        colours = TerminalTheme((255, 255, 255), (0, 0, 0), [*ansi])
         rate = self._pace.rate(pulse.elapsed, pulse.calls)
         console = Console(
-            record=True, file=io.StringIO(), width=_WIDTH, force_terminal=True, force_jupyter=False
+            record=True,
+            file=io.StringIO(),
+            width=_WIDTH,
+            force_terminal=True,
+            force_jupyter=False,
+            theme=Theme({"bar.back": ON_PAGES["dim"]}),
         )
         console.print(frame(pulse, rate, _WIDTH))
         form = '<pre style="white-space: pre; overflow-x: auto; line-height: normal">{code}</pre>'
-        html = console.export_html(inline_styles=True, code_format=form)
+        html = console.export_html(theme=colours, inline_styles=True, code_format=form)
         return {"text/plain": summary(pulse), "text/html": html}

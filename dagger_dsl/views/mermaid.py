@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
-from dagger_dsl.views.dot import COLOURS
+from dagger_dsl.engine.words import standing
 from dagger_dsl.views.picture import LINE, node_states
-from dagger_dsl.views.plain import duration
+from dagger_dsl.views.states import COLOURS
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
@@ -59,7 +59,7 @@ def graph_to_mermaid(graph: Graph, run: HasStates | Mapping[str, str] | None = N
 def report_to_mermaid(report: RunReport) -> str:
     """Return a run as Mermaid: states, and how often each state of a machine was entered."""
     history = report.history
-    title = f"{report.dag_name}: run {report.run_id}, {report.status}, {duration(report.duration)}"
+    title = f"{report.dag_name}: run {report.run_id}, {standing(report)}"
     counts = {} if history is None else history.counts
     return _drawn(report.graph, node_states(report.graph, report), counts, title)
 

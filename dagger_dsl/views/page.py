@@ -7,10 +7,11 @@ a name or a value should contain. All text from data goes through `text` or `att
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from dagger_dsl.model.text import printable
+from dagger_dsl.views.states import GLYPHS
 from dagger_dsl.views.svg import STYLE as PICTURE_STYLE
 
 __all__ = [
@@ -34,19 +35,6 @@ POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'"
 )
-
-#: A sign beside each state's name, so that nothing is said by colour alone.
-GLYPHS: Final[Mapping[str, str]] = {
-    "completed": "✓",
-    "failed": "✕",
-    "timed_out": "✕",
-    "running": "▸",
-    "waiting": "…",
-    "paused": "‖",
-    "pending": "○",
-    "skipped": "\N{EN DASH}",
-    "cancelled": "⊘",
-}
 
 
 def text(value: object, limit: int | None = None, *, lines: bool = False) -> str:
@@ -207,6 +195,7 @@ pre{margin:.3rem 0;padding:.65rem .8rem;background:var(--skipped-box);border-rad
 overflow:auto;max-height:26rem;line-height:1.45}
 pre code{font-size:1em;white-space:pre-wrap}
 .note,.soft-text{color:var(--soft)}
+.small{font-size:.82rem;font-weight:400}
 .note{margin:-.35rem 0 .8rem}
 .unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);
 white-space:nowrap}
@@ -241,6 +230,7 @@ tbody th{font-weight:500;overflow-wrap:anywhere;min-width:7rem}
 td{overflow-wrap:anywhere}
 .wide>td{border-top:0;padding:0 0 .5rem 1.2rem}
 .config th{white-space:nowrap}
+.config td:nth-child(2){min-width:14rem}
 .number{text-align:right;white-space:nowrap}
 td:last-child,th:last-child{padding-right:0}
 details>summary{cursor:pointer}
@@ -284,6 +274,7 @@ var(--running);border-radius:3px 0 0 3px}
 .bar.b-waiting{background:var(--waiting-box);border:1px dashed var(--waiting)}
 .bar.b-cancelled{background:var(--cancelled-box);border:1px solid var(--cancelled)}
 .bar.b-skipped,.bar.b-pending{background:var(--skipped-box);border:1px solid var(--skipped)}
+.bar.b-mixed{background:linear-gradient(to top,var(--failed) 40%,var(--completed) 40%)}
 .bar.kept{background:var(--completed-box);border:1px dashed var(--completed)}
 .critical .who{font-weight:650}
 .critical .bar{box-shadow:0 0 0 1px var(--bg),0 3px 0 0 var(--ink)}
@@ -296,6 +287,8 @@ color:var(--soft);font-size:.82rem}
 @media (max-width:44rem){body.dagger-pic{padding:1.2rem 1rem 3rem}
 .gantt{--who:7rem;--took:4.2rem}
 .axis i:not(:first-child):not(:last-child){display:none}
+.wordy td:last-child{min-width:20rem}
+th,td{padding-right:.55rem}tbody th{min-width:5rem}
 .pairs>div{grid-template-columns:1fr;gap:0}.two{grid-template-columns:1fr}}
 @media print{.scroll,pre,.picture{overflow:visible;max-height:none}nav{display:none}}
 """.replace("MONO", _MONO).strip()

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from dagger_dsl.errors import ConfigurationError, shown
-from dagger_dsl.model.states import NodeState
+from dagger_dsl.engine.bindings import bound_inputs
+from dagger_dsl.engine.words import count, duration, standing
+from dagger_dsl.errors import ConfigurationError, DaggerError, shown
+from dagger_dsl.model.excerpt import excerpt
+from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.text import first_line
-from dagger_dsl.views.plain import duration
+from dagger_dsl.model.values import MISSING
+from dagger_dsl.views.plain import summed_up
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.error_info import ErrorInfo
     from dagger_dsl.engine.report import NodeReport, RunReport
     from dagger_dsl.model.graph import Graph, HasStates, Node
 
@@ -42,6 +47,11 @@ TOOLTIP: Final = 1000
 #: The states that a node may be said to have.
 _STATES: Final = (*NodeState, "paused")
 
+#: Characters of a value in a tooltip.
+VALUE: Final = 120
+
+_NEVER_CALLED: Final = (NodeState.PENDING, NodeState.SKIPPED)
+
 
 @attrs.frozen
 class Shape:
@@ -52,7 +62,7 @@ class Shape:
         label: What is written in it.
         detail: A second, smaller line.
         kind: ``step``, ``choice``, ``map``, ``flow`` (something with a picture of its own),
-            ``group``, or ``start``, a point.
+            ``group``, ``start``, a point, or ``grid`` and ``chain``, which have members.
         status: The name of a state, None where nothing has run. One of a node has its colour; any
             other word stands there without one.
         counts: Of what stands for many: how many there are in each state.
@@ -60,6 +70,9 @@ class Shape:
         double: Whether it has a double frame: a machine may end there.
         tooltip: Lines that are shown when it is pointed at.
         body: What it calls or runs; shapes with the same body do the same.
+        values: Makes further lines of its tooltip, of what is read only for what is drawn.
+        members: The shapes that stand in it, in their order; no arrow leads to them.
+        unreached: Of a chain, ids of members to which a run has not gone on.
     """
 
     id: str
@@ -72,6 +85,9 @@ class Shape:
     double: bool = False
     tooltip: tuple[str, ...] = ()
     body: str = ""
+    values: Callable[[], Iterable[str]] = attrs.field(default=tuple, eq=False)
+    members: tuple[Shape, ...] = ()
+    unreached: frozenset[str] = frozenset()
 
 
 @attrs.frozen
@@ -126,7 +142,7 @@ def picture_of_graph(
     states: Mapping[str, str] = {} if run is None else node_states(graph, run)
     choices = _choices(graph)
     shapes = [_planned(graph, node, choices, states.get(node.id)) for node in graph.nodes.values()]
-    subtitle = graph.description or nodes(len(graph.nodes))
+    subtitle = " · ".join(filter(None, (graph.description or _many(graph), _undeclared(graph))))
     return _picture(graph, shapes, title or graph.name, subtitle=subtitle)
 
 
@@ -160,7 +176,23 @@ def _states_of(run: Any) -> Mapping[str, str]:
 
 def nodes(many: int) -> str:
     """Return how many nodes there are, in words."""
-    return f"{many:,} node" if many == 1 else f"{many:,} nodes"
+    return count(many, "node")
+
+
+def _many(graph: Graph) -> str:
+    many = len(graph.nodes)
+    return nodes(many) if graph.machine is None else count(many, "state")
+
+
+def _undeclared(graph: Graph) -> str:
+    """Return why states of a machine have no arrows: their answers say where they go."""
+    machine = graph.machine
+    if machine is None or len(graph.nodes) == 1:
+        return ""
+    leaving = {way.source for way in machine.transitions}
+    if all(each in leaving or each in machine.terminal for each in graph.nodes):
+        return ""
+    return "not all transitions are declared" if leaving else "transitions are not declared"
 
 
 def picture_of_run(report: RunReport, nested: Mapping[str, Any] | None = None) -> Picture:
@@ -174,7 +206,13 @@ def picture_of_run(report: RunReport, nested: Mapping[str, Any] | None = None) -
     counts = {} if report.history is None else report.history.counts
     choices, reports = _choices(report.graph), report.node_reports
     shapes = [
-        _ran(report, _planned(report.graph, node, choices), reports[node.id], counts.get(node.id))
+        _ran(
+            report,
+            _planned(report.graph, node, choices),
+            # As tables say it: of what is nested, the error that it began with.
+            summed_up(report, reports[node.id], nested.get(node.id)),
+            counts.get(node.id),
+        )
         for node in report.graph.nodes.values()
     ]
     inner = {
@@ -188,8 +226,8 @@ def picture_of_run(report: RunReport, nested: Mapping[str, Any] | None = None) -
         shapes,
         report.dag_name,
         walked=None if history is None else Counter(pairwise(history.names)),
-        subtitle=f"{report.status} in {duration(report.duration)}",
-        status=str(report.status),
+        subtitle=standing(report),
+        status="" if report.orphaned else str(report.status),
         inner=inner,
     )
 
@@ -237,13 +275,15 @@ def _planned(graph: Graph, node: Node, choices: frozenset[str], status: str | No
     return Shape(
         id=node.id,
         label=node.id,
-        detail="" if body == node.id else body,
+        # Functions of a workflow are registered under its name; that would say nothing more.
+        detail="" if body in (node.id, f"{graph.name}.{node.id}") else body,
         body=body,
         kind=_kind(node, choices),
         status=status,
         marks=tuple(_planned_marks(node)),
         double=graph.machine is not None and node.id in graph.machine.terminal,
         tooltip=tuple(_told(node)),
+        values=partial(_given, node),
     )
 
 
@@ -265,9 +305,30 @@ def _told(node: Node) -> Iterator[str]:
     if node.description:
         yield first_line(node.description, TOOLTIP)
     yield f"calls {node.action}" if node.subgraph is None else f"runs {node.subgraph}"
+
+
+def _given(node: Node) -> Iterator[str]:
+    """Yield where the inputs of a node come from."""
     for given in node.inputs:
-        came = given.reference if given.reference is not None else "a value of its own"
-        yield f"{given.name} = {came}"
+        came = given.reference
+        yield f"{given.name} = {excerpt(given.value, VALUE)[0] if came is None else came}"
+
+
+def _values(report: RunReport, node: Node, state: NodeState) -> list[str]:
+    """Return the inputs of a node that ran, and its result, each in short."""
+    lines = []
+    for given in bound_inputs(report, node.id):
+        if given.value is MISSING:
+            lines.append(f"{given.name} = {given.reference}")
+        else:
+            came = "" if given.reference is None else f"  ({given.reference})"
+            lines.append(f"{given.name} = {excerpt(given.value, VALUE)[0]}{came}")
+    if state is NodeState.COMPLETED:
+        try:
+            lines.append(f"result: {excerpt(report.value(node.id), VALUE)[0]}")
+        except DaggerError:
+            pass  # freed, not stored, or of a type that is not known here
+    return lines
 
 
 def _ran(report: RunReport, planned: Shape, found: NodeReport, entered: int | None) -> Shape:
@@ -287,17 +348,37 @@ def _ran(report: RunReport, planned: Shape, found: NodeReport, entered: int | No
             marks.append(f"{counts.get('completed', 0)}/{sum(counts.values())}")
     detail = str(found.state)
     if found.state is NodeState.FAILED and found.error is not None:
-        detail = first_line(found.error, LINE)  # what people look for
+        detail = _fault(report, planned, found.error)  # what people look for
     elif found.duration is not None:
         detail = duration(found.duration)
+    values = planned.values
+    # While a run goes on it is drawn again and again, and nobody reads so fast.
+    if report.status is not RunStatus.RUNNING and found.state not in _NEVER_CALLED:
+        node = report.graph.nodes[planned.id]
+        values = cache(partial(_values, report, node, found.state))
     return attrs.evolve(
         planned,
+        values=values,
         detail=detail,
         status=str(found.state),
         counts=counts,
         marks=tuple(marks),
         tooltip=(*planned.tooltip, *_outcome(found)),
     )
+
+
+def _fault(report: RunReport, planned: Shape, error: ErrorInfo) -> str:
+    """Return an error in a few words; of a map, that of the first item which failed."""
+    if planned.kind == "map":
+        for key, call in report.invocations(planned.id).items():
+            if call.state is NodeState.FAILED and call.error is not None:
+                return first_line(f"[{key}] {_brief(call.error)}", LINE)
+    return first_line(_brief(error), LINE)
+
+
+def _brief(error: ErrorInfo) -> str:
+    """Return an error without the module of its class, for which a box has no room."""
+    return str(attrs.evolve(error, type=error.type.rpartition(".")[2]))
 
 
 def _outcome(found: NodeReport) -> Iterator[str]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import attrs
+
+from dagger_dsl.engine.failure import failures_in
 from dagger_dsl.engine.report import NodeReport
+from dagger_dsl.engine.words import duration
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.model.values import to_shown
+from dagger_dsl.views.states import STYLES
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
@@ -30,38 +35,12 @@ __all__ = [
     "problem_to_plain",
     "report_to_plain",
     "rows_of",
+    "summed_up",
     "told_first",
 ]
 
-#: The style of a state's name.
-STYLES: Final[Mapping[str, str]] = {
-    NodeState.COMPLETED: "green",
-    NodeState.FAILED: "bold red",
-    NodeState.SKIPPED: "dim",
-    NodeState.CANCELLED: "magenta",
-    NodeState.RUNNING: "yellow",
-    NodeState.WAITING: "cyan",
-    NodeState.PENDING: "",
-    RunStatus.PAUSED: "cyan",
-    RunStatus.TIMED_OUT: "bold red",
-}
-
-
 #: A sink, its value, and why that cannot be read.
 Output: TypeAlias = "tuple[str, Any, DaggerError | None]"
-
-
-def duration(seconds: float) -> str:
-    """Return a time span as people read it."""
-    if seconds < 0.001:
-        return f"{seconds * 1e6:.0f} \N{MICRO SIGN}s"
-    if seconds < 1:
-        return f"{seconds * 1000:.1f} ms"
-    if seconds < 100:
-        return f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 def told_first(states: Mapping[str, NodeState], most: int | None = None) -> list[str]:
@@ -101,8 +80,8 @@ def _rows(
 ) -> Iterator[tuple[int, str, NodeReport]]:
     nested = report.nested
     for node_id in ids:
-        yield level, node_id, report.node_reports[node_id]
         inside = nested.get(node_id)
+        yield level, node_id, summed_up(report, report.node_reports[node_id], inside)
         if isinstance(inside, Mapping):
             calls = report.invocations(node_id)
             for key, child in inside.items():
@@ -111,6 +90,50 @@ def _rows(
                 yield from _rows(child, child.graph.nodes, level + 2)
         elif inside is not None:
             yield from _rows(inside, inside.graph.nodes, level + 1)
+
+
+def summed_up(report: RunReport, node: NodeReport, inside: Any = None) -> NodeReport:
+    """Return how a node stands, with a note of what all its calls have come to.
+
+    Args:
+        report: The run.
+        node: Of its `RunReport.node_reports`.
+        inside: Of its `RunReport.nested`: where a node of it failed, that says why this one did.
+    """
+    node_id = node.node_id
+    if report.history is not None:
+        times = report.history.counts.get(node_id, 0)
+        if times > 1:
+            node = attrs.evolve(node, note=f"entered {times:,} times")
+    elif report.graph.nodes[node_id].map_over is not None:
+        counts = report.counts(node_id)
+        failed = counts.get(NodeState.FAILED, 0)
+        if failed:
+            told = f"{failed:,} of {sum(counts.values()):,} items failed"
+            node = attrs.evolve(node, note=told)
+    if inside is None or node.state is not NodeState.FAILED:
+        return node
+    runs = inside if isinstance(inside, Mapping) else {"": inside}
+    found = next(
+        (
+            (key, each)
+            for key, run in runs.items()
+            if not run.success
+            for each in islice(failures_in(run), 1)
+        ),
+        None,
+    )
+    if found is None or found[1].error is None:
+        return node
+    key, failure = found
+    place = f"in {_place((f'[{key}]', *failure.path) if key else failure.path)}"
+    note = f"{place}; {node.note}" if node.note else place
+    return attrs.evolve(node, error=failure.error, note=note)
+
+
+def _place(path: Iterable[str]) -> str:
+    """Return where a node is, from the nodes and items around it."""
+    return ".".join(path).replace(".[", " [").replace("].", "] ")
 
 
 def _call_of(report: RunReport, node_id: str, key: str, child: RunReport) -> NodeReport:
@@ -153,6 +176,8 @@ def note_of(report: NodeReport) -> str:
         notes.append(first_line(report.error))
     elif report.reason:
         notes.append(first_line(report.reason))
+    if report.note:
+        notes.append(first_line(report.note))
     return "; ".join(notes)
 
 
@@ -183,6 +208,7 @@ def report_to_plain(report: RunReport, outputs: Iterable[Output] | None = None) 
         "started_at": _moment(report.started_at),
         "finished_at": _moment(report.finished_at),
         "duration": report.duration,
+        "orphaned": report.orphaned,
         "error": None if error is None else {"type": error.type, "message": error.message},
         "counts": {
             "completed": report.completed_nodes,

@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections import Counter
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-import attrs
 
 from dagger_dsl.engine.attempts import AttemptReport, moment, recorded_attempts
 from dagger_dsl.engine.error_info import ErrorInfo
-from dagger_dsl.engine.lookups import decision_of
-from dagger_dsl.engine.report import NodeReport, RunReport
-from dagger_dsl.engine.story import graph_now, prompts
+from dagger_dsl.engine.report import RunReport
+from dagger_dsl.engine.story import graph_now
 from dagger_dsl.errors import ExecutionError, NotExecuted
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.views.stored_nodes import StoredNodes
 
 if TYPE_CHECKING:
-    from dagger_dsl.store.runs import StoredNode, StoredRun
+    from dagger_dsl.store.runs import StoredRun
     from dagger_dsl.store.storage import Store
 
 __all__ = ["nested_reports", "stored_report"]
@@ -36,11 +32,11 @@ def stored_report(
     Args:
         stored: The run, as `Store.load_run` gives it.
         database_url: Where it is recorded, for the report.
-        store: The store that has it: the reports of its nested runs are read from it. Without one
-            they are missing.
+        store: The store that has it: the reports of its nested runs are read from it, and whether
+            a process executes it. Without one they are missing, and what is recorded as running is
+            taken for that.
     """
     graph = graph_now(stored.graph, stored.commands)
-    asked = prompts(stored.commands)
     latest = {node_id: node for (node_id, key), node in stored.nodes.items() if key == "default"}
     history, sinks = None, None
     if graph.machine is not None:
@@ -48,29 +44,10 @@ def stored_report(
 
         history, latest = StoredHistory(graph, stored), latest_cycles(stored)
         sinks = () if history.current is None else (history.current,)
-
-    begun = _begun(stored, latest)
-
-    def state(node_id: str) -> NodeState:
-        if node_id in begun:
-            return NodeState.RUNNING
-        return NodeState(latest[node_id].state) if node_id in latest else NodeState.PENDING
-
-    def states() -> Mapping[str, NodeState]:
-        return {node_id: state(node_id) for node_id in graph.nodes}
-
-    def node(node_id: str) -> NodeReport:
-        known = latest.get(node_id)
-        if known is None:
-            state = NodeState.RUNNING if node_id in begun else NodeState.PENDING
-            return NodeReport(node_id, state)
-        found = _node_report(known)
-        if node_id in begun:
-            return attrs.evolve(found, state=NodeState.RUNNING)
-        if found.state is not NodeState.WAITING:
-            return found
-        reason = f"waits for a person: {asked.get((node_id, known.key), '')}"
-        return attrs.evolve(found, reason=reason)
+    orphaned, answered = False, frozenset[tuple[str, str]]()
+    if store is not None:
+        orphaned, answered = _seen_by_owner(stored, store)
+    nodes = StoredNodes(graph, stored, latest, orphaned=orphaned, answered=answered)
 
     def value(node_id: str) -> Any:
         known = latest[node_id]
@@ -79,22 +56,14 @@ def stored_report(
         return known.value()
 
     @functools.cache
-    def calls() -> dict[str, dict[str, StoredNode]]:
-        found: dict[str, dict[str, StoredNode]] = {}
-        for (node_id, key), known in stored.nodes.items():
-            if key != "default":
-                found.setdefault(node_id, {})[key] = known
-        return found
-
-    def invocations(node_id: str) -> Mapping[str, NodeReport]:
-        return {key: _node_report(known) for key, known in calls().get(node_id, {}).items()}
-
-    @functools.cache
     def all_attempts() -> dict[str, list[AttemptReport]]:
         return recorded_attempts(stored.attempts)
 
     error = stored.error or {}
     failed = any(known.state == NodeState.FAILED for known in latest.values())
+    # Of a run that failed for no node, such as one that passed a limit.
+    whole = None if failed or "message" not in error else str(error["message"])
+    finished, took = _span(stored, orphaned=orphaned)
     return RunReport(
         run_id=stored.run_id,
         dag_name=stored.flow_name,
@@ -102,16 +71,16 @@ def stored_report(
         status=RunStatus(stored.status),
         inputs=stored.inputs,
         started_at=stored.created_at,
-        finished_at=None if stored.status == RunStatus.RUNNING else stored.updated_at,
-        duration=(stored.updated_at - stored.created_at).total_seconds(),
+        finished_at=finished,
+        duration=took,
         reason=str(error.get("reason", "")),
         database_url=database_url,
-        # Of a run that failed for no node, such as one that passed a limit.
-        exception=None if failed or "message" not in error else ExecutionError(error["message"]),
-        states=states,
-        state=state,
-        invocations=invocations,
-        node=node,
+        exception=None if whole is None else ExecutionError(whole),
+        error=None if whole is None else ErrorInfo(str(error.get("type", "")), whole, ""),
+        states=nodes.states,
+        state=nodes.state,
+        invocations=nodes.invocations,
+        node=nodes.node,
         value=value,
         nested=None
         if store is None or all(each.subgraph is None for each in graph.nodes.values())
@@ -125,33 +94,38 @@ def stored_report(
         history=history,
         config=stored.config,
         attempts=lambda node_id: all_attempts().get(node_id, []),
-        counts=lambda node_id: dict(
-            Counter(str(known.state) for known in calls().get(node_id, {}).values())
-        ),
+        counts=nodes.counts,
+        orphaned=orphaned,
     )
 
 
-def _begun(stored: StoredRun, latest: Mapping[str, StoredNode]) -> set[str]:
-    """Return the nodes that were started in a run that goes on, and have not ended since.
+def _seen_by_owner(stored: StoredRun, store: Store) -> tuple[bool, frozenset[tuple[str, str]]]:
+    """Return whether a run's process died, and what has an answer that nobody has taken yet."""
+    asking = {name for name, node in stored.nodes.items() if node.state == NodeState.WAITING}
+    if stored.status != RunStatus.RUNNING and not asking:
+        return False, frozenset()
+    from dagger_dsl.engine.remote import RunControl
 
-    Of those that commands added, and of the states of a machine, the record does not say it.
-    """
-    graph = stored.graph
-    if stored.status != RunStatus.RUNNING or graph.machine is not None:
-        return set()
-    started: dict[int, int] = {}
-    for seq, slots in stored.releases:
-        started |= dict.fromkeys(slots, seq)
-    begun = set()
-    for slot, node_id in enumerate(graph.nodes):  # slots are numbered as nodes are declared
-        known, since = latest.get(node_id), started.get(slot)
-        if since is None:
-            continue
-        # The first entry of a commit holds its starts: it may be the failure that is tried again.
-        again = known is not None and known.state == NodeState.FAILED and known.seq == since
-        if known is None or known.seq < since or again:
-            begun.add(node_id)
-    return begun
+    run = RunControl(store, stored.run_id)
+    # It may have ended since it was read.
+    orphaned = stored.status == RunStatus.RUNNING and not run.is_executed
+    orphaned = orphaned and run.status is RunStatus.RUNNING
+    if asking:
+        asking -= {(each.node_id, each.key) for each in run.questions()}
+    return orphaned, frozenset(asking)
+
+
+def _span(stored: StoredRun, *, orphaned: bool) -> tuple[dt.datetime | None, float]:
+    """Return until when a run ran, None when it goes on, and how long that is or has been."""
+    begun, end = stored.created_at, stored.updated_at
+    if stored.status != RunStatus.RUNNING:
+        return end, (end - begun).total_seconds()
+    if not orphaned:
+        return None, max(0.0, (dt.datetime.now(tz=dt.UTC) - begun).total_seconds())
+    for node in stored.attempts:
+        if node.started_at is not None:
+            end = max(end, moment(node.started_at + (node.duration or 0.0)))
+    return end, max(0.0, (end - begun).total_seconds())
 
 
 def nested_reports(
@@ -193,26 +167,3 @@ def _unquoted(part: str) -> str:
     for code, sign in (("%7E", "~"), ("%2F", "/"), ("%25", "%")):
         part = part.replace(code, sign)
     return part
-
-
-def _node_report(node: StoredNode) -> NodeReport:
-    meta = node.meta or {}
-    error = node.error
-    started = None if node.started_at is None else moment(node.started_at)
-    ended = None
-    if started is not None and node.duration is not None:
-        ended = started + dt.timedelta(seconds=node.duration)
-    return NodeReport(
-        node_id=node.node_id,
-        key=node.key,
-        state=NodeState(node.state),
-        attempts=node.attempt if started is not None else 0,
-        started_at=started,
-        finished_at=ended,
-        duration=node.duration,
-        error=None if error is None else ErrorInfo(**error),
-        reason=str(meta.get("reason", "")),
-        recovered=bool(meta.get("recovered")),
-        metadata=meta.get("metadata", {}),
-        cache=decision_of(meta["cache"]) if "cache" in meta else None,
-    )

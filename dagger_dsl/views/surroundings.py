@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import platform
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from dagger_dsl.engine.attempts import NEXT
+from dagger_dsl.engine.command_lines import answer_line
 from dagger_dsl.engine.failure import resume_line
 from dagger_dsl.model.config import DagConfig
 from dagger_dsl.model.context import DEFAULT_KEY
@@ -42,12 +43,12 @@ def resume(report: RunReport) -> str:
 def answer(report: RunReport, node_id: str) -> str:
     """Return how a node gets the answer that it waits for; nothing where it has asked nobody."""
     node, url = report.node_reports[node_id], report.database_url
-    # What runs a workflow waits for that.
+    # What runs a workflow waits for that; what failed, for its next attempt.
     asks = node.state is NodeState.WAITING and report.graph.nodes[node_id].subgraph is None
+    asks = asks and not node.reason.startswith(NEXT)
     if url is None or is_memory_url(url) or not asks or node.key != DEFAULT_KEY:
         return ""
-    words = ("dagger-dsl", "answer", report.run_id, node_id, "VALUE")
-    line = shlex.join([*words, "--db", shown_url(url)])
+    line = answer_line(url, report.run_id, node_id)
     return f"<p>This answers it:</p>{block(line, label='Command')}"
 
 
@@ -91,7 +92,8 @@ def environment(report: RunReport) -> str:
     where = "in memory" if report.database_url is None else shown_url(report.database_url)
     pairs = [
         ("Recorded in", code(where)),
-        ("Workers", str(report.workers)),
+        # A record does not say how many there were.
+        *([] if report._run is None else [("Workers", f"{report.workers:,}")]),
         ("dagger_dsl", text(installed_version())),
         ("Python", text(f"{platform.python_implementation()} {platform.python_version()}")),
         ("Platform", text(platform.platform())),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 from xml.sax.saxutils import escape, quoteattr
@@ -16,14 +16,18 @@ from xml.sax.saxutils import escape, quoteattr
 import attrs
 
 from dagger_dsl.model.text import printable
+from dagger_dsl.views.blocks import arranged
 from dagger_dsl.views.grouping import grouped
 from dagger_dsl.views.layout import Box, Line, Point, lay_out
 from dagger_dsl.views.picture import Arrow, Picture, Shape
+from dagger_dsl.views.states import STATES
 
 __all__ = ["STYLE", "Drawn", "drawn", "picture_to_html", "picture_to_svg", "width_of"]
 
-#: Widest text of a box, in pixels; the whole of it is in the tooltip.
+#: Widest text of a box, in pixels; the whole of it is in the tooltip. A second line that says two
+#: things, such as an error and how often it was tried, has more.
 WIDEST: Final = 210.0
+WIDER: Final = 240.0
 
 #: Sizes of the two lines of a box, and of labels on arrows.
 LARGE: Final = 13.0
@@ -35,25 +39,26 @@ BOLD: Final = LARGE * 1.08
 PAD: Final = 12.0
 STRIPE: Final = 4.0
 MARGIN: Final = 16.0
+
+#: Text of 11 px in a picture that is shrunk to fit is at least of 9 px; taller ones are scrolled.
+LEAST: Final = 0.82
+TALLEST: Final = 760.0
+
+#: A picture that takes no more fits wherever people read notebooks.
+NARROW: Final = 560.0
+
+#: A block of many shapes: widest, around them, and between them; a chain has arrows there.
+BROADEST: Final = 760.0
+INSET: Final = 12.0
+GAP: Final = 10.0
+STEP: Final = 26.0
 HEAD: Final = 44.0
 
-#: What states look like: their names come from the engine, the colours from here.
-STATES: Final = (
-    "completed",
-    "failed",
-    "running",
-    "waiting",
-    "paused",
-    "skipped",
-    "cancelled",
-    "timed_out",
-    "pending",
-)
-
+# The colours of states; `states` has their names.
 _LIGHT: Final = """
 --bg:#ffffff;--ink:#1c2430;--soft:#5b6675;--line:#8a94a3;--faint:#c9d0d9;--box:#ffffff;--edge:#aab3c0;
 --completed:#1a7f4b;--completed-box:#ebf7f0;--failed:#c62f3b;--failed-box:#fdecee;
---running:#a66a00;--running-box:#fff6e0;--waiting:#1f6fb5;--waiting-box:#e9f3fc;
+--running:#9a6200;--running-box:#fff6e0;--waiting:#1f6fb5;--waiting-box:#e9f3fc;
 --paused:#1f6fb5;--paused-box:#e9f3fc;--skipped:#77818e;--skipped-box:#f1f3f5;
 --cancelled:#8a4ba0;--cancelled-box:#f6edf9;--timed_out:#c62f3b;--timed_out-box:#fdecee;
 --pending:#aab3c0;--pending-box:#ffffff"""
@@ -93,12 +98,18 @@ STYLE: Final = (
 .dagger-pic .idle .head{{fill:var(--faint)}}
 .dagger-pic .tag{{fill:var(--bg);stroke:var(--faint);stroke-width:1}}
 .dagger-pic .dot{{fill:var(--ink)}}
+.dagger-pic .shelf{{fill:var(--bg);stroke:var(--faint);stroke-width:1.2}}
 """.replace("\n", "")
     + "".join(
         f".dagger-pic .s-{name} .frame{{fill:var(--{name}-box);stroke:var(--{name})}}"
         f".dagger-pic .s-{name} .stripe,.dagger-pic .f-{name}{{fill:var(--{name})}}"
+        for name in STATES
+    )
+    # As text, the colours of the two that are quiet would be too faint.
+    + "".join(
         f".dagger-pic .t-{name}{{fill:var(--{name})}}"
         for name in STATES
+        if name not in ("skipped", "pending")
     )
 )
 
@@ -117,9 +128,16 @@ class Drawn:
     height: float
 
 
-def drawn(picture: Picture, *, style: bool = True) -> Drawn:
-    """Return a picture as one SVG element, and how large it is; see `picture_to_svg`."""
-    return _Drawing(grouped(picture)).drawn(style)
+def drawn(picture: Picture, *, style: bool = True, scrolls: bool = False) -> Drawn:
+    """Return a picture as one SVG element, and how large it is; see `picture_to_svg`.
+
+    Args:
+        picture: What to draw.
+        style: Whether its style is inside.
+        scrolls: Whether what is around it can be scrolled: then its text stays large enough to be
+            read where there is less room.
+    """
+    return _Drawing(arranged(grouped(picture))).drawn(style, scrolls)
 
 
 def picture_to_svg(picture: Picture, *, style: bool = True) -> str:
@@ -135,11 +153,14 @@ def picture_to_svg(picture: Picture, *, style: bool = True) -> str:
 def picture_to_html(picture: Picture, *, style: bool = True) -> str:
     """Return a picture as HTML: the SVG, and below it what is inside of its shapes, folded.
 
+    What is larger than its place can be scrolled.
+
     Args:
         picture: What to draw.
         style: As in `picture_to_svg`.
     """
-    parts = [picture_to_svg(picture, style=style)]
+    found = drawn(picture, style=style, scrolls=True)
+    parts = [_scrolling(found, picture.title)]
     for shape in picture.shapes:
         make = picture.inner.get(shape.id)
         if make is not None:
@@ -153,13 +174,23 @@ def picture_to_html(picture: Picture, *, style: bool = True) -> str:
     return "".join(parts)
 
 
+def _scrolling(found: Drawn, title: str) -> str:
+    """Return a picture in a place where what does not fit can be scrolled, by the keyboard, too."""
+    reached = ""
+    if found.width * LEAST > NARROW or found.height > TALLEST:
+        about = quoteattr(printable(f"Picture of {title}, which can be scrolled"))
+        reached = f' tabindex="0" role="group" aria-label={about}'
+    style = f"overflow:auto;max-height:{TALLEST + 20:g}px"  # a bar takes some room
+    return f'<div class="dagger-scroll" style="{style}"{reached}>{found.text}</div>'
+
+
 class _Drawing:
     """A picture with the sizes of its boxes and their places."""
 
     def __init__(self, picture: Picture) -> None:
         self._picture = picture
         self._numbers = {shape.id: number for number, shape in enumerate(picture.shapes)}
-        self._faces = [_Face(shape, shape.id in picture.inner) for shape in picture.shapes]
+        self._faces = [_face(shape, picture.inner) for shape in picture.shapes]
         lines = [
             Line(
                 self._numbers[arrow.source],
@@ -170,18 +201,24 @@ class _Drawing:
         ]
         self._drawing = lay_out([Box(face.width, face.height) for face in self._faces], lines)
 
-    def drawn(self, style: bool) -> Drawn:
+    def drawn(self, style: bool, scrolls: bool) -> Drawn:
         drawing, picture = self._drawing, self._picture
         title = _cut(picture.title, 15.0, max(drawing.width, WIDEST))
-        room = max(drawing.width, width_of(title, 15.0), width_of(picture.subtitle, SMALL))
+        room = max(drawing.width, width_of(title, 15.0))
+        # A description may be wider than a small picture, but not without end.
+        subtitle = _cut(picture.subtitle, SMALL, max(room, 2 * WIDEST))
+        room = max(room, width_of(subtitle, SMALL))
         width, height = room + 2 * MARGIN, drawing.height + 2 * MARGIN + HEAD
         left, top = MARGIN + (room - drawing.width) / 2, MARGIN + HEAD
         about = f"{picture.title}: {picture.subtitle}" if picture.subtitle else picture.title
         size = f'width="{_n(width)}" height="{_n(height)}"'
+        # Pages make it as narrow as they are, but not so small that nothing can be read.
+        least = f"min-width:{_n(width * LEAST)}px;" if scrolls else ""
         opening = (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="dagger-pic" role="img" '
             f"aria-label={quoteattr(printable(about))} "
-            f'viewBox="0 0 {_n(width)} {_n(height)}" {size} style="max-width:100%;height:auto">'
+            f'viewBox="0 0 {_n(width)} {_n(height)}" {size} '
+            f'style="max-width:100%;{least}height:auto">'
         )
         parts = [opening]
         if style:
@@ -190,7 +227,6 @@ class _Drawing:
         parts.append(_text(MARGIN, MARGIN + 14, title, "title"))
         if picture.subtitle:
             tone = f" t-{picture.status}" if picture.status in STATES else ""
-            subtitle = _cut(picture.subtitle, SMALL, room)
             parts.append(_text(MARGIN, MARGIN + 31, subtitle, f"soft{tone}"))
         parts.append(f'<g transform="translate({_n(left)} {_n(top)})">')
         for arrow, way, turned in zip(
@@ -215,12 +251,18 @@ class _Drawing:
 class _Face:
     """What one box shows, and how much room that takes."""
 
+    width: float
+    height: float
+
     def __init__(self, shape: Shape, opens: bool) -> None:
         self.shape = shape
         self.label = _cut(shape.label, BOLD, WIDEST)
-        marks = " · ".join(shape.marks)
-        second = " · ".join(each for each in (shape.detail, marks) if each)
-        self.second = _cut(second, SMALL, WIDEST)
+        marks, detail = " · ".join(shape.marks), shape.detail
+        if marks:  # they are short, and no long error pushes them out
+            room = WIDER - width_of(f" · {marks}", SMALL)
+            detail = _cut(detail, SMALL, max(room, WIDEST / 2))
+        second = " · ".join(each for each in (detail, marks) if each)
+        self.second = _cut(second, SMALL, WIDER if marks else WIDEST)
         self.opens = opens
         if shape.kind == "start":
             self.width = self.height = 14.0
@@ -242,7 +284,7 @@ class _Face:
         left, top = x - self.width / 2, y - self.height / 2
         state = f" s-{shape.status}" if shape.status in STATES else ""
         parts = [f'<g class="box k-{shape.kind}{state}" data-id={quoteattr(printable(shape.id))}>']
-        tooltip = "\n".join(printable(line) for line in shape.tooltip)
+        tooltip = "\n".join(printable(line) for line in (*shape.tooltip, *shape.values()))
         if tooltip:
             parts.append(f"<title>{escape(tooltip)}</title>")
         parts.append(self._frame(left, top))
@@ -279,6 +321,81 @@ class _Face:
             f'v{_n(height - 12)}a6 6 0 0 0 6 6h1z"/>'
         )
         return "".join(parts)
+
+
+class _Block:
+    """Shapes that stand in lines in a frame of their own."""
+
+    width: float
+    height: float
+
+    def __init__(self, shape: Shape, inner: Container[str], *, inset: float = INSET) -> None:
+        self.shape = shape
+        self._chain = shape.kind == "chain"
+        self._faces = [_face(each, inner, inset=0.0) for each in shape.members]
+        self._inset = inset
+        lanes = [face for face in self._faces if isinstance(face, _Block)]
+        if lanes:  # one below the other
+            cell = max(lane._cell for lane in lanes)
+            for lane in lanes:
+                lane._fit(cell)
+        self._across = STEP if self._chain or lanes else GAP
+        self._down = STEP if self._chain else GAP
+        self._line = max(face.height for face in self._faces)
+        self._fit(max(face.width for face in self._faces))
+
+    def _fit(self, cell: float) -> None:
+        """Choose how many stand in a line, each so wide, and take the room for them."""
+        self._cell, many = cell, len(self._faces)
+        most = max(1, int((BROADEST + self._across) / (cell + self._across)))
+        lines = -(-many // most)
+        self._columns = -(-many // lines)
+        self.width = self._columns * (cell + self._across) - self._across + 2 * self._inset
+        self.height = lines * (self._line + self._down) - self._down + 2 * self._inset
+
+    def drawn(self, place: Point) -> str:
+        """Return the block around its place."""
+        left, top = place[0] - self.width / 2, place[1] - self.height / 2
+        parts = ['<g class="block">']
+        if self._inset:
+            title = escape("\n".join(map(printable, self.shape.tooltip)))
+            frame = _rect(left, top, self.width, self.height, "shelf", radius=10.0)
+            parts.append(f"<g><title>{title}</title>{frame}</g>")
+        middles = [self._middle(number, left, top) for number in range(len(self._faces))]
+        if self._chain:
+            for number, ways in enumerate(pairwise(zip(self._faces, middles, strict=True)), 1):
+                idle = self.shape.members[number].id in self.shape.unreached
+                parts.append(self._step(*ways, "arrow idle" if idle else "arrow"))
+        for face, middle in zip(self._faces, middles, strict=True):
+            if isinstance(face, _Face):
+                face.width = self._cell  # as wide as the others
+            parts.append(face.drawn(middle))
+        parts.append("</g>")
+        return "".join(parts)
+
+    def _middle(self, number: int, left: float, top: float) -> Point:
+        line, column = divmod(number, self._columns)
+        x = left + self._inset + column * (self._cell + self._across) + self._cell / 2
+        return x, top + self._inset + line * (self._line + self._down) + self._line / 2
+
+    def _step(
+        self, source: tuple[_Face | _Block, Point], target: tuple[_Face | _Block, Point], style: str
+    ) -> str:
+        """Return the arrow from one member to the next: to its right, or in the next line."""
+        (one, (x1, y1)), (other, (x2, y2)) = source, target
+        if y1 == y2:
+            end = x2 - self._cell / 2
+            way = f"M{_n(x1 + self._cell / 2)} {_n(y1)}H{_n(end - 7)}"
+            return _line(style, way, f"M{_n(end)} {_n(y1)}l-8 -3.8v7.6z")
+        low, high = y1 + one.height / 2, y2 - other.height / 2
+        way = f"M{_n(x1)} {_n(low)}V{_n((low + high) / 2 - 2)}H{_n(x2)}V{_n(high - 7)}"
+        return _line(style, way, f"M{_n(x2)} {_n(high)}l-3.8 -8h7.6z")
+
+
+def _face(shape: Shape, inner: Container[str], *, inset: float = INSET) -> _Face | _Block:
+    if shape.members:
+        return _Block(shape, inner, inset=inset)
+    return _Face(shape, shape.id in inner)
 
 
 def _rect(
@@ -348,29 +465,46 @@ def _tag(label: str, place: Point) -> str:
 
 # --- text -----------------------------------------------------------------------------------------
 
-# Widths of DejaVu Sans, the widest of the fonts that are asked for, in parts of the font's size.
-_NARROW: Final = frozenset("ijlIt.,:;'|!()[]{}/\\ fr-`\"")
-_WIDE: Final = frozenset("mwMW@%&")
-_BROAD: Final = frozenset("<>=+~^#_\N{MULTIPLICATION SIGN}")
+# Widths of DejaVu Sans, the widest of the fonts that are asked for, in parts of the size: the
+# plain ones, or the bold ones beside `BOLD` where those are wider.
+_WIDTHS: Final = {
+    sign: width
+    for width, signs in (
+        (0.42, "ijlIft.,:;'|!()[]/\\ -"),
+        (0.46, "r"),
+        (0.5, '`"'),
+        (0.8, "DGHNOQUHV"),
+        (0.84, "<>=+~^#_\N{MULTIPLICATION SIGN}\u00ac\u00b1\u00f7"),
+        (1.03, "mwMW@%&\u00a9\u00ae\u00bc\u00bd\u00be\u00c6\u00e6\u0153\u0427\u2014\u2026"),
+        (1.06, "\u0436\u043c\u0444\u0448\u0449\u044b\u044e\u0459\u045a\u0424\u041c\u042b\u0152"),
+        (1.24, "\u0416\u0428\u0429\u042e\u0409\u040a"),
+    )
+    for sign in signs
+}
 
 
 def width_of(text: str, size: float) -> float:
     """Return how wide a text is at most, in pixels; fonts differ, so a little more than it is."""
-    total = 0.0
-    for sign in text:
-        if sign in _NARROW:
-            total += 0.42
-        elif sign in _WIDE:
-            total += 0.98
-        elif sign in _BROAD:
-            total += 0.84
-        elif sign < "\u0300":
-            total += 0.72 if sign.isupper() else 0.645
-        elif unicodedata.combining(sign):
-            continue
-        else:
-            total += 1.05 if unicodedata.east_asian_width(sign) in "WF" else 0.75
-    return total * size
+    return sum(map(_width, text)) * size
+
+
+def _width(sign: str) -> float:
+    known = _WIDTHS.get(sign)
+    if known is not None:
+        return known
+    if sign < "\u0080":
+        return 0.72 if sign.isupper() else 0.645
+    if unicodedata.combining(sign) or sign == "\u200d":
+        return 0.0
+    base = unicodedata.normalize("NFD", sign)[0]
+    if base != sign:
+        return _width(base)
+    kind = unicodedata.category(sign)
+    if unicodedata.east_asian_width(sign) in "WF":
+        return 1.4 if kind == "So" else 1.05
+    if sign < "\u0530":
+        return 0.84 if sign.isupper() else 0.75
+    return 0.85 if kind[0] in "LMN" else 1.45 if kind[0] == "S" else 1.03
 
 
 def _cut(text: str, size: float, most: float) -> str:

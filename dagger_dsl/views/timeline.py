@@ -1,12 +1,14 @@
-"""When the nodes of a run were called: lanes of attempts, and the chain that its end hung on.
+"""When the nodes of a run were called: lanes of attempts, and the axis that they lie on.
 
 Times are seconds since 1970 throughout. Nothing here draws; `views.gantt` does.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from heapq import merge
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -14,29 +16,23 @@ import attrs
 
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.model.text import first_line
+from dagger_dsl.views.critical import SLACK, Spans
 from dagger_dsl.views.plain import duration
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.attempts import AttemptReport
-    from dagger_dsl.engine.report import NodeReport, RunReport
+    from dagger_dsl.engine.report import NodeReport
 
-__all__ = [
-    "Axis",
-    "Bar",
-    "Lane",
-    "Step",
-    "critical_path",
-    "joined",
-    "lane_of",
-    "path_steps",
-    "steps_of_run",
-]
+__all__ = ["Axis", "Bar", "Lane", "joined", "lane_of"]
 
 #: A lane with more attempts than this shows when something ran, and not each of them.
 EACH: Final = 60
 
-#: How much earlier than its end a call may seem to have been followed: clocks are read in turn.
-SLACK: Final = 0.001
+#: Of such a lane, how many parts of its time are told apart.
+PARTS: Final = 120
+
+#: How exactly a bar of many calls shows which part of them ended how.
+SHARES: Final = 8
 
 
 @attrs.frozen
@@ -48,6 +44,7 @@ class Bar:
         state: How it ended; ``wait`` between two attempts.
         told: What there is to say of it.
         open: Whether it goes on.
+        counts: Of a bar of several calls, how many ended how.
     """
 
     start: float
@@ -55,6 +52,7 @@ class Bar:
     state: str
     told: str = ""
     open: bool = False
+    counts: Mapping[str, int] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -69,6 +67,8 @@ class Lane:
         whole: How long at least one of them went on, or was waited for.
         mark: ``restored``, ``cached``, ``recovered`` or nothing.
         calls: How many calls there were.
+        counts: How many of them ended how.
+        spans: When they began and ended; None where that is not told.
     """
 
     node_id: str
@@ -78,6 +78,8 @@ class Lane:
     whole: float = 0.0
     mark: str = ""
     calls: int = 0
+    counts: Mapping[str, int] = attrs.field(factory=dict)
+    spans: Spans | None = attrs.field(default=None, eq=False, repr=False)
 
     @property
     def start(self) -> float:
@@ -90,100 +92,187 @@ class Lane:
         return max(bar.end for bar in self.bars)
 
 
-def lane_of(report: NodeReport, attempts: Sequence[AttemptReport], now: float) -> Lane | None:
+def lane_of(report: NodeReport, calls: Iterable[AttemptReport], now: float) -> Lane | None:
     """Return the lane of a node, None where it was not called.
 
     Args:
         report: How the node stands.
-        attempts: Its calls.
+        calls: Its calls, in any order; of many no more is kept than when they were.
         now: Until when a call has come that has not ended.
     """
-    bars = [_bar(each, now) for each in attempts if each.started_at is not None]
-    if not bars:
+    told = _Calls(now)
+    for each in calls:
+        told.take(each)
+    if not told.starts:
         return None
-    shown = [*bars, *_waits(attempts, bars)]
-    whole = sum(bar.end - bar.start for bar in joined(shown, gap=0.0))
-    if len(bars) > EACH or _overlap(bars):
-        failed = [bar for bar in bars if bar.state == NodeState.FAILED]
-        others = [bar for bar in bars if bar.state != NodeState.FAILED]
-        shown = [*joined(others), *failed[:EACH]]  # what failed lies over the others
-    else:
-        shown.sort(key=lambda bar: bar.start)
+    spans = told.spans()
     mark = "cached" if report.cached else "restored" if report.restored else ""
     return Lane(
         report.node_id,
         str(report.state),
-        tuple(shown),
-        sum(bar.end - bar.start for bar in bars),
-        whole,
+        tuple(told.bars(spans)),
+        # Of sums of times of day nothing short would be left.
+        sum(end - start for start, end in zip(spans.starts, spans.ends, strict=True)),
+        told.whole(spans),
         "recovered" if report.recovered else mark,
-        len(bars),
+        len(spans.starts),
+        dict(told.counts),
+        spans,
     )
 
 
-def _bar(attempt: AttemptReport, now: float) -> Bar:
-    assert attempt.started_at is not None
-    start = attempt.started_at.timestamp()
-    end = now if attempt.finished_at is None else attempt.finished_at.timestamp()
+class _Calls:
+    """The calls of one node: when they were and how they ended, and the first of them as bars."""
+
+    def __init__(self, now: float) -> None:
+        self._now = now
+        self.starts, self.ends = array("d"), array("d")
+        self.counts: Counter[str] = Counter()
+        self._states: list[str] = []
+        self._first: list[tuple[AttemptReport, int]] = []  # as long as each can be shown
+        self._failed: list[Bar] = []
+        self._latest: dict[str, int] = {}  # by key, the last call that others may follow
+        self._before: dict[int, int] = {}
+
+    def take(self, call: AttemptReport) -> None:
+        """Take one more call."""
+        if call.started_at is None:
+            return
+        place = len(self.starts)
+        start = call.started_at.timestamp()
+        end = self._now if call.finished_at is None else call.finished_at.timestamp()
+        self.starts.append(start)
+        self.ends.append(max(start, end))
+        state = str(call.state)
+        self._states.append(state)
+        self.counts[state] += 1
+        if place <= EACH:
+            self._first.append((call, place))
+        if state == NodeState.FAILED and len(self._failed) <= EACH:
+            self._failed.append(_bar(call, start, self.ends[-1]))
+        if call.number > 1 and call.key in self._latest:
+            self._before[place] = self._latest[call.key]
+        if state in _TRIED_AGAIN:
+            self._latest[call.key] = place
+
+    def spans(self) -> Spans:
+        """Return when they were, in order of start."""
+        self._order = sorted(range(len(self.starts)), key=self.starts.__getitem__)
+        place_of = {each: place for place, each in enumerate(self._order)} if self._before else {}
+        return Spans(
+            array("d", (self.starts[each] for each in self._order)),
+            array("d", (self.ends[each] for each in self._order)),
+            {place_of[after]: place_of[before] for after, before in self._before.items()},
+        )
+
+    def whole(self, spans: Spans) -> float:
+        """Return how long at least one went on, or another attempt was waited for."""
+        waits = sorted(
+            (spans.ends[before], spans.starts[after]) for after, before in spans.before.items()
+        )
+        found, until = 0.0, spans.starts[0]
+        for start, end in merge(zip(spans.starts, spans.ends, strict=True), waits):
+            if end > until:
+                found += end - max(start, until)
+                until = end
+        return found
+
+    def bars(self, spans: Spans) -> list[Bar]:
+        """Return what is shown: each call, or when some of them went on."""
+        if len(spans.starts) <= EACH and not _overlap(spans):
+            first = [(each, self.starts[k], self.ends[k]) for each, k in self._first]
+            shown = [_bar(*each) for each in first]
+            for after, before in self._before.items():
+                start, end = self.ends[before], self.starts[after]
+                if end > start:
+                    number = self._first[after][0].number
+                    told = f"{duration(end - start)} until attempt {number}"
+                    shown.append(Bar(start, end, "wait", told))
+            return sorted(shown, key=lambda bar: bar.start)
+        states = (self._states[each] for each in self._order)
+        few = len(self._failed) <= EACH
+        calls = (
+            (start, end, state)
+            for start, end, state in zip(spans.starts, spans.ends, states, strict=True)
+            if not few or state != NodeState.FAILED
+        )
+        found = joined(calls, max(spans.ends))
+        return [*found, *self._failed] if few else found  # what failed lies over the others
+
+
+#: How an attempt may have ended that another one follows.
+_TRIED_AGAIN: Final = frozenset((str(NodeState.FAILED), str(NodeState.CANCELLED)))
+
+
+def _bar(attempt: AttemptReport, start: float, end: float) -> Bar:
     key = "" if attempt.key == "default" else f"[{attempt.key}] "
     told = f"{key}attempt {attempt.number}: {attempt.state}"
     if attempt.finished_at is not None:
-        told += f" in {duration(max(0.0, end - start))}"
+        told += f" in {duration(end - start)}"
     if attempt.error is not None:
         told += f": {first_line(attempt.error, 160)}"
-    return Bar(start, max(start, end), str(attempt.state), told, attempt.finished_at is None)
+    return Bar(start, end, str(attempt.state), told, attempt.finished_at is None)
 
 
-def _overlap(bars: Sequence[Bar]) -> bool:
-    return any(before.end > after.start + SLACK for before, after in pairwise(bars))
+def _overlap(spans: Spans) -> bool:
+    return any(
+        end > start + SLACK for end, start in zip(spans.ends, spans.starts[1:], strict=False)
+    )
 
 
-def _waits(attempts: Sequence[AttemptReport], bars: Sequence[Bar]) -> Iterable[Bar]:
-    """Yield the time between two attempts of the same call."""
-    known = [each for each in attempts if each.started_at is not None]
-    for (first, second), (before, after) in zip(pairwise(known), pairwise(bars), strict=True):
-        if first.key == second.key and after.start > before.end:
-            told = f"{duration(after.start - before.end)} until attempt {second.number}"
-            yield Bar(before.end, after.start, "wait", told)
-
-
-def joined(bars: Iterable[Bar], gap: float | None = None) -> list[Bar]:
-    """Return when at least one of *bars* went on, as few bars; of the state that most of them have.
+def joined(calls: Iterable[tuple[float, float, str]], last: float, parts: int = PARTS) -> list[Bar]:
+    """Return when some of many calls went on, as few bars that say how many of them ended how.
 
     Args:
-        bars: In any order.
-        gap: Seconds that two may be apart and count as one; by default a thousandth of the whole,
-            which nobody would see.
+        calls: Start, end and state of each, in order of start.
+        last: When the last of them ended.
+        parts: Into how many parts their time is divided: what is no further apart counts as one,
+            and a bar becomes two where different shares of its calls ended in a state.
     """
-    known = sorted(bars, key=lambda bar: bar.start)
-    if not known:
+    known = iter(calls)
+    first = next(known, None)
+    if first is None:
         return []
-    if gap is None:
-        gap = (max(bar.end for bar in known) - known[0].start) / 1000
-    groups: list[list[Bar]] = []
-    end = known[0].start
-    for bar in known:
-        if groups and bar.start - end <= gap:
-            groups[-1].append(bar)
-            end = max(end, bar.end)
+    begin, until, state = first
+    part = max((last - begin) / parts, 1e-9)
+    found: list[Bar] = []
+    counts = Counter([state])
+    start, number = begin, 0
+
+    def close(end: float) -> None:
+        before = found[-1] if found else None
+        if before is not None and before.end >= start and _alike(before.counts, counts):
+            found[-1] = _one(before.start, end, counts + Counter(before.counts))
         else:
-            groups.append([bar])
-            end = bar.end
-    return [_one(group) for group in groups]
+            found.append(_one(start, end, counts))
+
+    for began, ended, state in known:
+        here = int((began - begin) / part)
+        is_apart = began > until + part
+        if is_apart or here != number:
+            close(until if is_apart else began)
+            counts, start, number = Counter(), began, here
+        counts[state] += 1
+        until = max(until, ended)
+    close(until)
+    return found
 
 
-def _one(group: Sequence[Bar]) -> Bar:
-    if len(group) == 1:
-        return group[0]
-    counts = Counter(bar.state for bar in group)
-    told = ", ".join(f"{number:,} {state}" for state, number in counts.most_common())
-    return Bar(
-        group[0].start,
-        max(bar.end for bar in group),
-        counts.most_common(1)[0][0],
-        f"{len(group):,} calls: {told}",
-        any(bar.open for bar in group),
-    )
+def _alike(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
+    """Return whether about the same shares of two bars ended in each state."""
+    if one.keys() != other.keys():
+        return False
+    all_one, all_other = sum(one.values()), sum(other.values())
+    return all(abs(one[state] / all_one - other[state] / all_other) * SHARES <= 1 for state in one)
+
+
+def _one(start: float, end: float, counts: Mapping[str, int]) -> Bar:
+    ranked = sorted(counts.items(), key=lambda each: -each[1])
+    many = sum(counts.values())
+    told = ", ".join(f"{number:,} {state}" for state, number in ranked)
+    told = f"{many:,} calls: {told}" if many > 1 else ranked[0][0]
+    is_open = NodeState.RUNNING in counts
+    return Bar(start, end, ranked[0][0], told, is_open, dict(ranked))
 
 
 class Axis:
@@ -254,9 +343,11 @@ class Axis:
         ):
             number = -int(-(start - self.begin) // step)
             while self.begin + number * step <= end and len(found) < 4 * most:
-                place = self.place(self.begin + number * step)
-                if place - after >= 0.6 / most and place <= 0.97:
-                    found.append((place, _elapsed(number * step)))
+                place, told = self.place(self.begin + number * step), _elapsed(number * step)
+                # Long after the beginning a short time makes no difference that is written.
+                same = bool(found) and found[-1][1] == told
+                if place - after >= 0.6 / most and place <= 0.97 and not same:
+                    found.append((place, told))
                     after = place
                 number += 1
         return found
@@ -286,93 +377,3 @@ def _elapsed(seconds: float) -> str:
     hours, minutes = divmod(int(minutes), 60)
     parts = (f"{hours} h", f"{minutes} min", f"{rest:.6g} s")
     return " ".join(part for part in parts if not part.startswith("0 "))
-
-
-# --- the critical path ----------------------------------------------------------------------------
-
-
-@attrs.frozen
-class Step:
-    """One node of the chain.
-
-    Attributes:
-        node_id: The node.
-        waited: Seconds from the end of the step before until its own start.
-        seconds: From its first start to its end, waits between attempts included.
-    """
-
-    node_id: str
-    waited: float
-    seconds: float
-
-
-def critical_path(
-    times: Mapping[str, tuple[float, float]],
-    dependencies: Callable[[str], Collection[str]],
-) -> list[str]:
-    """Return the chain of nodes that a run's end hung on, first to last.
-
-    It begins at the node that ended last and goes back, each time to the dependency that ended
-    last before the node began: the one it waited for. A dependency that was not called, such as one
-    that was skipped, is passed through to its own.
-
-    Args:
-        times: When each node that was called began and ended.
-        dependencies: Returns what a node depends on.
-    """
-    if not times:
-        return []
-    here = max(times, key=lambda each: (times[each][1], times[each][0]))
-    chain = [here]
-    seen = {here}
-    while True:
-        before = [each for each in _called(here, times, dependencies) if each not in seen]
-        if not before:
-            return chain[::-1]
-        began = times[here][0]
-        # One that went on longer was a stream, or not the one that mattered.
-        in_time = [each for each in before if times[each][1] <= began + SLACK]
-        here = max(in_time or before, key=lambda each: times[each][1])
-        chain.append(here)
-        seen.add(here)
-
-
-def _called(
-    node_id: str,
-    times: Mapping[str, tuple[float, float]],
-    dependencies: Callable[[str], Collection[str]],
-) -> list[str]:
-    """Return the dependencies of a node that were called, or theirs."""
-    found: list[str] = []
-    todo, seen = [*dependencies(node_id)], {node_id}
-    while todo:
-        each = todo.pop()
-        if each in seen:
-            continue
-        seen.add(each)
-        if each in times:
-            found.append(each)
-        else:
-            todo += dependencies(each)
-    return found
-
-
-def path_steps(chain: Sequence[str], times: Mapping[str, tuple[float, float]]) -> list[Step]:
-    """Return a chain with its times."""
-    found: list[Step] = []
-    before: float | None = None
-    for node_id in chain:
-        start, end = times[node_id]
-        found.append(
-            Step(node_id, 0.0 if before is None else max(0.0, start - before), end - start)
-        )
-        before = end
-    return found
-
-
-def steps_of_run(report: RunReport, lanes: Iterable[Lane]) -> list[Step]:
-    """Return the critical path of a run; of a state machine, whose every cycle counts, nothing."""
-    if report.graph.machine is not None:
-        return []
-    times = {lane.node_id: (lane.start, lane.end) for lane in lanes}
-    return path_steps(critical_path(times, report.graph.dependencies_of), times)

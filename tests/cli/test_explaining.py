@@ -173,3 +173,38 @@ def test_a_page_that_cannot_be_written_is_refused(cli: Cli) -> None:
         done = cli("show", "r", "--html", path)
         assert done.code == 2
         assert "cannot be written: " in done.err
+
+
+STOPPED = """\
+from dagger_dsl import DAG, action
+
+@action
+def load() -> int:
+    return 1
+
+@action(attempts=3, retry_delay=30)
+def flaky(load: int) -> int:
+    raise ConnectionError("nobody answers")
+
+@action
+def broken(flaky_is_tried: int) -> int:
+    raise ValueError("no")
+
+with DAG("stopped") as dag:
+    found = load()
+    flaky(found)
+    broken(found)
+"""
+
+
+def test_an_attempt_before_a_node_was_cancelled_is_not_forgotten(cli: Cli, folder: Path) -> None:
+    (folder / "stopped.py").write_text(STOPPED)
+    ran = cli("run", "stopped.py", "--run-id", "r", "--runner", "sequential")
+    assert ran.code == 1
+    for done in (ran, cli("show", "r")):
+        assert re.search(r"^flaky +cancelled +1 +\d", done.out, re.M), done.out
+    page = cli("show", "r", "--node", "flaky").out
+    assert page.startswith("flaky: cancelled, 1 attempt, ")
+    assert re.search(r"attempts:\n  1  failed .* ConnectionError: nobody answers\n", page)
+    why = cli("explain", "r", "flaky").out
+    assert why.startswith("'flaky' was cancelled after 1 attempt in ")

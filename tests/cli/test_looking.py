@@ -124,6 +124,31 @@ def test_dot_writes_a_file(cli: Cli, folder: Path) -> None:
     done = cli("dot", "pipeline.py:bad", "-o", "nowhere/bad.dot")
     assert done.code == 2
     assert "cannot be written" in done.err
+    assert "name a file in a folder that is there" in done.err
+    assert cli("dot", "pipeline.py:bad", "-o", "bad").code == 0
+    assert (folder / "bad").read_text() == (folder / "bad.dot").read_text()
+
+
+@pytest.mark.row("N5")
+def test_an_ending_that_nothing_writes_is_refused_with_those_that_there_are(
+    cli: Cli, folder: Path
+) -> None:
+    done = cli("dot", "pipeline.py:bad", "-o", "bad.bmpp")
+    assert done.code == 2
+    assert "'bad.bmpp' ends in .bmpp" in done.err
+    assert ".svg, .png, .pdf" in done.err
+    assert not (folder / "bad.bmpp").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_what_the_system_says_is_said_where_the_folder_is_not_to_blame(
+    cli: Cli, folder: Path
+) -> None:
+    cli("run", "pipeline.py:good", "--run-id", "r")
+    done = cli("show", "r", "--html", "/dev/full")
+    assert done.code == 2
+    assert "No space left on device" in done.err
+    assert "folder" not in done.err
 
 
 @pytest.mark.row("N5")

@@ -271,3 +271,33 @@ def test_a_reader_that_has_gone_is_no_error_to_talk_about(cli: Cli, folder: Path
     assert shell(folder, "| (exec <&-; sleep 1)", "runs").stderr == ""
     closed = shell(folder, ">&-", "runs")
     assert (closed.returncode, closed.stderr) == (0, "")
+
+
+CHANGED = """\
+from dagger_dsl import DAG, action
+
+@action
+def load() -> int:
+    return 1
+
+@action
+def use(load: int) -> int:
+    raise ValueError("no")
+
+with DAG("changing") as dag:
+    use(load())
+"""
+
+
+def test_a_resume_that_the_code_does_not_fit_any_more_is_an_error_of_its_own_words(
+    cli: Cli, folder: Path
+) -> None:
+    (folder / "changing.py").write_text(CHANGED)
+    assert cli("run", "changing.py", "--run-id", "r").code == 1
+    (folder / "changed.py").write_text(
+        CHANGED.replace("use(load: int)", "use(rows: int)").split("with DAG")[0]
+    )
+    done = cli("resume", "r", "--actions", "changed.py")
+    assert done.code == 2
+    first = done.err.splitlines()[0]
+    assert first.startswith("error: node 'use': action 'use' takes no input 'load'")

@@ -524,7 +524,7 @@ def test_handles_and_dags_say_what_they_are(dag: DAG) -> None:
     assert repr(handle.on_true) == "load.branches['true']"
     assert repr(handle.out.result) == "load.out.result"
     assert repr(dag.input("n")) == "<input 'n' of DAG 'flow'>"
-    assert repr(dag) == "<DAG 'flow': 1 nodes>"
+    assert repr(dag) == "<DAG 'flow': 1 node>"
     assert bool(DAG("empty"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dagger_dsl import DAG, FSM, FSMReturn, RetryPolicy, RunOptions, Store, action, engine
-from dagger_dsl.engine.attempts import KEPT
+from dagger_dsl.engine.attempts import KEPT, LAPS
 from dagger_dsl.engine.report import NodeReport, RunReport
 from dagger_dsl.errors import NodeExecutionError, NodeNotFound
 from dagger_dsl.model.graph import Graph, Node
@@ -123,12 +123,13 @@ def test_attempts_of_a_mapped_node_are_those_of_its_items() -> None:
     ]
 
 
-def test_a_recorded_machine_has_the_calls_of_every_cycle(tmp_path: Path) -> None:
-    fsm = FSM("turn")
+def turns(most: int, history_limit: int | None = None) -> FSM:
+    """Return a machine that goes left and right so often before it ends."""
+    fsm = FSM("turn", max_cycles=2 * most + 2, history_limit=history_limit)
 
     @fsm.state(initial=True)
     def left(n: int = 0) -> FSMReturn:
-        return FSMReturn(next_state="right" if n < 2 else "end", value=n + 1)
+        return FSMReturn(next_state="right" if n < most else "end", value=n + 1)
 
     @fsm.state
     def right(n: int) -> FSMReturn:
@@ -138,14 +139,120 @@ def test_a_recorded_machine_has_the_calls_of_every_cycle(tmp_path: Path) -> None
     def end(n: int) -> int:
         return n
 
+    return fsm
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_a_machine_has_the_calls_of_every_cycle(
+    runner: str, is_recorded: bool, tmp_path: Path
+) -> None:
+    url = f"sqlite:{tmp_path / 'runs.db'}" if is_recorded else None
+    fsm = turns(2)
+    fsm.run(database_url=url, runner=runner)
+    reports = [fsm.report]
+    if url is not None:
+        with Store(url) as store:
+            reports.append(stored_report(store.load_run(fsm.report.run_id), url, store))
+    for report in reports:
+        assert [each.key for each in report.attempts("left")] == ["0", "2", "4"]
+        assert [each.key for each in report.attempts("right")] == ["1", "3"]
+        starts = [each.started_at for name in ("left", "right") for each in report.attempts(name)]
+        assert None not in starts
+        assert len(set(starts)) == 5
+
+
+def test_of_a_long_machine_memory_keeps_the_newest_cycles_and_a_database_all(
+    tmp_path: Path,
+) -> None:
+    fsm = turns(LAPS)
+    fsm.run()
+    known = [int(each.key) for each in fsm.report.attempts("left")]
+    assert known == list(range(2 * LAPS - 2 * len(known) + 2, 2 * LAPS + 1, 2))
+    assert len(known) == LAPS // 2 + 1
+    fsm.run(database_url=f"sqlite:{tmp_path / 'runs.db'}", durability="async")
+    assert len(fsm.report.attempts("left")) == LAPS + 1
+    short = turns(LAPS, history_limit=10)
+    short.run()
+    assert len(short.report.attempts("left")) == 6
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_cycle_that_was_tried_again_keeps_its_attempts(runner: str) -> None:
+    fsm, calls = FSM("shaky"), [0]
+
+    @fsm.state(initial=True, retry=RetryPolicy(max_attempts=2, base_delay=0))
+    def go(n: int = 0) -> FSMReturn:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise ValueError("once")
+        return FSMReturn(next_state="go" if n < 2 else None, value=n + 1, stop=n == 2)
+
+    fsm.run(runner=runner)
+    assert told(fsm.report, "go") == [
+        ("0", 1, "completed", None),
+        ("1", 1, "failed", "once"),
+        ("1", 2, "completed", None),
+        ("2", 1, "completed", None),
+    ]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_mapped_node_as_a_whole_is_no_call_of_its_record(runner: str, tmp_path: Path) -> None:
+    def half(x: int) -> float:
+        return x / 2
+
+    with DAG("mapped") as dag:
+        action(half).map([0, 1, 2])
     url = f"sqlite:{tmp_path / 'runs.db'}"
-    fsm.run(database_url=url)
-    live = fsm.report
+    dag.run(runner=runner, database_url=url)
     with Store(url) as store:
-        recorded = stored_report(store.load_run(live.run_id), url, store)
-        assert [each.key for each in recorded.attempts("left")] == ["0", "2", "4"]
-        assert [each.key for each in recorded.attempts("right")] == ["1", "3"]
-    assert [each.key for each in live.attempts("left")] == ["4"]  # the last one, in memory
+        recorded = stored_report(store.load_run(dag.report.run_id), url, store)
+    assert sorted(told(recorded, "half")) == sorted(told(dag.report, "half"))
+    assert len(told(recorded, "half")) == 3
+
+
+def test_calls_are_the_attempts_without_their_tracebacks() -> None:
+    dag = flaky(9, most=1)
+    with pytest.raises(NodeExecutionError):
+        dag.run()
+    (call,), (attempt,) = dag.report.calls("call"), dag.report.attempts("call")
+    assert call.error is not None
+    assert attempt.error is not None
+    assert str(call.error) == str(attempt.error)
+    assert (call.error.traceback, bool(attempt.error.traceback)) == ("", True)
+    assert call.started_at == attempt.started_at
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_calls_of_one_invocation_can_be_asked_for(is_recorded: bool, tmp_path: Path) -> None:
+    failed: list[int] = []
+
+    def half(x: int) -> float:
+        if x == 1 and not failed:
+            failed.append(x)
+            raise ValueError("once")
+        return x / 2
+
+    with DAG("mapped") as dag:
+        action(half, retry=RetryPolicy(max_attempts=2, base_delay=0)).map([0, 1])
+    url = f"sqlite:{tmp_path / 'runs.db'}" if is_recorded else None
+    fsm = turns(2)
+    dag.run(database_url=url)
+    fsm.run(database_url=url)
+    reports = [(dag.report, fsm.report)]
+    if url is not None:
+        with Store(url) as store:
+            found = [stored_report(store.load_run(each.run_id), url, store) for each in reports[0]]
+        reports.append((found[0], found[1]))
+    for mapped, machine in reports:
+        assert [each.number for each in mapped.calls("half", "1")] == [1, 2]
+        assert [each.number for each in mapped.calls("half", "0")] == [1]
+        assert [*mapped.calls("half", "7")] == []
+        assert [*mapped.calls("half", "default")] == []
+        assert [each.key for each in machine.calls("left", "2")] == ["2"]
+        assert [each.key for each in machine.calls("left", "4")] == ["4"]
+        assert [*machine.calls("left", "1")] == []
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

@@ -1063,7 +1063,7 @@ def test_the_command_line_runs_shows_and_resumes_machines(
     more = ["--db", url]
     ran = ["run", f"{module}:{name}", "-i", "n=0", "--run-id", "r", *more]
     assert main(ran) != 0
-    assert "node 'step' failed" in "".join(capsys.readouterr())
+    assert "work.step: attempt 1 of 1" in "".join(capsys.readouterr())
     assert main(["show", "r", *more]) == 0
     assert "[2]" in capsys.readouterr().out
     (tmp_path / "go").touch()

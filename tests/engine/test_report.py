@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dagger_dsl.engine.report import ErrorInfo, RunReport
+from dagger_dsl.engine.words import lasted
 from dagger_dsl.errors import (
     ConfigurationError,
     DaggerError,
@@ -234,7 +235,39 @@ def test_a_table_and_a_picture_can_be_made_of_it() -> None:
     report = mixed().run()
     assert report.to_table().row_count == 6
     assert report.to_dot().startswith("digraph")
-    assert repr(report).startswith("RunReport(")
+
+
+def test_in_a_shell_reports_say_what_failed_and_are_short() -> None:
+    flow = Workflow().note("good", 1).note("after", after=["bad"])
+    flow.note("bad", ValueError("no\nway \x1b[31m"), try_count=2, retry=IMMEDIATE)
+    report = flow.run()
+    assert repr(report) == f"<RunReport {report.run_id} of '{report.dag_name}': failed>"
+    head, counts, *lines = str(report).splitlines()
+    assert head.startswith(f"{report.dag_name}: run {report.run_id} failed in ")
+    assert counts == "3 nodes, 1 completed, 1 skipped, 1 failed"
+    assert "  bad failed: ValueError: no" in lines
+    assert any(line.startswith("  after skipped: ") for line in lines)
+    told = [repr(each) for each in report.attempts("bad")] + [repr(report.node_reports["bad"])]
+    assert told[0].startswith("<AttemptReport 1 of 'bad': failed in ")
+    assert told[1].startswith("<AttemptReport 2 of 'bad': failed in ")
+    assert told[2].startswith("<NodeReport 'bad': failed after 2 attempts in ")
+    assert all(each.endswith(": ValueError: no>") for each in told)
+    assert "\x1b" not in str(report.failure())
+    assert str(report.failure()).startswith("node 'bad' failed: ValueError: no\nway ")
+
+
+def test_a_report_without_trouble_is_two_lines_and_a_long_list_is_cut() -> None:
+    assert str(Workflow().note("only", 1).run()).splitlines()[1:] == ["1 node, all completed"]
+    flow = Workflow().note("bad", ValueError())
+    for number in range(30):
+        flow.note(f"n{number}", after=["bad"])
+    assert str(flow.run()).splitlines()[-1] == "  and 21 more"
+
+
+def test_a_run_that_goes_on_has_run_for_a_while_and_one_past_its_time_has_timed_out() -> None:
+    assert lasted("running", 0.000405) == "running for 405 \N{MICRO SIGN}s"
+    assert lasted("timed_out", 1.01) == "timed out after 1.01 s"
+    assert lasted("completed", 61.0) == "completed in 61.00 s"
 
 
 @pytest.mark.parametrize("wrong", [[], 5, "zz", None])

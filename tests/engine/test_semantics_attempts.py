@@ -138,6 +138,14 @@ def test_each_wait_is_logged_with_its_cause(caplog: pytest.LogCaptureFixture) ->
     assert record.run_id == "clocked"  # type: ignore[attr-defined]
 
 
+def test_a_short_wait_is_logged_in_milliseconds(caplog: pytest.LogCaptureFixture) -> None:
+    short = RetryStrategy.fixed(0.02)
+    flow = Workflow().note("bad", Answers([ConnectionError(), 1]), try_count=2, retry=short)
+    with caplog.at_level(logging.WARNING, "dagger_dsl.engine"):
+        Clocked(flow).run()
+    assert "retrying in 20 ms (attempt 2/2)" in caplog.text
+
+
 def test_a_waiting_retry_holds_no_slot() -> None:
     """With one slot the others run in the meantime."""
     flow = Workflow().note("bad", Answers([ConnectionError(), 1]), try_count=2)

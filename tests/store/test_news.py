@@ -11,7 +11,7 @@ from dagger_dsl.engine.remote import RunControl
 from dagger_dsl.errors import ConfigurationError, RunNotFound, StoreReadOnly
 from dagger_dsl.model.graph import Graph, Node
 from dagger_dsl.store.locks import run_offset
-from dagger_dsl.store.news import read_news, read_requests
+from dagger_dsl.store.news import read_graph, read_news, read_requests
 from dagger_dsl.store.peek import file_of, graph_names, node_ids, run_ids
 from dagger_dsl.store.storage import Store
 
@@ -55,11 +55,53 @@ def test_only_what_is_new_is_read(url: str) -> None:
         assert failed.ended_at is not None
         assert again.started_at is not None
         assert failed.ended_at <= again.started_at
-        assert set(whole.released) == {0, 1}
+        assert {slot for _, slots in whole.released for slot in slots} == {0, 1}
         later = read_news(store.database, "r", again.seq)
         assert [each.node_id for each in later.attempts] == ["second"]
+        assert not whole.more
         nothing = read_news(store.database, "r", whole.last)
         assert (nothing.attempts, nothing.commands, nothing.last) == ((), (), whole.last)
+
+
+def test_a_long_record_is_read_piece_by_piece(url: str) -> None:
+    with Registry():
+
+        @action
+        def items() -> list[int]:
+            return list(range(20))
+
+        @action
+        def work(x: int) -> int:
+            return x
+
+        with DAG("mapped") as dag:
+            work.map(items())
+        dag.run(database_url=url, run_id="r")
+    with Store(f"{url}?mode=ro") as store:
+        whole = read_news(store.database, "r")
+        pieces, after = [], 0
+        while True:
+            piece = read_news(store.database, "r", after, limit=3)
+            pieces.append(piece)
+            assert len(piece.attempts) + len(piece.commands) <= 3
+            after = piece.last
+            if not piece.more:
+                break
+        assert [each for piece in pieces for each in piece.attempts] == [*whole.attempts]
+        assert [each for piece in pieces for each in piece.commands] == [*whole.commands]
+        assert [each for piece in pieces for each in piece.released] == [*whole.released]
+        assert after == whole.last
+
+
+def test_a_graph_is_read_without_what_its_nodes_gave(url: str) -> None:
+    with Registry():
+        make().run(database_url=url, run_id="r")
+    with Store(f"{url}?mode=ro") as store:
+        graph, commands = read_graph(store.database, "r")
+        assert list(graph.nodes) == ["first", "second"]
+        assert commands == store.load_run("r").commands
+        with pytest.raises(RunNotFound):
+            read_graph(store.database, "nobody")
 
 
 def test_requests_keep_who_sent_them_and_when(url: str) -> None:

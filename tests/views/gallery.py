@@ -1,4 +1,4 @@
-"""Ten graphs, as they are drawn: snapshots that a person has looked at.
+"""Some graphs, as they are drawn: snapshots that a person has looked at.
 
 ``python -m tests.views.gallery`` draws them anew into `FOLDER`, and a page of all of them, to be
 looked at before they are committed.
@@ -85,6 +85,15 @@ def graphs() -> dict[str, Graph]:
         *(Node(f"part_{k}", "part", dependencies=["start"]) for k in range(400)),
         Node("end", "end", dependencies=[f"part_{k}" for k in range(400)]),
     ]
+    broad = [
+        Node("start", "start"),
+        *(
+            Node(f"{step}_{k}", step, dependencies=[before.format(k)])
+            for k in range(12)
+            for step, before in (("fetch", "start"), ("parse", "fetch_{}"))
+        ),
+        Node("end", "end", dependencies=[f"parse_{k}" for k in range(12)]),
+    ]
     ladder = [
         Node(
             f"{side}{k}",
@@ -109,6 +118,8 @@ def graphs() -> dict[str, Graph]:
         Graph("mapped", mapped),
         Graph("hostile", _chain(*HOSTILE)),
         Graph("wide", wide),
+        Graph("broad", broad),
+        Graph("long", _chain(*(f"step_{k}" for k in range(20)))),
         Graph("apart", [*_chain("one", "two"), *_chain("three", "four"), Node("five", "five")]),
     ]
     return {graph.name: graph for graph in found}
@@ -128,7 +139,7 @@ def report_of(graph: Graph, status: RunStatus, nodes: Mapping[str, NodeReport]) 
         duration=4.0,
         states=lambda: {node_id: each.state for node_id, each in known.items()},
         node=lambda node_id: known[node_id],
-        value=lambda node_id: None,
+        value=lambda node_id: f"what {node_id} made",
     )
 
 

@@ -246,7 +246,34 @@ def test_hostile_ids_stay_in_their_quotes() -> None:
 def test_a_label_shows_the_id_as_it_is(text: str) -> None:
     node_id = text.replace(".", "·")
     label = parse(Graph("g", [Node(node_id, node_id)]).to_dot()).nodes.popitem()[1]["label"]
-    assert label == node_id
+    assert label == (node_id if len(node_id) < 80 else node_id[:79] + "\N{HORIZONTAL ELLIPSIS}")
+
+
+@pytest.mark.row("N4")
+def test_a_long_id_is_cut_in_its_label_and_whole_in_its_name_and_tooltip() -> None:
+    long = Node("x" * 200, "y" * 200, description="why")
+    graph = Graph("g", [long, Node("b", "b")], [Edge("x" * 200, "b", "z" * 200)])
+    drawn = parse(graph.to_dot())
+    assert max(map(len, drawn.nodes["x" * 200]["label"].split("\n"))) == 80
+    assert drawn.nodes["x" * 200]["tooltip"] == "x" * 200 + "\nwhy"
+    assert len(drawn.edges[0][2]["label"]) == 80
+
+
+@pytest.mark.row("N4")
+def test_nothing_in_dot_changes_the_direction_of_writing_or_commands_a_terminal() -> None:
+    marks = "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    bad = f"a{marks}\x1b[31m\x9b2J\x07b"
+    nodes = [Node(bad, bad, description=bad), Node("ab", "f"), Node("a\u202eb", "f")]
+    report = make_report(
+        Graph(bad, nodes, [Edge(bad, "ab", bad)]),
+        NodeReport(bad, NodeState.FAILED, 1, error=ErrorInfo(bad, bad)),
+        run_id=bad,
+    )
+    for text in (report.graph.to_dot(), report.to_dot()):
+        assert not set(text) & set(marks)
+        assert all(sign >= " " or sign == "\n" for sign in text)
+        assert not any("\x7f" <= sign <= "\x9f" for sign in text)
+        assert len(parse(text).nodes) == 3  # told apart although they read alike
 
 
 def test_control_characters_are_shown_by_their_pictures_and_nul_is_dropped() -> None:

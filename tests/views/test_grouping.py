@@ -68,11 +68,31 @@ def test_a_failure_stays_by_itself() -> None:
     assert len(found.shapes) <= 5
 
 
-def test_chains_become_one_box() -> None:
+def test_a_long_chain_becomes_parts_that_follow_each_other() -> None:
     chain = picture(1_000, [(k, k + 1) for k in range(999)])
-    (only,) = grouped(chain).shapes
-    assert only.counts == {"completed": 1_000}
-    assert grouped(chain).arrows == ()
+    found = grouped(chain)
+    assert len(found.shapes) == 40
+    assert all(shape.counts == {"completed": 25} for shape in found.shapes)
+    assert found.shapes[1].label == "n25 … n49"
+    assert found.shapes[1].detail == "25/25"
+    assert [(arrow.source, arrow.target) for arrow in found.arrows] == [
+        (f"n{25 * k}", f"n{25 * k + 25}") for k in range(39)
+    ]
+
+
+def test_lanes_are_joined_whole() -> None:
+    links = [(0, 1 + 3 * k) for k in range(400)]
+    links += [(1 + 3 * k + step, 2 + 3 * k + step) for k in range(400) for step in range(2)]
+    found = grouped(picture(1_201, links))
+    assert [shape.counts for shape in found.shapes[1:]] == [{"completed": 1_200}]
+
+
+def test_arrows_between_layers_that_longer_ways_imply_are_left_out() -> None:
+    links = [(max(0, k - step), k) for k in range(1, 600) for step in (1, 7, 31, 97)]
+    found = grouped(picture(600, links), 20)
+    assert len(found.shapes) > 5
+    assert len(found.arrows) == len(found.shapes) - 1
+    assert found.subtitle.endswith("boxes, without arrows that others imply")
 
 
 def test_what_has_no_pattern_is_grouped_by_layers() -> None:

@@ -25,6 +25,7 @@ from dagger_dsl import (
     action,
     engine,
 )
+from dagger_dsl.engine.error_info import error_info
 from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
 from dagger_dsl.errors import ConfigurationError, DaggerError
 from dagger_dsl.model.graph import Graph, Node
@@ -33,6 +34,7 @@ from dagger_dsl.registry import Registry
 from dagger_dsl.store.urls import shown_url
 from dagger_dsl.views.page import attribute, text
 from dagger_dsl.views.stored import stored_report
+from tests.views.checks import contrast
 from tests.views.pages import Checked, check
 from tests.views.reports import make_report
 
@@ -268,7 +270,9 @@ def test_a_machine_shows_its_way(tmp_path: Path) -> None:
     assert (2, "Cycles") in page.headings
     order = re.findall(r"\b(off|on|broken)\b", page.text[page.text.rindex("Cycle State") :])
     assert order[:8] == ["off", "on", "off", "on", "off", "on", "off", "broken"]
-    assert "only a database keeps the times" in page_of(machine(None)).text
+    told = page_of(machine(None)).text
+    assert "a database" not in told
+    assert re.search(r"off 100 % 4 ", told[told.index("Slowest nodes") :])
 
 
 def test_who_waits_for_a_person_says_for_what(tmp_path: Path) -> None:
@@ -349,6 +353,127 @@ def test_what_the_run_itself_failed_with_is_told() -> None:
     assert "The run itself" in told
     assert "no room <left>" in told
     assert "was left behind" in told
+
+
+# --- what sums up many calls ----------------------------------------------------------------------
+
+
+def rows_of_table(page: Checked, caption: str) -> str:
+    """Return the text of the part of a page that a table begins."""
+    return page.text[page.text.index(caption) :]
+
+
+def test_a_recorded_map_counts_its_items_and_not_itself(tmp_path: Path) -> None:
+    def half(x: int) -> float:
+        return x / 2
+
+    with DAG("mapped") as dag:
+        action(half).map(list(range(8)))
+    report = ran(dag, database_url=f"sqlite:{tmp_path / 'runs.db'}")
+    for each in (report, recorded(report)):
+        told = page_of(each).text
+        assert re.search(r"half\s+✓\s+completed\s+8\s", told[told.index("Attempts Start Time") :])
+        assert "8 invocations: 8 completed" in told
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_items_that_failed_and_were_collected_are_told(is_recorded: bool, tmp_path: Path) -> None:
+    def half(x: int) -> float:
+        if x % 3 == 0:
+            raise ValueError(f"{x} is a third")
+        return x / 2
+
+    with DAG("mapped") as dag:
+        action(half).map(list(range(3_000)), on_error="collect")
+    url = f"sqlite:{tmp_path / 'runs.db'}" if is_recorded else None
+    report = ran(dag, **({} if url is None else {"database_url": url, "durability": "async"}))
+    for each in [report, recorded(report)] if url else [report]:
+        html = each.to_html()
+        told = check(html).text
+        assert "1,000 of 3,000 items failed" in told
+        assert "3,000 invocations: 2,000 completed, 1,000 failed" in told
+        bars = re.findall(r'<span class="bar [^>]*title="[\d,]+ calls: ([^"]*)"', html)
+        counts = [many for bar in bars for many in re.findall(r"([\d,]+) failed", bar)]
+        assert (
+            sum(int(many.replace(",", "")) for many in counts) >= 900
+        )  # what stands alone is not summed up
+        assert "b-mixed" in html
+
+
+def test_a_start_right_after_the_first_is_told() -> None:
+    told = rows_of_table(page_of(small(None)), "Attempts Start Time")
+    assert re.search(r"load\s+✓\s+completed\s+1\s+0\s", told)
+    assert re.search(r"total\s+✓\s+completed\s+1\s+\+\d", told)
+
+
+def test_a_nested_failure_says_first_what_went_wrong() -> None:
+    def deep(x: int) -> int:
+        raise RuntimeError("deep inside")
+
+    with DAG("inner2") as inner2:
+        action(deep)(x=1)
+    with DAG("inner1") as inner1:
+        inner2()
+    with DAG("outer") as outer:
+        inner1()
+    report = ran(outer)
+    whole = page_of(report)
+    told = rows_of_table(whole, "Attempts Start Time")
+    told = told[: told.index("Runs inside this run")]
+    assert "RuntimeError: deep inside; in inner2.deep" in told
+    assert "NodeExecutionError" not in whole.text  # neither in the picture
+
+
+def test_of_a_long_machine_in_memory_the_page_says_which_cycles_it_knows() -> None:
+    fsm = FSM("long", max_cycles=4_000)
+
+    @fsm.state(initial=True)
+    def go(n: int = 0) -> FSMReturn:
+        return FSMReturn(next_state="go", value=n + 1) if n < 2_998 else FSMReturn("end", n)
+
+    @fsm.state(terminal=True)
+    def end(n: int) -> int:
+        return n
+
+    told = page_of(ran(fsm)).text
+    assert "These are 1,002 of 3,000 cycles, the newest; only a database keeps all times." in told
+    assert re.search(r"go\s+✓\s+completed\s+2,999\s+0\s+≥ ", told)
+    assert "entered 2,999 times" in told
+
+
+def test_a_page_of_very_many_items_makes_no_report_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def half(x: int) -> float:
+        if x % 2:
+            raise ValueError("odd")
+        return x / 2
+
+    with DAG("mapped") as dag:
+        action(half).map(list(range(20_000)), on_error="collect")
+    report = ran(dag)
+    made: list[BaseException] = []
+
+    def counted(error: BaseException) -> ErrorInfo:
+        made.append(error)
+        return error_info(error)
+
+    monkeypatch.setattr("dagger_dsl.engine.reporting.error_info", counted)
+    page_of(report)
+    assert len(made) < 1_000
+
+
+def test_many_items_that_failed_are_not_gone_through_for_each_of_them() -> None:
+    def bad(x: int) -> int:
+        raise ValueError(f"bad {x}")
+
+    with DAG("mapped", config=DagConfig(on_failure="continue")) as dag:
+        action(bad).map(list(range(8_000)))
+    report = ran(dag, runner="threads")  # some have begun before the first of them has ended
+    before = time.perf_counter()
+    told = page_of(report).text
+    assert time.perf_counter() - before < 15
+    assert re.search(rf"8,000 invocations: {report.counts('bad')['failed']:,} failed", told)
 
 
 # --- nothing of a run can become markup -----------------------------------------------------------
@@ -497,19 +622,6 @@ def test_a_page_is_written_where_it_is_wanted(tmp_path: Path) -> None:
         report.to_html(7)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="cannot be written"):
         report.to_html("a\0b")
-
-
-def luminance(colour: str) -> float:
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    red, green, blue = (
-        each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts
-    )
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(first: str, second: str) -> float:
-    high, low = sorted((luminance(first), luminance(second)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -18,11 +18,8 @@ from typing import Any
 import pytest
 
 from dagger_dsl import DAG, DagConfig, Registry, action
-from dagger_dsl.engine.report import ErrorInfo, NodeReport, RunReport
 from dagger_dsl.errors import DaggerError
-from dagger_dsl.model.graph import Graph, Node
-from dagger_dsl.model.states import NodeState, RunStatus
-from tests.views.reports import make_report
+from tests.views.reports import hostile
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -90,26 +87,6 @@ def visits() -> Iterator[tuple[str, list[str]]]:
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}", seen
         server.shutdown()
-
-
-def hostile(address: str) -> RunReport:
-    """Return a report in which every text tries to load something and to run something."""
-    bad = (
-        f"<script>console.error('ran')</script><img src={address}/img onerror=alert(1)>"
-        f'"\'><link rel=stylesheet href="{address}/css"><style>@import "{address}/import";'
-        f"body{{background:url({address}/url)}}</style></title></style>&lt;\u202e"
-    )
-    node = bad.replace(".", "-")[:200]
-    graph = Graph("g" + node[:150], [Node(node, "f"), Node("b", "f", dependencies=[node])])
-    return make_report(
-        graph,
-        NodeReport(node, NodeState.FAILED, attempts=1, error=ErrorInfo(bad, bad, bad)),
-        NodeReport("b", NodeState.SKIPPED, reason=bad),
-        status=RunStatus.FAILED,
-        run_id=bad,
-        reason=bad,
-        inputs={bad: bad, "x": [bad]},
-    )
 
 
 def test_hostile_texts_neither_run_nor_load_anything(

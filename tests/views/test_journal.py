@@ -165,3 +165,22 @@ def test_ids_in_the_table_of_runs_stay_in_one_piece() -> None:
     with console.capture() as captured:
         console.print(runs_table([{**rows[0], "run_id": "x" * 200}]))
     assert captured.get().count("x") == 200, "nothing of it is lost"
+
+
+def test_a_retry_is_told_by_what_stands_beside_the_failure_before_the_next_attempt_ends() -> None:
+    error = {"type": "ValueError", "message": "no", "traceback": ""}
+    again = {"retry": {"delay": 2.0, "allowed": 4}}
+    first = ended(1, "a", "failed", error=error, meta=again)
+    second = ended(2, "a", "failed", 3.0, attempt=2, error=error)
+    alone = [each.kind for each in entries(news(first), {})]
+    together = [each.kind for each in entries(news(first, second), {})]
+    assert alone == ["started", "retry"]
+    assert together == ["started", "retry", "started", "failed"]
+    assert texts(first)[-1] == "a failed in 1.00 s: ValueError: no; tried again after 2.00 s"
+
+
+@pytest.mark.parametrize("beside", [7, None, [], "x", {"delay": "soon", "allowed": "many"}])
+def test_what_no_version_of_ours_wrote_beside_a_failure_hides_nothing(beside: Any) -> None:
+    error = {"type": "ValueError", "message": "no", "traceback": ""}
+    (_, told) = texts(ended(1, "a", "failed", error=error, meta={"retry": beside}))
+    assert told.startswith("a failed in 1.00 s: ValueError: no")

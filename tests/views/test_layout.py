@@ -132,6 +132,19 @@ def test_a_first_box_stands_near_what_it_leads_to() -> None:
     assert drawing.places[4][1] == drawing.places[2][1]
 
 
+def test_parts_that_no_line_joins_are_stacked_rather_than_one_endless_row() -> None:
+    lines = [Line(3 * k, 3 * k + 1, (40.0, 18.0)) for k in range(60)]
+    boxes = [Box(100, 40)] * 180
+    drawing = lay_out(boxes, lines)
+    assert 500 < drawing.width <= 1_000
+    found = rectangles(boxes, lines, drawing)
+    assert not any(overlap(one, other) for one, other in combinations(found, 2))
+    tops = [y for _, y in drawing.places[::3]]
+    assert tops == sorted(tops)  # in their own order
+    together = lay_out([Box(100, 40)] * 40, [Line(0, k) for k in range(1, 40)])
+    assert together.width > 4_000  # what is joined stays together
+
+
 def test_many_boxes_are_laid_out_at_once() -> None:
     many = 300
     lines = [Line(k // 2, k) for k in range(1, many)] + [Line(k, k + 7) for k in range(0, 280, 3)]

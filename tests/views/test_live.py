@@ -383,15 +383,51 @@ def test_a_narrow_terminal_without_unicode_has_a_frame_too() -> None:
     lines = drawn(FULL, 2.0, 40, ascii_only=True)
     assert all(len(line) <= 40 for line in lines)
     assert any(line.startswith("x bad") for line in lines)
+    assert lines[1] == "3/10  30%  2 failed  4.0 s  3.5 s left"
+
+
+@pytest.mark.parametrize("width", [40, 60, 71, 80, 120])
+def test_a_long_name_pushes_neither_sign_nor_time_over_the_edge(width: int) -> None:
+    running = (Doing("x" * 200, 0.3), Doing("\u65e5\u672c\u8a9e" * 20, 1.3))
+    waiting = (Doing("y" * 200, 3.0, "attempt 2 of 5"),)
+    for found in (pulse(running=running), pulse(running=running, waiting=waiting, failed=1)):
+        *head, first, second = drawn(found, 2.0, width)[: 4 if width < 70 else 3]
+        assert first.startswith("\u25cf xxxx")
+        assert " 0.3 s" in first
+        assert second.startswith("\u25cf \u65e5\u672c")
+        assert " 1.3 s" in second
+        assert head[0].startswith("flow \u2501")
+        assert head[-1].endswith("4.0 s  3.5 s left")
+    assert " in 3.0 s" in drawn(pulse(waiting=waiting), 2.0, width)[-1]
+
+
+def test_what_runs_much_longer_than_the_others_has_no_time_left() -> None:
+    running = (Doing("machine", 1.5, "cycle 7"),)
+    (head, *_) = drawn(pulse(running=running, left=1), 5.0)
+    assert "left" not in head
+    (head, *_) = drawn(pulse(running=(Doing("step", 0.1),), left=1), 5.0)
+    assert head.endswith("0.2 s left")
+
+
+def test_the_part_that_is_done_says_what_it_is_a_part_of_where_items_are_counted_too() -> None:
+    assert "3/10  30%  4.0 s" in drawn(pulse())[0]
+    assert "3/10  94% of calls" in drawn(pulse(fraction=0.94))[0]
+
+
+def test_one_failure_is_said_once_at_the_end_and_several_are_counted() -> None:
+    (head,) = drawn(pulse(status="failed", failed=3, done=10, fraction=1.0))
+    assert head.endswith("10/10  failed in 4.00 s  3 nodes failed")
+    (head,) = drawn(pulse(status="timed_out", failed=1))
+    assert head.endswith("timed out after 4.00 s  1 node failed")
 
 
 def test_a_frame_at_the_end_keeps_the_failures() -> None:
     over = pulse(status="failed", failed=1, done=10, failures=FULL.failures[:1], fraction=1.0)
     head, failure = drawn(over)
-    assert head.endswith("10/10  1 failed  failed in 4.00 s")
+    assert head.endswith("10/10  failed in 4.00 s")
     assert failure == "✗ bad  ValueError: boom"
     paused = drawn(pulse(status="paused", reason="node 'ask' waits"))
-    assert "paused in" in paused[0]
+    assert "paused after" in paused[0]
     assert "node 'ask' waits" in paused[1]
 
 

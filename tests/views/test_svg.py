@@ -8,12 +8,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dagger_dsl import Graph, Node
-from dagger_dsl.views.picture import Arrow, Picture, Shape
-from dagger_dsl.views.svg import picture_to_html, picture_to_svg, width_of
+from dagger_dsl.model.machine import Machine, Transition
+from dagger_dsl.views.picture import Arrow, Picture, Shape, picture_of_graph
+from dagger_dsl.views.svg import drawn, picture_to_html, picture_to_svg, width_of
 from tests.views.gallery import FOLDER, HOSTILE, graphs, pictures
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -27,9 +28,9 @@ def texts(svg: str, tag: str = "text") -> list[str]:
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_it_is_drawn_as_it_was_when_somebody_looked_at_it(name: str) -> None:
-    drawn = picture_to_svg(PICTURES[name]) + "\n"
+    made = picture_to_svg(PICTURES[name]) + "\n"
     known = (FOLDER / f"{name}.svg").read_text(encoding="utf-8")
-    assert drawn == known, "look at `python -m tests.views.gallery`, then commit what it writes"
+    assert made == known, "look at `python -m tests.views.gallery`, then commit what it writes"
 
 
 @pytest.mark.row("N1", "N2")
@@ -63,6 +64,7 @@ def test_names_are_text_whatever_they_are() -> None:
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
+@example("\ufffe", "\uffff")
 def test_any_text_makes_a_picture_that_can_be_read(label: str, title: str) -> None:
     shapes = (
         Shape("a", label, detail=title, marks=(label,), tooltip=(label, title)),
@@ -70,6 +72,15 @@ def test_any_text_makes_a_picture_that_can_be_read(label: str, title: str) -> No
     )
     picture = Picture(title, shapes, (Arrow("a", "b", label),), subtitle=label)
     ElementTree.fromstring(picture_to_svg(picture))
+
+
+def test_a_long_description_does_not_widen_a_picture() -> None:
+    graph = Graph("flow", [Node("only", "f")], description="it does a lot " * 200)
+    found = drawn(picture_of_graph(graph))
+    assert found.width < 500
+    (shown,) = (text for text in texts(found.text) if text.startswith("it does"))
+    assert shown.endswith("\N{HORIZONTAL ELLIPSIS}")
+    assert found.text.count("it does a lot " * 200) == 1  # for those who do not see it
 
 
 def test_a_text_never_leaves_its_box() -> None:
@@ -119,6 +130,21 @@ def test_a_graph_whose_lines_nobody_could_follow_is_grouped_and_drawn_at_once() 
     svg = Graph("dense", nodes).to_svg()
     assert svg.count('class="arrow"') <= 1_500
     assert any("200 nodes in" in text for text in texts(svg))
+
+
+def machine(*transitions: Transition) -> Graph:
+    nodes = [Node(each, f"order.{each}") for each in ("new", "paid", "done")]
+    return Graph("order", nodes, machine=Machine("new", ["done"], transitions))
+
+
+def test_a_machine_has_states_and_says_why_they_have_no_arrows() -> None:
+    shown = texts(machine().to_svg())
+    assert "3 states · transitions are not declared" in shown
+    assert not any(text.startswith("order.") for text in shown)  # it would say nothing more
+    some = machine(Transition("new", "paid"))
+    assert "3 states · not all transitions are declared" in texts(some.to_svg())
+    all_of_them = machine(Transition("new", "paid"), Transition("paid", "done"))
+    assert "3 states" in texts(all_of_them.to_svg())
 
 
 def test_an_empty_graph_has_a_picture() -> None:

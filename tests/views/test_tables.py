@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
+import rich
 from rich.console import Console, RenderableType
 
 from dagger_dsl.engine.report import ErrorInfo, NodeReport
@@ -13,13 +15,14 @@ from dagger_dsl.model.graph import Graph, Node
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.views.plain import plain_table
 from dagger_dsl.views.tables import problems_table, runs_table
+from tests.views.checks import contrast
 from tests.views.reports import make_report
 
 
-def shown(what: RenderableType, *, colours: bool = False) -> str:
-    """Return what a terminal of 120 columns is sent."""
+def shown(what: RenderableType, *, colours: bool = False, width: int = 120) -> str:
+    """Return what a terminal of 120 columns, or so many, is sent."""
     stream = io.StringIO()
-    Console(file=stream, width=120, force_terminal=colours).print(what)
+    Console(file=stream, width=width, force_terminal=colours).print(what)
     return stream.getvalue()
 
 
@@ -49,6 +52,30 @@ def test_a_report_shows_state_attempts_duration_and_a_note() -> None:
     assert shown(report.to_table()) == text
 
 
+def test_words_of_states_have_the_colour_of_the_page_in_a_notebook(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One red is sent to light pages and to dark ones: only a sign has it."""
+    graph = Graph("flow", [Node(state, "f") for state in NodeState])
+    nodes = [NodeReport(state, state) for state in NodeState]
+    problem = Problem("no", place=Place(), severity="error")
+    monkeypatch.setattr(rich, "_console", Console(force_jupyter=True, width=120))
+    for status in RunStatus:
+        report = make_report(graph, *nodes, status=status)
+        for what in (report.to_table(), problems_table([problem])):
+            html = what._repr_mimebundle_(include=(), exclude=())["text/html"]
+            colours = dict.fromkeys(re.findall(r'<span style="[^"]*?color: (#\w{6})', html))
+            assert colours
+            assert all(contrast(each, page) >= 3 for each in colours for page in PAGES), colours
+            for words in re.findall(r'<span style="[^"]*color[^"]*">([^<]*)</span>', html):
+                assert words.strip() == "●"
+            assert status.replace("_", " ") in html or what.title is None
+
+
+#: Backgrounds of notebooks: JupyterLab's two, and VS Code's dark one.
+PAGES = ("#ffffff", "#111111", "#1e1e1e")
+
+
 def test_a_long_report_shows_what_went_wrong_first() -> None:
     graph = Graph("flow", [Node(f"n{i}", "f") for i in range(500)])
     reports = [NodeReport(f"n{i}", NodeState.COMPLETED, 1) for i in range(500)]
@@ -61,7 +88,7 @@ def test_a_long_report_shows_what_went_wrong_first() -> None:
     assert "n498" in text
     assert "n7 " in text
     assert "n8 " not in text
-    assert "and 490 more" in text
+    assert "and 490 more, all completed" in text
 
 
 def test_runs_and_problems_have_tables() -> None:
@@ -86,6 +113,50 @@ def test_runs_and_problems_have_tables() -> None:
     text = shown(problems_table(problems))
     assert "a.yaml:3:5" in text
     assert "warning" in text
+
+
+def test_what_is_left_out_is_counted_by_its_states() -> None:
+    graph = Graph("flow", [Node(f"n{i}", "f") for i in range(5)])
+    reports = [NodeReport(f"n{i}", NodeState.COMPLETED, 1) for i in range(4)]
+    report = make_report(graph, *reports, NodeReport("n4", NodeState.PENDING))
+    assert "and 4 more: 3 completed, 1 pending" in shown(report.to_table(1))
+    assert "and 1 more, pending" in shown(report.to_table(4))
+
+
+@pytest.mark.parametrize("width", [20, 40, 60])
+def test_on_a_narrow_terminal_rows_are_told_one_below_the_other(width: int) -> None:
+    graph = Graph("flow", [Node("good", "f"), Node("b" * 30, "f")])
+    error = ErrorInfo("ValueError", "no way out")
+    report = make_report(
+        graph,
+        NodeReport("good", NodeState.COMPLETED, 1, duration=0.25),
+        NodeReport("b" * 30, NodeState.FAILED, 3, duration=2.0, error=error),
+        status=RunStatus.TIMED_OUT,
+    )
+    text = shown(report, width=width)
+    assert all(len(line) <= width for line in text.splitlines())
+    said = " ".join(text.split())
+    dot = " \N{MIDDLE DOT} "
+    assert f"run run_001 timed out after 2.50 s good completed{dot}250.0 ms b" in said
+    assert said.endswith(dot.join(["failed", "3 attempts", "2.00 s", "ValueError: no way out"]))
+    assert "b" * 30 in text.replace("\n", "")
+    run = {
+        "run_id": "r" * 26,
+        "dag": "flow",
+        "status": "timed_out",
+        "created": "2024-05-01",
+    }
+    text = shown(runs_table([run]), width=width)
+    assert "r" * 26 in text.replace("\n", "")
+    assert " ".join(text.split()).endswith(dot.join(["flow", "timed out", "2024-05-01"]))
+
+
+def test_runs_without_notes_fit_on_a_terminal_of_80_columns() -> None:
+    run = {"run_id": "r" * 26, "dag": "quickstart", "status": "completed", "created": "c" * 19}
+    text = shown(runs_table([run]), width=80)
+    assert "note" not in text
+    assert "r" * 26 + " \N{BOX DRAWINGS LIGHT VERTICAL} quickstart" in text
+    assert "note" in shown(runs_table([run, {**run, "note": "why"}]))
 
 
 ATTACKS = [

@@ -1,11 +1,11 @@
-"""Lanes, axes and critical paths: what was called when, and what the end hung on."""
+"""Lanes and axes: what was called when."""
 
 from __future__ import annotations
 
 import datetime as dt
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dagger_dsl.engine.attempts import AttemptReport
@@ -13,20 +13,9 @@ from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.report import NodeReport
 from dagger_dsl.model.states import NodeState
 from dagger_dsl.views.gantt import chosen, gantt
-from dagger_dsl.views.timeline import (
-    EACH,
-    Axis,
-    Bar,
-    Lane,
-    critical_path,
-    joined,
-    lane_of,
-    path_steps,
-)
+from dagger_dsl.views.timeline import EACH, PARTS, Axis, Bar, Lane, joined, lane_of
 
 NOW = 1_000_000.0
-Times = dict[str, tuple[float, float]]
-Waits = dict[str, tuple[str, ...]]
 
 
 def attempt(
@@ -87,6 +76,42 @@ def test_many_calls_are_joined_and_what_failed_lies_over_them() -> None:
     assert [bar.state for bar in found.bars] == ["completed", "failed"]
     assert found.bars[0].told == "120 calls: 120 completed"
     assert found.calls == 2 * EACH + 1
+    assert found.counts == {"completed": 120, "failed": 1}
+
+
+def test_of_many_calls_that_failed_each_bar_says_how_many_and_none_is_left_out() -> None:
+    calls = [
+        attempt(1, k * 0.1, k * 0.1 + 0.1, "completed" if k % 3 else "failed", key=str(k))
+        for k in range(3_000)
+    ]
+    found = lane(*calls)
+    assert sum(sum(bar.counts.values()) for bar in found.bars) == 3_000
+    assert sum(bar.counts["failed"] for bar in found.bars) == 1_000
+    assert len(found.bars) <= PARTS
+    assert (found.bars[0].start - NOW, round(found.bars[-1].end - NOW)) == (0, 300)
+    assert found.bars[0].told == "3,000 calls: 2,000 completed, 1,000 failed"
+    shown = gantt([found])
+    assert "b-mixed" in shown
+    assert "var(--failed) 0% 33%,var(--completed) 33% 100%" in shown
+    assert "many calls that ended in several ways" in shown.partition('class="key"')[2]
+
+
+def test_times_of_many_short_calls_add_up() -> None:
+    start = 1_800_000_000.0
+    starts = [start + k * 0.001 for k in range(2_000)]
+    calls = [attempt(1, each, each + 1e-5, key=str(each)) for each in starts]
+    found = lane(*calls)
+    assert abs(found.seconds - 0.02) < 0.001
+    assert abs(found.whole - 0.02) < 0.001
+
+
+def test_where_calls_begin_to_fail_another_bar_begins() -> None:
+    calls = [
+        attempt(1, k, k + 1, "completed" if k < 800 else "failed", key=str(k)) for k in range(1_000)
+    ]
+    found = lane(*calls).bars
+    assert [bar.state for bar in found if len(bar.counts) == 1] == ["completed", "failed"]
+    assert abs(found[-1].start - NOW - 800) < 1_000 / PARTS + 1
 
 
 spans = st.lists(
@@ -98,20 +123,22 @@ spans = st.lists(
 
 @given(spans)
 def test_joined_bars_do_not_overlap_and_leave_nothing_out(times: list[tuple[float, float]]) -> None:
-    bars = [Bar(start, end, "completed") for start, end in times]
-    found = joined(bars, gap=0.0)
+    last = max(end for _, end in times)
+    found = joined(((start, end, "completed") for start, end in sorted(times)), last)
     for before, after in pairwise(found):
-        assert before.end < after.start
-    for bar in bars:
-        assert any(each.start <= bar.start and bar.end <= each.end for each in found)
-    assert {bar.start for bar in found} <= {bar.start for bar in bars}
-    assert {bar.end for bar in found} <= {bar.end for bar in bars}
+        assert before.end <= after.start
+    for start, end in times:
+        assert any(each.start <= start <= each.end for each in found)
+        assert any(each.start <= end <= each.end for each in found)
+    assert sum(sum(bar.counts.values()) for bar in found) == len(times)
+    assert found[-1].end == last
 
 
 # --- the axis -------------------------------------------------------------------------------------
 
 
 @given(spans)
+@example([(0.0, 0.0), (10.0, 10.00006103515625)])
 def test_an_axis_keeps_the_order_of_times_within_its_length(
     times: list[tuple[float, float]],
 ) -> None:
@@ -155,83 +182,6 @@ def test_ticks_are_round_and_said_as_people_say_them() -> None:
         "1 h",
         "1 h 30 min",
     ]
-
-
-# --- the critical path ----------------------------------------------------------------------------
-
-
-def test_it_is_the_chain_that_the_end_waited_for() -> None:
-    times = {"a": (0.0, 1.0), "b": (0.0, 3.0), "c": (3.0, 4.0), "d": (1.0, 2.0)}
-    waits: Waits = {"a": (), "b": (), "c": ("a", "b"), "d": ("a",)}
-    assert critical_path(times, waits.__getitem__) == ["b", "c"]
-
-
-def test_what_was_not_called_is_passed_through() -> None:
-    times = {"a": (0.0, 1.0), "c": (1.0, 2.0)}
-    waits: Waits = {"a": (), "skipped": ("a",), "c": ("skipped",)}
-    assert critical_path(times, waits.__getitem__) == ["a", "c"]
-
-
-def test_a_dependency_that_went_on_longer_is_not_what_was_waited_for() -> None:
-    times = {"quick": (0.0, 1.0), "slow": (0.0, 9.0), "first": (1.0, 10.0)}
-    waits: Waits = {"quick": (), "slow": (), "first": ("slow", "quick")}
-    assert critical_path(times, waits.__getitem__) == ["quick", "first"]
-
-
-def test_of_nothing_it_is_nothing_and_cycles_end() -> None:
-    assert critical_path({}, lambda _: ()) == []
-    times = {"a": (0.0, 1.0), "b": (1.0, 2.0)}
-    assert critical_path(times, lambda each: ("b",) if each == "a" else ("a",)) == ["a", "b"]
-
-
-@st.composite
-def played(draw: st.DrawFn) -> tuple[Times, Waits]:
-    """Draw a graph with the times of a run: nodes start when all they wait for has ended."""
-    size = draw(st.integers(1, 15))
-    times: Times = {}
-    waits: Waits = {}
-    ended: dict[str, float] = {}
-    for number in range(size):
-        before = [f"n{each}" for each in range(number)]
-        chosen_ones = draw(st.lists(st.sampled_from(before), unique=True)) if before else []
-        node = f"n{number}"
-        waits[node] = tuple(chosen_ones)
-        ready = max((ended[each] for each in chosen_ones), default=0.0)
-        called = draw(st.booleans()) or number == 0
-        start = ready + (draw(st.floats(0, 5)) if called else 0.0)
-        ended[node] = start + (draw(st.floats(0.01, 10)) if called else 0.0)
-        if called:
-            times[node] = (start, ended[node])
-    return times, waits
-
-
-@given(played())
-def test_it_leads_from_a_beginning_to_the_end_of_the_run(run: tuple[Times, Waits]) -> None:
-    times, waits = run
-    chain = critical_path(times, waits.__getitem__)
-    assert len(set(chain)) == len(chain)
-    assert times[chain[-1]][1] == max(end for _, end in times.values())
-
-    def called_before(node: str) -> set[str]:
-        found: set[str] = set()
-        for each in waits[node]:
-            found |= {each} if each in times else called_before(each)
-        return found
-
-    assert not called_before(chain[0])
-    for before, after in pairwise(chain):
-        assert before in called_before(after)
-        # Nothing that the next one waited for ended later.
-        assert times[before][1] == max(times[each][1] for each in called_before(after))
-
-
-@given(played())
-def test_its_steps_add_up_to_the_time_it_spans(run: tuple[Times, Waits]) -> None:
-    times, waits = run
-    chain = critical_path(times, waits.__getitem__)
-    steps = path_steps(chain, times)
-    total = sum(step.seconds + step.waited for step in steps)
-    assert abs(total - (times[chain[-1]][1] - times[chain[0]][0])) < 1e-6
 
 
 # --- drawn ----------------------------------------------------------------------------------------
