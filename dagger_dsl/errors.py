@@ -39,6 +39,10 @@ DaggerError
 ├── CircuitBreakerOpenError              a `CircuitBreaker` refuses calls for a while
 ├── ResourceTimeout (TimeoutError)       no resource of a `ResourcePool` came free in time
 ├── InvalidState                         the call does not fit what the object is doing
+│   └── ConcurrentUpdateError            a task was changed since it was read
+├── JobNotFound, TaskNotFound, AgentNotFound (LookupError)
+├── JobExists, TaskExists, AgentAlreadyRegistered
+├── AgentNotAllowed                      a job does not let an agent have tasks
 ├── CodecError (ValueError)
 │   ├── EncodingError (TypeError), DecodingError
 │   └── TransferError (TypeError)        what cannot go to a worker process, or come back
@@ -64,10 +68,14 @@ from typing import Any
 
 __all__ = [
     "ActionNotFound",
+    "AgentAlreadyRegistered",
+    "AgentNotAllowed",
+    "AgentNotFound",
     "AmbiguousConnection",
     "ArtifactNotFound",
     "CircuitBreakerOpenError",
     "CodecError",
+    "ConcurrentUpdateError",
     "ConfigurationError",
     "CycleError",
     "DagNotFound",
@@ -83,6 +91,8 @@ __all__ = [
     "InputResolutionError",
     "InputValidationError",
     "InvalidState",
+    "JobExists",
+    "JobNotFound",
     "KeyTaken",
     "LimitExceeded",
     "MapError",
@@ -119,6 +129,8 @@ __all__ = [
     "StoreFull",
     "StoreReadOnly",
     "StoreVersionError",
+    "TaskExists",
+    "TaskNotFound",
     "TokenBudgetExceeded",
     "TransferError",
     "TransitionError",
@@ -818,6 +830,14 @@ class TaskNotFound(DaggerError, LookupError):
 
 class TaskExists(DaggerError):
     """There is a task of this id already."""
+
+
+class AgentNotFound(DaggerError, LookupError):
+    """No task agent of this name is registered."""
+
+
+class AgentAlreadyRegistered(DaggerError):
+    """There is a task agent of this name already."""
 
 
 class AgentNotAllowed(DaggerError):

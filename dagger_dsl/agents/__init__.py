@@ -1,4 +1,4 @@
-"""Task agents: what the tasks of a job are given to, by name."""
+"""Task agents: what the tasks of a job are given to, by name, and who runs them."""
 
 from dagger_dsl.agents.definition import AgentDef, task_agent
 

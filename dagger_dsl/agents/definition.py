@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import attrs
 
 from dagger_dsl.errors import RegistryError, shown
+from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.registry import as_registry, convert_options
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from dagger_dsl.registry import Registry
 
 __all__ = ["AgentDef", "task_agent"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS = ("description", "input_schema", "output_schema")
+_OPTIONS = ("description", "input_schema", "output_schema", "retry", "timeout")
 
 
 @attrs.frozen(eq=False)
@@ -30,6 +33,8 @@ class AgentDef:
         target: The function, or the class with ``execute``.
         description: For people, and for agents that choose among agents.
         input_schema, output_schema: JSON Schemas; None where none was given.
+        retry: When a task that failed is called again; None for never, unless the task says so.
+        timeout: Seconds that one call may take, of tasks that say nothing; None for no limit.
     """
 
     name: str
@@ -37,6 +42,8 @@ class AgentDef:
     description: str = ""
     input_schema: Mapping[str, Any] | None = None
     output_schema: Mapping[str, Any] | None = None
+    retry: RetryPolicy | None = None
+    timeout: float | None = None
 
 
 @overload
@@ -50,6 +57,8 @@ def task_agent(
     description: str | None = None,
     input_schema: Mapping[str, Any] | str | None = None,
     output_schema: Mapping[str, Any] | str | None = None,
+    retry: Any = None,
+    timeout: float | timedelta | None = None,
     registry: Registry | None = None,
 ) -> Callable[[F], F]: ...
 def task_agent(fn: Any = None, /, **options: Any) -> Any:
@@ -62,7 +71,9 @@ def task_agent(fn: Any = None, /, **options: Any) -> Any:
         fn: The function or the class.
         **options: ``name`` in the registry (its own); ``description`` (the first line of its
             docstring); ``input_schema`` and ``output_schema`` (JSON Schemas, as mappings or text);
-            ``registry`` (where to register; the one in force by default).
+            ``retry`` (a `RetryPolicy` or a number of extra calls) and ``timeout`` (seconds of a
+            call) of tasks that say nothing themselves; ``registry`` (where to register; the one in
+            force by default).
 
     Raises:
         ConfigurationError: An option is unknown or has an impossible value.
@@ -92,4 +103,6 @@ def _agent(target: Any, fields: Mapping[str, Any]) -> AgentDef:
         description=fields.get("description") or (inspect.getdoc(target) or "").partition("\n")[0],
         input_schema=fields.get("input_schema"),
         output_schema=fields.get("output_schema"),
+        retry=fields.get("retry"),
+        timeout=fields.get("timeout"),
     )

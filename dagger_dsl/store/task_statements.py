@@ -370,7 +370,6 @@ def _one(column: sa.Column[Any]) -> Statement:
     return Statement(sa.select(column).where(tasks.c.task_id == _number))
 
 
-WAITS: Final = _one(tasks.c.waits)
 ATTEMPTS: Final = _one(tasks.c.attempt)
 NAME: Final = _one(tasks.c.public_id)
 RUNS_ANYWAY: Final = _one(tasks.c.runs_anyway)
@@ -378,6 +377,11 @@ LINK: Final = Statement(
     sa.select(task_links.c.position).where(
         task_links.c.task_id == _number, task_links.c.needs_id == _bind("the_other", sa.Integer())
     )
+)
+SET_WAITS: Final = Statement(
+    sa.update(tasks)
+    .values(waits=_bind("new_waits", sa.Integer()))
+    .where(tasks.c.task_id == _number)
 )
 WAIT_MORE: Final = Statement(
     sa.update(tasks)

@@ -65,8 +65,9 @@ _DEAD: Final = ("failed", "cancelled")
 #: Statuses in which a task waits for those that it needs.
 _WAITING: Final = ("pending", "blocked", "paused")
 
-#: The cause of a change when a worker died.
+#: Causes of changes: when a worker died, and when what a task needs cannot come any more.
 DIED: Final = "its worker died"
+LOST: Final = "a task that it needs was not completed"
 
 
 @attrs.frozen(eq=False)
@@ -110,6 +111,7 @@ class Ending:
         due_at: Seconds since 1970 from which on it is ready again.
         needs: Ids of tasks that it waits for, too.
         retried: Whether another call counts as a retry.
+        asks: Whether a blocked one waits for a person, whatever it needs.
     """
 
     claim: Claim
@@ -119,6 +121,7 @@ class Ending:
     due_at: float | None = None
     needs: tuple[str, ...] = ()
     retried: bool = False
+    asks: bool = False
 
 
 @attrs.frozen(eq=False)
@@ -479,15 +482,15 @@ class TaskRows:
         self, tx: Transaction, worker: str, endings: Sequence[Ending], now: float
     ) -> list[Ending]:
         late: list[Ending] = []
-        events: list[tuple[Any, ...]] = []
         counts: dict[str, list[int]] = {}
         files = [file_row(str(e.result[1]), e.result[2]) for e in endings if e.result[1]]
         if files:
             tx.execute_many(INSERT_ARTIFACT(self._database.dialect), files)
         for each in endings:
             claim, status = each.claim, each.status
-            if status is _BLOCKED:
-                status = self._parked(tx, each, now)
+            error = each.error
+            if status in UNFINISHED:
+                status, error = self._parked(tx, each)
             inline, artifact_id, _ = each.result
             values = {
                 "the_task": claim.number,
@@ -495,36 +498,43 @@ class TaskRows:
                 "new_status": str(status),
                 "new_result": inline,
                 "new_artifact": artifact_id,
-                "new_error": each.error or None,
-                "new_due": each.due_at,
+                "new_error": error or None,
+                "new_due": each.due_at if status is _PENDING else None,
                 "more_retries": int(each.retried),
                 "the_moment": now,
             }
             if not tx.execute(sql.END, sql.END.in_order(values)):
                 late.append(each)
                 continue
-            events.append((claim.number, str(status), now, each.error, worker, claim.attempt))
+            event = (claim.number, str(status), now, error, worker, claim.attempt)
+            tx.execute(sql.INSERT_EVENT, event)
             count = counts.setdefault(claim.job_id, [0, 0])
             if status not in UNFINISHED:
                 count[0] -= 1
                 count[1] += status is _FAILED
                 self._follow(tx, claim.job_id, claim.number, str(status), now, count)
-        if events:
-            tx.execute_many(sql.INSERT_EVENT, events)
         for job_id, (unfinished, failed) in counts.items():
             self._count(tx, job_id, unfinished, failed, now)
         self._end_jobs(tx, [job_id for job_id, count in counts.items() if count[0]], now)
         return late
 
-    def _parked(self, tx: Transaction, ending: Ending, now: float) -> TaskStatus:
-        """Link a task with what it waits for; return where it stands then."""
-        claim = ending.claim
+    def _parked(self, tx: Transaction, ending: Ending) -> tuple[TaskStatus, str]:
+        """Link a task with what it waits for; return where it stands then, and why.
+
+        While it ran nobody counted for it, so that what it needs is looked at now.
+        """
+        claim, status = ending.claim, ending.status
         for each in ending.needs:
             self._add_link(tx, claim.number, claim.id, claim.job_id, each)
-        waits = tx.scalar(sql.WAITS, (claim.number,)) or 0
-        if waits or not ending.needs:
-            return _BLOCKED
-        return _READY  # they are done already
+        waits, dead = self._open_needs(tx, claim.number)
+        tx.execute(sql.SET_WAITS, (waits, claim.number))
+        if dead:
+            return _FAILED, LOST
+        if waits:
+            return (_BLOCKED if status is _BLOCKED else _PENDING), ending.error
+        if status is _BLOCKED and not ending.asks:
+            return _READY, ""  # what it needs is done already
+        return status, ending.error
 
     def _claim(
         self,
@@ -587,10 +597,9 @@ class TaskRows:
             done = status in _DONE
             for each, state, waits, due, runs_anyway in tx.rows(sql.DEPENDENTS, (number,)):
                 if state not in _WAITING:
-                    continue  # it runs, and parks itself where it has to wait
+                    continue  # one that runs looks at what it needs when it parks itself
                 if not done and not runs_anyway:
-                    why = "a task that it needs was not completed"
-                    self._set(tx, each, _FAILED, now, error=why, cause=why)
+                    self._set(tx, each, _FAILED, now, error=LOST, cause=LOST)
                     changed[0] -= 1
                     changed[1] += 1
                     ended.append((each, "failed"))
@@ -673,7 +682,7 @@ class TaskRows:
             check_transition(task_id, status, new)
             after = new
             if new in (_READY, _PENDING):  # which of the two, what it needs decides
-                waits = self._open_needs(tx, number)
+                waits, _ = self._open_needs(tx, number)
                 after = _PENDING if waits or self._status_of(tx, job_id) == "created" else _READY
             self._set(tx, number, after, now, waits=waits, cause=cause)
             self._recount(tx, job_id, number, status, after, now)
@@ -715,7 +724,7 @@ class TaskRows:
                     again.append(each)
                 elif state not in ("pending", "ready", "blocked"):
                     continue
-                waits = self._open_needs(tx, each)
+                waits, _ = self._open_needs(tx, each)
                 if state == "blocked" and not waits:
                     continue
                 status = _BLOCKED if state == "blocked" else _PENDING
@@ -761,7 +770,7 @@ class TaskRows:
         waits = other[1] not in _DONE
         if waits:
             tx.execute(sql.WAIT_MORE, (number,))
-        return waits
+        return bool(waits)
 
     def _path(self, tx: Transaction, start: int, target: int) -> list[int] | None:
         """Return the way from one task to another that it needs, None where it does not."""
@@ -780,13 +789,13 @@ class TaskRows:
                     found.append(each)
         return None
 
-    def _open_needs(self, tx: Transaction, number: int) -> int:
-        """Return for how many tasks one has to wait."""
+    def _open_needs(self, tx: Transaction, number: int) -> tuple[int, bool]:
+        """Return for how many tasks one has to wait, and whether one of these cannot come."""
         anyway = bool(tx.scalar(sql.RUNS_ANYWAY, (number,)))
-        return sum(
-            status not in _DONE and not (anyway and status in _DEAD)
-            for _, status in tx.rows(sql.NEEDS, (number,))
-        )
+        states = [str(status) for _, status in tx.rows(sql.NEEDS, (number,))]
+        dead = sum(state in _DEAD for state in states)
+        waits = sum(state not in _DONE for state in states) - (dead if anyway else 0)
+        return waits, bool(dead) and not anyway
 
     @staticmethod
     def _row(tx: Transaction, task_id: str) -> Sequence[Any]:
@@ -840,14 +849,19 @@ class TaskRows:
         """Return the workers that have tasks, each with the sum of the beats of these."""
         return {str(name): int(beats) for name, beats in read(self._database, sql.OWNERS, ())}
 
-    def rescue(self, worker: str, *, max_deaths: int = 3) -> list[str]:
-        """Take the tasks of a worker that is dead; return the ids of those that run again.
+    def now(self) -> float:
+        """Return the time, in seconds since 1970, by the clock that decides when tasks are due."""
+        return self._clock()
+
+    def rescue(self, worker: str, *, cause: str = DIED, max_deaths: int = 3) -> list[str]:
+        """Take the tasks of a worker that is gone; return the ids of those that run again.
 
         One that may be called at most once waits for a person; one during which so many workers
         died has failed.
 
         Args:
             worker: Whose.
+            cause: Why, for their history; one that stopped in order did not die of a task.
             max_deaths: Workers.
         """
         now = self._clock()
@@ -859,9 +873,9 @@ class TaskRows:
             for number, public_id, effects, job_id in tx.rows(sql.OF_OWNER, (worker,)):
                 deaths = tx.scalar(sql.DEATHS, (number, DIED)) or 0
                 if effects == Effects.AT_MOST_ONCE:
-                    why = f"{DIED}, and it may be called at most once: decide by hand"
-                    self._set(tx, number, _BLOCKED, now, error=why, cause=DIED)
-                elif deaths + 1 >= max_deaths:
+                    why = f"{cause}, and it may be called at most once: decide by hand"
+                    self._set(tx, number, _BLOCKED, now, error=why, cause=cause)
+                elif cause == DIED and deaths + 1 >= max_deaths:
                     why = f"{deaths + 1} workers died while they ran it"
                     self._set(tx, number, _FAILED, now, error=why, cause=DIED)
                     count = counts.setdefault(job_id, [0, 0])
@@ -869,7 +883,7 @@ class TaskRows:
                     count[1] += 1
                     self._follow(tx, job_id, number, "failed", now, count)
                 else:
-                    self._set(tx, number, _READY, now, cause=DIED)
+                    self._set(tx, number, _READY, now, cause=cause)
                     again.append(str(public_id))
             for job_id, (unfinished, failed) in counts.items():
                 self._count(tx, job_id, unfinished, failed, now)
@@ -904,6 +918,18 @@ class TaskRows:
             self.value(result, artifact_id)
             for _, _, result, artifact_id in read(self._database, sql.OUTPUTS, (number,))
         ]
+
+    def outputs_of(self, task_id: str) -> list[Any]:
+        """Return what the tasks gave that one needs, by its id.
+
+        Raises:
+            TaskNotFound: There is none.
+        """
+        check_text("a task's id", task_id)
+        rows = read(self._database, sql.BY_ID, (task_id,))
+        if not rows:
+            raise TaskNotFound(f"there is no task {shown(task_id)}")
+        return self.outputs_of_needs(int(rows[0][0]))
 
     def history(self, task_id: str) -> list[TaskEvent]:
         """Return each change of a task's status, in order.

@@ -99,7 +99,7 @@ def test_a_cell_that_runs_again_replaces_its_agent_and_nobody_elses() -> None:
     ("options", "message"),
     [
         ({"descripton": "x"}, "no option 'descripton'.*'description'"),
-        ({"timeout": 3}, "no option 'timeout'"),
+        ({"outputs": ["x"]}, "no option 'outputs'"),
         ({"input_schema": "{"}, "input_schema is not JSON"),
         ({"output_schema": 3}, "output_schema is a JSON Schema"),
         ({"description": 3}, "description is a text"),

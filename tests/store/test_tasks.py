@@ -218,7 +218,7 @@ def test_who_is_parked_for_what_is_done_is_ready_at_once(desk: Desk) -> None:
 
 def test_who_is_parked_for_nothing_waits_for_a_person(desk: Desk) -> None:
     desk.add("t")
-    desk.end(desk.claim()[0], BLOCKED, error="which one?")
+    desk.end(desk.claim()[0], BLOCKED, error="which one?", asks=True)
     assert (desk.states(), desk.claim(), desk.job) == ({"t": "blocked"}, [], "running")
     assert desk.rows.set_status("t", READY, old=BLOCKED, cause="Ada")
     assert desk.run() == ["t"]
