@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from dagger_dsl._doors import through
 from dagger_dsl.errors import JobNotFound
 from dagger_dsl.model.tasks import JobStatus, Task
 
@@ -63,6 +64,18 @@ class JobHandle:
     def tasks(self) -> list[Task]:
         """Its tasks, in the order in which they were added."""
         return self._manager.tasks(self.job_id)
+
+    def to_dot(self) -> str:
+        """Return it as DOT: parts, needs, and where each task stands."""
+        return str(through("job_to_dot")(self.tasks, self._row()))
+
+    def to_svg(self) -> str:
+        """Return it as SVG."""
+        return str(through("job_to_svg")(self.tasks, self._row()))
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        found: dict[str, str] = through("job_bundle")(self.tasks, self._row())
+        return found
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Cancel it with all its tasks that have not ended."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from dagger_dsl._doors import through
 from dagger_dsl.agents.calls import Caller
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.crew import Crew, agent_missing, worker_name
@@ -346,6 +347,17 @@ class TaskManager:
     def history(self, task_id: str) -> list[TaskEvent]:
         """Return each change of a task's status, in order, with time and cause."""
         return self._rows.history(task_id)
+
+    def get_dot_graph(self, job_id: str | None = None) -> str:
+        """Return the tasks of a job, or of all jobs, as DOT: parts, needs, and where each stands.
+
+        Raises:
+            JobNotFound: There is no such job.
+        """
+        if job_id is None:
+            tasks = [each for job in reversed(self._rows.jobs()) for each in self.tasks(job.id)]
+            return str(through("job_to_dot")(tasks, None))
+        return str(through("job_to_dot")(self.tasks(job_id), self.job(job_id)._row()))
 
     # --- inside -----------------------------------------------------------------------------------
 
