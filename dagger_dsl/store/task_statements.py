@@ -116,17 +116,18 @@ COUNT_JOB: Final = Statement(
         stalled_at=sa.null(),
     )
 )
-END_JOB: Final = Statement(
+SETTLE_JOB: Final = Statement(
     sa.update(jobs)
     .where(
         jobs.c.job_id == _job,
-        jobs.c.unfinished == sa.literal_column("0"),
-        jobs.c.status == sa.literal_column("'running'"),
+        jobs.c.status != sa.literal_column("'created'"),
+        jobs.c.status != sa.literal_column("'cancelled'"),
     )
     .values(
         status=sa.case(
-            (jobs.c.failed == sa.literal_column("0"), sa.literal_column("'completed'")),
-            else_=sa.literal_column("'failed'"),
+            (jobs.c.unfinished > sa.literal_column("0"), sa.literal_column("'running'")),
+            (jobs.c.failed > sa.literal_column("0"), sa.literal_column("'failed'")),
+            else_=sa.literal_column("'completed'"),
         ),
         updated_at=_now,
     )

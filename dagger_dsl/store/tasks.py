@@ -244,7 +244,7 @@ class TaskRows:
                 if not waits and due is None:
                     self._set(tx, number, _READY, now, cause="its job was started")
             if tx.rows(sql.AGENTS_OF_JOB, (job_id,)):  # one without tasks waits for some
-                self._end_jobs(tx, (job_id,), now)
+                self._settle(tx, (job_id,), now)
 
         run_transaction(self._database, start)
 
@@ -308,10 +308,10 @@ class TaskRows:
         tx.execute(sql.COUNT_JOB, sql.COUNT_JOB.in_order(values))
 
     @staticmethod
-    def _end_jobs(tx: Transaction, job_ids: Iterable[str], now: float) -> None:
+    def _settle(tx: Transaction, job_ids: Iterable[str], now: float) -> None:
         for job_id in job_ids:
             values = {"the_job": job_id, "the_time": _utc(now)}
-            tx.execute(sql.END_JOB, sql.END_JOB.in_order(values))
+            tx.execute(sql.SETTLE_JOB, sql.SETTLE_JOB.in_order(values))
 
     # -- adding
 
@@ -515,7 +515,7 @@ class TaskRows:
                 self._follow(tx, claim.job_id, claim.number, str(status), now, count)
         for job_id, (unfinished, failed) in counts.items():
             self._count(tx, job_id, unfinished, failed, now)
-        self._end_jobs(tx, [job_id for job_id, count in counts.items() if count[0]], now)
+        self._settle(tx, [job_id for job_id, count in counts.items() if count[0]], now)
         return late
 
     def _parked(self, tx: Transaction, ending: Ending) -> tuple[TaskStatus, str]:
@@ -613,7 +613,7 @@ class TaskRows:
                     tx.execute(sql.INSERT_EVENT, (each, new, now, "what it needs is done", "", 0))
         if count is None and changed != [0, 0]:
             self._count(tx, job_id, changed[0], changed[1], now)
-            self._end_jobs(tx, (job_id,), now)
+            self._settle(tx, (job_id,), now)
 
     @staticmethod
     def _set(
@@ -707,11 +707,11 @@ class TaskRows:
             self._start_over(tx, number, now, count)
         if new in UNFINISHED and old not in UNFINISHED:
             self._start_over(tx, number, now, count)
-            if self._status_of(tx, job_id) in ("completed", "failed", "cancelled"):
+            if self._status_of(tx, job_id) == "cancelled":
                 self._set_job(tx, job_id, "running", None, None, now)
         if count != [0, 0]:
             self._count(tx, job_id, count[0], count[1], now)
-        self._end_jobs(tx, (job_id,), now)
+        self._settle(tx, (job_id,), now)
 
     def _start_over(self, tx: Transaction, number: int, now: float, count: list[int]) -> None:
         """Let those wait again that failed, or wait, for a task that is tried again."""
@@ -887,7 +887,7 @@ class TaskRows:
                     again.append(str(public_id))
             for job_id, (unfinished, failed) in counts.items():
                 self._count(tx, job_id, unfinished, failed, now)
-            self._end_jobs(tx, counts, now)
+            self._settle(tx, counts, now)
 
         run_transaction(self._database, take)
         return again
