@@ -375,7 +375,11 @@ class TaskRows:
         for spec, (inline, artifact_id, size) in zip(specs, encoded, strict=True):
             if artifact_id is not None:
                 sizes[artifact_id] = size
-            waits = sum(each in new or known[each][1] not in _DONE for each in spec.dependencies)
+            anyway = spec.on_dependency_failure is OnDependencyFailure.RUN
+            satisfied = (*_DONE, *_DEAD) if anyway else _DONE
+            waits = sum(
+                each in new or known[each][1] not in satisfied for each in spec.dependencies
+            )
             ready = not waits and job.status is JobStatus.RUNNING
             rows.append(
                 (
@@ -392,7 +396,7 @@ class TaskRows:
                     _spec_text(spec),
                     str(spec.effects),
                     waits,
-                    int(spec.on_dependency_failure is OnDependencyFailure.RUN),
+                    int(anyway),
                     spec.key,
                 )
             )
@@ -417,8 +421,16 @@ class TaskRows:
         ]
         tx.execute_many(sql.INSERT_LINK, links)
         dead = {each for each, (_, status) in known.items() if status in _DEAD}
-        for each in dead:
-            self._follow(tx, job.id, numbers[each], known[each][1], now)
+        for spec in linked:
+            if spec.on_dependency_failure is OnDependencyFailure.FAIL and dead & {
+                *spec.dependencies
+            }:
+                number = numbers[str(spec.task_id)]
+                self._set(tx, number, _FAILED, now, error=LOST, cause=LOST)
+                self._count(tx, job.id, -1, 1, now)
+                self._follow(tx, job.id, number, "failed", now)
+        if dead:
+            self._settle(tx, (job.id,), now)
 
     @staticmethod
     def _known(

@@ -204,11 +204,12 @@ class Tasks(RuleBasedStateMachine):
                 assert task.retry_count or task.attempts, "nobody would ever call it"
             assert (task.worker != "") == (task.status is TaskStatus.RUNNING)
             assert (task.id in self.valid) == (task.status is TaskStatus.RUNNING)
-            assert task.version >= self.versions.get(task.id, 0)
-            self.versions[task.id] = task.version
-            states = [each.status for each in self.rows.history(task.id)]
-            assert states[-1] is task.status
+            before = self.versions.get(task.id, -1)
+            assert task.version >= before
+            if task.version > before:
+                self.versions[task.id] = task.version
+                assert self.rows.history(task.id)[-1].status is task.status
 
 
-Tasks.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+Tasks.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
 TestTasks = Tasks.TestCase
