@@ -384,11 +384,6 @@ SET_WAITS: Final = Statement(
     .values(waits=_bind("new_waits", sa.Integer()))
     .where(tasks.c.task_id == _number)
 )
-WAIT_MORE: Final = Statement(
-    sa.update(tasks)
-    .where(tasks.c.task_id == _number)
-    .values(waits=tasks.c.waits + sa.literal_column("1"))
-)
 BEAT: Final = Statement(
     sa.update(tasks)
     .where(tasks.c.owner == _bind("the_worker", sa.Text()))

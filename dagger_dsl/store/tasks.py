@@ -759,15 +759,32 @@ class TaskRows:
             number, status, job_id = row[0], TaskStatus(row[1]), str(row[4])
             if status not in UNFINISHED:
                 raise InvalidState(f"task {task_id!r} is {status} and waits for nothing any more")
-            if self._add_link(tx, number, task_id, job_id, needs) and status is _READY:
-                self._set(tx, number, _PENDING, now, cause=f"needs {needs}")
+            self._add_link(tx, number, task_id, job_id, needs)
+            if status is not _RUNNING:  # one that runs looks at what it needs when it parks itself
+                self._wait_again(tx, job_id, number, status, now)
 
         run_transaction(self._database, link)
 
+    def _wait_again(
+        self, tx: Transaction, job_id: str, number: int, status: TaskStatus, now: float
+    ) -> None:
+        """Bring a task that has not begun in line with what it needs by now."""
+        waits, lost = self._open_needs(tx, number)
+        if lost:
+            self._set(tx, number, _FAILED, now, error=LOST, waits=waits, cause=LOST)
+            count = [-1, 1]
+            self._follow(tx, job_id, number, "failed", now, count)
+            self._count(tx, job_id, count[0], count[1], now)
+            self._settle(tx, (job_id,), now)
+        elif waits and status is _READY:
+            self._set(tx, number, _PENDING, now, waits=waits, cause="it needs another task")
+        else:
+            tx.execute(sql.SET_WAITS, (waits, number))
+
     def _add_link(
         self, tx: Transaction, number: int, task_id: str, job_id: str, needs: str
-    ) -> bool:
-        """Link two tasks; return whether the first one has to wait for that."""
+    ) -> None:
+        """Link two tasks of one job, the first of which needs the other."""
         other = self._row(tx, needs)
         if other[4] != job_id:
             raise TaskNotFound(f"job {job_id!r} has no task {shown(needs)}")
@@ -775,14 +792,10 @@ class TaskRows:
         if path is not None:
             names = [str(tx.scalar(sql.NAME, (each,))) for each in path]
             raise CycleError([task_id, *names])
-        if tx.rows(sql.LINK, (number, other[0])):
-            return False
-        position = tx.scalar(sql.LAST_LINK, (number,))
-        tx.execute(sql.INSERT_LINK, (number, 0 if position is None else position + 1, other[0]))
-        waits = other[1] not in _DONE
-        if waits:
-            tx.execute(sql.WAIT_MORE, (number,))
-        return bool(waits)
+        if not tx.rows(sql.LINK, (number, other[0])):
+            position = tx.scalar(sql.LAST_LINK, (number,))
+            place = 0 if position is None else position + 1
+            tx.execute(sql.INSERT_LINK, (number, place, other[0]))
 
     def _path(self, tx: Transaction, start: int, target: int) -> list[int] | None:
         """Return the way from one task to another that it needs, None where it does not."""

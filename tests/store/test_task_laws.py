@@ -211,5 +211,5 @@ class Tasks(RuleBasedStateMachine):
                 assert self.rows.history(task.id)[-1].status is task.status
 
 
-Tasks.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+Tasks.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestTasks = Tasks.TestCase
