@@ -117,7 +117,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     limit = float(config.getini("timeout"))
     for item in items:
         if not item.get_closest_marker("timeout"):
-            factor = SLOW_TIMEOUT_FACTOR if item.get_closest_marker("slow") else WHOLE_TIMEOUT_FACTOR
+            factor = (
+                SLOW_TIMEOUT_FACTOR if item.get_closest_marker("slow") else WHOLE_TIMEOUT_FACTOR
+            )
             item.add_marker(pytest.mark.timeout(limit * factor))
 
 
