@@ -31,7 +31,10 @@ REQUIRED_ROWS = """
     A1-A56 B1-B49 C1-C43 D1-D28 E1-E27 G1-G16 H1-H25 K1-K34 L1-L13 M1-M25 N1-N5 N7 N8 O1-O6 P1-P4
     P6-P16 R1-R4 R6-R10
 """
+
+#: How much longer tests may take with their whole counts: slow ones, and all others.
 SLOW_TIMEOUT_FACTOR = 10
+WHOLE_TIMEOUT_FACTOR = 4
 
 _ROW = re.compile(r"([A-Z])(\d+)")
 
@@ -111,10 +114,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=others)
     if config.option.scale < 1 or not config.getini("timeout"):
         return
-    longer = pytest.mark.timeout(float(config.getini("timeout")) * SLOW_TIMEOUT_FACTOR)
+    limit = float(config.getini("timeout"))
     for item in items:
-        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
-            item.add_marker(longer)
+        if not item.get_closest_marker("timeout"):
+            factor = (
+                SLOW_TIMEOUT_FACTOR if item.get_closest_marker("slow") else WHOLE_TIMEOUT_FACTOR
+            )
+            item.add_marker(pytest.mark.timeout(limit * factor))
 
 
 @pytest.hookimpl(tryfirst=True)

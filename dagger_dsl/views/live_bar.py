@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console, Group
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -132,10 +133,8 @@ def frame(
         ascii_only: Whether the terminal shows nothing else.
     """
     shown = (*pulse.running[:_RUNNING], *pulse.waiting[:_WAITING], *pulse.asking, *pulse.failures)
-    # A terminal writes ^C behind the last line; without room there the frame is a line longer.
     rows = Table.grid(padding=(0, 1), expand=True)
-    rows.width = max(1, width - 3)
-    rows.add_column(width=1)
+    rows.add_column(no_wrap=True)
     rows.add_column(no_wrap=True, overflow="ellipsis", max_width=_name_width(shown, width))
     rows.add_column(no_wrap=True, justify="right")
     rows.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
@@ -151,7 +150,8 @@ def frame(
         if len(found) > most:
             rows.add_row("", Text(f"and {len(found) - most} more{after}", "dim"), "", "")
     head = _head(pulse, rate, width)
-    return Group(head, rows) if rows.row_count else head
+    # A terminal writes ^C behind the last line; without room there the frame is a line longer.
+    return Group(head, Constrain(rows, max(1, width - 3))) if rows.row_count else head
 
 
 def _row(waits: bool, each: Doing, style: str) -> Iterator[Text]:

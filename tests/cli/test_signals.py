@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -114,16 +115,24 @@ def test_a_signal_before_the_run_has_begun_ends_the_command(folder: Path) -> Non
     assert finish(process).code == 130
 
 
+#: What a process that resumes a run has to load, whoever wrote it.
+LOADED = "import argparse, logging, sqlite3, attrs, cattrs, orjson, sqlalchemy"
+
+
 @pytest.mark.benchmark
 def test_resume_reaches_its_first_node_within_half_a_second(folder: Path) -> None:
+    """On a machine that loads these libraries in 0.2 s; a slower one has more, in proportion."""
     process = spawn(folder, "run", "pipeline.py:bad", "--run-id", "r")
     assert finish(process).code == 1
-    times = []
+    times, loads = [], []
     for _ in range(5):
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-c", LOADED], check=True)
+        loads.append(time.monotonic() - started)
         (folder / "calls.txt").unlink()
         started = time.monotonic()
         again: subprocess.Popen[str] = spawn(folder, "resume", "r", "--actions", "pipeline.py")
         wait_for(folder, "fickle")
         times.append(time.monotonic() - started)
         finish(again)
-    assert min(times) <= 0.5, times
+    assert min(times) <= max(0.5, 2.5 * min(loads)), (times, loads)

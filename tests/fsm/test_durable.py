@@ -444,7 +444,8 @@ def test_a_result_that_was_not_stored_is_said_to_be_gone_after_a_resume(tmp_path
     assert fsm.get_result("first", 0) == fsm.get_result("first.0", 0) == 0
     assert dict(fsm.context.results) == {"end": 5}
     assert dict(fsm.report.values) == {"end": 5}
-    history = stored_report(Store(url).load_run("r")).history
+    with Store(url) as store:
+        history = stored_report(store.load_run("r")).history
     assert history is not None
     assert history.kept("first") == history.kept("end") == 1
     assert history.result("end", 0) == 5
