@@ -30,7 +30,7 @@ from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.retry import decide
 from dagger_dsl.store.locks import run_offset
-from dagger_dsl.store.tasks import Claim, Ending, TaskRows
+from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.calls import Caller
@@ -73,7 +73,7 @@ class Crew:
     ) -> None:
         self.name = name
         self._manager = manager
-        self._rows: TaskRows = manager._rows
+        self._claims: TaskClaims = manager._claims
         self._database: Database = manager._store.database
         self._callers = callers
         self._agents = tuple(callers)
@@ -148,7 +148,7 @@ class Crew:
             self._over = True  # what ends from now on belongs to others
             self._desk.notify_all()
         with contextlib.suppress(StoreError):
-            self._rows.rescue(self.name, cause="its worker was stopped")
+            self._claims.rescue(self.name, cause="its worker was stopped")
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             for each in self._threads:
@@ -224,9 +224,9 @@ class Crew:
 
     def _exchange(self, endings: list[Ending], wanted: int) -> list[Claim]:
         try:
-            if self._due is None or self._rows.now() >= self._due:
-                self._due = self._rows.wake()
-            claims, late = self._rows.exchange(
+            if self._due is None or self._claims.now() >= self._due:
+                self._due = self._claims.wake()
+            claims, late = self._claims.exchange(
                 self.name, endings, agents=self._agents, wanted=wanted
             )
         except StoreError as error:
@@ -259,14 +259,14 @@ class Crew:
         caller = self._callers[claim.agent]
         limit = claim.spec.get("timeout", caller.agent.timeout)
         try:
-            value = self._rows.value(*claim.payload)
+            value = self._claims.value(*claim.payload)
             caller.check_input(value)
             answer = self._call(caller, value, ctx, limit)
             caller.check_output(answer)
             return Ending(
                 claim,
                 TaskStatus.COMPLETED,
-                self._rows.encoded(answer, f"the result of task {claim.id!r}"),
+                self._claims.encoded(answer, f"the result of task {claim.id!r}"),
             )
         except Blocked as blocked:
             asks = not blocked.on and not ctx._adds
@@ -343,7 +343,7 @@ class Crew:
             claim,
             TaskStatus.PENDING,
             error=text,
-            due_at=self._rows.now() + delay,
+            due_at=self._claims.now() + delay,
             retried=True,
         )
 
@@ -357,14 +357,14 @@ class Crew:
             try:
                 if time.monotonic() - beaten >= self._lease / 3:
                     beaten = time.monotonic()
-                    self._rows.beat(self.name, self._lease)
+                    self._claims.beat(self.name, self._lease)
                 self._rescue(seen)
             except StoreError as error:
                 logger.warning("could not look for tasks of dead workers: %s", error)
 
     def _rescue(self, seen: dict[str, tuple[int, float]]) -> None:
         now = time.monotonic()
-        for owner, beats in self._rows.owners().items():
+        for owner, beats in self._claims.owners().items():
             if owner == self.name:
                 continue
             before = seen.setdefault(owner, (beats, now))
@@ -378,7 +378,7 @@ class Crew:
             )
             if dead:
                 logger.warning("worker %s died; its tasks are given to others", owner)
-                self._rows.rescue(owner)
+                self._claims.rescue(owner)
                 seen.pop(owner, None)
                 self.wake()
 

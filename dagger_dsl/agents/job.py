@@ -13,7 +13,7 @@ from dagger_dsl.model.tasks import JobStatus, Task
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.manager import TaskManager
-    from dagger_dsl.store.tasks import StoredJob
+    from dagger_dsl.store.task_reads import StoredJob
 
 __all__ = ["JobHandle"]
 
@@ -36,7 +36,7 @@ class JobHandle:
         return f"<JobHandle of {self.job_id!r}>"
 
     def _row(self) -> StoredJob:
-        found = self._manager._rows.job(self.job_id)
+        found = self._manager._reads.job(self.job_id)
         if found is None:
             raise JobNotFound(f"job {self.job_id!r} was removed")
         return found

@@ -30,6 +30,8 @@ from dagger_dsl.model.policies import as_enum, seconds, whole_number
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
 from dagger_dsl.store.storage import Store
+from dagger_dsl.store.task_claims import TaskClaims
+from dagger_dsl.store.task_reads import TaskReads
 from dagger_dsl.store.tasks import TaskRows
 
 if TYPE_CHECKING:
@@ -90,7 +92,12 @@ class TaskManager:
             whole_number(concurrency, "concurrency", least=0)
         self.registry = as_registry(registry)
         self._store = Store("sqlite::memory:" if database_url is None else database_url)
-        self._rows = TaskRows(self._store.database, self._store._payloads)
+        parts = self._store.database, self._store._payloads
+        self._rows, self._reads, self._claims = (
+            TaskRows(*parts),
+            TaskReads(*parts),
+            TaskClaims(*parts),
+        )
         self._size = max(4, os.cpu_count() or 1) if concurrency is None else concurrency
         self._chosen = None if agents is None else tuple(agents)
         self._lease = seconds(lease, "lease")
@@ -189,7 +196,7 @@ class TaskManager:
         Raises:
             JobNotFound: There is none.
         """
-        if self._rows.job(job_id) is None:
+        if self._reads.job(job_id) is None:
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
         self._rows.start_job(job_id)
         self.work()
@@ -202,7 +209,7 @@ class TaskManager:
         Raises:
             JobNotFound: There is none.
         """
-        if self._rows.job(job_id) is None:
+        if self._reads.job(job_id) is None:
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
         return JobHandle(self, job_id)
 
@@ -217,7 +224,7 @@ class TaskManager:
         self._changed()
 
     def _make(self, job_id: str, config: Mapping[str, Any] | None = None) -> None:
-        if self._rows.job(job_id) is None:
+        if self._reads.job(job_id) is None:
             self._rows.create_job(job_id, config=config)
 
     # --- tasks ------------------------------------------------------------------------------------
@@ -293,11 +300,11 @@ class TaskManager:
 
     def get_task(self, task_id: str) -> Task | None:
         """Return a task as it stands; None where there is none."""
-        return self._rows.task(task_id)
+        return self._reads.task(task_id)
 
     def tasks(self, job_id: str) -> list[Task]:
         """Return the tasks of a job, in the order in which they were added."""
-        return self._rows.tasks_of(job_id)
+        return self._reads.tasks_of(job_id)
 
     def get_dependency_outputs(self, task_id: str) -> list[Any]:
         """Return what the tasks gave that a task needs, in its order.
@@ -305,7 +312,7 @@ class TaskManager:
         Raises:
             TaskNotFound: There is no such task.
         """
-        return self._rows.outputs_of(task_id)
+        return self._reads.outputs_of(task_id)
 
     def add_dependency(self, task_id: str, needs: str) -> None:
         """Let a task need another one of its job, too; see `TaskRows.add_dependency`."""
@@ -346,7 +353,7 @@ class TaskManager:
 
     def history(self, task_id: str) -> list[TaskEvent]:
         """Return each change of a task's status, in order, with time and cause."""
-        return self._rows.history(task_id)
+        return self._reads.history(task_id)
 
     def get_dot_graph(self, job_id: str | None = None) -> str:
         """Return the tasks of a job, or of all jobs, as DOT: parts, needs, and where each stands.
@@ -355,7 +362,7 @@ class TaskManager:
             JobNotFound: There is no such job.
         """
         if job_id is None:
-            tasks = [each for job in reversed(self._rows.jobs()) for each in self.tasks(job.id)]
+            tasks = [each for job in reversed(self._reads.jobs()) for each in self.tasks(job.id)]
             return str(through("job_to_dot")(tasks, None))
         return str(through("job_to_dot")(self.tasks(job_id), self.job(job_id)._row()))
 

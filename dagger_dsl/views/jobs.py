@@ -15,7 +15,7 @@ from dagger_dsl.views.dot import picture_to_dot
 from dagger_dsl.views.picture import Arrow, Picture, Shape
 
 if TYPE_CHECKING:
-    from dagger_dsl.store.tasks import StoredJob
+    from dagger_dsl.store.task_reads import StoredJob
 
 __all__ = ["job_bundle", "job_to_dot", "job_to_svg", "picture_of_tasks"]
 
