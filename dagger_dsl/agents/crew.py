@@ -12,12 +12,13 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import math
 import os
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as OutOfTime
 from functools import partial
@@ -48,6 +49,17 @@ _LATER: Final = 0.25
 #: Seconds between two looks for workers of this host that have died.
 _PATROL: Final = 0.5
 
+#: An agent whose calls take less is quick, in seconds: as long as nothing has ended for this long,
+#: and no task begins that may take longer, endings and claims are kept together for one commit.
+_QUICK: Final = 0.001
+_TOGETHER: Final = 0.005
+
+#: Seconds after which others are given what waits for a call of this crew.
+_TIDY: Final = 0.1
+
+#: Tasks that a crew holds beside those that it runs, at most.
+_AHEAD: Final = 64
+
 #: What the documents' agents fail with to say that their task waits.
 _NEEDS_MORE: Final = "needs_more_info"
 
@@ -57,7 +69,6 @@ class Crew:
 
     Args:
         manager: Whose.
-        callers: The agents, by name.
         size: Threads.
         name: What the workers are called in the record; no other crew has it.
         lease: Seconds without a sign of life after which another host may take the tasks over.
@@ -66,7 +77,6 @@ class Crew:
     def __init__(
         self,
         manager: TaskManager,
-        callers: Mapping[str, Caller],
         size: int,
         name: str,
         lease: float,
@@ -75,8 +85,6 @@ class Crew:
         self._manager = manager
         self._claims: TaskClaims = manager._claims
         self._database: Database = manager._store.database
-        self._callers = callers
-        self._agents = tuple(callers)
         self._size = size
         self._lease = lease
         self._desk = threading.Condition()
@@ -88,10 +96,13 @@ class Crew:
         self._over = False
         self._woken = False
         self._pause = _SOON
-        self._due: float | None = None
-        self._looked_at: float | None = None
+        self._due = -math.inf  # when to look for tasks whose time has come
+        self._looked_at = -math.inf
+        self._ended_at = 0.0  # the oldest of those that have ended
+        self._paces: dict[str, float] = {}  # seconds of an agent's calls
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._beginning = threading.Lock()
         self._running: dict[str, Callable[[], object]] = {}
         self._stop = threading.Event()
         self._offset = run_offset(f"worker {name}", 0)
@@ -101,22 +112,26 @@ class Crew:
     def start(self) -> None:
         """Begin to work."""
         self._database.locking().try_lock(self._offset)
-        if any(each.is_async for each in self._callers.values()):
-            ready = threading.Event()
-            self._begin("loop", partial(self._serve, ready))
-            ready.wait()
         for number in range(self._size):
             self._begin(str(number), self._work)
-        if not self._database.is_memory:
-            self._begin("patrol", self._look_after)
+        self._begin("patrol", self._look_after)
 
     def _begin(self, what: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=f"dagger-worker-{what}", daemon=True)
         self._threads.append(thread)
         thread.start()
 
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop of all async agents, which begins with their first call."""
+        with self._beginning:
+            if self._loop is None:
+                ready = threading.Event()
+                self._begin("loop", partial(self._serve, ready))
+                ready.wait()
+        assert self._loop is not None
+        return self._loop
+
     def _serve(self, ready: threading.Event) -> None:
-        """Run the event loop of all async agents until the crew stops, which cancels them."""
         with asyncio.Runner() as runner:
             self._loop = loop = runner.get_loop()
             ready.set()
@@ -137,6 +152,7 @@ class Crew:
         """
         with self._desk:
             self._stopping = True
+            self._give_back()
             self._desk.notify_all()
         self._stop.set()
         deadline = time.monotonic() + grace
@@ -157,7 +173,10 @@ class Crew:
         self._database.locking().unlock(self._offset)
 
     def cancel(self, task_id: str) -> None:
-        """Interrupt the call of a task, where it can be: an async one."""
+        """Interrupt the call of a task, where it can be: an async one, or one not begun."""
+        with self._desk:
+            waiting = [each for each in self._claimed if each.id != task_id]
+            self._claimed = deque(waiting)
         cancel = self._running.get(task_id)
         if cancel is not None:
             cancel()
@@ -171,6 +190,8 @@ class Crew:
                 return
             ending = self._run(claim)
             if ending is not None:
+                if not self._ended:
+                    self._ended_at = time.monotonic()
                 self._ended.append(ending)
 
     def _next(self) -> Claim | None:
@@ -181,35 +202,40 @@ class Crew:
                 while True:
                     if self._over or (self._stopping and not self._ended):
                         return None
-                    if self._claimed and not self._stopping:
+                    if self._claimed and not self._must_hand_in(self._claimed[0]):
                         return self._claimed.popleft()
-                    if self._at_desk or (not self._ended and not self._is_time()):
+                    if self._at_desk or not (self._ended or self._is_time()):
                         self._wait()
                         continue
                     self._go_to_desk()
             finally:
                 self._idle -= 1
 
+    def _must_hand_in(self, claim: Claim) -> bool:
+        """Return whether what has ended is recorded before a task begins."""
+        if not self._ended or self._at_desk:
+            return False
+        if self._paces.get(claim.agent, _QUICK) >= _QUICK:
+            return True
+        return time.monotonic() - self._ended_at >= _TOGETHER
+
     def _is_time(self) -> bool:
         if self._woken:
             self._woken = False
             return True
-        return self._looked_at is None or time.monotonic() >= self._looked_at + self._pause
+        return time.monotonic() >= self._looked_at + self._pause
 
     def _wait(self) -> None:
-        if self._at_desk:
-            self._desk.wait()
-            return
         left = self._pause
-        if self._looked_at is not None:
-            left = self._looked_at + self._pause - time.monotonic()
+        if not self._at_desk:
+            left += self._looked_at - time.monotonic()
         self._desk.wait(max(0.0, left))
 
     def _go_to_desk(self) -> None:
         """Hand in and take, without the others; called with the desk's lock, which is lent out."""
         self._at_desk = True
         endings = [self._ended.popleft() for _ in range(len(self._ended))]
-        wanted = 0 if self._stopping else self._idle - len(self._claimed)
+        wanted = 0 if self._stopping else max(0, self._idle - len(self._claimed))
         self._desk.release()
         claims: list[Claim] = []
         try:
@@ -220,14 +246,24 @@ class Crew:
             self._looked_at = time.monotonic()
             self._claimed.extend(claims)
             self._pause = _SOON if claims or endings else min(_LATER, self._pause * 1.5)
-            self._desk.notify_all()
+            if self._stopping:
+                self._give_back()
+            # Calls that are over before another thread is awake need none.
+            takes = sum(self._paces.get(each.agent, _QUICK) for each in self._claimed)
+            self._desk.notify(min(len(self._claimed), int(takes / _QUICK)))
 
     def _exchange(self, endings: list[Ending], wanted: int) -> list[Claim]:
+        quick = {name: pace for name, pace in self._paces.items() if pace < _QUICK}
+        ahead = int(_TOGETHER / max(quick.values())) if quick else 0
         try:
-            if self._due is None or self._claims.now() >= self._due:
-                self._due = self._claims.wake()
-            claims, late = self._claims.exchange(
-                self.name, endings, agents=self._agents, wanted=wanted
+            self._look_at_times()
+            claims, late, over = self._claims.exchange(
+                self.name,
+                endings,
+                agents=self._manager._agents_here(),
+                wanted=wanted,
+                ahead=min(ahead, _AHEAD),
+                quick=quick,
             )
         except StoreError as error:
             # Trouble with storage is no result: it is handed in again.
@@ -236,19 +272,39 @@ class Crew:
             return []
         for each in endings:
             if each.due_at is not None:
-                self._due = min(each.due_at, self._due or each.due_at)
+                self._due = min(each.due_at, self._due)
         for each in late:
             logger.warning(
                 "task %r ended after it was given to somebody else; its outcome is refused",
                 each.claim.id,
             )
-        if endings:
+        if over:
             self._manager._changed()
         return claims
+
+    def _look_at_times(self) -> None:
+        """Make those tasks ready whose time has come, other processes' among them."""
+        now = self._claims.now()
+        if now >= self._due:
+            after = self._claims.wake()
+            self._due = now + _LATER if after is None else min(after, now + _LATER)
 
     def _trouble(self, error: StoreError) -> None:
         logger.warning("the tasks cannot be recorded now, and are tried again: %s", error)
         time.sleep(_LATER)
+
+    def _give_back(self) -> None:
+        """Let others have what has not begun; called with the desk's lock."""
+        while self._claimed:
+            self._ended.append(Ending(self._claimed.popleft(), TaskStatus.READY, begun=False))
+
+    def _tidy(self) -> None:
+        """Hand in, and give back, what lies behind a call that takes longer than it used to."""
+        with self._desk:
+            held = self._ended or self._claimed
+            if held and not self._at_desk and time.monotonic() - self._looked_at >= _TIDY:
+                self._give_back()
+                self._go_to_desk()
 
     # --- one task ---------------------------------------------------------------------------------
 
@@ -256,9 +312,9 @@ class Crew:
         """Call the agent; return what came of it."""
         ctx = TaskContext(self._manager, claim)
         begun = time.monotonic()
-        caller = self._callers[claim.agent]
-        limit = claim.spec.get("timeout", caller.agent.timeout)
         try:
+            caller = self._manager._caller(claim.agent)
+            limit = claim.spec.get("timeout", caller.agent.timeout)
             value = self._claims.value(*claim.payload)
             caller.check_input(value)
             answer = self._call(caller, value, ctx, limit)
@@ -278,6 +334,10 @@ class Crew:
             return Ending(claim, TaskStatus.READY, error="trouble with the database")
         except Exception as error:
             return self._failed(claim, ctx, error, time.monotonic() - begun)
+        finally:
+            took = time.monotonic() - begun
+            before = self._paces.get(claim.agent, took)
+            self._paces[claim.agent] = max(took, before + (took - before) / 5)
 
     def _call(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> Any:
         with self._manager._inside(ctx):
@@ -312,8 +372,7 @@ class Crew:
     def _await(
         self, answer: Coroutine[Any, Any, Any], ctx: TaskContext, limit: float | None
     ) -> Any:
-        assert self._loop is not None
-        future: Future[Any] = asyncio.run_coroutine_threadsafe(answer, self._loop)
+        future: Future[Any] = asyncio.run_coroutine_threadsafe(answer, self._event_loop())
         self._running[ctx.task_id] = future.cancel
         try:
             return future.result(limit)
@@ -329,7 +388,7 @@ class Crew:
         waits = isinstance(error, NeedsMoreInfo) or str(error) == _NEEDS_MORE
         if waits or ctx._parks:
             return Ending(claim, TaskStatus.BLOCKED, error=str(error), asks=not ctx._adds)
-        agent = self._callers[claim.agent].agent
+        agent = self._manager.registry.task_agents[claim.agent]
         policy = agent.retry or RetryPolicy(max_attempts=1)
         if claim.spec.get("max_retries") is not None:
             policy = policy.with_attempts(claim.spec["max_retries"] + 1)
@@ -353,7 +412,12 @@ class Crew:
         """Show that this crew lives, and take over what others leave when they die."""
         seen: dict[str, tuple[int, float]] = {}
         beaten = time.monotonic()
-        while not self._stop.wait(_PATROL):
+        looked = beaten
+        while not self._stop.wait(_TIDY):
+            self._tidy()
+            if time.monotonic() - looked < _PATROL or self._database.is_memory:
+                continue
+            looked = time.monotonic()
             try:
                 if time.monotonic() - beaten >= self._lease / 3:
                     beaten = time.monotonic()

@@ -10,15 +10,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import attrs
-
 from dagger_dsl._doors import through
 from dagger_dsl.agents.calls import Caller
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.crew import Crew, agent_missing, worker_name
 from dagger_dsl.agents.definition import AgentDef
 from dagger_dsl.agents.job import JobHandle
-from dagger_dsl.engine.launch import new_run_id
 from dagger_dsl.errors import (
     AgentAlreadyRegistered,
     ConfigurationError,
@@ -101,6 +98,7 @@ class TaskManager:
         self._size = max(4, os.cpu_count() or 1) if concurrency is None else concurrency
         self._chosen = None if agents is None else tuple(agents)
         self._lease = seconds(lease, "lease")
+        self._callers: dict[str, Caller] = {}
         self._crew: Crew | None = None
         self._lock = threading.Lock()
         self._moved = threading.Condition()
@@ -147,13 +145,10 @@ class TaskManager:
             for name in self._chosen or ():
                 if name not in known:
                     raise agent_missing(name, list(known))
-            callers = {
-                name: Caller(agent)
-                for name, agent in known.items()
-                if self._chosen is None or name in self._chosen
-            }
+            for name in self._agents_here():
+                self._caller(name).body  # noqa: B018  # what cannot be made says so here
             self._store.init_database()
-            self._crew = Crew(self, callers, self._size, worker_name(), self._lease)
+            self._crew = Crew(self, self._size, worker_name(), self._lease)
             self._crew.start()
 
     # --- jobs -------------------------------------------------------------------------------------
@@ -287,16 +282,23 @@ class TaskManager:
                 raise ConfigurationError(f"a task is a NewTaskSpec, not {shown(spec)}")
             if spec.agent in known:
                 self._caller(spec.agent).check_input(spec.input)
-        named = [spec if spec.task_id is not None else _named(spec, new_run_id()) for spec in specs]
         self._make(job_id)
-        self._rows.add(job_id, named)
+        added = self._rows.add(job_id, specs)
         self._wake()
-        return [str(spec.task_id) for spec in named]
+        return added
 
     def _caller(self, name: str) -> Caller:
-        if self._crew is not None and name in self._crew._callers:
-            return self._crew._callers[name]
-        return Caller(self.registry.task_agents[name])
+        """Return what calls an agent; another one when the agent was registered again."""
+        agent = self.registry.task_agents[name]
+        caller = self._callers.get(name)
+        if caller is None or caller.agent is not agent:
+            caller = self._callers[name] = Caller(agent)
+        return caller
+
+    def _agents_here(self) -> list[str]:
+        """Return the agents that this process runs tasks of, those registered just now as well."""
+        known = self.registry.task_agents
+        return [name for name in (known if self._chosen is None else self._chosen) if name in known]
 
     def get_task(self, task_id: str) -> Task | None:
         """Return a task as it stands; None where there is none."""
@@ -384,14 +386,6 @@ class TaskManager:
             yield
         finally:
             _current.reset(token)
-
-
-def _named(spec: NewTaskSpec, task_id: str) -> NewTaskSpec:
-
-    fields = {
-        name: getattr(spec, name) for name in (each.name for each in attrs.fields(NewTaskSpec))
-    }
-    return NewTaskSpec(**{**fields, "task_id": task_id})
 
 
 def _status(value: Any) -> TaskStatus:

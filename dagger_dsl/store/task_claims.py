@@ -7,7 +7,7 @@ the task was given to another worker, changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -76,6 +76,7 @@ class Ending:
         needs: Ids of tasks that it waits for, too.
         retried: Whether another call counts as a retry.
         asks: Whether a blocked one waits for a person, whatever it needs.
+        begun: Whether its agent was called; one that was not is ``ready``.
     """
 
     claim: Claim
@@ -86,6 +87,7 @@ class Ending:
     needs: tuple[str, ...] = ()
     retried: bool = False
     asks: bool = False
+    begun: bool = True
 
 
 class TaskClaims(TaskTable):
@@ -98,7 +100,9 @@ class TaskClaims(TaskTable):
         *,
         agents: Sequence[str] = (),
         wanted: int = 0,
-    ) -> tuple[list[Claim], list[Ending]]:
+        ahead: int = 0,
+        quick: Container[str] = (),
+    ) -> tuple[list[Claim], list[Ending], list[str]]:
         """Hand in what has ended, and be given what may begin, in one commit.
 
         Args:
@@ -107,29 +111,40 @@ class TaskClaims(TaskTable):
             agents: The agents that it has; tasks of others are left alone.
             wanted: Tasks at most: those of the highest priority first, of one priority those that
                 were added first.
+            ahead: So many more, which begin after these: as far as they are for *quick* agents,
+                were never called before and may be called more than once, so that the death of a
+                worker that has not begun them yet changes nothing for them.
+            quick: Agents.
 
         Returns:
-            The claims, and those endings that came too late: their tasks belong to others now.
+            The claims; those endings that came too late, whose tasks belong to others now; and the
+            ids of the jobs that have ended.
         """
         claims: list[Claim] = []
         late: list[Ending] = []
+        over: list[str] = []
         now = self._clock()
 
         def swap(tx: Transaction) -> None:
-            claims.clear()
-            late.clear()
+            for each in (claims, late, over):
+                each.clear()
             if endings:
-                late.extend(self._end(tx, worker, endings, now))
+                over.extend(self._end(tx, worker, endings, late, now))
             if wanted > 0:
-                claims.extend(self._claim(tx, worker, agents, wanted, now))
+                claims.extend(self._claim(tx, worker, agents, (wanted, ahead, quick), now))
 
         run_transaction(self._database, swap, pages=3 + len(endings) + wanted)
-        return claims, late
+        return claims, late, over
 
     def _end(
-        self, tx: Transaction, worker: str, endings: Sequence[Ending], now: float
-    ) -> list[Ending]:
-        late: list[Ending] = []
+        self,
+        tx: Transaction,
+        worker: str,
+        endings: Sequence[Ending],
+        late: list[Ending],
+        now: float,
+    ) -> list[str]:
+        """Record what has ended, but what comes too late; return the ids of jobs that are over."""
         counts: dict[str, list[int]] = {}
         files = [file_row(str(e.result[1]), e.result[2]) for e in endings if e.result[1]]
         if files:
@@ -149,6 +164,7 @@ class TaskClaims(TaskTable):
                 "new_error": error or None,
                 "new_due": each.due_at if status is TaskStatus.PENDING else None,
                 "more_retries": int(each.retried),
+                "less_attempts": 0 if each.begun else 1,
                 "the_moment": now,
             }
             if not tx.execute(sql.END, sql.END.in_order(values)):
@@ -163,8 +179,7 @@ class TaskClaims(TaskTable):
                 follow(tx, claim.job_id, claim.number, str(status), now, count)
         for job_id, (unfinished, failed) in counts.items():
             count_job(tx, job_id, unfinished, failed, now)
-        settle_jobs(tx, [job_id for job_id, count in counts.items() if count[0]], now)
-        return late
+        return settle_jobs(tx, [job_id for job_id, count in counts.items() if count[0]], now)
 
     def _parked(self, tx: Transaction, ending: Ending) -> tuple[TaskStatus, str]:
         """Link a task with what it waits for; return where it stands then, and why.
@@ -191,16 +206,18 @@ class TaskClaims(TaskTable):
         tx: Transaction,
         worker: str,
         agents: Sequence[str],
-        wanted: int,
+        limits: tuple[int, int, Container[str]],
         now: float,
     ) -> list[Claim]:
-        rows = [row for agent in agents for row in tx.rows(sql.FIRST_READY, (agent, wanted, 0))]
+        wanted, ahead, quick = limits
+        most = wanted + ahead
+        rows = [row for agent in agents for row in tx.rows(sql.FIRST_READY, (agent, most, 0))]
         if len(agents) > 1:
             rows.sort(key=lambda row: (-row[9], row[0]))
         claims: list[Claim] = []
         lanes: set[str] = set()
         for row in rows:
-            if len(claims) == wanted:
+            if len(claims) >= wanted and (len(claims) >= most or not _may_wait(row, quick)):
                 break
             lane = row[13]
             if lane is not None:
@@ -302,6 +319,10 @@ class TaskClaims(TaskTable):
 
         run_transaction(self._database, take)
         return again
+
+
+def _may_wait(row: Sequence[Any], quick: Container[str]) -> bool:
+    return row[3] in quick and not row[5] and row[7] != Effects.AT_MOST_ONCE
 
 
 def _claim_of(row: Sequence[Any]) -> Claim:

@@ -89,10 +89,21 @@ def count_job(tx: Transaction, job_id: str, unfinished: int, failed: int, now: f
     tx.execute(sql.COUNT_JOB, sql.COUNT_JOB.in_order(values))
 
 
-def settle_jobs(tx: Transaction, job_ids: Iterable[str], now: float) -> None:
+def settle_jobs(tx: Transaction, job_ids: Iterable[str], now: float) -> list[str]:
+    """Bring jobs in line with the counts of their tasks; return the ids of those that ended."""
+    over = []
     for job_id in job_ids:
-        values = {"the_job": job_id, "the_time": utc(now)}
+        status, unfinished, failed = tx.rows(sql.JOB_COUNTS, (job_id,))[0]
+        if status in ("created", "cancelled"):
+            continue
+        new = "running" if unfinished else "failed" if failed else "completed"
+        if new == status:
+            continue
+        values = {"the_job": job_id, "new_status": new, "the_time": utc(now)}
         tx.execute(sql.SETTLE_JOB, sql.SETTLE_JOB.in_order(values))
+        if not unfinished:
+            over.append(job_id)
+    return over
 
 
 # --- tasks

@@ -21,6 +21,7 @@ from dagger_dsl.errors import (
     TaskNotFound,
     shown,
 )
+from dagger_dsl.model.ids import new_id
 from dagger_dsl.model.tasks import (
     UNFINISHED,
     JobStatus,
@@ -123,9 +124,9 @@ class TaskRows(TaskTable):
                 tx.execute(sql.SET_ALLOWED, (json_text(list(allowed_agents)), job_id))
             deadline = None if timeout is None else now + timeout
             set_job(tx, job_id, "running", None, deadline, now)
-            for number, waits, due in tx.rows(sql.STARTABLE, (job_id,)):
-                if not waits and due is None:
-                    set_status(tx, number, TaskStatus.READY, now, cause="its job was started")
+            named = {"the_job": job_id, "the_moment": now, "the_time": utc(now)}
+            tx.execute(sql.STARTED_EVENTS, sql.STARTED_EVENTS.in_order(named))
+            tx.execute(sql.START, sql.START.in_order(named))
             if tx.rows(sql.AGENTS_OF_JOB, (job_id,)):  # one without tasks waits for some
                 settle_jobs(tx, (job_id,), now)
 
@@ -158,8 +159,8 @@ class TaskRows(TaskTable):
 
     # -- adding
 
-    def add(self, job_id: str, specs: Sequence[NewTaskSpec]) -> None:
-        """Add tasks, all of them or none; each spec has its `task_id`.
+    def add(self, job_id: str, specs: Sequence[NewTaskSpec]) -> list[str]:
+        """Add tasks, all of them or none, and return their ids.
 
         What they need, and what they are parts of, are tasks of the same job, new ones among them.
 
@@ -173,10 +174,12 @@ class TaskRows(TaskTable):
             EncodingError: An input has no stored form.
         """
         if not specs:
-            return
+            return []
         _check_cycles(specs)
+        ids = [spec.task_id or new_id() for spec in specs]
         encoded = [
-            self.encoded(spec.input, f"the input of task {spec.task_id!r}") for spec in specs
+            self.encoded(spec.input, f"the input of task {id_!r}")
+            for id_, spec in zip(ids, specs, strict=True)
         ]
         now = self._clock()
 
@@ -192,25 +195,27 @@ class TaskRows(TaskTable):
             for spec in specs:
                 if job.allowed_agents is not None:
                     _check_agent(job_id, spec.agent, job.allowed_agents)
-            self._insert(tx, job, specs, encoded, now)
+            self._insert(tx, job, ids, specs, encoded, now)
 
         run_transaction(self._database, insert, pages=2 + len(specs) // 4)
+        return ids
 
     def _insert(
         self,
         tx: Transaction,
         job: StoredJob,
+        ids: Sequence[str],
         specs: Sequence[NewTaskSpec],
         encoded: Sequence[tuple[bytes | None, str | None, int]],
         now: float,
     ) -> None:
-        new = {str(spec.task_id) for spec in specs}
-        if len(new) < len(specs):
+        new = {*ids}
+        if len(new) < len(ids):
             raise TaskExists("two of the tasks have one id; give each its own, or leave them out")
         known = self._known(tx, job.id, specs, new)
         last = tx.scalar(sql.LAST, ()) or 0
         at, rows, sizes = utc(now), [], {}
-        for spec, (inline, artifact_id, size) in zip(specs, encoded, strict=True):
+        for id_, spec, (inline, artifact_id, size) in zip(ids, specs, encoded, strict=True):
             if artifact_id is not None:
                 sizes[artifact_id] = size
             anyway = spec.on_dependency_failure is OnDependencyFailure.RUN
@@ -221,7 +226,7 @@ class TaskRows(TaskTable):
             ready = not waits and job.status is JobStatus.RUNNING
             rows.append(
                 (
-                    spec.task_id,
+                    id_,
                     job.id,
                     spec.parent,
                     "ready" if ready else "pending",
@@ -245,7 +250,7 @@ class TaskRows(TaskTable):
         named = {"the_moment": now, "the_task": last, "the_job": job.id}
         tx.execute(sql.ADDED_EVENTS, sql.ADDED_EVENTS.in_order(named))
         count_job(tx, job.id, len(specs), 0, now)
-        linked = [spec for spec in specs if spec.dependencies]
+        linked = [pair for pair in zip(ids, specs, strict=True) if pair[1].dependencies]
         if not linked:
             return
         numbers = {name: number for name, (number, _) in known.items()}
@@ -253,17 +258,17 @@ class TaskRows(TaskTable):
             (public_id, number) for number, public_id in tx.rows(sql.NEW_TASKS, (last, job.id))
         )
         links = [
-            (numbers[str(spec.task_id)], position, numbers[each])
-            for spec in linked
+            (numbers[id_], position, numbers[each])
+            for id_, spec in linked
             for position, each in enumerate(spec.dependencies)
         ]
         tx.execute_many(sql.INSERT_LINK, links)
         dead = {each for each, (_, status) in known.items() if status in DEAD}
-        for spec in linked:
+        for id_, spec in linked:
             if spec.on_dependency_failure is OnDependencyFailure.FAIL and dead & {
                 *spec.dependencies
             }:
-                number = numbers[str(spec.task_id)]
+                number = numbers[id_]
                 set_status(tx, number, TaskStatus.FAILED, now, error=LOST, cause=LOST)
                 count_job(tx, job.id, -1, 1, now)
                 follow(tx, job.id, number, "failed", now)
@@ -275,7 +280,7 @@ class TaskRows(TaskTable):
         tx: Transaction, job_id: str, specs: Sequence[NewTaskSpec], new: set[str]
     ) -> dict[str, tuple[int, str]]:
         """Return number and status of the tasks that are there already and are named here."""
-        for each in new:
+        for each in {spec.task_id for spec in specs if spec.task_id is not None}:
             if tx.rows(sql.BY_ID, (each,)):
                 raise TaskExists(f"there is a task {shown(each)} already; leave its id out")
         wanted = {each for spec in specs for each in spec.dependencies}

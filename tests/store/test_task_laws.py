@@ -110,14 +110,14 @@ class Tasks(RuleBasedStateMachine):
 
     @rule(target=claims, worker=st.sampled_from("xyz"), wanted=st.integers(1, 3))
     def claim(self, worker: str, wanted: int) -> Any:
-        found, _ = self.work.exchange(self.workers[worker], agents=[self.job], wanted=wanted)
+        found, _, _ = self.work.exchange(self.workers[worker], agents=[self.job], wanted=wanted)
         for each in found:
             assert each.id not in self.valid, "it was claimed twice"
             self.valid[each.id] = each
         return multiple(*found)
 
     def _end(self, claim: Claim, status: TaskStatus, **more: Any) -> None:
-        _, late = self.work.exchange("any", [Ending(claim, status, **more)])
+        _, late, _ = self.work.exchange("any", [Ending(claim, status, **more)])
         task = self.reads.task(claim.id)
         assert task is not None
         if self.valid.get(claim.id) is claim:

@@ -481,7 +481,7 @@ with Store(sys.argv[1]) as store:
     desk = TaskClaims(store.database, store._payloads)
     endings, got = [], []
     while True:
-        claims, late = desk.exchange(name, endings, agents=["a"], wanted=3)
+        claims, late, _ = desk.exchange(name, endings, agents=["a"], wanted=3)
         assert not late
         if not claims:
             break
