@@ -7,7 +7,7 @@ import contextvars
 import datetime as dt
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl._doors import through
@@ -101,7 +101,7 @@ class TaskManager:
         self._callers: dict[str, Caller] = {}
         self._crew: Crew | None = None
         self._lock = threading.Lock()
-        self._moved = threading.Condition()
+        self._listeners: set[Callable[[], object]] = set()
         self._closed = False
 
     # --- life -------------------------------------------------------------------------------------
@@ -375,8 +375,19 @@ class TaskManager:
             self._crew.wake()
 
     def _changed(self) -> None:
-        with self._moved:
-            self._moved.notify_all()
+        """Tell those who wait that a job has ended, or somebody has changed something by hand."""
+        for each in tuple(self._listeners):
+            with contextlib.suppress(RuntimeError):  # an event loop that was closed just now
+                each()
+
+    @contextlib.contextmanager
+    def _listening(self, tell: Callable[[], object]) -> Iterator[None]:
+        """Have *tell* called, from any thread, when it is worth looking at jobs again."""
+        self._listeners.add(tell)
+        try:
+            yield
+        finally:
+            self._listeners.remove(tell)
 
     @contextlib.contextmanager
     def _inside(self, ctx: TaskContext) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -187,3 +188,21 @@ def test_an_agent_that_is_registered_again_is_run_as_it_is_now(
             job = manager.start_job(word, [NewTaskSpec("says")])
             job.result(LONG)
             assert job.tasks[0].output == word
+
+
+def test_who_gives_up_waiting_on_an_event_loop_leaves_nothing_behind(registry: Registry) -> None:
+    gate = Gate(registry)
+    with TaskManager(registry=registry, concurrency=1) as manager:
+        job = manager.start_job("j", [NewTaskSpec("a", {"number": 1, "waits": True})])
+
+        async def waits() -> None:
+            with pytest.raises(TimeoutError, match="has not ended within 0.05 s"):
+                await job.wait(0.05)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(job, 0.05)
+
+        # `asyncio.run` joins the threads of its executor, and none may wait for the job.
+        asyncio.run(waits())
+        assert not manager._listeners
+        gate.opens.set()
+        assert asyncio.run(job.wait(LONG)) == "completed"
