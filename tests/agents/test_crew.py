@@ -196,7 +196,7 @@ def test_who_gives_up_waiting_on_an_event_loop_leaves_nothing_behind(registry: R
         job = manager.start_job("j", [NewTaskSpec("a", {"number": 1, "waits": True})])
 
         async def waits() -> None:
-            with pytest.raises(TimeoutError, match="has not ended within 0.05 s"):
+            with pytest.raises(TimeoutError, match="has not ended within"):
                 await job.wait(0.05)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(job, 0.05)
