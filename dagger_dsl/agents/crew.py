@@ -1,9 +1,10 @@
 """`Crew`: the workers of one process: threads that claim tasks, call agents, and hand in results.
 
-The threads share one desk. Who has ended a task goes to it, and hands in what has ended meanwhile,
-its own and others', and takes what may begin, for itself and for those who wait, in one commit; the
-others do not wait for it but where they have nothing to do. Nothing polls while there is work; a
-crew without any looks at the database now and then, as other processes may have added tasks.
+The threads share one desk, and one event loop, on which async agents run: these hold no thread. Who
+has ended a task goes to the desk, hands in what has ended meanwhile, its own and others', and takes
+what may begin, for itself and for those who wait, in one commit; the others do not wait for it but
+where they have nothing to do. Nothing polls while there is work; a crew without any looks at the
+database now and then, as other processes may have added tasks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as OutOfTime
 from functools import partial
@@ -69,7 +70,7 @@ class Crew:
 
     Args:
         manager: Whose.
-        size: Threads.
+        size: Tasks that run at a time.
         name: What the workers are called in the record; no other crew has it.
         lease: Seconds without a sign of life after which another host may take the tasks over.
     """
@@ -90,7 +91,10 @@ class Crew:
         self._desk = threading.Condition()
         self._ended: deque[Ending] = deque()
         self._claimed: deque[Claim] = deque()
-        self._idle = 0
+        self._begun = 0  # tasks whose agents are being called
+        self._awaited = 0  # those of them on the event loop
+        self._waiting = 0  # threads that have nothing to do
+        self._working = 0  # threads that there are
         self._at_desk = False
         self._stopping = False
         self._over = False
@@ -112,9 +116,16 @@ class Crew:
     def start(self) -> None:
         """Begin to work."""
         self._database.locking().try_lock(self._offset)
-        for number in range(self._size):
-            self._begin(str(number), self._work)
+        with self._desk:
+            self._call_threads(1)
         self._begin("patrol", self._look_after)
+
+    def _call_threads(self, number: int) -> None:
+        """Wake, or begin, threads; called with the desk's lock."""
+        self._desk.notify(number)
+        for _ in range(min(number - self._waiting, self._size - self._working)):
+            self._working += 1
+            self._begin(str(self._working), self._work)
 
     def _begin(self, what: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=f"dagger-worker-{what}", daemon=True)
@@ -165,7 +176,7 @@ class Crew:
             self._desk.notify_all()
         with contextlib.suppress(StoreError):
             self._claims.rescue(self.name, cause="its worker was stopped")
-        if self._loop is not None:
+        if self._loop is not None:  # which cancels what is left on it
             self._loop.call_soon_threadsafe(self._loop.stop)
             for each in self._threads:
                 if each not in workers:
@@ -177,7 +188,7 @@ class Crew:
         with self._desk:
             waiting = [each for each in self._claimed if each.id != task_id]
             self._claimed = deque(waiting)
-        cancel = self._running.get(task_id)
+        cancel = self._running.pop(task_id, None)
         if cancel is not None:
             cancel()
 
@@ -190,34 +201,45 @@ class Crew:
                 return
             ending = self._run(claim)
             if ending is not None:
-                if not self._ended:
-                    self._ended_at = time.monotonic()
-                self._ended.append(ending)
+                with self._desk:
+                    self._end(ending)
+
+    def _end(self, ending: Ending) -> None:
+        """Keep what is to be handed in; called with the desk's lock."""
+        self._begun -= 1
+        if not self._ended:
+            self._ended_at = time.monotonic()
+        self._ended.append(ending)
 
     def _next(self) -> Claim | None:
         """Return what this thread does next, None when it may go home."""
         with self._desk:
-            self._idle += 1
-            try:
-                while True:
-                    if self._over or (self._stopping and not self._ended):
-                        return None
-                    if self._claimed and not self._must_hand_in(self._claimed[0]):
-                        return self._claimed.popleft()
-                    if self._at_desk or not (self._ended or self._is_time()):
-                        self._wait()
-                        continue
-                    self._go_to_desk()
-            finally:
-                self._idle -= 1
+            while True:
+                if self._over or (self._stopping and not (self._ended or self._awaited)):
+                    return None
+                if self._claimed and not self._must_hand_in(self._claimed[0]):
+                    self._begun += 1
+                    return self._claimed.popleft()
+                if self._at_desk or not (self._ended or self._is_time()):
+                    self._wait()
+                    continue
+                self._go_to_desk()
 
     def _must_hand_in(self, claim: Claim) -> bool:
         """Return whether what has ended is recorded before a task begins."""
         if not self._ended or self._at_desk:
             return False
-        if self._paces.get(claim.agent, _QUICK) >= _QUICK:
+        if self._holds(claim) >= _QUICK:
             return True
         return time.monotonic() - self._ended_at >= _TOGETHER
+
+    def _holds(self, claim: Claim) -> float:
+        """Return for how many seconds a task is likely to hold a thread."""
+        pace = self._paces.get(claim.agent)
+        if pace is not None:
+            return pace
+        caller = self._manager._known_caller(claim.agent)
+        return 0.0 if caller is not None and caller.is_async else _QUICK
 
     def _is_time(self) -> bool:
         if self._woken:
@@ -229,13 +251,15 @@ class Crew:
         left = self._pause
         if not self._at_desk:
             left += self._looked_at - time.monotonic()
+        self._waiting += 1
         self._desk.wait(max(0.0, left))
+        self._waiting -= 1
 
     def _go_to_desk(self) -> None:
         """Hand in and take, without the others; called with the desk's lock, which is lent out."""
         self._at_desk = True
         endings = [self._ended.popleft() for _ in range(len(self._ended))]
-        wanted = 0 if self._stopping else max(0, self._idle - len(self._claimed))
+        wanted = 0 if self._stopping else self._size - self._begun - len(self._claimed)
         self._desk.release()
         claims: list[Claim] = []
         try:
@@ -249,11 +273,11 @@ class Crew:
             if self._stopping:
                 self._give_back()
             # Calls that are over before another thread is awake need none.
-            takes = sum(self._paces.get(each.agent, _QUICK) for each in self._claimed)
-            self._desk.notify(min(len(self._claimed), int(takes / _QUICK)))
+            takes = sum(map(self._holds, self._claimed))
+            self._call_threads(min(len(self._claimed), int(takes / _QUICK)))
 
     def _exchange(self, endings: list[Ending], wanted: int) -> list[Claim]:
-        quick = {name: pace for name, pace in self._paces.items() if pace < _QUICK}
+        quick = self._quick()
         ahead = int(_TOGETHER / max(quick.values())) if quick else 0
         try:
             self._look_at_times()
@@ -282,6 +306,14 @@ class Crew:
             self._manager._changed()
         return claims
 
+    def _quick(self) -> dict[str, float]:
+        """Return the agents whose next call is likely to be over at once, and how long it takes."""
+        return {
+            name: pace
+            for name, pace in tuple(self._paces.items())
+            if pace < _QUICK and not self._manager._caller(name).is_async
+        }
+
     def _look_at_times(self) -> None:
         """Make those tasks ready whose time has come, other processes' among them."""
         now = self._claims.now()
@@ -309,7 +341,7 @@ class Crew:
     # --- one task ---------------------------------------------------------------------------------
 
     def _run(self, claim: Claim) -> Ending | None:
-        """Call the agent; return what came of it."""
+        """Call the agent; return what came of it, None where the event loop goes on with it."""
         ctx = TaskContext(self._manager, claim)
         begun = time.monotonic()
         try:
@@ -317,23 +349,12 @@ class Crew:
             limit = claim.spec.get("timeout", caller.agent.timeout)
             value = self._claims.value(*claim.payload)
             caller.check_input(value)
-            answer = self._call(caller, value, ctx, limit)
-            caller.check_output(answer)
-            return Ending(
-                claim,
-                TaskStatus.COMPLETED,
-                self._claims.encoded(answer, f"the result of task {claim.id!r}"),
-            )
-        except Blocked as blocked:
-            asks = not blocked.on and not ctx._adds
-            return Ending(
-                claim, TaskStatus.BLOCKED, error=blocked.reason, needs=blocked.on, asks=asks
-            )
-        except StoreError:
-            logger.exception("task %r met trouble with the database and is given back", claim.id)
-            return Ending(claim, TaskStatus.READY, error="trouble with the database")
-        except Exception as error:
-            return self._failed(claim, ctx, error, time.monotonic() - begun)
+            if caller.is_async:
+                self._send(caller, value, ctx, limit)
+                return None
+            return self._completed(caller, claim, self._call(caller, value, ctx, limit))
+        except (Blocked, Exception) as error:
+            return self._ending(claim, ctx, error, time.monotonic() - begun)
         finally:
             took = time.monotonic() - begun
             before = self._paces.get(claim.agent, took)
@@ -341,11 +362,67 @@ class Crew:
 
     def _call(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> Any:
         with self._manager._inside(ctx):
-            if caller.is_async:
-                return self._await(caller(value, ctx), ctx, limit)
             if limit is None:
                 return caller(value, ctx)
             return self._within(lambda: caller(value, ctx), ctx, limit)
+
+    def _send(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> None:
+        """Let the event loop call an async agent."""
+        loop = self._event_loop()
+        with self._desk:
+            self._awaited += 1
+        awaited = self._await(caller, value, ctx, limit)
+        context = contextvars.copy_context()
+        loop.call_soon_threadsafe(partial(loop.create_task, awaited, context=context))
+
+    async def _await(
+        self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None
+    ) -> None:
+        task, claim = asyncio.current_task(), ctx._claim
+        assert task is not None
+        loop, begun = task.get_loop(), time.monotonic()
+        self._running[claim.id] = partial(loop.call_soon_threadsafe, task.cancel)
+        ending: Ending | None = None
+        try:
+            with self._manager._inside(ctx):
+                async with asyncio.timeout(limit) as time_limit:
+                    answer = await caller(value, ctx)
+            ending = self._completed(caller, claim, answer)
+        except (Blocked, Exception) as error:
+            late = isinstance(error, TimeoutError) and time_limit.expired()
+            known = NodeTimeout(claim.id, limit or 0.0) if late else error
+            ending = self._ending(claim, ctx, known, time.monotonic() - begun)
+        except asyncio.CancelledError as error:
+            if claim.id in self._running and not self._over:  # by the agent itself
+                failure = RuntimeError(f"the agent was cancelled from inside: {error!r}")
+                ending = self._ending(claim, ctx, failure, time.monotonic() - begun)
+        finally:
+            self._running.pop(claim.id, None)
+            with self._desk:
+                self._awaited -= 1
+                if ending is None:
+                    self._begun -= 1
+                else:
+                    self._end(ending)
+                self._desk.notify()
+
+    def _completed(self, caller: Caller, claim: Claim, answer: Any) -> Ending:
+        caller.check_output(answer)
+        result = self._claims.encoded(answer, f"the result of task {claim.id!r}")
+        return Ending(claim, TaskStatus.COMPLETED, result)
+
+    def _ending(self, claim: Claim, ctx: TaskContext, error: BaseException, took: float) -> Ending:
+        """Return what becomes of a task whose agent raised something."""
+        if isinstance(error, Blocked):
+            asks = not error.on and not ctx._adds
+            return Ending(claim, TaskStatus.BLOCKED, error=error.reason, needs=error.on, asks=asks)
+        if isinstance(error, StoreError):
+            logger.error(
+                "task %r met trouble with the database and is given back", claim.id, exc_info=error
+            )
+            return Ending(claim, TaskStatus.READY, error="trouble with the database")
+        assert isinstance(error, Exception)
+        return self._failed(claim, ctx, error, took)
 
     def _within(self, call: Callable[[], Any], ctx: TaskContext, limit: float) -> Any:
         """Make a call in a thread of its own, which is left behind when its time is over."""
@@ -368,21 +445,6 @@ class Crew:
                 "task %r is left behind in its thread, which cannot be stopped", ctx.task_id
             )
             raise NodeTimeout(ctx.task_id, limit) from None
-
-    def _await(
-        self, answer: Coroutine[Any, Any, Any], ctx: TaskContext, limit: float | None
-    ) -> Any:
-        future: Future[Any] = asyncio.run_coroutine_threadsafe(answer, self._event_loop())
-        self._running[ctx.task_id] = future.cancel
-        try:
-            return future.result(limit)
-        except OutOfTime:
-            if future.done():
-                raise
-            future.cancel()
-            raise NodeTimeout(ctx.task_id, limit or 0.0) from None
-        finally:
-            self._running.pop(ctx.task_id, None)
 
     def _failed(self, claim: Claim, ctx: TaskContext, error: Exception, took: float) -> Ending:
         waits = isinstance(error, NeedsMoreInfo) or str(error) == _NEEDS_MORE

@@ -295,6 +295,10 @@ class TaskManager:
             caller = self._callers[name] = Caller(agent)
         return caller
 
+    def _known_caller(self, name: str) -> Caller | None:
+        """Return what calls an agent, if it was called before."""
+        return self._callers.get(name)
+
     def _agents_here(self) -> list[str]:
         """Return the agents that this process runs tasks of, those registered just now as well."""
         known = self.registry.task_agents

@@ -206,3 +206,74 @@ def test_who_gives_up_waiting_on_an_event_loop_leaves_nothing_behind(registry: R
         assert not manager._listeners
         gate.opens.set()
         assert asyncio.run(job.wait(LONG)) == "completed"
+
+
+def test_async_tasks_hold_no_thread(registry: Registry, url: str) -> None:
+    together = asyncio.Event()
+    here = 0
+
+    @task_agent(registry=registry)
+    async def meets() -> int:
+        nonlocal here
+        here += 1
+        if here == 200:
+            together.set()
+        await asyncio.wait_for(together.wait(), LONG)
+        return threading.active_count()
+
+    before = threading.active_count()
+    with TaskManager(registry=registry, database_url=url, concurrency=200) as manager:
+        job = manager.start_job("j", [NewTaskSpec("meets") for _ in range(200)])
+        assert job.result(LONG) == "completed"
+        assert max(task.output for task in job.tasks) < before + 10
+
+
+def test_no_more_async_tasks_go_on_at_a_time_than_was_said(registry: Registry, url: str) -> None:
+    now, most = 0, 0
+
+    @task_agent(registry=registry)
+    async def counts() -> None:
+        nonlocal now, most
+        now += 1
+        most = max(now, most)
+        await asyncio.sleep(0)
+        now -= 1
+
+    with TaskManager(registry=registry, database_url=url, concurrency=3) as manager:
+        job = manager.start_job("j", [NewTaskSpec("counts") for _ in range(100)])
+        assert job.result(LONG) == "completed"
+    assert 1 < most <= 3
+
+
+def test_a_crew_that_stops_waits_for_async_tasks(registry: Registry, url: str) -> None:
+    began, goes_on = threading.Event(), asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @task_agent(registry=registry)
+    async def waits() -> str:
+        loops.append(asyncio.get_running_loop())
+        began.set()
+        await goes_on.wait()
+        return "done"
+
+    manager = TaskManager(registry=registry, database_url=url, concurrency=1)
+    _ = manager.start_job("j", [NewTaskSpec("waits")])
+    assert began.wait(LONG)
+    closing = threading.Thread(target=manager.close)
+    closing.start()
+    until(lambda: manager._crew is None)
+    loops[0].call_soon_threadsafe(goes_on.set)
+    closing.join(LONG)
+    with TaskManager(registry=registry, database_url=url, concurrency=0) as manager:
+        assert manager.job("j").tasks[0].output == "done"
+
+
+def test_an_async_agent_that_cancels_itself_has_failed(registry: Registry, url: str) -> None:
+    @task_agent(registry=registry)
+    async def gives_up() -> None:
+        raise asyncio.CancelledError
+
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        job = manager.start_job("j", [NewTaskSpec("gives_up")])
+        assert job.result(LONG) == "failed"
+        assert "cancelled from inside" in job.tasks[0].error
