@@ -200,6 +200,7 @@ DEPENDENTS: Final = Statement(
     sa.select(tasks.c.task_id, tasks.c.status, tasks.c.waits, tasks.c.due_at, tasks.c.runs_anyway)
     .where(tasks.c.task_id.in_(_needing))
     .order_by(tasks.c.task_id)
+    .with_for_update()  # where two that it needs may end at once
 )
 SATISFY: Final = Statement(
     sa.update(tasks)
