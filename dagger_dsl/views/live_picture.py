@@ -62,12 +62,16 @@ class PictureFront:
     def finish(self, pulse: Pulse) -> None:
         """Show how it ended."""
         self._mark, self._dear = None, False
-        if self._output is None and len(self._run.plan.index) > MOST and not pulse.failures:
-            # Drawing would take longer than the run did.
-            text = summary(pulse)
-            self._show({"text/plain": text, "text/html": f"<pre>{escape(printable(text))}</pre>"})
-        else:
+        if self._output is not None or not self.finish_at_once(pulse):
             self.draw(pulse)
+
+    def finish_at_once(self, pulse: Pulse) -> bool:
+        """Say so in one line, if drawing would take longer than the run did."""
+        if pulse.failures or len(self._run.plan.index) <= MOST:
+            return False
+        text = summary(pulse)
+        self._show({"text/plain": text, "text/html": f"<pre>{escape(printable(text))}</pre>"})
+        return True
 
     def abandon(self) -> None:
         """Nothing was taken: what is shown stays."""
@@ -90,7 +94,7 @@ class PictureFront:
         from rich.theme import Theme
 
         from dagger_dsl.views.colours import ON_PAGES
-        from dagger_dsl.views.live_bar import frame
+        from dagger_dsl.views.live_frame import frame
 
         grey = Color.parse(ON_PAGES["dim"]).get_truecolor()
         hues = ("red", "green", "yellow", "blue", "magenta", "cyan")
