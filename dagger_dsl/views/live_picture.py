@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
 import time
 from html import escape
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from dagger_dsl.model.text import printable
 from dagger_dsl.views.grouping import MOST
@@ -69,8 +70,12 @@ class PictureFront:
         """Say so in one line, if drawing would take longer than the run did."""
         if pulse.failures or len(self._run.plan.index) <= MOST:
             return False
-        text = summary(pulse)
-        self._show({"text/plain": text, "text/html": f"<pre>{escape(printable(text))}</pre>"})
+        text = printable(summary(pulse))
+        stream = _stream_of_kernel()
+        if stream is not None:  # to display it takes as long as five hundred nodes
+            stream.write(f"{text}\n")
+        else:
+            self._show({"text/plain": text, "text/html": f"<pre>{escape(text)}</pre>"})
         return True
 
     def abandon(self) -> None:
@@ -113,3 +118,10 @@ class PictureFront:
         form = '<pre style="white-space: pre; overflow-x: auto; line-height: normal">{code}</pre>'
         html = console.export_html(theme=colours, inline_styles=True, code_format=form)
         return {"text/plain": summary(pulse), "text/html": html}
+
+
+def _stream_of_kernel() -> IO[str] | None:
+    """Return standard output if it is the kernel's own, which sends what is written later."""
+    module = sys.modules.get("ipykernel.iostream")
+    stream = sys.stdout
+    return stream if module is not None and isinstance(stream, module.OutStream) else None
