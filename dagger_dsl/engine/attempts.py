@@ -146,7 +146,7 @@ def waits_for_attempt(number: int, allowed: int | None, error: object) -> str:
         allowed: Of how many, see `attempt_of`.
         error: What the last one failed with; None where that is not known.
     """
-    line = "" if error is None else visible(str(error), 300).strip().split("\n", 1)[0]
+    line = "" if error is None else first_line(error, 300)
     which = attempt_of(number, allowed).removeprefix("attempt ")
     return f"{NEXT}{which}{': ' if line else ''}{line}"
 
