@@ -9,7 +9,7 @@ import datetime as dt
 import functools
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.engine.attempts import AttemptReport, moment, recorded_attempts
+from dagger_dsl.engine.attempts import AttemptReport, from_epoch, recorded_attempts
 from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.engine.story import graph_now
@@ -124,7 +124,7 @@ def _span(stored: StoredRun, *, orphaned: bool) -> tuple[dt.datetime | None, flo
         return None, max(0.0, (dt.datetime.now(tz=dt.UTC) - begun).total_seconds())
     for node in stored.attempts:
         if node.started_at is not None:
-            end = max(end, moment(node.started_at + (node.duration or 0.0)))
+            end = max(end, from_epoch(node.started_at + (node.duration or 0.0)))
     return end, max(0.0, (end - begun).total_seconds())
 
 
