@@ -790,8 +790,28 @@ def test_a_bar_that_is_not_drawn_loads_nothing_to_draw_with(tmp_path: Path) -> N
     assert done.stdout.split() == [b"False"]
 
 
+FULL_PIPE = """
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+try:
+    while True:
+        os.write(writer, bytes(65536))
+except BlockingIOError:
+    os.set_blocking(writer, True)
+"""
+
+#: As after Ctrl-S.
+STOPPED_TERMINAL = """
+import termios
+reader, writer = os.openpty()
+termios.tcflow(writer, termios.TCOOFF)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has other pipes and terminals")
 @pytest.mark.parametrize("kind", ["lines", "bar"])
-def test_a_pipe_that_is_full_does_not_keep_a_run(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("stuck", [FULL_PIPE, STOPPED_TERMINAL], ids=["pipe", "terminal"])
+def test_a_pipe_that_is_full_does_not_keep_a_run(tmp_path: Path, kind: str, stuck: str) -> None:
     program = tmp_path / "stuck.py"
     program.write_text(
         "import os, sys\n"
@@ -802,13 +822,7 @@ def test_a_pipe_that_is_full_does_not_keep_a_run(tmp_path: Path, kind: str) -> N
         "@dag.node\n"
         "def a() -> int:\n"
         "    return 1\n"
-        "reader, writer = os.pipe()\n"
-        "os.set_blocking(writer, False)\n"
-        "try:\n"
-        "    while True:\n"
-        "        os.write(writer, bytes(65536))\n"
-        "except BlockingIOError:\n"
-        "    os.set_blocking(writer, True)\n"
+        f"{stuck}"
         "os.dup2(writer, 2)\n"
         f"dag.run(progress='{kind}')\n"
         "os.write(1, b'over')\n"
