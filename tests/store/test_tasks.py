@@ -490,6 +490,18 @@ def test_a_failed_task_that_is_cancelled_counts_once_for_those_that_run_anyway(d
     assert desk.states()["c"] == "pending"
 
 
+def test_a_worker_that_is_late_links_nothing(desk: Desk) -> None:
+    desk.add("a")
+    desk.add("b", priority=1)
+    (claim,) = desk.claim()
+    desk.rows.set_status("b", READY)
+    assert len(desk.end(claim, BLOCKED, needs=("a",))) == 1
+    assert desk.states() == {"a": "ready", "b": "ready"}
+    task = desk.reads.task("b")
+    assert task is not None
+    assert task.dependencies == ()
+
+
 RACER = """
 import sys
 from dagger_dsl.model.tasks import TaskStatus
