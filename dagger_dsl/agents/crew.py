@@ -30,6 +30,7 @@ from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.retry import decide
 from dagger_dsl.store.locks import run_offset
+from dagger_dsl.store.notices import listen, of_tasks
 from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Crew:
         self._running: dict[str, Callable[[], object]] = {}
         self._stop = threading.Event()
         self._offset = run_offset(f"worker {name}", 0)
+        self._deaf: Callable[[], object] = bool
 
     # --- from outside -----------------------------------------------------------------------------
 
@@ -109,6 +111,7 @@ class Crew:
             self._begin(str(number), self._work)
         if not self._database.is_memory:
             self._begin("patrol", self._look_after)
+            self._deaf = listen(of_tasks(self._database), self.wake)
 
     def _begin(self, what: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=f"dagger-worker-{what}", daemon=True)
@@ -135,6 +138,7 @@ class Crew:
         Args:
             grace: Seconds.
         """
+        self._deaf()
         with self._desk:
             self._stopping = True
             self._desk.notify_all()
