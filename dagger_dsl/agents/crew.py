@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as OutOfTime
 from functools import partial
@@ -151,6 +151,8 @@ class Crew:
         with self._desk:
             self._over = True  # what ends from now on belongs to others
             self._desk.notify_all()
+        for cancel in list(self._running.values()):
+            cancel()
         with contextlib.suppress(StoreError):
             self._claims.rescue(self.name, cause="its worker was stopped")
         if self._loop is not None:
@@ -165,6 +167,15 @@ class Crew:
         cancel = self._running.get(task_id)
         if cancel is not None:
             cancel()
+
+    @contextlib.contextmanager
+    def interruptible(self, task_id: str, cancel: Callable[[], object]) -> Iterator[None]:
+        """Let `cancel` interrupt what the call of a task is waiting for."""
+        self._running[task_id] = cancel
+        try:
+            yield
+        finally:
+            self._running.pop(task_id, None)
 
     # --- the desk ---------------------------------------------------------------------------------
 

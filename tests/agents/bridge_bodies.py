@@ -56,3 +56,42 @@ def work(path: str) -> None:
     with TaskManager(registry=registry, database_url=f"sqlite:{path}", concurrency=2) as manager:
         manager.work()
         time.sleep(600)
+
+
+times = DAG("flow", registry=Registry())
+
+
+@times.node
+def more(n: int) -> int:
+    """Be called in another process."""
+    return (n + 1) * 10
+
+
+def steps(path: str, log: str) -> None:
+    """Run three tasks, each of which runs a DAG of six nodes, until all are done."""
+    registry, dag = Registry(), DAG("steps", registry=Registry())
+
+    def step(number: int) -> Any:
+        def body() -> int:
+            with open(log, "a") as out:
+                out.write(f"{number}\n")
+            time.sleep(0.03)
+            return number
+
+        return body
+
+    for number in range(6):
+        dag.node(step(number), id=f"step{number}", name=f"step{number}")
+    for number in range(5):
+        dag.connect(f"step{number}", f"step{number + 1}")
+
+    @task_agent(registry=registry)
+    def runs(ctx: TaskContext) -> Any:
+        return ctx.run_dag(dag)
+
+    with TaskManager(registry=registry, database_url=f"sqlite:{path}", concurrency=3) as manager:
+        if manager._reads.job("job") is None:
+            tasks = [NewTaskSpec("runs", task_id=f"t{k}") for k in range(3)]
+            manager.start_job("job", tasks).result(60)
+        else:
+            manager.resume_job("job").result(60)
