@@ -64,6 +64,18 @@ ADDED_EVENTS: Final = Statement(
         ).where(tasks.c.task_id > _number, tasks.c.job_id == _job),
     )
 )
+EVENTS_OF_JOB: Final = Statement(
+    sa.select(
+        tasks.c.public_id,
+        task_events.c.status,
+        task_events.c.at,
+        task_events.c.cause,
+        task_events.c.worker,
+        task_events.c.attempt,
+    )
+    .where(task_events.c.task_id == tasks.c.task_id, tasks.c.job_id == _job)
+    .order_by(task_events.c.event_id)
+)
 
 JOB_COLUMNS: Final = (
     "job_id",
