@@ -20,7 +20,7 @@ from dagger_dsl.views.graphviz import write_file
 from dagger_dsl.views.grouping import MOST
 from dagger_dsl.views.jobs import LOOKS, picture_of_tasks
 from dagger_dsl.views.page import block, code, definitions, fold, name, page, state, text
-from dagger_dsl.views.sheet import FAILURES, Sheet, folded_table, framed, message
+from dagger_dsl.views.sheet import FAILURES, SAID, Sheet, folded_table, framed, message
 from dagger_dsl.views.surroundings import moment
 from dagger_dsl.views.timeline import Bar, Lane
 
@@ -167,7 +167,9 @@ class _JobPage(Sheet):
             if calls:
                 summary += f' <span class="soft-text">failed {calls}</span>'
             summary += message(task.error or "no error was recorded")
-            body = block(self.room.lines(task.error, 4_000), label="Error") if task.error else ""
+            body = ""
+            if "\n" in task.error.strip() or len(task.error) > SAID:
+                body = block(self.room.lines(task.error, 4_000), label="Error")
             cards.append(
                 fold(summary, body + self.about(task), style="card failed", opened=len(cards) < 3)
             )
@@ -322,7 +324,7 @@ class _JobPage(Sheet):
             ]
             for each in shown
         ]
-        heads = [">When", "Task", "Became", ">Call", "Why", "Worker"]
+        heads = ["When", "Task", "Became", ">Call", "Why", "Worker"]
         note = f"{left:,} earlier changes are not shown" if left else ""
         return folded_table(heads, rows, "History", note, opened=20, style="wordy")
 

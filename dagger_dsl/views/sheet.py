@@ -15,6 +15,7 @@ __all__ = [
     "INNER",
     "OPEN",
     "ROWS",
+    "SAID",
     "Room",
     "Sheet",
     "folded_table",
@@ -31,6 +32,9 @@ OPEN: Final = 60
 #: Failures with all there is to say of them, and runs within.
 FAILURES: Final = 40
 INNER: Final = 25
+
+#: Characters of what an error said that stand in a summary.
+SAID: Final = 600
 
 #: What is shorter than this stands in its line.
 SHORT: Final = 90
@@ -111,7 +115,7 @@ def framed(picture: Picture, about: str) -> str:
 
 def message(told: str) -> str:
     """Return what an error said, as it stands in a summary."""
-    return f'<span class="message">{text(told, 600, lines=True)}</span>'
+    return f'<span class="message">{text(told, SAID, lines=True)}</span>'
 
 
 def folded_table(

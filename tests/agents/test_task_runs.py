@@ -58,8 +58,8 @@ class Flow:
         def second(first: int, ctx: NodeCtx) -> int:
             self.calls.append("second")
             while not self.gate.wait(0.01):
-                if ctx.cancelled:
-                    return -1
+                if ctx.cancelled:  # a value would count: the body had come to its end
+                    raise RuntimeError("told to end")
             if self.fails:
                 raise ValueError("not today")
             return first * 10
