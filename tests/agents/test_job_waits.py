@@ -28,6 +28,8 @@ from dagger_dsl.errors import (
     NodeExecutionError,
     RunCancelled,
 )
+from dagger_dsl.fsm import FSM, FSMReturn
+from dagger_dsl.model.commands import CancelBranch
 from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.jobs import JobRequest
 from dagger_dsl.model.policies import RetryPolicy
@@ -246,6 +248,44 @@ def test_waiting_holds_no_worker_and_other_nodes_go_on(
     assert found == {"ask": [1], "opens": 2}
 
 
+def test_a_run_inside_a_run_waits_for_its_own_job(manager: TaskManager, url: str) -> None:
+    inner = waiting(spec(6), name="inner")
+    with DAG("outer") as outer:
+        inner()
+    assert outer.run(database_url=url, runner="threads") == {"got": [6]}
+
+
+def test_a_state_of_a_machine_waits_for_a_job_in_each_of_its_cycles(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    machine = FSM("loops", registry=Registry(), max_cycles=9)
+    got: list[Any] = []
+
+    @machine.state(initial=True, transitions=["look"])
+    def ask(n: int, ctx: NodeCtx) -> Any:
+        return ctx.wait_for_job(spec(n))
+
+    @machine.state
+    def look(found: list[int]) -> FSMReturn:
+        got.append(found)
+        return FSMReturn("ask", len(got)) if len(got) < 3 else FSMReturn(stop=True)
+
+    machine.run({"n": 0}, database_url=url)
+    assert got == [[0], [1], [2]]
+    assert [each["status"] for each in jobs(url)] == ["completed"] * 3
+
+
+def test_a_database_of_another_kind_is_told_of_the_end_too(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    manager._store.database.through_core = True
+    with Store(url) as store:
+        store.database.through_core = True
+        dag = waiting(spec(1), spec(2))
+        report = engine.run(dag.compile(), dag.registry, None, RunOptions(), None, store)
+    assert report.outputs["after"] == {"got": {"1": [1], "2": [2]}}
+
+
 # --- failures -------------------------------------------------------------------------------------
 
 
@@ -387,6 +427,30 @@ def test_a_cancelled_run_cancels_its_job_and_a_resume_tries_it_again(
     assert [each["status"] for each in jobs(url)] == ["cancelled"]
     agents.gate.set()
     assert go_on(dag, url) == {"got": [1]}
+
+
+def test_a_cancelled_branch_cancels_its_job(manager: TaskManager, url: str, agents: Agents) -> None:
+    handle = waiting(spec(1, "held")).start(database_url=url)
+    until(lambda: agents.calls)
+    handle.send(CancelBranch("ask", "not needed"))
+    report = handle.result(timeout=LONG)
+    assert report.states()["ask"] == "cancelled"
+    assert [each["status"] for each in jobs(url)] == ["cancelled"]
+
+
+def test_a_node_that_fails_beside_it_cancels_the_job(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    dag = waiting(spec(1, "held"))
+
+    @dag.node
+    def beside() -> None:
+        until(lambda: agents.calls)
+        raise ValueError("no")
+
+    with pytest.raises(NodeExecutionError, match="beside"):
+        dag.run(database_url=url, runner="threads")
+    assert [each["status"] for each in jobs(url)] == ["cancelled"]
 
 
 def test_a_cancelled_run_leaves_a_job_alone_that_is_not_its_own(
