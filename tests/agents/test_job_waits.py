@@ -27,6 +27,7 @@ from dagger_dsl.errors import (
     JobFailed,
     NodeExecutionError,
     RunCancelled,
+    RunPaused,
 )
 from dagger_dsl.fsm import FSM, FSMReturn
 from dagger_dsl.model.commands import CancelBranch
@@ -35,6 +36,7 @@ from dagger_dsl.model.jobs import JobRequest
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.store.storage import Store
+from dagger_dsl.views.stored import stored_report
 from tests.scale import count
 
 #: Seconds that nothing here takes, however busy the machine is.
@@ -501,6 +503,61 @@ def test_a_paused_run_hears_of_the_end_when_it_is_resumed(
         assert RunControl(store, "r").questions() == []
     assert go_on(dag, url) == {"got": [1]}
     assert agents.calls == [1]
+
+
+def test_a_recorded_run_is_shown_waiting_for_its_job(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    handle = waiting(spec(1, "held")).start(database_url=url, run_id="r")
+    until(lambda: agents.calls)
+    with Store(url) as store:
+        report = stored_report(store.load_run("r"), url, store)
+        assert report.states()["ask"] == "waiting"
+        assert report.node_reports["ask"].reason == "waits for job 'r/ask/default'"
+        page = report.to_html()
+        assert "waits for job 'r/ask/default'" in page
+        assert "This answers it" not in page
+    agents.gate.set()
+    assert handle.result(timeout=LONG).success
+
+
+def test_a_person_answers_beside_the_end_of_a_job(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    dag = waiting(spec(1, "held"))
+
+    @dag.node
+    def person(ctx: NodeCtx) -> Any:
+        return ctx.wait_for_human("Ship it?", bool)
+
+    handle = dag.start(database_url=url, run_id="r")
+    until(lambda: agents.calls and handle.questions())
+    handle.pause("later")
+    assert handle.result(timeout=LONG).status == "paused"
+    agents.gate.set()
+    assert manager.job("r/ask/default").result(LONG) is JobStatus.COMPLETED
+    with Store(url) as store:
+        control = RunControl(store, "r")
+        assert [each.node_id for each in control.questions()] == ["person"]
+        assert control.answer("person", True) is False, "it stands until the resume"
+        assert control.questions() == []
+    report = engine.resume("r", dag.registry, RunOptions(database_url=url))
+    assert report.outputs == {"person": True, "after": {"got": [1]}}
+
+
+def test_a_run_pauses_for_a_person_once_its_job_has_ended(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    dag = waiting(spec(1))
+
+    @dag.node
+    def person(ctx: NodeCtx) -> Any:
+        return ctx.wait_for_human("Ship it?", bool)
+
+    with pytest.raises(RunPaused, match="Ship it"):
+        dag.run(database_url=url, run_id="r")
+    assert dag.report is not None
+    assert dag.report.outputs["after"] == {"got": [1]}
 
 
 def test_a_run_that_nobody_executes_is_cancelled_with_its_job(
