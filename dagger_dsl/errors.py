@@ -92,6 +92,7 @@ __all__ = [
     "InputValidationError",
     "InvalidState",
     "JobExists",
+    "JobFailed",
     "JobNotFound",
     "KeyTaken",
     "LimitExceeded",
@@ -822,6 +823,10 @@ class JobNotFound(DaggerError, LookupError):
 
 class JobExists(DaggerError):
     """There is a job of this id already."""
+
+
+class JobFailed(DaggerError):
+    """A job that a node waited for has failed, or was cancelled."""
 
 
 class TaskNotFound(DaggerError, LookupError):

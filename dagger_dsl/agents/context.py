@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dagger_dsl.agents.signals import Blocked
@@ -11,6 +11,7 @@ from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus, TaskType
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.manager import TaskManager
+    from dagger_dsl.engine.workflow import Workflow
     from dagger_dsl.store.task_claims import Claim
 
 __all__ = ["TaskContext"]
@@ -26,9 +27,9 @@ class TaskContext:
     """
 
     def __init__(self, manager: TaskManager, claim: Claim) -> None:
-        self.manager = manager
-        self.task_id = claim.id
-        self.job_id = claim.job_id
+        self.manager: TaskManager = manager
+        self.task_id: str = claim.id
+        self.job_id: str = claim.job_id
         self.attempt = claim.attempt
         self._claim = claim
         self._parks = False
@@ -112,3 +113,52 @@ class TaskContext:
             reason: Why, for people.
         """
         raise Blocked(tuple([on] if isinstance(on, str) else on), reason)
+
+    def run_dag(
+        self,
+        dag: Workflow,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run a DAG, or a state machine, as a part of this task, and return what it gives.
+
+        The run is recorded where the task is, as ``<job>:<task>:<name of the DAG>``. When the task
+        is called again, after a crash, a retry or because it was blocked, the run goes on where it
+        stood: what completed is not called again, what failed is tried again, and a run that is
+        completed is returned as it is. Other inputs make another run.
+
+        The task holds its worker meanwhile. Cancelling the task cancels the run; a run that pauses
+        blocks the task, which goes on with it once somebody has set it to ``ready`` again.
+
+        Args:
+            dag: What to run.
+            inputs: Of the run, by name.
+            key: Tells runs of one DAG with equal inputs apart.
+            **options: Those of `RunOptions`, but for where and under which id it is recorded.
+
+        Raises:
+            NodeExecutionError: A node failed; left alone it fails the task, and names the node.
+            RunCancelled, ExecutionTimeout: The run did not end by itself.
+            ValidationError, InputError, ConfigurationError: As `DAG.run`.
+        """
+        from dagger_dsl.agents.runs import TaskRun
+
+        return TaskRun(self, dag, inputs, key, options, "sequential").wait()
+
+    async def run_dag_async(
+        self,
+        dag: Workflow,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run a DAG, or a state machine, as a part of an async agent's task; see `run_dag`.
+
+        The runner is ``asyncio`` by default; the agent's event loop goes on meanwhile.
+        """
+        from dagger_dsl.agents.runs import TaskRun
+
+        return await TaskRun(self, dag, inputs, key, options, "asyncio").wait_async()

@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as OutOfTime
 from functools import partial
@@ -32,6 +32,7 @@ from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.retry import decide
 from dagger_dsl.store.locks import run_offset
+from dagger_dsl.store.notices import listen, of_tasks
 from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class Crew:
         self._running: dict[str, Callable[[], object]] = {}
         self._stop = threading.Event()
         self._offset = run_offset(f"worker {name}", 0)
+        self._deaf: Callable[[], object] = bool
 
     # --- from outside -----------------------------------------------------------------------------
 
@@ -119,6 +121,8 @@ class Crew:
         with self._desk:
             self._call_threads(1)
         self._begin("patrol", self._look_after)
+        if not self._database.is_memory:
+            self._deaf = listen(of_tasks(self._database), self.wake)
 
     def _call_threads(self, number: int) -> None:
         """Wake, or begin, threads; called with the desk's lock."""
@@ -161,6 +165,7 @@ class Crew:
         Args:
             grace: Seconds.
         """
+        self._deaf()
         with self._desk:
             self._stopping = True
             self._give_back()
@@ -174,6 +179,8 @@ class Crew:
         with self._desk:
             self._over = True  # what ends from now on belongs to others
             self._desk.notify_all()
+        for cancel in list(self._running.values()):
+            cancel()
         with contextlib.suppress(StoreError):
             self._claims.rescue(self.name, cause="its worker was stopped")
         if self._loop is not None:  # which cancels what is left on it
@@ -191,6 +198,15 @@ class Crew:
         cancel = self._running.pop(task_id, None)
         if cancel is not None:
             cancel()
+
+    @contextlib.contextmanager
+    def interruptible(self, task_id: str, cancel: Callable[[], object]) -> Iterator[None]:
+        """Let `cancel` interrupt what the call of a task is waiting for."""
+        self._running[task_id] = cancel
+        try:
+            yield
+        finally:
+            self._running.pop(task_id, None)
 
     # --- the desk ---------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -76,6 +77,21 @@ class JobHandle:
     def to_svg(self) -> str:
         """Return it as SVG."""
         return str(through("job_to_svg")(self.tasks, self._row()))
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return it as a page that holds all it needs: it opens from disk in any browser.
+
+        It shows the graph of its tasks, a timeline of their calls and waits, what failed and why,
+        inputs and outputs (shortened), and the history of every task.
+
+        Args:
+            path: Where to write it, too; the folder has to be there.
+
+        Raises:
+            ConfigurationError: There can be no such file.
+        """
+        history = self._manager._reads.history_of(self.job_id)
+        return str(through("job_page")(self.tasks, self._row(), history, path))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         found: dict[str, str] = through("job_bundle")(self.tasks, self._row())

@@ -325,6 +325,8 @@ class Coordinator:
             self._course.at(run.deadline, self._time_out)
         for slot, question in run.asked.items():
             self._desk.set_alarm(slot, question)
+            if question.job_id is not None:
+                self._desk.watch_job(slot)
         state.begin()
         if self._journal is not None:
             self._desk.begin_looking(now)
@@ -342,7 +344,7 @@ class Coordinator:
         state = self._state
         if state.waiting and not state.paused:
             return False
-        return not (self._desk.expiring & state.asking) or state.paused
+        return not (self._desk.expiring & state.asking or self._desk.awaits_job) or state.paused
 
     # --- stopping --------------------------------------------------------------------------------
 
@@ -428,6 +430,8 @@ class Coordinator:
         if self._course.freeing is not None or run.doomed:
             self._course.free_values()
         self._desk.over = True
+        if self._desk.jobs is not None:
+            self._desk.jobs.close()
         self._desk.dismiss()
         run.finished = self._board.clock()
 
@@ -437,7 +441,7 @@ class Coordinator:
             slot = min(state.asking)
             question = self.run.asked.get(slot)
             if question is not None:  # what stands in `reasons` may be about its branch
-                return f"node {ids[slot]!r} waits for a person: {question.prompt}"
+                return f"node {ids[slot]!r} {question.reason}"
             why = state.reasons.get(slot, "waits for the run inside of it, which is paused")
             return f"node {ids[slot]!r} {why}"
         return next(iter(state.holds.values())).reason

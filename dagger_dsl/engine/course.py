@@ -277,6 +277,8 @@ class Course:
             )
             if self.freeing is not None:
                 self.freeing.ended(slot)
+            if self.desk.jobs is not None:
+                self.desk.jobs.leave(slot, reason)
             if self.watcher is not None:
                 kind = NodeSkipped if code == SKIPPED else NodeCancelled
                 self.events.append(kind(self.run.ref(slot), reason))
@@ -317,7 +319,7 @@ class Course:
         if careful and ready:
             ready = [slot for slot in ready if slot not in careful]
         goes_on = ready or self.flying or self.apart or self.events or state.waiting
-        if not (goes_on or self.desk.expiring):
+        if not (goes_on or self.desk.expiring or self.desk.awaits_job):
             return  # the run is over, and its end records the rest
         # Nobody waits for a commit at the other levels: they take rows by the batch.
         # A note ends a batch: what comes of it stands behind it in the record.

@@ -41,7 +41,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.context import Branch, NodeOutcome, NodeOutput, labels_of, no_label
 from dagger_dsl.model.events import NodeCompleted, NodeFailed, NodeRetrying
-from dagger_dsl.model.people import HumanRequest
+from dagger_dsl.model.jobs import WAITS
 from dagger_dsl.model.policies import OnFailure
 from dagger_dsl.registry import ActionDef
 from dagger_dsl.retry import decide
@@ -252,7 +252,7 @@ class Outcomes:
             self._course.maps_now().take(slot, answer, now)
         elif slot in self._course.dropped:  # whatever it is
             self._course.cancelled(slot)
-        elif isinstance(answer, HumanRequest):
+        elif isinstance(answer, WAITS):
             self._course.desk.ask(slot, answer)
         elif isinstance(answer, Writing):
             self._insert(slot, answer, now)
@@ -270,7 +270,7 @@ class Outcomes:
             inner = answer.outputs
             if isinstance(inner, Branch):
                 self.answer(slot, inner.value, inner.label)
-            elif isinstance(inner, HumanRequest):
+            elif isinstance(inner, WAITS):
                 self._course.desk.ask(slot, inner)
             else:
                 self.answer(slot, inner, None, split=answer.split)

@@ -15,7 +15,7 @@ from dagger_dsl.errors import (
     InputValidationError,
     OutputError,
 )
-from dagger_dsl.model.people import HumanRequest
+from dagger_dsl.model.jobs import WAITS
 from dagger_dsl.model.policies import (
     CacheStrategy,
     Effects,
@@ -324,13 +324,13 @@ class ActionDef:
     def check_output(self, value: Any) -> None:
         """Check a result against the explicit ``output_schema``, if there is one.
 
-        A question to a person is no result yet; its answer will be.
+        What a node waits for is no result yet; the answer will be.
 
         Raises:
             OutputError: It does not fit; the message has the path of each fault.
         """
         validator = self._validator("output")
-        if validator is None or isinstance(value, HumanRequest):
+        if validator is None or isinstance(value, WAITS):
             return
         faults = faults_of(validator, value, "result")
         if faults:

@@ -30,6 +30,7 @@ from dagger_dsl.store.schema import (
     cache_entries,
     flow_runs,
     inbox,
+    job_waits,
     memo,
     node_runs,
     run_log,
@@ -199,7 +200,15 @@ class Maintenance:
                     sa.select(column).where(run.in_(runs), column.is_not(None))
                 )
             ]
-            for table in (node_runs, run_log, inbox, cache_entries, artifact_links, flow_runs):
+            for table in (
+                node_runs,
+                run_log,
+                inbox,
+                job_waits,
+                cache_entries,
+                artifact_links,
+                flow_runs,
+            ):
                 connection.execute(sa.delete(table).where(table.c.run_id.in_(runs)))
         return runs, left
 

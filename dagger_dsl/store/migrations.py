@@ -142,8 +142,8 @@ def _to_3(connection: sa.Connection) -> None:
         "task_links",
         then,
         sa.Column("task_id", sa.Integer, nullable=False),
-        sa.Column("position", sa.Integer, nullable=False),
         sa.Column("needs_id", sa.Integer, nullable=False),
+        sa.Column("position", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("task_id", "needs_id"),
         sa.Index("ix_task_links_needs_id", "needs_id"),
         sqlite_with_rowid=False,
@@ -159,6 +159,16 @@ def _to_3(connection: sa.Connection) -> None:
         sa.Column("worker", sa.Text, nullable=False, server_default=""),
         sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
         sa.Index("ix_task_events_task_id", "task_id"),
+    )
+    sa.Table(
+        "job_waits",
+        then,
+        sa.Column("job_id", sa.Text, nullable=False),
+        sa.Column("run_id", sa.Text, nullable=False),
+        sa.Column("node_id", sa.Text, nullable=False),
+        sa.Column("invocation_key", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("job_id", "run_id", "node_id", "invocation_key"),
+        sqlite_with_rowid=False,
     )
     sa.Table(
         "shared_values",

@@ -42,6 +42,8 @@ How tasks are kept:
   tasks that it still waits for, `due_at` (seconds since 1970) when a task that is pending becomes
   ready by itself, and `spec` has what nothing is looked up by.
 * `task_links` says which tasks a task needs, and `task_events` has each change of a status.
+* `job_waits` says which nodes of runs wait for a job; the transaction that ends it moves them to
+  the `inbox` of their runs.
 * `shared_values` is what agents share: newest values by scope and key.
 """
 
@@ -74,6 +76,7 @@ __all__ = [
     "execution_trees",
     "flow_runs",
     "inbox",
+    "job_waits",
     "jobs",
     "memo",
     "messages",
@@ -394,8 +397,9 @@ task_links = sa.Table(
     "task_links",
     METADATA,
     sa.Column("task_id", sa.Integer, nullable=False),
-    sa.Column("position", sa.Integer, nullable=False),
+    # The key comes first: before SQLite 3.41 its quick_check takes such a table for damaged else.
     sa.Column("needs_id", sa.Integer, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
     sa.PrimaryKeyConstraint("task_id", "needs_id"),
     sa.Index("ix_task_links_needs_id", "needs_id"),
     sqlite_with_rowid=False,
@@ -412,6 +416,17 @@ task_events = sa.Table(
     sa.Column("worker", sa.Text, nullable=False, server_default=""),
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
     sa.Index("ix_task_events_task_id", "task_id"),
+)
+
+job_waits = sa.Table(
+    "job_waits",
+    METADATA,
+    sa.Column("job_id", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("node_id", sa.Text, nullable=False),
+    sa.Column("invocation_key", sa.Text, nullable=False),
+    sa.PrimaryKeyConstraint("job_id", "run_id", "node_id", "invocation_key"),
+    sqlite_with_rowid=False,
 )
 
 shared_values = sa.Table(

@@ -156,6 +156,16 @@ class TaskReads(TaskTable):
             )
         ]
 
+    def history_of(self, job_id: str) -> list[TaskEvent]:
+        """Return each change of the status of a job's tasks, in order."""
+        check_text("a job's id", job_id)
+        return [
+            TaskEvent(str(name), TaskStatus(status), utc(at), cause, worker, attempt)
+            for name, status, at, cause, worker, attempt in read(
+                self._database, sql.EVENTS_OF_JOB, (job_id,)
+            )
+        ]
+
     def _task(self, row: Sequence[Any], needs: Sequence[str]) -> Task:
         spec = orjson.loads(row[23]) if row[23] else {}
         return Task(

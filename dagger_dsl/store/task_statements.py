@@ -43,7 +43,7 @@ INSERT_TASK: Final = Statement(
 )
 INSERT_LINK: Final = Statement(
     sa.insert(task_links)
-    .values({name: _bind(name, sa.Integer()) for name in ("task_id", "position", "needs_id")})
+    .values({name: _bind(name, sa.Integer()) for name in ("task_id", "needs_id", "position")})
     .inline()
 )
 EVENT_COLUMNS: Final = ("task_id", "status", "at", "cause", "worker", "attempt")
@@ -63,6 +63,18 @@ ADDED_EVENTS: Final = Statement(
             sa.literal_column("'added'"),
         ).where(tasks.c.task_id > _number, tasks.c.job_id == _job),
     )
+)
+EVENTS_OF_JOB: Final = Statement(
+    sa.select(
+        tasks.c.public_id,
+        task_events.c.status,
+        task_events.c.at,
+        task_events.c.cause,
+        task_events.c.worker,
+        task_events.c.attempt,
+    )
+    .where(task_events.c.task_id == tasks.c.task_id, tasks.c.job_id == _job)
+    .order_by(task_events.c.event_id)
 )
 
 JOB_COLUMNS: Final = (

@@ -17,6 +17,7 @@ from dagger_dsl.errors import CycleError, JobNotFound, TaskNotFound, shown
 from dagger_dsl.model.tasks import UNFINISHED, TaskStatus
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_text
+from dagger_dsl.store.job_ends import ENDED, deliver
 from dagger_dsl.store.transactions import Transaction
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "LOST",
     "NEVER",
     "add_link",
+    "cancel_tasks",
     "count_job",
     "follow",
     "job_status",
@@ -82,6 +84,8 @@ def set_job(
         "the_time": utc(now),
     }
     tx.execute(sql.SET_JOB, sql.SET_JOB.in_order(values))
+    if status in ENDED:
+        deliver(tx, job_id)
 
 
 def count_job(tx: Transaction, job_id: str, unfinished: int, failed: int, now: float) -> None:
@@ -108,7 +112,22 @@ def settle_jobs(tx: Transaction, job_ids: Iterable[str], now: float) -> list[str
         tx.execute(sql.SETTLE_JOB, sql.SETTLE_JOB.in_order(values))
         if not unfinished:
             over.append(job_id)
+            deliver(tx, job_id)  # who waits for it is told; all others pay nothing
     return over
+
+
+def cancel_tasks(tx: Transaction, job_id: str, reason: str, now: float) -> list[str]:
+    """Cancel a job with all its tasks that have not ended; return the ids of those that ran."""
+    if job_status(tx, job_id) not in ("created", "running"):
+        return []
+    ran = []
+    for number, public_id, status in tx.rows(sql.UNFINISHED_OF_JOB, (job_id,)):
+        if status == "running":
+            ran.append(str(public_id))
+        set_status(tx, number, TaskStatus.CANCELLED, now, error=reason, cause=reason or "cancelled")
+        count_job(tx, job_id, -1, 0, now)
+    set_job(tx, job_id, "cancelled", reason, None, now)
+    return ran
 
 
 # --- tasks
@@ -272,7 +291,7 @@ def add_link(tx: Transaction, number: int, task_id: str, job_id: str, needs: str
     if not tx.rows(sql.LINK, (number, other[0])):
         position = tx.scalar(sql.LAST_LINK, (number,))
         place = 0 if position is None else position + 1
-        tx.execute(sql.INSERT_LINK, (number, place, other[0]))
+        tx.execute(sql.INSERT_LINK, (number, other[0], place))
 
 
 def _path(tx: Transaction, start: int, target: int) -> list[int] | None:

@@ -40,6 +40,7 @@ from dagger_dsl.store.task_steps import (
     DONE,
     LOST,
     add_link,
+    cancel_tasks,
     count_job,
     follow,
     job_status,
@@ -142,17 +143,7 @@ class TaskRows(TaskTable):
         ran: list[str] = []
 
         def cancel(tx: Transaction) -> None:
-            ran.clear()
-            if job_status(tx, job_id) not in ("created", "running"):
-                return
-            for number, public_id, status in tx.rows(sql.UNFINISHED_OF_JOB, (job_id,)):
-                if status == "running":
-                    ran.append(public_id)
-                set_status(
-                    tx, number, TaskStatus.CANCELLED, now, error=reason, cause=reason or "cancelled"
-                )
-                count_job(tx, job_id, -1, 0, now)
-            set_job(tx, job_id, "cancelled", reason, None, now)
+            ran[:] = cancel_tasks(tx, job_id, reason, now)
 
         run_transaction(self._database, cancel)
         return ran
@@ -258,7 +249,7 @@ class TaskRows(TaskTable):
             (public_id, number) for number, public_id in tx.rows(sql.NEW_TASKS, (last, job.id))
         )
         links = [
-            (numbers[id_], position, numbers[each])
+            (numbers[id_], numbers[each], position)
             for id_, spec in linked
             for position, each in enumerate(spec.dependencies)
         ]

@@ -85,7 +85,13 @@ class Statement:
 
 
 class Transaction:
-    """A write transaction as journals see it; statements take their values in `names` order."""
+    """A write transaction as journals see it; statements take their values in `names` order.
+
+    Attributes:
+        after: What is called once it is committed.
+    """
+
+    after: tuple[Callable[[], None], ...] = ()
 
     def execute(self, statement: Statement, values: Sequence[Any]) -> int:
         """Execute once; return the number of rows that were written."""
@@ -209,15 +215,21 @@ def run_transaction(
 def _run_once(database: Database, work: Callable[[Transaction], None], pages: int) -> None:
     if not database.is_sqlite or database.through_core:
         with database.writing() as connection:
-            work(_CoreTransaction(connection))
+            tx: Transaction = _CoreTransaction(connection)
+            work(tx)
+        for each in tx.after:
+            each()
         return
     with translated(database.where), database.exclusive() as writer:
         cursor = writer.cursor()
         cursor.execute("BEGIN IMMEDIATE")
         try:
-            work(_DriverTransaction(cursor))
+            tx = _DriverTransaction(cursor)
+            work(tx)
             cursor.execute("COMMIT")
         finally:
             if writer.in_transaction:
                 cursor.execute("ROLLBACK")
         database.wrote(pages)
+    for each in tx.after:
+        each()
