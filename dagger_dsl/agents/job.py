@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl._doors import through
@@ -61,6 +61,11 @@ class JobHandle:
         return self.status is JobStatus.COMPLETED
 
     @property
+    def config(self) -> Mapping[str, Any]:
+        """What it was started with, for its agents."""
+        return self._row().config
+
+    @property
     def tasks(self) -> list[Task]:
         """Its tasks, in the order in which they were added."""
         return self._manager.tasks(self.job_id)
@@ -72,6 +77,10 @@ class JobHandle:
     def to_svg(self) -> str:
         """Return it as SVG."""
         return str(through("job_to_svg")(self.tasks, self._row()))
+
+    def __rich__(self) -> Any:
+        """Return it as a tree, for ``rich.print``."""
+        return through("job_tree")(self.tasks, self._row())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         found: dict[str, str] = through("job_bundle")(self.tasks, self._row())
