@@ -10,6 +10,7 @@ from dagger_dsl.errors import InvalidState
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus, TaskType
 
 if TYPE_CHECKING:
+    from dagger_dsl.agents.job import JobHandle
     from dagger_dsl.agents.manager import TaskManager
     from dagger_dsl.store.tasks import Claim
 
@@ -49,6 +50,11 @@ class TaskContext:
         if found is None:
             raise InvalidState(f"task {self.task_id!r} was removed")
         return found
+
+    @property
+    def job(self) -> JobHandle:
+        """The job that it is of: its tasks, and what it was configured with."""
+        return self.manager.job(self.job_id)
 
     @property
     def dependencies(self) -> tuple[str, ...]:

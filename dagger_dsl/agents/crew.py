@@ -101,14 +101,25 @@ class Crew:
     def start(self) -> None:
         """Begin to work."""
         self._database.locking().try_lock(self._offset)
-        if any(each.is_async for each in self._callers.values()):
-            ready = threading.Event()
-            self._begin("loop", partial(self._serve, ready))
-            ready.wait()
+        self._listen()
         for number in range(self._size):
             self._begin(str(number), self._work)
         if not self._database.is_memory:
             self._begin("patrol", self._look_after)
+
+    def learn(self, callers: Mapping[str, Caller]) -> None:
+        """Have more agents, or others in the place of those that are called so."""
+        with self._desk:
+            self._callers = {**self._callers, **callers}
+            self._agents = tuple(self._callers)
+            self._listen()
+
+    def _listen(self) -> None:
+        """See to it that there is an event loop where an agent needs one."""
+        if self._loop is None and any(each.is_async for each in self._callers.values()):
+            ready = threading.Event()
+            self._begin("loop", partial(self._serve, ready))
+            ready.wait()
 
     def _begin(self, what: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=f"dagger-worker-{what}", daemon=True)

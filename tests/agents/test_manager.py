@@ -343,7 +343,7 @@ def test_agents_have_to_be_known_and_allowed(manager: TaskManager, registry: Reg
     with pytest.raises(AgentNotAllowed):
         _ = manager.start_job("j", allowed_agents=["writer"])
     with pytest.raises(JobNotFound):
-        manager.resume_job("nowhere")
+        _ = manager.resume_job("nowhere")
     with (
         TaskManager(registry=registry, agents=["calculater"]) as other,
         pytest.raises(AgentNotFound, match="did you mean 'calculator'"),
@@ -481,6 +481,15 @@ def test_tasks_that_wait_for_each_other_are_refused(
     two = manager.add_task("j", "", "calculator", input={"a": 1, "b": 1}, dependencies=[one])
     with pytest.raises(CycleError):
         manager.add_dependency(one, two)
+    given = {"a": 1, "b": 1}
+    with pytest.raises(CycleError, match=r"x -> y -> x|y -> x -> y"):
+        manager.add_tasks(
+            [
+                NewTaskSpec("calculator", given, parent="y", task_id="x"),
+                NewTaskSpec("calculator", given, parent="x", task_id="y"),
+            ],
+            "j",
+        )
 
 
 def test_what_cannot_be_an_agent_or_a_manager_is_refused(registry: Registry) -> None:
