@@ -393,9 +393,10 @@ tasks = sa.Table(
 task_links = sa.Table(
     "task_links",
     METADATA,
+    # The key comes first: before 3.41, SQLite takes a column between its parts for damaged.
     sa.Column("task_id", sa.Integer, nullable=False),
-    sa.Column("position", sa.Integer, nullable=False),
     sa.Column("needs_id", sa.Integer, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
     sa.PrimaryKeyConstraint("task_id", "needs_id"),
     sa.Index("ix_task_links_needs_id", "needs_id"),
     sqlite_with_rowid=False,

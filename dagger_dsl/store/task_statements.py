@@ -43,7 +43,7 @@ INSERT_TASK: Final = Statement(
 )
 INSERT_LINK: Final = Statement(
     sa.insert(task_links)
-    .values({name: _bind(name, sa.Integer()) for name in ("task_id", "position", "needs_id")})
+    .values({name: _bind(name, sa.Integer()) for name in ("task_id", "needs_id", "position")})
     .inline()
 )
 EVENT_COLUMNS: Final = ("task_id", "status", "at", "cause", "worker", "attempt")

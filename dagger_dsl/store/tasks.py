@@ -415,7 +415,7 @@ class TaskRows:
             (public_id, number) for number, public_id in tx.rows(sql.NEW_TASKS, (last, job.id))
         )
         links = [
-            (numbers[str(spec.task_id)], position, numbers[each])
+            (numbers[str(spec.task_id)], numbers[each], position)
             for spec in linked
             for position, each in enumerate(spec.dependencies)
         ]
@@ -795,7 +795,7 @@ class TaskRows:
         if not tx.rows(sql.LINK, (number, other[0])):
             position = tx.scalar(sql.LAST_LINK, (number,))
             place = 0 if position is None else position + 1
-            tx.execute(sql.INSERT_LINK, (number, place, other[0]))
+            tx.execute(sql.INSERT_LINK, (number, other[0], place))
 
     def _path(self, tx: Transaction, start: int, target: int) -> list[int] | None:
         """Return the way from one task to another that it needs, None where it does not."""
