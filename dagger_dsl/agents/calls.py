@@ -8,6 +8,7 @@ a parameter named ``input``, else each parameter gets the part of that name.
 from __future__ import annotations
 
 import inspect
+import threading
 import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -34,7 +35,7 @@ _GIVEN: Final[Mapping[str, Callable[[TaskContext], Any]]] = {
 
 
 class Caller:
-    """Calls one agent. A class is made an instance once, which all calls share.
+    """Calls one agent. A class is made an instance once, by the first call; all calls share it.
 
     Args:
         agent: Which.
@@ -44,14 +45,18 @@ class Caller:
         is_async: Whether its answers are awaited.
 
     Raises:
-        RegistryError: Its class cannot be made an instance, or its parameters cannot be filled.
+        RegistryError: Its parameters cannot be filled.
         ConfigurationError: A schema of it is none.
     """
 
     def __init__(self, agent: AgentDef) -> None:
         self.agent = agent
-        self._body = _body(agent)
-        self.is_async = inspect.iscoroutinefunction(self._body)
+        target: Any = agent.target
+        self._is_class = inspect.isclass(target)
+        self._function: Callable[..., Any] = target.execute if self._is_class else target
+        self._body: Callable[..., Any] | None = None if self._is_class else self._function
+        self._making = threading.Lock()
+        self.is_async = inspect.iscoroutinefunction(self._function)
         self._given: dict[str, Callable[[TaskContext], Any]] = {}
         self._taken: dict[str, inspect.Parameter] = {}
         self._whole: str | None = None
@@ -62,9 +67,14 @@ class Caller:
         self._output = _validator(agent.output_schema, f"the output_schema of {name}")
 
     def _read_parameters(self) -> None:
-        hints = _hints(self._body)
+        hints = _hints(self._function)
         self._hints = hints
-        for name, parameter in inspect.signature(self._body).parameters.items():
+        parameters = list(inspect.signature(self._function).parameters.items())
+        if self._is_class and not isinstance(
+            inspect.getattr_static(self.agent.target, "execute"), (staticmethod, classmethod)
+        ):
+            parameters = parameters[1:]  # the instance
+        for name, parameter in parameters:
             if parameter.kind is parameter.VAR_KEYWORD:
                 self._open = True
             elif parameter.kind is parameter.VAR_POSITIONAL:
@@ -127,11 +137,24 @@ class Caller:
             return {**fields, **found}
         return found
 
+    @property
+    def body(self) -> Callable[..., Any]:
+        """What is called.
+
+        Raises:
+            RegistryError: Its class cannot be made an instance.
+        """
+        if self._body is None:
+            with self._making:
+                if self._body is None:
+                    self._body = _made(self.agent)
+        return self._body
+
     def __call__(self, value: Any, ctx: TaskContext) -> Any:
         """Call it; its answer has to be awaited where `is_async`."""
         given = {name: make(ctx) for name, make in self._given.items()}
         taken = self._fields(value) if self._whole is None else {self._whole: value}
-        return self._body(**taken, **given)
+        return self.body(**taken, **given)
 
     def check_output(self, value: Any) -> None:
         """Refuse a result that is not what the agent promises.
@@ -145,20 +168,16 @@ class Caller:
                 raise OutputError(f"agent {self.agent.name!r}: {faults}")
 
 
-def _body(agent: AgentDef) -> Callable[..., Any]:
+def _made(agent: AgentDef) -> Callable[..., Any]:
     target: Any = agent.target
-    body: Callable[..., Any]
-    if not inspect.isclass(target):
-        body = target
-        return body
     try:
         made: Any = target()
-        body = made.execute
     except TypeError as error:
         raise RegistryError(
             f"agent {agent.name!r}: {target.__name__}() cannot be made without arguments: {error}; "
             "register an instance's method, or give the parameters defaults"
         ) from error
+    body: Callable[..., Any] = made.execute
     return body
 
 

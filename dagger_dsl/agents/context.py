@@ -12,7 +12,7 @@ from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus, TaskType
 if TYPE_CHECKING:
     from dagger_dsl.agents.job import JobHandle
     from dagger_dsl.agents.manager import TaskManager
-    from dagger_dsl.store.tasks import Claim
+    from dagger_dsl.store.task_claims import Claim
 
 __all__ = ["TaskContext"]
 
@@ -73,7 +73,7 @@ class TaskContext:
 
     def dependency_outputs(self) -> list[Any]:
         """Return what the tasks gave that this one needs, in order; None where one gave nothing."""
-        return self.manager._rows.outputs_of_needs(self._claim.number)
+        return self.manager._reads.outputs_of_needs(self._claim.number)
 
     def add_task(
         self,

@@ -1,9 +1,10 @@
 """`Crew`: the workers of one process: threads that claim tasks, call agents, and hand in results.
 
-The threads share one desk. Who has ended a task goes to it, and hands in what has ended meanwhile,
-its own and others', and takes what may begin, for itself and for those who wait, in one commit; the
-others do not wait for it but where they have nothing to do. Nothing polls while there is work; a
-crew without any looks at the database now and then, as other processes may have added tasks.
+The threads share one desk, and one event loop, on which async agents run: these hold no thread. Who
+has ended a task goes to the desk, hands in what has ended meanwhile, its own and others', and takes
+what may begin, for itself and for those who wait, in one commit; the others do not wait for it but
+where they have nothing to do. Nothing polls while there is work; a crew without any looks at the
+database now and then, as other processes may have added tasks.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import math
 import os
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as OutOfTime
 from functools import partial
@@ -30,7 +32,7 @@ from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.retry import decide
 from dagger_dsl.store.locks import run_offset
-from dagger_dsl.store.tasks import Claim, Ending, TaskRows
+from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.calls import Caller
@@ -48,6 +50,17 @@ _LATER: Final = 0.25
 #: Seconds between two looks for workers of this host that have died.
 _PATROL: Final = 0.5
 
+#: An agent whose calls take less is quick, in seconds: as long as nothing has ended for this long,
+#: and no task begins that may take longer, endings and claims are kept together for one commit.
+_QUICK: Final = 0.001
+_TOGETHER: Final = 0.005
+
+#: Seconds after which others are given what waits for a call of this crew.
+_TIDY: Final = 0.1
+
+#: Tasks that a crew holds beside those that it runs, at most.
+_AHEAD: Final = 64
+
 #: What the documents' agents fail with to say that their task waits.
 _NEEDS_MORE: Final = "needs_more_info"
 
@@ -57,8 +70,7 @@ class Crew:
 
     Args:
         manager: Whose.
-        callers: The agents, by name.
-        size: Threads.
+        size: Tasks that run at a time.
         name: What the workers are called in the record; no other crew has it.
         lease: Seconds without a sign of life after which another host may take the tasks over.
     """
@@ -66,32 +78,35 @@ class Crew:
     def __init__(
         self,
         manager: TaskManager,
-        callers: Mapping[str, Caller],
         size: int,
         name: str,
         lease: float,
     ) -> None:
         self.name = name
         self._manager = manager
-        self._rows: TaskRows = manager._rows
+        self._claims: TaskClaims = manager._claims
         self._database: Database = manager._store.database
-        self._callers = callers
-        self._agents = tuple(callers)
         self._size = size
         self._lease = lease
         self._desk = threading.Condition()
         self._ended: deque[Ending] = deque()
         self._claimed: deque[Claim] = deque()
-        self._idle = 0
+        self._begun = 0  # tasks whose agents are being called
+        self._awaited = 0  # those of them on the event loop
+        self._waiting = 0  # threads that have nothing to do
+        self._working = 0  # threads that there are
         self._at_desk = False
         self._stopping = False
         self._over = False
         self._woken = False
         self._pause = _SOON
-        self._due: float | None = None
-        self._looked_at: float | None = None
+        self._due = -math.inf  # when to look for tasks whose time has come
+        self._looked_at = -math.inf
+        self._ended_at = 0.0  # the oldest of those that have ended
+        self._paces: dict[str, float] = {}  # seconds of an agent's calls
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._beginning = threading.Lock()
         self._running: dict[str, Callable[[], object]] = {}
         self._stop = threading.Event()
         self._offset = run_offset(f"worker {name}", 0)
@@ -101,33 +116,33 @@ class Crew:
     def start(self) -> None:
         """Begin to work."""
         self._database.locking().try_lock(self._offset)
-        self._listen()
-        for number in range(self._size):
-            self._begin(str(number), self._work)
-        if not self._database.is_memory:
-            self._begin("patrol", self._look_after)
-
-    def learn(self, callers: Mapping[str, Caller]) -> None:
-        """Have more agents, or others in the place of those that are called so."""
         with self._desk:
-            self._callers = {**self._callers, **callers}
-            self._agents = tuple(self._callers)
-            self._listen()
+            self._call_threads(1)
+        self._begin("patrol", self._look_after)
 
-    def _listen(self) -> None:
-        """See to it that there is an event loop where an agent needs one."""
-        if self._loop is None and any(each.is_async for each in self._callers.values()):
-            ready = threading.Event()
-            self._begin("loop", partial(self._serve, ready))
-            ready.wait()
+    def _call_threads(self, number: int) -> None:
+        """Wake, or begin, threads; called with the desk's lock."""
+        self._desk.notify(number)
+        for _ in range(min(number - self._waiting, self._size - self._working)):
+            self._working += 1
+            self._begin(str(self._working), self._work)
 
     def _begin(self, what: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=f"dagger-worker-{what}", daemon=True)
         self._threads.append(thread)
         thread.start()
 
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop of all async agents, which begins with their first call."""
+        with self._beginning:
+            if self._loop is None:
+                ready = threading.Event()
+                self._begin("loop", partial(self._serve, ready))
+                ready.wait()
+        assert self._loop is not None
+        return self._loop
+
     def _serve(self, ready: threading.Event) -> None:
-        """Run the event loop of all async agents until the crew stops, which cancels them."""
         with asyncio.Runner() as runner:
             self._loop = loop = runner.get_loop()
             ready.set()
@@ -148,6 +163,7 @@ class Crew:
         """
         with self._desk:
             self._stopping = True
+            self._give_back()
             self._desk.notify_all()
         self._stop.set()
         deadline = time.monotonic() + grace
@@ -159,8 +175,8 @@ class Crew:
             self._over = True  # what ends from now on belongs to others
             self._desk.notify_all()
         with contextlib.suppress(StoreError):
-            self._rows.rescue(self.name, cause="its worker was stopped")
-        if self._loop is not None:
+            self._claims.rescue(self.name, cause="its worker was stopped")
+        if self._loop is not None:  # which cancels what is left on it
             self._loop.call_soon_threadsafe(self._loop.stop)
             for each in self._threads:
                 if each not in workers:
@@ -168,8 +184,11 @@ class Crew:
         self._database.locking().unlock(self._offset)
 
     def cancel(self, task_id: str) -> None:
-        """Interrupt the call of a task, where it can be: an async one."""
-        cancel = self._running.get(task_id)
+        """Interrupt the call of a task, where it can be: an async one, or one not begun."""
+        with self._desk:
+            waiting = [each for each in self._claimed if each.id != task_id]
+            self._claimed = deque(waiting)
+        cancel = self._running.pop(task_id, None)
         if cancel is not None:
             cancel()
 
@@ -182,45 +201,65 @@ class Crew:
                 return
             ending = self._run(claim)
             if ending is not None:
-                self._ended.append(ending)
+                with self._desk:
+                    self._end(ending)
+
+    def _end(self, ending: Ending) -> None:
+        """Keep what is to be handed in; called with the desk's lock."""
+        self._begun -= 1
+        if not self._ended:
+            self._ended_at = time.monotonic()
+        self._ended.append(ending)
 
     def _next(self) -> Claim | None:
         """Return what this thread does next, None when it may go home."""
         with self._desk:
-            self._idle += 1
-            try:
-                while True:
-                    if self._over or (self._stopping and not self._ended):
-                        return None
-                    if self._claimed and not self._stopping:
-                        return self._claimed.popleft()
-                    if self._at_desk or (not self._ended and not self._is_time()):
-                        self._wait()
-                        continue
-                    self._go_to_desk()
-            finally:
-                self._idle -= 1
+            while True:
+                if self._over or (self._stopping and not (self._ended or self._awaited)):
+                    return None
+                if self._claimed and not self._must_hand_in(self._claimed[0]):
+                    self._begun += 1
+                    return self._claimed.popleft()
+                if self._at_desk or not (self._ended or self._is_time()):
+                    self._wait()
+                    continue
+                self._go_to_desk()
+
+    def _must_hand_in(self, claim: Claim) -> bool:
+        """Return whether what has ended is recorded before a task begins."""
+        if not self._ended or self._at_desk:
+            return False
+        if self._holds(claim) >= _QUICK:
+            return True
+        return time.monotonic() - self._ended_at >= _TOGETHER
+
+    def _holds(self, claim: Claim) -> float:
+        """Return for how many seconds a task is likely to hold a thread."""
+        pace = self._paces.get(claim.agent)
+        if pace is not None:
+            return pace
+        caller = self._manager._known_caller(claim.agent)
+        return 0.0 if caller is not None and caller.is_async else _QUICK
 
     def _is_time(self) -> bool:
         if self._woken:
             self._woken = False
             return True
-        return self._looked_at is None or time.monotonic() >= self._looked_at + self._pause
+        return time.monotonic() >= self._looked_at + self._pause
 
     def _wait(self) -> None:
-        if self._at_desk:
-            self._desk.wait()
-            return
         left = self._pause
-        if self._looked_at is not None:
-            left = self._looked_at + self._pause - time.monotonic()
+        if not self._at_desk:
+            left += self._looked_at - time.monotonic()
+        self._waiting += 1
         self._desk.wait(max(0.0, left))
+        self._waiting -= 1
 
     def _go_to_desk(self) -> None:
         """Hand in and take, without the others; called with the desk's lock, which is lent out."""
         self._at_desk = True
         endings = [self._ended.popleft() for _ in range(len(self._ended))]
-        wanted = 0 if self._stopping else self._idle - len(self._claimed)
+        wanted = 0 if self._stopping else self._size - self._begun - len(self._claimed)
         self._desk.release()
         claims: list[Claim] = []
         try:
@@ -231,14 +270,24 @@ class Crew:
             self._looked_at = time.monotonic()
             self._claimed.extend(claims)
             self._pause = _SOON if claims or endings else min(_LATER, self._pause * 1.5)
-            self._desk.notify_all()
+            if self._stopping:
+                self._give_back()
+            # Calls that are over before another thread is awake need none.
+            takes = sum(map(self._holds, self._claimed))
+            self._call_threads(min(len(self._claimed), int(takes / _QUICK)))
 
     def _exchange(self, endings: list[Ending], wanted: int) -> list[Claim]:
+        quick = self._quick()
+        ahead = int(_TOGETHER / max(quick.values())) if quick else 0
         try:
-            if self._due is None or self._rows.now() >= self._due:
-                self._due = self._rows.wake()
-            claims, late = self._rows.exchange(
-                self.name, endings, agents=self._agents, wanted=wanted
+            self._look_at_times()
+            claims, late, over = self._claims.exchange(
+                self.name,
+                endings,
+                agents=self._manager._agents_here(),
+                wanted=wanted,
+                ahead=min(ahead, _AHEAD),
+                quick=quick,
             )
         except StoreError as error:
             # Trouble with storage is no result: it is handed in again.
@@ -247,56 +296,133 @@ class Crew:
             return []
         for each in endings:
             if each.due_at is not None:
-                self._due = min(each.due_at, self._due or each.due_at)
+                self._due = min(each.due_at, self._due)
         for each in late:
             logger.warning(
                 "task %r ended after it was given to somebody else; its outcome is refused",
                 each.claim.id,
             )
-        if endings:
+        if over:
             self._manager._changed()
         return claims
+
+    def _quick(self) -> dict[str, float]:
+        """Return the agents whose next call is likely to be over at once, and how long it takes."""
+        return {
+            name: pace
+            for name, pace in tuple(self._paces.items())
+            if pace < _QUICK and not self._manager._caller(name).is_async
+        }
+
+    def _look_at_times(self) -> None:
+        """Make those tasks ready whose time has come, other processes' among them."""
+        now = self._claims.now()
+        if now >= self._due:
+            after = self._claims.wake()
+            self._due = now + _LATER if after is None else min(after, now + _LATER)
 
     def _trouble(self, error: StoreError) -> None:
         logger.warning("the tasks cannot be recorded now, and are tried again: %s", error)
         time.sleep(_LATER)
 
+    def _give_back(self) -> None:
+        """Let others have what has not begun; called with the desk's lock."""
+        while self._claimed:
+            self._ended.append(Ending(self._claimed.popleft(), TaskStatus.READY, begun=False))
+
+    def _tidy(self) -> None:
+        """Hand in, and give back, what lies behind a call that takes longer than it used to."""
+        with self._desk:
+            held = self._ended or self._claimed
+            if held and not self._at_desk and time.monotonic() - self._looked_at >= _TIDY:
+                self._give_back()
+                self._go_to_desk()
+
     # --- one task ---------------------------------------------------------------------------------
 
     def _run(self, claim: Claim) -> Ending | None:
-        """Call the agent; return what came of it."""
+        """Call the agent; return what came of it, None where the event loop goes on with it."""
         ctx = TaskContext(self._manager, claim)
         begun = time.monotonic()
-        caller = self._callers[claim.agent]
-        limit = claim.spec.get("timeout", caller.agent.timeout)
         try:
-            value = self._rows.value(*claim.payload)
+            caller = self._manager._caller(claim.agent)
+            limit = claim.spec.get("timeout", caller.agent.timeout)
+            value = self._claims.value(*claim.payload)
             caller.check_input(value)
-            answer = self._call(caller, value, ctx, limit)
-            caller.check_output(answer)
-            return Ending(
-                claim,
-                TaskStatus.COMPLETED,
-                self._rows.encoded(answer, f"the result of task {claim.id!r}"),
-            )
-        except Blocked as blocked:
-            asks = not blocked.on and not ctx._adds
-            return Ending(
-                claim, TaskStatus.BLOCKED, error=blocked.reason, needs=blocked.on, asks=asks
-            )
-        except StoreError:
-            logger.exception("task %r met trouble with the database and is given back", claim.id)
-            return Ending(claim, TaskStatus.READY, error="trouble with the database")
-        except Exception as error:
-            return self._failed(claim, ctx, error, time.monotonic() - begun)
+            if caller.is_async:
+                self._send(caller, value, ctx, limit)
+                return None
+            return self._completed(caller, claim, self._call(caller, value, ctx, limit))
+        except (Blocked, Exception) as error:
+            return self._ending(claim, ctx, error, time.monotonic() - begun)
+        finally:
+            took = time.monotonic() - begun
+            before = self._paces.get(claim.agent, took)
+            self._paces[claim.agent] = max(took, before + (took - before) / 5)
 
     def _call(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> Any:
         with self._manager._inside(ctx):
-            if caller.is_async:
-                return self._await(caller(value, ctx), ctx, limit)
             if limit is None:
                 return caller(value, ctx)
             return self._within(lambda: caller(value, ctx), ctx, limit)
+
+    def _send(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> None:
+        """Let the event loop call an async agent."""
+        loop = self._event_loop()
+        with self._desk:
+            self._awaited += 1
+        awaited = self._await(caller, value, ctx, limit)
+        context = contextvars.copy_context()
+        loop.call_soon_threadsafe(partial(loop.create_task, awaited, context=context))
+
+    async def _await(
+        self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None
+    ) -> None:
+        task, claim = asyncio.current_task(), ctx._claim
+        assert task is not None
+        loop, begun = task.get_loop(), time.monotonic()
+        self._running[claim.id] = partial(loop.call_soon_threadsafe, task.cancel)
+        ending: Ending | None = None
+        try:
+            with self._manager._inside(ctx):
+                async with asyncio.timeout(limit) as time_limit:
+                    answer = await caller(value, ctx)
+            ending = self._completed(caller, claim, answer)
+        except (Blocked, Exception) as error:
+            late = isinstance(error, TimeoutError) and time_limit.expired()
+            known = NodeTimeout(claim.id, limit or 0.0) if late else error
+            ending = self._ending(claim, ctx, known, time.monotonic() - begun)
+        except asyncio.CancelledError as error:
+            if claim.id in self._running and not self._over:  # by the agent itself
+                failure = RuntimeError(f"the agent was cancelled from inside: {error!r}")
+                ending = self._ending(claim, ctx, failure, time.monotonic() - begun)
+        finally:
+            self._running.pop(claim.id, None)
+            with self._desk:
+                self._awaited -= 1
+                if ending is None:
+                    self._begun -= 1
+                else:
+                    self._end(ending)
+                self._desk.notify()
+
+    def _completed(self, caller: Caller, claim: Claim, answer: Any) -> Ending:
+        caller.check_output(answer)
+        result = self._claims.encoded(answer, f"the result of task {claim.id!r}")
+        return Ending(claim, TaskStatus.COMPLETED, result)
+
+    def _ending(self, claim: Claim, ctx: TaskContext, error: BaseException, took: float) -> Ending:
+        """Return what becomes of a task whose agent raised something."""
+        if isinstance(error, Blocked):
+            asks = not error.on and not ctx._adds
+            return Ending(claim, TaskStatus.BLOCKED, error=error.reason, needs=error.on, asks=asks)
+        if isinstance(error, StoreError):
+            logger.error(
+                "task %r met trouble with the database and is given back", claim.id, exc_info=error
+            )
+            return Ending(claim, TaskStatus.READY, error="trouble with the database")
+        assert isinstance(error, Exception)
+        return self._failed(claim, ctx, error, took)
 
     def _within(self, call: Callable[[], Any], ctx: TaskContext, limit: float) -> Any:
         """Make a call in a thread of its own, which is left behind when its time is over."""
@@ -320,27 +446,11 @@ class Crew:
             )
             raise NodeTimeout(ctx.task_id, limit) from None
 
-    def _await(
-        self, answer: Coroutine[Any, Any, Any], ctx: TaskContext, limit: float | None
-    ) -> Any:
-        assert self._loop is not None
-        future: Future[Any] = asyncio.run_coroutine_threadsafe(answer, self._loop)
-        self._running[ctx.task_id] = future.cancel
-        try:
-            return future.result(limit)
-        except OutOfTime:
-            if future.done():
-                raise
-            future.cancel()
-            raise NodeTimeout(ctx.task_id, limit or 0.0) from None
-        finally:
-            self._running.pop(ctx.task_id, None)
-
     def _failed(self, claim: Claim, ctx: TaskContext, error: Exception, took: float) -> Ending:
         waits = isinstance(error, NeedsMoreInfo) or str(error) == _NEEDS_MORE
         if waits or ctx._parks:
             return Ending(claim, TaskStatus.BLOCKED, error=str(error), asks=not ctx._adds)
-        agent = self._callers[claim.agent].agent
+        agent = self._manager.registry.task_agents[claim.agent]
         policy = agent.retry or RetryPolicy(max_attempts=1)
         if claim.spec.get("max_retries") is not None:
             policy = policy.with_attempts(claim.spec["max_retries"] + 1)
@@ -354,7 +464,7 @@ class Crew:
             claim,
             TaskStatus.PENDING,
             error=text,
-            due_at=self._rows.now() + delay,
+            due_at=self._claims.now() + delay,
             retried=True,
         )
 
@@ -364,18 +474,23 @@ class Crew:
         """Show that this crew lives, and take over what others leave when they die."""
         seen: dict[str, tuple[int, float]] = {}
         beaten = time.monotonic()
-        while not self._stop.wait(_PATROL):
+        looked = beaten
+        while not self._stop.wait(_TIDY):
+            self._tidy()
+            if time.monotonic() - looked < _PATROL or self._database.is_memory:
+                continue
+            looked = time.monotonic()
             try:
                 if time.monotonic() - beaten >= self._lease / 3:
                     beaten = time.monotonic()
-                    self._rows.beat(self.name, self._lease)
+                    self._claims.beat(self.name, self._lease)
                 self._rescue(seen)
             except StoreError as error:
                 logger.warning("could not look for tasks of dead workers: %s", error)
 
     def _rescue(self, seen: dict[str, tuple[int, float]]) -> None:
         now = time.monotonic()
-        for owner, beats in self._rows.owners().items():
+        for owner, beats in self._claims.owners().items():
             if owner == self.name:
                 continue
             before = seen.setdefault(owner, (beats, now))
@@ -389,7 +504,7 @@ class Crew:
             )
             if dead:
                 logger.warning("worker %s died; its tasks are given to others", owner)
-                self._rows.rescue(owner)
+                self._claims.rescue(owner)
                 seen.pop(owner, None)
                 self.wake()
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl._doors import through
@@ -13,7 +17,7 @@ from dagger_dsl.model.tasks import JobStatus, Task
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.manager import TaskManager
-    from dagger_dsl.store.tasks import StoredJob
+    from dagger_dsl.store.task_reads import StoredJob
 
 __all__ = ["JobHandle"]
 
@@ -36,7 +40,7 @@ class JobHandle:
         return f"<JobHandle of {self.job_id!r}>"
 
     def _row(self) -> StoredJob:
-        found = self._manager._rows.job(self.job_id)
+        found = self._manager._reads.job(self.job_id)
         if found is None:
             raise JobNotFound(f"job {self.job_id!r} was removed")
         return found
@@ -99,19 +103,41 @@ class JobHandle:
         Raises:
             TimeoutError: It has not ended by then.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        moved = self._manager._moved
-        with moved:
-            while not self.is_finished:
-                left = _LOOK if deadline is None else min(_LOOK, deadline - time.monotonic())
-                if left <= 0:
-                    raise TimeoutError(f"job {self.job_id!r} has not ended within {timeout:g} s")
-                moved.wait(left)
+        looks = self._looks(timeout)
+        told = threading.Event()
+        with self._manager._listening(told.set):
+            for left in looks:
+                told.wait(left)
+                told.clear()
         return self.status
 
     async def wait(self, timeout: float | None = None) -> JobStatus:
-        """Wait for its end on an event loop, and return how it ended."""
-        return await asyncio.to_thread(self.result, timeout)
+        """Wait for its end on an event loop, and return how it ended.
+
+        Args:
+            timeout: Seconds; None for as long as it takes.
+
+        Raises:
+            TimeoutError: It has not ended by then.
+        """
+        looks = self._looks(timeout)
+        told = asyncio.Event()
+        tell = partial(asyncio.get_running_loop().call_soon_threadsafe, told.set)
+        with self._manager._listening(tell):
+            for left in looks:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(told.wait(), left)
+                told.clear()
+        return self.status
+
+    def _looks(self, timeout: float | None) -> Iterator[float]:
+        """Look at it until it has ended; yield how long to wait for news before each next look."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not self.is_finished:
+            left = min(_LOOK, deadline - time.monotonic())
+            if left <= 0:
+                raise TimeoutError(f"job {self.job_id!r} has not ended within {timeout:g} s")
+            yield left
 
     def __await__(self) -> Any:
         return self.wait().__await__()
@@ -120,16 +146,18 @@ class JobHandle:
         """Yield its status now, whenever something of it has changed, and at its end.
 
         Args:
-            every: Seconds between two looks at least.
+            every: Seconds between two looks; its end is seen at once where it happens here.
         """
         seen: Any = None
-        while True:
-            row = self._row()
-            mark = (row.status, row.unfinished, row.failed)
-            if mark != seen:
-                seen = mark
-                yield row.status
-            if row.status not in (JobStatus.CREATED, JobStatus.RUNNING):
-                return
-            with self._manager._moved:
-                self._manager._moved.wait(every)
+        told = threading.Event()
+        with self._manager._listening(told.set):
+            while True:
+                told.clear()
+                row = self._row()
+                mark = (row.status, self._manager._reads.mark(self.job_id))
+                if mark != seen:
+                    seen = mark
+                    yield row.status
+                if row.status not in (JobStatus.CREATED, JobStatus.RUNNING):
+                    return
+                told.wait(every)

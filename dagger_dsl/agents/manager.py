@@ -7,10 +7,8 @@ import contextvars
 import datetime as dt
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
-
-import attrs
 
 from dagger_dsl._doors import through
 from dagger_dsl.agents.calls import Caller
@@ -18,7 +16,6 @@ from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.crew import Crew, agent_missing, worker_name
 from dagger_dsl.agents.definition import AgentDef
 from dagger_dsl.agents.job import JobHandle
-from dagger_dsl.engine.launch import new_run_id
 from dagger_dsl.errors import (
     AgentAlreadyRegistered,
     ConfigurationError,
@@ -30,6 +27,8 @@ from dagger_dsl.model.policies import as_enum, seconds, whole_number
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
 from dagger_dsl.store.storage import Store
+from dagger_dsl.store.task_claims import TaskClaims
+from dagger_dsl.store.task_reads import TaskReads
 from dagger_dsl.store.tasks import TaskRows
 
 if TYPE_CHECKING:
@@ -91,13 +90,19 @@ class TaskManager:
             whole_number(concurrency, "concurrency", least=0)
         self.registry = as_registry(registry)
         self._store = Store("sqlite::memory:" if database_url is None else database_url)
-        self._rows = TaskRows(self._store.database, self._store._payloads)
+        parts = self._store.database, self._store._payloads
+        self._rows, self._reads, self._claims = (
+            TaskRows(*parts),
+            TaskReads(*parts),
+            TaskClaims(*parts),
+        )
         self._size = max(4, os.cpu_count() or 1) if concurrency is None else concurrency
         self._chosen = None if agents is None else tuple(agents)
         self._lease = seconds(lease, "lease")
+        self._callers: dict[str, Caller] = {}
         self._crew: Crew | None = None
         self._lock = threading.Lock()
-        self._moved = threading.Condition()
+        self._listeners: set[Callable[[], object]] = set()
         self._closed = False
 
     # --- life -------------------------------------------------------------------------------------
@@ -135,25 +140,17 @@ class TaskManager:
         with self._lock:
             if self._closed:
                 raise InvalidState("the task manager is closed; make a new one")
-            if self._size == 0:
+            if self._crew is not None or self._size == 0:
                 return
             known = self.registry.task_agents
             for name in self._chosen or ():
                 if name not in known:
                     raise agent_missing(name, list(known))
-            had = {} if self._crew is None else self._crew._callers
-            callers = {
-                name: Caller(agent)
-                for name, agent in known.items()
-                if (self._chosen is None or name in self._chosen)
-                and (name not in had or had[name].agent is not agent)
-            }
-            if self._crew is None:
-                self._store.init_database()
-                self._crew = Crew(self, callers, self._size, worker_name(), self._lease)
-                self._crew.start()
-            elif callers:  # registered since it began, as a notebook does
-                self._crew.learn(callers)
+            for name in self._agents_here():
+                self._caller(name).body  # noqa: B018  # what cannot be made says so here
+            self._store.init_database()
+            self._crew = Crew(self, self._size, worker_name(), self._lease)
+            self._crew.start()
 
     # --- jobs -------------------------------------------------------------------------------------
 
@@ -197,7 +194,7 @@ class TaskManager:
             JobNotFound: There is none.
             AgentNotFound: As `start_job`.
         """
-        if self._rows.job(job_id) is None:
+        if self._reads.job(job_id) is None:
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
         self._check_agents(job_id)
         self._rows.start_job(job_id)
@@ -211,7 +208,7 @@ class TaskManager:
         Raises:
             JobNotFound: There is none.
         """
-        if self._rows.job(job_id) is None:
+        if self._reads.job(job_id) is None:
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
         return JobHandle(self, job_id)
 
@@ -230,12 +227,12 @@ class TaskManager:
         if self._size == 0 or self._chosen is not None:
             return  # other processes have other agents
         known = self.registry.task_agents
-        for name in self._rows.agents_of(job_id):
+        for name in self._reads.agents_of(job_id):
             if name not in known:
                 raise agent_missing(name, list(known))
 
     def _make(self, job_id: str, config: Mapping[str, Any] | None = None) -> None:
-        if self._rows.job(job_id) is None:
+        if self._reads.job(job_id) is None:
             self._rows.create_job(job_id, config=config)
 
     # --- tasks ------------------------------------------------------------------------------------
@@ -298,24 +295,35 @@ class TaskManager:
                 raise ConfigurationError(f"a task is a NewTaskSpec, not {shown(spec)}")
             if spec.agent in known:
                 self._caller(spec.agent).check_input(spec.input)
-        named = [spec if spec.task_id is not None else _named(spec, new_run_id()) for spec in specs]
         self._make(job_id)
-        self._rows.add(job_id, named)
+        added = self._rows.add(job_id, specs)
         self._wake()
-        return [str(spec.task_id) for spec in named]
+        return added
 
     def _caller(self, name: str) -> Caller:
-        if self._crew is not None and name in self._crew._callers:
-            return self._crew._callers[name]
-        return Caller(self.registry.task_agents[name])
+        """Return what calls an agent; another one when the agent was registered again."""
+        agent = self.registry.task_agents[name]
+        caller = self._callers.get(name)
+        if caller is None or caller.agent is not agent:
+            caller = self._callers[name] = Caller(agent)
+        return caller
+
+    def _known_caller(self, name: str) -> Caller | None:
+        """Return what calls an agent, if it was called before."""
+        return self._callers.get(name)
+
+    def _agents_here(self) -> list[str]:
+        """Return the agents that this process runs tasks of, those registered just now as well."""
+        known = self.registry.task_agents
+        return [name for name in (known if self._chosen is None else self._chosen) if name in known]
 
     def get_task(self, task_id: str) -> Task | None:
         """Return a task as it stands; None where there is none."""
-        return self._rows.task(task_id)
+        return self._reads.task(task_id)
 
     def tasks(self, job_id: str) -> list[Task]:
         """Return the tasks of a job, in the order in which they were added."""
-        return self._rows.tasks_of(job_id)
+        return self._reads.tasks_of(job_id)
 
     def get_dependency_outputs(self, task_id: str) -> list[Any]:
         """Return what the tasks gave that a task needs, in its order.
@@ -323,7 +331,7 @@ class TaskManager:
         Raises:
             TaskNotFound: There is no such task.
         """
-        return self._rows.outputs_of(task_id)
+        return self._reads.outputs_of(task_id)
 
     def add_dependency(self, task_id: str, needs: str) -> None:
         """Let a task need another one of its job, too; see `TaskRows.add_dependency`."""
@@ -364,7 +372,7 @@ class TaskManager:
 
     def history(self, task_id: str) -> list[TaskEvent]:
         """Return each change of a task's status, in order, with time and cause."""
-        return self._rows.history(task_id)
+        return self._reads.history(task_id)
 
     def get_dot_graph(self, job_id: str | None = None) -> str:
         """Return the tasks of a job, or of all jobs, as DOT: parts, needs, and where each stands.
@@ -373,7 +381,7 @@ class TaskManager:
             JobNotFound: There is no such job.
         """
         if job_id is None:
-            tasks = [each for job in reversed(self._rows.jobs()) for each in self.tasks(job.id)]
+            tasks = [each for job in reversed(self._reads.jobs()) for each in self.tasks(job.id)]
             return str(through("job_to_dot")(tasks, None))
         return str(through("job_to_dot")(self.tasks(job_id), self.job(job_id)._row()))
 
@@ -384,8 +392,19 @@ class TaskManager:
             self._crew.wake()
 
     def _changed(self) -> None:
-        with self._moved:
-            self._moved.notify_all()
+        """Tell those who wait that a job has ended, or somebody has changed something by hand."""
+        for each in tuple(self._listeners):
+            with contextlib.suppress(RuntimeError):  # an event loop that was closed just now
+                each()
+
+    @contextlib.contextmanager
+    def _listening(self, tell: Callable[[], object]) -> Iterator[None]:
+        """Have *tell* called, from any thread, when it is worth looking at jobs again."""
+        self._listeners.add(tell)
+        try:
+            yield
+        finally:
+            self._listeners.remove(tell)
 
     @contextlib.contextmanager
     def _inside(self, ctx: TaskContext) -> Iterator[None]:
@@ -395,14 +414,6 @@ class TaskManager:
             yield
         finally:
             _current.reset(token)
-
-
-def _named(spec: NewTaskSpec, task_id: str) -> NewTaskSpec:
-
-    fields = {
-        name: getattr(spec, name) for name in (each.name for each in attrs.fields(NewTaskSpec))
-    }
-    return NewTaskSpec(**{**fields, "task_id": task_id})
 
 
 def _status(value: Any) -> TaskStatus:

@@ -17,7 +17,6 @@ import attrs
 
 from dagger_dsl import engine
 from dagger_dsl.engine.control import RunHandle, Steered
-from dagger_dsl.engine.launch import new_run_id
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.engine.story import graph_now
 from dagger_dsl.errors import (
@@ -45,6 +44,7 @@ from dagger_dsl.executor._recorded import (
 from dagger_dsl.model.commands import NodeSpec
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph, Input, Node
+from dagger_dsl.model.ids import new_id
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.registry import ActionDef, Registry, as_registry
 from dagger_dsl.store.storage import Store
@@ -894,7 +894,7 @@ class DagExecutor:
         settings = RunOptions.of({**given, "database_url": self._url})
         # Named here, so that the newest run can be steered while it goes on.
         named = settings.run_id is not None
-        return settings if named else attrs.evolve(settings, run_id=new_run_id())
+        return settings if named else attrs.evolve(settings, run_id=new_id())
 
     def _ended(self, report: RunReport, registry: Registry, values: Values) -> RunReport:
         self._last, self._newest = report, report.run_id

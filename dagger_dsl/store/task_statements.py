@@ -116,21 +116,13 @@ COUNT_JOB: Final = Statement(
         stalled_at=sa.null(),
     )
 )
+JOB_COUNTS: Final = Statement(
+    sa.select(jobs.c.status, jobs.c.unfinished, jobs.c.failed).where(jobs.c.job_id == _job)
+)
 SETTLE_JOB: Final = Statement(
     sa.update(jobs)
-    .where(
-        jobs.c.job_id == _job,
-        jobs.c.status != sa.literal_column("'created'"),
-        jobs.c.status != sa.literal_column("'cancelled'"),
-    )
-    .values(
-        status=sa.case(
-            (jobs.c.unfinished > sa.literal_column("0"), sa.literal_column("'running'")),
-            (jobs.c.failed > sa.literal_column("0"), sa.literal_column("'failed'")),
-            else_=sa.literal_column("'completed'"),
-        ),
-        updated_at=_now,
-    )
+    .where(jobs.c.job_id == _job)
+    .values(status=_bind("new_status", sa.Text()), updated_at=_now)
 )
 
 READY_COLUMNS: Final = (
@@ -196,6 +188,7 @@ END: Final = Statement(
         error=_bind("new_error", sa.Text()),
         due_at=_bind("new_due", sa.Double()),
         retries=tasks.c.retries + _bind("more_retries", sa.Integer()),
+        attempt=tasks.c.attempt - _bind("less_attempts", sa.Integer()),
         finished_at=_bind("the_moment", sa.Double()),
         owner=sa.null(),
         lease_expires_at=sa.null(),
@@ -207,6 +200,7 @@ DEPENDENTS: Final = Statement(
     sa.select(tasks.c.task_id, tasks.c.status, tasks.c.waits, tasks.c.due_at, tasks.c.runs_anyway)
     .where(tasks.c.task_id.in_(_needing))
     .order_by(tasks.c.task_id)
+    .with_for_update()  # where two that it needs may end at once
 )
 SATISFY: Final = Statement(
     sa.update(tasks)
@@ -243,10 +237,29 @@ WAKE: Final = Statement(
     .where(tasks.c.task_id == _number)
     .values(due_at=sa.null(), status=_bind("new_status", sa.Text()), version=_next_version)
 )
-STARTABLE: Final = Statement(
-    sa.select(tasks.c.task_id, tasks.c.waits, tasks.c.due_at)
-    .where(tasks.c.job_id == _job, tasks.c.status == sa.literal_column("'pending'"))
-    .order_by(tasks.c.task_id)
+_startable = (
+    tasks.c.job_id == _job,
+    tasks.c.status == sa.literal_column("'pending'"),
+    tasks.c.waits == sa.literal_column("0"),
+    tasks.c.due_at.is_(None),
+)
+STARTED_EVENTS: Final = Statement(
+    sa.insert(task_events).from_select(
+        ["task_id", "status", "at", "cause"],
+        sa.select(
+            tasks.c.task_id,
+            sa.literal_column("'ready'"),
+            _bind("the_moment", sa.Double()),
+            sa.literal_column("'its job was started'"),
+        )
+        .where(*_startable)
+        .order_by(tasks.c.task_id),
+    )
+)
+START: Final = Statement(
+    sa.update(tasks)
+    .where(*_startable)
+    .values(status=sa.literal_column("'ready'"), version=_next_version, updated_at=_now)
 )
 BY_ID: Final = Statement(
     sa.select(
@@ -341,6 +354,9 @@ DEATHS: Final = Statement(
 )
 AGENTS_OF_JOB: Final = Statement(
     sa.select(tasks.c.agent_type).where(tasks.c.job_id == _job).distinct()
+)
+MARK: Final = Statement(
+    sa.select(sa.func.count(), sa.func.sum(tasks.c.version)).where(tasks.c.job_id == _job)
 )
 SET_ALLOWED: Final = Statement(
     sa.update(jobs)

@@ -69,7 +69,19 @@ class Statement:
 
     def all_for_driver(self, rows: Sequence[Sequence[Any]]) -> Iterable[Sequence[Any]]:
         """Return *rows* as SQLite's driver stores them."""
-        return map(self.for_driver, rows) if self._convert else rows
+        if not self._convert:
+            return rows
+        known: dict[tuple[int, int], Any] = {}  # many rows share a moment
+        return [self._stored(row, known) for row in rows]
+
+    def _stored(self, row: Sequence[Any], known: dict[tuple[int, int], Any]) -> Sequence[Any]:
+        stored = list(row)
+        for index, convert in self._convert:
+            key = index, id(stored[index])
+            if key not in known:
+                known[key] = convert(stored[index])
+            stored[index] = known[key]
+        return stored
 
 
 class Transaction:

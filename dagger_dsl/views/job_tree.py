@@ -18,7 +18,7 @@ from dagger_dsl.views.jobs import fault_of, looks_of, name_of, standing, status_
 from dagger_dsl.views.states import GLYPHS, STYLES, WORST
 
 if TYPE_CHECKING:
-    from dagger_dsl.store.tasks import StoredJob
+    from dagger_dsl.store.task_reads import StoredJob
 
 __all__ = ["job_tree"]
 

@@ -11,14 +11,14 @@ from dagger_dsl.engine.words import count, duration
 from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.tasks import Task, TaskStatus
 from dagger_dsl.model.text import first_line, printable
-from dagger_dsl.store.tasks import LOST
+from dagger_dsl.store.task_steps import LOST
 from dagger_dsl.views.dot import picture_to_dot
 from dagger_dsl.views.grouping import alike
 from dagger_dsl.views.picture import LINE, Arrow, Picture, Shape
 from dagger_dsl.views.states import WORST
 
 if TYPE_CHECKING:
-    from dagger_dsl.store.tasks import StoredJob
+    from dagger_dsl.store.task_reads import StoredJob
 
 __all__ = [
     "fault_of",

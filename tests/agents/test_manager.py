@@ -375,6 +375,22 @@ def test_a_job_is_watched_until_it_ends(manager: TaskManager, registry: Registry
         manager.add_task("j", "", "waiter")
 
 
+def test_a_watch_sees_a_task_park_itself_though_nothing_has_ended(
+    manager: TaskManager, registry: Registry
+) -> None:
+    @task_agent(registry=registry)
+    def careful(ctx: TaskContext) -> None:
+        if not ctx.is_rerun:
+            ctx.block(reason="may I?")
+
+    task_id = manager.add_task("j", "", "careful")
+    job = manager.start_job("j")
+    for _ in job.watch(0.01):  # without a look at every change this never ends
+        if status_of(manager, task_id) == "blocked":
+            manager.update_task_status(task_id, "ready", old="blocked")
+    assert job.success
+
+
 def test_a_job_that_is_cancelled_stops(manager: TaskManager, registry: Registry) -> None:
     began = threading.Event()
 

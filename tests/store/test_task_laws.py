@@ -20,7 +20,9 @@ from hypothesis.stateful import (
 from dagger_dsl.errors import CycleError, InvalidState
 from dagger_dsl.model.tasks import UNFINISHED, JobStatus, NewTaskSpec, Task, TaskStatus
 from dagger_dsl.store.storage import Store
-from dagger_dsl.store.tasks import Claim, Ending, TaskRows
+from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
+from dagger_dsl.store.task_reads import TaskReads
+from dagger_dsl.store.tasks import TaskRows
 
 #: One database for all examples: to make one takes longer than an example.
 STORE = Store("sqlite::memory:")
@@ -49,7 +51,12 @@ class Tasks(RuleBasedStateMachine):
         self.now = 1_000.0
         self.job = f"j{next(NUMBERS)}"
         self.workers = {each: f"{each}{self.job}" for each in "xyz"}
-        self.rows = TaskRows(STORE.database, STORE._payloads, lambda: self.now)
+        parts = STORE.database, STORE._payloads, lambda: self.now
+        self.rows, self.reads, self.work = (
+            TaskRows(*parts),
+            TaskReads(*parts),
+            TaskClaims(*parts),
+        )
         self.ids: list[str] = []
         self.versions: dict[str, int] = {}
         self.valid: dict[str, Claim] = {}
@@ -63,7 +70,7 @@ class Tasks(RuleBasedStateMachine):
         self.rows.start_job(self.job)
 
     def _is_open(self) -> bool:
-        job = self.rows.job(self.job)
+        job = self.reads.job(self.job)
         assert job is not None
         return job.status is JobStatus.RUNNING
 
@@ -103,15 +110,15 @@ class Tasks(RuleBasedStateMachine):
 
     @rule(target=claims, worker=st.sampled_from("xyz"), wanted=st.integers(1, 3))
     def claim(self, worker: str, wanted: int) -> Any:
-        found, _ = self.rows.exchange(self.workers[worker], agents=[self.job], wanted=wanted)
+        found, _, _ = self.work.exchange(self.workers[worker], agents=[self.job], wanted=wanted)
         for each in found:
             assert each.id not in self.valid, "it was claimed twice"
             self.valid[each.id] = each
         return multiple(*found)
 
     def _end(self, claim: Claim, status: TaskStatus, **more: Any) -> None:
-        _, late = self.rows.exchange("any", [Ending(claim, status, **more)])
-        task = self.rows.task(claim.id)
+        _, late, _ = self.work.exchange("any", [Ending(claim, status, **more)])
+        task = self.reads.task(claim.id)
         assert task is not None
         if self.valid.get(claim.id) is claim:
             assert late == []
@@ -167,21 +174,21 @@ class Tasks(RuleBasedStateMachine):
     @rule(worker=st.sampled_from("xyz"))
     def die(self, worker: str) -> None:
         running = {each.id for each in self._tasks() if each.worker == self.workers[worker]}
-        self.rows.rescue(self.workers[worker])
+        self.work.rescue(self.workers[worker])
         for task_id in running:
             del self.valid[task_id]
 
     @rule(seconds=st.integers(0, 3))
     def wait(self, seconds: int) -> None:
         self.now += seconds
-        self.rows.wake()
+        self.work.wake()
 
     def _tasks(self) -> list[Task]:
-        return self.rows.tasks_of(self.job)
+        return self.reads.tasks_of(self.job)
 
     @invariant()
     def all_is_as_it_should_be(self) -> None:
-        job = self.rows.job(self.job)
+        job = self.reads.job(self.job)
         if job is None:
             return
         tasks = {each.id: each for each in self._tasks()}
@@ -208,7 +215,7 @@ class Tasks(RuleBasedStateMachine):
             assert task.version >= before
             if task.version > before:
                 self.versions[task.id] = task.version
-                assert self.rows.history(task.id)[-1].status is task.status
+                assert self.reads.history(task.id)[-1].status is task.status
 
 
 Tasks.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)

@@ -25,7 +25,9 @@ from dagger_dsl.errors import (
 from dagger_dsl.model.tasks import TRANSITIONS, JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.storage import Store
-from dagger_dsl.store.tasks import Claim, Ending, TaskRows
+from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
+from dagger_dsl.store.task_reads import TaskReads
+from dagger_dsl.store.tasks import TaskRows
 from dagger_dsl.store.transactions import read
 
 READY, RUNNING, PENDING = TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.PENDING
@@ -38,7 +40,12 @@ class Desk:
 
     def __init__(self, store: Store) -> None:
         self.now = 1_000_000.0
-        self.rows = TaskRows(store.database, store._payloads, lambda: self.now)
+        parts = store.database, store._payloads, lambda: self.now
+        self.rows, self.reads, self.claims = (
+            TaskRows(*parts),
+            TaskReads(*parts),
+            TaskClaims(*parts),
+        )
         self.rows.create_job("j")
         self.rows.start_job("j")
 
@@ -52,13 +59,13 @@ class Desk:
         self, wanted: int = 1, worker: str = "w", agents: tuple[str, ...] = ("a",)
     ) -> list[Claim]:
         """Claim tasks."""
-        return self.rows.exchange(worker, agents=agents, wanted=wanted)[0]
+        return self.claims.exchange(worker, agents=agents, wanted=wanted)[0]
 
     def end(self, claim: Claim, status: TaskStatus = COMPLETED, **more: Any) -> list[Ending]:
         """End a task; return what came too late."""
         if status is COMPLETED:
             more.setdefault("result", self.rows.encoded(claim.id.upper(), "result"))
-        return self.rows.exchange("w", [Ending(claim, status, **more)])[1]
+        return self.claims.exchange("w", [Ending(claim, status, **more)])[1]
 
     def run(self, *statuses: TaskStatus) -> list[str]:
         """Claim and end one task after the other, all of them as completed by default."""
@@ -71,14 +78,14 @@ class Desk:
 
     def states(self) -> dict[str, str]:
         """Return how the tasks stand."""
-        return {each.id: str(each.status) for each in self.rows.tasks_of("j")}
+        return {each.id: str(each.status) for each in self.reads.tasks_of("j")}
 
     @property
     def job(self) -> str:
         """How the job stands."""
-        found = self.rows.job("j")
+        found = self.reads.job("j")
         assert found is not None
-        tasks = self.rows.tasks_of("j")
+        tasks = self.reads.tasks_of("j")
         assert found.unfinished == sum(not each.is_finished for each in tasks)
         assert found.failed == sum(each.status is FAILED for each in tasks)
         return str(found.status)
@@ -98,12 +105,12 @@ def test_a_task_goes_from_hand_to_hand_and_ends_its_job(desk: Desk) -> None:
     assert claim.spec == {"description": "one", "timeout": 3.0, "max_retries": 1}
     assert (desk.states(), desk.job) == ({"t": "running"}, "running")
     assert desk.end(claim) == []
-    task = desk.rows.task("t")
+    task = desk.reads.task("t")
     assert task is not None
     assert (task.status, task.output, task.attempts, task.worker) == (COMPLETED, "T", 1, "")
     assert (task.description, task.priority, task.timeout) == ("one", 2, 3.0)
     assert desk.job == "completed"
-    assert [each.status for each in desk.rows.history("t")] == [READY, RUNNING, COMPLETED]
+    assert [each.status for each in desk.reads.history("t")] == [READY, RUNNING, COMPLETED]
 
 
 def test_higher_priorities_come_first_and_those_of_one_in_order(desk: Desk) -> None:
@@ -135,7 +142,7 @@ def test_a_task_waits_for_those_that_it_needs_in_their_order(desk: Desk) -> None
         desk.end(claim)
     (claim,) = desk.claim()
     assert claim.id == "c"
-    assert desk.rows.outputs_of_needs(claim.number) == ["B", "A"]
+    assert desk.reads.outputs_of_needs(claim.number) == ["B", "A"]
 
 
 def test_what_needs_a_failed_task_fails_and_what_runs_anyway_runs(desk: Desk) -> None:
@@ -150,7 +157,7 @@ def test_what_needs_a_failed_task_fails_and_what_runs_anyway_runs(desk: Desk) ->
         "later": "failed",
         "anyway": "ready",
     }
-    task = desk.rows.task("after")
+    task = desk.reads.task("after")
     assert task is not None
     assert task.error == "a task that it needs was not completed"
     assert desk.run() == ["anyway"]
@@ -181,15 +188,15 @@ def test_a_task_that_finds_out_what_it_needs_is_parked_and_called_again(desk: De
     desk.end(desk_claim(desk, "data"))
     (again,) = desk.claim()
     assert (again.id, again.attempt, again.retries) == ("report", 2, 0)
-    assert desk.rows.outputs_of_needs(again.number) == ["DATA"]
-    task = desk.rows.task("report")
+    assert desk.reads.outputs_of_needs(again.number) == ["DATA"]
+    task = desk.reads.task("report")
     assert task is not None
     assert task.dependencies == ("data",)
 
 
 def desk_claim(desk: Desk, task_id: str) -> Claim:
     """Return the claim of a task that runs, as its worker has it."""
-    task = desk.rows.task(task_id)
+    task = desk.reads.task(task_id)
     assert task is not None
     number = read(desk.rows._database, sql.BY_ID, (task_id,))[0][0]
     return Claim(
@@ -258,12 +265,12 @@ def test_a_dependency_that_is_added_later_counts(desk: Desk) -> None:
 
 def test_a_task_that_failed_is_called_again_when_its_time_has_come(desk: Desk) -> None:
     desk.add("t")
-    assert desk.rows.wake() is None
+    assert desk.claims.wake() is None
     desk.end(desk.claim()[0], PENDING, error="OSError: no", due_at=desk.now + 5, retried=True)
     assert (desk.states(), desk.claim()) == ({"t": "pending"}, [])
-    assert desk.rows.wake() == desk.now + 5
+    assert desk.claims.wake() == desk.now + 5
     desk.now += 5
-    assert desk.rows.wake() is None
+    assert desk.claims.wake() is None
     (claim,) = desk.claim()
     assert (claim.attempt, claim.retries) == (2, 1)
     desk.end(claim)
@@ -273,7 +280,7 @@ def test_a_task_that_failed_is_called_again_when_its_time_has_come(desk: Desk) -
 def test_a_late_worker_changes_nothing(desk: Desk) -> None:
     desk.add("t")
     (mine,) = desk.claim(worker="slow")
-    assert desk.rows.rescue("slow") == ["t"]
+    assert desk.claims.rescue("slow") == ["t"]
     (theirs,) = desk.claim(worker="quick")
     assert [each.claim.id for each in desk.end(mine)] == ["t"]
     assert desk.states() == {"t": "running"}
@@ -286,13 +293,13 @@ def test_tasks_of_a_dead_worker_run_again_or_wait_for_a_person(desk: Desk) -> No
     desk.add("again")
     desk.add("once", effects="at_most_once")
     desk.claim(2, worker="dead")
-    assert desk.rows.owners() == {"dead": 0}
-    assert desk.rows.beat("dead", 60) == 2
-    assert desk.rows.owners() == {"dead": 2}
-    assert desk.rows.rescue("dead") == ["again"]
+    assert desk.claims.owners() == {"dead": 0}
+    assert desk.claims.beat("dead", 60) == 2
+    assert desk.claims.owners() == {"dead": 2}
+    assert desk.claims.rescue("dead") == ["again"]
     assert desk.states() == {"again": "ready", "once": "blocked"}
-    assert desk.rows.owners() == {}
-    task = desk.rows.task("once")
+    assert desk.claims.owners() == {}
+    task = desk.reads.task("once")
     assert task is not None
     assert "decide by hand" in task.error
 
@@ -303,8 +310,8 @@ def test_a_task_that_kills_its_workers_fails(desk: Desk) -> None:
     for number in range(3):
         (claim,) = desk.claim(worker=f"w{number}")
         assert claim.id == "t"
-        desk.rows.rescue(f"w{number}")
-    task = desk.rows.task("t")
+        desk.claims.rescue(f"w{number}")
+    task = desk.reads.task("t")
     assert task is not None
     assert (task.status, task.error) == (FAILED, "3 workers died while they ran it")
     assert (desk.states()["after"], desk.job) == ("failed", "failed")
@@ -340,7 +347,7 @@ def test_a_status_changes_only_as_it_may(desk: Desk) -> None:
     assert not desk.rows.set_status("t", PAUSED, old=BLOCKED)
     assert desk.rows.set_status("t", PAUSED, old=READY)
     assert desk.claim() == []
-    task = desk.rows.task("t")
+    task = desk.reads.task("t")
     assert task is not None
     with pytest.raises(ConcurrentUpdateError, match="read it again"):
         desk.rows.set_status("t", READY, version=task.version - 1)
@@ -376,10 +383,10 @@ def test_what_is_not_started_waits(desk: Desk) -> None:
     assert desk.claim() == []
     desk.rows.start_job("k")
     assert [each.id for each in desk.claim()] == ["t"]
-    job = desk.rows.job("k")
+    job = desk.reads.job("k")
     assert job is not None
     assert job.status is JobStatus.RUNNING
-    assert {each.id for each in desk.rows.jobs()} == {"j", "k"}
+    assert {each.id for each in desk.reads.jobs()} == {"j", "k"}
 
 
 def test_a_job_lets_only_its_agents_have_tasks(desk: Desk) -> None:
@@ -457,7 +464,7 @@ def test_large_inputs_and_results_go_to_files(desk: Desk) -> None:
     (claim,) = desk.claim()
     assert claim.payload[0] is None
     desk.end(claim, result=desk.rows.encoded("y" * 100_000, "result"))
-    task = desk.rows.task("t")
+    task = desk.reads.task("t")
     assert task is not None
     assert (len(task.input), len(task.output)) == (100_000, 100_000)
 
@@ -467,14 +474,14 @@ import sys
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.storage import Store
-from dagger_dsl.store.tasks import Ending, TaskRows
+from dagger_dsl.store.task_claims import Ending, TaskClaims
 
 name = sys.argv[2]
 with Store(sys.argv[1]) as store:
-    rows = TaskRows(store.database, store._payloads)
+    desk = TaskClaims(store.database, store._payloads)
     endings, got = [], []
     while True:
-        claims, late = rows.exchange(name, endings, agents=["a"], wanted=3)
+        claims, late, _ = desk.exchange(name, endings, agents=["a"], wanted=3)
         assert not late
         if not claims:
             break
@@ -488,7 +495,8 @@ def test_two_workers_that_race_never_get_one_task_twice(tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'tasks.db'}?synchronous=NORMAL"
     number = 500
     with Store(url) as store:
-        rows = TaskRows(store.database, store._payloads)
+        parts = store.database, store._payloads
+        rows, reads = TaskRows(*parts), TaskReads(*parts)
         rows.create_job("j")
         rows.start_job("j")
         rows.add("j", [NewTaskSpec("a", task_id=f"t{n}") for n in range(number)])
@@ -500,6 +508,6 @@ def test_two_workers_that_race_never_get_one_task_twice(tmp_path: Path) -> None:
         ]
         got = [each.communicate(timeout=120)[0].split() for each in racers]
         assert sorted(got[0] + got[1]) == sorted(f"t{n}" for n in range(number))
-        job = rows.job("j")
+        job = reads.job("j")
         assert job is not None
         assert job.status is JobStatus.COMPLETED
