@@ -393,7 +393,7 @@ tasks = sa.Table(
 task_links = sa.Table(
     "task_links",
     METADATA,
-    # The key comes first: before 3.41, SQLite takes a column between its parts for damaged.
+    # The key comes first: the checks of older SQLites find NULL in a column between its parts.
     sa.Column("task_id", sa.Integer, nullable=False),
     sa.Column("needs_id", sa.Integer, nullable=False),
     sa.Column("position", sa.Integer, nullable=False),

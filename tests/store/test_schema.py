@@ -117,14 +117,6 @@ def test_everything_is_there_after_the_first_opening(store: Store) -> None:
 
 
 @pytest.mark.row("P1", "P2")
-def test_a_table_without_rowids_begins_with_its_key() -> None:
-    """Before 3.41, SQLite's checks find damage where another column stands between."""
-    for table in schema.METADATA.sorted_tables:
-        if table.dialect_options["sqlite"]["with_rowid"] is False:
-            key = {column.name for column in table.primary_key}
-            assert {column.name for column in list(table.columns)[: len(key)]} == key, table.name
-
-
 def test_states_are_those_of_the_model() -> None:
     assert set(schema.RUN_STATES) == set(RunStatus)
     assert set(schema.NODE_STATES) == set(NodeState)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -511,3 +513,15 @@ def test_two_workers_that_race_never_get_one_task_twice(tmp_path: Path) -> None:
         job = reads.job("j")
         assert job is not None
         assert job.status is JobStatus.COMPLETED
+
+
+def test_sqlites_own_checks_find_no_damage_in_tasks(tmp_path: Path) -> None:
+    """They are made after a kill; some versions take the wrong columns of a table for its key."""
+    path = tmp_path / "tasks.db"
+    with Store(f"sqlite:{path}") as store:
+        desk = Desk(store)
+        desk.add("a", "b")
+        desk.add("c", dependencies=["b", "a"])
+        assert desk.run() == ["a", "b", "c"]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
