@@ -387,7 +387,7 @@ def _one(column: sa.Column[Any]) -> Statement:
     return Statement(sa.select(column).where(tasks.c.task_id == _number))
 
 
-ATTEMPTS: Final = _one(tasks.c.attempt)
+FAULT: Final = _one(tasks.c.error)
 NAME: Final = _one(tasks.c.public_id)
 RUNS_ANYWAY: Final = _one(tasks.c.runs_anyway)
 LINK: Final = Statement(

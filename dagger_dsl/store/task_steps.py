@@ -195,7 +195,7 @@ def recount(
         (new in UNFINISHED) - (old in UNFINISHED),
         (new is TaskStatus.FAILED) - (old is TaskStatus.FAILED),
     ]
-    if new in (TaskStatus.FAILED, TaskStatus.CANCELLED):
+    if new in DEAD and old not in DEAD:
         follow(tx, job_id, number, str(new), now, count)
     if new is TaskStatus.REJECTED:  # those that have not begun wait for a better result
         start_over(tx, number, now, count)
@@ -209,17 +209,17 @@ def recount(
 
 
 def start_over(tx: Transaction, number: int, now: float, count: list[int]) -> None:
-    """Let those wait again that failed, or wait, for a task that is tried again."""
+    """Let those wait again that failed with, or wait for, a task that is tried again."""
     again = [number]
     while again:
         for each, state, _, _, _ in tx.rows(sql.DEPENDENTS, (again.pop(),)):
-            if state == "failed" and not tx.scalar(sql.ATTEMPTS, (each,)):
+            waits, lost = open_needs(tx, each)
+            if state == "failed" and not lost and tx.scalar(sql.FAULT, (each,)) == LOST:
                 count[0] += 1
                 count[1] -= 1
                 again.append(each)
             elif state not in ("pending", "ready", "blocked"):
                 continue
-            waits, _ = open_needs(tx, each)
             if state == "blocked" and not waits:
                 continue
             status = TaskStatus.BLOCKED if state == "blocked" else TaskStatus.PENDING

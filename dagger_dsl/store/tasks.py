@@ -344,7 +344,12 @@ class TaskRows(TaskTable):
                 TaskStatus.READY,
                 TaskStatus.PENDING,
             ):  # which of the two, what it needs decides
-                waits, _ = open_needs(tx, number)
+                waits, lost = open_needs(tx, number)
+                if lost:
+                    raise InvalidState(
+                        f"task {task_id!r} needs one that has failed or was cancelled, and cannot "
+                        "go on without its result; try that one again, and this one follows"
+                    )
                 after = (
                     TaskStatus.PENDING
                     if waits or job_status(tx, job_id) == "created"

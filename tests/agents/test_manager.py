@@ -375,6 +375,35 @@ def test_a_job_is_watched_until_it_ends(manager: TaskManager, registry: Registry
         manager.add_task("j", "", "waiter")
 
 
+@pytest.mark.row("I18", "I19")
+def test_who_was_parked_for_a_task_that_failed_goes_on_when_that_is_tried_again(
+    manager: TaskManager, registry: Registry
+) -> None:
+    answers = iter([None, "here"])
+
+    @task_agent(registry=registry)
+    def source() -> str:
+        if (answer := next(answers)) is None:
+            raise ConnectionError("away")
+        return answer
+
+    @task_agent(registry=registry)
+    def asker(ctx: TaskContext) -> list[Any]:
+        if not ctx.dependencies:
+            ctx.block(on=[ctx.add_task("source", task_id="source")])
+        return ctx.dependency_outputs()
+
+    asked = manager.add_task("j", "", "asker")
+    after = manager.add_task("j", "", "asker", dependencies=[asked])
+    job = manager.start_job("j")
+    assert job.result(LONG) is JobStatus.FAILED
+    assert manager.update_task_status("source", "ready", cause="it is back")
+    assert job.result(LONG) is JobStatus.COMPLETED
+    task = manager.get_task(after)
+    assert task is not None
+    assert task.output == [["here"]]
+
+
 def test_a_watch_sees_a_task_park_itself_though_nothing_has_ended(
     manager: TaskManager, registry: Registry
 ) -> None:

@@ -515,6 +515,26 @@ def test_two_workers_that_race_never_get_one_task_twice(tmp_path: Path) -> None:
         assert job.status is JobStatus.COMPLETED
 
 
+def test_who_needs_what_cannot_come_does_not_go_on_by_hand(desk: Desk) -> None:
+    desk.add("a")
+    desk.add("b", dependencies=["a"])
+    desk.rows.set_status("a", FAILED)
+    assert desk.states() == {"a": "failed", "b": "failed"}
+    with pytest.raises(InvalidState, match="task 'b' needs one that has failed"):
+        desk.rows.set_status("b", READY)
+    desk.rows.set_status("a", READY)
+    assert desk.run() == ["a", "b"]
+
+
+def test_who_runs_anyway_is_told_once_of_what_failed_and_was_given_up(desk: Desk) -> None:
+    desk.add("a", "b")
+    desk.add("c", dependencies=["a", "b"], on_dependency_failure="run")
+    desk.rows.set_status("a", FAILED)
+    desk.rows.set_status("a", CANCELLED)
+    assert desk.states() == {"a": "cancelled", "b": "ready", "c": "pending"}
+    assert desk.run() == ["b", "c"]
+
+
 def test_sqlites_own_checks_find_no_damage_in_tasks(tmp_path: Path) -> None:
     """They are made after a kill; some versions take the wrong columns of a table for its key."""
     path = tmp_path / "tasks.db"
