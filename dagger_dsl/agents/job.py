@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl._doors import through
 from dagger_dsl.errors import JobNotFound
-from dagger_dsl.model.tasks import JobStatus, Task
+from dagger_dsl.model.tasks import JobStatus, Task, TaskStatus
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.manager import TaskManager
@@ -73,6 +73,20 @@ class JobHandle:
     def tasks(self) -> list[Task]:
         """Its tasks, in the order in which they were added."""
         return self._manager.tasks(self.job_id)
+
+    def questions(self) -> list[Task]:
+        """Return the tasks that wait for a person; what they ask is their ``error``.
+
+        These are the blocked ones to which nothing that they need can come any more. An answer is
+        `TaskManager.update_task_status` with the status ``ready``.
+        """
+        tasks = self.tasks
+        coming = {task.id for task in tasks if not task.is_finished}
+        return [
+            task
+            for task in tasks
+            if task.status is TaskStatus.BLOCKED and coming.isdisjoint(task.dependencies)
+        ]
 
     def to_dot(self) -> str:
         """Return it as DOT: parts, needs, and where each task stands."""

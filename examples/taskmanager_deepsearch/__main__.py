@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import rich
 from taskmanager_deepsearch import agents
 
 from dagger_dsl import TaskManager
-from dagger_dsl.agents import JobHandle, Task, TaskStatus, TaskType
+from dagger_dsl.agents import JobHandle, TaskStatus, TaskType
 
 HERE = Path(__file__).parent
 ALLOWED = ["research_agent", "data_gatherer", "report_writer", "publisher"]
@@ -53,14 +53,6 @@ def plan(manager: TaskManager, job_id: str, path: Path) -> None:
     )
 
 
-def waiting(job: JobHandle) -> Iterator[Task]:
-    """Yield the tasks that wait for a person."""
-    open_ = {task.id for task in job.tasks if not task.is_finished}
-    for task in job.tasks:
-        if task.status is TaskStatus.BLOCKED and not open_.intersection(task.dependencies):
-            yield task
-
-
 def run(manager: TaskManager, job_id: str, path: Path, answer: Callable[[str], str]) -> JobHandle:
     """Run the job, or go on with it; return it when nothing is left to do.
 
@@ -75,7 +67,7 @@ def run(manager: TaskManager, job_id: str, path: Path, answer: Callable[[str], s
     job = manager.start_job(job_id, allowed_agents=ALLOWED)
     for status in job.watch():
         print(f"  {status}: {sum(task.is_finished for task in job.tasks)} of {len(job.tasks)} done")
-        for task in waiting(job):
+        for task in job.questions():
             said = answer(f"{task.description}: {task.error}")
             manager.update_task_status(task.id, "ready", old="blocked", cause=agents.SAID + said)
     return job

@@ -203,7 +203,10 @@ def test_an_agent_blocks_itself_in_one_call(manager: TaskManager, registry: Regi
         return input * 10
 
     task_id = manager.add_task("j", "", "planner")
-    assert manager.start_job("j").result(LONG) is JobStatus.COMPLETED
+    job = manager.start_job("j")
+    for _ in job.watch(0.01):
+        assert job.questions() == [], "who waits for other tasks asks nobody"
+    assert job.result(LONG) is JobStatus.COMPLETED
     task = manager.get_task(task_id)
     assert task is not None
     assert task.output == [10, 20, 30]
@@ -247,8 +250,10 @@ def test_who_blocks_for_nothing_waits_for_a_person(
     task = manager.get_task(task_id)
     assert task is not None
     assert task.error == "is it right?"
+    assert [each.id for each in job.questions()] == [task_id]
     assert manager.update_task_status(task_id, "ready", old="blocked", cause="Ada said yes")
     assert job.result(LONG) is JobStatus.COMPLETED
+    assert job.questions() == []
     assert "Ada said yes" in [each.cause for each in manager.history(task_id)]
 
 
@@ -415,7 +420,8 @@ def test_a_watch_sees_a_task_park_itself_though_nothing_has_ended(
     task_id = manager.add_task("j", "", "careful")
     job = manager.start_job("j")
     for _ in job.watch(0.01):  # without a look at every change this never ends
-        if status_of(manager, task_id) == "blocked":
+        for task in job.questions():
+            assert task.id == task_id
             manager.update_task_status(task_id, "ready", old="blocked")
     assert job.success
 
