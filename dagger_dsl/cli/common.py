@@ -28,7 +28,6 @@ __all__ = [
     "existing_store",
     "forget",
     "load_run",
-    "many",
     "no_run",
     "refuse_empty",
     "resume_line",
@@ -41,10 +40,6 @@ PAUSED: Final = 3
 STORE: Final = 4
 BROKEN: Final = 70
 TIMED_OUT: Final = 124
-
-
-def many(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def command_line(database: str, *words: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
@@ -82,6 +82,7 @@ class Course:
         self._begun: dict[str, float] = {}
         self._opened = Opened()
         self._maps: dict[str, _Far] = {}
+        self._inside: Mapping[str, Pulse] = {}
         self._again: dict[tuple[str, str], _Next] = {}
         self._asking: dict[tuple[str, str], str] = {}
         self._prompts: dict[tuple[str, str], str] = {}
@@ -98,6 +99,11 @@ class Course:
         """Take the graph as it is now."""
         with self._lock:
             self._many = len(graph.nodes)
+
+    def look_inside(self, inside: Mapping[str, Pulse]) -> None:
+        """Take how the runs stand that are in it now, by node."""
+        with self._lock:
+            self._inside = inside
 
     # --- what has come ----------------------------------------------------------------------------
 
@@ -228,7 +234,7 @@ class Course:
         for node_id, since in self._begun.items():
             name = (node_id, DEFAULT_KEY)
             if node_id not in self._maps and name not in self._again and name not in self._asking:
-                yield Doing(node_id, now - since)
+                yield Doing(node_id, now - since, *_far(self._inside.get(node_id)))
         for node_id, far in self._maps.items():
             text = f"{far.failed} failed" if far.failed else ""
             part = (far.ended, max(far.ended, self._opened.calls(node_id)))
@@ -255,6 +261,15 @@ def retries(news: News) -> Iterator[str]:
                 f"attempt {each.attempt} of node {node!r} failed ({_what(each)}), "
                 f"retrying{later} ({number})"
             )
+
+
+def _far(inside: Pulse | None) -> tuple[str, tuple[int, int] | None]:
+    """Return how far a run in a node has come, in words or in numbers."""
+    if inside is None:
+        return "", None
+    if inside.total is None:
+        return f"cycle {inside.done + 1}", None
+    return "", (inside.done, inside.total)
 
 
 def _asked(body: str) -> tuple[str, str, str] | None:

@@ -12,7 +12,8 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import dagger_dsl
-from dagger_dsl.cli.common import command_line, many, refuse_empty
+from dagger_dsl.cli.common import command_line, refuse_empty
+from dagger_dsl.engine.words import count
 from dagger_dsl.errors import DaggerError, StoreReadOnly
 
 if TYPE_CHECKING:
@@ -153,18 +154,18 @@ def _owners(store: Store, url: str, troubles: list[str]) -> str:
     """Return how many runs are executed, and by whom nobody is any more."""
     owned = store.list_runs(status="running")
     if store.database.read_only:
-        return many(len(owned), "run") + " said to be executed"
+        return count(len(owned), "run") + " said to be executed"
     left = {each.run_id for each in store.orphans()}
     if left:
         line = command_line(url, "recover", "--actions", "MODULE_OR_FILE")
         troubles.append(
-            f"{many(len(left), 'run')} left by a process that died: {_some(left)}; go on with "
+            f"{count(len(left), 'run')} left by a process that died: {_some(left)}; go on with "
             f"{'it' if len(left) == 1 else 'them'} by: {line}"
         )
     living = [each for each in owned if each.run_id not in left]
     processes = {str(each.owner) for each in living}
     by = f" by {_some(processes)}" if processes else ""
-    return f"{many(len(living), 'run')} executed{by}"
+    return f"{count(len(living), 'run')} executed{by}"
 
 
 def _some(names: set[str]) -> str:

@@ -296,10 +296,11 @@ def _show(
 ) -> None:
     """Show a run until it stands still."""
     from dagger_dsl.cli.course import Course, retries
+    from dagger_dsl.cli.inside import Inside
     from dagger_dsl.engine.story import graph_now
 
     graph, _ = read_graph(store.database, run_id)
-    course = Course(run_id, graph, first)
+    course, inside = Course(run_id, graph, first), Inside(store.database, run_id)
     asked: set[tuple[str, str, str]] = set()
     with Progress(screen) as progress:
         progress.follow(course)
@@ -309,6 +310,8 @@ def _show(
                     graph = graph_now(graph, news.commands)
                     course.grow(graph)
                 course.take_in(news)
+                if any(each.subgraph is not None for each in graph.nodes.values()):
+                    course.look_inside(inside.look(keyed=graph.machine is not None))
                 if progress.is_unread:  # such as `head`; the run does not need this command
                     raise BrokenPipeError
                 for each in retries(news) if news.status == "running" else ():

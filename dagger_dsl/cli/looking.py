@@ -8,11 +8,12 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.cli.common import OK, STORE, died, existing_store, load_run, many, resume_line
+from dagger_dsl.cli.common import OK, STORE, died, existing_store, load_run, resume_line
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import input_names, load_source
 from dagger_dsl.cli.steering import waits_for, waits_for_plain, waits_inside, ways_on
 from dagger_dsl.engine.command_lines import secrets_of
+from dagger_dsl.engine.words import count
 from dagger_dsl.errors import ConfigurationError, shown, visible
 from dagger_dsl.views.plain import cache_to_plain, problem_to_plain
 
@@ -54,8 +55,8 @@ def validate(arguments: argparse.Namespace, screen: Screen) -> int:
     levels = graph.levels()
     widest = max(map(len, levels), default=0)
     screen.result(
-        f"{arguments.file}: {graph.name} is valid: {many(len(graph.nodes), 'node')}, "
-        f"{many(len(graph.edges), 'edge')}, {many(len(levels), 'step')}, "
+        f"{arguments.file}: {graph.name} is valid: {count(len(graph.nodes), 'node')}, "
+        f"{count(len(graph.edges), 'edge')}, {count(len(levels), 'step')}, "
         f"at most {widest} at the same time"
     )
     return OK

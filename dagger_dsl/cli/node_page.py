@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from dagger_dsl.cli.common import OK, STORE, many
+from dagger_dsl.cli.common import OK, STORE
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.steering import question_lines
 from dagger_dsl.engine.bindings import Bound, bound_inputs
+from dagger_dsl.engine.words import count
 from dagger_dsl.errors import DaggerError, NodeNotFound, StoreError
 from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.text import first_line
@@ -95,7 +96,7 @@ def show_node(
 def _head(node: NodeReport) -> Iterator[str]:
     took = "" if node.duration is None else f", {duration(node.duration)}"
     how = ", recovered by its failure handler" if node.recovered else ""
-    yield f"{node.node_id}: {node.state}, {many(node.attempts, 'attempt')}{took}{how}"
+    yield f"{node.node_id}: {node.state}, {count(node.attempts, 'attempt')}{took}{how}"
     if node.started_at is not None:
         begun = f"{node.started_at:%Y-%m-%d %H:%M:%S.%f}"[:-3]
         yield f"started: {begun} UTC"
@@ -134,7 +135,7 @@ def _call_rows(calls: Mapping[str, NodeReport]) -> list[Sequence[object]]:
         (
             f"[{key}]",
             each.state,
-            many(each.attempts, "attempt"),
+            count(each.attempts, "attempt"),
             "" if each.duration is None else duration(each.duration),
             first_line(each.error if each.error is not None else each.reason, 100),
         )

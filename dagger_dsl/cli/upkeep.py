@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from dagger_dsl.cli.common import FAILED, OK, existing_store, many
+from dagger_dsl.cli.common import FAILED, OK, existing_store
 from dagger_dsl.cli.screen import Screen
+from dagger_dsl.engine.words import count
 from dagger_dsl.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def _stats(store: Store, _arguments: argparse.Namespace) -> tuple[dict[str, Any]
         store.database.where,
         f"  database {stats.database_bytes:,} bytes ({stats.free_bytes:,} free)",
         f"  write-ahead log {stats.wal_bytes:,} bytes",
-        f"  artifacts {stats.artifact_bytes:,} bytes in {many(stats.artifact_files, 'file')}",
-        *(f"  {table}: {many(count, 'row')}" for table, count in stats.rows.items()),
+        f"  artifacts {stats.artifact_bytes:,} bytes in {count(stats.artifact_files, 'file')}",
+        *(f"  {table}: {count(rows, 'row')}" for table, rows in stats.rows.items()),
     ]
     return attrs.asdict(stats), "\n".join(lines)
 
@@ -52,8 +53,8 @@ def _prune(store: Store, arguments: argparse.Namespace) -> tuple[dict[str, Any],
     report = store.prune(age, arguments.keep_last, arguments.dry_run)
     word = "would remove" if report.dry_run else "removed"
     text = (
-        f"{word} {many(len(report.runs), 'run')}, {many(len(report.artifacts), 'artifact')}, "
-        f"{many(report.files, 'file')} of {report.bytes:,} bytes"
+        f"{word} {count(len(report.runs), 'run')}, {count(len(report.artifacts), 'artifact')}, "
+        f"{count(report.files, 'file')} of {report.bytes:,} bytes"
     )
     return attrs.asdict(report), text
 

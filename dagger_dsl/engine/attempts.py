@@ -38,8 +38,8 @@ __all__ = [
     "attempt_of",
     "attempts_of_run",
     "called_at",
+    "from_epoch",
     "last_attempt",
-    "moment",
     "recorded_attempts",
     "waits_for_attempt",
 ]
@@ -146,7 +146,7 @@ def waits_for_attempt(number: int, allowed: int | None, error: object) -> str:
         allowed: Of how many, see `attempt_of`.
         error: What the last one failed with; None where that is not known.
     """
-    line = "" if error is None else visible(str(error), 300).strip().split("\n", 1)[0]
+    line = "" if error is None else first_line(error, 300)
     which = attempt_of(number, allowed).removeprefix("attempt ")
     return f"{NEXT}{which}{': ' if line else ''}{line}"
 
@@ -180,7 +180,7 @@ def recorded_attempts(rows: Iterable[StoredNode]) -> dict[str, list[AttemptRepor
     for row in rows:
         if row.started_at is None:  # an end without a call
             continue
-        began, error = moment(row.started_at), row.error
+        began, error = from_epoch(row.started_at), row.error
         took = row.duration
         if row.key != DEFAULT_KEY:
             keyed.add(row.node_id)
@@ -300,8 +300,8 @@ def _calls_of_slot(
         key,
         number,
         state,
-        moment(began),
-        None if ended is None else moment(ended),
+        from_epoch(began),
+        None if ended is None else from_epoch(ended),
         None if ended is None else ended - began,
         error,
     )
@@ -323,7 +323,7 @@ def _attempt(
     end: float,
     error: ErrorInfo | None,
 ) -> AttemptReport:
-    began, ended = moment(run.wall + start), moment(run.wall + end)
+    began, ended = from_epoch(run.wall + start), from_epoch(run.wall + end)
     return AttemptReport(node_id, key, number, state, began, ended, end - start, error)
 
 
@@ -364,6 +364,6 @@ def _rows(run: Run) -> Sequence[StoredNode]:
         return run.recorded
 
 
-def moment(epoch: float) -> dt.datetime:
+def from_epoch(epoch: float) -> dt.datetime:
     """Return a time of day of seconds since 1970."""
     return dt.datetime.fromtimestamp(epoch, tz=dt.UTC)

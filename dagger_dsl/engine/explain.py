@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from dagger_dsl.engine.words import duration
+from dagger_dsl.engine.words import count, duration
 from dagger_dsl.errors import DaggerError, NodeNotFound, shown, visible
 from dagger_dsl.model.context import labels_of
 from dagger_dsl.model.graph import RESULT, Edge, Graph, Input, Node
 from dagger_dsl.model.policies import Trigger
 from dagger_dsl.model.states import NodeState, RunStatus
+from dagger_dsl.model.text import first_line
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import NodeReport, RunReport
@@ -27,6 +29,9 @@ __all__ = ["explain"]
 
 #: Steps of a way back, and edges of a join, that are shown.
 _SHOWN: Final = 12
+
+#: Items of a mapped node that are shown with what they failed with.
+_ITEMS: Final = 3
 
 
 def explain(report: RunReport, node_id: str) -> str:
@@ -114,7 +119,7 @@ class _Story:
         """Return what there is to say of one node, and whom to speak of next."""
         node, state = self.nodes[node_id], self.states[node_id]
         if state is NodeState.COMPLETED:
-            return [f"{node_id!r} completed{_how(node)}"], None
+            return [f"{node_id!r} completed{_how(node)}", *self.collected(node_id)], None
         if state is NodeState.FAILED:
             return [f"{node_id!r} failed{_calls(node)}: {_error(node)}"], None
         if state is NodeState.RUNNING:
@@ -127,6 +132,20 @@ class _Story:
         if self.was_begun(node_id):
             return [f"{node_id!r} {visible(node.reason)}"], None
         return self.held_up(node_id, node, state)
+
+    def collected(self, node_id: str) -> Iterator[str]:
+        """Tell which items of a mapped node failed, though it went on without them."""
+        counts = self.report.counts(node_id)
+        many = counts.get(NodeState.FAILED.value, 0)
+        if not many:
+            return
+        yield f"  {many:,} of {count(sum(counts.values()), 'item')} failed:"
+        calls = self.report.invocations(node_id).items()
+        failed = ((key, each) for key, each in calls if each.state is NodeState.FAILED)
+        for key, each in islice(failed, _ITEMS):
+            yield f"    [{visible(key, 80)}]{_calls(each)}: {first_line(_error(each), 300)}"
+        if many > _ITEMS:
+            yield f"    and {many - _ITEMS:,} more"
 
     def was_begun(self, node_id: str) -> bool:
         """Whether a node has begun, and goes on or begins anew when its run is resumed."""

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.engine.attempts import Another, moment
+from dagger_dsl.engine.attempts import Another, from_epoch
 from dagger_dsl.engine.checkpoints import restored
 from dagger_dsl.engine.error_info import ErrorInfo, error_info
 from dagger_dsl.engine.freeing import invocations
@@ -538,8 +538,8 @@ class Recorder:
         self._land()
         ending = str(run.status), to_json(error) if error else None
         # So that whoever reads the record finds the times that the run's own report has.
-        began = None if run.resumed else moment(run.wall + run.began)
-        ended = None if run.finished is None else moment(run.wall + run.finished)
+        began = None if run.resumed else from_epoch(run.wall + run.began)
+        ended = None if run.finished is None else from_epoch(run.wall + run.finished)
         try:
             try:
                 self.journal.finish(*ending, began=began, ended=ended)

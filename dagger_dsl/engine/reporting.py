@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from dagger_dsl.engine.attempts import attempts_of_run, called_at, moment, waits_for_attempt
+from dagger_dsl.engine.attempts import attempts_of_run, called_at, from_epoch, waits_for_attempt
 from dagger_dsl.engine.error_info import error_info, error_text
 from dagger_dsl.engine.report import NodeReport, RunReport
 from dagger_dsl.engine.state import NAMES, PENDING
@@ -29,8 +29,8 @@ def report_of(run: Run) -> RunReport:
         graph=run.plan.current,
         status=run.status,
         inputs=dict(run.inputs),
-        started_at=moment(run.wall + run.began),
-        finished_at=moment(run.wall + end) if run.finished is not None else None,
+        started_at=from_epoch(run.wall + run.began),
+        finished_at=from_epoch(run.wall + end) if run.finished is not None else None,
         duration=end - run.began,
         reason=run.reason,
         hook_errors=tuple(run.hook_errors),
@@ -119,8 +119,8 @@ def _node(run: Run, slot: int) -> NodeReport:
         key=run.plan.children.key(slot),
         state=state,
         attempts=0 if run.is_cached(slot) or "reused" in meta else run.attempts_made(slot),
-        started_at=None if began is None else moment(began),
-        finished_at=None if ended is None else moment(ended),
+        started_at=None if began is None else from_epoch(began),
+        finished_at=None if ended is None else from_epoch(ended),
         duration=None if began is None or ended is None else ended - began,
         error=error,
         exception=exception,

@@ -13,7 +13,7 @@ from dagger_dsl.store.arguments import check_count, check_moment, check_text
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.schema import memo
-from dagger_dsl.store.transactions import Statement, moment, read
+from dagger_dsl.store.transactions import Statement, column_moment, read
 
 __all__ = ["Memo", "find", "forget", "recall"]
 
@@ -66,8 +66,8 @@ _OF_KEY: Final = Statement(
 
 def _memo(row: Sequence[Any]) -> Memo:
     key, action, version, input_hash, run_id, node_id, made, expiry = row[:8]
-    until = None if expiry is None else moment(expiry)
-    return Memo(key, action, version, input_hash, run_id, node_id, moment(made), until)
+    until = None if expiry is None else column_moment(expiry)
+    return Memo(key, action, version, input_hash, run_id, node_id, column_moment(made), until)
 
 
 def recall(

@@ -22,7 +22,7 @@ from dagger_dsl.store.ownership import Owner
 from dagger_dsl.store.records import StoredCommand
 from dagger_dsl.store.schema import flow_runs, inbox, node_runs, run_log
 
-__all__ = ["Ended", "News", "Request", "read_graph", "read_news", "read_requests"]
+__all__ = ["Ended", "News", "Request", "read_graph", "read_inside", "read_news", "read_requests"]
 
 
 @attrs.frozen
@@ -199,6 +199,31 @@ def read_graph(database: Database, run_id: str) -> tuple[Graph, list[StoredComma
             raise no_such_run(database.where, run_id)
         found = connection.execute(commands.order_by(run_log.c.seq)).all()
     return graph_from_plain(orjson.loads(text)), [StoredCommand(*row) for row in found]
+
+
+def read_inside(database: Database, run_id: str, limit: int) -> list[str]:
+    """Return the ids of the runs directly in a run that are recorded as running, the newest first.
+
+    Args:
+        database: Where they are recorded.
+        run_id: The run around them.
+        limit: At most so many.
+
+    Raises:
+        StoreError: It cannot be read now.
+    """
+    check_text("a run's id", run_id)
+    columns = flow_runs.c
+    # Their ids begin with that of the run and a slash, so no other run has to be looked at.
+    query = sa.select(columns.run_id).where(
+        columns.run_id > f"{run_id}/",
+        columns.run_id < f"{run_id}{chr(ord('/') + 1)}",
+        columns.parent_run_id == run_id,
+        columns.status == "running",
+    )
+    with database.reading() as connection:
+        newest = query.order_by(columns.created_at.desc(), columns.run_id.desc()).limit(limit)
+        return list(connection.scalars(newest))
 
 
 def _ended(row: Any) -> Ended:

@@ -21,6 +21,7 @@ from dagger_dsl.store.task_reads import TaskTable
 from dagger_dsl.store.task_steps import (
     DIED,
     LOST,
+    NEVER,
     add_link,
     count_job,
     follow,
@@ -162,7 +163,7 @@ class TaskClaims(TaskTable):
                 "new_result": inline,
                 "new_artifact": artifact_id,
                 "new_error": error or None,
-                "new_due": each.due_at if status is TaskStatus.PENDING else None,
+                "new_due": _due(each, status),
                 "more_retries": int(each.retried),
                 "less_attempts": 0 if each.begun else 1,
                 "the_moment": now,
@@ -193,13 +194,11 @@ class TaskClaims(TaskTable):
         tx.execute(sql.SET_WAITS, (waits, claim.number))
         if dead:
             return TaskStatus.FAILED, LOST
-        if waits:
-            return (
-                TaskStatus.BLOCKED if status is TaskStatus.BLOCKED else TaskStatus.PENDING
-            ), ending.error
-        if status is TaskStatus.BLOCKED and not ending.asks:
+        if status is TaskStatus.BLOCKED:
+            if waits or ending.asks:
+                return status, ending.error
             return TaskStatus.READY, ""  # what it needs is done already
-        return status, ending.error
+        return (TaskStatus.PENDING if waits else status), ending.error
 
     def _claim(
         self,
@@ -299,26 +298,40 @@ class TaskClaims(TaskTable):
             again.clear()
             counts: dict[str, list[int]] = {}
             for number, public_id, effects, job_id in tx.rows(sql.OF_OWNER, (worker,)):
-                deaths = tx.scalar(sql.DEATHS, (number, DIED)) or 0
-                if effects == Effects.AT_MOST_ONCE:
-                    why = f"{cause}, and it may be called at most once: decide by hand"
-                    set_status(tx, number, TaskStatus.BLOCKED, now, error=why, cause=cause)
-                elif cause == DIED and deaths + 1 >= max_deaths:
-                    why = f"{deaths + 1} workers died while they ran it"
-                    set_status(tx, number, TaskStatus.FAILED, now, error=why, cause=DIED)
-                    count = counts.setdefault(job_id, [0, 0])
-                    count[0] -= 1
-                    count[1] += 1
-                    follow(tx, job_id, number, "failed", now, count)
-                else:
-                    set_status(tx, number, TaskStatus.READY, now, cause=cause)
+                waits, lost = open_needs(tx, number)
+                if lost:
+                    why = LOST
+                elif effects == Effects.AT_MOST_ONCE:
+                    asks = f"{cause}, and it may be called at most once: decide by hand"
+                    blocked = TaskStatus.BLOCKED
+                    set_status(
+                        tx, number, blocked, now, error=asks, waits=waits, due=NEVER, cause=cause
+                    )
+                    continue
+                elif cause != DIED or (tx.scalar(sql.DEATHS, (number, DIED)) or 0) + 1 < max_deaths:
+                    status = TaskStatus.PENDING if waits else TaskStatus.READY
+                    set_status(tx, number, status, now, waits=waits, cause=cause)
                     again.append(str(public_id))
+                    continue
+                else:
+                    why = f"{max_deaths} workers died while they ran it"
+                set_status(tx, number, TaskStatus.FAILED, now, error=why, waits=waits, cause=cause)
+                count = counts.setdefault(job_id, [0, 0])
+                count[0] -= 1
+                count[1] += 1
+                follow(tx, job_id, number, "failed", now, count)
             for job_id, (unfinished, failed) in counts.items():
                 count_job(tx, job_id, unfinished, failed, now)
             settle_jobs(tx, counts, now)
 
         run_transaction(self._database, take)
         return again
+
+
+def _due(ending: Ending, status: TaskStatus) -> float | None:
+    if status is TaskStatus.PENDING:
+        return ending.due_at
+    return NEVER if status is TaskStatus.BLOCKED and ending.asks else None
 
 
 def _may_wait(row: Sequence[Any], quick: Container[str]) -> bool:

@@ -26,7 +26,7 @@ from dagger_dsl.store.arguments import check_text
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.task_steps import utc
-from dagger_dsl.store.transactions import moment, read
+from dagger_dsl.store.transactions import column_moment, read
 
 __all__ = ["StoredJob", "TaskReads", "TaskTable", "stored_job"]
 
@@ -192,8 +192,8 @@ class TaskReads(TaskTable):
             retry_count=row[16],
             worker=row[17] or "",
             version=row[18],
-            created_at=moment(row[19]),
-            updated_at=max([moment(row[20]), *(utc(each) for each in row[21:23] if each)]),
+            created_at=column_moment(row[19]),
+            updated_at=max([column_moment(row[20]), *(utc(each) for each in row[21:23] if each)]),
             started_at=None if row[21] is None else utc(row[21]),
             finished_at=None if row[22] is None else utc(row[22]),
         )
@@ -210,6 +210,6 @@ def stored_job(row: Sequence[Any]) -> StoredJob:
         config=orjson.loads(row[5]) if row[5] else {},
         deadline=row[6],
         error=row[7] or "",
-        created_at=moment(row[8]),
-        updated_at=moment(row[9]),
+        created_at=column_moment(row[8]),
+        updated_at=column_moment(row[9]),
     )

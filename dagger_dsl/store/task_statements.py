@@ -218,7 +218,7 @@ CHANGE: Final = Statement(
         status=_bind("new_status", sa.Text()),
         error=_bind("new_error", sa.Text()),
         waits=sa.func.coalesce(_bind("new_waits", sa.Integer()), tasks.c.waits),
-        due_at=sa.null(),
+        due_at=_bind("new_due", sa.Double()),
         owner=sa.null(),
         lease_expires_at=sa.null(),
         version=_next_version,
@@ -387,7 +387,7 @@ def _one(column: sa.Column[Any]) -> Statement:
     return Statement(sa.select(column).where(tasks.c.task_id == _number))
 
 
-FAULT: Final = _one(tasks.c.error)
+ERROR: Final = _one(tasks.c.error)
 NAME: Final = _one(tasks.c.public_id)
 RUNS_ANYWAY: Final = _one(tasks.c.runs_anyway)
 LINK: Final = Statement(

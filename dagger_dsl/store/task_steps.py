@@ -7,6 +7,7 @@ its job: no process has to be there for it, and a kill leaves nothing half done.
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ __all__ = [
     "DIED",
     "DONE",
     "LOST",
+    "NEVER",
     "add_link",
     "count_job",
     "follow",
@@ -44,6 +46,9 @@ DONE: Final = ("completed", "accepted")
 DEAD: Final = ("failed", "cancelled")
 #: Statuses in which a task waits for those that it needs.
 _WAITING: Final = ("pending", "blocked", "paused")
+
+#: When a task is due that a person has to decide on, whatever becomes of what it needs.
+NEVER: Final = math.inf
 
 #: Causes of changes: when a worker died, and when what a task needs cannot come any more.
 DIED: Final = "its worker died"
@@ -125,6 +130,7 @@ def set_status(
     *,
     error: str = "",
     waits: int | None = None,
+    due: float | None = None,
     cause: str = "",
 ) -> None:
     """Set a status, and what goes with it; nobody owns the task then."""
@@ -133,6 +139,7 @@ def set_status(
         "new_status": str(status),
         "new_error": error or None,
         "new_waits": waits,
+        "new_due": due,
         "the_time": utc(now),
     }
     tx.execute(sql.CHANGE, sql.CHANGE.in_order(values))
@@ -195,7 +202,7 @@ def recount(
         (new in UNFINISHED) - (old in UNFINISHED),
         (new is TaskStatus.FAILED) - (old is TaskStatus.FAILED),
     ]
-    if new in DEAD and old not in DEAD:
+    if str(new) in DEAD and str(old) not in DEAD:
         follow(tx, job_id, number, str(new), now, count)
     if new is TaskStatus.REJECTED:  # those that have not begun wait for a better result
         start_over(tx, number, now, count)
@@ -214,16 +221,16 @@ def start_over(tx: Transaction, number: int, now: float, count: list[int]) -> No
     while again:
         for each, state, _, _, _ in tx.rows(sql.DEPENDENTS, (again.pop(),)):
             waits, lost = open_needs(tx, each)
-            if state == "failed" and not lost and tx.scalar(sql.FAULT, (each,)) == LOST:
+            if state == "failed" and not lost and tx.scalar(sql.ERROR, (each,)) == LOST:
                 count[0] += 1
                 count[1] -= 1
                 again.append(each)
-            elif state not in ("pending", "ready", "blocked"):
+            elif state not in ("pending", "ready"):
+                if state in ("blocked", "paused"):
+                    tx.execute(sql.SET_WAITS, (waits, each))
                 continue
-            if state == "blocked" and not waits:
-                continue
-            status = TaskStatus.BLOCKED if state == "blocked" else TaskStatus.PENDING
-            set_status(tx, each, status, now, waits=waits, cause="what it needs is tried again")
+            cause = "what it needs is tried again"
+            set_status(tx, each, TaskStatus.PENDING, now, waits=waits, cause=cause)
 
 
 def wait_again(tx: Transaction, job_id: str, number: int, status: TaskStatus, now: float) -> None:

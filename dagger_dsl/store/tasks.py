@@ -347,8 +347,8 @@ class TaskRows(TaskTable):
                 waits, lost = open_needs(tx, number)
                 if lost:
                     raise InvalidState(
-                        f"task {task_id!r} needs one that has failed or was cancelled, and cannot "
-                        "go on without its result; try that one again, and this one follows"
+                        f"task {task_id!r} needs {self._lost(tx, number)}: let that be tried "
+                        "again, which lets this one wait for it, too"
                     )
                 after = (
                     TaskStatus.PENDING
@@ -360,6 +360,12 @@ class TaskRows(TaskTable):
 
         run_transaction(self._database, change)
         return changed
+
+    @staticmethod
+    def _lost(tx: Transaction, number: int) -> str:
+        """Return in words which tasks that one needs cannot come any more."""
+        lost = [(each, status) for each, status in tx.rows(sql.NEEDS, (number,)) if status in DEAD]
+        return ", ".join(f"{tx.scalar(sql.NAME, (each,))!r}, which is {how}" for each, how in lost)
 
     def add_dependency(self, task_id: str, needs: str) -> None:
         """Let a task wait for another one of its job, too.

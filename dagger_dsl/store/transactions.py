@@ -19,7 +19,7 @@ from dagger_dsl.store.database import Database
 from dagger_dsl.store.faults import translated
 from dagger_dsl.store.migrations import DIALECT
 
-__all__ = ["Statement", "Transaction", "fetch", "moment", "read", "run_transaction"]
+__all__ = ["Statement", "Transaction", "column_moment", "fetch", "read", "run_transaction"]
 
 
 class Statement:
@@ -177,7 +177,7 @@ def read(database: Database, statement: Statement, values: Sequence[Any]) -> lis
             pooled.close()
 
 
-def moment(value: str | dt.datetime) -> dt.datetime:
+def column_moment(value: str | dt.datetime) -> dt.datetime:
     """Return the moment that a driver gave for a column of moments; SQLite's gives text."""
     if isinstance(value, str):
         value = dt.datetime.fromisoformat(value)

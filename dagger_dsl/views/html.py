@@ -42,8 +42,8 @@ from dagger_dsl.views.surroundings import (
     answer,
     configuration,
     environment,
-    moment,
     resume,
+    time_element,
 )
 from dagger_dsl.views.svg import drawn
 from dagger_dsl.views.timeline import Lane, lane_of
@@ -416,14 +416,14 @@ def _header(view: _View) -> str:
     if report.history is not None:
         facts.append(("Cycles", f"{report.history.cycles:,}"))
     if report.started_at is not None:
-        facts.append(("Started", moment(report.started_at)))
+        facts.append(("Started", time_element(report.started_at)))
     if report.finished_at is not None:
         ended = "Paused" if report.status is RunStatus.PAUSED else "Ended"
         if report.orphaned:
             ended = "Last recorded"
-        facts.append((ended, moment(report.finished_at)))
+        facts.append((ended, time_element(report.finished_at)))
     if report.status is RunStatus.RUNNING and not report.orphaned:
-        facts.append(("As it was", moment(dt.datetime.now(tz=dt.UTC))))
+        facts.append(("As it was", time_element(dt.datetime.now(tz=dt.UTC))))
     facts.append(("Duration", text(duration(report.duration))))
     if retried:
         facts.append(("Retried", f"{retried:,} {'node' if retried == 1 else 'nodes'}"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from dagger_dsl.engine.attempts import Another, moment
+from dagger_dsl.engine.attempts import Another, from_epoch
 from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.notes import of_json
 from dagger_dsl.errors import cut
@@ -115,9 +115,9 @@ def _of_attempt(ended: Ended, begun: Mapping[tuple[str, str, int], float]) -> It
     cache = ended.meta.get("cache")
     if isinstance(cache, Mapping) and cache.get("hit"):
         text = f"completed without a call: {first_line(cache.get('reason', 'cached'))}"
-        yield Entry(moment(at), node, "completed", text)
+        yield Entry(from_epoch(at), node, "completed", text)
         return
-    yield Entry(moment(ended.started_at), node, "started", f"started{number}")
+    yield Entry(from_epoch(ended.started_at), node, "started", f"started{number}")
     answered = ended.meta.get("answered")
     if isinstance(answered, Mapping):
         by = f" by {first_line(answered['by'])}" if answered.get("by") else ""
@@ -125,11 +125,11 @@ def _of_attempt(ended: Ended, begun: Mapping[tuple[str, str, int], float]) -> It
         return
     took = duration(ended.duration or 0.0)
     if ended.state == "waiting":
-        yield Entry(moment(at), node, "waiting", f"waits for an answer{because}")
+        yield Entry(from_epoch(at), node, "waiting", f"waits for an answer{because}")
         return
     if ended.state != "failed":
         how = ", recovered by its failure handler" if ended.meta.get("recovered") else ""
-        yield Entry(moment(at), node, ended.state, f"{ended.state} in {took}{how}{because}")
+        yield Entry(from_epoch(at), node, ended.state, f"{ended.state} in {took}{how}{because}")
         return
     delay = None
     another = Another.of(ended.meta)
@@ -140,7 +140,7 @@ def _of_attempt(ended: Ended, begun: Mapping[tuple[str, str, int], float]) -> It
         delay = None if again is None else max(0.0, again - at)
     later = "" if delay is None else f"; tried again after {duration(delay)}"
     kind = "failed" if another is None and delay is None else "retry"
-    yield Entry(moment(at), node, kind, f"failed in {took}: {_error(ended.error)}{later}")
+    yield Entry(from_epoch(at), node, kind, f"failed in {took}: {_error(ended.error)}{later}")
 
 
 def _error(error: Mapping[str, Any] | None) -> str:

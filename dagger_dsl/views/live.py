@@ -1,8 +1,9 @@
 """`LiveDisplay`: shows how a run goes while it goes.
 
 A thread looks at the run a few times a second (`dagger_dsl.engine.pulse`); the run itself does
-nothing for it, and what the drawing costs decides how often it is made. What trouble a display has
-is logged, and the run goes on without one.
+nothing for it, and what the drawing costs decides how often it is made. A run that is over before
+the first look says so itself, where that waits for nobody. What trouble a display has is logged,
+and the run goes on without one.
 
 How it looks is the matter of a front: `Lines` is the plain one, the others are loaded on first use.
 """
@@ -13,11 +14,12 @@ import _thread
 import contextvars
 import logging
 import os
+import select
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from dagger_dsl.engine.pulse import Pulse, Pulses, TableChanged, Watch
@@ -39,6 +41,7 @@ __all__ = [
     "in_notebook",
     "live_display",
     "summary",
+    "write_at_once",
     "write_line",
 ]
 
@@ -60,6 +63,9 @@ _MISSED: Final = 50
 #: More lines than that nobody reads.
 _MANY: Final = 200
 
+#: Bytes that a pipe takes at least that takes any; systems that do not say do not look, either.
+_TAKEN: Final[int] = getattr(select, "PIPE_BUF", 512)
+
 
 class Front(Protocol):
     """How a pulse is shown. Only one thread at a time draws.
@@ -79,6 +85,13 @@ class Front(Protocol):
 
     def finish(self, pulse: Pulse) -> None:
         """Show how it has ended; called once, also when nothing was drawn before."""
+
+    def finish_at_once(self, pulse: Pulse) -> bool:
+        """Do what `finish` does if that waits for nobody, and return whether it was done.
+
+        Called in the thread of the run, where nothing was drawn before; if not, `finish` is called
+        in another one.
+        """
 
     def abandon(self) -> None:
         """Give back what was taken, such as the cursor of a terminal."""
@@ -118,6 +131,7 @@ class LiveDisplay:
         self._drawing = threading.Lock()
         self._context: contextvars.Context | None = None
         self._over: threading.Event | None = None  # set when the last drawing is made
+        self._end: Pulse | None = None  # where the run's thread has looked already
         self._due = 0.0
         self._first = True
         self._has_screen = False
@@ -145,7 +159,7 @@ class LiveDisplay:
             run: What a picture is made of.
         """
         self._missed = 0
-        self._first, self._over, self.is_unread = True, None, False
+        self._first, self._over, self._end, self.is_unread = True, None, None, False
         try:
             self._watch = pulses
             self._front = front = self._front_for(run)
@@ -159,15 +173,38 @@ class LiveDisplay:
         """Show how the run has ended, and leave; at once where nothing takes what is shown."""
         try:
             if self._front is not None:
-                self._over = over = threading.Event()
-                if not _TICKER.finish(self, over):
-                    # Not louder: where this would be said nobody may take anything, either.
-                    logger.debug("the display of a run was left behind")
+                if not self._finish_at_once():
+                    self._over = over = threading.Event()
+                    if not _TICKER.finish(self, over):
+                        # Not louder: where this would be said nobody may take anything, either.
+                        logger.debug("the display of a run was left behind")
             elif self._drawing.acquire(timeout=_PATIENCE):  # why it gave up is being said
                 self._drawing.release()
         finally:
             _TICKER.remove(self)
             self._leave()
+
+    def _finish_at_once(self) -> bool:
+        """Show the end from here, if nothing was drawn and that waits for nobody.
+
+        To have the ticker do it takes longer than a thousand nodes do.
+        """
+        if not self._first or not self._drawing.acquire(blocking=False):
+            return False
+        try:
+            front, watch, context = self._front, self._watch, self._context
+            if not self._first or front is None or watch is None or context is None:
+                return False
+            self._end = watch.take(front.named)
+            done = context.run(front.finish_at_once, self._end)
+            if done:
+                self._context = None  # nothing is drawn behind it
+            return done
+        except Exception as error:
+            self._give_up(error)
+            return True
+        finally:
+            self._drawing.release()
 
     def _front_for(self, run: Run | None) -> Front:
         if self.kind == "picture" and run is not None:
@@ -207,7 +244,7 @@ class LiveDisplay:
             return
         try:
             if last:
-                front.finish(watch.take(front.named))
+                front.finish(self._end or watch.take(front.named))
             else:
                 front.draw(watch.take(front.named))
             self._missed = 0
@@ -415,6 +452,16 @@ class Lines:
         if not self._brief:
             self._say(summary(pulse))
 
+    def finish_at_once(self, pulse: Pulse) -> bool:
+        """Do so in one piece, if it is small."""
+        if not self._titled:
+            return False  # whoever takes the lines may wait for somebody
+        said: list[str] = []
+        lines = Lines(said.append, brief=self._brief)
+        lines._titled = True
+        lines.finish(pulse)
+        return write_at_once(said)
+
     def abandon(self) -> None:
         """Nothing was taken."""
 
@@ -467,6 +514,27 @@ def write_line(line: str, stream: IO[str] | None = None) -> None:
     if where is not None:
         where.write(f"{printable(line)}\n")
         where.flush()
+
+
+def write_at_once(lines: Iterable[str], stream: IO[str] | None = None) -> bool:
+    """Write lines to a stream if that waits for nobody, and return whether they were written."""
+    where = sys.stderr if stream is None else stream
+    text = "".join(f"{printable(line)}\n" for line in lines)
+    if where is None or not text:
+        return True
+    if len(text.encode("ascii", "backslashreplace")) > _TAKEN or not _takes(where):
+        return False
+    where.write(text)
+    where.flush()
+    return True
+
+
+def _takes(stream: IO[str]) -> bool:
+    """Return whether a stream is known to take something now."""
+    try:
+        return bool(select.select((), (stream.fileno(),), (), 0)[1])
+    except (AttributeError, OSError, ValueError):  # it has no number, or one that is not looked at
+        return False
 
 
 def summary(pulse: Pulse) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
 import time
 from html import escape
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from dagger_dsl.model.text import printable
 from dagger_dsl.views.grouping import MOST
@@ -62,12 +63,20 @@ class PictureFront:
     def finish(self, pulse: Pulse) -> None:
         """Show how it ended."""
         self._mark, self._dear = None, False
-        if self._output is None and len(self._run.plan.index) > MOST and not pulse.failures:
-            # Drawing would take longer than the run did.
-            text = summary(pulse)
-            self._show({"text/plain": text, "text/html": f"<pre>{escape(printable(text))}</pre>"})
-        else:
+        if self._output is not None or not self.finish_at_once(pulse):
             self.draw(pulse)
+
+    def finish_at_once(self, pulse: Pulse) -> bool:
+        """Say so in one line, if drawing would take longer than the run did."""
+        if pulse.failures or len(self._run.plan.index) <= MOST:
+            return False
+        text = printable(summary(pulse))
+        stream = _stream_of_kernel()
+        if stream is not None:  # to display it takes as long as five hundred nodes
+            stream.write(f"{text}\n")
+        else:
+            self._show({"text/plain": text, "text/html": f"<pre>{escape(text)}</pre>"})
+        return True
 
     def abandon(self) -> None:
         """Nothing was taken: what is shown stays."""
@@ -90,7 +99,7 @@ class PictureFront:
         from rich.theme import Theme
 
         from dagger_dsl.views.colours import ON_PAGES
-        from dagger_dsl.views.live_bar import frame
+        from dagger_dsl.views.live_frame import frame
 
         grey = Color.parse(ON_PAGES["dim"]).get_truecolor()
         hues = ("red", "green", "yellow", "blue", "magenta", "cyan")
@@ -109,3 +118,10 @@ class PictureFront:
         form = '<pre style="white-space: pre; overflow-x: auto; line-height: normal">{code}</pre>'
         html = console.export_html(theme=colours, inline_styles=True, code_format=form)
         return {"text/plain": summary(pulse), "text/html": html}
+
+
+def _stream_of_kernel() -> IO[str] | None:
+    """Return standard output if it is the kernel's own, which sends what is written later."""
+    module = sys.modules.get("ipykernel.iostream")
+    stream = sys.stdout
+    return stream if module is not None and isinstance(stream, module.OutStream) else None

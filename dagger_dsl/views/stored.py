@@ -9,7 +9,7 @@ import datetime as dt
 import functools
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.engine.attempts import AttemptReport, moment, recorded_attempts
+from dagger_dsl.engine.attempts import AttemptReport, from_epoch, recorded_attempts
 from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.engine.story import graph_now
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dagger_dsl.store.runs import StoredRun
     from dagger_dsl.store.storage import Store
 
-__all__ = ["nested_reports", "stored_report"]
+__all__ = ["nested_in", "nested_reports", "stored_report"]
 
 
 def stored_report(
@@ -124,7 +124,7 @@ def _span(stored: StoredRun, *, orphaned: bool) -> tuple[dt.datetime | None, flo
         return None, max(0.0, (dt.datetime.now(tz=dt.UTC) - begun).total_seconds())
     for node in stored.attempts:
         if node.started_at is not None:
-            end = max(end, moment(node.started_at + (node.duration or 0.0)))
+            end = max(end, from_epoch(node.started_at + (node.duration or 0.0)))
     return end, max(0.0, (end - begun).total_seconds())
 
 
@@ -149,9 +149,8 @@ def nested_reports(
     found: dict[str, RunReport | dict[str, RunReport]] = {}
     # The oldest first: where a node has several, the newest one counts.
     for each in reversed(store.list_runs(limit=most, parent=run_id)):
-        node_id, _, key = each.run_id.removeprefix(f"{run_id}/").partition("/")
+        node_id, key = nested_in(each.run_id, run_id)
         report = stored_report(store.load_run(each.run_id), database_url, store)
-        node_id, key = _unquoted(node_id), _unquoted(key)
         if not key:
             found[node_id] = report
             continue
@@ -159,6 +158,17 @@ def nested_reports(
         if isinstance(keyed, dict):
             keyed[key] = report
     return found
+
+
+def nested_in(run_id: str, outer: str) -> tuple[str, str]:
+    """Return the node that a nested run is in, and the key of its invocation, if it has one.
+
+    Args:
+        run_id: The nested run.
+        outer: The run that it is directly in.
+    """
+    node_id, _, key = run_id.removeprefix(f"{outer}/").partition("/")
+    return _unquoted(node_id), _unquoted(key)
 
 
 def _unquoted(part: str) -> str:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.engine.attempts import Another, moment, waits_for_attempt
+from dagger_dsl.engine.attempts import Another, from_epoch, waits_for_attempt
 from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.lookups import decision_of
 from dagger_dsl.engine.notes import of_json
@@ -135,7 +135,7 @@ class StoredNodes:
         called = self._called.get((row.node_id, row.key))  # ends without a call tell of none
         started = ended = None
         if called is not None and called.started_at is not None:
-            started = moment(called.started_at)
+            started = from_epoch(called.started_at)
             if called.duration is not None:
                 ended = started + dt.timedelta(seconds=called.duration)
         error = None if row.error is None else ErrorInfo(**row.error)

@@ -23,7 +23,7 @@ from dagger_dsl.views.page import block, code, definitions, fold, table, text
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
 
-__all__ = ["answer", "configuration", "environment", "moment", "resume"]
+__all__ = ["answer", "configuration", "environment", "resume", "time_element"]
 
 
 def resume(report: RunReport) -> str:
@@ -98,13 +98,13 @@ def environment(report: RunReport) -> str:
         ("Python", text(f"{platform.python_implementation()} {platform.python_version()}")),
         ("Platform", text(platform.platform())),
         ("SQLite", text(sqlite3.sqlite_version)),
-        ("Page made", moment(dt.datetime.now(tz=dt.UTC))),
+        ("Page made", time_element(dt.datetime.now(tz=dt.UTC))),
     ]
     note = "Of the process that made this page."
     return f'<p class="soft-text">{note}</p>{definitions(pairs, style="pairs")}'
 
 
-def moment(when: dt.datetime) -> str:
+def time_element(when: dt.datetime) -> str:
     """Return a time of day as HTML."""
     utc = when.astimezone(dt.UTC)
     return f'<time datetime="{utc.isoformat()}">{utc:%Y-%m-%d %H:%M:%S} UTC</time>'

@@ -134,12 +134,14 @@ def test_yaml_runs_with_old_and_new_functions_beside_each_other(files: Path, run
 @pytest.mark.row("R9")
 def test_the_commands_of_the_guides_do_what_they_say(files: Path) -> None:
     (script,) = (each.text for each in SNIPPETS if each.mark == "ci: tour")
-    for line in script.replace("\\\n", " ").splitlines():
+    said = ""
+    for line in script.replace("\\\n", " ").splitlines() * 2:  # a reader may do it again
         program, *words = shlex.split(line)
         assert program == "dagger-dsl"
         done = outside(files, "-m", "dagger_dsl", *words)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert "load_data = 2" in done.stdout
+        said += done.stdout
+    assert said.count("load_data = 2") == 2
 
 
 # --- the tables -----------------------------------------------------------------------------------

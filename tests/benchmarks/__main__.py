@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks import by_hand, jobs, machines, ours
-from tests.benchmarks.measure import Trial, interleaved
+from tests.benchmarks.measure import MOST, Trial, interleaved
 from tests.benchmarks.shapes import SHAPES, Shape
 
 ROOT = Path(__file__).parents[2]
@@ -166,6 +166,21 @@ def memory_cases(shape: Shape, n: int) -> Iterator[Case]:
         ),
     ):
         yield Case(path=path, shape=shape, n=n, ours=run, hand=hand, bound=bound)
+
+
+def shown_cases() -> Iterator[Case]:
+    """Yield what a live display costs; `hand` is the same run without one."""
+    shape = SHAPES["chain"](ITEMS)
+    for kind in ("lines", "bar"):
+        yield Case(
+            path=f"shown live, {kind}",
+            shape=shape,
+            n=ITEMS,
+            ours=partial(ours.shown, shape, kind),
+            hand=partial(ours.shown, shape, None),
+            bound=Bound(ratio=1.02),
+            repeats=MOST,
+        )
 
 
 def durable_cases(shape: Shape, n: int, folder: Path) -> Iterator[Case]:
@@ -392,6 +407,7 @@ def cases(sizes: list[int], folder: Path) -> Iterator[Case]:
         yield from machine_cases(n, folder)
     yield from map_cases(folder)
     yield from job_cases(ITEMS, folder)
+    yield from shown_cases()
 
 
 def print_table(rows: list[Row], console: Console, what: str) -> None:
@@ -401,7 +417,8 @@ def print_table(rows: list[Row], console: Console, what: str) -> None:
         caption="Both sides open their database and write a row before the clock starts; "
         "'opening too' counts that. '6 us at 2.5': where the loop by hand costs 2.5 us. "
         "'map over nodes': an item of a mapped node; by hand is a plain node of ours. "
-        "'tasks claimed': by hand is ours, too, where few wait.",
+        "'tasks claimed': by hand is ours, too, where few wait. "
+        "'shown live': by hand is the same run without a display.",
     )
     for name in ("path", "shape"):
         table.add_column(name, no_wrap=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = [
     "map_on_file",
     "on_file",
     "run",
+    "shown",
     "url_of",
     "with_database",
 ]
@@ -134,6 +136,19 @@ def in_memory(dag: Workflow, runner: str, **options: Any) -> Trial:
     """Run a DAG in memory."""
     dag.compile()
     return timed(lambda: dag.run(runner=runner, **options))
+
+
+def shown(shape: Shape, display: str | None) -> Trial:
+    """Run the graph in memory with a live display, which nobody reads, or with none."""
+    dag = build(shape)
+    dag.compile()
+    return timed_inside(_unread, lambda _: dag.run(runner="sequential", progress=display))
+
+
+@contextmanager
+def _unread() -> Iterator[None]:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
+        yield
 
 
 def build_seed() -> DAG:

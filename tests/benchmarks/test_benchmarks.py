@@ -111,6 +111,14 @@ def test_mapped_nodes_are_stored_too(tmp_path: Path) -> None:
     assert rows == 51
 
 
+@pytest.mark.parametrize("display", ["lines", "bar", None])
+def test_a_display_that_is_measured_is_not_read(
+    shape: Shape, display: str | None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert ours.shown(shape, display)() > 0
+    assert capfd.readouterr() == ("", "")
+
+
 def test_both_sides_call_the_same_functions(shape: Shape) -> None:
     dag = ours.build(shape)
     graph = dag.compile()

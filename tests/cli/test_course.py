@@ -69,6 +69,19 @@ def test_a_mapped_node_is_running_with_how_many_of_its_calls_ended(course: Cours
     assert pulse.failures == (), "the item of a map is none of the nodes that failed"
 
 
+def test_a_node_with_a_run_in_it_is_running_with_how_far_that_has_come(course: Course) -> None:
+    inside = Course("r/shaky", Graph("in", [Node("a", "x"), Node("b", "x")]), news())
+    inside.take_in(news(ended(1, "a", "completed")))
+    turns = Course("r/load", Graph("m", [Node("t", "x")], machine=Machine("t")), news())
+    turns.take_in(news(ended(1, "t", "completed", "0"), ended(2, "t", "completed", "1")))
+    course.take_in(news(released=((1, (0, 1, 2)),)))
+    course.look_inside({"shaky": inside.take(), "load": turns.take()})
+    rows = {each.name: (each.text, each.part) for each in course.take().running}
+    assert rows == {"shaky": ("", (1, 2)), "load": ("cycle 3", None), "work": ("", None)}
+    course.look_inside({})
+    assert {each.part for each in course.take().running} == {None}
+
+
 def test_what_is_tried_again_says_when_and_which_attempt(course: Course) -> None:
     meta = Another(60.0, 4).to_plain()
     failed = news(ended(3, "shaky", "failed", meta=meta), released=((1, (2,)),))

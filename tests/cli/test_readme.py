@@ -47,6 +47,12 @@ def test_a_command_in_a_block_is_understood(page: str, line: str) -> None:
     parse(arguments(line))
 
 
+def test_a_reader_may_do_again_what_is_shown() -> None:
+    taken = [line for page, line in LINES if page == "README.md" and "--run-id" in line]
+    assert len(taken) > 3
+    assert all("--run-id $run" in line for line in taken), "a database has each id once"
+
+
 def test_a_command_within_a_sentence_is_one_that_there_is() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     told = re.findall(r"`dagger-dsl ([^`]+)`", text)

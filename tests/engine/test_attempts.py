@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dagger_dsl import DAG, FSM, FSMReturn, RetryPolicy, RunOptions, Store, action, engine
-from dagger_dsl.engine.attempts import KEPT, LAPS
+from dagger_dsl.engine.attempts import KEPT, LAPS, waits_for_attempt
 from dagger_dsl.engine.report import NodeReport, RunReport
 from dagger_dsl.errors import NodeExecutionError, NodeNotFound
 from dagger_dsl.model.graph import Graph, Node
@@ -301,3 +301,12 @@ def test_what_was_not_called_has_no_attempts() -> None:
     assert report.attempts("b") == []
     with pytest.raises(NodeNotFound, match="did you mean"):
         report.attempts("aa")
+
+
+def test_what_a_node_waits_for_has_one_line_of_the_error_and_no_colours() -> None:
+    error = f"\x1b[31m\n\n\x1b[1mno route\x1b[0m {'x' * 400}\nat all"
+    line = waits_for_attempt(2, 3, error)
+    assert line.startswith("waits for attempt 2 of 3: no route xxx")
+    assert line.endswith("x…")
+    assert len(line) == len("waits for attempt 2 of 3: ") + 300
+    assert waits_for_attempt(2, None, None) == "waits for attempt 2"

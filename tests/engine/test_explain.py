@@ -267,6 +267,29 @@ def test_a_failed_node_tells_its_error_and_attempts(ask: Ask) -> None:
 # Inputs.
 
 
+@pytest.mark.row("H12")
+@pytest.mark.parametrize("items", [4, 10])
+def test_a_map_that_went_on_without_some_items_tells_which_failed(ask: Ask, items: int) -> None:
+    def odd(item: int) -> int:
+        if item % 2:
+            raise ValueError(f"{item} is odd\nand more")
+        return item
+
+    flow = Workflow().add(
+        "each", odd, take={"item": "inputs.items"}, map_over="item", map_errors="collect"
+    )
+    head, many, *failed = ask(flow, inputs={"items": list(range(items))})("each")
+    assert head.startswith("'each' completed")
+    assert many == f"  {items // 2} of {items} items failed:"
+    assert failed[:2] == [
+        f"    [{each}] after 1 attempt: ValueError: {each} is odd" for each in (1, 3)
+    ]
+    inputs = ["inputs:", "  item <- inputs.items: an input of the run"]
+    fifth = "    [5] after 1 attempt: ValueError: 5 is odd"
+    assert failed[2:] == ([fifth, "    and 2 more"] if items == 10 else []) + inputs
+    assert ask(flow, inputs={"items": [0, 2]})("each")[1:] == inputs
+
+
 @pytest.mark.row("H14")
 def test_every_input_names_its_last_writer_or_says_never_written(ask: Ask) -> None:
     flow = Workflow().note("rows", Answers([OSError("first"), 2]), try_count=2, retry=IMMEDIATE)

@@ -60,6 +60,7 @@ class Tasks(RuleBasedStateMachine):
         self.ids: list[str] = []
         self.versions: dict[str, int] = {}
         self.valid: dict[str, Claim] = {}
+        self.asks: set[str] = set()  # tasks that a person has to decide on
 
     def teardown(self) -> None:
         self.rows.cancel_job(self.job)
@@ -146,7 +147,10 @@ class Tasks(RuleBasedStateMachine):
     def block(self, claim: Claim, data: st.DataObject, asks: bool) -> None:
         needs = self._several(data, 2)
         try:
+            was = self.valid.get(claim.id) is claim
             self._end(claim, TaskStatus.BLOCKED, needs=tuple(needs), asks=asks)
+            if asks and was:
+                self.asks.add(claim.id)
         except CycleError:  # nothing happened: its worker still has it
             self._end(claim, TaskStatus.COMPLETED)
 
@@ -169,14 +173,17 @@ class Tasks(RuleBasedStateMachine):
             self.rows.set_status(task_id, status)
         except InvalidState:
             return
+        self.asks.discard(task_id)
         self.valid.pop(task_id, None)
 
     @rule(worker=st.sampled_from("xyz"))
     def die(self, worker: str) -> None:
-        running = {each.id for each in self._tasks() if each.worker == self.workers[worker]}
+        running = [each for each in self._tasks() if each.worker == self.workers[worker]]
         self.work.rescue(self.workers[worker])
-        for task_id in running:
-            del self.valid[task_id]
+        for task in running:
+            del self.valid[task.id]
+            if task.effects == "at_most_once":
+                self.asks.add(task.id)
 
     @rule(seconds=st.integers(0, 3))
     def wait(self, seconds: int) -> None:
@@ -209,6 +216,8 @@ class Tasks(RuleBasedStateMachine):
                 assert not lost
             if task.status is TaskStatus.PENDING and satisfied:
                 assert task.retry_count or task.attempts, "nobody would ever call it"
+            if task.id in self.asks:
+                assert task.status in (TaskStatus.BLOCKED, TaskStatus.FAILED)
             assert (task.worker != "") == (task.status is TaskStatus.RUNNING)
             assert (task.id in self.valid) == (task.status is TaskStatus.RUNNING)
             before = self.versions.get(task.id, -1)

@@ -6,11 +6,13 @@ import asyncio
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.store.storage import Store
 from dagger_dsl.views import live
 from dagger_dsl.views.live import Lines, LiveDisplay, Pace, live_display, summary
-from dagger_dsl.views.live_bar import BarFront, frame
+from dagger_dsl.views.live_bar import BarFront
+from dagger_dsl.views.live_frame import frame
 from tests.engine import elsewhere
 from tests.engine.helpers import RUNNERS, Workflow
 
@@ -508,6 +511,9 @@ class Held:
         self.finished.append(found)
         self.fault()
 
+    def finish_at_once(self, _found: Pulse) -> bool:
+        return False
+
     def abandon(self) -> None:
         self.abandoned += 1
 
@@ -707,7 +713,105 @@ def test_an_interrupt_while_the_last_frame_is_drawn_gives_the_terminal_back(
     live._SCREEN.release()
 
 
-def test_a_pipe_that_is_full_does_not_keep_a_run(tmp_path: Path) -> None:
+@pytest.fixture
+def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[LiveDisplay]:
+    """Note the displays whose end another thread draws."""
+    displays: list[LiveDisplay] = []
+    finish = live._TICKER.finish
+
+    def note(display: LiveDisplay, over: threading.Event) -> bool:
+        displays.append(display)
+        return finish(display, over)
+
+    monkeypatch.setattr(live._TICKER, "finish", note)
+    return displays
+
+
+@contextmanager
+def errors_in(path: Path) -> Iterator[Path]:
+    """Let standard error be a file."""
+    with path.open("w", encoding="utf-8") as stream, redirect_stderr(stream):
+        yield path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="only sockets are looked at there")
+@every_runner
+@pytest.mark.parametrize("kind", ["lines", "bar"])
+def test_a_run_that_is_over_at_once_says_so_itself(
+    runner: str, kind: str, handed_over: list[LiveDisplay], tmp_path: Path
+) -> None:
+    flow = Workflow("flow").note("a").note("b", after=["a"])
+    with errors_in(tmp_path / "errors") as errors:
+        assert flow.run(runner, progress=kind).success
+        assert flow.run(runner, progress=kind).success
+    said = [re.sub(r" in [^,]*$", "", line) for line in errors.read_text("utf-8").splitlines()]
+    nodes = ["flow [1/2] a: completed", "flow [2/2] b: completed"] * (kind == "lines")
+    assert said == [*nodes, "flow: 2/2 nodes, completed"] * 2
+    assert handed_over == []
+
+
+def test_what_may_wait_for_somebody_is_written_by_another_thread(
+    handed_over: list[LiveDisplay], tmp_path: Path
+) -> None:
+    flow = Workflow("flow")
+    for number in range(150):
+        flow.note(f"a_node_with_a_long_name_{number}")
+    with errors_in(tmp_path / "errors") as errors:
+        assert flow.run(progress="lines").success, "more than a pipe takes for sure"
+    assert len(errors.read_text("utf-8").splitlines()) == 151
+    said: list[str] = []
+    assert Workflow().note("a").run(progress=LiveDisplay("lines", say=said.append)).success
+    assert len(said) == 2, "who knows what a function does"
+    console, written = terminal()
+    assert Workflow().note("a").run(progress=LiveDisplay("bar", console=console)).success
+    assert written.getvalue().count("\n") == 1, "nor a stream of which nothing is known"
+    assert len(handed_over) == 3
+
+
+def test_a_bar_that_is_not_drawn_loads_nothing_to_draw_with(tmp_path: Path) -> None:
+    program = tmp_path / "short.py"
+    program.write_text(
+        "import sys\n"
+        "from dagger_dsl import DAG\n"
+        "from dagger_dsl.views.live_bar import BarFront\n"
+        "BarFront.delay = 60.0\n"
+        "dag = DAG('flow')\n"
+        "@dag.node\n"
+        "def a() -> int:\n"
+        "    return 1\n"
+        "dag.run(progress='bar')\n"
+        "print('rich' in sys.modules)\n"
+    )
+    with (tmp_path / "errors").open("w") as errors:
+        done = subprocess.run(
+            [sys.executable, program], stdout=subprocess.PIPE, stderr=errors, timeout=60, check=True
+        )
+    assert (tmp_path / "errors").read_text().startswith("flow: 1/1 nodes, completed in")
+    assert done.stdout.split() == [b"False"]
+
+
+FULL_PIPE = """
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+try:
+    while True:
+        os.write(writer, bytes(65536))
+except BlockingIOError:
+    os.set_blocking(writer, True)
+"""
+
+#: As after Ctrl-S.
+STOPPED_TERMINAL = """
+import termios
+reader, writer = os.openpty()
+termios.tcflow(writer, termios.TCOOFF)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has other pipes and terminals")
+@pytest.mark.parametrize("kind", ["lines", "bar"])
+@pytest.mark.parametrize("stuck", [FULL_PIPE, STOPPED_TERMINAL], ids=["pipe", "terminal"])
+def test_a_pipe_that_is_full_does_not_keep_a_run(tmp_path: Path, kind: str, stuck: str) -> None:
     program = tmp_path / "stuck.py"
     program.write_text(
         "import os, sys\n"
@@ -718,15 +822,9 @@ def test_a_pipe_that_is_full_does_not_keep_a_run(tmp_path: Path) -> None:
         "@dag.node\n"
         "def a() -> int:\n"
         "    return 1\n"
-        "reader, writer = os.pipe()\n"
-        "os.set_blocking(writer, False)\n"
-        "try:\n"
-        "    while True:\n"
-        "        os.write(writer, bytes(65536))\n"
-        "except BlockingIOError:\n"
-        "    os.set_blocking(writer, True)\n"
+        f"{stuck}"
         "os.dup2(writer, 2)\n"
-        "dag.run(progress='lines')\n"
+        f"dag.run(progress='{kind}')\n"
         "os.write(1, b'over')\n"
         "os._exit(0)\n"
     )

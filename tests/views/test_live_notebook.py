@@ -175,6 +175,24 @@ dag.connect("load", "bad")
 """
 
 
+LARGE = """
+from dagger_dsl import action
+from dagger_dsl.views.live_picture import PictureFront
+
+PictureFront.delay = 60.0
+
+@action
+def one() -> int:
+    return 1
+
+with DAG("large") as large:
+    for _ in range(400):
+        one()
+large.run(progress=True)
+None
+"""
+
+
 @pytest.mark.row("M10", "R1")
 def test_cells_of_a_real_kernel() -> None:
     nbformat = pytest.importorskip("nbformat")
@@ -183,7 +201,7 @@ def test_cells_of_a_real_kernel() -> None:
     ways = ["dag.run(progress=True)", "await dag.run_async(progress=True)"]
     ways += ["dag.start(progress=True).wait()", "DagExecutor().run(dag, progress=True).status"]
     book = nbformat.v4.new_notebook()
-    book.cells = [nbformat.v4.new_code_cell(text) for text in (CELL, *ways)]
+    book.cells = [nbformat.v4.new_code_cell(text) for text in (CELL, *ways, LARGE)]
     changes: list[str] = []
 
     class Client(nbclient.NotebookClient):  # type: ignore[misc, name-defined]  # untyped
@@ -193,6 +211,8 @@ def test_cells_of_a_real_kernel() -> None:
             return super().process_message(message, cell, index)
 
     Client(book, allow_errors=True, kernel_name="python3", timeout=120).execute()
+    (line,) = book.cells.pop().outputs
+    assert line.text.startswith("large: 400/400 nodes, completed in")
     for cell in book.cells[1:]:
         pictures = [each for each in cell.outputs if each.output_type == "display_data"]
         assert len(pictures) == 1, cell["source"]
