@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dagger_dsl.agents.signals import Blocked
-from dagger_dsl.errors import InvalidState
+from dagger_dsl.errors import ConfigurationError, InvalidState, shown
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus, TaskType
 
 if TYPE_CHECKING:
@@ -114,7 +114,14 @@ class TaskContext:
         person: `TaskManager.update_task_status` lets it go on.
 
         Args:
-            on: Ids of tasks that it needs from now on, too.
+            on: Ids of tasks of its job that it needs from now on, too. It fails where there is no
+                such task, or one waits for this one.
             reason: Why, for people.
+
+        Raises:
+            ConfigurationError: *on* holds no ids.
         """
-        raise Blocked(tuple([on] if isinstance(on, str) else on), reason)
+        ids = (on,) if isinstance(on, str) else on
+        if not isinstance(ids, Collection) or not all(isinstance(each, str) for each in ids):
+            raise ConfigurationError(f"block(on=...) takes ids of tasks, not {shown(on)}")
+        raise Blocked(tuple(ids), reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -378,6 +379,38 @@ def test_a_job_is_watched_until_it_ends(manager: TaskManager, registry: Registry
     assert asyncio.run(wait()) == (JobStatus.COMPLETED, JobStatus.COMPLETED)
     with pytest.raises(InvalidState, match="takes no more tasks"):
         manager.add_task("j", "", "waiter")
+
+
+@pytest.mark.row("I18")
+@pytest.mark.parametrize(
+    ("on", "error"),
+    [
+        (["nowhere"], "TaskNotFound: there is no task 'nowhere'"),
+        ("itself", "CycleError: .*itself -> itself"),
+        (["after"], "CycleError: .*itself -> after -> itself"),
+        ([5], r"ConfigurationError: block\(on=...\) takes ids of tasks, not"),
+        (None, "ConfigurationError: block"),
+    ],
+)
+def test_who_waits_for_what_cannot_be_fails_alone(
+    manager: TaskManager, registry: Registry, on: Any, error: str
+) -> None:
+    @task_agent(registry=registry)
+    def asker(ctx: TaskContext) -> None:
+        ctx.block(on=on)
+
+    @task_agent(registry=registry)
+    def other() -> str:
+        return "done"
+
+    manager.add_task("j", "", "asker", task_id="itself")
+    manager.add_task("j", "", "other", dependencies=["itself"], task_id="after")
+    others = manager.add_tasks([NewTaskSpec("other") for _ in range(5)], "j")
+    assert manager.start_job("j").result(LONG) is JobStatus.FAILED
+    task = manager.get_task("itself")
+    assert task is not None
+    assert re.search(error, task.error)
+    assert {status_of(manager, each) for each in others} == {"completed"}
 
 
 @pytest.mark.row("I18", "I19")
