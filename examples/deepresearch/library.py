@@ -95,8 +95,8 @@ def _docstrings(name: str, node: ast.Module | ast.ClassDef | ast.stmt) -> Iterat
         yield Section(name, text)
     if isinstance(node, ast.Module | ast.ClassDef):
         for each in node.body:
-            own = getattr(each, "name", "_")
-            if not own.startswith("_"):
+            own = getattr(each, "name", "")
+            if isinstance(own, str) and own and not own.startswith("_"):
                 yield from _docstrings(f"{name}.{own}", each)
 
 
