@@ -155,6 +155,9 @@ class TaskClaims(TaskTable):
             claim, status = each.claim, each.status
             error = each.error
             if status in UNFINISHED:
+                if tx.scalar(sql.VERSION, (claim.number,)) != claim.version:
+                    late.append(each)  # what it needs is not its worker's to say any more
+                    continue
                 status, error = self._parked(tx, each)
             inline, artifact_id, _ = each.result
             values = {

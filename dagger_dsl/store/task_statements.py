@@ -388,6 +388,7 @@ def _one(column: sa.Column[Any]) -> Statement:
 
 
 ERROR: Final = _one(tasks.c.error)
+VERSION: Final = _one(tasks.c.version)
 NAME: Final = _one(tasks.c.public_id)
 RUNS_ANYWAY: Final = _one(tasks.c.runs_anyway)
 LINK: Final = Statement(

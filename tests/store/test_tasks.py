@@ -559,6 +559,19 @@ def test_who_runs_anyway_is_told_once_of_what_failed_and_was_given_up(desk: Desk
     assert desk.run() == ["b", "c"]
 
 
+def test_who_parks_a_task_too_late_changes_nothing_of_it(desk: Desk) -> None:
+    desk.add("a", "b")
+    (late,) = desk.claim(worker="old")
+    desk.claims.rescue("old")
+    (claim,) = desk.claim(worker="new")
+    assert claim.id == "a"
+    assert [each.claim for each in desk.end(late, BLOCKED, needs=("b",))] == [late]
+    task = desk.reads.task("a")
+    assert task is not None
+    assert (task.status, task.dependencies) == (RUNNING, ())
+    assert desk.end(claim) == []
+
+
 def test_sqlites_own_checks_find_no_damage_in_tasks(tmp_path: Path) -> None:
     """They are made after a kill; some versions take the wrong columns of a table for its key."""
     path = tmp_path / "tasks.db"
