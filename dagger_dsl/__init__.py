@@ -24,6 +24,7 @@ need, at most 50; a few more can be imported by name. Everything else lives in t
 - `dagger_dsl.model.events` and `dagger_dsl.model.commands`: what hooks are shown, and what they may
   return;
 - `dagger_dsl.engine.hooks`: hooks that are ready to be used;
+- `dagger_dsl.agents`: what jobs of tasks are made of, beside their manager;
 - `dagger_dsl.yamlio`: files that keep their comments through an edit;
 - `dagger_dsl.legacy`: the documents' other spellings.
 """
