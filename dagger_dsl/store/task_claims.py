@@ -156,7 +156,7 @@ class TaskClaims(TaskTable):
             error = each.error
             if status in UNFINISHED:
                 if tx.scalar(sql.VERSION, (claim.number,)) != claim.version:
-                    late.append(each)  # what it needs is not its worker's to say any more
+                    late.append(each)
                     continue
                 status, error = self._parked(tx, each)
             inline, artifact_id, _ = each.result

@@ -388,7 +388,9 @@ def _one(column: sa.Column[Any]) -> Statement:
 
 
 ERROR: Final = _one(tasks.c.error)
-VERSION: Final = _one(tasks.c.version)
+VERSION: Final = Statement(
+    sa.select(tasks.c.version).where(tasks.c.task_id == _number).with_for_update()
+)
 NAME: Final = _one(tasks.c.public_id)
 RUNS_ANYWAY: Final = _one(tasks.c.runs_anyway)
 LINK: Final = Statement(

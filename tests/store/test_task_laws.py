@@ -23,6 +23,7 @@ from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
 from dagger_dsl.store.task_reads import TaskReads
 from dagger_dsl.store.tasks import TaskRows
+from tests.scale import count
 
 #: One database for all examples: to make one takes longer than an example.
 STORE = Store("sqlite::memory:")
@@ -227,5 +228,5 @@ class Tasks(RuleBasedStateMachine):
                 assert self.reads.history(task.id)[-1].status is task.status
 
 
-Tasks.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+Tasks.TestCase.settings = settings(max_examples=count(2_000), stateful_step_count=30, deadline=None)
 TestTasks = Tasks.TestCase

@@ -495,6 +495,18 @@ def test_a_failed_task_that_is_cancelled_counts_once_for_those_that_run_anyway(d
     assert desk.states()["c"] == "pending"
 
 
+def test_a_worker_that_is_late_links_nothing(desk: Desk) -> None:
+    desk.add("a")
+    desk.add("b", priority=1)
+    (claim,) = desk.claim()
+    desk.rows.set_status("b", READY)
+    assert len(desk.end(claim, BLOCKED, needs=("a",))) == 1
+    assert desk.states() == {"a": "ready", "b": "ready"}
+    task = desk.reads.task("b")
+    assert task is not None
+    assert task.dependencies == ()
+
+
 RACER = """
 import sys
 from dagger_dsl.model.tasks import TaskStatus
@@ -557,19 +569,6 @@ def test_who_runs_anyway_is_told_once_of_what_failed_and_was_given_up(desk: Desk
     desk.rows.set_status("a", CANCELLED)
     assert desk.states() == {"a": "cancelled", "b": "ready", "c": "pending"}
     assert desk.run() == ["b", "c"]
-
-
-def test_who_parks_a_task_too_late_changes_nothing_of_it(desk: Desk) -> None:
-    desk.add("a", "b")
-    (late,) = desk.claim(worker="old")
-    desk.claims.rescue("old")
-    (claim,) = desk.claim(worker="new")
-    assert claim.id == "a"
-    assert [each.claim for each in desk.end(late, BLOCKED, needs=("b",))] == [late]
-    task = desk.reads.task("a")
-    assert task is not None
-    assert (task.status, task.dependencies) == (RUNNING, ())
-    assert desk.end(claim) == []
 
 
 def test_sqlites_own_checks_find_no_damage_in_tasks(tmp_path: Path) -> None:
