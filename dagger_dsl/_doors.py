@@ -27,6 +27,7 @@ DOORS: Final = {
     "report_bundle": "dagger_dsl.views.notebook:report_bundle",
     "job_to_dot": "dagger_dsl.views.jobs:job_to_dot",
     "job_to_svg": "dagger_dsl.views.jobs:job_to_svg",
+    "job_tree": "dagger_dsl.views.job_tree:job_tree",
     "job_bundle": "dagger_dsl.views.jobs:job_bundle",
     "job_page": "dagger_dsl.views.job_page:job_page",
     "save_dot": "dagger_dsl.views.graphviz:save_dot",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dagger_dsl.agents.signals import Blocked
-from dagger_dsl.errors import InvalidState
+from dagger_dsl.errors import ConfigurationError, InvalidState, shown
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus, TaskType
 
 if TYPE_CHECKING:
+    from dagger_dsl.agents.job import JobHandle
     from dagger_dsl.agents.manager import TaskManager
     from dagger_dsl.engine.workflow import Workflow
     from dagger_dsl.store.task_claims import Claim
@@ -50,6 +51,11 @@ class TaskContext:
         if found is None:
             raise InvalidState(f"task {self.task_id!r} was removed")
         return found
+
+    @property
+    def job(self) -> JobHandle:
+        """The job that it is of: its tasks, and what it was configured with."""
+        return self.manager.job(self.job_id)
 
     @property
     def dependencies(self) -> tuple[str, ...]:
@@ -109,10 +115,17 @@ class TaskContext:
         person: `TaskManager.update_task_status` lets it go on.
 
         Args:
-            on: Ids of tasks that it needs from now on, too.
+            on: Ids of tasks of its job that it needs from now on, too. It fails where there is no
+                such task, or one waits for this one.
             reason: Why, for people.
+
+        Raises:
+            ConfigurationError: *on* holds no ids.
         """
-        raise Blocked(tuple([on] if isinstance(on, str) else on), reason)
+        ids = (on,) if isinstance(on, str) else on
+        if not isinstance(ids, Collection) or not all(isinstance(each, str) for each in ids):
+            raise ConfigurationError(f"block(on=...) takes ids of tasks, not {shown(on)}")
+        raise Blocked(tuple(ids), reason)
 
     def run_dag(
         self,

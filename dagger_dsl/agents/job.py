@@ -8,13 +8,13 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl._doors import through
 from dagger_dsl.errors import JobNotFound
-from dagger_dsl.model.tasks import JobStatus, Task
+from dagger_dsl.model.tasks import JobStatus, Task, TaskStatus
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.manager import TaskManager
@@ -66,9 +66,28 @@ class JobHandle:
         return self.status is JobStatus.COMPLETED
 
     @property
+    def config(self) -> Mapping[str, Any]:
+        """What it was started with, for its agents."""
+        return self._row().config
+
+    @property
     def tasks(self) -> list[Task]:
         """Its tasks, in the order in which they were added."""
         return self._manager.tasks(self.job_id)
+
+    def questions(self) -> list[Task]:
+        """Return the tasks that wait for a person; what they ask is their ``error``.
+
+        These are the blocked ones to which nothing that they need can come any more. An answer is
+        `TaskManager.update_task_status` with the status ``ready``.
+        """
+        tasks = self.tasks
+        coming = {task.id for task in tasks if not task.is_finished}
+        return [
+            task
+            for task in tasks
+            if task.status is TaskStatus.BLOCKED and coming.isdisjoint(task.dependencies)
+        ]
 
     def to_dot(self) -> str:
         """Return it as DOT: parts, needs, and where each task stands."""
@@ -92,6 +111,10 @@ class JobHandle:
         """
         history = self._manager._reads.history_of(self.job_id)
         return str(through("job_page")(self.tasks, self._row(), history, path))
+
+    def __rich__(self) -> Any:
+        """Return it as a tree, for ``rich.print``."""
+        return through("job_tree")(self.tasks, self._row())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         found: dict[str, str] = through("job_bundle")(self.tasks, self._row())
@@ -161,7 +184,7 @@ class JobHandle:
             while True:
                 told.clear()
                 row = self._row()
-                mark = (row.status, row.unfinished, row.failed)
+                mark = (row.status, self._manager._reads.mark(self.job_id))
                 if mark != seen:
                     seen = mark
                     yield row.status

@@ -65,7 +65,8 @@ class TaskManager:
     """Jobs of tasks in one database, and the workers of this process that run them.
 
     Args:
-        registry: Where agents are looked up; the one in force by default.
+        registry: Where agents are looked up: a `Registry`, or the module that they are written in;
+            the one in force by default.
         database_url: Where tasks are recorded; None for this process's memory only.
         concurrency: How many tasks run at a time here; the number of CPUs by default, at least 4.
             0 runs none: other processes do, ``dagger-dsl worker`` among them.
@@ -79,7 +80,7 @@ class TaskManager:
     def __init__(
         self,
         *,
-        registry: Registry | None = None,
+        registry: Any = None,
         database_url: str | os.PathLike[str] | None = None,
         concurrency: int | None = None,
         agents: Sequence[str] | None = None,
@@ -180,6 +181,7 @@ class TaskManager:
         self._make(job_id, config)
         if tasks:
             self.add_tasks(tasks, job_id)
+        self._check_agents(job_id)
         self._rows.start_job(job_id, timeout=limit, allowed_agents=allowed_agents)
         self.work()
         self._wake()
@@ -190,9 +192,11 @@ class TaskManager:
 
         Raises:
             JobNotFound: There is none.
+            AgentNotFound: As `start_job`.
         """
         if self._reads.job(job_id) is None:
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
+        self._check_agents(job_id)
         self._rows.start_job(job_id)
         self.work()
         self._wake()
@@ -217,6 +221,15 @@ class TaskManager:
             if self._crew is not None:
                 self._crew.cancel(task_id)
         self._changed()
+
+    def _check_agents(self, job_id: str) -> None:
+        """Refuse a job whose tasks nobody would ever run, where that is known."""
+        if self._size == 0 or self._chosen is not None:
+            return  # other processes have other agents
+        known = self.registry.task_agents
+        for name in self._reads.agents_of(job_id):
+            if name not in known:
+                raise agent_missing(name, list(known))
 
     def _make(self, job_id: str, config: Mapping[str, Any] | None = None) -> None:
         if self._reads.job(job_id) is None:

@@ -396,8 +396,8 @@ tasks = sa.Table(
 task_links = sa.Table(
     "task_links",
     METADATA,
+    # The key comes first: the checks of older SQLites find NULL in a column between its parts.
     sa.Column("task_id", sa.Integer, nullable=False),
-    # The key comes first: before SQLite 3.41 its quick_check takes such a table for damaged else.
     sa.Column("needs_id", sa.Integer, nullable=False),
     sa.Column("position", sa.Integer, nullable=False),
     sa.PrimaryKeyConstraint("task_id", "needs_id"),

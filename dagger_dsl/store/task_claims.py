@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import orjson
 
+from dagger_dsl.errors import CycleError, TaskNotFound
 from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.tasks import UNFINISHED, TaskStatus
 from dagger_dsl.store import task_statements as sql
@@ -188,11 +189,16 @@ class TaskClaims(TaskTable):
     def _parked(self, tx: Transaction, ending: Ending) -> tuple[TaskStatus, str]:
         """Link a task with what it waits for; return where it stands then, and why.
 
+        One that would wait for itself, or for a task that its job does not have, has failed.
+
         While it ran nobody counted for it, so that what it needs is looked at now.
         """
         claim, status = ending.claim, ending.status
-        for each in ending.needs:
-            add_link(tx, claim.number, claim.id, claim.job_id, each)
+        try:
+            for each in ending.needs:
+                add_link(tx, claim.number, claim.id, claim.job_id, each)
+        except (TaskNotFound, CycleError) as error:  # of its agent, and no matter of the others
+            return TaskStatus.FAILED, f"{type(error).__name__}: {error}"
         waits, dead = open_needs(tx, claim.number)
         tx.execute(sql.SET_WAITS, (waits, claim.number))
         if dead:

@@ -120,6 +120,16 @@ class TaskReads(TaskTable):
         rows = read(self._database, sql.TASKS_OF_JOB, (job_id,))
         return [self._task(row, needs.get(row[0], ())) for row in rows]
 
+    def agents_of(self, job_id: str) -> list[str]:
+        """Return the names of the agents that a job has tasks for."""
+        check_text("a job's id", job_id)
+        return [str(name) for (name,) in read(self._database, sql.AGENTS_OF_JOB, (job_id,))]
+
+    def mark(self, job_id: str) -> tuple[int, int]:
+        """Return two numbers that are others after any change of a job's tasks."""
+        ((many, versions),) = read(self._database, sql.MARK, (job_id,))
+        return many, versions or 0
+
     def outputs_of_needs(self, number: int) -> list[Any]:
         """Return what the tasks gave that one needs, in its order; None where one gave nothing."""
         return [

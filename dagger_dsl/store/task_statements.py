@@ -367,6 +367,9 @@ DEATHS: Final = Statement(
 AGENTS_OF_JOB: Final = Statement(
     sa.select(tasks.c.agent_type).where(tasks.c.job_id == _job).distinct()
 )
+MARK: Final = Statement(
+    sa.select(sa.func.count(), sa.func.sum(tasks.c.version)).where(tasks.c.job_id == _job)
+)
 SET_ALLOWED: Final = Statement(
     sa.update(jobs)
     .values(allowed_agents=_bind("new_agents", sa.Text()))

@@ -235,7 +235,7 @@ def recount(
 
 
 def start_over(tx: Transaction, number: int, now: float, count: list[int]) -> None:
-    """Let those wait again that failed, or wait, for a task that is tried again."""
+    """Let those wait again that failed with, or wait for, a task that is tried again."""
     again = [number]
     while again:
         for each, state, _, _, _ in tx.rows(sql.DEPENDENTS, (again.pop(),)):

@@ -160,7 +160,7 @@ class TaskRows(TaskTable):
             InvalidState: The job has ended.
             TaskExists: An id is taken.
             TaskNotFound: A dependency, or a parent, is no task of the job.
-            CycleError: They would wait for each other.
+            CycleError: They would wait for each other, or be parts of each other.
             AgentNotAllowed: The job does not let the agent have tasks.
             EncodingError: An input has no stored form.
         """
@@ -405,17 +405,16 @@ def _spec_text(spec: NewTaskSpec) -> str | None:
 
 def _check_cycles(specs: Sequence[NewTaskSpec]) -> None:
     ids = {spec.task_id for spec in specs}
-    inside = {
-        spec.task_id: [each for each in spec.dependencies if each in ids]
-        for spec in specs
-        if spec.dependencies
-    }
-    if not any(inside.values()):
-        return
-    try:
-        TopologicalSorter(inside).prepare()
-    except FoundCycle as error:
-        raise CycleError([str(each) for each in reversed(error.args[1])]) from None
+    needs = {spec.task_id: spec.dependencies for spec in specs if spec.dependencies}
+    parts = {spec.task_id: (spec.parent,) for spec in specs if spec.parent is not None}
+    for links in (needs, parts):
+        inside = {name: [each for each in found if each in ids] for name, found in links.items()}
+        if not any(inside.values()):
+            continue
+        try:
+            TopologicalSorter(inside).prepare()
+        except FoundCycle as error:
+            raise CycleError([str(each) for each in reversed(error.args[1])]) from None
 
 
 def _check_agent(job_id: str, agent: str, allowed: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from dagger_dsl.model.text import first_line
 from dagger_dsl.views.gantt import chosen, gantt
 from dagger_dsl.views.graphviz import write_file
 from dagger_dsl.views.grouping import MOST
-from dagger_dsl.views.jobs import LOOKS, picture_of_tasks
+from dagger_dsl.views.jobs import look_of, picture_of_tasks
 from dagger_dsl.views.page import block, code, definitions, fold, name, page, state, text
 from dagger_dsl.views.sheet import FAILURES, SAID, Sheet, folded_table, framed, message
 from dagger_dsl.views.surroundings import time_element
@@ -197,16 +197,14 @@ class _JobPage(Sheet):
             told = f"{len(self.tasks):,} tasks, too many for a picture; the table shows them."
             return f'<p class="soft-text">{told}</p>'
         job = self.job
-        return framed(
-            picture_of_tasks(self.tasks, f"job {job.id}", str(job.status)), f"Graph of job {job.id}"
-        )
+        return framed(picture_of_tasks(self.tasks, f"job {job.id}", job), f"Graph of job {job.id}")
 
     def timeline(self) -> str:
         """Return when tasks were called, and when they waited."""
         lanes = [
             Lane(
                 self.names[task.id],
-                LOOKS[task.status],
+                look_of(task.status),
                 course.bars,
                 course.called,
                 course.called,
@@ -247,7 +245,7 @@ class _JobPage(Sheet):
         course = self.courses[task.id]
         return [
             name(self.names[task.id]),
-            state(str(task.status), LOOKS[task.status]),
+            state(str(task.status), look_of(task.status)),
             name(task.agent),
             f"{task.attempts:,}" if task.attempts else "",
             text(duration(course.waited) if course.waited >= 0.0005 else ""),
@@ -317,7 +315,7 @@ class _JobPage(Sheet):
             [
                 text(_since(each.at, first)),
                 name(self.names.get(each.task_id, each.task_id)),
-                state(str(each.status), LOOKS[each.status]),
+                state(str(each.status), look_of(each.status)),
                 f"{each.attempt:,}" if each.attempt else "",
                 text(first_line(each.cause, 200)),
                 text(each.worker, 40),

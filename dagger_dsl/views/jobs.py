@@ -10,17 +10,31 @@ from typing import TYPE_CHECKING, Final
 from dagger_dsl.engine.words import count, duration
 from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.tasks import Task, TaskStatus
-from dagger_dsl.model.text import first_line
+from dagger_dsl.model.text import first_line, printable
+from dagger_dsl.store.task_steps import LOST
 from dagger_dsl.views.dot import picture_to_dot
-from dagger_dsl.views.picture import Arrow, Picture, Shape
+from dagger_dsl.views.grouping import alike
+from dagger_dsl.views.picture import LINE, Arrow, Picture, Shape
+from dagger_dsl.views.states import WORST
 
 if TYPE_CHECKING:
     from dagger_dsl.store.task_reads import StoredJob
 
-__all__ = ["LOOKS", "job_bundle", "job_to_dot", "job_to_svg", "picture_of_tasks"]
+__all__ = [
+    "fault_of",
+    "job_bundle",
+    "job_to_dot",
+    "job_to_svg",
+    "look_of",
+    "name_of",
+    "picture_of_tasks",
+    "standing",
+    "status_of",
+    "took",
+]
 
 #: The state of a node whose look a task's status has; the others have their own names.
-LOOKS: Final[Mapping[TaskStatus, str]] = {
+_LOOKS: Final[Mapping[TaskStatus, str]] = {
     TaskStatus.PENDING: "pending",
     TaskStatus.READY: "pending",
     TaskStatus.RUNNING: "running",
@@ -33,43 +47,86 @@ LOOKS: Final[Mapping[TaskStatus, str]] = {
     TaskStatus.CANCELLED: "cancelled",
 }
 
+#: In a picture of more tasks than this, those that are alike are one.
+_MANY: Final = 24
+
 #: Characters of a value in a tooltip.
 _VALUE: Final = 300
 
 
-def picture_of_tasks(tasks: Sequence[Task], title: str, status: str | None = None) -> Picture:
+def picture_of_tasks(tasks: Sequence[Task], title: str, job: StoredJob | None = None) -> Picture:
     """Return the picture of tasks.
 
     Args:
         tasks: What to show.
         title: What to call it.
-        status: The status of the job that they are of.
+        job: The job that they are of.
     """
-    counts = Counter(str(each.status) for each in tasks)
-    told = ", ".join(f"{number:,} {name}" for name, number in counts.items())
+    known = {each.id: each for each in tasks}
+    told = standing(tasks, job)
+    if job is not None and job.error:
+        told += f" ({first_line(job.error)})"
     return Picture(
         title,
-        tuple(map(_shape, tasks)),
-        tuple(_arrows(tasks)),
-        told if status is None else f"{status}: {told or 'no tasks'}",
-        _whole(status),
+        tuple(_shape(each, known) for each in tasks),
+        tuple(_arrows(known)),
+        told,
+        None if job is None else status_of(job),
     )
 
 
-def _whole(status: str | None) -> str | None:
-    return "pending" if status == "created" else status
+def standing(tasks: Sequence[Task], job: StoredJob | None = None) -> str:
+    """Return how a job stands: its status, and of how many tasks how many are in each."""
+    counts = Counter(str(each.status) for each in tasks)
+    ranks = [str(status) for status in sorted(_LOOKS, key=lambda each: WORST.index(_LOOKS[each]))]
+    told = count(len(tasks), "task") if tasks else "no tasks"
+    if len(counts) > 1 or (job is not None and counts and str(job.status) not in counts):
+        parts = ", ".join(f"{counts[each]:,} {each}" for each in ranks if each in counts)
+        told = f"{told}, {parts}"
+    return told if job is None else f"{job.status}: {told}"
 
 
-def _shape(task: Task) -> Shape:
+def status_of(job: StoredJob) -> str:
+    """Return the state of a run whose look a job has."""
+    return "pending" if job.status == "created" else str(job.status)
+
+
+def look_of(status: TaskStatus) -> str:
+    """Return the state of a node whose look tasks of a status have."""
+    return _LOOKS[status]
+
+
+def name_of(task: Task) -> str:
+    """Return what a task is called where people look: what it is about, else who does it."""
+    return first_line(task.description, LINE) or printable(task.agent)
+
+
+def fault_of(task: Task, known: Mapping[str, Task]) -> str:
+    """Return why a task failed or is blocked; of one that failed with others, these.
+
+    Args:
+        task: The task.
+        known: The tasks of its job, by id.
+    """
+    if task.status not in (TaskStatus.FAILED, TaskStatus.BLOCKED):
+        return ""
+    if task.error == LOST:
+        for each in task.dependencies:
+            if each in known and known[each].status in (TaskStatus.FAILED, TaskStatus.CANCELLED):
+                return f"{known[each].status} with {name_of(known[each])}"
+    return first_line(task.error)
+
+
+def _shape(task: Task, known: Mapping[str, Task]) -> Shape:
     marks = []
     if task.attempts > 1:
         marks.append(count(task.attempts, "call"))
     return Shape(
         task.id,
-        first_line(task.description, 80) or task.agent,
-        detail=_detail(task),
+        name_of(task),
+        detail=_detail(task, known),
         kind="group" if task.task_type in ("objective", "story") else "step",
-        status=LOOKS[task.status],
+        status=look_of(task.status),
         marks=tuple(marks),
         tooltip=tuple(_tooltip(task)),
         body=task.agent,
@@ -77,16 +134,18 @@ def _shape(task: Task) -> Shape:
     )
 
 
-def _detail(task: Task) -> str:
-    if task.error and task.status in (TaskStatus.FAILED, TaskStatus.BLOCKED):
-        return first_line(task.error)
-    took = _took(task)
-    own = "" if str(task.status) == LOOKS[task.status] else str(task.status)
-    return ", ".join(filter(None, (own, took))) or task.agent
+def _detail(task: Task, known: Mapping[str, Task]) -> str:
+    fault = fault_of(task, known)
+    if fault:
+        return fault
+    agent = "" if name_of(task) == task.agent else task.agent
+    own = "" if str(task.status) == look_of(task.status) else str(task.status)
+    return " \N{MIDDLE DOT} ".join(filter(None, (agent, own, took(task))))
 
 
-def _took(task: Task) -> str:
-    if task.started_at is None or task.finished_at is None:
+def took(task: Task) -> str:
+    """Return how long the last call of a task took that has ended."""
+    if not task.is_finished or task.started_at is None or task.finished_at is None:
         return ""
     return duration(max(0.0, (task.finished_at - task.started_at).total_seconds()))
 
@@ -110,9 +169,8 @@ def _values(task: Task) -> Iterable[str]:
         yield f"error: {first_line(task.error)}"
 
 
-def _arrows(tasks: Sequence[Task]) -> Iterator[Arrow]:
-    known = {each.id: each for each in tasks}
-    for task in tasks:
+def _arrows(known: Mapping[str, Task]) -> Iterator[Arrow]:
+    for task in known.values():
         if (
             task.parent in known
             and task.parent is not None
@@ -133,14 +191,14 @@ def job_to_svg(tasks: Sequence[Task], job: StoredJob | None) -> str:
     """Return a job, or all tasks there are, as SVG."""
     from dagger_dsl.views.svg import picture_to_svg
 
-    return picture_to_svg(_picture(tasks, job))
+    return picture_to_svg(_drawn(tasks, job))
 
 
 def job_bundle(tasks: Sequence[Task], job: StoredJob) -> dict[str, str]:
     """Return what a notebook shows of a job."""
     from dagger_dsl.views.svg import picture_to_html, picture_to_svg
 
-    picture = _picture(tasks, job)
+    picture = _drawn(tasks, job)
     return {
         "text/plain": f"{picture.title}: {picture.subtitle}",
         "image/svg+xml": picture_to_svg(picture),
@@ -148,7 +206,12 @@ def job_bundle(tasks: Sequence[Task], job: StoredJob) -> dict[str, str]:
     }
 
 
+def _drawn(tasks: Sequence[Task], job: StoredJob | None) -> Picture:
+    """Return what people look at: of many tasks, those that are alike are one."""
+    return alike(_picture(tasks, job), _MANY, "task")
+
+
 def _picture(tasks: Sequence[Task], job: StoredJob | None) -> Picture:
     if job is None:
         return picture_of_tasks(tasks, "tasks")
-    return picture_of_tasks(tasks, f"job {job.id}", str(job.status))
+    return picture_of_tasks(tasks, f"job {job.id}", job)

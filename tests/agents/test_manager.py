@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -203,7 +204,10 @@ def test_an_agent_blocks_itself_in_one_call(manager: TaskManager, registry: Regi
         return input * 10
 
     task_id = manager.add_task("j", "", "planner")
-    assert manager.start_job("j").result(LONG) is JobStatus.COMPLETED
+    job = manager.start_job("j")
+    for _ in job.watch(0.01):
+        assert job.questions() == [], "who waits for other tasks asks nobody"
+    assert job.result(LONG) is JobStatus.COMPLETED
     task = manager.get_task(task_id)
     assert task is not None
     assert task.output == [10, 20, 30]
@@ -247,8 +251,10 @@ def test_who_blocks_for_nothing_waits_for_a_person(
     task = manager.get_task(task_id)
     assert task is not None
     assert task.error == "is it right?"
+    assert [each.id for each in job.questions()] == [task_id]
     assert manager.update_task_status(task_id, "ready", old="blocked", cause="Ada said yes")
     assert job.result(LONG) is JobStatus.COMPLETED
+    assert job.questions() == []
     assert "Ada said yes" in [each.cause for each in manager.history(task_id)]
 
 
@@ -375,6 +381,84 @@ def test_a_job_is_watched_until_it_ends(manager: TaskManager, registry: Registry
         manager.add_task("j", "", "waiter")
 
 
+@pytest.mark.row("I18")
+@pytest.mark.parametrize(
+    ("on", "error"),
+    [
+        (["nowhere"], "TaskNotFound: there is no task 'nowhere'"),
+        ("itself", "CycleError: .*itself -> itself"),
+        (["after"], "CycleError: .*itself -> after -> itself"),
+        ([5], r"ConfigurationError: block\(on=...\) takes ids of tasks, not"),
+        (None, "ConfigurationError: block"),
+    ],
+)
+def test_who_waits_for_what_cannot_be_fails_alone(
+    manager: TaskManager, registry: Registry, on: Any, error: str
+) -> None:
+    @task_agent(registry=registry)
+    def asker(ctx: TaskContext) -> None:
+        ctx.block(on=on)
+
+    @task_agent(registry=registry)
+    def other() -> str:
+        return "done"
+
+    manager.add_task("j", "", "asker", task_id="itself")
+    manager.add_task("j", "", "other", dependencies=["itself"], task_id="after")
+    others = manager.add_tasks([NewTaskSpec("other") for _ in range(5)], "j")
+    assert manager.start_job("j").result(LONG) is JobStatus.FAILED
+    task = manager.get_task("itself")
+    assert task is not None
+    assert re.search(error, task.error)
+    assert {status_of(manager, each) for each in others} == {"completed"}
+
+
+@pytest.mark.row("I18", "I19")
+def test_who_was_parked_for_a_task_that_failed_goes_on_when_that_is_tried_again(
+    manager: TaskManager, registry: Registry
+) -> None:
+    answers = iter([None, "here"])
+
+    @task_agent(registry=registry)
+    def source() -> str:
+        if (answer := next(answers)) is None:
+            raise ConnectionError("away")
+        return answer
+
+    @task_agent(registry=registry)
+    def asker(ctx: TaskContext) -> list[Any]:
+        if not ctx.dependencies:
+            ctx.block(on=[ctx.add_task("source", task_id="source")])
+        return ctx.dependency_outputs()
+
+    asked = manager.add_task("j", "", "asker")
+    after = manager.add_task("j", "", "asker", dependencies=[asked])
+    job = manager.start_job("j")
+    assert job.result(LONG) is JobStatus.FAILED
+    assert manager.update_task_status("source", "ready", cause="it is back")
+    assert job.result(LONG) is JobStatus.COMPLETED
+    task = manager.get_task(after)
+    assert task is not None
+    assert task.output == [["here"]]
+
+
+def test_a_watch_sees_a_task_park_itself_though_nothing_has_ended(
+    manager: TaskManager, registry: Registry
+) -> None:
+    @task_agent(registry=registry)
+    def careful(ctx: TaskContext) -> None:
+        if not ctx.is_rerun:
+            ctx.block(reason="may I?")
+
+    task_id = manager.add_task("j", "", "careful")
+    job = manager.start_job("j")
+    for _ in job.watch(0.01):  # without a look at every change this never ends
+        for task in job.questions():
+            assert task.id == task_id
+            manager.update_task_status(task_id, "ready", old="blocked")
+    assert job.success
+
+
 def test_a_job_that_is_cancelled_stops(manager: TaskManager, registry: Registry) -> None:
     began = threading.Event()
 
@@ -481,6 +565,15 @@ def test_tasks_that_wait_for_each_other_are_refused(
     two = manager.add_task("j", "", "calculator", input={"a": 1, "b": 1}, dependencies=[one])
     with pytest.raises(CycleError):
         manager.add_dependency(one, two)
+    given = {"a": 1, "b": 1}
+    with pytest.raises(CycleError, match=r"x -> y -> x|y -> x -> y"):
+        manager.add_tasks(
+            [
+                NewTaskSpec("calculator", given, parent="y", task_id="x"),
+                NewTaskSpec("calculator", given, parent="x", task_id="y"),
+            ],
+            "j",
+        )
 
 
 def test_what_cannot_be_an_agent_or_a_manager_is_refused(registry: Registry) -> None:
