@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.signals import Blocked, NeedsMoreInfo
+from dagger_dsl.agents.watch import Watch
 from dagger_dsl.errors import AgentNotFound, NodeTimeout, StoreError
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import TaskStatus
@@ -95,6 +96,7 @@ class Crew:
         self._running: dict[str, Callable[[], object]] = {}
         self._stop = threading.Event()
         self._offset = run_offset(f"worker {name}", 0)
+        self._watch = Watch(manager, manager._jobs, name, lease / 3)
 
     # --- from outside -----------------------------------------------------------------------------
 
@@ -107,8 +109,7 @@ class Crew:
             ready.wait()
         for number in range(self._size):
             self._begin(str(number), self._work)
-        if not self._database.is_memory:
-            self._begin("patrol", self._look_after)
+        self._begin("patrol", self._look_after)
 
     def _begin(self, what: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=f"dagger-worker-{what}", daemon=True)
@@ -359,8 +360,9 @@ class Crew:
                     beaten = time.monotonic()
                     self._claims.beat(self.name, self._lease)
                 self._rescue(seen)
+                self._watch.look()
             except StoreError as error:
-                logger.warning("could not look for tasks of dead workers: %s", error)
+                logger.warning("could not look after jobs and workers: %s", error)
 
     def _rescue(self, seen: dict[str, tuple[int, float]]) -> None:
         now = time.monotonic()

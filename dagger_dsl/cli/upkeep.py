@@ -52,7 +52,8 @@ def _prune(store: Store, arguments: argparse.Namespace) -> tuple[dict[str, Any],
     report = store.prune(age, arguments.keep_last, arguments.dry_run)
     word = "would remove" if report.dry_run else "removed"
     text = (
-        f"{word} {many(len(report.runs), 'run')}, {many(len(report.artifacts), 'artifact')}, "
+        f"{word} {many(len(report.runs), 'run')}, {many(len(report.jobs), 'job')}, "
+        f"{many(len(report.artifacts), 'artifact')}, "
         f"{many(report.files, 'file')} of {report.bytes:,} bytes"
     )
     return attrs.asdict(report), text

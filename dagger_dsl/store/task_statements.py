@@ -32,6 +32,7 @@ TASK_COLUMNS: Final = (
     "payload_artifact_id",
     "spec",
     "effects",
+    "retries",
     "waits",
     "runs_anyway",
     "lane",
@@ -128,6 +129,10 @@ SETTLE_JOB: Final = Statement(
             (jobs.c.unfinished > sa.literal_column("0"), sa.literal_column("'running'")),
             (jobs.c.failed > sa.literal_column("0"), sa.literal_column("'failed'")),
             else_=sa.literal_column("'completed'"),
+        ),
+        # What a person tries again later has no limit any more.
+        deadline=sa.case(
+            (jobs.c.unfinished > sa.literal_column("0"), jobs.c.deadline), else_=sa.null()
         ),
         updated_at=_now,
     )
@@ -300,6 +305,11 @@ ONE_TASK: Final = Statement(
 )
 TASKS_OF_JOB: Final = Statement(
     sa.select(*TASK_ROW).where(tasks.c.job_id == _job).order_by(tasks.c.task_id)
+)
+PARTS: Final = Statement(
+    sa.select(*TASK_ROW)
+    .where(tasks.c.job_id == _job, tasks.c.parent_id == _bind("the_parent", sa.Text()))
+    .order_by(tasks.c.task_id)
 )
 NEEDED_IDS: Final = Statement(
     sa.select(tasks.c.public_id)

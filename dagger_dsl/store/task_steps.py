@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from dagger_dsl.errors import CycleError, JobNotFound, TaskNotFound, shown
-from dagger_dsl.model.tasks import UNFINISHED, TaskStatus
+from dagger_dsl.model.tasks import UNFINISHED, TaskStatus, check_transition
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_text
 from dagger_dsl.store.transactions import Transaction
@@ -24,6 +24,7 @@ __all__ = [
     "DONE",
     "LOST",
     "add_link",
+    "cancel_all",
     "count_job",
     "follow",
     "job_status",
@@ -33,6 +34,7 @@ __all__ = [
     "set_job",
     "set_status",
     "settle_jobs",
+    "steer",
     "task_row",
     "utc",
     "wait_again",
@@ -93,6 +95,18 @@ def settle_jobs(tx: Transaction, job_ids: Iterable[str], now: float) -> None:
     for job_id in job_ids:
         values = {"the_job": job_id, "the_time": utc(now)}
         tx.execute(sql.SETTLE_JOB, sql.SETTLE_JOB.in_order(values))
+
+
+def cancel_all(tx: Transaction, job_id: str, reason: str, now: float) -> list[str]:
+    """Cancel a job with all its tasks that have not ended; return the ids of those that ran."""
+    ran = []
+    for number, public_id, status in tx.rows(sql.UNFINISHED_OF_JOB, (job_id,)):
+        if status == "running":
+            ran.append(str(public_id))
+        set_status(tx, number, TaskStatus.CANCELLED, now, error=reason, cause=reason or "cancelled")
+        count_job(tx, job_id, -1, 0, now)
+    set_job(tx, job_id, "cancelled", reason, None, now)
+    return ran
 
 
 # --- tasks
@@ -171,6 +185,39 @@ def follow(
         settle_jobs(tx, (job_id,), now)
 
 
+def steer(
+    tx: Transaction,
+    task_id: str,
+    row: Sequence[Any],
+    new: TaskStatus,
+    now: float,
+    *,
+    cause: str,
+    error: str = "",
+) -> None:
+    """Change a status by hand, with all that follows.
+
+    Args:
+        tx: The transaction.
+        task_id, row: The task, and what `task_row` has of it.
+        new: What it becomes; of ready and pending, what it needs decides.
+        now: When.
+        cause, error: Why, for its history, and what is kept with it.
+
+    Raises:
+        InvalidState: A task may not go this way.
+    """
+    number, status, waits, job_id = row[0], TaskStatus(row[1]), row[2], str(row[4])
+    check_transition(task_id, status, new)
+    after = new
+    if new in (TaskStatus.READY, TaskStatus.PENDING):
+        waits, _ = open_needs(tx, number)
+        waiting = waits or job_status(tx, job_id) == "created"
+        after = TaskStatus.PENDING if waiting else TaskStatus.READY
+    set_status(tx, number, after, now, waits=waits, cause=cause, error=error)
+    recount(tx, job_id, number, status, after, now)
+
+
 def recount(
     tx: Transaction,
     job_id: str,
@@ -184,7 +231,7 @@ def recount(
         (new in UNFINISHED) - (old in UNFINISHED),
         (new is TaskStatus.FAILED) - (old is TaskStatus.FAILED),
     ]
-    if new in (TaskStatus.FAILED, TaskStatus.CANCELLED):
+    if new in (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED):
         follow(tx, job_id, number, str(new), now, count)
     if new is TaskStatus.REJECTED:  # those that have not begun wait for a better result
         start_over(tx, number, now, count)
@@ -192,8 +239,7 @@ def recount(
         start_over(tx, number, now, count)
         if job_status(tx, job_id) == "cancelled":
             set_job(tx, job_id, "running", None, None, now)
-    if count != [0, 0]:
-        count_job(tx, job_id, count[0], count[1], now)
+    count_job(tx, job_id, count[0], count[1], now)
     settle_jobs(tx, (job_id,), now)
 
 

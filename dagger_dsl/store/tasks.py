@@ -28,7 +28,6 @@ from dagger_dsl.model.tasks import (
     OnDependencyFailure,
     TaskStatus,
     TaskType,
-    check_transition,
 )
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_new_name
@@ -39,15 +38,15 @@ from dagger_dsl.store.task_steps import (
     DONE,
     LOST,
     add_link,
+    cancel_all,
     count_job,
     follow,
     job_status,
     json_text,
-    open_needs,
-    recount,
     set_job,
     set_status,
     settle_jobs,
+    steer,
     task_row,
     utc,
     wait_again,
@@ -106,7 +105,7 @@ class TaskRows(TaskTable):
 
         Args:
             job_id: Which; one that has ended goes on with what is left of it.
-            timeout: Seconds until it is cancelled.
+            timeout: Seconds until it is cancelled; None leaves one that runs its limit.
             allowed_agents: The agents that its tasks may be given to; None leaves that as it is.
 
         Raises:
@@ -121,7 +120,9 @@ class TaskRows(TaskTable):
                 for (agent,) in tx.rows(sql.AGENTS_OF_JOB, (job_id,)):
                     _check_agent(job_id, str(agent), allowed_agents)
                 tx.execute(sql.SET_ALLOWED, (json_text(list(allowed_agents)), job_id))
-            deadline = None if timeout is None else now + timeout
+            before = stored_job(tx.rows(sql.JOB, (job_id,))[0])
+            left = before.deadline if before.status is JobStatus.RUNNING else None
+            deadline = left if timeout is None else now + timeout
             set_job(tx, job_id, "running", None, deadline, now)
             for number, waits, due in tx.rows(sql.STARTABLE, (job_id,)):
                 if not waits and due is None:
@@ -142,16 +143,8 @@ class TaskRows(TaskTable):
 
         def cancel(tx: Transaction) -> None:
             ran.clear()
-            if job_status(tx, job_id) not in ("created", "running"):
-                return
-            for number, public_id, status in tx.rows(sql.UNFINISHED_OF_JOB, (job_id,)):
-                if status == "running":
-                    ran.append(public_id)
-                set_status(
-                    tx, number, TaskStatus.CANCELLED, now, error=reason, cause=reason or "cancelled"
-                )
-                count_job(tx, job_id, -1, 0, now)
-            set_job(tx, job_id, "cancelled", reason, None, now)
+            if job_status(tx, job_id) in ("created", "running"):
+                ran.extend(cancel_all(tx, job_id, reason, now))
 
         run_transaction(self._database, cancel)
         return ran
@@ -233,6 +226,7 @@ class TaskRows(TaskTable):
                     artifact_id,
                     _spec_text(spec),
                     str(spec.effects),
+                    spec.retry_count,
                     waits,
                     int(anyway),
                     spec.key,
@@ -301,6 +295,7 @@ class TaskRows(TaskTable):
         old: TaskStatus | None = None,
         version: int | None = None,
         cause: str = "",
+        error: str = "",
     ) -> bool:
         """Change a task's status by hand; return False where it is not *old* any more.
 
@@ -312,6 +307,7 @@ class TaskRows(TaskTable):
             old: What it has to be, None for whatever it is.
             version: The version that it has to have.
             cause: Why, for its history.
+            error: What is kept with the task as its error.
 
         Raises:
             TaskNotFound: There is none.
@@ -324,8 +320,7 @@ class TaskRows(TaskTable):
         def change(tx: Transaction) -> None:
             nonlocal changed
             row = task_row(tx, task_id)
-            number, status, waits, job_id = row[0], TaskStatus(row[1]), row[2], str(row[4])
-            changed = old is None or status is old
+            changed = old is None or row[1] == old
             if not changed:
                 return
             if version is not None and row[3] != version:
@@ -333,20 +328,7 @@ class TaskRows(TaskTable):
                     f"task {task_id!r} has version {row[3]}, not {version}: somebody has changed "
                     "it; read it again"
                 )
-            check_transition(task_id, status, new)
-            after = new
-            if new in (
-                TaskStatus.READY,
-                TaskStatus.PENDING,
-            ):  # which of the two, what it needs decides
-                waits, _ = open_needs(tx, number)
-                after = (
-                    TaskStatus.PENDING
-                    if waits or job_status(tx, job_id) == "created"
-                    else TaskStatus.READY
-                )
-            set_status(tx, number, after, now, waits=waits, cause=cause)
-            recount(tx, job_id, number, status, after, now)
+            steer(tx, task_id, row, new, now, cause=cause, error=error)
 
         run_transaction(self._database, change)
         return changed

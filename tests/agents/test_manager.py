@@ -343,7 +343,7 @@ def test_agents_have_to_be_known_and_allowed(manager: TaskManager, registry: Reg
     with pytest.raises(AgentNotAllowed):
         _ = manager.start_job("j", allowed_agents=["writer"])
     with pytest.raises(JobNotFound):
-        manager.resume_job("nowhere")
+        _ = manager.resume_job("nowhere")
     with (
         TaskManager(registry=registry, agents=["calculater"]) as other,
         pytest.raises(AgentNotFound, match="did you mean 'calculator'"),
