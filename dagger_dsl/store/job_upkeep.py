@@ -7,7 +7,7 @@ values of the scope that has its id for a name. What its artifacts were is for `
 from __future__ import annotations
 
 import datetime as dt
-import time
+from time import time as now
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -121,5 +121,5 @@ def is_over() -> sa.ColumnElement[bool]:
     """Return what is true of the shared values that are to be swept."""
     return sa.and_(
         shared_values.c.expires_at.is_not(None),
-        shared_values.c.expires_at <= time.time() - KEPT_AFTER,
+        shared_values.c.expires_at <= now() - KEPT_AFTER,
     )

@@ -323,6 +323,19 @@ def test_a_crew_ends_a_job_whose_time_is_over(url: str | None, is_async: bool) -
         assert seen.wait(LONG), "the agent is told"
 
 
+def test_jobs_that_have_ended_are_kept_as_the_manager_is_told(url: str | None) -> None:
+    with Hands(FakeClock(1e6), registry=agents(), database_url=url, keep_jobs=1) as hands:
+        for job_id in "abc":
+            hands.manager.add_task(job_id, "", "worker")
+            _ = hands.manager.start_job(job_id)
+        for claim in hands.claim("worker", wanted=2):
+            hands.end(claim)
+        hands.look(60.0)
+        left = {each.id for each in hands.manager._reads.jobs()}
+        assert "c" in left
+        assert len(left) == 2
+
+
 # --- the manager's own arguments
 
 
