@@ -263,6 +263,8 @@ class Crew:
             value = self._claims.value(*claim.payload)
             caller.check_input(value)
             answer = self._call(caller, value, ctx, limit)
+            if ctx._parks:  # it has said so, and returned
+                return Ending(claim, TaskStatus.BLOCKED, asks=not ctx._adds)
             caller.check_output(answer)
             return Ending(
                 claim,

@@ -26,6 +26,7 @@ from dagger_dsl.errors import (
     AgentAlreadyRegistered,
     ConfigurationError,
     InvalidState,
+    JobExists,
     JobNotFound,
     shown,
 )
@@ -217,7 +218,7 @@ class TaskManager(Steering):
             job_id: Which; tasks may have been added to it before.
             tasks: More of them.
             allowed_agents: The agents that its tasks may be given to; None for all.
-            config: Anything to keep with it, of JSON types.
+            config: Anything to keep with it, of JSON types; None leaves what it has.
             timeout: Seconds until it is cancelled, by whoever runs tasks of this database then.
 
         Raises:
@@ -226,10 +227,10 @@ class TaskManager(Steering):
                 runs tasks of all agents.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        self._make(job_id, config)
+        self._make(job_id)
         if tasks:
             self.add_tasks(tasks, job_id)
-        self._rows.start_job(job_id, timeout=limit, allowed_agents=allowed_agents)
+        self._rows.start_job(job_id, timeout=limit, allowed_agents=allowed_agents, config=config)
         self.work()
         self._wake()
         return JobHandle(self, job_id)
@@ -264,9 +265,10 @@ class TaskManager(Steering):
         """
         self._interrupt(self._rows.cancel_job(job_id, reason))
 
-    def _make(self, job_id: str, config: Mapping[str, Any] | None = None) -> None:
+    def _make(self, job_id: str) -> None:
         if self._reads.job(job_id) is None:
-            self._rows.create_job(job_id, config=config)
+            with contextlib.suppress(JobExists):  # somebody else was quicker
+                self._rows.create_job(job_id)
 
     # --- tasks ------------------------------------------------------------------------------------
 

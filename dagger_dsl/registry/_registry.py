@@ -320,6 +320,11 @@ class Registry:
         return MappingProxyType(self._tables["task agent"])
 
     @property
+    def agents(self) -> Mapping[str, Any]:
+        """The same as `task_agents`."""
+        return self.task_agents
+
+    @property
     def pubsub_agents(self) -> Mapping[str, Any]:
         """Pub/sub agents by name."""
         return MappingProxyType(self._tables["pub/sub agent"])

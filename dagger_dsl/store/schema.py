@@ -394,8 +394,9 @@ task_links = sa.Table(
     "task_links",
     METADATA,
     sa.Column("task_id", sa.Integer, nullable=False),
-    sa.Column("position", sa.Integer, nullable=False),
+    # Those of the key first: SQLite before 3.41 takes the table for damaged otherwise.
     sa.Column("needs_id", sa.Integer, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
     sa.PrimaryKeyConstraint("task_id", "needs_id"),
     sa.Index("ix_task_links_needs_id", "needs_id"),
     sqlite_with_rowid=False,

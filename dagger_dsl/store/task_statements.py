@@ -44,7 +44,7 @@ INSERT_TASK: Final = Statement(
 )
 INSERT_LINK: Final = Statement(
     sa.insert(task_links)
-    .values({name: _bind(name, sa.Integer()) for name in ("task_id", "position", "needs_id")})
+    .values({name: _bind(name, sa.Integer()) for name in ("task_id", "needs_id", "position")})
     .inline()
 )
 EVENT_COLUMNS: Final = ("task_id", "status", "at", "cause", "worker", "attempt")
@@ -356,6 +356,9 @@ SET_ALLOWED: Final = Statement(
     sa.update(jobs)
     .values(allowed_agents=_bind("new_agents", sa.Text()))
     .where(jobs.c.job_id == _job)
+)
+SET_CONFIG: Final = Statement(
+    sa.update(jobs).values(config=_bind("new_config", sa.Text())).where(jobs.c.job_id == _job)
 )
 UNFINISHED_OF_JOB: Final = Statement(
     sa.select(tasks.c.task_id, tasks.c.public_id, tasks.c.status)

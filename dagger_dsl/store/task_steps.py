@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from dagger_dsl.errors import CycleError, JobNotFound, TaskNotFound, shown
+from dagger_dsl.errors import CycleError, InvalidState, JobNotFound, TaskNotFound, shown
 from dagger_dsl.model.tasks import UNFINISHED, TaskStatus, check_transition
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_text
@@ -205,13 +205,18 @@ def steer(
         cause, error: Why, for its history, and what is kept with it.
 
     Raises:
-        InvalidState: A task may not go this way.
+        InvalidState: A task may not go this way, or cannot: what it needs has failed.
     """
     number, status, waits, job_id = row[0], TaskStatus(row[1]), row[2], str(row[4])
     check_transition(task_id, status, new)
     after = new
     if new in (TaskStatus.READY, TaskStatus.PENDING):
-        waits, _ = open_needs(tx, number)
+        waits, lost = open_needs(tx, number)
+        if lost:
+            raise InvalidState(
+                f"task {task_id!r} needs task {_dead_need(tx, number)!r}, which was not completed; "
+                "let that one be tried again, and this one follows"
+            )
         waiting = waits or job_status(tx, job_id) == "created"
         after = TaskStatus.PENDING if waiting else TaskStatus.READY
     set_status(tx, number, after, now, waits=waits, cause=cause, error=error)
@@ -288,6 +293,11 @@ def open_needs(tx: Transaction, number: int) -> tuple[int, bool]:
     return waits, bool(dead) and not anyway
 
 
+def _dead_need(tx: Transaction, number: int) -> str:
+    dead = [each for each, status in tx.rows(sql.NEEDS, (number,)) if status in DEAD]
+    return str(tx.scalar(sql.NAME, (dead[0],)))
+
+
 def add_link(tx: Transaction, number: int, task_id: str, job_id: str, needs: str) -> None:
     """Link two tasks of one job, the first of which needs the other."""
     other = task_row(tx, needs)
@@ -300,7 +310,7 @@ def add_link(tx: Transaction, number: int, task_id: str, job_id: str, needs: str
     if not tx.rows(sql.LINK, (number, other[0])):
         position = tx.scalar(sql.LAST_LINK, (number,))
         place = 0 if position is None else position + 1
-        tx.execute(sql.INSERT_LINK, (number, place, other[0]))
+        tx.execute(sql.INSERT_LINK, (number, other[0], place))
 
 
 def _path(tx: Transaction, start: int, target: int) -> list[int] | None:

@@ -5,7 +5,7 @@ Every change is one transaction, in which what follows from it is done, too; see
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError as FoundCycle
 from graphlib import TopologicalSorter
 from typing import Any, Final
@@ -13,6 +13,7 @@ from typing import Any, Final
 from dagger_dsl.errors import (
     AgentNotAllowed,
     ConcurrentUpdateError,
+    ConfigurationError,
     CycleError,
     InvalidState,
     JobExists,
@@ -75,12 +76,12 @@ class TaskRows(TaskTable):
         """
         check_new_name("a job's id", job_id)
         now = self._clock()
-        allowed = None if allowed_agents is None else json_text(list(allowed_agents))
+        allowed = None if allowed_agents is None else _names_text(allowed_agents)
         row = (
             job_id,
             "created",
             allowed,
-            json_text(dict(config or {})),
+            _config_text({} if config is None else config),
             None,
             now,
             utc(now),
@@ -100,6 +101,7 @@ class TaskRows(TaskTable):
         *,
         timeout: float | None = None,
         allowed_agents: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         """Let the tasks of a job be claimed from now on.
 
@@ -107,19 +109,25 @@ class TaskRows(TaskTable):
             job_id: Which; one that has ended goes on with what is left of it.
             timeout: Seconds until it is cancelled; None leaves one that runs its limit.
             allowed_agents: The agents that its tasks may be given to; None leaves that as it is.
+            config: Anything to keep with it, of JSON types; None leaves what it has.
 
         Raises:
             JobNotFound: There is none.
             AgentNotAllowed: It has a task for another agent.
+            ConfigurationError: *config* is not of JSON types, or *allowed_agents* are no names.
         """
         now = self._clock()
+        allowed = None if allowed_agents is None else _names_text(allowed_agents)
+        kept = None if config is None else _config_text(config)
 
         def start(tx: Transaction) -> None:
             job_status(tx, job_id)
+            if kept is not None:
+                tx.execute(sql.SET_CONFIG, (kept, job_id))
             if allowed_agents is not None:
                 for (agent,) in tx.rows(sql.AGENTS_OF_JOB, (job_id,)):
                     _check_agent(job_id, str(agent), allowed_agents)
-                tx.execute(sql.SET_ALLOWED, (json_text(list(allowed_agents)), job_id))
+                tx.execute(sql.SET_ALLOWED, (allowed, job_id))
             before = stored_job(tx.rows(sql.JOB, (job_id,))[0])
             left = before.deadline if before.status is JobStatus.RUNNING else None
             deadline = left if timeout is None else now + timeout
@@ -247,7 +255,7 @@ class TaskRows(TaskTable):
             (public_id, number) for number, public_id in tx.rows(sql.NEW_TASKS, (last, job.id))
         )
         links = [
-            (numbers[str(spec.task_id)], position, numbers[each])
+            (numbers[str(spec.task_id)], numbers[each], position)
             for spec in linked
             for position, each in enumerate(spec.dependencies)
         ]
@@ -376,6 +384,24 @@ def _spec_text(spec: NewTaskSpec) -> str | None:
     given["description"] = spec.description or None
     kept = {name: value for name, value in given.items() if value is not None}
     return json_text(kept) if kept else None
+
+
+def _config_text(config: Any) -> str:
+    fault = "" if isinstance(config, Mapping) else f", not {shown(config)}"
+    if not fault:
+        try:
+            return json_text(dict(config))
+        except (TypeError, ValueError) as error:  # what orjson raises
+            fault = f": {error}"
+    raise ConfigurationError(f"a job's config is a mapping of names to values of JSON{fault}")
+
+
+def _names_text(names: Any) -> str:
+    wrong = isinstance(names, str) or not isinstance(names, Iterable)
+    found = [] if wrong else list(names)
+    if wrong or not all(isinstance(each, str) for each in found):
+        raise ConfigurationError(f"allowed_agents are a list of names, not {shown(names)}")
+    return json_text(found)
 
 
 def _check_cycles(specs: Sequence[NewTaskSpec]) -> None:

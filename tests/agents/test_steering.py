@@ -190,6 +190,17 @@ def test_a_task_that_has_not_begun_is_paused(hands: Hands) -> None:
         manager.resume("after")
 
 
+def test_a_task_is_not_tried_again_before_what_it_needs(hands: Hands) -> None:
+    manager = chain(hands)
+    manager.cancel_task("left", subtree=False)
+    assert hands.states()["after"] == "failed"
+    with pytest.raises(InvalidState, match="'after' needs task 'left', which was not completed"):
+        manager.retry("after")
+    assert hands.states()["after"] == "failed"
+    manager.retry("left")
+    assert hands.states()["after"] == "pending"
+
+
 @pytest.mark.parametrize("name", ["accept", "retry", "cancel_task", "pause", "resume"])
 def test_what_is_not_there_is_named(hands: Hands, name: str) -> None:
     with pytest.raises(TaskNotFound, match="'nowhere'"):
