@@ -393,8 +393,8 @@ tasks = sa.Table(
 task_links = sa.Table(
     "task_links",
     METADATA,
+    # The key comes first: before 3.41, SQLite takes a column between its parts for damaged.
     sa.Column("task_id", sa.Integer, nullable=False),
-    # Those of the key first: SQLite before 3.41 takes the table for damaged otherwise.
     sa.Column("needs_id", sa.Integer, nullable=False),
     sa.Column("position", sa.Integer, nullable=False),
     sa.PrimaryKeyConstraint("task_id", "needs_id"),

@@ -105,8 +105,9 @@ class TaskPeople(TaskRows):
                 count[1] -= before is TaskStatus.FAILED
                 why = reason or "cancelled"
                 set_status(tx, number, TaskStatus.CANCELLED, now, error=reason, cause=why)
-            for number, _, _ in found:
-                follow(tx, job_id, number, "cancelled", now, count)
+            for number, _, before in found:
+                if before is not TaskStatus.FAILED:  # what follows was done when it failed
+                    follow(tx, job_id, number, "cancelled", now, count)
             count_job(tx, job_id, count[0], count[1], now)
             settle_jobs(tx, (job_id,), now)
 

@@ -214,8 +214,8 @@ def steer(
         waits, lost = open_needs(tx, number)
         if lost:
             raise InvalidState(
-                f"task {task_id!r} needs task {_dead_need(tx, number)!r}, which was not completed; "
-                "let that one be tried again, and this one follows"
+                f"task {task_id!r} needs {_lost(tx, number)}: let that be tried again, which lets "
+                "this one wait for it, too"
             )
         waiting = waits or job_status(tx, job_id) == "created"
         after = TaskStatus.PENDING if waiting else TaskStatus.READY
@@ -236,7 +236,7 @@ def recount(
         (new in UNFINISHED) - (old in UNFINISHED),
         (new is TaskStatus.FAILED) - (old is TaskStatus.FAILED),
     ]
-    if new in (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED):
+    if str(new) in ("completed", *DEAD) and str(old) not in DEAD:
         follow(tx, job_id, number, str(new), now, count)
     if new is TaskStatus.REJECTED:  # those that have not begun wait for a better result
         start_over(tx, number, now, count)
@@ -293,9 +293,10 @@ def open_needs(tx: Transaction, number: int) -> tuple[int, bool]:
     return waits, bool(dead) and not anyway
 
 
-def _dead_need(tx: Transaction, number: int) -> str:
-    dead = [each for each, status in tx.rows(sql.NEEDS, (number,)) if status in DEAD]
-    return str(tx.scalar(sql.NAME, (dead[0],)))
+def _lost(tx: Transaction, number: int) -> str:
+    """Return in words which tasks that one needs cannot come any more."""
+    lost = [(each, status) for each, status in tx.rows(sql.NEEDS, (number,)) if status in DEAD]
+    return ", ".join(f"{tx.scalar(sql.NAME, (each,))!r}, which is {how}" for each, how in lost)
 
 
 def add_link(tx: Transaction, number: int, task_id: str, job_id: str, needs: str) -> None:

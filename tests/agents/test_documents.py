@@ -23,6 +23,7 @@ from dagger_dsl.errors import (
     AgentNotAllowed,
     ConfigurationError,
     InvalidState,
+    JobNotFound,
     TaskExists,
     TaskNotFound,
 )
@@ -32,6 +33,7 @@ from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import TaskClaims
 from dagger_dsl.testing import FakeClock
 from tests.agents.helpers import LONG, Hands, registry_of, until
+from tests.views.dot_grammar import parse
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -171,6 +173,24 @@ def test_tasks_are_found_by_what_they_are(hands: Hands) -> None:
     for wrong in ({"status": "redy"}, {"task_type": 3}):
         with pytest.raises(ConfigurationError, match=next(iter(wrong))):
             manager.tasks("j", **wrong)
+
+
+@pytest.mark.row("I32", "N6")
+def test_jobs_are_drawn_as_dot_with_their_parts_and_needs(hands: Hands) -> None:
+    manager = hands.manager
+    top = manager.add_objective("j", "Find out", "a", None)
+    manager.add_task("j", 'Write "it" down', "b", parent=top, task_id="part")
+    manager.add_task("j", "Print", "a", dependencies=["part"], task_id="last")
+    manager.add_task("k", "Elsewhere", "a", task_id="other")
+    _ = manager.start_job("j")
+    dot = parse(manager.get_dot_graph("j"))
+    arrows = {(source, target) for source, target, _ in dot.edges}
+    assert arrows == {(top, "part"), ("part", "last")}
+    assert set(dot.nodes) == {top, "part", "last"}
+    assert set(parse(manager.get_dot_graph()).nodes) == {top, "part", "last", "other"}
+    assert manager.job("j").to_dot() == manager.get_dot_graph("j")
+    with pytest.raises(JobNotFound):
+        manager.get_dot_graph("nowhere")
 
 
 @pytest.mark.row("I22", "I25", "I27")

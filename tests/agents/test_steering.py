@@ -174,6 +174,23 @@ def test_a_task_is_cancelled_without_its_parts(hands: Hands) -> None:
     assert (states["leaf"], states["right"]) == ("pending", "pending")
 
 
+def test_a_failed_task_that_is_cancelled_counts_once(hands: Hands) -> None:
+    manager = hands.manager
+    for task_id in ("bad", "open"):
+        manager.add_task("j", "", "a", task_id=task_id)
+    manager.add_task(
+        "j", "", "a", task_id="c", dependencies=["bad", "open"], on_dependency_failure="run"
+    )
+    _ = manager.start_job("j")
+    hands.end(hands.claim("a")[0], TaskStatus.FAILED)
+    assert manager.cancel_task("bad") == ["bad"]
+    assert hands.states() == {"bad": "cancelled", "open": "ready", "c": "pending"}
+    hands.end(hands.claim("a")[0])
+    assert hands.states()["c"] == "ready"
+    hands.end(hands.claim("a")[0])
+    assert manager.job("j").status is JobStatus.COMPLETED
+
+
 def test_a_task_that_has_not_begun_is_paused(hands: Hands) -> None:
     manager = chain(hands)
     manager.pause("left")
@@ -194,7 +211,7 @@ def test_a_task_is_not_tried_again_before_what_it_needs(hands: Hands) -> None:
     manager = chain(hands)
     manager.cancel_task("left", subtree=False)
     assert hands.states()["after"] == "failed"
-    with pytest.raises(InvalidState, match="'after' needs task 'left', which was not completed"):
+    with pytest.raises(InvalidState, match="'after' needs 'left', which is cancelled: let that be"):
         manager.retry("after")
     assert hands.states()["after"] == "failed"
     manager.retry("left")
