@@ -20,7 +20,8 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from dagger_dsl.errors import InputValidationError, InvalidState
+from dagger_dsl.agents.job import JobHandle
+from dagger_dsl.errors import InputValidationError, StoreError
 from dagger_dsl.model.stalls import StallAction
 from dagger_dsl.model.tasks import NewTaskSpec, TaskType
 from dagger_dsl.store.job_watch import JobWatch, Stall, StuckTask
@@ -81,7 +82,13 @@ class Watch:
             self._jobs.go_on()
             self._cleared = now
         for stall in self._jobs.stalled(interval):
-            self._act(stall, interval)
+            try:
+                self._act(stall, interval)
+            except StoreError:
+                raise
+            except Exception:  # one job must not keep the others from being looked after
+                logger.exception("nothing can be done about job %r, which stalled", stall.job_id)
+                self._jobs.mark(stall)
 
     def _cancelled(self, job_id: str, ran: Sequence[str] | None, why: str) -> None:
         if ran is not None:
@@ -122,8 +129,6 @@ class Watch:
                 return
             except InputValidationError as error:
                 refusal = f"its planning agent does not take the news: {error}"
-            except InvalidState:  # it has ended meanwhile
-                return
         if self._jobs.mark(stall):
             logger.warning("job %r has stalled: %s", stall.job_id, refusal)
 
@@ -161,7 +166,7 @@ class Watch:
         """Call what somebody gave, in a thread of its own: who looks after jobs must not wait."""
         call = action.call
         assert call is not None
-        job = self._manager.job(job_id)
+        job = JobHandle(self._manager, job_id)
 
         def work() -> None:
             try:

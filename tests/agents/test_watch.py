@@ -21,6 +21,7 @@ from dagger_dsl.model.stalls import StallAction
 from dagger_dsl.model.tasks import JobStatus, TaskStatus
 from dagger_dsl.registry import Registry
 from dagger_dsl.store.cache import Cache, insert_value
+from dagger_dsl.store.job_watch import Stall
 from dagger_dsl.testing import FakeClock
 from tests.agents.helpers import LONG, Hands, registry_of, until
 
@@ -222,6 +223,27 @@ def test_who_cannot_be_told_is_not(url: str | None, caplog: pytest.LogCaptureFix
         assert "the input has no 'topic'" in caplog.text
         assert "it has no objective" in caplog.text
         assert hands.manager.job("j").status is JobStatus.RUNNING
+
+
+def test_one_job_keeps_no_other_from_being_looked_after(
+    url: str | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Hands(FakeClock(1e6), 5, "terminate_job", registry=agents(), database_url=url) as hands:
+        for job_id in "ab":
+            hands.manager.add_task(job_id, "", "worker")
+            _ = hands.manager.start_job(job_id)
+        terminate = hands.manager._jobs.terminate
+
+        def fail(stall: Stall, reason: str) -> list[str] | None:
+            if stall.job_id == "a":
+                raise ValueError("a fault")
+            return terminate(stall, reason)
+
+        monkeypatch.setattr(hands.manager._jobs, "terminate", fail)
+        hands.look(5.0)
+        hands.look(5.0)
+        assert caplog.text.count("nothing can be done about job 'a'") == 1
+        assert hands.manager.job("b").status is JobStatus.CANCELLED
 
 
 def test_without_an_interval_nothing_is_looked_for(url: str | None) -> None:
