@@ -316,8 +316,16 @@ class Crew:
         self, answer: Coroutine[Any, Any, Any], ctx: TaskContext, limit: float | None
     ) -> Any:
         assert self._loop is not None
-        future: Future[Any] = asyncio.run_coroutine_threadsafe(answer, self._loop)
-        self._running[ctx.task_id] = future.cancel
+        loop = self._loop
+
+        async def begin() -> Any:
+            task = asyncio.current_task()
+            assert task is not None
+            # Before its first line: who cancels it then would find nothing to interrupt.
+            self._running[ctx.task_id] = partial(loop.call_soon_threadsafe, task.cancel)
+            return await answer
+
+        future: Future[Any] = asyncio.run_coroutine_threadsafe(begin(), loop)
         try:
             return future.result(limit)
         except OutOfTime:
