@@ -1,20 +1,15 @@
-"""How an agent is called: what its function asks for by the names of its parameters.
-
-A parameter named ``ctx``, or annotated `TaskContext`, gets the context; ``task_id``, ``job_id`` and
-``task_manager`` get what the documents' agents are given. What is left is the input: all of it for
-a parameter named ``input``, else each parameter gets the part of that name.
-"""
+"""How an agent is called, with what its parameters ask for; `parameters` says what that is."""
 
 from __future__ import annotations
 
 import inspect
 import threading
-import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.agents.definition import AgentDef
-from dagger_dsl.errors import InputValidationError, OutputError, RegistryError, shown
+from dagger_dsl.agents.parameters import body_of, method_of, read_parameters
+from dagger_dsl.errors import InputValidationError, OutputError, shown
 from dagger_dsl.model.schema import compile_schema, faults_of
 from dagger_dsl.model.types import misfit
 
@@ -22,8 +17,6 @@ if TYPE_CHECKING:
     from dagger_dsl.agents.context import TaskContext
 
 __all__ = ["Caller"]
-
-_WHOLE: Final = ("input", "inputs", "_input")
 
 #: Parameters that get something else than the input.
 _GIVEN: Final[Mapping[str, Callable[[TaskContext], Any]]] = {
@@ -52,46 +45,17 @@ class Caller:
     def __init__(self, agent: AgentDef) -> None:
         self.agent = agent
         target: Any = agent.target
-        self._is_class = inspect.isclass(target)
-        self._function: Callable[..., Any] = target.execute if self._is_class else target
-        self._body: Callable[..., Any] | None = None if self._is_class else self._function
+        function, skip = method_of(target)
+        self._body: Callable[..., Any] | None = None if inspect.isclass(target) else function
         self._making = threading.Lock()
-        self.is_async = inspect.iscoroutinefunction(self._function)
-        self._given: dict[str, Callable[[TaskContext], Any]] = {}
-        self._taken: dict[str, inspect.Parameter] = {}
-        self._whole: str | None = None
-        self._open = False
-        self._read_parameters()
+        self.is_async = inspect.iscoroutinefunction(function)
+        found = read_parameters(function, agent.name, skip=skip)
+        self._given = {name: _GIVEN[what] for name, what in found.given.items()}
+        self._taken, self._whole, self._open = found.taken, found.whole, found.open
+        self._hints = found.hints
         name = f"agent {agent.name!r}"
-        self._input = _validator(agent.input_schema, f"the input_schema of {name}")
-        self._output = _validator(agent.output_schema, f"the output_schema of {name}")
-
-    def _read_parameters(self) -> None:
-        hints = _hints(self._function)
-        self._hints = hints
-        parameters = list(inspect.signature(self._function).parameters.items())
-        if self._is_class and not isinstance(
-            inspect.getattr_static(self.agent.target, "execute"), (staticmethod, classmethod)
-        ):
-            parameters = parameters[1:]  # the instance
-        for name, parameter in parameters:
-            if parameter.kind is parameter.VAR_KEYWORD:
-                self._open = True
-            elif parameter.kind is parameter.VAR_POSITIONAL:
-                continue
-            elif parameter.kind is parameter.POSITIONAL_ONLY:
-                raise RegistryError(
-                    f"agent {self.agent.name!r}: parameter {name!r} can only be given by its "
-                    "position, and agents are called by name; leave the slash out"
-                )
-            elif _is_context(hints.get(name)):
-                self._given[name] = _GIVEN["ctx"]
-            elif name in _GIVEN:
-                self._given[name] = _GIVEN[name]
-            else:
-                self._taken[name] = parameter
-        if len(self._taken) == 1 and next(iter(self._taken)) in _WHOLE:
-            (self._whole,) = self._taken
+        self._input = _validator(agent.given_input, f"the input_schema of {name}")
+        self._output = _validator(agent.given_output, f"the output_schema of {name}")
 
     def check_input(self, value: Any) -> None:
         """Refuse an input that no call could take.
@@ -147,7 +111,7 @@ class Caller:
         if self._body is None:
             with self._making:
                 if self._body is None:
-                    self._body = _made(self.agent)
+                    self._body = body_of(self.agent.target, self.agent.name)
         return self._body
 
     def __call__(self, value: Any, ctx: TaskContext) -> Any:
@@ -168,32 +132,5 @@ class Caller:
                 raise OutputError(f"agent {self.agent.name!r}: {faults}")
 
 
-def _made(agent: AgentDef) -> Callable[..., Any]:
-    target: Any = agent.target
-    try:
-        made: Any = target()
-    except TypeError as error:
-        raise RegistryError(
-            f"agent {agent.name!r}: {target.__name__}() cannot be made without arguments: {error}; "
-            "register an instance's method, or give the parameters defaults"
-        ) from error
-    body: Callable[..., Any] = made.execute
-    return body
-
-
 def _validator(schema: Mapping[str, Any] | None, what: str) -> Any:
     return None if schema is None else compile_schema(schema, what)
-
-
-def _hints(body: Callable[..., Any]) -> dict[str, Any]:
-    function = getattr(body, "__func__", body)
-    try:
-        return typing.get_type_hints(function)
-    except Exception:  # an annotation that only a type checker can read
-        return {}
-
-
-def _is_context(annotation: Any) -> bool:
-    return getattr(annotation, "__name__", "") == "TaskContext" and str(
-        getattr(annotation, "__module__", "")
-    ).startswith("dagger_dsl.")

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dagger_dsl.agents.signals import Blocked
 from dagger_dsl.errors import ConfigurationError, InvalidState, shown
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus, TaskType
+from dagger_dsl.store.arguments import check_text
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.job import JobHandle
     from dagger_dsl.agents.manager import TaskManager
+    from dagger_dsl.agents.state import SharedState
     from dagger_dsl.engine.workflow import Workflow
+    from dagger_dsl.store.cache import Cache
     from dagger_dsl.store.task_claims import Claim
 
 __all__ = ["TaskContext"]
@@ -35,6 +38,7 @@ class TaskContext:
         self._claim = claim
         self._parks = False
         self._adds = False
+        self._beaten: float | None = None
 
     def __repr__(self) -> str:
         return f"<TaskContext of task {self.task_id!r}, attempt {self.attempt}>"
@@ -69,8 +73,58 @@ class TaskContext:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether somebody has cancelled the task; its result would be refused."""
-        return self.task.status is not TaskStatus.RUNNING
+        """Whether the task was cancelled, or given to somebody else; its result would be refused.
+
+        It asks the database; a sync agent that takes long looks at it now and then, and returns.
+        """
+        return not self.manager._jobs.is_current(self._claim.number, self._claim.version)
+
+    @property
+    def cache(self) -> Cache:
+        """What the agents of this process share in its memory."""
+        return self.manager.cache
+
+    @property
+    def state(self) -> SharedState:
+        """What the agents of the job share, in any process and over any restart."""
+        return self.manager.state(self.job_id)
+
+    @property
+    def rejections(self) -> list[str]:
+        """Why results of this task were rejected, the oldest reason first."""
+        return [
+            each.cause
+            for each in self.manager.history(self.task_id)
+            if each.status is TaskStatus.REJECTED
+        ]
+
+    def heartbeat(self) -> bool:
+        """Say that the work goes on, so that the job does not count as stalled.
+
+        Returns:
+            Whether it is wanted: False once the task was cancelled, or given to somebody else.
+            It may be called as often as one likes; it writes at most once in a second, and in a
+            tenth of the manager's heartbeat_interval.
+        """
+        claim, jobs = self._claim, self.manager._jobs
+        now = jobs.now()
+        interval = self.manager.heartbeat_interval
+        rest = 1.0 if interval is None else min(1.0, interval / 10)
+        if self._beaten is not None and 0 <= now - self._beaten < rest:
+            return jobs.is_current(claim.number, claim.version)
+        self._beaten = now
+        return jobs.heartbeat(self.job_id, claim.number, claim.version)
+
+    def set_summary(self, text: str | None) -> None:
+        """Keep a short text with the task, which others see as ``task.summary`` at once.
+
+        Raises:
+            ConfigurationError: It is no text.
+            ConcurrentUpdateError: The task was cancelled, or given to somebody else.
+        """
+        if text is not None:
+            check_text("a summary", text)
+        self.manager._rows.set_summary(self._claim.number, self._claim.version, self.task_id, text)
 
     def dependency_outputs(self) -> list[Any]:
         """Return what the tasks gave that this one needs, in order; None where one gave nothing."""

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.signals import Blocked, NeedsMoreInfo
+from dagger_dsl.agents.watch import Watch
 from dagger_dsl.errors import AgentNotFound, NodeTimeout, StoreError
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import TaskStatus
@@ -112,6 +113,7 @@ class Crew:
         self._stop = threading.Event()
         self._offset = run_offset(f"worker {name}", 0)
         self._deaf: Callable[[], object] = bool
+        self._watch = Watch(manager, manager._jobs, name, lease / 3)
 
     # --- from outside -----------------------------------------------------------------------------
 
@@ -368,7 +370,7 @@ class Crew:
             if caller.is_async:
                 self._send(caller, value, ctx, limit)
                 return None
-            return self._completed(caller, claim, self._call(caller, value, ctx, limit))
+            return self._completed(caller, ctx, self._call(caller, value, ctx, limit))
         except (Blocked, Exception) as error:
             return self._ending(claim, ctx, error, time.monotonic() - begun)
         finally:
@@ -403,7 +405,7 @@ class Crew:
             with self._manager._inside(ctx):
                 async with asyncio.timeout(limit) as time_limit:
                     answer = await caller(value, ctx)
-            ending = self._completed(caller, claim, answer)
+            ending = self._completed(caller, ctx, answer)
         except (Blocked, Exception) as error:
             late = isinstance(error, TimeoutError) and time_limit.expired()
             known = NodeTimeout(claim.id, limit or 0.0) if late else error
@@ -422,7 +424,10 @@ class Crew:
                     self._end(ending)
                 self._desk.notify()
 
-    def _completed(self, caller: Caller, claim: Claim, answer: Any) -> Ending:
+    def _completed(self, caller: Caller, ctx: TaskContext, answer: Any) -> Ending:
+        claim = ctx._claim
+        if ctx._parks:  # it has said so, and returned
+            return Ending(claim, TaskStatus.BLOCKED, asks=not ctx._adds)
         caller.check_output(answer)
         result = self._claims.encoded(answer, f"the result of task {claim.id!r}")
         return Ending(claim, TaskStatus.COMPLETED, result)
@@ -493,7 +498,7 @@ class Crew:
         looked = beaten
         while not self._stop.wait(_TIDY):
             self._tidy()
-            if time.monotonic() - looked < _PATROL or self._database.is_memory:
+            if time.monotonic() - looked < _PATROL:
                 continue
             looked = time.monotonic()
             try:
@@ -501,8 +506,9 @@ class Crew:
                     beaten = time.monotonic()
                     self._claims.beat(self.name, self._lease)
                 self._rescue(seen)
+                self._watch.look()
             except StoreError as error:
-                logger.warning("could not look for tasks of dead workers: %s", error)
+                logger.warning("could not look after jobs and workers: %s", error)
 
     def _rescue(self, seen: dict[str, tuple[int, float]]) -> None:
         now = time.monotonic()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import attrs
 
+from dagger_dsl.agents.parameters import described
 from dagger_dsl.errors import RegistryError, shown
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.registry import as_registry, convert_options
@@ -32,7 +33,8 @@ class AgentDef:
         name: What tasks call it.
         target: The function, or the class with ``execute``.
         description: For people, and for agents that choose among agents.
-        input_schema, output_schema: JSON Schemas; None where none was given.
+        given_input, given_output: JSON Schemas that every input and every result has to fit; None
+            where none was given.
         retry: When a task that failed is called again; None for never, unless the task says so.
         timeout: Seconds that one call may take, of tasks that say nothing; None for no limit.
     """
@@ -40,10 +42,26 @@ class AgentDef:
     name: str
     target: Callable[..., Any]
     description: str = ""
-    input_schema: Mapping[str, Any] | None = None
-    output_schema: Mapping[str, Any] | None = None
+    given_input: Mapping[str, Any] | None = attrs.field(default=None, alias="input_schema")
+    given_output: Mapping[str, Any] | None = attrs.field(default=None, alias="output_schema")
     retry: RetryPolicy | None = None
     timeout: float | None = None
+
+    @property
+    def input_schema(self) -> Mapping[str, Any] | None:
+        """The JSON Schema of its input: as given, else what its annotations say; None for anything.
+
+        Inputs are compared with the annotations themselves, which know of more than JSON.
+        """
+        return self.given_input or described(self.target, self.name)[0]
+
+    @property
+    def output_schema(self) -> Mapping[str, Any] | None:
+        """The JSON Schema of its result: as given, else what its annotations say.
+
+        Only one that was given is enforced.
+        """
+        return self.given_output or described(self.target, self.name)[1]
 
 
 @overload
@@ -70,7 +88,8 @@ def task_agent(fn: Any = None, /, **options: Any) -> Any:
     Args:
         fn: The function or the class.
         **options: ``name`` in the registry (its own); ``description`` (the first line of its
-            docstring); ``input_schema`` and ``output_schema`` (JSON Schemas, as mappings or text);
+            docstring); ``input_schema`` and ``output_schema`` (JSON Schemas, as mappings or text;
+            those of the annotations by default);
             ``retry`` (a `RetryPolicy` or a number of extra calls) and ``timeout`` (seconds of a
             call) of tasks that say nothing themselves; ``registry`` (where to register; the one in
             force by default).
@@ -97,12 +116,15 @@ def _agent(target: Any, fields: Mapping[str, Any]) -> AgentDef:
         raise RegistryError(
             f"a task agent is a function or a class with a method 'execute', not {shown(target)}"
         )
+    retry, calls = fields.get("retry"), fields.get("try_count")  # a number is a number of calls
+    if retry is None and calls is not None:
+        retry = RetryPolicy(max_attempts=calls)
     return AgentDef(
         name=fields["name"] if "name" in fields else getattr(target, "__name__", ""),
         target=target,
         description=fields.get("description") or (inspect.getdoc(target) or "").partition("\n")[0],
         input_schema=fields.get("input_schema"),
         output_schema=fields.get("output_schema"),
-        retry=fields.get("retry"),
+        retry=retry,
         timeout=fields.get("timeout"),
     )

@@ -71,6 +71,11 @@ class JobHandle:
         return self._row().config
 
     @property
+    def error(self) -> str:
+        """Why it was cancelled; empty where there is nothing to say."""
+        return self._row().error
+
+    @property
     def tasks(self) -> list[Task]:
         """Its tasks, in the order in which they were added."""
         return self._manager.tasks(self.job_id)

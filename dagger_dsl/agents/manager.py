@@ -7,7 +7,7 @@ import contextvars
 import datetime as dt
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl._doors import through
@@ -16,20 +16,30 @@ from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.crew import Crew, agent_missing, worker_name
 from dagger_dsl.agents.definition import AgentDef
 from dagger_dsl.agents.job import JobHandle
+from dagger_dsl.agents.plugins import load_agents
+from dagger_dsl.agents.state import SharedState
+from dagger_dsl.agents.steering import Steering
 from dagger_dsl.errors import (
     AgentAlreadyRegistered,
     ConfigurationError,
     InvalidState,
+    JobExists,
     JobNotFound,
     shown,
 )
 from dagger_dsl.model.policies import as_enum, seconds, whole_number
+from dagger_dsl.model.stalls import StallAction
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
+from dagger_dsl.store.artifact_rows import files_kept
+from dagger_dsl.store.cache import Cache
+from dagger_dsl.store.job_upkeep import check_keeping
+from dagger_dsl.store.job_watch import JobWatch
+from dagger_dsl.store.shared_values import SharedValues
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import TaskClaims
+from dagger_dsl.store.task_people import TaskPeople
 from dagger_dsl.store.task_reads import TaskReads
-from dagger_dsl.store.tasks import TaskRows
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -61,17 +71,26 @@ class TaskAgentRegistry(Registry):
         self.register_task_agent(name, agent)
 
 
-class TaskManager:
+class TaskManager(Steering):
     """Jobs of tasks in one database, and the workers of this process that run them.
 
     Args:
+        heartbeat_interval: Seconds (or a timedelta) without a sign of life after which a job has
+            stalled; what counts is said in `dagger_dsl.agents.watch`. None never looks.
+        stall_action: What is done about that, once: a `StallAction`, or its name.
+        cache: What the agents of this process share in its memory, as ``ctx.cache`` and
+            `TaskManager.cache`; an empty one by default. What is to outlive the process, or is
+            shared with others, belongs into `state`.
         registry: Where agents are looked up: a `Registry`, or the module that they are written in;
-            the one in force by default.
+            by default the one in force, with the agents that installed packages bring
+            (`load_agents`).
         database_url: Where tasks are recorded; None for this process's memory only.
         concurrency: How many tasks run at a time here; the number of CPUs by default, at least 4.
             0 runs none: other processes do, ``dagger-dsl worker`` among them.
         agents: The agents that this process runs tasks of; all that are registered by default.
         lease: Seconds without a sign of life after which another host may take tasks over.
+        keep_jobs, keep_days: Where this process runs tasks, it removes the jobs that have ended
+            beyond so many, and those that ended longer ago; None keeps all.
 
     Raises:
         ConfigurationError: An argument cannot be.
@@ -79,23 +98,41 @@ class TaskManager:
 
     def __init__(
         self,
-        *,
+        heartbeat_interval: float | dt.timedelta | None = 30.0,
+        stall_action: StallAction | str = StallAction.NOTIFY_PLANNING_AGENT,
+        cache: Cache | None = None,
         registry: Any = None,
         database_url: str | os.PathLike[str] | None = None,
+        *,
         concurrency: int | None = None,
         agents: Sequence[str] | None = None,
         lease: float | dt.timedelta = 60.0,
+        keep_jobs: int | None = None,
+        keep_days: float | None = None,
     ) -> None:
         if concurrency is not None:
             whole_number(concurrency, "concurrency", least=0)
+        if heartbeat_interval is not None:
+            heartbeat_interval = seconds(heartbeat_interval, "heartbeat_interval", zero=False)
+        if not isinstance(cache, Cache | None):
+            raise ConfigurationError(f"cache is a Cache or None, not {shown(cache)}")
+        self.heartbeat_interval = heartbeat_interval
+        self.stall_action = StallAction.of(stall_action)
+        self.cache = Cache() if cache is None else cache
+        self._keep = check_keeping(keep_jobs, keep_days)
         self.registry = as_registry(registry)
+        if registry is None:
+            load_agents(self.registry)
         self._store = Store("sqlite::memory:" if database_url is None else database_url)
         parts = self._store.database, self._store._payloads
         self._rows, self._reads, self._claims = (
-            TaskRows(*parts),
+            TaskPeople(*parts),
             TaskReads(*parts),
             TaskClaims(*parts),
         )
+        self._jobs, self._values = JobWatch(*parts), SharedValues(*parts)
+        self._held = contextlib.ExitStack()
+        self._opened = False
         self._size = max(4, os.cpu_count() or 1) if concurrency is None else concurrency
         self._chosen = None if agents is None else tuple(agents)
         self._lease = seconds(lease, "lease")
@@ -128,7 +165,15 @@ class TaskManager:
             crew, self._crew = self._crew, None
         if crew is not None:
             crew.stop(grace)
+        self._held.close()
         self._store.close()
+
+    def _open(self) -> None:
+        """Let nobody take a file for a leftover that this process has written, and no row names."""
+        with self._lock:
+            if not self._opened:
+                self._held.enter_context(files_kept(self._store.database))
+                self._opened = True
 
     def work(self) -> None:
         """Begin to run tasks here, if this manager may; `start_job` does that by itself.
@@ -137,6 +182,7 @@ class TaskManager:
             AgentNotFound: An agent that it was told to run is not registered.
             InvalidState: It was closed.
         """
+        self._open()
         with self._lock:
             if self._closed:
                 raise InvalidState("the task manager is closed; make a new one")
@@ -148,7 +194,6 @@ class TaskManager:
                     raise agent_missing(name, list(known))
             for name in self._agents_here():
                 self._caller(name).body  # noqa: B018  # what cannot be made says so here
-            self._store.init_database()
             self._crew = Crew(self, self._size, worker_name(), self._lease)
             self._crew.start()
 
@@ -169,8 +214,8 @@ class TaskManager:
             job_id: Which; tasks may have been added to it before.
             tasks: More of them.
             allowed_agents: The agents that its tasks may be given to; None for all.
-            config: Anything to keep with it, of JSON types.
-            timeout: Seconds until it is cancelled.
+            config: Anything to keep with it, of JSON types; None leaves what it has.
+            timeout: Seconds until it is cancelled, by whoever runs tasks of this database then.
 
         Raises:
             AgentNotAllowed: It has a task for another agent.
@@ -178,11 +223,11 @@ class TaskManager:
                 runs tasks of all agents.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        self._make(job_id, config)
+        self._make(job_id)
         if tasks:
             self.add_tasks(tasks, job_id)
         self._check_agents(job_id)
-        self._rows.start_job(job_id, timeout=limit, allowed_agents=allowed_agents)
+        self._rows.start_job(job_id, timeout=limit, allowed_agents=allowed_agents, config=config)
         self.work()
         self._wake()
         return JobHandle(self, job_id)
@@ -217,10 +262,7 @@ class TaskManager:
 
         What runs cannot be stopped in a thread; its result is refused. Async agents are cancelled.
         """
-        for task_id in self._rows.cancel_job(job_id, reason):
-            if self._crew is not None:
-                self._crew.cancel(task_id)
-        self._changed()
+        self._interrupt(self._rows.cancel_job(job_id, reason))
 
     def _check_agents(self, job_id: str) -> None:
         """Refuse a job whose tasks nobody would ever run, where that is known."""
@@ -231,9 +273,10 @@ class TaskManager:
             if name not in known:
                 raise agent_missing(name, list(known))
 
-    def _make(self, job_id: str, config: Mapping[str, Any] | None = None) -> None:
+    def _make(self, job_id: str) -> None:
         if self._reads.job(job_id) is None:
-            self._rows.create_job(job_id, config=config)
+            with contextlib.suppress(JobExists):  # somebody else was quicker
+                self._rows.create_job(job_id)
 
     # --- tasks ------------------------------------------------------------------------------------
 
@@ -263,7 +306,8 @@ class TaskManager:
             job_id: Which job.
             description, agent, dependencies, input, parent, acceptance_criteria, task_type,
                 timeout, max_retries, summary: As in `NewTaskSpec`.
-            **more: Its other options: priority, effects, on_dependency_failure, key, task_id.
+            **more: Its other options: priority, effects, on_dependency_failure, key, task_id,
+                retry_count.
         """
         spec = NewTaskSpec(
             agent,
@@ -281,6 +325,52 @@ class TaskManager:
         (task_id,) = self.add_tasks([spec], job_id)
         return task_id
 
+    def add_task_with_type(
+        self,
+        job_id: str,
+        description: str,
+        agent: str,
+        dependencies: Sequence[str] = (),
+        input: Any = None,
+        parent: str | None = None,
+        acceptance_criteria: str | None = None,
+        task_type: TaskType | str = TaskType.TASK,
+        timeout: float | dt.timedelta | None = None,
+        max_retries: int = 0,
+        summary: str | None = None,
+        retry_count: int = 0,
+    ) -> str:
+        """Add a task as document 003 does, by twelve arguments in its order; see `add_task`."""
+        return self.add_task(
+            job_id,
+            description,
+            agent,
+            dependencies=dependencies,
+            input=input,
+            parent=parent,
+            acceptance_criteria=acceptance_criteria,
+            task_type=task_type,
+            timeout=timeout,
+            max_retries=max_retries,
+            summary=summary,
+            retry_count=retry_count,
+        )
+
+    def create_task(self, spec: NewTaskSpec, job_id: str | None = None) -> str:
+        """Add a task, and return its id.
+
+        Args:
+            spec: What to add.
+            job_id: Its job; inside of an agent, by default, the one of its task.
+        """
+        ctx = _current.get()
+        if job_id is None and ctx is not None:
+            job_id = ctx.job_id
+        if job_id is None:
+            raise ConfigurationError("outside of an agent, create_task needs the job_id, too")
+        (task_id,) = self.add_tasks([spec], job_id)
+        return task_id
+
     def add_tasks(self, specs: Sequence[NewTaskSpec], job_id: str) -> list[str]:
         """Add tasks to a job, all of them or none, in one commit; return their ids.
 
@@ -289,16 +379,19 @@ class TaskManager:
             InvalidState: The job has ended.
             TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
         """
-        known = self.registry.task_agents
         for spec in specs:
             if not isinstance(spec, NewTaskSpec):
                 raise ConfigurationError(f"a task is a NewTaskSpec, not {shown(spec)}")
-            if spec.agent in known:
-                self._caller(spec.agent).check_input(spec.input)
+            self._check_input(spec)
+        self._open()
         self._make(job_id)
         added = self._rows.add(job_id, specs)
         self._wake()
         return added
+
+    def _check_input(self, spec: NewTaskSpec) -> None:
+        if spec.agent in self.registry.task_agents:
+            self._caller(spec.agent).check_input(spec.input)
 
     def _caller(self, name: str) -> Caller:
         """Return what calls an agent; another one when the agent was registered again."""
@@ -321,9 +414,37 @@ class TaskManager:
         """Return a task as it stands; None where there is none."""
         return self._reads.task(task_id)
 
-    def tasks(self, job_id: str) -> list[Task]:
-        """Return the tasks of a job, in the order in which they were added."""
-        return self._reads.tasks_of(job_id)
+    #: Document 003's name.
+    get_task_by_id = get_task
+
+    def tasks(
+        self,
+        job_id: str,
+        *,
+        task_type: TaskType | str | None = None,
+        status: TaskStatus | str | None = None,
+        agent: str | None = None,
+    ) -> list[Task]:
+        """Return the tasks of a job, in the order in which they were added.
+
+        Args:
+            job_id: Which.
+            task_type, status, agent: Only those that are this.
+        """
+        return self._reads.tasks_of(
+            job_id,
+            task_type=None if task_type is None else as_enum(TaskType, task_type, "task_type"),
+            status=None if status is None else _status(status),
+            agent=agent,
+        )
+
+    def children(self, task_id: str) -> list[Task]:
+        """Return the parts of a task, in the order in which they were added.
+
+        Raises:
+            TaskNotFound: There is no such task.
+        """
+        return self._reads.children_of(task_id)
 
     def get_dependency_outputs(self, task_id: str) -> list[Any]:
         """Return what the tasks gave that a task needs, in its order.
@@ -364,11 +485,14 @@ class TaskManager:
         changed = self._rows.set_status(
             task_id, new, old=None if old is None else _status(old), cause=cause
         )
-        if changed and new is TaskStatus.CANCELLED and self._crew is not None:
-            self._crew.cancel(task_id)
-        self._wake()
-        self._changed()
+        stopped = changed and new is TaskStatus.CANCELLED
+        self._interrupt([task_id] if stopped else [])
         return changed
+
+    def state(self, scope: str) -> SharedState:
+        """Return what agents share under a name, of a job under its id; see `SharedState`."""
+        self._open()
+        return SharedState(self._values, scope)
 
     def history(self, task_id: str) -> list[TaskEvent]:
         """Return each change of a task's status, in order, with time and cause."""
@@ -386,6 +510,14 @@ class TaskManager:
         return str(through("job_to_dot")(self.tasks(job_id), self.job(job_id)._row()))
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _interrupt(self, task_ids: Iterable[str]) -> None:
+        """Stop the calls of tasks, where they can be, and have everybody look again."""
+        for each in task_ids:
+            if self._crew is not None:
+                self._crew.cancel(each)
+        self._wake()
+        self._changed()
 
     def _wake(self) -> None:
         if self._crew is not None:

@@ -156,6 +156,7 @@ class NewTaskSpec:
         key: What only one task at a time may hold among those that an agent runs, such as the name
             of a customer; None for no such limit.
         task_id: Its id; one is made by default.
+        retry_count: How many of its retries were made already, elsewhere; they count.
 
     Raises:
         ConfigurationError: A value cannot be.
@@ -176,6 +177,7 @@ class NewTaskSpec:
     on_dependency_failure: OnDependencyFailure
     key: str | None
     task_id: str | None
+    retry_count: int
 
     def __init__(
         self,
@@ -195,6 +197,7 @@ class NewTaskSpec:
         on_dependency_failure: OnDependencyFailure | str = OnDependencyFailure.FAIL,
         key: str | None = None,
         task_id: str | None = None,
+        retry_count: int = 0,
     ) -> None:
         _name("agent", agent)
         _text("description", description)
@@ -213,6 +216,7 @@ class NewTaskSpec:
             )
         if max_retries is not None:
             whole_number(max_retries, "max_retries", least=0)
+        whole_number(retry_count, "retry_count", least=0)
         self.__attrs_init__(
             agent,
             input,
@@ -229,6 +233,7 @@ class NewTaskSpec:
             as_enum(OnDependencyFailure, on_dependency_failure, "on_dependency_failure"),
             key,
             task_id,
+            retry_count,
         )
 
 

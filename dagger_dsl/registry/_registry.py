@@ -320,6 +320,11 @@ class Registry:
         return self._all("task agent")
 
     @property
+    def agents(self) -> Mapping[str, Any]:
+        """The same as `task_agents`."""
+        return self.task_agents
+
+    @property
     def pubsub_agents(self) -> Mapping[str, Any]:
         """Pub/sub agents by name, the parent's among them."""
         return self._all("pub/sub agent")

@@ -108,17 +108,50 @@ class TaskReads(TaskTable):
         rows = read(self._database, sql.ONE_TASK, (task_id,))
         if not rows:
             return None
-        needs = [str(name) for (name,) in read(self._database, sql.NEEDED_IDS, (rows[0][0],))]
-        return self._task(rows[0], needs)
+        return self._task(rows[0], self._needed(rows[0][0]))
 
-    def tasks_of(self, job_id: str) -> list[Task]:
-        """Return the tasks of a job, in the order in which they were added."""
+    def tasks_of(
+        self,
+        job_id: str,
+        *,
+        task_type: TaskType | None = None,
+        status: TaskStatus | None = None,
+        agent: str | None = None,
+    ) -> list[Task]:
+        """Return the tasks of a job, in the order in which they were added.
+
+        Args:
+            job_id: Which.
+            task_type, status, agent: Only those that are this.
+        """
         check_text("a job's id", job_id)
         needs = defaultdict(list)
         for number, name in read(self._database, sql.LINKS_OF_JOB, (job_id,)):
             needs[number].append(str(name))
         rows = read(self._database, sql.TASKS_OF_JOB, (job_id,))
-        return [self._task(row, needs.get(row[0], ())) for row in rows]
+        return [
+            self._task(row, needs.get(row[0], ()))
+            for row in rows
+            if (agent is None or row[3] == agent)
+            and (status is None or row[4] == status)
+            and (task_type is None or _type_of(row[23]) is task_type)
+        ]
+
+    def children_of(self, task_id: str) -> list[Task]:
+        """Return the parts of a task, in the order in which they were added.
+
+        Raises:
+            TaskNotFound: There is no such task.
+        """
+        check_text("a task's id", task_id)
+        rows = read(self._database, sql.BY_ID, (task_id,))
+        if not rows:
+            raise TaskNotFound(f"there is no task {shown(task_id)}")
+        parts = read(self._database, sql.PARTS, (rows[0][4], task_id))
+        return [self._task(row, self._needed(row[0])) for row in parts]
+
+    def _needed(self, number: int) -> list[str]:
+        return [str(name) for (name,) in read(self._database, sql.NEEDED_IDS, (number,))]
 
     def agents_of(self, job_id: str) -> list[str]:
         """Return the names of the agents that a job has tasks for."""
@@ -207,6 +240,10 @@ class TaskReads(TaskTable):
             started_at=None if row[21] is None else utc(row[21]),
             finished_at=None if row[22] is None else utc(row[22]),
         )
+
+
+def _type_of(spec: str | None) -> TaskType:
+    return TaskType((orjson.loads(spec) if spec else {}).get("task_type", "task"))
 
 
 def stored_job(row: Sequence[Any]) -> StoredJob:

@@ -32,6 +32,7 @@ TASK_COLUMNS: Final = (
     "payload_artifact_id",
     "spec",
     "effects",
+    "retries",
     "waits",
     "runs_anyway",
     "lane",
@@ -134,7 +135,14 @@ JOB_COUNTS: Final = Statement(
 SETTLE_JOB: Final = Statement(
     sa.update(jobs)
     .where(jobs.c.job_id == _job)
-    .values(status=_bind("new_status", sa.Text()), updated_at=_now)
+    .values(
+        status=_bind("new_status", sa.Text()),
+        # What a person tries again later has no limit any more.
+        deadline=sa.case(
+            (jobs.c.unfinished > sa.literal_column("0"), jobs.c.deadline), else_=sa.null()
+        ),
+        updated_at=_now,
+    )
 )
 
 READY_COLUMNS: Final = (
@@ -326,6 +334,11 @@ ONE_TASK: Final = Statement(
 TASKS_OF_JOB: Final = Statement(
     sa.select(*TASK_ROW).where(tasks.c.job_id == _job).order_by(tasks.c.task_id)
 )
+PARTS: Final = Statement(
+    sa.select(*TASK_ROW)
+    .where(tasks.c.job_id == _job, tasks.c.parent_id == _bind("the_parent", sa.Text()))
+    .order_by(tasks.c.task_id)
+)
 NEEDED_IDS: Final = Statement(
     sa.select(tasks.c.public_id)
     .join(task_links, tasks.c.task_id == task_links.c.needs_id)
@@ -374,6 +387,9 @@ SET_ALLOWED: Final = Statement(
     sa.update(jobs)
     .values(allowed_agents=_bind("new_agents", sa.Text()))
     .where(jobs.c.job_id == _job)
+)
+SET_CONFIG: Final = Statement(
+    sa.update(jobs).values(config=_bind("new_config", sa.Text())).where(jobs.c.job_id == _job)
 )
 UNFINISHED_OF_JOB: Final = Statement(
     sa.select(tasks.c.task_id, tasks.c.public_id, tasks.c.status)

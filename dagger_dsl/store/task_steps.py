@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import orjson
 
-from dagger_dsl.errors import CycleError, JobNotFound, TaskNotFound, shown
-from dagger_dsl.model.tasks import UNFINISHED, TaskStatus
+from dagger_dsl.errors import CycleError, InvalidState, JobNotFound, TaskNotFound, shown
+from dagger_dsl.model.tasks import UNFINISHED, TaskStatus, check_transition
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_text
 from dagger_dsl.store.job_ends import ENDED, deliver
@@ -37,6 +37,7 @@ __all__ = [
     "set_job",
     "set_status",
     "settle_jobs",
+    "steer",
     "task_row",
     "utc",
     "wait_again",
@@ -208,6 +209,44 @@ def follow(
         settle_jobs(tx, (job_id,), now)
 
 
+def steer(
+    tx: Transaction,
+    task_id: str,
+    row: Sequence[Any],
+    new: TaskStatus,
+    now: float,
+    *,
+    cause: str,
+    error: str = "",
+) -> None:
+    """Change a status by hand, with all that follows.
+
+    Args:
+        tx: The transaction.
+        task_id, row: The task, and what `task_row` has of it.
+        new: What it becomes; of ready and pending, what it needs decides.
+        now: When.
+        cause, error: Why, for its history, and what is kept with it.
+
+    Raises:
+        InvalidState: A task may not go this way, or cannot: what it needs has failed.
+    """
+    number, status, waits, job_id = row[0], TaskStatus(row[1]), row[2], str(row[4])
+    check_transition(task_id, status, new)
+    after = new
+    if new in (TaskStatus.READY, TaskStatus.PENDING):
+        waits, lost = open_needs(tx, number)
+        if lost:
+            raise InvalidState(
+                f"task {task_id!r} needs {_lost(tx, number)}: let that be tried again, which lets "
+                "this one wait for it, too"
+            )
+        waiting = waits or job_status(tx, job_id) == "created"
+        after = TaskStatus.PENDING if waiting else TaskStatus.READY
+    set_status(tx, number, after, now, waits=waits, cause=cause, error=error)
+    recount(tx, job_id, number, status, after, now)
+
+
 def recount(
     tx: Transaction,
     job_id: str,
@@ -221,7 +260,7 @@ def recount(
         (new in UNFINISHED) - (old in UNFINISHED),
         (new is TaskStatus.FAILED) - (old is TaskStatus.FAILED),
     ]
-    if str(new) in DEAD and str(old) not in DEAD:
+    if str(new) in ("completed", *DEAD) and str(old) not in DEAD:
         follow(tx, job_id, number, str(new), now, count)
     if new is TaskStatus.REJECTED:  # those that have not begun wait for a better result
         start_over(tx, number, now, count)
@@ -229,8 +268,7 @@ def recount(
         start_over(tx, number, now, count)
         if job_status(tx, job_id) == "cancelled":
             set_job(tx, job_id, "running", None, None, now)
-    if count != [0, 0]:
-        count_job(tx, job_id, count[0], count[1], now)
+    count_job(tx, job_id, count[0], count[1], now)
     settle_jobs(tx, (job_id,), now)
 
 
@@ -277,6 +315,12 @@ def open_needs(tx: Transaction, number: int) -> tuple[int, bool]:
     dead = sum(state in DEAD for state in states)
     waits = sum(state not in DONE for state in states) - (dead if anyway else 0)
     return waits, bool(dead) and not anyway
+
+
+def _lost(tx: Transaction, number: int) -> str:
+    """Return in words which tasks that one needs cannot come any more."""
+    lost = [(each, status) for each, status in tx.rows(sql.NEEDS, (number,)) if status in DEAD]
+    return ", ".join(f"{tx.scalar(sql.NAME, (each,))!r}, which is {how}" for each, how in lost)
 
 
 def add_link(tx: Transaction, number: int, task_id: str, job_id: str, needs: str) -> None:

@@ -5,7 +5,7 @@ Every change is one transaction, in which what follows from it is done, too; see
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError as FoundCycle
 from graphlib import TopologicalSorter
 from typing import Any, Final
@@ -13,6 +13,7 @@ from typing import Any, Final
 from dagger_dsl.errors import (
     AgentNotAllowed,
     ConcurrentUpdateError,
+    ConfigurationError,
     CycleError,
     InvalidState,
     JobExists,
@@ -29,7 +30,6 @@ from dagger_dsl.model.tasks import (
     OnDependencyFailure,
     TaskStatus,
     TaskType,
-    check_transition,
 )
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_new_name
@@ -45,11 +45,10 @@ from dagger_dsl.store.task_steps import (
     follow,
     job_status,
     json_text,
-    open_needs,
-    recount,
     set_job,
     set_status,
     settle_jobs,
+    steer,
     task_row,
     utc,
     wait_again,
@@ -78,12 +77,12 @@ class TaskRows(TaskTable):
         """
         check_new_name("a job's id", job_id)
         now = self._clock()
-        allowed = None if allowed_agents is None else json_text(list(allowed_agents))
+        allowed = None if allowed_agents is None else _names_text(allowed_agents)
         row = (
             job_id,
             "created",
             allowed,
-            json_text(dict(config or {})),
+            _config_text({} if config is None else config),
             None,
             now,
             utc(now),
@@ -103,27 +102,36 @@ class TaskRows(TaskTable):
         *,
         timeout: float | None = None,
         allowed_agents: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         """Let the tasks of a job be claimed from now on.
 
         Args:
             job_id: Which; one that has ended goes on with what is left of it.
-            timeout: Seconds until it is cancelled.
+            timeout: Seconds until it is cancelled; None leaves one that runs its limit.
             allowed_agents: The agents that its tasks may be given to; None leaves that as it is.
+            config: Anything to keep with it, of JSON types; None leaves what it has.
 
         Raises:
             JobNotFound: There is none.
             AgentNotAllowed: It has a task for another agent.
+            ConfigurationError: *config* is not of JSON types, or *allowed_agents* are no names.
         """
         now = self._clock()
+        allowed = None if allowed_agents is None else _names_text(allowed_agents)
+        kept = None if config is None else _config_text(config)
 
         def start(tx: Transaction) -> None:
             job_status(tx, job_id)
+            if kept is not None:
+                tx.execute(sql.SET_CONFIG, (kept, job_id))
             if allowed_agents is not None:
                 for (agent,) in tx.rows(sql.AGENTS_OF_JOB, (job_id,)):
                     _check_agent(job_id, str(agent), allowed_agents)
-                tx.execute(sql.SET_ALLOWED, (json_text(list(allowed_agents)), job_id))
-            deadline = None if timeout is None else now + timeout
+                tx.execute(sql.SET_ALLOWED, (allowed, job_id))
+            before = stored_job(tx.rows(sql.JOB, (job_id,))[0])
+            left = before.deadline if before.status is JobStatus.RUNNING else None
+            deadline = left if timeout is None else now + timeout
             set_job(tx, job_id, "running", None, deadline, now)
             named = {"the_job": job_id, "the_moment": now, "the_time": utc(now)}
             tx.execute(sql.STARTED_EVENTS, sql.STARTED_EVENTS.in_order(named))
@@ -229,6 +237,7 @@ class TaskRows(TaskTable):
                     artifact_id,
                     _spec_text(spec),
                     str(spec.effects),
+                    spec.retry_count,
                     waits,
                     int(anyway),
                     spec.key,
@@ -297,6 +306,7 @@ class TaskRows(TaskTable):
         old: TaskStatus | None = None,
         version: int | None = None,
         cause: str = "",
+        error: str = "",
     ) -> bool:
         """Change a task's status by hand; return False where it is not *old* any more.
 
@@ -308,6 +318,7 @@ class TaskRows(TaskTable):
             old: What it has to be, None for whatever it is.
             version: The version that it has to have.
             cause: Why, for its history.
+            error: What is kept with the task as its error.
 
         Raises:
             TaskNotFound: There is none.
@@ -320,8 +331,7 @@ class TaskRows(TaskTable):
         def change(tx: Transaction) -> None:
             nonlocal changed
             row = task_row(tx, task_id)
-            number, status, waits, job_id = row[0], TaskStatus(row[1]), row[2], str(row[4])
-            changed = old is None or status is old
+            changed = old is None or row[1] == old
             if not changed:
                 return
             if version is not None and row[3] != version:
@@ -329,25 +339,7 @@ class TaskRows(TaskTable):
                     f"task {task_id!r} has version {row[3]}, not {version}: somebody has changed "
                     "it; read it again"
                 )
-            check_transition(task_id, status, new)
-            after = new
-            if new in (
-                TaskStatus.READY,
-                TaskStatus.PENDING,
-            ):  # which of the two, what it needs decides
-                waits, lost = open_needs(tx, number)
-                if lost:
-                    raise InvalidState(
-                        f"task {task_id!r} needs {self._lost(tx, number)}: let that be tried "
-                        "again, which lets this one wait for it, too"
-                    )
-                after = (
-                    TaskStatus.PENDING
-                    if waits or job_status(tx, job_id) == "created"
-                    else TaskStatus.READY
-                )
-            set_status(tx, number, after, now, waits=waits, cause=cause)
-            recount(tx, job_id, number, status, after, now)
+            steer(tx, task_id, row, new, now, cause=cause, error=error)
 
         run_transaction(self._database, change)
         return changed
@@ -401,6 +393,24 @@ def _spec_text(spec: NewTaskSpec) -> str | None:
     given["description"] = spec.description or None
     kept = {name: value for name, value in given.items() if value is not None}
     return json_text(kept) if kept else None
+
+
+def _config_text(config: Any) -> str:
+    fault = "" if isinstance(config, Mapping) else f", not {shown(config)}"
+    if not fault:
+        try:
+            return json_text(dict(config))
+        except (TypeError, ValueError) as error:  # what orjson raises
+            fault = f": {error}"
+    raise ConfigurationError(f"a job's config is a mapping of names to values of JSON{fault}")
+
+
+def _names_text(names: Any) -> str:
+    wrong = isinstance(names, str) or not isinstance(names, Iterable)
+    found = [] if wrong else list(names)
+    if wrong or not all(isinstance(each, str) for each in found):
+        raise ConfigurationError(f"allowed_agents are a list of names, not {shown(names)}")
+    return json_text(found)
 
 
 def _check_cycles(specs: Sequence[NewTaskSpec]) -> None:

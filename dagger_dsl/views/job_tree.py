@@ -14,7 +14,7 @@ from dagger_dsl.engine.words import count
 from dagger_dsl.model.tasks import Task
 from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.views.colours import ON_PAGES
-from dagger_dsl.views.jobs import fault_of, name_of, standing, status_of, took
+from dagger_dsl.views.jobs import fault_of, look_of, name_of, standing, status_of, took
 from dagger_dsl.views.states import GLYPHS, STYLES, WORST
 
 if TYPE_CHECKING:

@@ -557,6 +557,7 @@ def test_a_registry_of_agents_of_its_own() -> None:
         assert task.output == 42
 
 
+@pytest.mark.row("I18")
 def test_tasks_that_wait_for_each_other_are_refused(
     manager: TaskManager, registry: Registry
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_task_goes_from_hand_to_hand_and_ends_its_job(desk: Desk) -> None:
     assert [each.status for each in desk.reads.history("t")] == [READY, RUNNING, COMPLETED]
 
 
+@pytest.mark.row("I23")
 def test_higher_priorities_come_first_and_those_of_one_in_order(desk: Desk) -> None:
     desk.add("a", "b")
     desk.add("c", "d", priority=5)
@@ -124,6 +125,7 @@ def test_higher_priorities_come_first_and_those_of_one_in_order(desk: Desk) -> N
     assert [each.id for each in desk.claim(9)] == ["a", "b", "e"]
 
 
+@pytest.mark.row("I26")
 def test_a_worker_gets_tasks_of_its_agents_only(desk: Desk) -> None:
     desk.add("a", agent="x")
     assert desk.claim(agents=("y", "z")) == []
@@ -233,6 +235,7 @@ def test_who_is_parked_for_nothing_waits_for_a_person(desk: Desk) -> None:
     assert desk.run() == ["t"]
 
 
+@pytest.mark.row("I18")
 def test_tasks_never_wait_for_each_other(desk: Desk) -> None:
     desk.add("a")
     desk.add("b", dependencies=["a"])
@@ -282,6 +285,7 @@ def test_a_task_that_failed_is_called_again_when_its_time_has_come(desk: Desk) -
     assert desk.job == "completed"
 
 
+@pytest.mark.row("I24")
 def test_a_late_worker_changes_nothing(desk: Desk) -> None:
     desk.add("t")
     (mine,) = desk.claim(worker="slow")
@@ -347,6 +351,7 @@ def test_a_result_that_is_rejected_is_made_again(desk: Desk) -> None:
         desk.rows.set_status("a", READY)
 
 
+@pytest.mark.row("I25", "I27")
 def test_a_status_changes_only_as_it_may(desk: Desk) -> None:
     desk.add("t")
     assert not desk.rows.set_status("t", PAUSED, old=BLOCKED)
