@@ -74,6 +74,7 @@ BESIDE = [
     "Cache",
     "MetricsCollector",
     "Next",
+    "ResourceTracker",
     "insert_value",
     "load_yaml_dir",
 ]

@@ -39,6 +39,8 @@ class Starts:
         if self._run.crashes:
             self._refuse_crashed()
         self._expand(now)
+        if self._course.admission is not None:
+            self._course.admission.admit()
         if plan.joins:
             self._bind(state.ready)
         self._course.free_values()
