@@ -23,6 +23,7 @@ from concurrent.futures import TimeoutError as OutOfTime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from dagger_dsl.agents.admission import crew_limits
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.signals import Blocked, NeedsMoreInfo
 from dagger_dsl.errors import AgentNotFound, NodeTimeout, StoreError
@@ -95,6 +96,8 @@ class Crew:
         self._running: dict[str, Callable[[], object]] = {}
         self._stop = threading.Event()
         self._offset = run_offset(f"worker {name}", 0)
+        agents = {name: each.agent for name, each in callers.items()}
+        self._limits = crew_limits(agents, manager.resources, self.wake)
 
     # --- from outside -----------------------------------------------------------------------------
 
@@ -149,6 +152,8 @@ class Crew:
             self._desk.notify_all()
         with contextlib.suppress(StoreError):
             self._claims.rescue(self.name, cause="its worker was stopped")
+        if self._limits is not None:
+            self._limits.close()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             for each in self._threads:
@@ -170,6 +175,8 @@ class Crew:
             if claim is None:
                 return
             ending = self._run(claim)
+            if self._limits is not None:
+                self._limits.ended(claim)
             if ending is not None:
                 self._ended.append(ending)
 
@@ -220,20 +227,29 @@ class Crew:
             self._looked_at = time.monotonic()
             self._claimed.extend(claims)
             self._pause = _SOON if claims or endings else min(_LATER, self._pause * 1.5)
+            if self._limits is not None and self._limits.next_at is not None and not claims:
+                self._pause = min(_LATER, max(0.0, self._limits.next_at - self._claims.now()))
             self._desk.notify_all()
 
     def _exchange(self, endings: list[Ending], wanted: int) -> list[Claim]:
+        claims: list[Claim] = []
+        limits = self._limits
+        if limits is not None:
+            limits.begin()
         try:
             if self._due is None or self._claims.now() >= self._due:
                 self._due = self._claims.wake()
             claims, late = self._claims.exchange(
-                self.name, endings, agents=self._agents, wanted=wanted
+                self.name, endings, agents=self._agents, wanted=wanted, limits=limits
             )
         except StoreError as error:
             # Trouble with storage is no result: it is handed in again.
             self._ended.extendleft(reversed(endings))
             self._trouble(error)
             return []
+        finally:
+            if limits is not None:
+                limits.settle(claims, wanted)
         for each in endings:
             if each.due_at is not None:
                 self._due = min(each.due_at, self._due or each.due_at)
@@ -261,6 +277,8 @@ class Crew:
         try:
             value = self._claims.value(*claim.payload)
             caller.check_input(value)
+            if self._limits is not None:
+                self._limits.check(claim.agent)
             answer = self._call(caller, value, ctx, limit)
             caller.check_output(answer)
             return Ending(
@@ -280,7 +298,9 @@ class Crew:
             return self._failed(claim, ctx, error, time.monotonic() - begun)
 
     def _call(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> Any:
-        with self._manager._inside(ctx):
+        limits = self._limits
+        inside = contextlib.nullcontext() if limits is None else limits.inside(ctx._claim)
+        with self._manager._inside(ctx), inside:
             if caller.is_async:
                 return self._await(caller(value, ctx), ctx, limit)
             if limit is None:

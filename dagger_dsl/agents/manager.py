@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from dagger_dsl._doors import through
+from dagger_dsl.agents.admission import check_memory
 from dagger_dsl.agents.calls import Caller
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.crew import Crew, agent_missing, worker_name
@@ -27,6 +28,7 @@ from dagger_dsl.errors import (
     shown,
 )
 from dagger_dsl.model.policies import as_enum, seconds, whole_number
+from dagger_dsl.model.resources import ResourceTracker, as_tracker
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
 from dagger_dsl.store.storage import Store
@@ -74,6 +76,8 @@ class TaskManager:
             0 runs none: other processes do, ``dagger-dsl worker`` among them.
         agents: The agents that this process runs tasks of; all that are registered by default.
         lease: Seconds without a sign of life after which another host may take tasks over.
+        resources: A `ResourceTracker`, shared with runs perhaps: a task is not claimed here before
+            it has room for the call of its agent. None limits nothing.
 
     Raises:
         ConfigurationError: An argument cannot be.
@@ -87,7 +91,9 @@ class TaskManager:
         concurrency: int | None = None,
         agents: Sequence[str] | None = None,
         lease: float | dt.timedelta = 60.0,
+        resources: ResourceTracker | None = None,
     ) -> None:
+        self.resources = as_tracker(resources)
         if concurrency is not None:
             whole_number(concurrency, "concurrency", least=0)
         self.registry = as_registry(registry)
@@ -278,6 +284,8 @@ class TaskManager:
 
         Raises:
             InputValidationError: An input does not fit its agent, where that is known here.
+            ResourceExhausted: A call of the agent declares more memory than there can ever be room
+                for, likewise.
             InvalidState: The job has ended.
             TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
         """
@@ -287,6 +295,7 @@ class TaskManager:
                 raise ConfigurationError(f"a task is a NewTaskSpec, not {shown(spec)}")
             if spec.agent in known:
                 self._caller(spec.agent).check_input(spec.input)
+                check_memory(self.resources, known[spec.agent])
         named = [spec if spec.task_id is not None else _named(spec, new_run_id()) for spec in specs]
         self._make(job_id)
         self._rows.add(job_id, named)

@@ -414,6 +414,16 @@ task_events = sa.Table(
     sa.Index("ix_task_events_task_id", "task_id"),
 )
 
+#: When the newest tasks of agents began whose rate is limited.
+agent_starts = sa.Table(
+    "agent_starts",
+    METADATA,
+    sa.Column("start_id", sa.Integer, primary_key=True),
+    sa.Column("agent_type", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Index("ix_agent_starts_agent_type", "agent_type", "at"),
+)
+
 shared_values = sa.Table(
     "shared_values",
     METADATA,

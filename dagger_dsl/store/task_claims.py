@@ -17,6 +17,7 @@ from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.tasks import UNFINISHED, TaskStatus
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
+from dagger_dsl.store.task_limits import TaskLimits
 from dagger_dsl.store.task_reads import TaskTable
 from dagger_dsl.store.task_steps import (
     DIED,
@@ -98,6 +99,7 @@ class TaskClaims(TaskTable):
         *,
         agents: Sequence[str] = (),
         wanted: int = 0,
+        limits: TaskLimits | None = None,
     ) -> tuple[list[Claim], list[Ending]]:
         """Hand in what has ended, and be given what may begin, in one commit.
 
@@ -107,6 +109,7 @@ class TaskClaims(TaskTable):
             agents: The agents that it has; tasks of others are left alone.
             wanted: Tasks at most: those of the highest priority first, of one priority those that
                 were added first.
+            limits: What may not begin now is passed over; None where nothing limits its agents.
 
         Returns:
             The claims, and those endings that came too late: their tasks belong to others now.
@@ -121,7 +124,7 @@ class TaskClaims(TaskTable):
             if endings:
                 late.extend(self._end(tx, worker, endings, now))
             if wanted > 0:
-                claims.extend(self._claim(tx, worker, agents, wanted, now))
+                claims.extend(self._claim(tx, worker, agents, wanted, now, limits))
 
         run_transaction(self._database, swap, pages=3 + len(endings) + wanted)
         return claims, late
@@ -193,6 +196,7 @@ class TaskClaims(TaskTable):
         agents: Sequence[str],
         wanted: int,
         now: float,
+        limits: TaskLimits | None,
     ) -> list[Claim]:
         rows = [row for agent in agents for row in tx.rows(sql.FIRST_READY, (agent, wanted, 0))]
         if len(agents) > 1:
@@ -207,6 +211,8 @@ class TaskClaims(TaskTable):
                 if lane in lanes:
                     continue
                 lanes.add(lane)
+            if limits is not None and not limits.admits(tx, row[0], row[3], self._clock()):
+                continue
             values = {
                 "the_task": row[0],
                 "the_version": row[4],
