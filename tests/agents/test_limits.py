@@ -112,7 +112,7 @@ def test_processes_share_the_limits_of_an_agent(rate: str, most: str, tmp_path: 
         return input
 
     with TaskManager(database_url=url, concurrency=0) as manager:
-        manager.start_job("j", tasks("limited", 45))
+        _job = manager.start_job("j", tasks("limited", 45))
         script = str(Path(__file__).with_name("limits_worker.py"))
         found_by = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         workers = [
@@ -222,7 +222,7 @@ def test_a_task_that_can_never_fit_is_refused_and_one_that_cannot_any_more_fails
 
     with TaskManager(concurrency=1, resources=tracker) as manager:
         with pytest.raises(ResourceExhausted, match="a task of agent 'huge' declares 11 bytes"):
-            manager.start_job("j", tasks("huge", 1))
+            _job = manager.start_job("j", tasks("huge", 1))
         other = tracker.ask("somebody else", 10, lambda: None)
         job = manager.start_job("j2", tasks("large", 1))
         while not tracker.waiting:
@@ -288,7 +288,7 @@ def test_a_manager_that_is_closed_holds_nothing() -> None:
         go_on.wait(LONG)
 
     manager = TaskManager(concurrency=3, resources=tracker)
-    manager.start_job("j", tasks("stuck", 3))
+    _job = manager.start_job("j", tasks("stuck", 3))
     while not (tracker.tasks_in_use and tracker.waiting):
         time.sleep(0.001)
     manager.close(grace=0.05)
