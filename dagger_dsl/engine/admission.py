@@ -91,6 +91,8 @@ class Admission:
         if state.paused or self._course.stopping:
             self._let_go()
             return
+        if state.sifting:
+            self._let_go_of_held()
         if state.ready:
             held = self._held
             fresh = [slot for slot in state.ready if slot not in held and _takes(plan, slot)]
@@ -157,6 +159,18 @@ class Admission:
             self._state.unshelve(slot)
         self._line.clear()
         self.back([slot for slot in self._state.ready if slot in self._held])
+
+    def _let_go_of_held(self) -> None:
+        """Leave what is held to the state, which begins it again when its branch is let go."""
+        state = self._state
+        held = [slot for slot in (*self._asked, *self._line) if state.is_held(slot)]
+        if held:
+            gone = set(held)
+            self._line = deque(slot for slot in self._line if slot not in gone)
+            for slot in held:
+                state.unshelve(slot)
+            self.back(held)
+            state.sift()
 
     def close(self) -> None:
         """Give everything back: the run is over."""

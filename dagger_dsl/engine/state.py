@@ -1014,6 +1014,10 @@ class RunState:
             self._shelved.discard(slot)
         return slot in self._shelved
 
+    def is_held(self, slot: int) -> bool:
+        """Return whether an invocation belongs to a branch that is held."""
+        return slot in self._held
+
     def unshelve(self, slot: int) -> bool:
         """Enable again what was kept back; False when it has ended meanwhile."""
         self._shelved.discard(slot)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,14 +97,13 @@ print(json.dumps([sizes, files]))
 """
 
 
-def told_by(script: str, *arguments: str) -> list[float]:
+def told_by(script: str, *arguments: str) -> Any:
     """Return what a fresh process prints."""
     done = subprocess.run(
         [sys.executable, "-c", STATUS + script, *arguments], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    found: list[float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def test_a_file_that_is_streamed_line_by_line_takes_no_memory(runner: str, tmp_p
 def test_many_runs_with_limits_take_no_more_memory_than_few(runner: str, tmp_path: Path) -> None:
     sizes, files = told_by(SOAK, str(tmp_path), runner, "600")
     middle = len(sizes) // 2
-    grown = min(sizes[middle:]) - min(sizes[1:middle])  # type: ignore[misc]
+    grown = min(sizes[middle:]) - min(sizes[1:middle])
     assert grown < 2.0, f"after 600 runs: {sizes}"
     assert files[-1] < 1.5 * files[1], "what nothing refers to is removed"
 
@@ -167,7 +167,7 @@ def test_a_sequential_run_makes_no_thread(
         return 2 * x
 
     with DAG("sequential") as dag:
-        begun = (first_async if is_async else first)(x=1)
+        begun: Any = (first_async if is_async else first)(x=1)
         double.with_options(id="left")(begun)
         double.with_options(id="right")(begun)
         double.with_options(id="each").map(x=[1, 2, 3])
