@@ -13,8 +13,12 @@ import pytest
 
 from dagger_dsl import (
     DAG,
+    FSM,
+    AddNodes,
     CancelToken,
     DagExecutor,
+    EventHook,
+    NodeSpec,
     NodeState,
     Registry,
     RunOptions,
@@ -27,6 +31,8 @@ from dagger_dsl.errors import (
     ResourceExhausted,
     RunCancelled,
 )
+from dagger_dsl.fsm import Next
+from dagger_dsl.model.events import NodeCompleted
 from dagger_dsl.model.resources import ResourceTracker
 from tests.engine.helpers import RUNNERS, url_of
 from tests.runners import process_bodies as there
@@ -335,6 +341,106 @@ def test_a_killed_process_gives_back_what_its_call_took(ends: str, tmp_path: Pat
     with pytest.raises(NodeExecutionError):
         dag.run(runner="processes", max_workers=2, resources=tracker)
     assert dag.report.value("goes_on") > 0
+    assert empty(tracker)
+
+
+@every_runner
+@pytest.mark.parametrize("which", ["asked for", "in line"])
+def test_a_held_branch_leaves_the_line_and_comes_back(runner: str, which: str) -> None:
+    tracker, order = ResourceTracker(memory_limit=10), list[str]()
+    other = tracker.ask("somebody else", 8, lambda: None)
+
+    @action(memory=5)
+    def work(name: str) -> None:
+        order.append(name)
+
+    with DAG("held") as dag:
+        for name in "ab":
+            work.with_options(id=name)(name)
+    handle = dag.start(runner=runner, max_workers=1, resources=tracker)
+    while not tracker.waiting:
+        time.sleep(0.001)
+    held = "a" if which == "asked for" else "b"
+    assert handle.pause_branch(held, "later")
+    other.release()
+    while not order:
+        time.sleep(0.001)
+    time.sleep(0.02)
+    assert order == ["b" if held == "a" else "a"]
+    report = handle.result(LONG)
+    assert report.status == "paused"
+    assert empty(tracker)
+
+
+@every_runner
+def test_nodes_that_come_later_are_admitted_too(runner: str) -> None:
+    tracker = ResourceTracker(memory_limit=10)
+
+    @action(memory=9)
+    def fits() -> str:
+        assert tracker.memory_in_use == 9
+        return "fits"
+
+    @action(memory=11)
+    def never() -> str:
+        return "never"
+
+    class Grow(EventHook):
+        def handle(self, ctx: Any, event: Any) -> Any:
+            if isinstance(event, NodeCompleted) and event.node.node_id == "first":
+                return AddNodes([NodeSpec("fits", id="x"), NodeSpec("never", id="y")])
+            return None
+
+    first = action(lambda: 1, name="first")
+    report = DAG(first, name="grows").start(
+        runner=runner, hooks=[Grow()], resources=tracker, config={"on_failure": "continue"}
+    )
+    found = report.result(LONG)
+    assert found.value("x") == "fits"
+    assert found.states()["y"] is NodeState.FAILED
+    assert isinstance(found.node_reports["y"].exception, ResourceExhausted)
+    assert empty(tracker)
+
+
+@every_runner
+def test_at_most_once_is_recorded_when_there_is_room(runner: str, tmp_path: Path) -> None:
+    tracker = ResourceTracker(memory_limit=10)
+    other = tracker.ask("somebody else", 8, lambda: None)
+
+    @action(memory=5, effects="at_most_once")
+    def pays() -> int:
+        return 1
+
+    url = url_of(tmp_path)
+    handle = DAG(pays, name="once").start(runner=runner, resources=tracker, database_url=url)
+    while not tracker.waiting:
+        time.sleep(0.001)
+    handle.cancel("enough")
+    report = handle.result(LONG)
+    assert report.status == "cancelled"
+    other.release()
+    with DagExecutor(database_url=url, resources=tracker) as executor:
+        again = executor.resume(report.run_id)
+        assert again.value("pays") == 1, "it had not begun: nobody has to decide"
+    assert empty(tracker)
+
+
+@every_runner
+def test_the_states_of_a_machine_are_admitted_each_time(runner: str) -> None:
+    tracker, seen = ResourceTracker(memory_limit=10, task_limit=1), list[int]()
+    fsm = FSM("counts", max_cycles=20)
+
+    @fsm.state(initial=True)
+    def step(n: int = 0) -> Any:
+        seen.append(tracker.tasks_in_use)
+        return Next("step", {"n": n + 1}) if n < 10 else Next("done")
+
+    @fsm.state(terminal=True)
+    def done() -> str:
+        return "done"
+
+    fsm.run(runner=runner, resources=tracker)
+    assert seen == [1] * 11
     assert empty(tracker)
 
 
