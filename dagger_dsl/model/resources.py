@@ -21,6 +21,7 @@ is a workflow runs nothing itself and holds nothing: only what runs inside of it
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from math import inf
 from typing import Any, Final, Never
+from weakref import WeakSet
 
 from dagger_dsl.errors import ConfigurationError, ResourceExhausted, shown
 from dagger_dsl.model.policies import whole_number
@@ -37,6 +39,9 @@ __all__ = ["ResourceTracker", "Ticket", "as_tracker", "byte_count", "held_here",
 _MOST_BYTES: Final = 2**63 - 1
 
 _WAITING, _GRANTED, _OVER = range(3)
+
+#: All there are: what they count is over in a child of this process, and so may be their locks.
+_all: WeakSet[ResourceTracker] = WeakSet()
 
 #: The tickets of the calls that this one is made inside of, the innermost last.
 _held: ContextVar[tuple[Ticket, ...]] = ContextVar("dagger_dsl_tickets", default=())
@@ -54,6 +59,7 @@ class Ticket:
         "_free",
         "_inside",
         "_lent",
+        "_life",
         "_parent",
         "_place",
         "_state",
@@ -78,6 +84,7 @@ class Ticket:
         self._what = what
         self._wake = wake
         self._parent = parent
+        self._life = tracker._life
         self._state = _WAITING
         self._free = memory  # what is left of it for calls inside
         self._inside = 0  # calls inside that hold something, or wait
@@ -123,7 +130,8 @@ class ResourceTracker:
     inside is paid out of what the body has taken; see the module. One that waits for something
     else, such as a job that other threads work on, goes on holding what it has.
 
-    It counts for one process, and cannot be sent to another one.
+    It counts for one process, and cannot be sent to another one; in a process that was forked
+    nothing is taken.
 
     Args:
         memory_limit: Bytes that may be taken at the same time; None for any number.
@@ -134,9 +142,14 @@ class ResourceTracker:
     """
 
     def __init__(self, memory_limit: int | None = None, task_limit: int | None = None) -> None:
-        self._lock = threading.Lock()
         self._memory_limit = _memory_limit(memory_limit)
         self._task_limit = _task_limit(task_limit)
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._life = object()  # tickets of another one are not ours
         self._memory = 0
         self._tasks = 0
         # In the order in which they came; the first one holds what is asked for inside of others.
@@ -248,7 +261,7 @@ class ResourceTracker:
 
     def _parent(self, inside: tuple[Ticket, ...]) -> Ticket | None:
         for each in reversed(inside):
-            if each.tracker is self and each._state == _GRANTED:
+            if each._life is self._life and each._state == _GRANTED:
                 return each
         return None
 
@@ -287,7 +300,7 @@ class ResourceTracker:
     def _release(self, ticket: Ticket) -> None:
         with self._lock:
             state = ticket._state
-            if state == _OVER:
+            if state == _OVER or ticket._life is not self._life:
                 return
             if state == _WAITING:
                 self._leave(ticket)
@@ -406,6 +419,15 @@ def holding(ticket: Ticket | None) -> Iterator[None]:
 def _wake(tickets: list[Ticket]) -> None:
     for each in tickets:
         each._wake()
+
+
+def _begin_anew() -> None:
+    for each in _all:
+        each._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 # --- options -------------------------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -282,6 +285,27 @@ def test_no_calls_at_all_is_no_limit_of_calls() -> None:
 def test_a_tracker_stays_in_its_process() -> None:
     with pytest.raises(TypeError, match="cannot be sent to another one"):
         pickle.dumps(ResourceTracker())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_nothing_is_taken_in_a_process_that_was_forked() -> None:
+    script = """
+import os
+from dagger_dsl.model.resources import ResourceTracker, held_here, holding
+tracker = ResourceTracker(memory_limit=10, task_limit=1)
+outer = tracker.ask("outer", 8, print)
+with holding(outer), tracker._lock:
+    child = os.fork()
+    if not child:
+        mine = tracker.ask("mine", 10, print, held_here())
+        good = mine.granted and tracker.memory_in_use == 10
+        outer.release()
+        os._exit(0 if good and tracker.memory_in_use == 10 else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert (tracker.memory_in_use, tracker.tasks_in_use) == (8, 1)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_is_no_tracker_is_refused() -> None:
