@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.model.resources import ResourceTracker, Ticket, held_here, holding
 from dagger_dsl.runners.base import ASYNC
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.plan import Plan
 
 __all__ = ["Admission", "Holdings", "check_memory"]
+
+
+#: Why an invocation that is enabled has not begun, for people.
+_WAITS: Final = "waits for room: its ResourceTracker has none left"
 
 
 class Holdings:
@@ -85,12 +89,16 @@ class Admission:
         """Whether something is to begin when there is room for it."""
         return bool(self._asked or self._line)
 
-    def admit(self) -> None:
-        """Keep back what is enabled, but for what there is room for."""
+    def admit(self) -> bool:
+        """Keep back what is enabled, but for what there is room for.
+
+        Returns:
+            Whether something was refused, and with that perhaps something else enabled.
+        """
         state, plan = self._state, self._plan
-        if state.paused or self._course.stopping:
+        if state.paused or self._course.stopping or self._over:
             self._let_go()
-            return
+            return False
         if state.sifting:
             self._let_go_of_held()
         if state.ready:
@@ -99,14 +107,15 @@ class Admission:
             if fresh:
                 state.shelve_all(fresh)
                 self._line.extend(fresh)
+        refused = False
         while self._news:
             slot = self._news.popleft()
             ticket = self._asked.get(slot)
             if ticket is not None and (ticket.granted or ticket.refused is not None):
                 del self._asked[slot]
-                self._begin(slot, ticket)
+                refused = not self._begin(slot, ticket) or refused
         room = self._board.slots - self._course.flying - len(self._asked) - len(state.ready)
-        while self._line and room > 0:
+        while self._line and room > 0 and not refused:
             slot = self._line.popleft()
             if not state.is_shelved(slot):
                 continue  # it was ended meanwhile
@@ -117,12 +126,17 @@ class Admission:
                 self._inside,
             )
             if ticket.granted or ticket.refused is not None:
-                self._begin(slot, ticket)
+                refused = not self._begin(slot, ticket)
             else:
                 self._asked[slot] = ticket
-            room -= ticket.refused is None
-            if state.stopped or state.paused:
-                break  # by a failure just now
+                state.reasons[slot] = _WAITS
+            room -= 1
+        if self._is_over():  # ended by an interrupt of another thread
+            self.close()
+        return refused
+
+    def _is_over(self) -> bool:
+        return self._over  # read anew: another thread may have set it between two looks
 
     def _hear(self, slot: int) -> None:
         """Take, from any thread, that what was asked for is decided."""
@@ -130,7 +144,9 @@ class Admission:
         self._board.due = 0.0
         self._board.ring()
 
-    def _begin(self, slot: int, ticket: Ticket) -> None:
+    def _begin(self, slot: int, ticket: Ticket) -> bool:
+        """Let a call begin, or fail, as its ticket says; return False in that case."""
+        self._forget_reason(slot)
         if not self._state.unshelve(slot):
             ticket.release()
         elif ticket.refused is None:
@@ -139,6 +155,12 @@ class Admission:
             self._state.ready.remove(slot)
             self._course.outcomes.fail(slot, ticket.refused)
             self._course.record_ends()
+            return False
+        return True
+
+    def _forget_reason(self, slot: int) -> None:
+        if self._state.reasons.get(slot) == _WAITS:
+            del self._state.reasons[slot]
 
     def back(self, slots: Iterable[int]) -> None:
         """Take that calls have ended, or will not be made; what stands in for them goes on."""
@@ -148,13 +170,14 @@ class Admission:
                 continue
             ticket = self._held.pop(slot, None) or self._asked.pop(slot, None)
             if ticket is not None:
+                self._forget_reason(slot)
                 ticket.release()
 
     def _let_go(self) -> None:
         """Give back what is not used, as nothing begins for now."""
-        for slot in list(self._asked):
-            self._line.appendleft(slot)
-            self._asked.pop(slot).release()
+        asked = list(self._asked)
+        self.back(asked)
+        self._line.extendleft(reversed(asked))
         for slot in self._line:
             self._state.unshelve(slot)
         self._line.clear()
@@ -174,6 +197,7 @@ class Admission:
 
     def close(self) -> None:
         """Give everything back: the run is over."""
+        self._over = True
         for tickets in (self._asked, self._held):
             while tickets:
                 tickets.popitem()[1].release()

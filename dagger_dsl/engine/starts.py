@@ -40,7 +40,8 @@ class Starts:
             self._refuse_crashed()
         self._expand(now)
         if self._course.admission is not None:
-            self._course.admission.admit()
+            while self._course.admission.admit():
+                self._expand(now)
         if plan.joins:
             self._bind(state.ready)
         self._course.free_values()

@@ -224,6 +224,34 @@ def test_a_node_that_can_not_fit_any_more_fails_where_it_would_begin(runner: str
 
 
 @every_runner
+def test_what_a_refusal_enables_is_opened_and_admitted(runner: str) -> None:
+    tracker, seen = ResourceTracker(memory_limit=10, task_limit=1), list[int]()
+
+    @action
+    def small() -> int:
+        tracker.set_memory_limit(5)
+        return 1
+
+    @action(memory=8)
+    def large(small: int) -> int:
+        return small
+
+    @action(trigger="done", memory=3)
+    def each(x: int, large: int | None = None) -> int:
+        seen.append(tracker.memory_in_use)
+        return x
+
+    with DAG("falls") as dag:
+        failed = large(small())
+        each.map(x=[1, 2, 3], large=failed, over="x")
+    with pytest.raises(NodeExecutionError):
+        dag.run(runner=runner, max_workers=4, resources=tracker)
+    assert dag.report.value("each") == [1, 2, 3]
+    assert seen == [3, 3, 3]
+    assert empty(tracker)
+
+
+@every_runner
 def test_a_fallback_stands_in_for_a_node_that_can_not_fit(runner: str) -> None:
     tracker = ResourceTracker(memory_limit=10)
 
@@ -311,6 +339,7 @@ def test_a_run_waits_for_room_that_another_one_has(
     while not tracker.waiting:
         time.sleep(0.001)
     assert tracker.tasks_in_use == 1, "what waits runs nowhere"
+    assert "waits for room: its ResourceTracker has none left" in handle.report.explain("work")
     other.release()
     assert handle.result(LONG).value("work") == 2
     assert empty(tracker)
