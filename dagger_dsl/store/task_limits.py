@@ -1,7 +1,9 @@
 """`TaskLimits`: which ready tasks may not begin yet, because enough of their agent do already.
 
 A claim asks it about one task after the other, inside of its transaction: all workers of a database
-see the same running tasks and the same beginnings, and share one limit.
+see the same running tasks and the same beginnings, and share one limit. SQLite lets one transaction
+write at a time; on PostgreSQL two that claim at the same instant do not see each other, and may
+begin so many tasks more.
 """
 
 from __future__ import annotations
