@@ -120,6 +120,7 @@ if TYPE_CHECKING:
         Trigger,
     )
     from dagger_dsl.model.pools import ResourcePool
+    from dagger_dsl.model.resources import ResourceTracker as ResourceTracker
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.model.states import NodeState, RunStatus
     from dagger_dsl.model.values import Secret, register_type
@@ -152,6 +153,7 @@ else:  # hidden from type checkers, which would take any misspelt name for an at
         "model.metrics": "MetricsCollector",
         "model.policies": "Backoff CacheStrategy OnFailure RetryPolicy RetryStrategy Trigger",
         "model.pools": "ResourcePool",
+        "model.resources": "ResourceTracker",
         "model.sharing": "Context",
         "model.states": "NodeState RunStatus",
         "model.values": "Secret register_type",

@@ -38,6 +38,7 @@ DaggerError
 │       └── ResultNotFound (IndexError)  a state of a machine has no result of this number
 ├── CircuitBreakerOpenError              a `CircuitBreaker` refuses calls for a while
 ├── ResourceTimeout (TimeoutError)       no resource of a `ResourcePool` came free in time
+├── ResourceExhausted                    a `ResourceTracker` can never have room for a call
 ├── InvalidState                         the call does not fit what the object is doing
 │   └── ConcurrentUpdateError            a task was changed since it was read
 ├── JobNotFound, TaskNotFound, AgentNotFound (LookupError)
@@ -114,6 +115,7 @@ __all__ = [
     "Problem",
     "ProcessDied",
     "RegistryError",
+    "ResourceExhausted",
     "ResourceTimeout",
     "ResultNotFound",
     "RunCancelled",
@@ -766,6 +768,37 @@ class ResourceTimeout(DaggerError, TimeoutError):
         return (
             f"no resource of the pool came free within {self.seconds:g} s: all {self.max_size} are "
             "lent; wait longer, give the pool a larger max_size, or hold each for a shorter time"
+        )
+
+
+class ResourceExhausted(DaggerError):
+    """A call declares more memory than there can ever be room for.
+
+    Attributes:
+        what: The call.
+        memory: Bytes that it declares.
+        limit: Bytes that there are at most.
+        inside: The call that it is made inside of, which declares them; empty where they are the
+            limit of the tracker.
+    """
+
+    def __init__(self, what: str, memory: int, limit: int, inside: str = "") -> None:
+        self.what = what
+        self.memory = memory
+        self.limit = limit
+        self.inside = inside
+        super().__init__(what, memory, limit, inside)
+
+    def __str__(self) -> str:
+        head = f"{self.what} declares {self.memory:,} bytes of memory, and "
+        if self.inside:
+            return (
+                f"{head}{self.inside}, inside of which it is called, declares {self.limit:,}: what "
+                "runs inside of a call is paid out of that; declare more there, or less here"
+            )
+        return (
+            f"{head}the limit is {self.limit:,}: it would wait for ever; raise the limit by "
+            "ResourceTracker.set_memory_limit, or declare less"
         )
 
 

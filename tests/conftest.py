@@ -29,7 +29,7 @@ from tests.scale import DEFAULT_SCALE, SCALE_VARIABLE, count
 # messages) waits for what that is about.
 REQUIRED_ROWS = """
     A1-A56 B1-B49 C1-C43 D1-D28 E1-E27 G1-G16 H1-H25 K1-K34 L1-L13 M1-M25 N1-N8 O1-O6 P1-P4
-    P6-P16 R1-R4 R6-R10
+    P6-P16 Q1-Q8 R1-R4 R6-R10
 """
 
 #: How much longer tests may take with their whole counts: slow ones, and all others.

@@ -76,6 +76,7 @@ BESIDE = [
     "MetricsCollector",
     "NewTaskSpec",
     "Next",
+    "ResourceTracker",
     "YamlError",
     "insert_value",
     "load_yaml_dir",

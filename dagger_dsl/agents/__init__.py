@@ -7,6 +7,7 @@ All else is loaded on first use, for whoever only writes agents needs no databas
 from typing import TYPE_CHECKING
 
 from dagger_dsl.agents.definition import AgentDef, task_agent
+from dagger_dsl.model.rates import Rate
 
 __all__ = [
     "AgentDef",
@@ -16,13 +17,18 @@ __all__ = [
     "NeedsMoreInfo",
     "NewTaskSpec",
     "OnDependencyFailure",
+    "Rate",
+    "SharedState",
+    "StallAction",
     "Task",
     "TaskAgentRegistry",
     "TaskContext",
     "TaskEvent",
     "TaskManager",
     "TaskStatus",
+    "TaskStorage",
     "TaskType",
+    "load_agents",
     "task_agent",
 ]
 
@@ -30,7 +36,11 @@ if TYPE_CHECKING:
     from dagger_dsl.agents.context import TaskContext
     from dagger_dsl.agents.job import JobHandle
     from dagger_dsl.agents.manager import TaskAgentRegistry, TaskManager
+    from dagger_dsl.agents.plugins import load_agents
     from dagger_dsl.agents.signals import Blocked, NeedsMoreInfo
+    from dagger_dsl.agents.state import SharedState
+    from dagger_dsl.agents.storage import TaskStorage
+    from dagger_dsl.model.stalls import StallAction
     from dagger_dsl.model.tasks import (
         JobStatus,
         NewTaskSpec,
@@ -45,7 +55,11 @@ else:
         "agents.context": "TaskContext",
         "agents.job": "JobHandle",
         "agents.manager": "TaskAgentRegistry TaskManager",
+        "agents.plugins": "load_agents",
         "agents.signals": "Blocked NeedsMoreInfo",
+        "agents.state": "SharedState",
+        "agents.storage": "TaskStorage",
+        "model.stalls": "StallAction",
         "model.tasks": "JobStatus NewTaskSpec OnDependencyFailure Task TaskEvent TaskStatus "
         "TaskType",
     }

@@ -25,6 +25,7 @@ from concurrent.futures import TimeoutError as OutOfTime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from dagger_dsl.agents.admission import CrewLimits, crew_limits
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.signals import Blocked, NeedsMoreInfo
 from dagger_dsl.agents.watch import Watch
@@ -38,6 +39,7 @@ from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.calls import Caller
+    from dagger_dsl.agents.definition import AgentDef
     from dagger_dsl.agents.manager import TaskManager
     from dagger_dsl.store.database import Database
 
@@ -114,6 +116,8 @@ class Crew:
         self._offset = run_offset(f"worker {name}", 0)
         self._deaf: Callable[[], object] = bool
         self._watch = Watch(manager, manager._jobs, name, lease / 3)
+        self._known: dict[str, AgentDef] = {}
+        self._limits: CrewLimits | None = None
 
     # --- from outside -----------------------------------------------------------------------------
 
@@ -185,6 +189,8 @@ class Crew:
             cancel()
         with contextlib.suppress(StoreError):
             self._claims.rescue(self.name, cause="its worker was stopped")
+        if self._limits is not None:
+            self._limits.close()
         if self._loop is not None:  # which cancels what is left on it
             self._loop.call_soon_threadsafe(self._loop.stop)
             for each in self._threads:
@@ -195,8 +201,11 @@ class Crew:
     def cancel(self, task_id: str) -> None:
         """Interrupt the call of a task, where it can be: an async one, or one not begun."""
         with self._desk:
-            waiting = [each for each in self._claimed if each.id != task_id]
-            self._claimed = deque(waiting)
+            dropped = [each for each in self._claimed if each.id == task_id]
+            for each in dropped:
+                self._claimed.remove(each)
+        for each in dropped:
+            self._let_go(each)
         cancel = self._running.pop(task_id, None)
         if cancel is not None:
             cancel()
@@ -219,8 +228,14 @@ class Crew:
                 return
             ending = self._run(claim)
             if ending is not None:
+                self._let_go(claim)
                 with self._desk:
                     self._end(ending)
+
+    def _let_go(self, claim: Claim) -> None:
+        """Give back the room of a task; not with the desk's lock, as others are told of it."""
+        if self._limits is not None:
+            self._limits.ended(claim)
 
     def _end(self, ending: Ending) -> None:
         """Keep what is to be handed in; called with the desk's lock."""
@@ -290,28 +305,42 @@ class Crew:
             self._pause = _SOON if claims or endings else min(_LATER, self._pause * 1.5)
             if self._stopping:
                 self._give_back()
+            if self._limits is not None and self._limits.next_at is not None and not claims:
+                self._pause = min(_LATER, max(0.0, self._limits.next_at - self._claims.now()))
             # Calls that are over before another thread is awake need none.
             takes = sum(map(self._holds, self._claimed))
             self._call_threads(min(len(self._claimed), int(takes / _QUICK)))
 
     def _exchange(self, endings: list[Ending], wanted: int) -> list[Claim]:
-        quick = self._quick()
+        agents, limits = self._agents(), self._limits
+        # What is limited is claimed only when it begins.
+        quick = self._quick() if limits is None else {}
         ahead = int(_TOGETHER / max(quick.values())) if quick else 0
+        claims: list[Claim] = []
+        if limits is not None:
+            for each in endings:
+                if not each.begun:
+                    limits.ended(each.claim)
+            limits.begin()
         try:
             self._look_at_times()
             claims, late, over = self._claims.exchange(
                 self.name,
                 endings,
-                agents=self._manager._agents_here(),
+                agents=agents,
                 wanted=wanted,
                 ahead=min(ahead, _AHEAD),
                 quick=quick,
+                limits=limits,
             )
         except StoreError as error:
             # Trouble with storage is no result: it is handed in again.
             self._ended.extendleft(reversed(endings))
             self._trouble(error)
             return []
+        finally:
+            if limits is not None:
+                limits.settle(claims, wanted)
         for each in endings:
             if each.due_at is not None:
                 self._due = min(each.due_at, self._due)
@@ -323,6 +352,17 @@ class Crew:
         if over:
             self._manager._changed()
         return claims
+
+    def _agents(self) -> list[str]:
+        """Return the agents that this crew has by now, whose limits it knows."""
+        known = self._manager._agents_here()
+        if known != self._known:
+            self._known = known
+            if self._limits is None:
+                self._limits = crew_limits(known, self._manager.resources, self.wake)
+            else:
+                self._limits.learn(known)
+        return list(known)
 
     def _quick(self) -> dict[str, float]:
         """Return the agents whose next call is likely to be over at once, and how long it takes."""
@@ -367,6 +407,8 @@ class Crew:
             limit = claim.spec.get("timeout", caller.agent.timeout)
             value = self._claims.value(*claim.payload)
             caller.check_input(value)
+            if self._limits is not None:
+                self._limits.check(claim.agent)
             if caller.is_async:
                 self._send(caller, value, ctx, limit)
                 return None
@@ -378,8 +420,15 @@ class Crew:
             before = self._paces.get(claim.agent, took)
             self._paces[claim.agent] = max(took, before + (took - before) / 5)
 
+    @contextlib.contextmanager
+    def _inside(self, ctx: TaskContext) -> Iterator[None]:
+        limits = self._limits
+        room = contextlib.nullcontext() if limits is None else limits.inside(ctx._claim)
+        with self._manager._inside(ctx), room:
+            yield
+
     def _call(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> Any:
-        with self._manager._inside(ctx):
+        with self._inside(ctx):
             if limit is None:
                 return caller(value, ctx)
             return self._within(lambda: caller(value, ctx), ctx, limit)
@@ -402,7 +451,7 @@ class Crew:
         self._running[claim.id] = partial(loop.call_soon_threadsafe, task.cancel)
         ending: Ending | None = None
         try:
-            with self._manager._inside(ctx):
+            with self._inside(ctx):
                 async with asyncio.timeout(limit) as time_limit:
                     answer = await caller(value, ctx)
             ending = self._completed(caller, ctx, answer)
@@ -416,6 +465,7 @@ class Crew:
                 ending = self._ending(claim, ctx, failure, time.monotonic() - begun)
         finally:
             self._running.pop(claim.id, None)
+            self._let_go(claim)
             with self._desk:
                 self._awaited -= 1
                 if ending is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl._doors import through
+from dagger_dsl.agents.admission import check_memory
 from dagger_dsl.agents.calls import Caller
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.crew import Crew, agent_missing, worker_name
@@ -28,6 +29,7 @@ from dagger_dsl.errors import (
     shown,
 )
 from dagger_dsl.model.policies import as_enum, seconds, whole_number
+from dagger_dsl.model.resources import ResourceTracker, as_tracker
 from dagger_dsl.model.stalls import StallAction
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
@@ -91,6 +93,8 @@ class TaskManager(Steering):
         lease: Seconds without a sign of life after which another host may take tasks over.
         keep_jobs, keep_days: Where this process runs tasks, it removes the jobs that have ended
             beyond so many, and those that ended longer ago; None keeps all.
+        resources: A `ResourceTracker`, shared with runs perhaps: a task is not claimed here before
+            it has room for the call of its agent. None limits nothing.
 
     Raises:
         ConfigurationError: An argument cannot be.
@@ -109,7 +113,9 @@ class TaskManager(Steering):
         lease: float | dt.timedelta = 60.0,
         keep_jobs: int | None = None,
         keep_days: float | None = None,
+        resources: ResourceTracker | None = None,
     ) -> None:
+        self.resources = as_tracker(resources)
         if concurrency is not None:
             whole_number(concurrency, "concurrency", least=0)
         if heartbeat_interval is not None:
@@ -376,6 +382,8 @@ class TaskManager(Steering):
 
         Raises:
             InputValidationError: An input does not fit its agent, where that is known here.
+            ResourceExhausted: A call of the agent declares more memory than there can ever be room
+                for, likewise.
             InvalidState: The job has ended.
             TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
         """
@@ -392,6 +400,7 @@ class TaskManager(Steering):
     def _check_input(self, spec: NewTaskSpec) -> None:
         if spec.agent in self.registry.task_agents:
             self._caller(spec.agent).check_input(spec.input)
+            check_memory(self.resources, self.registry.task_agents[spec.agent])
 
     def _caller(self, name: str) -> Caller:
         """Return what calls an agent; another one when the agent was registered again."""
@@ -405,10 +414,11 @@ class TaskManager(Steering):
         """Return what calls an agent, if it was called before."""
         return self._callers.get(name)
 
-    def _agents_here(self) -> list[str]:
+    def _agents_here(self) -> dict[str, AgentDef]:
         """Return the agents that this process runs tasks of, those registered just now as well."""
         known = self.registry.task_agents
-        return [name for name in (known if self._chosen is None else self._chosen) if name in known]
+        chosen = known if self._chosen is None else self._chosen
+        return {name: known[name] for name in chosen if name in known}
 
     def get_task(self, task_id: str) -> Task | None:
         """Return a task as it stands; None where there is none."""

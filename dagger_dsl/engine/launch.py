@@ -471,6 +471,7 @@ class _Session:
             raise
 
     def _let_go(self, error: BaseException | None) -> None:
+        self.coordinator.let_go()
         for unsubscribe in self._unsubscribe:
             unsubscribe()
         if self._memory is not None:
@@ -535,6 +536,10 @@ def _prepare(
     if run_id is None:
         run_id = options.run_id or new_id()
     apart = _apart(plan, options, outer)  # refused here, before anything is recorded
+    if options.resources is not None and not options.partial:
+        from dagger_dsl.engine.admission import check_memory  # others do not load it
+
+        check_memory(plan, options.resources, None if outer is None else outer.holdings)
     _warn_of_ignored(config, graph.name)
     around = _lifecycle(registry, graph.name, hooks)
     if options.database_url is None and store is None:
@@ -757,6 +762,10 @@ def _apart(plan: Plan, options: RunOptions, outer: Run | None) -> dict[str, Any]
         from dagger_dsl.engine.tracing import Tracing
 
         apart["tracing"] = Tracing()
+    if options.resources is not None:
+        from dagger_dsl.engine.admission import Holdings
+
+        apart["holdings"] = Holdings(options.resources, None if outer is None else outer.holdings)
     if options.runner == "processes":
         if os.name != "posix":
             raise ConfigurationError(

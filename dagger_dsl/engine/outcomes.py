@@ -112,6 +112,7 @@ class Outcomes:
         # What is shared with other runs is kept for them, wherever this one is recorded.
         cycles = plan.machine is not None and not run.handling
         looks = rare or self._looks_at_each or bool(plan.cached) or course.freeing is not None
+        looks = looks or bool(run.kept)
         if not (looks or course.left_behind or course.dropped):
             easy, slots = slots, []
         for slot in slots:

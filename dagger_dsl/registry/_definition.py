@@ -148,6 +148,7 @@ class ActionDef:
         store: Whether results are recorded.
         uses: Pools by the parameter that `fn` lends a resource to for each call; these are none of
             `params`.
+        memory: Bytes that a call takes, for a `ResourceTracker`; 0 where it declares none.
         version: Says that the code is another one when it changes; empty leaves that to the code
             itself.
         description, tags: For people.
@@ -180,6 +181,7 @@ class ActionDef:
     effects: Effects | None = None
     store: bool = True
     uses: Mapping[str, ResourcePool[Any]] = attrs.field(factory=dict)
+    memory: int = 0
     keep: bool | None = None
     version: str = ""
     description: str = ""

@@ -171,6 +171,14 @@ def _to_3(connection: sa.Connection) -> None:
         sqlite_with_rowid=False,
     )
     sa.Table(
+        "agent_starts",
+        then,
+        sa.Column("start_id", sa.Integer, primary_key=True),
+        sa.Column("agent_type", sa.Text, nullable=False),
+        sa.Column("at", sa.Double, nullable=False),
+        sa.Index("ix_agent_starts_agent_type", "agent_type", "at"),
+    )
+    sa.Table(
         "shared_values",
         then,
         sa.Column("scope", sa.Text, nullable=False),

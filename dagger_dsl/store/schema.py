@@ -429,6 +429,16 @@ job_waits = sa.Table(
     sqlite_with_rowid=False,
 )
 
+#: When the newest tasks of agents began whose rate is limited.
+agent_starts = sa.Table(
+    "agent_starts",
+    METADATA,
+    sa.Column("start_id", sa.Integer, primary_key=True),
+    sa.Column("agent_type", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Index("ix_agent_starts_agent_type", "agent_type", "at"),
+)
+
 shared_values = sa.Table(
     "shared_values",
     METADATA,

@@ -18,6 +18,7 @@ from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.tasks import UNFINISHED, TaskStatus
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
+from dagger_dsl.store.task_limits import TaskLimits
 from dagger_dsl.store.task_reads import TaskTable
 from dagger_dsl.store.task_steps import (
     DIED,
@@ -104,6 +105,7 @@ class TaskClaims(TaskTable):
         wanted: int = 0,
         ahead: int = 0,
         quick: Container[str] = (),
+        limits: TaskLimits | None = None,
     ) -> tuple[list[Claim], list[Ending], list[str]]:
         """Hand in what has ended, and be given what may begin, in one commit.
 
@@ -117,6 +119,7 @@ class TaskClaims(TaskTable):
                 were never called before and may be called more than once, so that the death of a
                 worker that has not begun them yet changes nothing for them.
             quick: Agents.
+            limits: What may not begin now is passed over; None where nothing limits its agents.
 
         Returns:
             The claims; those endings that came too late, whose tasks belong to others now; and the
@@ -133,7 +136,8 @@ class TaskClaims(TaskTable):
             if endings:
                 over.extend(self._end(tx, worker, endings, late, now))
             if wanted > 0:
-                claims.extend(self._claim(tx, worker, agents, (wanted, ahead, quick), now))
+                reach = wanted, ahead, quick
+                claims.extend(self._claim(tx, worker, agents, reach, now, limits))
 
         run_transaction(self._database, swap, pages=3 + len(endings) + wanted)
         return claims, late, over
@@ -214,10 +218,11 @@ class TaskClaims(TaskTable):
         tx: Transaction,
         worker: str,
         agents: Sequence[str],
-        limits: tuple[int, int, Container[str]],
+        reach: tuple[int, int, Container[str]],
         now: float,
+        limits: TaskLimits | None,
     ) -> list[Claim]:
-        wanted, ahead, quick = limits
+        wanted, ahead, quick = reach
         most = wanted + ahead
         rows = [row for agent in agents for row in tx.rows(sql.FIRST_READY, (agent, most, 0))]
         if len(agents) > 1:
@@ -232,6 +237,8 @@ class TaskClaims(TaskTable):
                 if lane in lanes:
                     continue
                 lanes.add(lane)
+            if limits is not None and not limits.admits(tx, row[0], row[3], self._clock()):
+                continue
             values = {
                 "the_task": row[0],
                 "the_version": row[4],
