@@ -62,8 +62,9 @@ class TaskContext:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether somebody has cancelled the task; its result would be refused."""
-        return self.task.status is not TaskStatus.RUNNING
+        """Whether the result would be refused: it was cancelled, or given to another worker."""
+        task = self.task
+        return task.status is not TaskStatus.RUNNING or task.version != self._claim.version
 
     def dependency_outputs(self) -> list[Any]:
         """Return what the tasks gave that this one needs, in order; None where one gave nothing."""

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.signals import Blocked, NeedsMoreInfo
+from dagger_dsl.agents.vigil import Vigil, offset_of
 from dagger_dsl.errors import AgentNotFound, NodeTimeout, StoreError
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.retry import decide
-from dagger_dsl.store.locks import run_offset
 from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
 
 if TYPE_CHECKING:
@@ -45,8 +45,14 @@ logger = logging.getLogger("dagger_dsl.agents")
 _SOON: Final = 0.01
 _LATER: Final = 0.25
 
-#: Seconds between two looks for workers of this host that have died.
+#: Seconds between two looks for workers of this host that have died, at most.
 _PATROL: Final = 0.5
+
+#: Seconds that who stops waits for a commit that goes on.
+_LEAVE: Final = 5.0
+
+#: Seconds between two signs of life, at most: others may have a shorter lease.
+_BEAT: Final = 5.0
 
 #: What the documents' agents fail with to say that their task waits.
 _NEEDS_MORE: Final = "needs_more_info"
@@ -94,7 +100,9 @@ class Crew:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: dict[str, Callable[[], object]] = {}
         self._stop = threading.Event()
-        self._offset = run_offset(f"worker {name}", 0)
+        self._offset = offset_of(name)
+        self._calls: set[Claim] = set()
+        self._lost = 0
 
     # --- from outside -----------------------------------------------------------------------------
 
@@ -147,7 +155,14 @@ class Crew:
         with self._desk:
             self._over = True  # what ends from now on belongs to others
             self._desk.notify_all()
+            self._desk.wait_for(lambda: not self._at_desk, _LEAVE)
+            endings = list(self._ended)
+            endings += [Ending(each, TaskStatus.READY) for each in self._claimed]  # not begun
+            self._ended.clear()
+            self._claimed.clear()
         with contextlib.suppress(StoreError):
+            if endings:
+                self._claims.exchange(self.name, endings)
             self._claims.rescue(self.name, cause="its worker was stopped")
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -169,9 +184,10 @@ class Crew:
             claim = self._next()
             if claim is None:
                 return
+            self._calls.add(claim)
             ending = self._run(claim)
-            if ending is not None:
-                self._ended.append(ending)
+            self._calls.discard(claim)
+            self._ended.append(ending)
 
     def _next(self) -> Claim | None:
         """Return what this thread does next, None when it may go home."""
@@ -226,11 +242,13 @@ class Crew:
         try:
             if self._due is None or self._claims.now() >= self._due:
                 self._due = self._claims.wake()
+            if not endings and not self._claims.has_ready(self._agents):
+                return []  # who has nothing to do must not keep others from writing
             claims, late = self._claims.exchange(
                 self.name, endings, agents=self._agents, wanted=wanted
             )
-        except StoreError as error:
-            # Trouble with storage is no result: it is handed in again.
+        except Exception as error:
+            # Trouble with storage is no result: it is handed in again. Nor is a fault of ours.
             self._ended.extendleft(reversed(endings))
             self._trouble(error)
             return []
@@ -246,13 +264,17 @@ class Crew:
             self._manager._changed()
         return claims
 
-    def _trouble(self, error: StoreError) -> None:
-        logger.warning("the tasks cannot be recorded now, and are tried again: %s", error)
+    def _trouble(self, error: Exception) -> None:
+        logger.warning(
+            "the tasks cannot be recorded now, and are tried again: %s",
+            error,
+            exc_info=not isinstance(error, StoreError),
+        )
         time.sleep(_LATER)
 
     # --- one task ---------------------------------------------------------------------------------
 
-    def _run(self, claim: Claim) -> Ending | None:
+    def _run(self, claim: Claim) -> Ending:
         """Call the agent; return what came of it."""
         ctx = TaskContext(self._manager, claim)
         begun = time.monotonic()
@@ -276,7 +298,7 @@ class Crew:
         except StoreError:
             logger.exception("task %r met trouble with the database and is given back", claim.id)
             return Ending(claim, TaskStatus.READY, error="trouble with the database")
-        except Exception as error:
+        except BaseException as error:  # SystemExit, too: it would end this thread, not the task
             return self._failed(claim, ctx, error, time.monotonic() - begun)
 
     def _call(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> Any:
@@ -313,10 +335,13 @@ class Crew:
         self, answer: Coroutine[Any, Any, Any], ctx: TaskContext, limit: float | None
     ) -> Any:
         assert self._loop is not None
-        future: Future[Any] = asyncio.run_coroutine_threadsafe(answer, self._loop)
+        future = asyncio.run_coroutine_threadsafe(_outcome(answer), self._loop)
         self._running[ctx.task_id] = future.cancel
         try:
-            return future.result(limit)
+            value, left = future.result(limit)
+            if left is not None:
+                raise left
+            return value
         except OutOfTime:
             if future.done():
                 raise
@@ -325,7 +350,7 @@ class Crew:
         finally:
             self._running.pop(ctx.task_id, None)
 
-    def _failed(self, claim: Claim, ctx: TaskContext, error: Exception, took: float) -> Ending:
+    def _failed(self, claim: Claim, ctx: TaskContext, error: BaseException, took: float) -> Ending:
         waits = isinstance(error, NeedsMoreInfo) or str(error) == _NEEDS_MORE
         if waits or ctx._parks:
             return Ending(claim, TaskStatus.BLOCKED, error=str(error), asks=not ctx._adds)
@@ -351,36 +376,46 @@ class Crew:
 
     def _look_after(self) -> None:
         """Show that this crew lives, and take over what others leave when they die."""
-        seen: dict[str, tuple[int, float]] = {}
+        vigil = Vigil(self._database, self.name, _host(), self._lease)
         beaten = time.monotonic()
-        while not self._stop.wait(_PATROL):
+        while not self._stop.wait(min(_PATROL, self._lease / 6)):
             try:
-                if time.monotonic() - beaten >= self._lease / 3:
+                if time.monotonic() - beaten >= min(_BEAT, self._lease / 3):
                     beaten = time.monotonic()
-                    self._claims.beat(self.name, self._lease)
-                self._rescue(seen)
-            except StoreError as error:
+                    self._beat()
+                self._rescue(vigil)
+            except Exception as error:  # whatever it is, this thread has to live
+                if self._stop.is_set():
+                    return
                 logger.warning("could not look for tasks of dead workers: %s", error)
 
-    def _rescue(self, seen: dict[str, tuple[int, float]]) -> None:
-        now = time.monotonic()
-        for owner, beats in self._claims.owners().items():
-            if owner == self.name:
-                continue
-            before = seen.setdefault(owner, (beats, now))
-            if before[0] != beats:
-                seen[owner] = (beats, now)
-            here = owner.endswith(f"@{_host()}")
-            dead = (
-                not self._database.is_locked(run_offset(f"worker {owner}", 0))
-                if here
-                else now - seen[owner][1] >= self._lease
+    def _beat(self) -> None:
+        calls = self._calls.copy()
+        if not calls:
+            return
+        lost = len(calls & self._calls) - self._claims.beat(self.name, self._lease)
+        if lost > max(0, self._lost):
+            logger.warning(
+                "tasks that run here were given to other workers, as this process gave no sign of "
+                "life for %g s; what comes of %d calls is refused",
+                self._lease,
+                lost,
             )
-            if dead:
-                logger.warning("worker %s died; its tasks are given to others", owner)
-                self._claims.rescue(owner)
-                seen.pop(owner, None)
-                self.wake()
+        self._lost = lost
+
+    def _rescue(self, vigil: Vigil) -> None:
+        for owner, cause in vigil.gone(self._claims.owners()):
+            again = self._claims.rescue(owner, cause=cause)
+            logger.warning("worker %s: %s; %d of its tasks run again", owner, cause, len(again))
+            self.wake()
+
+
+async def _outcome(answer: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """Await an answer; what would end the loop with all other calls is returned."""
+    try:
+        return await answer, None
+    except (SystemExit, KeyboardInterrupt) as error:
+        return None, error
 
 
 def _host() -> str:

@@ -8,11 +8,12 @@ the task was given to another worker, changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import orjson
 
+from dagger_dsl.errors import CycleError, TaskNotFound
 from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.tasks import UNFINISHED, TaskStatus
 from dagger_dsl.store import task_statements as sql
@@ -21,6 +22,7 @@ from dagger_dsl.store.task_reads import TaskTable
 from dagger_dsl.store.task_steps import (
     DIED,
     LOST,
+    SILENT,
     add_link,
     count_job,
     follow,
@@ -32,6 +34,10 @@ from dagger_dsl.store.task_steps import (
 from dagger_dsl.store.transactions import Transaction, read, run_transaction
 
 __all__ = ["Claim", "Ending", "TaskClaims"]
+
+
+#: Causes that a task itself may have brought about.
+_DEATHS: Final = (DIED, SILENT)
 
 
 @attrs.frozen(eq=False)
@@ -126,6 +132,10 @@ class TaskClaims(TaskTable):
         run_transaction(self._database, swap, pages=3 + len(endings) + wanted)
         return claims, late
 
+    def has_ready(self, agents: Sequence[str]) -> bool:
+        """Return whether a task of one of these agents is ready; nothing is locked for it."""
+        return any(read(self._database, sql.ANY_READY, (each, 1, 0)) for each in agents)
+
     def _end(
         self, tx: Transaction, worker: str, endings: Sequence[Ending], now: float
     ) -> list[Ending]:
@@ -138,7 +148,10 @@ class TaskClaims(TaskTable):
             claim, status = each.claim, each.status
             error = each.error
             if status in UNFINISHED:
-                status, error = self._parked(tx, each)
+                try:
+                    status, error = self._parked(tx, each)
+                except (TaskNotFound, CycleError) as fault:  # the others are handed in all the same
+                    status, error = TaskStatus.FAILED, f"{type(fault).__name__}: {fault}"
             inline, artifact_id, _ = each.result
             values = {
                 "the_task": claim.number,
@@ -260,9 +273,15 @@ class TaskClaims(TaskTable):
         run_transaction(self._database, raise_)
         return count
 
-    def owners(self) -> dict[str, int]:
-        """Return the workers that have tasks, each with the sum of the beats of these."""
-        return {str(name): int(beats) for name, beats in read(self._database, sql.OWNERS, ())}
+    def owners(self) -> dict[str, tuple[int, ...]]:
+        """Return the workers that have tasks, each with numbers that change while it lives.
+
+        They are sums over its tasks: of the beats, of the versions and of their own numbers. Who
+        has short tasks is rarely seen with one that it has beaten for, but never twice with the
+        same ones.
+        """
+        rows = read(self._database, sql.OWNERS, ())
+        return {str(name): tuple(map(int, sums)) for name, *sums in rows}
 
     def rescue(self, worker: str, *, cause: str = DIED, max_deaths: int = 3) -> list[str]:
         """Take the tasks of a worker that is gone; return the ids of those that run again.
@@ -272,7 +291,8 @@ class TaskClaims(TaskTable):
 
         Args:
             worker: Whose.
-            cause: Why, for their history; one that stopped in order did not die of a task.
+            cause: Why, for their history; one that stopped in order did not die of a task, one
+                that is `SILENT` may have.
             max_deaths: Workers.
         """
         now = self._clock()
@@ -282,13 +302,13 @@ class TaskClaims(TaskTable):
             again.clear()
             counts: dict[str, list[int]] = {}
             for number, public_id, effects, job_id in tx.rows(sql.OF_OWNER, (worker,)):
-                deaths = tx.scalar(sql.DEATHS, (number, DIED)) or 0
+                deaths = sum(tx.scalar(sql.DEATHS, (number, each)) or 0 for each in _DEATHS)
                 if effects == Effects.AT_MOST_ONCE:
                     why = f"{cause}, and it may be called at most once: decide by hand"
                     set_status(tx, number, TaskStatus.BLOCKED, now, error=why, cause=cause)
-                elif cause == DIED and deaths + 1 >= max_deaths:
+                elif cause in _DEATHS and deaths + 1 >= max_deaths:
                     why = f"{deaths + 1} workers died while they ran it"
-                    set_status(tx, number, TaskStatus.FAILED, now, error=why, cause=DIED)
+                    set_status(tx, number, TaskStatus.FAILED, now, error=why, cause=cause)
                     count = counts.setdefault(job_id, [0, 0])
                     count[0] -= 1
                     count[1] += 1

@@ -167,6 +167,15 @@ FIRST_READY: Final = Statement(
     .limit(_bind("the_limit", sa.Integer()))
     .offset(_bind("the_first", sa.Integer()))
 )
+ANY_READY: Final = Statement(
+    sa.select(tasks.c.task_id)
+    .where(
+        tasks.c.status == sa.literal_column("'ready'"),
+        tasks.c.agent_type == _bind("the_agent", sa.Text()),
+    )
+    .limit(_bind("the_limit", sa.Integer()))
+    .offset(_bind("the_first", sa.Integer()))
+)
 TAKE: Final = Statement(
     sa.update(tasks)
     .where(
@@ -330,7 +339,12 @@ OF_OWNER: Final = Statement(
     .order_by(tasks.c.task_id)
 )
 OWNERS: Final = Statement(
-    sa.select(tasks.c.owner, sa.func.sum(tasks.c.beat))
+    sa.select(
+        tasks.c.owner,
+        sa.func.sum(tasks.c.beat),
+        sa.func.sum(tasks.c.version),
+        sa.func.sum(tasks.c.task_id),
+    )
     .where(tasks.c.owner.is_not(None))
     .group_by(tasks.c.owner)
 )

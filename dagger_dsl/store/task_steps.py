@@ -23,6 +23,7 @@ __all__ = [
     "DIED",
     "DONE",
     "LOST",
+    "SILENT",
     "add_link",
     "count_job",
     "follow",
@@ -45,8 +46,10 @@ DEAD: Final = ("failed", "cancelled")
 #: Statuses in which a task waits for those that it needs.
 _WAITING: Final = ("pending", "blocked", "paused")
 
-#: Causes of changes: when a worker died, and when what a task needs cannot come any more.
+#: Causes of changes: when a worker died, when it gave no sign of life for its lease, and when what
+#: a task needs cannot come any more.
 DIED: Final = "its worker died"
+SILENT: Final = "its worker gave no sign of life"
 LOST: Final = "a task that it needs was not completed"
 
 
