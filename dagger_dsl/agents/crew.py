@@ -45,6 +45,9 @@ logger = logging.getLogger("dagger_dsl.agents")
 _SOON: Final = 0.01
 _LATER: Final = 0.25
 
+#: Seconds between two tries while nothing can be recorded, at most.
+_LATEST: Final = 5.0
+
 #: Seconds between two looks for workers of this host that have died, at most.
 _PATROL: Final = 0.5
 
@@ -66,7 +69,11 @@ class Crew:
         callers: The agents, by name.
         size: Threads.
         name: What the workers are called in the record; no other crew has it.
-        lease: Seconds without a sign of life after which another host may take the tasks over.
+        lease: Seconds without a sign of life after which others may take the tasks over.
+        told: Called with the endings that were recorded, after each commit.
+
+    Attributes:
+        trouble: Why nothing can be recorded now; None where it can.
     """
 
     def __init__(
@@ -76,8 +83,11 @@ class Crew:
         size: int,
         name: str,
         lease: float,
+        told: Callable[[list[Ending]], object] | None = None,
     ) -> None:
         self.name = name
+        self.trouble: Exception | None = None
+        self._told = told
         self._manager = manager
         self._claims: TaskClaims = manager._claims
         self._database: Database = manager._store.database
@@ -101,6 +111,7 @@ class Crew:
         self._running: dict[str, Callable[[], object]] = {}
         self._stop = threading.Event()
         self._offset = offset_of(name)
+        self._patience = _LATER
         self._calls: set[Claim] = set()
         self._lost = 0
 
@@ -137,11 +148,14 @@ class Crew:
             self._pause = _SOON
             self._desk.notify()
 
-    def stop(self, grace: float) -> None:
+    def stop(self, grace: float) -> int:
         """Begin nothing more; after *grace* seconds give back what has not ended.
 
         Args:
             grace: Seconds.
+
+        Returns:
+            How many calls were left behind, in threads that cannot be stopped.
         """
         with self._desk:
             self._stopping = True
@@ -162,7 +176,7 @@ class Crew:
             self._claimed.clear()
         with contextlib.suppress(StoreError):
             if endings:
-                self._claims.exchange(self.name, endings)
+                self._tell(endings, self._claims.exchange(self.name, endings)[1])
             self._claims.rescue(self.name, cause="its worker was stopped")
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -170,6 +184,7 @@ class Crew:
                 if each not in workers:
                     each.join(1.0)
         self._database.locking().unlock(self._offset)
+        return len(self._calls)
 
     def cancel(self, task_id: str) -> None:
         """Interrupt the call of a task, where it can be: an async one."""
@@ -247,6 +262,7 @@ class Crew:
             claims, late = self._claims.exchange(
                 self.name, endings, agents=self._agents, wanted=wanted
             )
+            self.trouble = None
         except Exception as error:
             # Trouble with storage is no result: it is handed in again. Nor is a fault of ours.
             self._ended.extendleft(reversed(endings))
@@ -255,22 +271,31 @@ class Crew:
         for each in endings:
             if each.due_at is not None:
                 self._due = min(each.due_at, self._due or each.due_at)
+        if endings:
+            self._tell(endings, late)
+            self._manager._changed()
+        return claims
+
+    def _tell(self, endings: list[Ending], late: list[Ending]) -> None:
         for each in late:
             logger.warning(
                 "task %r ended after it was given to somebody else; its outcome is refused",
                 each.claim.id,
             )
-        if endings:
-            self._manager._changed()
-        return claims
+        if self._told is not None:
+            self._told([each for each in endings if each not in late])
 
     def _trouble(self, error: Exception) -> None:
+        pause = _LATER if self.trouble is None else min(_LATEST, 2 * self._patience)
+        self.trouble, self._patience = error, pause
         logger.warning(
-            "the tasks cannot be recorded now, and are tried again: %s",
+            "the tasks cannot be recorded now, which is tried again in %g s: %s",
+            pause,
             error,
             exc_info=not isinstance(error, StoreError),
         )
-        time.sleep(_LATER)
+        if self._stop.wait(pause):
+            time.sleep(_SOON)
 
     # --- one task ---------------------------------------------------------------------------------
 

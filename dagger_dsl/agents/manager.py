@@ -7,7 +7,7 @@ import contextvars
 import datetime as dt
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -30,7 +30,7 @@ from dagger_dsl.model.policies import as_enum, seconds, whole_number
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
 from dagger_dsl.store.storage import Store
-from dagger_dsl.store.task_claims import TaskClaims
+from dagger_dsl.store.task_claims import Ending, TaskClaims
 from dagger_dsl.store.task_reads import TaskReads
 from dagger_dsl.store.tasks import TaskRows
 
@@ -119,20 +119,28 @@ class TaskManager:
     ) -> None:
         self.close()
 
-    def close(self, grace: float = 10.0) -> None:
+    def close(self, grace: float = 10.0) -> int:
         """Begin nothing more, and give back what has not ended after *grace* seconds.
 
         What is given back is run by whoever opens the database next.
+
+        Returns:
+            How many calls were left behind, in threads that cannot be stopped.
         """
+        left = 0
         with self._lock:
             self._closed = True
             crew, self._crew = self._crew, None
         if crew is not None:
-            crew.stop(grace)
+            left = crew.stop(grace)
         self._store.close()
+        return left
 
-    def work(self) -> None:
+    def work(self, told: Callable[[list[Ending]], object] | None = None) -> None:
         """Begin to run tasks here, if this manager may; `start_job` does that by itself.
+
+        Args:
+            told: Called with what has ended, after each commit, from the threads that work.
 
         Raises:
             AgentNotFound: An agent that it was told to run is not registered.
@@ -153,7 +161,7 @@ class TaskManager:
                 if self._chosen is None or name in self._chosen
             }
             self._store.init_database()
-            self._crew = Crew(self, callers, self._size, worker_name(), self._lease)
+            self._crew = Crew(self, callers, self._size, worker_name(), self._lease, told)
             self._crew.start()
 
     # --- jobs -------------------------------------------------------------------------------------

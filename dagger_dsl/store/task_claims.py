@@ -136,6 +136,10 @@ class TaskClaims(TaskTable):
         """Return whether a task of one of these agents is ready; nothing is locked for it."""
         return any(read(self._database, sql.ANY_READY, (each, 1, 0)) for each in agents)
 
+    def has_left(self, agents: Sequence[str]) -> bool:
+        """Return whether a task of one of these agents is ready, runs, or waits for its time."""
+        return bool(read(self._database, sql.left_of(len(agents)), sql.left_values(agents)))
+
     def _end(
         self, tx: Transaction, worker: str, endings: Sequence[Ending], now: float
     ) -> list[Ending]:

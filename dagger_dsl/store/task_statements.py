@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -176,6 +178,28 @@ ANY_READY: Final = Statement(
     .limit(_bind("the_limit", sa.Integer()))
     .offset(_bind("the_first", sa.Integer()))
 )
+
+
+@functools.cache
+def left_of(agents: int) -> Statement:
+    """Return what reads a row where a task of so many agents may be called without anybody's help.
+
+    All of it is one statement: between two, a task that runs could end and make another one ready.
+    """
+    names = [_bind(f"agent_{number}", sa.Text()) for number in range(agents)]
+    ours = tasks.c.agent_type.in_(names)
+    ready = tasks.c.status == sa.literal_column("'ready'")
+    places = (ready, tasks.c.owner.is_not(None), tasks.c.due_at.is_not(None))
+    found = [sa.exists().where(ours, each) for each in places]
+    return Statement(sa.select(sa.literal_column("1")).where(sa.or_(*found)))
+
+
+def left_values(agents: Sequence[str]) -> list[str]:
+    """Return the values of `left_of` for these agents."""
+    named = {f"agent_{number}": name for number, name in enumerate(agents)}
+    return left_of(len(agents)).in_order(named)
+
+
 TAKE: Final = Statement(
     sa.update(tasks)
     .where(

@@ -108,7 +108,7 @@ def test_trouble_that_is_no_result_is_told_and_the_task_is_recorded_later(
         task_id = manager.add_task("j", "", "work")
         assert manager.start_job("j").result(LONG) is JobStatus.COMPLETED
     assert (task_of(manager, task_id).output, task_of(manager, task_id).attempts) == (1, 1)
-    assert "are tried again: a fault of ours" in caplog.text
+    assert "tried again in 0.25 s: a fault of ours" in caplog.text
 
 
 def test_what_was_claimed_and_not_begun_goes_back_as_it_was(
