@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING, Any, Final
 from dagger_dsl.agents.admission import CrewLimits, crew_limits
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.signals import Blocked, NeedsMoreInfo
+from dagger_dsl.agents.vigil import Vigil, offset_of
 from dagger_dsl.agents.watch import Watch
 from dagger_dsl.errors import AgentNotFound, NodeTimeout, StoreError
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.retry import decide
-from dagger_dsl.store.locks import run_offset
 from dagger_dsl.store.notices import listen, of_tasks
 from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
 
@@ -51,8 +51,17 @@ logger = logging.getLogger("dagger_dsl.agents")
 _SOON: Final = 0.01
 _LATER: Final = 0.25
 
-#: Seconds between two looks for workers of this host that have died.
+#: Seconds between two tries while nothing can be recorded, at most.
+_LATEST: Final = 5.0
+
+#: Seconds between two looks for workers of this host that have died, at most.
 _PATROL: Final = 0.5
+
+#: Seconds that who stops waits for a commit that goes on.
+_LEAVE: Final = 5.0
+
+#: Seconds between two signs of life, at most: others may have a shorter lease.
+_BEAT: Final = 5.0
 
 #: An agent whose calls take less is quick, in seconds: as long as nothing has ended for this long,
 #: and no task begins that may take longer, endings and claims are kept together for one commit.
@@ -76,7 +85,11 @@ class Crew:
         manager: Whose.
         size: Tasks that run at a time.
         name: What the workers are called in the record; no other crew has it.
-        lease: Seconds without a sign of life after which another host may take the tasks over.
+        lease: Seconds without a sign of life after which others may take the tasks over.
+        told: Called with the endings that were recorded, after each commit.
+
+    Attributes:
+        trouble: Why nothing can be recorded now; None where it can.
     """
 
     def __init__(
@@ -85,8 +98,11 @@ class Crew:
         size: int,
         name: str,
         lease: float,
+        told: Callable[[list[Ending]], object] | None = None,
     ) -> None:
         self.name = name
+        self.trouble: Exception | None = None
+        self._told = told
         self._manager = manager
         self._claims: TaskClaims = manager._claims
         self._database: Database = manager._store.database
@@ -95,7 +111,7 @@ class Crew:
         self._desk = threading.Condition()
         self._ended: deque[Ending] = deque()
         self._claimed: deque[Claim] = deque()
-        self._begun = 0  # tasks whose agents are being called
+        self._calls: set[Claim] = set()  # tasks whose agents are being called
         self._awaited = 0  # those of them on the event loop
         self._waiting = 0  # threads that have nothing to do
         self._working = 0  # threads that there are
@@ -113,7 +129,9 @@ class Crew:
         self._beginning = threading.Lock()
         self._running: dict[str, Callable[[], object]] = {}
         self._stop = threading.Event()
-        self._offset = run_offset(f"worker {name}", 0)
+        self._offset = offset_of(name)
+        self._patience = _LATER
+        self._lost = 0
         self._deaf: Callable[[], object] = bool
         self._watch = Watch(manager, manager._jobs, name, lease / 3)
         self._known: dict[str, AgentDef] = {}
@@ -165,11 +183,14 @@ class Crew:
             self._pause = _SOON
             self._desk.notify()
 
-    def stop(self, grace: float) -> None:
+    def stop(self, grace: float) -> int:
         """Begin nothing more; after *grace* seconds give back what has not ended.
 
         Args:
             grace: Seconds.
+
+        Returns:
+            How many calls were left behind, in threads that cannot be stopped.
         """
         self._deaf()
         with self._desk:
@@ -185,9 +206,15 @@ class Crew:
         with self._desk:
             self._over = True  # what ends from now on belongs to others
             self._desk.notify_all()
+            self._desk.wait_for(lambda: not self._at_desk, _LEAVE)
+            self._give_back()
+            endings = list(self._ended)
+            self._ended.clear()
         for cancel in list(self._running.values()):
             cancel()
         with contextlib.suppress(StoreError):
+            if endings:
+                self._tell(endings, self._claims.exchange(self.name, endings)[1])
             self._claims.rescue(self.name, cause="its worker was stopped")
         if self._limits is not None:
             self._limits.close()
@@ -197,6 +224,7 @@ class Crew:
                 if each not in workers:
                     each.join(1.0)
         self._database.locking().unlock(self._offset)
+        return len(self._calls)
 
     def cancel(self, task_id: str) -> None:
         """Interrupt the call of a task, where it can be: an async one, or one not begun."""
@@ -239,7 +267,7 @@ class Crew:
 
     def _end(self, ending: Ending) -> None:
         """Keep what is to be handed in; called with the desk's lock."""
-        self._begun -= 1
+        self._calls.discard(ending.claim)
         if not self._ended:
             self._ended_at = time.monotonic()
         self._ended.append(ending)
@@ -251,8 +279,9 @@ class Crew:
                 if self._over or (self._stopping and not (self._ended or self._awaited)):
                     return None
                 if self._claimed and not self._must_hand_in(self._claimed[0]):
-                    self._begun += 1
-                    return self._claimed.popleft()
+                    claim = self._claimed.popleft()
+                    self._calls.add(claim)
+                    return claim
                 if self._at_desk or not (self._ended or self._is_time()):
                     self._wait()
                     continue
@@ -292,7 +321,7 @@ class Crew:
         """Hand in and take, without the others; called with the desk's lock, which is lent out."""
         self._at_desk = True
         endings = [self._ended.popleft() for _ in range(len(self._ended))]
-        wanted = 0 if self._stopping else self._size - self._begun - len(self._claimed)
+        wanted = 0 if self._stopping else self._size - len(self._calls) - len(self._claimed)
         self._desk.release()
         claims: list[Claim] = []
         try:
@@ -324,6 +353,8 @@ class Crew:
             limits.begin()
         try:
             self._look_at_times()
+            if not endings and not self._claims.has_ready(agents):
+                return []  # who has nothing to do must not keep others from writing
             claims, late, over = self._claims.exchange(
                 self.name,
                 endings,
@@ -333,8 +364,9 @@ class Crew:
                 quick=quick,
                 limits=limits,
             )
-        except StoreError as error:
-            # Trouble with storage is no result: it is handed in again.
+            self.trouble = None
+        except Exception as error:
+            # Trouble with storage is no result: it is handed in again. Nor is a fault of ours.
             self._ended.extendleft(reversed(endings))
             self._trouble(error)
             return []
@@ -344,14 +376,20 @@ class Crew:
         for each in endings:
             if each.due_at is not None:
                 self._due = min(each.due_at, self._due)
+        if endings:
+            self._tell(endings, late)
+        if over:
+            self._manager._changed()
+        return claims
+
+    def _tell(self, endings: list[Ending], late: list[Ending]) -> None:
         for each in late:
             logger.warning(
                 "task %r ended after it was given to somebody else; its outcome is refused",
                 each.claim.id,
             )
-        if over:
-            self._manager._changed()
-        return claims
+        if self._told is not None:
+            self._told([each for each in endings if each not in late and each.begun])
 
     def _agents(self) -> list[str]:
         """Return the agents that this crew has by now, whose limits it knows."""
@@ -379,9 +417,17 @@ class Crew:
             after = self._claims.wake()
             self._due = now + _LATER if after is None else min(after, now + _LATER)
 
-    def _trouble(self, error: StoreError) -> None:
-        logger.warning("the tasks cannot be recorded now, and are tried again: %s", error)
-        time.sleep(_LATER)
+    def _trouble(self, error: Exception) -> None:
+        pause = _LATER if self.trouble is None else min(_LATEST, 2 * self._patience)
+        self.trouble, self._patience = error, pause
+        logger.warning(
+            "the tasks cannot be recorded now, which is tried again in %g s: %s",
+            pause,
+            error,
+            exc_info=not isinstance(error, StoreError),
+        )
+        if self._stop.wait(pause):
+            time.sleep(_SOON)
 
     def _give_back(self) -> None:
         """Let others have what has not begun; called with the desk's lock."""
@@ -413,7 +459,7 @@ class Crew:
                 self._send(caller, value, ctx, limit)
                 return None
             return self._completed(caller, ctx, self._call(caller, value, ctx, limit))
-        except (Blocked, Exception) as error:
+        except BaseException as error:  # SystemExit, too: it would end this thread, not the task
             return self._ending(claim, ctx, error, time.monotonic() - begun)
         finally:
             took = time.monotonic() - begun
@@ -455,21 +501,21 @@ class Crew:
                 async with asyncio.timeout(limit) as time_limit:
                     answer = await caller(value, ctx)
             ending = self._completed(caller, ctx, answer)
-        except (Blocked, Exception) as error:
-            late = isinstance(error, TimeoutError) and time_limit.expired()
-            known = NodeTimeout(claim.id, limit or 0.0) if late else error
-            ending = self._ending(claim, ctx, known, time.monotonic() - begun)
         except asyncio.CancelledError as error:
             if claim.id in self._running and not self._over:  # by the agent itself
                 failure = RuntimeError(f"the agent was cancelled from inside: {error!r}")
                 ending = self._ending(claim, ctx, failure, time.monotonic() - begun)
+        except BaseException as error:  # SystemExit, too: it would end the loop of all
+            late = isinstance(error, TimeoutError) and time_limit.expired()
+            known = NodeTimeout(claim.id, limit or 0.0) if late else error
+            ending = self._ending(claim, ctx, known, time.monotonic() - begun)
         finally:
             self._running.pop(claim.id, None)
             self._let_go(claim)
             with self._desk:
                 self._awaited -= 1
                 if ending is None:
-                    self._begun -= 1
+                    self._calls.discard(claim)
                 else:
                     self._end(ending)
                 self._desk.notify()
@@ -492,7 +538,6 @@ class Crew:
                 "task %r met trouble with the database and is given back", claim.id, exc_info=error
             )
             return Ending(claim, TaskStatus.READY, error="trouble with the database")
-        assert isinstance(error, Exception)
         return self._failed(claim, ctx, error, took)
 
     def _within(self, call: Callable[[], Any], ctx: TaskContext, limit: float) -> Any:
@@ -517,7 +562,7 @@ class Crew:
             )
             raise NodeTimeout(ctx.task_id, limit) from None
 
-    def _failed(self, claim: Claim, ctx: TaskContext, error: Exception, took: float) -> Ending:
+    def _failed(self, claim: Claim, ctx: TaskContext, error: BaseException, took: float) -> Ending:
         waits = isinstance(error, NeedsMoreInfo) or str(error) == _NEEDS_MORE
         if waits or ctx._parks:
             return Ending(claim, TaskStatus.BLOCKED, error=str(error), asks=not ctx._adds)
@@ -543,42 +588,44 @@ class Crew:
 
     def _look_after(self) -> None:
         """Show that this crew lives, and take over what others leave when they die."""
-        seen: dict[str, tuple[int, float]] = {}
-        beaten = time.monotonic()
-        looked = beaten
-        while not self._stop.wait(_TIDY):
-            self._tidy()
-            if time.monotonic() - looked < _PATROL:
-                continue
-            looked = time.monotonic()
+        vigil = Vigil(self._database, self.name, _host(), self._lease)
+        looked = beaten = time.monotonic()
+        while not self._stop.wait(min(_TIDY, self._lease / 6)):
             try:
-                if time.monotonic() - beaten >= self._lease / 3:
-                    beaten = time.monotonic()
-                    self._claims.beat(self.name, self._lease)
-                self._rescue(seen)
+                self._tidy()
+                now = time.monotonic()
+                if now - looked < min(_PATROL, self._lease / 6):
+                    continue
+                looked = now
+                if now - beaten >= min(_BEAT, self._lease / 3):
+                    beaten = now
+                    self._beat()
+                self._rescue(vigil)
                 self._watch.look()
-            except StoreError as error:
+            except Exception as error:  # whatever it is, this thread has to live
+                if self._stop.is_set():
+                    return
                 logger.warning("could not look after jobs and workers: %s", error)
 
-    def _rescue(self, seen: dict[str, tuple[int, float]]) -> None:
-        now = time.monotonic()
-        for owner, beats in self._claims.owners().items():
-            if owner == self.name:
-                continue
-            before = seen.setdefault(owner, (beats, now))
-            if before[0] != beats:
-                seen[owner] = (beats, now)
-            here = owner.endswith(f"@{_host()}")
-            dead = (
-                not self._database.is_locked(run_offset(f"worker {owner}", 0))
-                if here
-                else now - seen[owner][1] >= self._lease
+    def _beat(self) -> None:
+        calls = self._calls.copy()
+        if not calls:
+            return
+        lost = len(calls & self._calls) - self._claims.beat(self.name, self._lease)
+        if lost > max(0, self._lost):
+            logger.warning(
+                "tasks that run here were given to other workers, as this process gave no sign of "
+                "life for %g s; what comes of %d calls is refused",
+                self._lease,
+                lost,
             )
-            if dead:
-                logger.warning("worker %s died; its tasks are given to others", owner)
-                self._claims.rescue(owner)
-                seen.pop(owner, None)
-                self.wake()
+        self._lost = lost
+
+    def _rescue(self, vigil: Vigil) -> None:
+        for owner, cause in vigil.gone(self._claims.owners()):
+            again = self._claims.rescue(owner, cause=cause)
+            logger.warning("worker %s: %s; %d of its tasks run again", owner, cause, len(again))
+            self.wake()
 
 
 def _host() -> str:

@@ -39,7 +39,7 @@ from dagger_dsl.store.job_upkeep import check_keeping
 from dagger_dsl.store.job_watch import JobWatch
 from dagger_dsl.store.shared_values import SharedValues
 from dagger_dsl.store.storage import Store
-from dagger_dsl.store.task_claims import TaskClaims
+from dagger_dsl.store.task_claims import Ending, TaskClaims
 from dagger_dsl.store.task_people import TaskPeople
 from dagger_dsl.store.task_reads import TaskReads
 
@@ -161,18 +161,23 @@ class TaskManager(Steering):
     ) -> None:
         self.close()
 
-    def close(self, grace: float = 10.0) -> None:
+    def close(self, grace: float = 10.0) -> int:
         """Begin nothing more, and give back what has not ended after *grace* seconds.
 
         What is given back is run by whoever opens the database next.
+
+        Returns:
+            How many calls were left behind, in threads that cannot be stopped.
         """
+        left = 0
         with self._lock:
             self._closed = True
             crew, self._crew = self._crew, None
         if crew is not None:
-            crew.stop(grace)
+            left = crew.stop(grace)
         self._held.close()
         self._store.close()
+        return left
 
     def _open(self) -> None:
         """Let nobody take a file for a leftover that this process has written, and no row names."""
@@ -181,8 +186,11 @@ class TaskManager(Steering):
                 self._held.enter_context(files_kept(self._store.database))
                 self._opened = True
 
-    def work(self) -> None:
+    def work(self, told: Callable[[list[Ending]], object] | None = None) -> None:
         """Begin to run tasks here, if this manager may; `start_job` does that by itself.
+
+        Args:
+            told: Called with what has ended, after each commit, from the threads that work.
 
         Raises:
             AgentNotFound: An agent that it was told to run is not registered.
@@ -200,7 +208,7 @@ class TaskManager(Steering):
                     raise agent_missing(name, list(known))
             for name in self._agents_here():
                 self._caller(name).body  # noqa: B018  # what cannot be made says so here
-            self._crew = Crew(self, self._size, worker_name(), self._lease)
+            self._crew = Crew(self, self._size, worker_name(), self._lease, told)
             self._crew.start()
 
     # --- jobs -------------------------------------------------------------------------------------

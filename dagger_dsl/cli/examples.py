@@ -77,6 +77,11 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("dagger-dsl reject r1 clean", "cancels the branch"),
         ('dagger-dsl reject r1 clean --reason "too dear" --by anna', "and why"),
     ),
+    "worker": (
+        ("dagger-dsl worker --actions agents.py", "tasks of all agents of the file"),
+        ("dagger-dsl worker --actions agents.py --agents reader,writer -v", "of two of them"),
+        ("dagger-dsl worker --actions agents.py --concurrency 8 --drain", "until nothing is left"),
+    ),
     "db": (
         ("dagger-dsl db stats", "sizes and numbers of rows"),
         ("dagger-dsl db prune --keep-last 100 --dry-run", "what would be deleted"),

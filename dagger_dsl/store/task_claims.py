@@ -8,7 +8,7 @@ the task was given to another worker, changes nothing.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import orjson
@@ -24,6 +24,7 @@ from dagger_dsl.store.task_steps import (
     DIED,
     LOST,
     NEVER,
+    SILENT,
     add_link,
     count_job,
     follow,
@@ -35,6 +36,10 @@ from dagger_dsl.store.task_steps import (
 from dagger_dsl.store.transactions import Transaction, read, run_transaction
 
 __all__ = ["Claim", "Ending", "TaskClaims"]
+
+
+#: Causes that a task itself may have brought about.
+_DEATHS: Final = (DIED, SILENT)
 
 
 @attrs.frozen(eq=False)
@@ -128,9 +133,9 @@ class TaskClaims(TaskTable):
         claims: list[Claim] = []
         late: list[Ending] = []
         over: list[str] = []
-        now = self._clock()
 
         def swap(tx: Transaction) -> None:
+            now = self._clock()  # once it may write: what waits for others comes after them
             for each in (claims, late, over):
                 each.clear()
             if endings:
@@ -141,6 +146,14 @@ class TaskClaims(TaskTable):
 
         run_transaction(self._database, swap, pages=3 + len(endings) + wanted)
         return claims, late, over
+
+    def has_ready(self, agents: Sequence[str]) -> bool:
+        """Return whether a task of one of these agents is ready; nothing is locked for it."""
+        return any(read(self._database, sql.ANY_READY, (each, 1, 0)) for each in agents)
+
+    def has_left(self, agents: Sequence[str]) -> bool:
+        """Return whether a task of one of these agents is ready, runs, or waits for its time."""
+        return bool(read(self._database, sql.left_of(len(agents)), sql.left_values(agents)))
 
     def _end(
         self,
@@ -292,9 +305,15 @@ class TaskClaims(TaskTable):
         run_transaction(self._database, raise_)
         return count
 
-    def owners(self) -> dict[str, int]:
-        """Return the workers that have tasks, each with the sum of the beats of these."""
-        return {str(name): int(beats) for name, beats in read(self._database, sql.OWNERS, ())}
+    def owners(self) -> dict[str, tuple[int, ...]]:
+        """Return the workers that have tasks, each with numbers that change while it lives.
+
+        They are sums over its tasks: of the beats, of the versions and of their own numbers. Who
+        has short tasks is rarely seen with one that it has beaten for, but never twice with the
+        same ones.
+        """
+        rows = read(self._database, sql.OWNERS, ())
+        return {str(name): tuple(map(int, sums)) for name, *sums in rows}
 
     def rescue(self, worker: str, *, cause: str = DIED, max_deaths: int = 3) -> list[str]:
         """Take the tasks of a worker that is gone; return the ids of those that run again.
@@ -304,7 +323,8 @@ class TaskClaims(TaskTable):
 
         Args:
             worker: Whose.
-            cause: Why, for their history; one that stopped in order did not die of a task.
+            cause: Why, for their history; one that stopped in order did not die of a task, one
+                that is `SILENT` may have.
             max_deaths: Workers.
         """
         now = self._clock()
@@ -324,7 +344,7 @@ class TaskClaims(TaskTable):
                         tx, number, blocked, now, error=asks, waits=waits, due=NEVER, cause=cause
                     )
                     continue
-                elif cause != DIED or (tx.scalar(sql.DEATHS, (number, DIED)) or 0) + 1 < max_deaths:
+                elif cause not in _DEATHS or _deaths(tx, number) + 1 < max_deaths:
                     status = TaskStatus.PENDING if waits else TaskStatus.READY
                     set_status(tx, number, status, now, waits=waits, cause=cause)
                     again.append(str(public_id))
@@ -348,6 +368,11 @@ def _due(ending: Ending, status: TaskStatus) -> float | None:
     if status is TaskStatus.PENDING:
         return ending.due_at
     return NEVER if status is TaskStatus.BLOCKED and ending.asks else None
+
+
+def _deaths(tx: Transaction, number: int) -> int:
+    """Return how many workers have died while they ran a task."""
+    return sum(tx.scalar(sql.DEATHS, (number, each)) or 0 for each in _DEATHS)
 
 
 def _may_wait(row: Sequence[Any], quick: Container[str]) -> bool:

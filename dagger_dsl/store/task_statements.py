@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -179,6 +181,38 @@ FIRST_READY: Final = Statement(
     .limit(_bind("the_limit", sa.Integer()))
     .offset(_bind("the_first", sa.Integer()))
 )
+ANY_READY: Final = Statement(
+    sa.select(tasks.c.task_id)
+    .where(
+        tasks.c.status == sa.literal_column("'ready'"),
+        tasks.c.agent_type == _bind("the_agent", sa.Text()),
+    )
+    .limit(_bind("the_limit", sa.Integer()))
+    .offset(_bind("the_first", sa.Integer()))
+)
+
+
+@functools.cache
+def left_of(agents: int) -> Statement:
+    """Return what reads a row where a task of so many agents may be called without anybody's help.
+
+    All of it is one statement: between two, a task that runs could end and make another one ready.
+    """
+    names = [_bind(f"agent_{number}", sa.Text()) for number in range(agents)]
+    ours = tasks.c.agent_type.in_(names)
+    ready = tasks.c.status == sa.literal_column("'ready'")
+    pending = tasks.c.status == sa.literal_column("'pending'")
+    places = (ready, tasks.c.owner.is_not(None), sa.and_(tasks.c.due_at.is_not(None), pending))
+    found = [sa.exists().where(ours, each) for each in places]
+    return Statement(sa.select(sa.literal_column("1")).where(sa.or_(*found)))
+
+
+def left_values(agents: Sequence[str]) -> list[str]:
+    """Return the values of `left_of` for these agents."""
+    named = {f"agent_{number}": name for number, name in enumerate(agents)}
+    return left_of(len(agents)).in_order(named)
+
+
 TAKE: Final = Statement(
     sa.update(tasks)
     .where(
@@ -368,7 +402,12 @@ OF_OWNER: Final = Statement(
     .order_by(tasks.c.task_id)
 )
 OWNERS: Final = Statement(
-    sa.select(tasks.c.owner, sa.func.sum(tasks.c.beat))
+    sa.select(
+        tasks.c.owner,
+        sa.func.sum(tasks.c.beat),
+        sa.func.sum(tasks.c.version),
+        sa.func.sum(tasks.c.task_id),
+    )
     .where(tasks.c.owner.is_not(None))
     .group_by(tasks.c.owner)
 )

@@ -26,6 +26,7 @@ __all__ = [
     "DONE",
     "LOST",
     "NEVER",
+    "SILENT",
     "add_link",
     "cancel_tasks",
     "count_job",
@@ -53,8 +54,10 @@ _WAITING: Final = ("pending", "blocked", "paused")
 #: When a task is due that a person has to decide on, whatever becomes of what it needs.
 NEVER: Final = math.inf
 
-#: Causes of changes: when a worker died, and when what a task needs cannot come any more.
+#: Causes of changes: when a worker died, when it gave no sign of life for its lease, and when what
+#: a task needs cannot come any more.
 DIED: Final = "its worker died"
+SILENT: Final = "its worker gave no sign of life"
 LOST: Final = "a task that it needs was not completed"
 
 
