@@ -189,8 +189,8 @@ def _tell(
     with suppress(BrokenPipeError):
         if left:
             screen.error(
-                f"{count(left, 'call')} did not end within the grace time; leaving them behind, and "
-                "others may take their tasks"
+                f"{count(left, 'call')} did not end within the grace time; leaving them behind, "
+                "and others may take their tasks"
             )
         screen.say(f"worker stopped: {tally.told()}")
         if screen.as_json:
