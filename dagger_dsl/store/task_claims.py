@@ -119,11 +119,11 @@ class TaskClaims(TaskTable):
         """
         claims: list[Claim] = []
         late: list[Ending] = []
-        now = self._clock()
 
         def swap(tx: Transaction) -> None:
             claims.clear()
             late.clear()
+            now = self._clock()  # here, so that times have the order of the commits
             if endings:
                 late.extend(self._end(tx, worker, endings, now))
             if wanted > 0:

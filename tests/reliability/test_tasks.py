@@ -308,7 +308,7 @@ def test_9_one_id_is_one_job_and_one_task(yard: Yard) -> None:
     spec = NewTaskSpec("work", task_id="t")
     first = yard.manager.start_job("j", [spec])
     with pytest.raises(TaskExists):
-        yard.manager.start_job("j", [spec])
+        _ = yard.manager.start_job("j", [spec])
     assert yard.worker("--drain").wait(LONG) == 0
     again = yard.manager.start_job("j")
     assert (first.status, again.status) == (JobStatus.COMPLETED, JobStatus.COMPLETED)
