@@ -28,6 +28,7 @@ DOORS: Final = {
     "job_to_dot": "dagger_dsl.views.jobs:job_to_dot",
     "job_to_svg": "dagger_dsl.views.jobs:job_to_svg",
     "job_bundle": "dagger_dsl.views.jobs:job_bundle",
+    "job_tree": "dagger_dsl.views.job_tree:job_tree",
     "save_dot": "dagger_dsl.views.graphviz:save_dot",
     "render": "dagger_dsl.views.graphviz:render",
     "live_display": "dagger_dsl.views.live:live_display",

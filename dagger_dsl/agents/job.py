@@ -73,6 +73,17 @@ class JobHandle:
         """Return it as SVG."""
         return str(through("job_to_svg")(self.tasks, self._row()))
 
+    def tree(self, limit: int | None = 200) -> Any:
+        """Return it as a tree of rich's: its tasks, where each stands, and what it waits for.
+
+        Args:
+            limit: Tasks at most, None for all; what failed or waits is shown before the rest.
+        """
+        return through("job_tree")(self.tasks, self._row(), limit)
+
+    def __rich__(self) -> Any:
+        return self.tree()
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         found: dict[str, str] = through("job_bundle")(self.tasks, self._row())
         return found

@@ -17,10 +17,10 @@ from dagger_dsl.views.picture import Arrow, Picture, Shape
 if TYPE_CHECKING:
     from dagger_dsl.store.task_reads import StoredJob
 
-__all__ = ["job_bundle", "job_to_dot", "job_to_svg", "picture_of_tasks"]
+__all__ = ["LOOKS", "job_bundle", "job_to_dot", "job_to_svg", "picture_of_tasks"]
 
 #: The state of a node whose look a task's status has; the others have their own names.
-_LOOKS: Final[Mapping[TaskStatus, str]] = {
+LOOKS: Final[Mapping[TaskStatus, str]] = {
     TaskStatus.PENDING: "pending",
     TaskStatus.READY: "pending",
     TaskStatus.RUNNING: "running",
@@ -69,7 +69,7 @@ def _shape(task: Task) -> Shape:
         first_line(task.description, 80) or task.agent,
         detail=_detail(task),
         kind="group" if task.task_type in ("objective", "story") else "step",
-        status=_LOOKS[task.status],
+        status=LOOKS[task.status],
         marks=tuple(marks),
         tooltip=tuple(_tooltip(task)),
         body=task.agent,
@@ -81,7 +81,7 @@ def _detail(task: Task) -> str:
     if task.error and task.status in (TaskStatus.FAILED, TaskStatus.BLOCKED):
         return first_line(task.error)
     took = _took(task)
-    own = "" if str(task.status) == _LOOKS[task.status] else str(task.status)
+    own = "" if str(task.status) == LOOKS[task.status] else str(task.status)
     return ", ".join(filter(None, (own, took))) or task.agent
 
 
