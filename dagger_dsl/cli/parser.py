@@ -60,8 +60,11 @@ _GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "approve": "let what waits for an approval go on",
         "reject": "cancel a branch that waits for an approval",
     },
-    "run the tasks of agents": {
+    "run and steer the tasks of agents": {
         "worker": "run the tasks of agents that are in a database",
+        "jobs": "list jobs",
+        "job": "show a job with its tasks, or cancel it",
+        "task": "show a task, try it again, cancel, accept or reject it",
     },
     "look after it": {
         "db": "look after the database",
@@ -463,6 +466,46 @@ def _worker(parser: argparse.ArgumentParser) -> None:
     told.add_argument("--quiet", "-q", action="store_true", help="print errors only")
 
 
+def _jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--status",
+        choices=("created", "running", "completed", "failed", "cancelled"),
+        help="jobs of one status",
+    )
+    parser.add_argument("--limit", type=_count, default=20, metavar="N", help="at most (20)")
+    _database(parser)
+    _json(parser)
+
+
+def _job(parser: argparse.ArgumentParser) -> None:
+    for name, each in _below(parser, "job", _OF_JOBS):
+        each.add_argument("job_id", metavar="JOB")
+        if name == "show":
+            _database(each)
+            _json(each)
+        else:
+            _end_of_steering(each, reason=True)
+
+
+def _task(parser: argparse.ArgumentParser) -> None:
+    for name, each in _below(parser, "task", _OF_TASKS):
+        each.add_argument("task_id", metavar="TASK")
+        _end_of_steering(each, reason=name != "show")
+
+
+_OF_JOBS: Final = {
+    "show": "show a job: where each of its tasks stands, and what it waits for",
+    "cancel": "cancel a job with all its tasks that have not ended",
+}
+_OF_TASKS: Final = {
+    "show": "show a task: its input, output, error, and each change of its status",
+    "retry": "let a task be called that failed, was cancelled or rejected, or waits for a person",
+    "cancel": "cancel a task; those that need it fail",
+    "accept": "say that the result of a task is good",
+    "reject": "say that the result of a task is not good; those that need it wait",
+}
+
+
 def _below(
     parser: argparse.ArgumentParser, command: str, actions: Mapping[str, str]
 ) -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -529,6 +572,9 @@ _ADD: Final[Mapping[str, Callable[[argparse.ArgumentParser], None]]] = {
     "approve": _approve,
     "reject": _reject,
     "worker": _worker,
+    "jobs": _jobs,
+    "job": _job,
+    "task": _task,
     "db": _db,
     "doctor": _doctor,
     "completion": _completion,
