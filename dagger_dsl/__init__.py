@@ -24,6 +24,7 @@ need, at most 50; a few more can be imported by name. Everything else lives in t
 - `dagger_dsl.model.events` and `dagger_dsl.model.commands`: what hooks are shown, and what they may
   return;
 - `dagger_dsl.engine.hooks`: hooks that are ready to be used;
+- `dagger_dsl.agents`: what jobs of tasks are made of, beside their manager;
 - `dagger_dsl.yamlio`: files that keep their comments through an edit;
 - `dagger_dsl.legacy`: the documents' other spellings.
 """
@@ -45,7 +46,6 @@ __all__ = [
     "DaggerError",
     "EventHook",
     "ExecutionError",
-    "FSMContext",
     "FSMReturn",
     "Failed",
     "Graph",
@@ -69,9 +69,10 @@ __all__ = [
     "Secret",
     "Store",
     "StoreError",
+    "TaskContext",
+    "TaskManager",
     "Trigger",
     "ValidationError",
-    "YamlError",
     "action",
     "branch",
     "dump_yaml",
@@ -84,7 +85,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from dagger_dsl.agents import task_agent
+    from dagger_dsl.agents import NewTaskSpec as NewTaskSpec
+    from dagger_dsl.agents import TaskContext, TaskManager, task_agent
     from dagger_dsl.dsl import DAG, action, branch
     from dagger_dsl.dsl.hooks import hook
     from dagger_dsl.engine.control import CancelToken, RunHandle
@@ -96,10 +98,11 @@ if TYPE_CHECKING:
         NodeExecutionError,
         StoreError,
         ValidationError,
-        YamlError,
     )
+    from dagger_dsl.errors import YamlError as YamlError
     from dagger_dsl.executor import DagExecutor
-    from dagger_dsl.fsm import FSM, FSMContext, FSMReturn
+    from dagger_dsl.fsm import FSM, FSMReturn
+    from dagger_dsl.fsm import FSMContext as FSMContext
     from dagger_dsl.fsm import Next as Next
     from dagger_dsl.model.breaker import CircuitBreaker
     from dagger_dsl.model.commands import AddNode, AddNodes, NodeSpec, ref
@@ -117,6 +120,7 @@ if TYPE_CHECKING:
         Trigger,
     )
     from dagger_dsl.model.pools import ResourcePool
+    from dagger_dsl.model.resources import ResourceTracker as ResourceTracker
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.model.states import NodeState, RunStatus
     from dagger_dsl.model.values import Secret, register_type
@@ -130,7 +134,7 @@ if TYPE_CHECKING:
     __version__: str
 else:  # hidden from type checkers, which would take any misspelt name for an attribute
     _ROOMS = {
-        "agents": "task_agent",
+        "agents": "NewTaskSpec TaskContext TaskManager task_agent",
         "dsl": "DAG action branch",
         "dsl.hooks": "hook",
         "engine.control": "CancelToken RunHandle",
@@ -149,6 +153,7 @@ else:  # hidden from type checkers, which would take any misspelt name for an at
         "model.metrics": "MetricsCollector",
         "model.policies": "Backoff CacheStrategy OnFailure RetryPolicy RetryStrategy Trigger",
         "model.pools": "ResourcePool",
+        "model.resources": "ResourceTracker",
         "model.sharing": "Context",
         "model.states": "NodeState RunStatus",
         "model.values": "Secret register_type",

@@ -38,7 +38,12 @@ DaggerError
 │       └── ResultNotFound (IndexError)  a state of a machine has no result of this number
 ├── CircuitBreakerOpenError              a `CircuitBreaker` refuses calls for a while
 ├── ResourceTimeout (TimeoutError)       no resource of a `ResourcePool` came free in time
+├── ResourceExhausted                    a `ResourceTracker` can never have room for a call
 ├── InvalidState                         the call does not fit what the object is doing
+│   └── ConcurrentUpdateError            a task was changed since it was read
+├── JobNotFound, TaskNotFound, AgentNotFound (LookupError)
+├── JobExists, TaskExists, AgentAlreadyRegistered
+├── AgentNotAllowed                      a job does not let an agent have tasks
 ├── CodecError (ValueError)
 │   ├── EncodingError (TypeError), DecodingError
 │   └── TransferError (TypeError)        what cannot go to a worker process, or come back
@@ -64,10 +69,14 @@ from typing import Any
 
 __all__ = [
     "ActionNotFound",
+    "AgentAlreadyRegistered",
+    "AgentNotAllowed",
+    "AgentNotFound",
     "AmbiguousConnection",
     "ArtifactNotFound",
     "CircuitBreakerOpenError",
     "CodecError",
+    "ConcurrentUpdateError",
     "ConfigurationError",
     "CycleError",
     "DagNotFound",
@@ -83,6 +92,9 @@ __all__ = [
     "InputResolutionError",
     "InputValidationError",
     "InvalidState",
+    "JobExists",
+    "JobFailed",
+    "JobNotFound",
     "KeyTaken",
     "LimitExceeded",
     "MapError",
@@ -103,6 +115,7 @@ __all__ = [
     "Problem",
     "ProcessDied",
     "RegistryError",
+    "ResourceExhausted",
     "ResourceTimeout",
     "ResultNotFound",
     "RunCancelled",
@@ -119,6 +132,8 @@ __all__ = [
     "StoreFull",
     "StoreReadOnly",
     "StoreVersionError",
+    "TaskExists",
+    "TaskNotFound",
     "TokenBudgetExceeded",
     "TransferError",
     "TransitionError",
@@ -756,6 +771,37 @@ class ResourceTimeout(DaggerError, TimeoutError):
         )
 
 
+class ResourceExhausted(DaggerError):
+    """A call declares more memory than there can ever be room for.
+
+    Attributes:
+        what: The call.
+        memory: Bytes that it declares.
+        limit: Bytes that there are at most.
+        inside: The call that it is made inside of, which declares them; empty where they are the
+            limit of the tracker.
+    """
+
+    def __init__(self, what: str, memory: int, limit: int, inside: str = "") -> None:
+        self.what = what
+        self.memory = memory
+        self.limit = limit
+        self.inside = inside
+        super().__init__(what, memory, limit, inside)
+
+    def __str__(self) -> str:
+        head = f"{self.what} declares {self.memory:,} bytes of memory, and "
+        if self.inside:
+            return (
+                f"{head}{self.inside}, inside of which it is called, declares {self.limit:,}: what "
+                "runs inside of a call is paid out of that; declare more there, or less here"
+            )
+        return (
+            f"{head}the limit is {self.limit:,}: it would wait for ever; raise the limit by "
+            "ResourceTracker.set_memory_limit, or declare less"
+        )
+
+
 class InvalidState(DaggerError):
     """The call does not fit what the object is doing now."""
 
@@ -802,6 +848,42 @@ class StoreVersionError(StoreError):
 
 class RunNotFound(StoreError, LookupError):
     """The store has no run of this id."""
+
+
+class JobNotFound(DaggerError, LookupError):
+    """There is no job of this id."""
+
+
+class JobExists(DaggerError):
+    """There is a job of this id already."""
+
+
+class JobFailed(DaggerError):
+    """A job that a node waited for has failed, or was cancelled."""
+
+
+class TaskNotFound(DaggerError, LookupError):
+    """There is no task of this id."""
+
+
+class TaskExists(DaggerError):
+    """There is a task of this id already."""
+
+
+class AgentNotFound(DaggerError, LookupError):
+    """No task agent of this name is registered."""
+
+
+class AgentAlreadyRegistered(DaggerError):
+    """There is a task agent of this name already."""
+
+
+class AgentNotAllowed(DaggerError):
+    """A job does not let this agent have tasks."""
+
+
+class ConcurrentUpdateError(InvalidState):
+    """A task was changed by somebody else since it was read; read it again."""
 
 
 class ArtifactNotFound(StoreError, LookupError):

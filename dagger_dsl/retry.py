@@ -40,6 +40,7 @@ from dagger_dsl.errors import (
     NodeFailure,
     OutputError,
     RegistryError,
+    ResourceExhausted,
     TransitionError,
     ValidationError,
     shown,
@@ -72,6 +73,7 @@ NEVER_RETRIED: tuple[type[Exception], ...] = (
     NodeFailure,
     CodecError,
     TransitionError,
+    ResourceExhausted,
 )
 
 _EXHAUSTED = frozenset(

@@ -57,6 +57,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "RunOwned": ("run_001", "host:4711"),
     "MissingExtra": ("rendering", "viz"),
     "CircuitBreakerOpenError": ("fetch", 5, 1_700_000_000.0, 1_700_000_060.0),
+    "ResourceExhausted": ("node 'a'", 2, 1, "task 't'"),
     "ResourceTimeout": (2.5, 10),
 }
 

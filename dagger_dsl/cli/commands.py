@@ -36,6 +36,10 @@ _DONE_IN: Final = {
     "cancel": "steering",
     "answer": "steering",
     "approve": "steering",
+    "worker": "worker",
+    "jobs": "jobs",
+    "job": "jobs",
+    "task": "jobs",
     "reject": "steering",
     "validate": "looking",
     "dot": "looking",
@@ -160,7 +164,7 @@ def _where_actions_are(arguments: argparse.Namespace) -> str:
         where = arguments.actions or "MODULE_OR_FILE"
         line = resume_line(arguments.run_id, arguments.db, where, given)
         return f"name the module or the .py file that defines them:\n  {line}"
-    if arguments.command == "recover":
+    if arguments.command in ("recover", "worker"):
         return "name the module or the .py file that defines them by --actions"
     line = shlex.join(["dagger-dsl", arguments.command, arguments.file])
     return f"name the module or the .py file that defines them:\n  {line} --actions MODULE_OR_FILE"

@@ -77,6 +77,33 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("dagger-dsl reject r1 clean", "cancels the branch"),
         ('dagger-dsl reject r1 clean --reason "too dear" --by anna', "and why"),
     ),
+    "worker": (
+        ("dagger-dsl worker --actions agents.py", "tasks of all agents of the file"),
+        ("dagger-dsl worker --actions agents.py --agents reader,writer -v", "of two of them"),
+        ("dagger-dsl worker --actions agents.py --concurrency 8 --drain", "until nothing is left"),
+    ),
+    "jobs": (
+        ("dagger-dsl jobs", "the newest 20"),
+        ("dagger-dsl jobs --status running --json", "for programs"),
+    ),
+    "job": (
+        ("dagger-dsl job show report", "its tasks, and where each stands"),
+        ("dagger-dsl job cancel report", "with all its tasks"),
+    ),
+    "job show": (
+        ("dagger-dsl job show report", "its tasks, and where each stands"),
+        ("dagger-dsl job show report --json", "for programs"),
+    ),
+    "job cancel": (('dagger-dsl job cancel report --reason "wrong question"', "and why"),),
+    "task": (
+        ("dagger-dsl task show read-1", "its input, output, error and history"),
+        ("dagger-dsl task retry read-1", "and what failed for it"),
+    ),
+    "task show": (("dagger-dsl task show read-1 --json", "for programs"),),
+    "task retry": (('dagger-dsl task retry read-1 --reason "it was called"', "and why"),),
+    "task cancel": (('dagger-dsl task cancel read-1 --reason "too slow"', "and why"),),
+    "task accept": (("dagger-dsl task accept write", "its result is final"),),
+    "task reject": (('dagger-dsl task reject write --reason "no sources"', "and why"),),
     "db": (
         ("dagger-dsl db stats", "sizes and numbers of rows"),
         ("dagger-dsl db prune --keep-last 100 --dry-run", "what would be deleted"),

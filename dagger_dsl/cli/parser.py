@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NoReturn
 
 from dagger_dsl.cli.examples import epilog
@@ -60,6 +60,12 @@ _GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "approve": "let what waits for an approval go on",
         "reject": "cancel a branch that waits for an approval",
     },
+    "run and steer the tasks of agents": {
+        "worker": "run the tasks of agents that are in a database",
+        "jobs": "list jobs",
+        "job": "show a job with its tasks, or cancel it",
+        "task": "show a task, try it again, cancel, accept or reject it",
+    },
     "look after it": {
         "db": "look after the database",
         "doctor": "print what this installation is made of, and its troubles",
@@ -73,6 +79,19 @@ _DESCRIPTION = "Run workflows, written as YAML or Python, and look after their r
 _STEERING = """\
 A run that a process executes takes this within a second, wherever that process was started. One
 that nobody executes is paused or cancelled at once; anything else it takes when it is resumed.
+"""
+
+_WORKER = """\
+Any number of workers, on any number of hosts that share the database, divide the tasks among them.
+The tasks of one that dies on this host are run by others within 2 s, those of one that is stopped
+or on another host after its lease. All workers of a database should have the same lease.
+
+exit codes:
+  0    nothing was left to do (--drain)
+  2    a wrong argument, no such agent, or code that cannot be imported
+  4    the database is in trouble
+  130, 143  stopped by SIGINT or SIGTERM: nothing new was begun, what ended within the grace time
+            is recorded, and the rest was given back; a second signal leaves at once
 """
 
 #: What sizes of thread pools and ages of runs can be meant in earnest.
@@ -141,7 +160,7 @@ def _overview() -> str:
 
 
 def _command(commands: argparse._SubParsersAction[_Parser], name: str) -> _Parser:
-    more = {"run": _EPILOG, "resume": _EPILOG, "recover": _EPILOG}.get(name, "")
+    more = {"run": _EPILOG, "resume": _EPILOG, "recover": _EPILOG, "worker": _WORKER}.get(name, "")
     if name in _GROUPS["steer a run"]:
         more = _STEERING
     what = _WHAT[name]
@@ -397,12 +416,109 @@ def _recover(parser: argparse.ArgumentParser) -> None:
     _how(parser)
 
 
+# --- tasks of agents
+
+
+def _worker(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--agents",
+        action="append",
+        default=[],
+        metavar="A,B",
+        help="the agents whose tasks are run (default: all that are defined)",
+    )
+    parser.add_argument(
+        "--actions",
+        action="append",
+        default=[],
+        metavar="MODULE_OR_FILE",
+        help="a module or a .py file that defines agents; several may be given",
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=_workers,
+        metavar="N",
+        help="tasks at the same time (default: the number of CPUs, at least 4)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=_number,
+        default=10.0,
+        metavar="SECONDS",
+        help="what runs may take to end after a signal (10)",
+    )
+    parser.add_argument(
+        "--lease",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="time without a sign of life after which others take the tasks over (60)",
+    )
+    parser.add_argument(
+        "--drain",
+        action="store_true",
+        help="leave as soon as no task of these agents is ready, runs, or waits for its next try",
+    )
+    _database(parser)
+    _json(parser)
+    told = parser.add_mutually_exclusive_group()
+    told.add_argument("--verbose", "-v", action="store_true", help="print how each call ended")
+    told.add_argument("--quiet", "-q", action="store_true", help="print errors only")
+
+
+def _jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--status",
+        choices=("created", "running", "completed", "failed", "cancelled"),
+        help="jobs of one status",
+    )
+    parser.add_argument("--limit", type=_count, default=20, metavar="N", help="at most (20)")
+    _database(parser)
+    _json(parser)
+
+
+def _job(parser: argparse.ArgumentParser) -> None:
+    for name, each in _below(parser, "job", _OF_JOBS):
+        each.add_argument("job_id", metavar="JOB")
+        if name == "show":
+            _database(each)
+            _json(each)
+        else:
+            _end_of_steering(each, reason=True)
+
+
+def _task(parser: argparse.ArgumentParser) -> None:
+    for name, each in _below(parser, "task", _OF_TASKS):
+        each.add_argument("task_id", metavar="TASK")
+        _end_of_steering(each, reason=name != "show")
+
+
+_OF_JOBS: Final = {
+    "show": "show a job: where each of its tasks stands, and what it waits for",
+    "cancel": "cancel a job with all its tasks that have not ended",
+}
+_OF_TASKS: Final = {
+    "show": "show a task: its input, output, error, and each change of its status",
+    "retry": "let a task be called that failed, was cancelled or rejected, or waits for a person",
+    "cancel": "cancel a task; those that need it fail",
+    "accept": "say that the result of a task is good",
+    "reject": "say that the result of a task is not good; those that need it wait",
+}
+
+
+def _below(
+    parser: argparse.ArgumentParser, command: str, actions: Mapping[str, str]
+) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Add the commands of a command, and yield each with its name."""
+    below = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, what in actions.items():
+        told = f"{what[0].upper()}{what[1:]}."
+        more = epilog(f"{command} {name}")
+        yield name, below.add_parser(name, help=what, description=told, epilog=more)
+
+
 def _db(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, what in _UPKEEP.items():
-        each = actions.add_parser(
-            name, help=what, description=f"{what.capitalize()}.", epilog=epilog(f"db {name}")
-        )
+    for name, each in _below(parser, "db", _UPKEEP):
         if name == "prune":
             _prune(each)
         elif name == "backup":
@@ -455,6 +571,10 @@ _ADD: Final[Mapping[str, Callable[[argparse.ArgumentParser], None]]] = {
     "answer": _answer,
     "approve": _approve,
     "reject": _reject,
+    "worker": _worker,
+    "jobs": _jobs,
+    "job": _job,
+    "task": _task,
     "db": _db,
     "doctor": _doctor,
     "completion": _completion,

@@ -5,15 +5,10 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import shlex
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.cli.common import (
@@ -29,6 +24,7 @@ from dagger_dsl.cli.common import (
     resume_line,
 )
 from dagger_dsl.cli.screen import Progress, Screen
+from dagger_dsl.cli.signals import Signals
 from dagger_dsl.cli.sources import (
     input_names,
     load_actions,
@@ -70,9 +66,6 @@ CODES: Final = {
     "paused": PAUSED,
     "timed_out": TIMED_OUT,
 }
-
-#: A live display hides the cursor.
-_SHOW_CURSOR: Final = b"\x1b[?25h\n"
 
 #: Seconds beyond the run's own grace time after which a stopped process leaves anyway.
 BEYOND_GRACE: Final = 1.0
@@ -276,10 +269,10 @@ def _watch(
     screen: Screen,
 ) -> tuple[int, RunHandle]:
     """Start a run, wait for its end with signals in mind; return the exit code and the handle."""
-    with progress, _Signals(screen) as signals:
+    with progress, Signals(screen) as signals:
         handle = start()
         gc.enable()  # `main` turned it off for the time of loading
-        signals.guard(handle)
+        signals.guard(handle.cancel)
         known: set[tuple[str, str, str]] = set()
         while not handle.wait(0.2):
             with suppress(BrokenPipeError):
@@ -341,66 +334,3 @@ def _way_on(handle: RunHandle, arguments: argparse.Namespace, actions: str | Non
     with suppress(DaggerError):  # where the database is in trouble, there may be no report
         secrets = secrets_of(handle.report)
     return f"resume it by:\n  {resume_line(handle.run_id, arguments.db, actions, secrets)}"
-
-
-class _Signals:
-    """The first SIGINT or SIGTERM cancels the run, the second leaves the process at once."""
-
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
-        self._handle: RunHandle | None = None
-        self._number = 0
-        self._since = 0.0
-        self._told = False
-        self._before: dict[int, Any] = {}
-
-    @property
-    def code(self) -> int:
-        """The exit code that the first signal asks for, 0 without one."""
-        return 128 + self._number if self._number else 0
-
-    def guard(self, handle: RunHandle) -> None:
-        """Say which run to cancel; a signal that came before cancels it now."""
-        self._handle = handle
-        if self._number:
-            handle.cancel(self._reason())
-
-    def tell(self) -> None:
-        """Say once that the run is being stopped; a handler may interrupt a write."""
-        if self._number and not self._told:
-            self._told = True
-            self._screen.error("stopping; what has ended is recorded (again to leave at once)")
-
-    def overdue(self, seconds: float) -> bool:
-        """Return whether the run should have ended by now."""
-        return bool(self._number) and time.monotonic() - self._since > seconds
-
-    def leave(self) -> None:
-        """End the process; what is recorded is whole at any moment.
-
-        Nothing is flushed: whoever holds the lock of a stream may never give it back.
-        """
-        if self._screen.is_terminal:
-            os.write(2, _SHOW_CURSOR)
-        os._exit(self.code)
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._take)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _reason(self) -> str:
-        return f"stopped by {signal.Signals(self._number).name}"
-
-    def _take(self, number: int, _frame: FrameType | None) -> None:
-        if self._number:
-            self._number = number
-            self.leave()
-        self._number, self._since = number, time.monotonic()
-        if self._handle is not None:
-            self._handle.cancel(self._reason())

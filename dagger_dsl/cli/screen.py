@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dagger_dsl.errors import Problem
     from dagger_dsl.views.live import LiveDisplay
 
-__all__ = ["Progress", "Screen"]
+__all__ = ["LogLines", "Progress", "Screen"]
 
 #: Rows of a final table at most; ``show`` prints all of them.
 ROWS = 50
@@ -246,7 +246,7 @@ class Progress:
     """
 
     def __init__(self, screen: Screen) -> None:
-        self._log = _LogLines(screen)
+        self._log = LogLines(screen)
         self.display: LiveDisplay | None = None
         if screen.quiet:
             return
@@ -280,8 +280,11 @@ class Progress:
         self._log.remove()
 
 
-class _LogLines(logging.Handler):
-    """Shows the package's warnings, such as retries, between the lines of progress."""
+class LogLines(logging.Handler):
+    """Shows the package's warnings, such as retries, between the lines of progress.
+
+    Use it as a context manager, or `install` and `remove` it.
+    """
 
     def __init__(self, screen: Screen) -> None:
         super().__init__(logging.ERROR if screen.quiet else logging.WARNING)
@@ -294,6 +297,13 @@ class _LogLines(logging.Handler):
     def remove(self) -> None:
         """Stop listening."""
         logging.getLogger("dagger_dsl").removeHandler(self)
+
+    def __enter__(self) -> LogLines:
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record."""

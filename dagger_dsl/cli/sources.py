@@ -30,11 +30,13 @@ __all__ = [
     "Source",
     "input_names",
     "load_actions",
+    "load_module",
     "load_source",
     "misread_inputs",
     "missing_inputs",
     "read_inputs",
     "read_value",
+    "take",
 ]
 
 #: The module beside a YAML file that is taken for its actions when none are named.
@@ -137,7 +139,7 @@ def _from_python(path: str, name: str | None, actions: str | None) -> Source:
     own = getattr(found, "registry", None)
     # What the DAG was built with beats what the module calls the same.
     for each in (theirs,) if own is None else (theirs, own):
-        _take(registry, each)
+        take(registry, each)
         _take_hooks(registry, each)
     return Source(graph, registry, actions if actions is not None else path)
 
@@ -187,7 +189,7 @@ def _registry_of(module: ModuleType) -> Registry:
     registry = as_registry(module)
     for dag in _dags_of(module):
         dag.register_all()
-        _take(registry, dag.registry)
+        take(registry, dag.registry)
     return registry
 
 
@@ -197,7 +199,8 @@ def _dags_of(module: ModuleType) -> list[Workflow]:
     return [thing for thing in vars(module).values() if isinstance(thing, Workflow)]
 
 
-def _take(registry: Registry, other: Registry) -> None:
+def take(registry: Registry, other: Registry) -> None:
+    """Take the actions and workflows of another registry, in the place of what is called so."""
     for name in other.list_actions():
         registry.register(other[name], replace=True)
     for name, workflow in other.workflows.items():

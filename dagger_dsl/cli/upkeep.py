@@ -53,7 +53,8 @@ def _prune(store: Store, arguments: argparse.Namespace) -> tuple[dict[str, Any],
     report = store.prune(age, arguments.keep_last, arguments.dry_run)
     word = "would remove" if report.dry_run else "removed"
     text = (
-        f"{word} {count(len(report.runs), 'run')}, {count(len(report.artifacts), 'artifact')}, "
+        f"{word} {count(len(report.runs), 'run')}, {count(len(report.jobs), 'job')}, "
+        f"{count(len(report.artifacts), 'artifact')}, "
         f"{count(report.files, 'file')} of {report.bytes:,} bytes"
     )
     return attrs.asdict(report), text

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         store: bool | None
         keep: bool | None
         uses: ResourcePool[Any] | Mapping[str, ResourcePool[Any]] | None
+        memory: int | None
         effects: Effects | Literal["at_least_once", "at_most_once"] | None
         version: str | None
         tags: Sequence[str] | None
@@ -396,7 +397,9 @@ def action(fn: Any = None, /, **options: Any) -> Any:
             ``store``; ``keep`` (False frees the value after the last node that depends on it);
             ``uses`` (pools by the parameter that is lent a resource for each call, such as
             ``uses={"conn": pool}``; a pool alone fills the parameter ``resource``, or the only
-            one); ``effects``; ``version``; ``tags``; ``description``; ``registry`` (where to
+            one); ``memory`` (the bytes that a call takes, as you declare them: where its run has a
+            `ResourceTracker` the call waits until there is room; nobody measures what it takes);
+            ``effects``; ``version``; ``tags``; ``description``; ``registry`` (where to
             register; the one in force by default).
 
     Raises:

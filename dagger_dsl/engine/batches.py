@@ -13,7 +13,7 @@ from typing import Any
 
 from dagger_dsl.errors import NodeFailure, OutputError, shown
 from dagger_dsl.model.context import Branch, NodeOutput
-from dagger_dsl.model.people import HumanRequest
+from dagger_dsl.model.jobs import WAITS
 from dagger_dsl.runners.base import ANSWERS, Writing
 
 __all__ = ["AsyncBatch", "Batch", "ItemsFailed", "batched", "failed_items"]
@@ -156,8 +156,8 @@ def _value_of(answer: Any) -> Any:
         answer = answer.outputs
     if isinstance(answer, Branch):
         answer = answer.value
-    if isinstance(answer, (NodeOutput, Branch, HumanRequest)):
-        what = "commands, metadata or a question to a person"
+    if isinstance(answer, (NodeOutput, Branch, *WAITS)):
+        what = "commands, metadata or something to wait for"
     elif isinstance(answer, (CoroutineType, AsyncGeneratorType, Iterator)):
         if isinstance(answer, CoroutineType):
             answer.close()

@@ -572,7 +572,11 @@ class RunHandle(Steered):
             with self._stored() as control:
                 return control.questions()
         run = tie.coordinator.run
-        asked = [each for each in list(run.asked.items()) if each[0] in run.state.asking]
+        asked = [
+            each
+            for each in list(run.asked.items())
+            if each[0] in run.state.asking and each[1].job_id is None
+        ]
         return [OpenQuestion.of(run.ref(slot), question) for slot, question in asked]
 
     def paused_branches(self) -> dict[str, str]:

@@ -120,6 +120,11 @@ class Coordinator:
         self._board.due = 0.0
         self._board.ring()
 
+    def let_go(self) -> None:
+        """Give back what the run's calls hold; no other one begins."""
+        if self._course.admission is not None:
+            self._course.admission.close()
+
     def close(self) -> None:
         """End the run after the thread that drove it was interrupted; record what had ended.
 
@@ -178,7 +183,7 @@ class Coordinator:
         records = self._records
         asks, undecided = outcomes.asks, outcomes.undecided
         run, left_behind, requests = self.run, course.left_behind, desk.requests
-        kept = run.kept
+        kept, admission = run.kept, course.admission
         # A hook that is slow must not let events pile up: no more are made than it can be shown.
         steers = watcher is not None and watcher.steers
         most = run.options.event_capacity if steers else 0
@@ -211,10 +216,14 @@ class Coordinator:
                         course.events += completions(run, batch)
                 else:
                     outcomes.completed(batch)
+                    if admission is not None:
+                        admission.back(batch)
             while odd:
                 slot, answer = odd.popleft()
                 course.flying -= 1
                 outcomes.answered(slot, answer, now)
+                if admission is not None:
+                    admission.back((slot,))
                 answer = None  # what was yielded or raised is held by nobody here
             if asks and undecided:
                 now = yield from outcomes.decide()
@@ -325,6 +334,8 @@ class Coordinator:
             self._course.at(run.deadline, self._time_out)
         for slot, question in run.asked.items():
             self._desk.set_alarm(slot, question)
+            if question.job_id is not None:
+                self._desk.watch_job(slot)
         state.begin()
         if self._journal is not None:
             self._desk.begin_looking(now)
@@ -342,7 +353,9 @@ class Coordinator:
         state = self._state
         if state.waiting and not state.paused:
             return False
-        return not (self._desk.expiring & state.asking) or state.paused
+        if self._course.admission is not None and self._course.admission.waits:
+            return False
+        return not (self._desk.expiring & state.asking or self._desk.awaits_job) or state.paused
 
     # --- stopping --------------------------------------------------------------------------------
 
@@ -383,6 +396,8 @@ class Coordinator:
             if state.paused:
                 state.give_back((slot,))
                 self._course.flying -= 1
+                if self._course.admission is not None:
+                    self._course.admission.back((slot,))
                 return False
             if start(slot, now):
                 self._board.due = 0.0  # a hook has asked for something; the next turn is for it
@@ -428,6 +443,8 @@ class Coordinator:
         if self._course.freeing is not None or run.doomed:
             self._course.free_values()
         self._desk.over = True
+        if self._desk.jobs is not None:
+            self._desk.jobs.close()
         self._desk.dismiss()
         run.finished = self._board.clock()
 
@@ -437,7 +454,7 @@ class Coordinator:
             slot = min(state.asking)
             question = self.run.asked.get(slot)
             if question is not None:  # what stands in `reasons` may be about its branch
-                return f"node {ids[slot]!r} waits for a person: {question.prompt}"
+                return f"node {ids[slot]!r} {question.reason}"
             why = state.reasons.get(slot, "waits for the run inside of it, which is paused")
             return f"node {ids[slot]!r} {why}"
         return next(iter(state.holds.values())).reason

@@ -21,6 +21,7 @@ from dagger_dsl.model.events import Event, NodeCancelled, NodeSkipped
 from dagger_dsl.model.states import RunStatus
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.admission import Admission, Holdings
     from dagger_dsl.engine.desk import Desk
     from dagger_dsl.engine.freeing import Freeing
     from dagger_dsl.engine.mapping import Maps
@@ -42,9 +43,10 @@ class Course:
 
     Attributes:
         records: What the next commit holds.
-        outcomes, desk, maps, streams, freeing: Parts of the coordinator that others need; `maps`
-            is None while nothing was mapped, `streams` while no node took another one's items,
-            `freeing` while no value is to be freed.
+        outcomes, desk, maps, streams, freeing, admission: Parts of the coordinator that others
+            need; `maps` is None while nothing was mapped, `streams` while no node took another
+            one's items, `freeing` while no value is to be freed, `admission` where no tracker has
+            to have room for calls.
         events: What hooks are to be shown.
         crowd: How many of them hooks have emitted themselves.
         timers: ``(when, order, what)``, a heap.
@@ -77,6 +79,7 @@ class Course:
         self.maps: Maps | None = None
         self.streams: Streams | None = None
         self.freeing: Freeing | None = None
+        self.admission = None if run.holdings is None else self._admission(run.holdings)
         self.events: list[Event] = []
         self.crowd = 0
         self.timers: list[tuple[float, int, Callable[[float], None]]] = []
@@ -111,6 +114,7 @@ class Course:
             or run.suspects
             or run.streams
             or self.state.sifting
+            or self.admission is not None
         )
         self.plain = self.journal is None and not (
             plan.parts
@@ -123,6 +127,7 @@ class Course:
             or run.streams
             or frees
             or self.dropped
+            or self.admission is not None
             or run.config.review_frequency
         )
         if run.doomed:  # since we looked, perhaps: other threads delete results
@@ -130,6 +135,11 @@ class Course:
 
     def _stir(self) -> None:
         self.rare = True  # from any thread; the next turn sees to it
+
+    def _admission(self, holdings: Holdings) -> Admission:
+        from dagger_dsl.engine.admission import Admission
+
+        return Admission(self, holdings)
 
     def _begin_freeing(self) -> Freeing:
         from dagger_dsl.engine.freeing import Freeing
@@ -173,6 +183,8 @@ class Course:
                 break
             self.flying -= 1
             self.outcomes.give_up(slot, handling.pop(slot))
+            if self.admission is not None:
+                self.admission.back((slot,))
         self.state.cancel(reason)
         self.halt(self.state.taken())
 
@@ -196,6 +208,8 @@ class Course:
             self.records.note(None, {"recalled": careful})
         taken += self.apart
         self.apart.clear()
+        if self.admission is not None:
+            self.admission.back(taken)
         return taken
 
     def ends_at(self, now: float) -> bool:
@@ -240,6 +254,8 @@ class Course:
             self.cancelled(slot)
         self.left_behind |= late
         self.flying -= len(late)
+        if self.admission is not None:
+            self.admission.back(late)
         if self.run.outside is not None:
             self.run.outside.kill(late)
         # Async calls were cancelled and end as soon as their loop turns; threads go on.
@@ -271,12 +287,16 @@ class Course:
     def record_ends(self) -> None:
         """Record invocations that ended without a call."""
         ended, self.state.ended = self.state.ended, []
+        if self.admission is not None:
+            self.admission.back([slot for slot, _, _ in ended])
         for slot, code, reason in ended:
             self.records.push(
                 slot, self.run.row(slot, NAMES[code], meta=to_json({"reason": reason}))
             )
             if self.freeing is not None:
                 self.freeing.ended(slot)
+            if self.desk.jobs is not None:
+                self.desk.jobs.leave(slot, reason)
             if self.watcher is not None:
                 kind = NodeSkipped if code == SKIPPED else NodeCancelled
                 self.events.append(kind(self.run.ref(slot), reason))
@@ -317,7 +337,8 @@ class Course:
         if careful and ready:
             ready = [slot for slot in ready if slot not in careful]
         goes_on = ready or self.flying or self.apart or self.events or state.waiting
-        if not (goes_on or self.desk.expiring):
+        waits = self.admission is not None and self.admission.waits
+        if not (goes_on or waits or self.desk.expiring or self.desk.awaits_job):
             return  # the run is over, and its end records the rest
         # Nobody waits for a commit at the other levels: they take rows by the batch.
         # A note ends a batch: what comes of it stands behind it in the record.

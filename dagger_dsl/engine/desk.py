@@ -16,19 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.engine.course import Course
 from dagger_dsl.errors import (
+    ConfigurationError,
     EncodingError,
     InputValidationError,
     InvalidState,
+    JobNotFound,
     LimitExceeded,
     StoreError,
 )
 from dagger_dsl.model.context import NodeOutput
 from dagger_dsl.model.events import HumanInputRequested
+from dagger_dsl.model.jobs import JobRequest
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.values import MISSING
 from dagger_dsl.runners.base import Reply
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.jobs import JobDesk
+    from dagger_dsl.engine.people import Question
     from dagger_dsl.engine.steering import Origin, Steering
     from dagger_dsl.engine.watch import Observers
     from dagger_dsl.model.commands import Command
@@ -45,6 +50,10 @@ _LOOK = 0.4
 _CROWD = 100
 
 
+def _nothing(_error: Exception | None) -> None:
+    """Hear what became of what nobody has asked for by name."""
+
+
 class Desk:
     """Takes in commands of one run.
 
@@ -54,6 +63,7 @@ class Desk:
     Attributes:
         requests: What was asked for from outside and not taken yet.
         expiring: Questions that time alone can answer.
+        jobs: The jobs that nodes wait for; None where none has.
         over: The run has ended; nothing is taken any more.
     """
 
@@ -66,8 +76,12 @@ class Desk:
         self._seen_request = course.run.seen_request
         self._looked = not course.run.resumed
         self._deciding: int | None = None  # whose answer's commands are being applied
-        self.requests: deque[tuple[Command, Origin, Callable[[Exception | None], None]]] = deque()
+        #: Without a command: somebody knows that there is something in the inbox.
+        self.requests: deque[
+            tuple[Command | None, Origin | None, Callable[[Exception | None], None]]
+        ] = deque()
         self.expiring: set[int] = set()
+        self.jobs: JobDesk | None = None
         self.over = False
 
     def submit(
@@ -268,11 +282,14 @@ class Desk:
 
     def _apply_to_run(self, command: Command) -> None:
         """Apply what is about the whole run, or answers one of its questions."""
-        from dagger_dsl.model.commands import Answer, CancelRun, PauseRun
+        from dagger_dsl.model.commands import Answer, CancelRun, JobEnded, PauseRun
 
         run, state = self._run, self._state
         if isinstance(command, Answer):
             self._take_answer(command)
+        elif isinstance(command, JobEnded):
+            if self.jobs is not None:
+                self.jobs.take_end(command, self._board.clock())
         elif isinstance(command, CancelRun):
             run.token.cancel(command.reason or "cancelled")  # bodies look at it, too
         elif isinstance(command, PauseRun):
@@ -286,8 +303,13 @@ class Desk:
         """Apply what was asked for from outside, and say what became of it once it is recorded."""
         replies = []
         awaited = False  # by another process, which sees what is written
-        for _ in range(len(self.requests)):
+        left = len(self.requests)
+        while left:
+            left -= 1
             command, origin, reply = self.requests.popleft()
+            if command is None or origin is None:
+                left += self._fetch()
+                continue
             awaited = awaited or origin.key is not None
             error: Exception | None = None
             try:
@@ -329,9 +351,28 @@ class Desk:
 
     def _look(self, now: float) -> None:
         """Take the commands that other processes have sent, and look again in a while."""
+        assert self._journal is not None
+        self._look_now()
+        if self._journal.shared:
+            self._course.at(now + _LOOK, self._look)
+
+    def _look_now(self) -> None:
+        self._fetch()
+        if self.requests:
+            self.take_requests()
+
+    def _look_soon(self) -> None:
+        """Have the inbox read at the next turn; safe from any thread."""
+        self.requests.append((None, None, _nothing))
+        self._board.due = 0.0
+        self._board.ring()
+
+    def _fetch(self) -> int:
+        """Take over what came into the inbox; return how many commands that were."""
         from dagger_dsl.engine.steering import is_for_now, requests_of
 
         assert self._journal is not None
+        before = len(self.requests)
         first, self._looked = not self._looked, True
         for number, request in requests_of(
             self._journal.requests(self._seen_request), self._run.run_id
@@ -345,10 +386,7 @@ class Desk:
                 self._records.note(origin.key, {})
             else:
                 self.requests.append((command, origin, partial(self._tell_refusal, origin)))
-        if self.requests:
-            self.take_requests()
-        if self._journal.shared:
-            self._course.at(now + _LOOK, self._look)
+        return len(self.requests) - before
 
     def _tell_refusal(self, origin: Origin, error: Exception | None) -> None:
         """Say that a command of another process was refused, which nobody may wait to hear."""
@@ -399,23 +437,27 @@ class Desk:
             return "body"
         return "fallback" if slot in self._run.standing_in else "handler"
 
-    def ask(self, slot: int, request: HumanRequest) -> None:
-        """Let an invocation wait for a person; its body has ended."""
-        from dagger_dsl.engine.people import ask, check_result, question_note
+    def ask(self, slot: int, request: HumanRequest | JobRequest) -> None:
+        """Let an invocation wait for a person, or for a job; its body has ended."""
+        from dagger_dsl.engine.people import question_note
 
-        run = self._run
+        run, step = self._run, None
         try:
-            question = ask(run, request)
-            if question.default is not MISSING:
-                check_result(run, slot, question, question.default)
+            if isinstance(request, JobRequest):
+                question, step = self._jobs_now().begin(slot, request)
+            else:
+                question = self._asked(slot, request)
             note = None if self._journal is None else question_note(run, slot, question)
-        except InputValidationError as error:
+        except StoreError:
+            raise
+        except (InputValidationError, ConfigurationError, JobNotFound) as error:
             self._course.outcomes.fail(slot, error)
             return
         except Exception as error:  # whatever a stranger's values do, the others go on
+            what = "start its job" if isinstance(request, JobRequest) else "ask a person"
             self._course.outcomes.fail(
                 slot,
-                EncodingError(f"node {self._plan.ids[slot]!r} cannot ask a person: {error}"),
+                EncodingError(f"node {self._plan.ids[slot]!r} cannot {what}: {error}"),
             )
             return
         if note is not None:
@@ -430,12 +472,43 @@ class Desk:
         self._state.ask(slot)
         if self._course.maps is not None:
             self._course.maps.ended((slot,))  # nothing of it runs, whatever `max_parallel` says
-        self._state.reasons[slot] = f"waits for a person: {question.prompt}"
+        self._state.reasons[slot] = question.reason
+        if step is not None:
+            assert self._journal is not None
+            self._journal.accompany(step)
+            self.watch_job(slot)
+            return
         self.set_alarm(slot, question)
         if self._course.watcher is not None:
             self._course.events.append(
                 HumanInputRequested(run.ref(slot), question.prompt, question.schema)
             )
+
+    def _asked(self, slot: int, request: HumanRequest) -> Question:
+        """Return the question to a person, whose default is an answer that could be given."""
+        from dagger_dsl.engine.people import ask, check_result
+
+        question = ask(self._run, request)
+        if question.default is not MISSING:
+            check_result(self._run, slot, question, question.default)
+        return question
+
+    def _jobs_now(self) -> JobDesk:
+        """Return what knows the jobs; made when a node waits for one."""
+        if self.jobs is None:
+            from dagger_dsl.engine.jobs import JobDesk
+
+            self.jobs = JobDesk(self._course, self._look_soon, self._look_now)
+        return self.jobs
+
+    def watch_job(self, slot: int) -> None:
+        """Look out for the end of the job that an invocation waits for."""
+        self._jobs_now().watch(slot, self._board.clock())
+
+    @property
+    def awaits_job(self) -> bool:
+        """Whether an invocation waits for a job, which goes on while nothing here does."""
+        return self.jobs is not None and self.jobs.waits
 
     def suspend(self, slot: int, reason: str) -> None:
         """Let an invocation wait for its nested run, which stands still.
@@ -480,7 +553,7 @@ class Desk:
     def stands_by(self) -> bool:
         """Whether nothing goes on but the time of people."""
         state = self._state
-        return bool(state.asking) and not (self._course.flying or state.waiting)
+        return bool(state.asking) and not (self._course.flying or state.waiting or self.awaits_job)
 
     def _take_answer(self, answer: Any) -> None:
         from dagger_dsl.engine.people import asked_slot, check_answer, check_result

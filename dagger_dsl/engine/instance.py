@@ -25,6 +25,7 @@ from dagger_dsl.retry import effective_policy
 from dagger_dsl.runners.base import ASYNC, TIMED, Board
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.admission import Holdings
     from dagger_dsl.engine.control import CancelToken
     from dagger_dsl.engine.error_info import ErrorInfo
     from dagger_dsl.engine.lifecycle import Lifecycle
@@ -92,6 +93,7 @@ class Run:
         outside: Has calls made in worker processes; None where none are.
         profiles: What profilers counted; None where nothing is profiled.
         tracing: Makes spans; None where none are made.
+        holdings: What its calls hold of a `ResourceTracker`; None where there is none.
         arounds: What is put around each call, the inner ones first.
         registry: A `Registry`, or what finds actions as one does: for nodes that come later.
         abandoned: Slots whose call was left behind.
@@ -139,6 +141,7 @@ class Run:
         outside: Outside | None = None,
         profiles: Profiles | None = None,
         tracing: Tracing | None = None,
+        holdings: Holdings | None = None,
     ) -> None:
         self.plan = plan = plan.own()
         self.run_id = run_id
@@ -239,8 +242,8 @@ class Run:
         self.outside = outside
         if outside is not None:
             outside.tie(self)
-        self.profiles, self.tracing = profiles, tracing
-        self.arounds = [each.around for each in (profiles, tracing) if each is not None]
+        self.profiles, self.tracing, self.holdings = profiles, tracing, holdings
+        self.arounds = [each.around for each in (profiles, tracing, holdings) if each is not None]
         # Most runs have most calls as the plan has them.
         self._each = outside is not None or bool(self.arounds)
         if plan.machine is not None:

@@ -28,6 +28,7 @@ from dagger_dsl.engine.watch import Observers
 from dagger_dsl.errors import ConfigurationError, InputError, shown
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph, text_problem
+from dagger_dsl.model.ids import new_id
 from dagger_dsl.model.lifecycle import is_awaited
 from dagger_dsl.registry import ActionDef, as_registry
 from dagger_dsl.runners.sequential import SequentialRunner
@@ -470,6 +471,7 @@ class _Session:
             raise
 
     def _let_go(self, error: BaseException | None) -> None:
+        self.coordinator.let_go()
         for unsubscribe in self._unsubscribe:
             unsubscribe()
         if self._memory is not None:
@@ -532,8 +534,12 @@ def _prepare(
     plan = plan_for(graph, registry)
     values = {} if options.partial else bind_inputs(plan, inputs, config.on_missing)
     if run_id is None:
-        run_id = options.run_id or new_run_id()
+        run_id = options.run_id or new_id()
     apart = _apart(plan, options, outer)  # refused here, before anything is recorded
+    if options.resources is not None and not options.partial:
+        from dagger_dsl.engine.admission import check_memory  # others do not load it
+
+        check_memory(plan, options.resources, None if outer is None else outer.holdings)
     _warn_of_ignored(config, graph.name)
     around = _lifecycle(registry, graph.name, hooks)
     if options.database_url is None and store is None:
@@ -756,6 +762,10 @@ def _apart(plan: Plan, options: RunOptions, outer: Run | None) -> dict[str, Any]
         from dagger_dsl.engine.tracing import Tracing
 
         apart["tracing"] = Tracing()
+    if options.resources is not None:
+        from dagger_dsl.engine.admission import Holdings
+
+        apart["holdings"] = Holdings(options.resources, None if outer is None else outer.holdings)
     if options.runner == "processes":
         if os.name != "posix":
             raise ConfigurationError(
@@ -807,13 +817,3 @@ def _slots(options: RunOptions, config: DagConfig) -> int:
     if options.max_workers is not None:
         return options.max_workers
     return config.max_parallel_nodes or os.cpu_count() or 1
-
-
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
-
-
-def new_run_id() -> str:
-    """Return a new ULID: 26 characters that sort by the time they were made."""
-    number = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
-    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])

@@ -21,8 +21,8 @@ from dagger_dsl.errors import (
     shown,
 )
 from dagger_dsl.model.context import Branch, HookContext, NodeOutput
+from dagger_dsl.model.jobs import WAITS
 from dagger_dsl.model.lifecycle import KEEP, NodeHooks, is_awaited
-from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.registry import ActionDef
 from dagger_dsl.runners.base import Reply, Writing, await_here, awaited
 
@@ -245,14 +245,14 @@ def _seen(answer: Any) -> tuple[Any, bool]:
         answer = answer.outputs
     if isinstance(answer, Branch):
         answer = answer.value
-    return answer, not isinstance(answer, HumanRequest)
+    return answer, not isinstance(answer, WAITS)
 
 
 def _with(answer: Any, found: Any) -> Any:
     """Return what a body returned with another result; what came along with it stays."""
     if answer.__class__ is Writing:
         return Writing(_with(answer.answer, found), answer.written)
-    if isinstance(found, (NodeOutput, Branch, HumanRequest)):
+    if isinstance(found, (NodeOutput, Branch, *WAITS)):
         return found
     if isinstance(answer, NodeOutput):
         return NodeOutput(

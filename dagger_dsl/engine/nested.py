@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
     from dagger_dsl.engine.launch import _Session
 
-__all__ = ["Nursery", "nested_body", "newest_cycles"]
+__all__ = ["Nursery", "nested_body", "newest_cycles", "same_inputs"]
 
 #: Fields of a configuration that are about one run's life, and no matter of the runs in it.
 _OF_ONE_RUN = ("timeout_seconds", "review_frequency", "keep_runs", "keep_days")
@@ -150,7 +150,7 @@ class Nursery:
                 stored = outer.store.load_run(name)
                 if stored.parent_run_id != outer.run_id:
                     raise  # somebody's own run, which happens to have this id
-                if _same(stored.inputs, inputs):
+                if same_inputs(stored.inputs, inputs):
                     new = {key: each for key, each in inputs.items() if key not in stored.inputs}
                     return nest_again(name, workflow.registry, new, options, outer)
         raise AssertionError("there is always another name")
@@ -339,8 +339,8 @@ def _names(run: Run, slot: int) -> Iterator[str]:
         yield f"{base}~{number}"
 
 
-def _same(stored: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
-    """Return whether a child that is recorded was given the same values; secrets never are."""
+def same_inputs(stored: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Return whether a run that is recorded was given the same values; secrets never are."""
     return all(
         to_plain(stored[name], name) == to_plain(value, name)
         for name, value in given.items()

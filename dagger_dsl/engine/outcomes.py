@@ -41,7 +41,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.context import Branch, NodeOutcome, NodeOutput, labels_of, no_label
 from dagger_dsl.model.events import NodeCompleted, NodeFailed, NodeRetrying
-from dagger_dsl.model.people import HumanRequest
+from dagger_dsl.model.jobs import WAITS
 from dagger_dsl.model.policies import OnFailure
 from dagger_dsl.registry import ActionDef
 from dagger_dsl.retry import decide
@@ -112,6 +112,7 @@ class Outcomes:
         # What is shared with other runs is kept for them, wherever this one is recorded.
         cycles = plan.machine is not None and not run.handling
         looks = rare or self._looks_at_each or bool(plan.cached) or course.freeing is not None
+        looks = looks or bool(run.kept)
         if not (looks or course.left_behind or course.dropped):
             easy, slots = slots, []
         for slot in slots:
@@ -252,7 +253,7 @@ class Outcomes:
             self._course.maps_now().take(slot, answer, now)
         elif slot in self._course.dropped:  # whatever it is
             self._course.cancelled(slot)
-        elif isinstance(answer, HumanRequest):
+        elif isinstance(answer, WAITS):
             self._course.desk.ask(slot, answer)
         elif isinstance(answer, Writing):
             self._insert(slot, answer, now)
@@ -270,7 +271,7 @@ class Outcomes:
             inner = answer.outputs
             if isinstance(inner, Branch):
                 self.answer(slot, inner.value, inner.label)
-            elif isinstance(inner, HumanRequest):
+            elif isinstance(inner, WAITS):
                 self._course.desk.ask(slot, inner)
             else:
                 self.answer(slot, inner, None, split=answer.split)

@@ -44,6 +44,8 @@ class Question:
         default: The answer that is taken when nobody gives one; `MISSING` is none.
         expires: When that is, in seconds since 1970; None is never.
         autopilot: Whether the run goes on by itself then; else it stays as it is.
+        job_id: The job that answers; None where a person does.
+        owns: Whether the node has started that job.
     """
 
     prompt: str
@@ -51,6 +53,14 @@ class Question:
     default: Any = MISSING
     expires: float | None = None
     autopilot: bool = False
+    job_id: str | None = None
+    owns: bool = False
+
+    @property
+    def reason(self) -> str:
+        """What its node waits for, for people."""
+        what = "a person: " if self.job_id is None else ""
+        return f"waits for {what}{self.prompt}"
 
     @property
     def answers_itself(self) -> bool:
@@ -68,6 +78,10 @@ class Question:
             plain["expires"] = self.expires
         if self.autopilot:
             plain["autopilot"] = True
+        if self.job_id is not None:
+            plain["job"] = self.job_id
+        if self.owns:
+            plain["owns"] = True
         return plain
 
 
@@ -79,6 +93,8 @@ def question_of(plain: Mapping[str, Any]) -> Question:
         from_plain(plain["default"], "default") if "default" in plain else MISSING,
         plain.get("expires"),
         plain.get("autopilot", False),
+        plain.get("job"),
+        plain.get("owns", False),
     )
 
 
@@ -160,8 +176,12 @@ def asked_slot(run: Run, answer: Answer) -> int:
     if slot in run.state.asking and slot not in run.asked:
         reason = run.state.reasons.get(slot, "")
         raise InvalidState(f"node {answer.node_id!r} is a run of its own: {reason}")
-    if slot is None or slot not in run.state.asking:
-        waiting = sorted(str(run.plan.ids[each]) for each in run.state.asking)
+    if slot is None or slot not in run.state.asking or run.asked[slot].job_id is not None:
+        waiting = sorted(
+            str(run.plan.ids[each])
+            for each in run.state.asking
+            if each not in run.asked or run.asked[each].job_id is None
+        )
         raise InvalidState(
             f"node {answer.node_id!r} does not wait for a person"
             + (f"; these do: {', '.join(waiting)}" if waiting else "")

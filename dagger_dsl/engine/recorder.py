@@ -244,7 +244,7 @@ class Recorder:
             run.unshown += [
                 HumanInputRequested(run.ref(slot), question.prompt, question.schema)
                 for slot, question in run.asked.items()
-                if self._asked_after(run, slot, last)
+                if question.job_id is None and self._asked_after(run, slot, last)
             ]
             run.unshown += story.emitted(run, last)
         if self.stored.status != RunStatus.RUNNING:
@@ -282,7 +282,7 @@ class Recorder:
     def _ask_at(self, run: Run, slot: int, question: Question) -> None:
         run.asked[slot] = question
         run.state.ask(slot)
-        run.state.reasons[slot] = f"waits for a person: {question.prompt}"
+        run.state.reasons[slot] = question.reason
 
     def _ask_about_started(self, run: Run, story: Story, done: Mapping[int, StoredNode]) -> None:
         """Ask what came of nodes that were started at most once by a process that died."""
@@ -334,7 +334,7 @@ class Recorder:
         run.unshown += [
             HumanInputRequested(run.ref(slot), question.prompt, question.schema)
             for slot, question in run.asked.items()
-            if self._asked_after(run, slot, last)
+            if question.job_id is None and self._asked_after(run, slot, last)
         ]
         run.unshown += story.emitted(run, last)
 

@@ -50,6 +50,7 @@ from dagger_dsl.model.context import DEFAULT_KEY, NodeRef
 from dagger_dsl.model.document import graph_from_plain
 from dagger_dsl.model.protocols import Row
 from dagger_dsl.model.states import RunStatus
+from dagger_dsl.store.journal import RunJournal
 from dagger_dsl.store.liveness import Liveness
 from dagger_dsl.store.ownership import Heart
 from dagger_dsl.store.records import StoredCommand, StoredRun
@@ -156,7 +157,7 @@ class RunControl(Steered):
 
     def questions(self) -> list[OpenQuestion]:
         """Return what waits for a person and has no answer yet, in the order it was asked."""
-        asked = self._asked()
+        asked = {ref: each for ref, each in self._asked().items() if each.job_id is None}
         if not asked:
             return []
         standing = self._standing(self._inbox()[1])
@@ -165,6 +166,14 @@ class RunControl(Steered):
             for ref, question in asked.items()
             if standing.awaits(ref.node_id, ref.invocation_key)
         ]
+
+    def jobs_awaited(self) -> dict[tuple[str, str], str]:
+        """Return the jobs that nodes wait for, by node and key of its invocation."""
+        return {
+            (ref.node_id, ref.invocation_key): each.job_id
+            for ref, each in self._asked().items()
+            if each.job_id is not None
+        }
 
     def paused_branches(self) -> dict[str, str]:
         """Return the branches that are paused and not approved yet, each with the reason."""
@@ -299,7 +308,11 @@ class RunControl(Steered):
             InputValidationError: The answer does not fit the schema.
         """
         standing.check_answer(answer)
-        asked = {(ref.node_id, ref.invocation_key): each for ref, each in self._asked().items()}
+        asked = {
+            (ref.node_id, ref.invocation_key): each
+            for ref, each in self._asked().items()
+            if each.job_id is None
+        }
         question = asked.get((answer.node_id, answer.key))
         if question is None and answer.key == DEFAULT_KEY:
             # A state of a machine is in one cycle at a time, whose number nobody has to know.
@@ -400,12 +413,22 @@ class RunControl(Steered):
         try:
             reason = command.reason or str(wanted)
             if wanted is RunStatus.CANCELLED:
+                self._cancel_jobs(journal, reason)
                 journal.commit(_left_open(stored, reason), replacing=_cancelled(stored, reason))
             error = {**(stored.error or {}), "reason": reason}
             journal.finish(wanted, to_json(error))
         finally:
             journal.close()
         return True
+
+    def _cancel_jobs(self, journal: RunJournal, reason: str) -> None:
+        """Have the next commit cancel the jobs that nodes of the run have started and wait for."""
+        for question in self._asked().values():
+            if question.job_id is not None and question.owns:
+                from dagger_dsl.store.awaited_jobs import AwaitedJobs
+
+                jobs = AwaitedJobs(self._store.database, self._store._payloads)
+                journal.accompany(jobs.cancelling(question.job_id, reason))
 
 
 def _is_stored(meta: str | None) -> bool:

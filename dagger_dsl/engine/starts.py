@@ -39,6 +39,9 @@ class Starts:
         if self._run.crashes:
             self._refuse_crashed()
         self._expand(now)
+        if self._course.admission is not None:
+            while self._course.admission.admit():
+                self._expand(now)
         if plan.joins:
             self._bind(state.ready)
         self._course.free_values()
@@ -99,11 +102,17 @@ class Starts:
         ready = [slot for slot in ready if slot not in self._plan.careful]
         free = max(0, self._board.slots - self._course.flying - len(ready))
         chosen, rest = careful[:free], careful[free:]
-        self._state.give_back(rest)  # there they can be held, cancelled and disabled
+        self._give_back(rest)  # there they can be held, cancelled and disabled
         if chosen and self._journal is not None:
             self._records.commit(chosen)
             self._journal.flush()
         return ready + chosen
+
+    def _give_back(self, slots: list[int]) -> None:
+        """Take back what may not begin after all."""
+        self._state.give_back(slots)
+        if self._course.admission is not None:
+            self._course.admission.back(slots)
 
     def _refuse_crashed(self) -> bool:
         """Fail what has taken its process down too often, instead of launching it.
@@ -132,7 +141,7 @@ class Starts:
         apart.extend(slot for slot in ready if slot in suspects)
         ready = [slot for slot in ready if slot not in suspects]
         if self._solo and self._course.flying:
-            self._state.give_back(ready)
+            self._give_back(ready)
             return []
         self._solo = bool(apart) and not (ready or self._course.flying)
         return [apart.popleft()] if self._solo else ready

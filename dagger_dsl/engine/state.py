@@ -79,6 +79,10 @@ class LeftOut(NamedTuple):
     state: int | None = None
 
 
+def _without(slots: Iterable[int], gone: Collection[int]) -> list[int]:
+    return [slot for slot in slots if slot not in gone]
+
+
 class RunState:
     """Which invocations are enabled, and which have ended.
 
@@ -997,6 +1001,22 @@ class RunState:
         """Keep back an enabled invocation until `unshelve`."""
         self.ready.remove(slot)
         self._shelved.add(slot)
+
+    def shelve_all(self, slots: Collection[int]) -> None:
+        """Keep back several enabled invocations until `unshelve`."""
+        gone = set(slots)
+        self.ready = [] if len(gone) == len(self.ready) else _without(self.ready, gone)
+        self._shelved |= gone
+
+    def is_shelved(self, slot: int) -> bool:
+        """Return whether an invocation is kept back, and has not ended meanwhile."""
+        if self._status[slot] != PENDING:
+            self._shelved.discard(slot)
+        return slot in self._shelved
+
+    def is_held(self, slot: int) -> bool:
+        """Return whether an invocation belongs to a branch that is held."""
+        return slot in self._held
 
     def unshelve(self, slot: int) -> bool:
         """Enable again what was kept back; False when it has ended meanwhile."""

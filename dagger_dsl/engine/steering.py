@@ -38,6 +38,7 @@ from dagger_dsl.model.commands import (
     CancelRun,
     Command,
     EmitEvent,
+    JobEnded,
     NodeSpec,
     PauseBranch,
     PauseRun,
@@ -116,7 +117,7 @@ class Steering:
 
     def is_for_run(self, command: Command) -> bool:
         """Whether a command is about the run as a whole, or answers a question of it."""
-        return isinstance(command, (Answer, CancelRun, PauseRun, ResumeRun))
+        return isinstance(command, (Answer, CancelRun, JobEnded, PauseRun, ResumeRun))
 
     def only_grows(self, command: Command) -> bool:
         """Whether a command leaves alone what is there."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.steering import Steering
     from dagger_dsl.store.records import StoredCommand, StoredNode
 
-__all__ = ["Story", "graph_now", "prompts", "rebuild"]
+__all__ = ["Story", "graph_now", "rebuild", "waits_of"]
 
 #: What stands in the note of a command beside the command itself.
 BESIDE = frozenset(("depth", "round"))
@@ -121,14 +121,15 @@ def graph_now(graph: Graph, recorded: Iterable[StoredCommand]) -> Graph:
     return graph if nodes == graph.nodes else graph.replace(nodes=nodes)
 
 
-def prompts(recorded: Iterable[StoredCommand]) -> dict[tuple[str, str], str]:
-    """Return what nodes have asked a person last, by node and key."""
+def waits_of(recorded: Iterable[StoredCommand]) -> dict[tuple[str, str], str]:
+    """Return what nodes were waiting for last, in words, by node and key."""
     found = {}
     for entry in recorded:
         body = of_json(entry.body)
         if isinstance(body, dict) and "asks" in body:
             asked = body["asks"]
-            found[asked["node"], asked["key"]] = str(asked["prompt"])
+            question = Question(str(asked["prompt"]), job_id=asked.get("job"))
+            found[asked["node"], asked["key"]] = question.reason
     return found
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.errors import MissingExtra
 from dagger_dsl.model.context import NodeOutput
-from dagger_dsl.model.people import HumanRequest
+from dagger_dsl.model.jobs import WAITS
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.runners.base import ASYNC
 
@@ -115,7 +115,7 @@ class _Attempt:
         if isinstance(value, NodeOutput) and not value.succeeded:
             self._state = "failed"
             self._tracing._fault(self.span, value.message or "the node answered failure")
-        elif isinstance(value, HumanRequest):
+        elif isinstance(value, WAITS):
             self._state = "waiting"
         return value
 

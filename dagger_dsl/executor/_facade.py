@@ -17,7 +17,6 @@ import attrs
 
 from dagger_dsl import engine
 from dagger_dsl.engine.control import RunHandle, Steered
-from dagger_dsl.engine.launch import new_run_id
 from dagger_dsl.engine.report import RunReport
 from dagger_dsl.engine.story import graph_now
 from dagger_dsl.errors import (
@@ -45,6 +44,8 @@ from dagger_dsl.executor._recorded import (
 from dagger_dsl.model.commands import NodeSpec
 from dagger_dsl.model.config import DagConfig, RunOptions
 from dagger_dsl.model.graph import Graph, Input, Node
+from dagger_dsl.model.ids import new_id
+from dagger_dsl.model.resources import ResourceTracker, as_tracker
 from dagger_dsl.model.states import RunStatus
 from dagger_dsl.registry import ActionDef, Registry, as_registry
 from dagger_dsl.store.storage import Store
@@ -90,6 +91,8 @@ class DagExecutor:
         registry: Where actions are looked up: a `Registry`, a mapping of names to functions or a
             module; None takes the registry in force, and keeps what is registered here apart.
         database_url: Where runs are recorded; every spelling of the documents is understood.
+        resources: What its runs share with each other, and with whatever else is given it; None for
+            no limit.
 
     Raises:
         ConfigurationError: One of these cannot work.
@@ -100,9 +103,11 @@ class DagExecutor:
         config: DagConfig | Mapping[str, Any] | None = None,
         registry: Any = None,
         database_url: str | os.PathLike[str] = "sqlite::memory:",
+        resources: ResourceTracker | None = None,
         **unknown: Never,
     ) -> None:
         check_fields("an executor", DagExecutor, unknown, besides=("unknown",))
+        self._resources = as_tracker(resources)
         if config is not None and not isinstance(config, DagConfig):
             config = DagConfig.from_dict(config)
         self._config = config if config is not None else DagConfig()
@@ -138,6 +143,11 @@ class DagExecutor:
     def config(self) -> DagConfig:
         """What graphs that say nothing are run with."""
         return self._config
+
+    @property
+    def resources(self) -> ResourceTracker | None:
+        """What its runs share."""
+        return self._resources
 
     @property
     def storage(self) -> Store:
@@ -883,6 +893,7 @@ class DagExecutor:
         values: Values,
     ) -> RunOptions:
         given: dict[str, Any] = {"runner": runner, "cancel": cancel, **options}
+        given.setdefault("resources", self._resources)
         if "database_url" in given:
             raise ConfigurationError(
                 "an executor records all of its runs in one database: DagExecutor(database_url=...)"
@@ -894,7 +905,7 @@ class DagExecutor:
         settings = RunOptions.of({**given, "database_url": self._url})
         # Named here, so that the newest run can be steered while it goes on.
         named = settings.run_id is not None
-        return settings if named else attrs.evolve(settings, run_id=new_run_id())
+        return settings if named else attrs.evolve(settings, run_id=new_id())
 
     def _ended(self, report: RunReport, registry: Registry, values: Values) -> RunReport:
         self._last, self._newest = report, report.run_id

@@ -40,6 +40,7 @@ __all__ = [
     "Chain",
     "Command",
     "EmitEvent",
+    "JobEnded",
     "NodeSpec",
     "PauseBranch",
     "PauseRun",
@@ -487,6 +488,21 @@ class Answer:
 
 
 @attrs.frozen
+class JobEnded:
+    """Tell a node that the job it waits for has ended; the last transaction of the job does.
+
+    Attributes:
+        node_id: The node.
+        job_id: The job; how it ended is read where it is recorded, and never taken from here.
+        key: Which of the node's invocations.
+    """
+
+    node_id: str = attrs.field(validator=_text)
+    job_id: str = attrs.field(validator=_text)
+    key: str = attrs.field(default=DEFAULT_KEY, validator=_text)
+
+
+@attrs.frozen
 class PauseRun:
     """Let what runs end, start nothing more, and leave the run paused."""
 
@@ -510,6 +526,7 @@ Command: TypeAlias = (
     | AddNodes
     | Answer
     | CancelRun
+    | JobEnded
     | PauseRun
     | ResumeRun
     | SetNodeInputs
@@ -531,6 +548,7 @@ _KINDS: dict[str, type[Any]] = {
     "emit": EmitEvent,
     "enable": SetNodesEnabled,
     "inputs": SetNodeInputs,
+    "job_ended": JobEnded,
     "pause": PauseBranch,
     "pause_run": PauseRun,
     "resume": ResumeBranch,

@@ -25,6 +25,7 @@ from dagger_dsl.model.policies import (
 from dagger_dsl.model.protocols import CancelSignal
 
 if TYPE_CHECKING:
+    from dagger_dsl.model.resources import ResourceTracker
     from dagger_dsl.model.sharing import Context
 
 __all__ = ["DagConfig", "Durability", "RunOptions", "RunnerName", "as_config"]
@@ -464,6 +465,14 @@ def _trace(value: Any) -> bool:
     return value
 
 
+def _resources(value: Any) -> ResourceTracker | None:
+    if value is None:
+        return None
+    from dagger_dsl.model.resources import as_tracker  # runs without a tracker do not load it
+
+    return as_tracker(value)
+
+
 def _timeout(value: Any) -> float | None:
     return None if value is None else seconds(value, "timeout", zero=False)
 
@@ -530,6 +539,9 @@ class RunOptions:
             what was counted.
         trace: Make an OpenTelemetry span for the run and one for each attempt of a node; needs the
             extra ``otel``.
+        resources: A `ResourceTracker`: each call waits until it has room for it, and a run with a
+            node that declares more memory than its limit is refused with `ResourceExhausted`, or
+            fails there where the node came later. None limits nothing, whatever actions declare.
 
     Failures that *error_strategy* or *error_handler* let the run go on after are in
     ``report.errors`` and in ``context.metadata["errors"]``, each as ``{"node", "error" (its text),
@@ -564,6 +576,7 @@ class RunOptions:
     max_cycles: int | None = attrs.field(default=None, converter=_cycles)
     profile: bool | Sequence[str] = attrs.field(default=False, converter=_profile)
     trace: bool = attrs.field(default=False, converter=_trace)
+    resources: ResourceTracker | None = attrs.field(default=None, converter=_resources)
     #: Who is told of the run when it is made: its `take_run` is called with it.
     _owner: Any = attrs.field(default=None, repr=False, eq=False)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final, overload
 import attrs
 
 from dagger_dsl.errors import ConfigurationError, shown
+from dagger_dsl.model.jobs import JobRequest
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import whole_number
 from dagger_dsl.model.protocols import CacheReader, CancelSignal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from dagger_dsl.model.graph import Graph
+    from dagger_dsl.model.tasks import NewTaskSpec
 
 __all__ = [
     "Branch",
@@ -286,6 +288,52 @@ class NodeCtx:
             ConfigurationError: One of these cannot be one.
         """
         return HumanRequest(prompt, schema, default, timeout)
+
+    def wait_for_job(
+        self,
+        tasks: NewTaskSpec | Sequence[NewTaskSpec] | None = None,
+        job_id: str | None = None,
+        *,
+        allowed_agents: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> JobRequest:
+        """Return what lets the node wait for a job of tasks: ``return ctx.wait_for_job(...)``.
+
+        The body ends with it, and the job starts with the commit that records this, in the run's
+        database: for workers of this process (`TaskManager`) or others (``dagger-dsl worker``).
+        The node holds no worker while it waits, and the run goes on until the job has ended. When
+        the process dies, the job goes on, and a resume of the run waits for it again.
+
+            return ctx.wait_for_job(NewTaskSpec("planner", {"question": question}))
+
+        The node's result is that of the job: the output of its task, of the last one where tasks
+        need each other. Tasks that are parts of others (``parent``) and tasks that another one
+        needs do not count; where several are left it is a mapping of their outputs by task id, in
+        the order in which they were added.
+
+        A job that fails, or is cancelled, fails the node. Another attempt of the node, by its retry
+        policy or by a resume of the run, goes on with the same job: tasks that failed or were
+        cancelled are tried again, what completed stays. A node that is cancelled cancels the job
+        that it has started; an interrupt (Ctrl-C) does not.
+
+        Args:
+            tasks: The tasks of a job that the node starts; its id is the node's
+                `idempotency_key`. Their ids are names inside of the job, and end those that they
+                have in the database: ``<job>/<task_id>``; without one they are numbered.
+            job_id: A job that is there already, of the same database; it belongs to whoever has
+                started it, and is not tried again or cancelled by the node.
+            allowed_agents: The agents that the job may give tasks to; None for all.
+            config: What to keep with the job, of JSON types.
+            timeout: Seconds (or timedelta) until the job is cancelled.
+
+        Raises:
+            ConfigurationError: One of these cannot be one.
+            CycleError: The tasks wait for each other.
+        """
+        return JobRequest(
+            tasks, job_id, allowed_agents=allowed_agents, config=config, timeout=timeout
+        )
 
     def add_tokens(self, number: int) -> int:
         """Count what the node has used against the run's ``max_tokens``; return the run's total.

@@ -146,6 +146,10 @@ class Journal(Protocol):
         """Count no time as the run's from now on, or count it again."""
         ...
 
+    def accompany(self, step: Callable[[Any], None]) -> None:
+        """Have the next commit do something else, too, in its transaction."""
+        ...
+
     def requests(self, after: int = 0) -> Sequence[tuple[int, str]]:
         """Return the commands that were sent to the run, by number, those after *after*."""
         ...

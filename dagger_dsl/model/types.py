@@ -40,7 +40,7 @@ SECRET_SCHEMA: Mapping[str, Any] = {"format": "secret"}
 _NONE = type(None)
 _UNIONS = (Union, types.UnionType)
 #: Answers of a node whose value the annotation does not tell.
-_OPAQUE = {"Branch", "HumanRequest", "NodeOutput"}
+_OPAQUE = {"Branch", "HumanRequest", "JobRequest", "NodeOutput"}
 #: How deep containers are compared; what is deeper is accepted.
 _DEPTH = 50
 

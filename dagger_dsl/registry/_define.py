@@ -166,8 +166,8 @@ def define(obj: Any, name: str | None = None, **options: Any) -> ActionDef:
         name: By default the function's own.
         **options: Those of ``@action``: inputs, outputs, input_schema, output_schema, timeout,
             attempts or try_count, retry, max_retries, retry_delay, retry_backoff, on_failure,
-            failure or on_error, fallback, cache, trigger, store, keep, uses, effects, version,
-            tags, description.
+            failure or on_error, fallback, cache, trigger, store, keep, uses, memory, effects,
+            version, tags, description.
 
     Raises:
         RegistryError: It cannot be called as an action, or has no usable name.

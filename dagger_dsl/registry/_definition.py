@@ -15,7 +15,7 @@ from dagger_dsl.errors import (
     InputValidationError,
     OutputError,
 )
-from dagger_dsl.model.people import HumanRequest
+from dagger_dsl.model.jobs import WAITS
 from dagger_dsl.model.policies import (
     CacheStrategy,
     Effects,
@@ -148,6 +148,7 @@ class ActionDef:
         store: Whether results are recorded.
         uses: Pools by the parameter that `fn` lends a resource to for each call; these are none of
             `params`.
+        memory: Bytes that a call takes, for a `ResourceTracker`; 0 where it declares none.
         version: Says that the code is another one when it changes; empty leaves that to the code
             itself.
         description, tags: For people.
@@ -180,6 +181,7 @@ class ActionDef:
     effects: Effects | None = None
     store: bool = True
     uses: Mapping[str, ResourcePool[Any]] = attrs.field(factory=dict)
+    memory: int = 0
     keep: bool | None = None
     version: str = ""
     description: str = ""
@@ -324,13 +326,13 @@ class ActionDef:
     def check_output(self, value: Any) -> None:
         """Check a result against the explicit ``output_schema``, if there is one.
 
-        A question to a person is no result yet; its answer will be.
+        What a node waits for is no result yet; the answer will be.
 
         Raises:
             OutputError: It does not fit; the message has the path of each fault.
         """
         validator = self._validator("output")
-        if validator is None or isinstance(value, HumanRequest):
+        if validator is None or isinstance(value, WAITS):
             return
         faults = faults_of(validator, value, "result")
         if faults:

@@ -139,6 +139,12 @@ def _uses(value: Any, what: str) -> Any:
     return read_uses(value, what)
 
 
+def _memory(value: Any, what: str) -> int:
+    from dagger_dsl.model.resources import byte_count  # who declares nothing does not load it
+
+    return byte_count(value, what)
+
+
 def _keep(value: Any, what: str) -> Any:
     return value
 
@@ -163,6 +169,7 @@ _CONVERT: dict[str, Callable[[Any, str], Any]] = {
     "keep": _flag,
     "effects": lambda value, what: as_enum(Effects, value, what),
     "uses": lambda value, what: _uses(value, what),
+    "memory": lambda value, what: _memory(value, what),
     "version": _text,
     "tags": _texts,
     "description": _text,

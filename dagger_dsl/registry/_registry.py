@@ -316,13 +316,24 @@ class Registry:
 
     @property
     def task_agents(self) -> Mapping[str, Any]:
-        """Task agents by name."""
-        return MappingProxyType(self._tables["task agent"])
+        """Task agents by name, the parent's among them."""
+        return self._all("task agent")
+
+    @property
+    def agents(self) -> Mapping[str, Any]:
+        """The same as `task_agents`."""
+        return self.task_agents
 
     @property
     def pubsub_agents(self) -> Mapping[str, Any]:
-        """Pub/sub agents by name."""
-        return MappingProxyType(self._tables["pub/sub agent"])
+        """Pub/sub agents by name, the parent's among them."""
+        return self._all("pub/sub agent")
+
+    def _all(self, table: str) -> Mapping[str, Any]:
+        own = MappingProxyType(self._tables[table])
+        if self.parent is None:
+            return own
+        return MappingProxyType({**self.parent._all(table), **own})
 
 
 def _same_origin(one: Any, other: Any) -> bool:

@@ -28,7 +28,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, Protocol
 
 from dagger_dsl.model.context import Branch, NodeOutput
-from dagger_dsl.model.people import HumanRequest
+from dagger_dsl.model.jobs import WAITS
 
 __all__ = [
     "ANSWERS",
@@ -113,7 +113,7 @@ ANSWERS: Final = frozenset(
         *_ITERATORS,
         NodeOutput,
         Branch,
-        HumanRequest,
+        *WAITS,
         Writing,
         Yielded,
         Suspended,

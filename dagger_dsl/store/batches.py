@@ -7,7 +7,7 @@ transaction, so that a thousand rows are a few calls of the driver.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -220,15 +220,18 @@ class Riders:
         cache: Values of the run's cache, by namespace and key.
         memos: Rows of `memo` by key, as `UPSERT_MEMO` takes them.
         hashes: Hashes of inputs, by node and invocation.
+        steps: What else the transaction does, in order; a step may be called more than once, each
+            time in a clean transaction.
     """
 
     cache: dict[tuple[str, str], tuple[str | None, str | None]] = attrs.field(factory=dict)
     memos: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
     hashes: dict[tuple[str, str], str] = attrs.field(factory=dict)
+    steps: list[Callable[[Transaction], None]] = attrs.field(factory=list)
 
     def size(self) -> int:
         """Return about how many rows they write."""
-        return len(self.cache) + len(self.memos) + len(self.hashes)
+        return len(self.cache) + len(self.memos) + len(self.hashes) + 8 * len(self.steps)
 
     def artifacts(self) -> list[str | None]:
         """Return the artifacts they name."""
@@ -241,6 +244,7 @@ class Riders:
             {**earlier.cache, **self.cache},
             {**earlier.memos, **self.memos},
             {**earlier.hashes, **self.hashes},
+            [*earlier.steps, *self.steps],
         )
 
 
@@ -338,6 +342,8 @@ def _write_riders(tx: Transaction, dialect: str, run_id: str, first: int, riders
             "new_hash": input_hash,
         }
         tx.execute(SET_INPUT_HASH, SET_INPUT_HASH.in_order(values))
+    for step in riders.steps:
+        step(tx)
 
 
 def _change_run(

@@ -280,6 +280,14 @@ class RunJournal:
         """Keep the hash of an invocation's inputs for its row in the next commit."""
         self._ride().hashes[node_id, invocation_key] = input_hash
 
+    def accompany(self, step: Callable[[Transaction], None]) -> None:
+        """Have the next commit do something else, too, in its transaction.
+
+        Args:
+            step: What; it may be called more than once, each time in a clean transaction.
+        """
+        self._ride().steps.append(step)
+
     # -- asking
 
     def requests(self, after: int = 0) -> list[tuple[int, str]]:

@@ -17,6 +17,7 @@ import attrs
 import sqlalchemy as sa
 
 from dagger_dsl.errors import ConfigurationError, StoreDamaged, StoreError
+from dagger_dsl.store import job_upkeep
 from dagger_dsl.store.arguments import check_count, check_text, moment_before
 from dagger_dsl.store.artifacts import ArtifactFiles
 from dagger_dsl.store.database import Database
@@ -30,10 +31,13 @@ from dagger_dsl.store.schema import (
     cache_entries,
     flow_runs,
     inbox,
+    job_waits,
     memo,
     node_runs,
     run_log,
+    shared_values,
     snapshots,
+    tasks,
 )
 
 __all__ = ["DatabaseStats", "Maintenance", "PruneReport"]
@@ -58,6 +62,8 @@ class PruneReport:
         bytes: Their size together.
         dry_run: Nothing was removed.
         memos: Number of shared results that had expired.
+        jobs: Ids of the jobs of tasks.
+        values: Number of values that agents shared and whose time is over.
     """
 
     runs: tuple[str, ...] = ()
@@ -66,6 +72,8 @@ class PruneReport:
     bytes: int = 0
     dry_run: bool = False
     memos: int = 0
+    jobs: tuple[str, ...] = ()
+    values: int = 0
 
 
 @attrs.frozen
@@ -117,17 +125,31 @@ class Maintenance:
         check_count("keep_last", keep_last)
         before = None if older_than is None else moment_before("older_than", older_than)
         runs = self._old_runs(before, keep_last, None)
+        jobs = job_upkeep.old_jobs(self._database, before, keep_last)
         if dry_run:
-            unused = self._unused_artifacts(set(runs))
+            unused = self._unused_artifacts(set(runs), set(jobs))
             files, size = self._measure(unused)
             expired = self._expired_memos()
-            return PruneReport(tuple(runs), tuple(unused), files, size, True, expired)
+            values = job_upkeep.expired_values(self._database)
+            return PruneReport(
+                tuple(runs), tuple(unused), files, size, True, expired, tuple(jobs), values
+            )
         removed, _ = self._remove_all(runs)
+        ended, _ = self._remove_jobs(jobs)
         expired = self._remove_memos()
-        unused = self._unused_artifacts(set())
+        values = job_upkeep.remove_values(self._database)
+        unused = self._unused_artifacts(set(), set())
         gone = [each for chunk in _chunks(unused) for each in self._remove_artifacts(chunk)]
         files, size = self._remove_files()
-        return PruneReport(tuple(removed), tuple(gone), files, size, memos=expired)
+        return PruneReport(
+            tuple(removed),
+            tuple(gone),
+            files,
+            size,
+            memos=expired,
+            jobs=tuple(ended),
+            values=values,
+        )
 
     def retain(self, flow_name: str, keep_runs: int | None, keep_days: float | None) -> None:
         """See `Store.retain`: like `prune`, but it looks only at what the removed runs leave."""
@@ -139,6 +161,28 @@ class Maintenance:
         _, left = self._remove_all(list(dict.fromkeys(runs)))
         for chunk in _chunks(left):
             self._remove_unnamed(self._remove_artifacts(chunk))
+
+    def retain_jobs(self, keep_jobs: int | None, keep_days: float | None) -> list[str]:
+        """See `Store.retain_jobs`."""
+        job_upkeep.check_keeping(keep_jobs, keep_days)
+        days = None if keep_days is None else _days_ago(keep_days)
+        old = [] if keep_jobs is None else job_upkeep.old_jobs(self._database, None, keep_jobs)
+        old += [] if days is None else job_upkeep.old_jobs(self._database, days, None)
+        removed, left = self._remove_jobs(list(dict.fromkeys(old)))
+        for chunk in _chunks(left):
+            self._remove_unnamed(self._remove_artifacts(chunk))
+        return removed
+
+    def _remove_jobs(self, jobs: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Remove jobs; return those that went, and the artifacts that they referred to."""
+        removed: list[str] = []
+        left: dict[str, None] = {}
+        for each in jobs:
+            artifact_ids = job_upkeep.remove_job(self._database, each)
+            if artifact_ids is not None:
+                removed.append(each)
+                left.update(dict.fromkeys(artifact_ids))
+        return removed, list(left)
 
     def _remove_all(self, runs: Sequence[str]) -> tuple[list[str], list[str]]:
         """Remove runs; return those that went, and the artifacts that they referred to."""
@@ -199,7 +243,15 @@ class Maintenance:
                     sa.select(column).where(run.in_(runs), column.is_not(None))
                 )
             ]
-            for table in (node_runs, run_log, inbox, cache_entries, artifact_links, flow_runs):
+            for table in (
+                node_runs,
+                run_log,
+                inbox,
+                job_waits,
+                cache_entries,
+                artifact_links,
+                flow_runs,
+            ):
                 connection.execute(sa.delete(table).where(table.c.run_id.in_(runs)))
         return runs, left
 
@@ -212,17 +264,18 @@ class Maintenance:
         with self._database.writing() as connection:
             return connection.execute(sa.delete(memo).where(_expired())).rowcount
 
-    def _unused_artifacts(self, without: set[str]) -> list[str]:
-        """Return artifacts that nothing refers to, apart from the runs *without* and old memos."""
+    def _unused_artifacts(self, runs: set[str], jobs: set[str]) -> list[str]:
+        """Return artifacts that nothing refers to, apart from these and what has expired."""
         used: set[str] = set()
         with self._database.reading() as connection:
-            for column, run in _REFERENCES:
-                query = sa.select(column, run).where(column.is_not(None)).distinct()
+            for column, owner in (*_REFERENCES, *job_upkeep.JOB_REFERENCES):
+                query = sa.select(column, owner).where(column.is_not(None)).distinct()
                 if column.table is memo:
                     query = query.where(sa.not_(_expired()))
-                used |= {
-                    each for each, run_id in connection.execute(query) if run_id not in without
-                }
+                if column.table is shared_values:
+                    query = query.where(sa.not_(job_upkeep.is_over()))
+                without = jobs if column.table in (tasks, shared_values) else runs
+                used |= {each for each, whose in connection.execute(query) if whose not in without}
             known = connection.scalars(
                 sa.select(artifacts.c.artifact_id).order_by(artifacts.c.artifact_id)
             )
@@ -231,7 +284,7 @@ class Maintenance:
     def _remove_artifacts(self, chunk: Sequence[str]) -> list[str]:
         with self._database.writing() as connection:
             used: set[str] = set()
-            for column, _ in _REFERENCES:
+            for column, _ in (*_REFERENCES, *job_upkeep.JOB_REFERENCES):
                 used |= set(connection.scalars(sa.select(column).where(column.in_(chunk))))
             gone = [each for each in chunk if each not in used]
             connection.execute(sa.delete(artifacts).where(artifacts.c.artifact_id.in_(gone)))

@@ -32,6 +32,19 @@ What outlives a run:
 * `snapshots` has whole mappings as they were at one moment: of kind ``cache`` the values of a run,
   of kind ``execution`` where it stood.
 * `artifacts` has each large value once, by its hash. It is kept as long as a row refers to it.
+
+How tasks are kept:
+
+* `jobs` has a row a job: how many of its tasks are unfinished, and how many have failed, so that
+  the last one that ends also ends the job. `active_at` is when something of it last changed.
+* `tasks` has a row a task. `owner` is the worker that has claimed it; every write of a worker
+  carries the `version` that its claim made, so a late one is refused. `waits` is the number of
+  tasks that it still waits for, `due_at` (seconds since 1970) when a task that is pending becomes
+  ready by itself, and `spec` has what nothing is looked up by.
+* `task_links` says which tasks a task needs, and `task_events` has each change of a status.
+* `job_waits` says which nodes of runs wait for a job; the transaction that ends it moves them to
+  the `inbox` of their runs.
+* `shared_values` is what agents share: newest values by scope and key.
 """
 
 from __future__ import annotations
@@ -44,6 +57,7 @@ import sqlalchemy as sa
 __all__ = [
     "APPLICATION_ID",
     "FINISHED",
+    "JOB_STATES",
     "LOCATIONS",
     "METADATA",
     "NODE_STATES",
@@ -62,12 +76,17 @@ __all__ = [
     "execution_trees",
     "flow_runs",
     "inbox",
+    "job_waits",
+    "jobs",
     "memo",
     "messages",
     "meta",
     "node_runs",
     "run_log",
+    "shared_values",
     "snapshots",
+    "task_events",
+    "task_links",
     "tasks",
 ]
 
@@ -75,10 +94,10 @@ __all__ = [
 APPLICATION_ID: Final = 0x64676473
 
 #: The schema that this code reads and writes.
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 #: The oldest release that reads each schema version; a newer file names its own in `meta`.
-READS: Final = {1: "0.1.0", 2: "0.1.0"}
+READS: Final = {1: "0.1.0", 2: "0.1.0", 3: "0.1.0"}
 
 RUN_STATES: Final = ("running", "paused", "completed", "failed", "cancelled", "timed_out")
 FINISHED: Final = ("completed", "failed", "cancelled", "timed_out")
@@ -93,6 +112,7 @@ NODE_STATES: Final = (  # the most frequent ones first, as each row is compared 
 )
 LOCATIONS: Final = ("inline", "file")
 SNAPSHOT_KINDS: Final = ("cache", "execution")
+JOB_STATES: Final = ("created", "running", "completed", "failed", "cancelled")
 
 #: What SQLite's planner shall believe before anybody runs ANALYZE: rows in all, then rows a value
 #: of the first column, of the first two...; else it prefers the primary key to any index.
@@ -306,6 +326,25 @@ snapshots = sa.Table(
     sa.Index("ix_snapshots_flow_name", "flow_name", "created_at"),
 )
 
+jobs = sa.Table(
+    "jobs",
+    METADATA,
+    sa.Column("job_id", sa.Text, primary_key=True),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("unfinished", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("failed", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("allowed_agents", sa.Text),
+    sa.Column("config", sa.Text),
+    sa.Column("deadline", sa.Double),
+    sa.Column("active_at", sa.Double, nullable=False, server_default="0"),
+    sa.Column("stalled_at", sa.Double),
+    sa.Column("error", sa.Text),
+    _now(),
+    _now("updated_at"),
+    _one_of("status", JOB_STATES),
+    sa.Index("ix_jobs_status", "status"),
+)
+
 tasks = sa.Table(
     "tasks",
     METADATA,
@@ -327,8 +366,90 @@ tasks = sa.Table(
     sa.Column("version", sa.Integer, nullable=False, server_default="0"),
     _now(),
     _now("updated_at"),
+    # Here, not in the order of sense: a migration adds columns at the end.
+    sa.Column("payload_artifact_id", sa.Text),
+    sa.Column("result_artifact_id", sa.Text),
+    sa.Column("spec", sa.Text),
+    sa.Column("effects", sa.Text, nullable=False, server_default="at_least_once"),
+    sa.Column("retries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("waits", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("runs_anyway", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("lane", sa.Text),
+    sa.Column("due_at", sa.Double),
+    sa.Column("started_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
     sa.Index("ix_tasks_status_priority", "status", "priority"),
     sa.Index("ix_tasks_job_id", "job_id"),
+    # What a claim reads, in the order in which it takes: among 100,000 that wait, too.
+    sa.Index(
+        "ix_tasks_ready",
+        sa.column("agent_type"),
+        sa.column("priority").desc(),
+        sa.column("task_id"),
+        sqlite_where=sa.text("status = 'ready'"),
+        postgresql_where=sa.text("status = 'ready'"),
+    ),
+    sa.Index("ix_tasks_due_at", "due_at", sqlite_where=sa.text("due_at IS NOT NULL")),
+    sa.Index("ix_tasks_owner", "owner", sqlite_where=sa.text("owner IS NOT NULL")),
+)
+
+task_links = sa.Table(
+    "task_links",
+    METADATA,
+    # The key comes first: the checks of older SQLites find NULL in a column between its parts.
+    sa.Column("task_id", sa.Integer, nullable=False),
+    sa.Column("needs_id", sa.Integer, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.PrimaryKeyConstraint("task_id", "needs_id"),
+    sa.Index("ix_task_links_needs_id", "needs_id"),
+    sqlite_with_rowid=False,
+)
+
+task_events = sa.Table(
+    "task_events",
+    METADATA,
+    sa.Column("event_id", sa.Integer, primary_key=True),
+    sa.Column("task_id", sa.Integer, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("cause", sa.Text, nullable=False, server_default=""),
+    sa.Column("worker", sa.Text, nullable=False, server_default=""),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+    sa.Index("ix_task_events_task_id", "task_id"),
+)
+
+job_waits = sa.Table(
+    "job_waits",
+    METADATA,
+    sa.Column("job_id", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("node_id", sa.Text, nullable=False),
+    sa.Column("invocation_key", sa.Text, nullable=False),
+    sa.PrimaryKeyConstraint("job_id", "run_id", "node_id", "invocation_key"),
+    sqlite_with_rowid=False,
+)
+
+#: When the newest tasks of agents began whose rate is limited.
+agent_starts = sa.Table(
+    "agent_starts",
+    METADATA,
+    sa.Column("start_id", sa.Integer, primary_key=True),
+    sa.Column("agent_type", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Index("ix_agent_starts_agent_type", "agent_type", "at"),
+)
+
+shared_values = sa.Table(
+    "shared_values",
+    METADATA,
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("entry_key", sa.Text, nullable=False),
+    sa.Column("value", sa.Text),
+    sa.Column("artifact_id", sa.Text),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.Double),
+    sa.PrimaryKeyConstraint("scope", "entry_key"),
+    sqlite_with_rowid=False,
 )
 
 messages = sa.Table(

@@ -487,13 +487,15 @@ class Store:
         keep_last: int | None = None,
         dry_run: bool = False,
     ) -> PruneReport:
-        """Remove finished runs, then artifacts that nothing refers to any more.
+        """Remove finished runs and jobs, then artifacts that nothing refers to any more.
 
-        A run that is not finished, or owned, is never removed. Without limits only artifacts go.
+        A run that is not finished, or owned, is never removed, nor is a job that has not ended. A
+        job goes with its tasks, their history, and what its agents shared. Without limits only
+        artifacts go, and values whose time is over.
 
         Args:
-            older_than: Only runs that ended before this time, or this long ago (seconds).
-            keep_last: Keep the newest so many runs of each graph, however old.
+            older_than: Only runs and jobs that ended before this time, or this long ago (seconds).
+            keep_last: Keep the newest so many runs of each graph, and so many jobs, however old.
             dry_run: Remove nothing, only say what would go.
         """
         return self._maintenance().prune(older_than, keep_last, dry_run)
@@ -503,6 +505,16 @@ class Store:
     ) -> None:
         """Remove finished runs of a graph beyond *keep_runs*, and those older than *keep_days*."""
         self._maintenance().retain(flow_name, keep_runs, keep_days)
+
+    def retain_jobs(
+        self, keep_jobs: int | None = None, keep_days: float | None = None
+    ) -> list[str]:
+        """Remove jobs that have ended: all but *keep_jobs*, and those older than *keep_days*.
+
+        Returns:
+            Their ids.
+        """
+        return self._maintenance().retain_jobs(keep_jobs, keep_days)
 
     def stats(self) -> DatabaseStats:
         """Return sizes in bytes and numbers of rows."""

@@ -69,11 +69,29 @@ class Statement:
 
     def all_for_driver(self, rows: Sequence[Sequence[Any]]) -> Iterable[Sequence[Any]]:
         """Return *rows* as SQLite's driver stores them."""
-        return map(self.for_driver, rows) if self._convert else rows
+        if not self._convert:
+            return rows
+        known: dict[tuple[int, int], Any] = {}  # many rows share a moment
+        return [self._stored(row, known) for row in rows]
+
+    def _stored(self, row: Sequence[Any], known: dict[tuple[int, int], Any]) -> Sequence[Any]:
+        stored = list(row)
+        for index, convert in self._convert:
+            key = index, id(stored[index])
+            if key not in known:
+                known[key] = convert(stored[index])
+            stored[index] = known[key]
+        return stored
 
 
 class Transaction:
-    """A write transaction as journals see it; statements take their values in `names` order."""
+    """A write transaction as journals see it; statements take their values in `names` order.
+
+    Attributes:
+        after: What is called once it is committed.
+    """
+
+    after: tuple[Callable[[], None], ...] = ()
 
     def execute(self, statement: Statement, values: Sequence[Any]) -> int:
         """Execute once; return the number of rows that were written."""
@@ -83,9 +101,14 @@ class Transaction:
         """Execute for each row."""
         raise NotImplementedError
 
+    def rows(self, statement: Statement, values: Sequence[Any]) -> list[Sequence[Any]]:
+        """Return all rows, as the driver gives them."""
+        raise NotImplementedError
+
     def scalar(self, statement: Statement, values: Sequence[Any]) -> Any:
         """Return the first value of the first row, or None."""
-        raise NotImplementedError
+        rows = self.rows(statement, values)
+        return rows[0][0] if rows else None
 
 
 class _DriverTransaction(Transaction):
@@ -100,9 +123,8 @@ class _DriverTransaction(Transaction):
     def execute_many(self, statement: Statement, values: Sequence[Sequence[Any]]) -> None:
         self._cursor.executemany(statement.sql, statement.all_for_driver(values))
 
-    def scalar(self, statement: Statement, values: Sequence[Any]) -> Any:
-        rows = self._cursor.execute(statement.sql, statement.for_driver(values)).fetchall()
-        return rows[0][0] if rows else None
+    def rows(self, statement: Statement, values: Sequence[Any]) -> list[Sequence[Any]]:
+        return self._cursor.execute(statement.sql, statement.for_driver(values)).fetchall()
 
 
 class _CoreTransaction(Transaction):
@@ -119,9 +141,9 @@ class _CoreTransaction(Transaction):
         named = [dict(zip(statement.names, each, strict=True)) for each in values]
         self._connection.execute(statement.core, named)
 
-    def scalar(self, statement: Statement, values: Sequence[Any]) -> Any:
+    def rows(self, statement: Statement, values: Sequence[Any]) -> list[Sequence[Any]]:
         named = dict(zip(statement.names, values, strict=True))
-        return self._connection.execute(statement.core, named).scalar()
+        return list(self._connection.execute(statement.core, named))
 
 
 def fetch(
@@ -193,15 +215,21 @@ def run_transaction(
 def _run_once(database: Database, work: Callable[[Transaction], None], pages: int) -> None:
     if not database.is_sqlite or database.through_core:
         with database.writing() as connection:
-            work(_CoreTransaction(connection))
+            tx: Transaction = _CoreTransaction(connection)
+            work(tx)
+        for each in tx.after:
+            each()
         return
     with translated(database.where), database.exclusive() as writer:
         cursor = writer.cursor()
         cursor.execute("BEGIN IMMEDIATE")
         try:
-            work(_DriverTransaction(cursor))
+            tx = _DriverTransaction(cursor)
+            work(tx)
             cursor.execute("COMMIT")
         finally:
             if writer.in_transaction:
                 cursor.execute("ROLLBACK")
         database.wrote(pages)
+    for each in tx.after:
+        each()

@@ -54,13 +54,19 @@ def chosen(
     return sorted(found, key=lambda lane: lane.start)
 
 
-def gantt(lanes: Sequence[Lane], critical: Collection[str] = (), about: str = "Timeline") -> str:
+def gantt(
+    lanes: Sequence[Lane],
+    critical: Collection[str] = (),
+    about: str = "Timeline",
+    words: Mapping[str, str] | None = None,
+) -> str:
     """Return lanes as HTML.
 
     Args:
         lanes: At least one.
         critical: Ids of the nodes of the critical path.
         about: What it is called by those who do not see it.
+        words: What kinds of bars mean that mean something else than in a run; HTML.
     """
     axis = Axis(bar for lane in lanes for bar in lane.bars)
     ticks = axis.ticks()
@@ -80,7 +86,7 @@ def gantt(lanes: Sequence[Lane], critical: Collection[str] = (), about: str = "T
     return (
         f'<div class="gantt" role="img" aria-label={attribute(about)}>'
         f'<div class="rules">{rules}</div>' + "\n".join(rows) + "</div>"
-        f"{_key(lanes, critical)}"
+        f"{_key(lanes, critical, words or {})}"
     )
 
 
@@ -135,7 +141,7 @@ def _shares(counts: Mapping[str, int]) -> str:
 _FROM_BELOW: Final = {"failed": 0, "completed": 2}
 
 
-def _key(lanes: Iterable[Lane], critical: Collection[str]) -> str:
+def _key(lanes: Iterable[Lane], critical: Collection[str], words: Mapping[str, str]) -> str:
     known = set()
     for lane in lanes:
         kept = lane.mark in ("cached", "restored")
@@ -147,7 +153,7 @@ def _key(lanes: Iterable[Lane], critical: Collection[str]) -> str:
             if len(bar.counts) > 1:
                 known.add("b-mixed")
     items = [
-        f'<li><span class="bar {style}"></span>{told}</li>'
+        f'<li><span class="bar {style}"></span>{words.get(style, told)}</li>'
         for style, told in _KEY
         if style in known
     ]

@@ -7,6 +7,7 @@ few: it is what people look for.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -14,10 +15,11 @@ from typing import Final
 
 import attrs
 
+from dagger_dsl.engine.words import count
 from dagger_dsl.views.picture import Arrow, Picture, Shape, nodes
 from dagger_dsl.views.states import WORST
 
-__all__ = ["MOST", "grouped"]
+__all__ = ["MOST", "alike", "grouped"]
 
 #: A picture of more shapes than this shows groups of them.
 MOST: Final = 300
@@ -54,12 +56,28 @@ def grouped(picture: Picture, most: int = MOST) -> Picture:
     return work.picture()
 
 
+def alike(picture: Picture, most: int, word: str = "node") -> Picture:
+    """Return a picture in which shapes that do the same between the same neighbours are one.
+
+    Args:
+        picture: What to show.
+        most: One of no more shapes than this is returned as it is.
+        word: What a shape stands for.
+    """
+    if len(picture.shapes) <= most:
+        return picture
+    work = _Groups(picture, most, word)
+    work.alike()
+    return work.picture()
+
+
 class _Groups:
     """Shapes on their way into groups; a group is the number of its first shape."""
 
-    def __init__(self, picture: Picture, most: int) -> None:
+    def __init__(self, picture: Picture, most: int, word: str = "node") -> None:
         self._picture = picture
         self._most = most
+        self._word = word
         self._group = list(range(len(picture.shapes)))
         numbers = {shape.id: number for number, shape in enumerate(picture.shapes)}
         self._links = [
@@ -149,9 +167,10 @@ class _Groups:
             }
             if len(kept) < len(arrows):
                 arrows, told = kept, f"{told}, without arrows that others imply"
-        many = nodes(len(self._picture.shapes))
+        many = count(len(self._picture.shapes), self._word)
         before = "" if self._picture.subtitle == many else self._picture.subtitle
-        subtitle = f"{many} in {told}"
+        if not re.search(rf"\b{many}\b", before):  # else it has been said
+            before = " · ".join(filter(None, (before, many)))
         return attrs.evolve(
             self._picture,
             shapes=tuple(shapes.values()),
@@ -159,7 +178,7 @@ class _Groups:
                 Arrow(source, target, label, idle=all(each.idle for each in found))
                 for (source, target, label), found in arrows.items()
             ),
-            subtitle=" · ".join(filter(None, (before, subtitle))),
+            subtitle=f"{before} in {told}",
             inner={},
         )
 

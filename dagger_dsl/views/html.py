@@ -24,20 +24,19 @@ from dagger_dsl.views.graphviz import write_file
 from dagger_dsl.views.grouping import MOST
 from dagger_dsl.views.page import (
     GLYPHS,
-    attribute,
     block,
     code,
     definitions,
     fold,
     name,
     page,
-    section,
     state,
     table,
     text,
 )
 from dagger_dsl.views.picture import picture_of_run
 from dagger_dsl.views.plain import duration, note_of, outputs_of, summed_up, told_first
+from dagger_dsl.views.sheet import Room, Sheet, folded_table, framed, message
 from dagger_dsl.views.surroundings import (
     answer,
     configuration,
@@ -45,7 +44,6 @@ from dagger_dsl.views.surroundings import (
     resume,
     time_element,
 )
-from dagger_dsl.views.svg import drawn
 from dagger_dsl.views.timeline import Lane, lane_of
 from dagger_dsl.views.times import slowest, timeline
 
@@ -54,30 +52,9 @@ if TYPE_CHECKING:
 
 __all__ = ["report_to_html"]
 
-#: Nodes that a page shows in its tables, over all the runs in a run.
-ROWS: Final = 1_000
-
-#: Rows that are seen at once; the others of a table are folded.
-OPEN: Final = 60
-
-#: Failures with all there is to say of them, and how many are counted, runs within, cycles.
-FAILURES: Final = 40
+#: Failures that are counted at most, and cycles that are shown.
 MORE_FAILURES: Final = 10_000
-INNER: Final = 25
 CYCLES: Final = 200
-
-#: What is shorter than this stands in its line.
-SHORT: Final = 90
-
-#: Pixels: wider pictures are made smaller until somebody asks for their full size, and higher ones
-#: are scrolled.
-BROAD: Final = 1_200.0
-TALL: Final = 800.0
-
-#: Characters of values and tracebacks in all, and how many values are read for them.
-CHARACTERS: Final = 900_000
-READ: Final = 600
-
 
 #: How runs stand that a resume goes on with.
 _RESUMED: Final = (
@@ -107,40 +84,12 @@ def report_to_html(report: RunReport, path: str | os.PathLike[str] | None = None
     return found
 
 
-class _Room:
-    """How much more a page shows."""
-
-    def __init__(self) -> None:
-        self.rows = ROWS
-        self.failures = FAILURES
-        self.inner = INNER
-        self.characters = CHARACTERS
-        self.read = READ
-        self.shapes = 2 * MOST
-
-    def value(self, value: Any, limit: int) -> str:
-        """Return a value as HTML, and take it from what there is."""
-        found, _ = excerpt(value, min(limit, max(self.characters, 60)), lines=True)
-        shown = code(found) if len(found) < SHORT and "\n" not in found else block(found)
-        self.characters -= len(shown)
-        return shown
-
-    def lines(self, value: str, limit: int) -> str:
-        """Return text of several lines, its end rather than its beginning where it is long."""
-        limit = min(limit, max(self.characters, 400))
-        if len(value) > limit:
-            value = f"{value[: limit // 4]}\n…\n{value[-3 * limit // 4 :]}"
-        self.characters -= len(value)
-        return value
-
-
-class _Page:
+class _Page(Sheet):
     """The page of one run."""
 
     def __init__(self, report: RunReport) -> None:
+        super().__init__()
         self.report = report
-        self.room = _Room()
-        self.contents: list[tuple[str, str]] = []
 
     def text(self) -> str:
         report = self.report
@@ -161,13 +110,6 @@ class _Page:
         title = f"{report.dag_name}: run {report.run_id} {status_of(report)}"
         return page(title, _header(view), "".join(parts), self.contents)
 
-    def part(self, anchor: str, title: str, body: str) -> str:
-        """Return a section, and note it for the contents; nothing where there is nothing in it."""
-        if not body:
-            return ""
-        self.contents.append((anchor, title))
-        return section(anchor, title, body)
-
     def failures(self, view: _View) -> str:
         """Return what went wrong, each with all there is to know to mend it."""
         report, room = self.report, self.room
@@ -182,7 +124,7 @@ class _Page:
         if not cards and error is not None:
             cards.append(
                 fold(
-                    f"The run itself{_message(str(error))}",
+                    f"The run itself{message(str(error))}",
                     _traceback(room, error.traceback),
                     style="card failed",
                     opened=True,
@@ -215,7 +157,7 @@ class _View:
     """
 
     report: RunReport
-    room: _Room
+    room: Room
     nested: Mapping[str, Any] = attrs.field(init=False)
     lanes: list[Lane] = attrs.field(init=False)
     steps: list[Step] = attrs.field(init=False)
@@ -253,7 +195,7 @@ class _View:
         rows = [row for each in ids for row in self._rows(report.node_reports[each])]
         left = len(states) - len(ids)
         calls = ">Attempts" if report.history is None else ">Cycles"
-        return _folded_table(
+        return folded_table(
             ["Node", "State", calls, ">Start", ">Time", "Result"],
             rows,
             f"Nodes of {report.dag_name}",
@@ -441,7 +383,7 @@ def _header(view: _View) -> str:
     )
 
 
-def _failure(failure: Failure, room: _Room, *, opened: bool) -> str:
+def _failure(failure: Failure, room: Room, *, opened: bool) -> str:
     """Return one failure: what, where, with what, and how often before."""
     room.failures -= 1
     node, error = failure.node, failure.error
@@ -452,7 +394,7 @@ def _failure(failure: Failure, room: _Room, *, opened: bool) -> str:
     if tried or took:
         told = " ".join(filter(None, ("failed", tried, took)))
         summary += f' <span class="soft-text">{text(told)}</span>'
-    summary += _message(str(error) if error is not None else "no error was recorded")
+    summary += message(str(error) if error is not None else "no error was recorded")
     parts = [_traceback(room, "" if error is None else error.traceback)]
     inputs = bound_inputs(failure.report, node.node_id, failure.key)
     pairs = [(name(each.name), _shown_input(each, room, 1_000)) for each in inputs]
@@ -475,11 +417,7 @@ def _failure(failure: Failure, room: _Room, *, opened: bool) -> str:
     return fold(summary, "".join(parts), style="card failed", opened=opened)
 
 
-def _message(told: str) -> str:
-    return f'<span class="message">{text(told, 600, lines=True)}</span>'
-
-
-def _traceback(room: _Room, lines: str) -> str:
+def _traceback(room: Room, lines: str) -> str:
     if not lines.strip():
         return ""
     return f"<h3>Traceback</h3>{block(room.lines(lines.rstrip(), 6_000), label='Traceback')}"
@@ -512,14 +450,7 @@ def _picture(view: _View) -> str:
     if room.shapes < 0:
         told = f"{many:,} nodes, too many for a picture; the table shows them."
         return f'<p class="soft-text">{told}</p>'
-    found = drawn(picture_of_run(report, view.nested), style=False)
-    svg, width = found.text, found.width
-    if width <= BROAD and found.height <= TALL:
-        return f'<div class="picture">{svg}</div>'
-    about = attribute(f"Graph of {report.dag_name}, which can be scrolled")
-    told = '<p class="soft-text">The picture below can be scrolled.</p>'
-    zoom = fold("Full size", told, style="zoom") if width > BROAD else ""
-    return f'{zoom}<div class="picture" tabindex="0" role="group" aria-label={about}>{svg}</div>'
+    return framed(picture_of_run(report, view.nested), f"Graph of {report.dag_name}")
 
 
 def _cycles(view: _View) -> str:
@@ -548,7 +479,7 @@ def _cycles(view: _View) -> str:
     if not all(row[2] for row in rows):
         told = "a run in memory keeps the times of its newest cycles, a database those of all"
         note = f"{note}; {told}" if note else told.capitalize()
-    return _folded_table(["Cycle", "State", "Ended", ">Time"], rows, "Cycles", note, opened=20)
+    return folded_table(["Cycle", "State", "Ended", ">Time"], rows, "Cycles", note, opened=20)
 
 
 def _values(view: _View) -> str:
@@ -595,7 +526,7 @@ def _value_of(report: RunReport, node_id: str) -> tuple[str, bool, Any]:
     return told, whole, value
 
 
-def _shown_input(given: Bound, room: _Room, limit: int) -> str:
+def _shown_input(given: Bound, room: Room, limit: int) -> str:
     if given.value is MISSING:
         return f'<span class="soft-text">{text(first_line(given.missing, 300))}</span>'
     return room.value(given.value, limit)
@@ -607,22 +538,3 @@ def _counted(states: Mapping[str, NodeState], without: set[str]) -> str:
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[each]:,} {each}" for each in GLYPHS if counts.get(each))
-
-
-def _folded_table(
-    heads: list[str],
-    rows: list[list[str]],
-    caption: str,
-    note: str,
-    *,
-    opened: int = OPEN,
-    style: str = "",
-) -> str:
-    """Return a table whose later rows are folded, and a line below it."""
-    if not rows:
-        return ""
-    found = table(heads, rows[:opened], caption, style=style)
-    if len(rows) > opened:
-        rest = table(heads, rows[opened:], f"{caption}, continued", style=style)
-        found += fold(f"{len(rows) - opened:,} more", rest)
-    return found + (f'<p class="soft-text">{text(note)}.</p>' if note else "")

@@ -163,7 +163,8 @@ def _of_command(entry: StoredCommand, requests: Mapping[int, Request]) -> Iterat
     if "asks" in body:
         asked = body["asks"]
         node = call_name(str(asked["node"]), str(asked["key"]))
-        yield Entry(None, node, "question", f"asks: {first_line(asked['prompt'])}")
+        does = "asks" if asked.get("job") is None else "waits for"
+        yield Entry(None, node, "question", f"{does}: {first_line(asked['prompt'])}")
     elif "open" in body:
         count = int(body["to"]) - int(body["from"])
         calls = "1 invocation" if count == 1 else f"{count} invocations"
@@ -196,6 +197,9 @@ def _command(plain: Mapping[str, Any]) -> str:
     if do == "answer":
         node = call_name(str(plain.get("node_id")), str(plain.get("key", DEFAULT_KEY)))
         return f"answer {node} = {excerpt(plain.get('value'), _LONG)[0]}"
+    if do == "job_ended":
+        node = call_name(str(plain.get("node_id")), str(plain.get("key", DEFAULT_KEY)))
+        return f"tell {node} that job {first_line(plain.get('job_id', ''))} has ended"
     if do in ("cancel", "pause", "resume"):
         return f"{do} branch {first_line(plain.get('branch_id', ''))}{reason}"
     if do == "enable":

@@ -77,9 +77,9 @@ def block(value: object, label: str = "") -> str:
     return f'<pre tabindex="0"{about}><code>{text(value, lines=True)}</code></pre>'
 
 
-def state(value: str) -> str:
-    """Return the name of a state with its sign and colours."""
-    shown = value if value in GLYPHS else "pending"
+def state(value: str, look: str = "") -> str:
+    """Return the name of a state with its sign and colours; *look* is the state that has them."""
+    shown = look or (value if value in GLYPHS else "pending")
     words = text(value.replace("_", " "))
     return (
         f'<span class="state s-{shown}"><span class="glyph" aria-hidden="true">'

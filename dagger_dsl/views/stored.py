@@ -112,6 +112,7 @@ def _seen_by_owner(stored: StoredRun, store: Store) -> tuple[bool, frozenset[tup
     orphaned = orphaned and run.status is RunStatus.RUNNING
     if asking:
         asking -= {(each.node_id, each.key) for each in run.questions()}
+        asking -= run.jobs_awaited().keys()
     return orphaned, frozenset(asking)
 
 

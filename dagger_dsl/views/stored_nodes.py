@@ -17,7 +17,7 @@ from dagger_dsl.engine.error_info import ErrorInfo
 from dagger_dsl.engine.lookups import decision_of
 from dagger_dsl.engine.notes import of_json
 from dagger_dsl.engine.report import NodeReport
-from dagger_dsl.engine.story import prompts
+from dagger_dsl.engine.story import waits_of
 from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.states import NodeState, RunStatus
 
@@ -54,7 +54,7 @@ class StoredNodes:
         self._orphaned = orphaned
         self._goes_on = stored.status == RunStatus.RUNNING and not orphaned
         self._answered = answered
-        self._asked = prompts(stored.commands)
+        self._asked = waits_of(stored.commands)
         self._begun = set(_begun(stored, latest)) if stored.status == RunStatus.RUNNING else set()
         self._called: dict[tuple[str, str], StoredNode] = {}
         self._calls: dict[str, dict[str, StoredNode]] = {}
@@ -166,7 +166,7 @@ class StoredNodes:
         if state is NodeState.PENDING:
             later = "" if self._goes_on else ": it goes on when the run is resumed"
             return f"has its answer{later}"
-        return f"waits for a person: {self._asked.get((row.node_id, row.key), '')}"
+        return self._asked.get((row.node_id, row.key), "waits for a person")
 
 
 _OVER = (NodeState.COMPLETED, NodeState.FAILED, NodeState.SKIPPED, NodeState.CANCELLED)

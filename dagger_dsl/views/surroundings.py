@@ -45,7 +45,7 @@ def answer(report: RunReport, node_id: str) -> str:
     node, url = report.node_reports[node_id], report.database_url
     # What runs a workflow waits for that; what failed, for its next attempt.
     asks = node.state is NodeState.WAITING and report.graph.nodes[node_id].subgraph is None
-    asks = asks and not node.reason.startswith(NEXT)
+    asks = asks and not node.reason.startswith((NEXT, "waits for job "))
     if url is None or is_memory_url(url) or not asks or node.key != DEFAULT_KEY:
         return ""
     line = answer_line(url, report.run_id, node_id)

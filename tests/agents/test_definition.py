@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from dagger_dsl import Registry, task_agent
+from dagger_dsl import Registry, RetryPolicy, task_agent
 from dagger_dsl.agents import AgentDef
-from dagger_dsl.errors import ConfigurationError, RegistryError
+from dagger_dsl.agents.calls import Caller
+from dagger_dsl.agents.context import TaskContext
+from dagger_dsl.errors import ConfigurationError, InputValidationError, RegistryError
 from dagger_dsl.registry import current_registry
 
 SCHEMA = {"type": "object", "required": ["topic"]}
@@ -33,7 +35,8 @@ def test_it_registers_a_function_and_leaves_it_as_it_is() -> None:
     assert isinstance(agent, AgentDef)
     assert (agent.name, agent.target) == ("research", research)
     assert agent.description == "Find out about a topic."
-    assert (agent.input_schema, agent.output_schema) == (None, None)
+    assert (agent.given_input, agent.given_output) == (None, None)
+    assert (agent.input_schema, agent.output_schema) == (None, {"type": "string"})
 
 
 @pytest.mark.row("O3")
@@ -99,7 +102,7 @@ def test_a_cell_that_runs_again_replaces_its_agent_and_nobody_elses() -> None:
     ("options", "message"),
     [
         ({"descripton": "x"}, "no option 'descripton'.*'description'"),
-        ({"timeout": 3}, "no option 'timeout'"),
+        ({"outputs": ["x"]}, "no option 'outputs'"),
         ({"input_schema": "{"}, "input_schema is not JSON"),
         ({"output_schema": 3}, "output_schema is a JSON Schema"),
         ({"description": 3}, "description is a text"),
@@ -114,3 +117,71 @@ def test_a_bad_option_is_refused_where_it_is_written(options: Any, message: str)
 def test_what_cannot_be_an_agent_is_refused(target: Any) -> None:
     with pytest.raises(RegistryError, match="a function or a class with a method 'execute'"):
         task_agent(registry=Registry())(target)
+
+
+@pytest.mark.row("I1")
+def test_annotations_make_the_schemas_that_are_not_given() -> None:
+    registry = Registry()
+
+    @task_agent(registry=registry)
+    def several(topic: str, ctx: TaskContext, task_id: str, depth: int = 1) -> list[str]:
+        return [topic] * depth
+
+    @task_agent(registry=registry, output_schema={"type": "object"})
+    class Whole:
+        async def execute(self, input: dict[str, float], task_manager: Any) -> Any: ...
+
+    @task_agent(registry=registry)
+    def nothing(): ...  # type: ignore[no-untyped-def]  # on purpose
+
+    @task_agent(registry=registry)
+    def later(input: NotYetThere) -> NotYetThere: ...  # type: ignore[name-defined]  # noqa: F821  # on purpose
+
+    schemas = {
+        name: (agent.input_schema, agent.output_schema)
+        for name, agent in registry.task_agents.items()
+    }
+    assert schemas == {
+        "several": (
+            {
+                "type": "object",
+                "properties": {"topic": {"type": "string"}, "depth": {"type": "integer"}},
+                "required": ["topic"],
+            },
+            {"type": "array", "items": {"type": "string"}},
+        ),
+        "Whole": (
+            {"type": "object", "additionalProperties": {"type": "number"}},
+            {"type": "object"},
+        ),
+        "nothing": (None, None),
+        "later": (None, None),
+    }
+
+
+@pytest.mark.row("I1")
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"topic": 3}, r"agent 'several': input\['topic'\]"),
+        ({"topic": "x", "depth": "deep"}, r"agent 'several': input\['depth'\]"),
+        ({"depth": 1}, "the input has no 'topic'"),
+        ("x", "takes 'topic', 'depth' of a mapping"),
+        (None, "the input has no 'topic'"),
+    ],
+)
+def test_an_input_that_does_not_fit_is_refused_by_its_field(value: Any, message: str) -> None:
+    def several(topic: str, depth: int = 1) -> None: ...
+
+    caller = Caller(AgentDef("several", several))
+    caller.check_input({"topic": "x", "more": 1})
+    with pytest.raises(InputValidationError, match=message):
+        caller.check_input(value)
+
+
+@pytest.mark.row("I29")
+def test_a_number_of_retries_is_a_policy() -> None:
+    registry = Registry()
+    task_agent(retry=2, registry=registry)(research)
+    policy = registry.agents["research"].retry
+    assert policy == RetryPolicy(max_attempts=3)

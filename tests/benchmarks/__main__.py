@@ -25,13 +25,14 @@ import attrs
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import by_hand, machines, ours
+from tests.benchmarks import by_hand, jobs, machines, ours
 from tests.benchmarks.measure import MOST, Trial, interleaved
 from tests.benchmarks.shapes import SHAPES, Shape
 
 ROOT = Path(__file__).parents[2]
 SIZES = (1_000, 100_000)
 ITEMS = 10_000
+CLAIMS = 300
 LEAST = 30
 Make = Callable[[], Trial]
 Pick = Callable[[list[float]], float]
@@ -289,6 +290,41 @@ def machine_cases(n: int, folder: Path) -> Iterator[Case]:
         )
 
 
+def job_cases(n: int, folder: Path) -> Iterator[Case]:
+    """Yield what a task costs, from adding it to its recorded result."""
+    shape = SHAPES["fan"](n)
+    case = partial(Case, shape=shape, n=n, repeats=5)
+    for level, us in (("NORMAL", 100), ("FULL", 300)):
+        hand = partial(jobs.queue_by_hand, n, folder, level)
+        yield case(
+            path=f"tasks {level}, one worker",
+            ours=partial(jobs.in_threads, n, folder, level),
+            hand=hand,
+            bound=Bound(us=us),
+        )
+        yield case(
+            path=f"tasks {level}, four processes",
+            ours=partial(jobs.in_processes, n, folder, level),
+            hand=hand,
+            bound=Bound(us=150) if level == "NORMAL" else Bound(),
+        )
+    yield case(
+        path="tasks added in one batch",
+        ours=partial(jobs.enqueued, n, folder, "NORMAL"),
+        hand=None,
+        bound=Bound(us=20),
+    )
+    yield Case(
+        path="tasks claimed, 100,000 wait",
+        shape=SHAPES["fan"](CLAIMS),
+        n=CLAIMS,
+        ours=partial(jobs.claims, CLAIMS, folder, SIZES[1]),
+        hand=partial(jobs.claims, CLAIMS, folder, CLAIMS),
+        bound=Bound(ratio=1.5),
+        repeats=3,
+    )
+
+
 def _durable_repeats(chained: bool, large: bool, level: str) -> int:
     # A chain of 100,000 synced commits takes half a minute; one repetition shows its scale.
     if large:
@@ -370,6 +406,7 @@ def cases(sizes: list[int], folder: Path) -> Iterator[Case]:
             yield from growing_cases(n)
         yield from machine_cases(n, folder)
     yield from map_cases(folder)
+    yield from job_cases(ITEMS, folder)
     yield from shown_cases()
 
 
@@ -380,6 +417,7 @@ def print_table(rows: list[Row], console: Console, what: str) -> None:
         caption="Both sides open their database and write a row before the clock starts; "
         "'opening too' counts that. '6 us at 2.5': where the loop by hand costs 2.5 us. "
         "'map over nodes': an item of a mapped node; by hand is a plain node of ours. "
+        "'tasks claimed': by hand is ours, too, where few wait. "
         "'shown live': by hand is the same run without a display.",
     )
     for name in ("path", "shape"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import by_hand, machines, ours
+from tests.benchmarks import by_hand, jobs, machines, ours
 from tests.benchmarks.bodies import SYNC
 from tests.benchmarks.measure import Trial
 from tests.benchmarks.shapes import SHAPES, Shape
@@ -141,6 +141,25 @@ def test_a_machine_makes_as_many_steps_as_the_bare_calls(tmp_path: Path) -> None
     ((rows,),) = connection.execute(query)
     connection.close()
     assert rows == 50
+
+
+def test_all_tasks_of_a_trial_are_recorded(tmp_path: Path) -> None:
+    trials = [
+        jobs.in_threads(40, tmp_path, "NORMAL"),
+        jobs.in_processes(40, tmp_path, "NORMAL", workers=2),
+        jobs.queue_by_hand(40, tmp_path, "NORMAL"),
+    ]
+    assert all(trial() > 0 for trial in trials)
+    done = []
+    for file in sorted(tmp_path.glob("*.db")):
+        connection = sqlite3.connect(file)
+        table = "queue" if file.name.startswith("hand") else "tasks"
+        query = f"SELECT COUNT(*) FROM {table} WHERE status IN ('done', 'completed')"
+        done += connection.execute(query).fetchone()
+        connection.close()
+    assert sorted(done) == [40, 41, 42]
+    assert jobs.enqueued(40, tmp_path, "NORMAL")() > 0
+    assert jobs.claims(5, tmp_path, 10)() > 0
 
 
 @pytest.mark.row("R7")

@@ -137,7 +137,7 @@ def test_an_event_of_one_s_own_is_no_way_around_the_depth(
     assert flow.calls == ["a", "a_x", "a_x_x"]
 
 
-@pytest.mark.row("D10")
+@pytest.mark.row("D10", "Q8")
 @everywhere
 def test_the_eleventh_round_of_growth_stops_the_run(
     runner: str, place: str, tmp_path: Path
@@ -218,7 +218,7 @@ def spending(*amounts: int) -> Steered:
     return flow
 
 
-@pytest.mark.row("D9")
+@pytest.mark.row("D9", "Q8")
 @everywhere
 def test_a_budget_of_tokens_stops_the_run(runner: str, place: str, tmp_path: Path) -> None:
     flow = spending(60, 40, 1, 0)

@@ -17,6 +17,7 @@ from dagger_dsl.errors import ConfigurationError, DaggerError
 from dagger_dsl.fsm import FSM, FSMContext, Next
 from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.context import NodeCtx
+from dagger_dsl.model.resources import ResourceTracker, Ticket
 from dagger_dsl.model.sharing import Context
 from dagger_dsl.registry import Registry
 
@@ -125,6 +126,18 @@ ENTRIES: dict[str, Callable[[Seen, dict[str, Any]], Any]] = {
         seen, lambda by: by.start(seen.flow, **options).result(30)
     ),
 }
+
+
+class _Noting(ResourceTracker):
+    """Notes who asks for room."""
+
+    def __init__(self, told: list[Any]) -> None:
+        super().__init__(task_limit=1)
+        self._told = told
+
+    def ask(self, what: str, *rest: Any) -> Ticket:
+        self._told.append(what.partition("[")[0])
+        return super().ask(what, *rest)
 
 
 # --- the options ----------------------------------------------------------------------------------
@@ -254,6 +267,10 @@ CASES: dict[str, Case] = {
         lambda seen: {"profile": ["a"]}, lambda report, seen: report.profile("a").calls == 1
     ),
     "trace": Case(lambda seen: {"trace": True}),
+    "resources": Case(
+        lambda seen: {"resources": _Noting(seen.told)},
+        lambda report, seen: seen.told == ["node 'a'", "node 'b'"],
+    ),
 }
 
 #: What some of them are refused with: by option, by kind of flow (or ``executor``).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.store import batches, schema
+from dagger_dsl.store.migrations import quick_check
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.transactions import Statement
 from tests.store.helpers import row, start
@@ -111,7 +114,8 @@ def test_everything_is_there_after_the_first_opening(store: Store) -> None:
     inspector = sa.inspect(store.engine)
     names = set(inspector.get_table_names()) | set(inspector.get_view_names())
     wanted = """flow_runs node_runs artifacts tasks cache_entries execution_trees execution_state
-        snapshots memo messages meta run_log artifact_links inbox"""
+        snapshots memo messages meta run_log artifact_links inbox jobs job_waits task_links
+        task_events agent_starts shared_values"""
     assert names == set(wanted.split())
 
 
@@ -215,3 +219,35 @@ def test_statements_are_compiled_once_and_bind_their_values() -> None:
     assert batches.INSERT_PLAIN_FENCED.names == (*plain, "released", "the_run", "the_epoch")
     for statement in (batches.FINISH, batches.RELEASE, batches.SET_STATUS, batches.SET_CRASHES):
         assert statement.names[-2:] == ("the_run", "the_epoch")
+
+
+def test_links_of_artifacts_are_no_damage(store: Store) -> None:
+    with store.writing() as connection:
+        for number in range(5):
+            connection.execute(
+                sa.insert(schema.artifact_links).values(
+                    artifact_id=f"{number:064}", run_id="r", node_id="n"
+                )
+            )
+    with contextlib.closing(sqlite3.connect(str(store.database.path))) as file:
+        assert quick_check(file, "the file") is None
+        file.execute("PRAGMA ignore_check_constraints = ON")
+        file.execute("INSERT INTO jobs (job_id, status) VALUES ('j', 'odd')")
+        file.execute("PRAGMA ignore_check_constraints = OFF")
+        damage = quick_check(file, "the file")
+    assert damage is not None
+    assert "CHECK constraint failed in jobs" in str(damage)
+    assert "artifact_links" not in str(damage)
+
+
+def test_a_database_with_jobs_is_no_damaged_one(store: Store) -> None:
+    for table in (schema.task_links, schema.job_waits, schema.shared_values):
+        values = {each.name: "1" for each in table.columns if not each.nullable}
+        insert = (
+            f"INSERT INTO {table.name} ({', '.join(values)}) VALUES ({', '.join(values.values())})"
+        )
+        with store.writing() as connection:
+            connection.exec_driver_sql(insert)
+    # Before 3.41 SQLite finds a NULL in a column that stands before one of the key.
+    with store.writing() as connection:
+        assert connection.exec_driver_sql("PRAGMA quick_check").scalars().all() == ["ok"]

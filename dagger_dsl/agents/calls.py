@@ -1,0 +1,136 @@
+"""How an agent is called, with what its parameters ask for; `parameters` says what that is."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from dagger_dsl.agents.definition import AgentDef
+from dagger_dsl.agents.parameters import body_of, method_of, read_parameters
+from dagger_dsl.errors import InputValidationError, OutputError, shown
+from dagger_dsl.model.schema import compile_schema, faults_of
+from dagger_dsl.model.types import misfit
+
+if TYPE_CHECKING:
+    from dagger_dsl.agents.context import TaskContext
+
+__all__ = ["Caller"]
+
+#: Parameters that get something else than the input.
+_GIVEN: Final[Mapping[str, Callable[[TaskContext], Any]]] = {
+    "ctx": lambda ctx: ctx,
+    "task_id": lambda ctx: ctx.task_id,
+    "job_id": lambda ctx: ctx.job_id,
+    "task_manager": lambda ctx: ctx.manager,
+}
+
+
+class Caller:
+    """Calls one agent. A class is made an instance once, by the first call; all calls share it.
+
+    Args:
+        agent: Which.
+
+    Attributes:
+        agent: The same.
+        is_async: Whether its answers are awaited.
+
+    Raises:
+        RegistryError: Its parameters cannot be filled.
+        ConfigurationError: A schema of it is none.
+    """
+
+    def __init__(self, agent: AgentDef) -> None:
+        self.agent = agent
+        target: Any = agent.target
+        function, skip = method_of(target)
+        self._body: Callable[..., Any] | None = None if inspect.isclass(target) else function
+        self._making = threading.Lock()
+        self.is_async = inspect.iscoroutinefunction(function)
+        found = read_parameters(function, agent.name, skip=skip)
+        self._given = {name: _GIVEN[what] for name, what in found.given.items()}
+        self._taken, self._whole, self._open = found.taken, found.whole, found.open
+        self._hints = found.hints
+        name = f"agent {agent.name!r}"
+        self._input = _validator(agent.given_input, f"the input_schema of {name}")
+        self._output = _validator(agent.given_output, f"the output_schema of {name}")
+
+    def check_input(self, value: Any) -> None:
+        """Refuse an input that no call could take.
+
+        Raises:
+            InputValidationError: It does not fit; the message names each field.
+        """
+        name = f"agent {self.agent.name!r}"
+        if self._input is not None:
+            faults = faults_of(self._input, value, "input")
+            if faults:
+                raise InputValidationError(f"{name}: {faults}")
+        if self._whole is not None:
+            fault = misfit(value, self._hints.get(self._whole, Any), "input")
+            if fault is not None:
+                raise InputValidationError(f"{name}: {fault}")
+            return
+        self._fields(value)
+
+    def _fields(self, value: Any) -> dict[str, Any]:
+        """Return the input's parts by the names of the parameters that take them."""
+        name = f"agent {self.agent.name!r}"
+        fields = {} if value is None else value
+        if not isinstance(fields, Mapping):
+            wanted = ", ".join(map(repr, self._taken)) or "nothing"
+            raise InputValidationError(
+                f"{name} takes {wanted} of a mapping, and its input is {shown(value)}; a parameter "
+                "named 'input' gets the whole of it"
+            )
+        missing = [
+            each
+            for each, parameter in self._taken.items()
+            if each not in fields and parameter.default is parameter.empty
+        ]
+        if missing:
+            raise InputValidationError(f"{name}: the input has no {', '.join(map(repr, missing))}")
+        found = {each: fields[each] for each in self._taken if each in fields}
+        for each, part in found.items():
+            fault = misfit(part, self._hints.get(each, Any), f"input[{each!r}]")
+            if fault is not None:
+                raise InputValidationError(f"{name}: {fault}")
+        if self._open:
+            return {**fields, **found}
+        return found
+
+    @property
+    def body(self) -> Callable[..., Any]:
+        """What is called.
+
+        Raises:
+            RegistryError: Its class cannot be made an instance.
+        """
+        if self._body is None:
+            with self._making:
+                if self._body is None:
+                    self._body = body_of(self.agent.target, self.agent.name)
+        return self._body
+
+    def __call__(self, value: Any, ctx: TaskContext) -> Any:
+        """Call it; its answer has to be awaited where `is_async`."""
+        given = {name: make(ctx) for name, make in self._given.items()}
+        taken = self._fields(value) if self._whole is None else {self._whole: value}
+        return self.body(**taken, **given)
+
+    def check_output(self, value: Any) -> None:
+        """Refuse a result that is not what the agent promises.
+
+        Raises:
+            OutputError: It does not fit; the message names each field.
+        """
+        if self._output is not None:
+            faults = faults_of(self._output, value, "result")
+            if faults:
+                raise OutputError(f"agent {self.agent.name!r}: {faults}")
+
+
+def _validator(schema: Mapping[str, Any] | None, what: str) -> Any:
+    return None if schema is None else compile_schema(schema, what)

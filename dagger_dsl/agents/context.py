@@ -1,0 +1,231 @@
+"""`TaskContext`: what an agent is given beside its input."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dagger_dsl.agents.signals import Blocked
+from dagger_dsl.errors import ConfigurationError, InvalidState, shown
+from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus, TaskType
+from dagger_dsl.store.arguments import check_text
+
+if TYPE_CHECKING:
+    from dagger_dsl.agents.job import JobHandle
+    from dagger_dsl.agents.manager import TaskManager
+    from dagger_dsl.agents.state import SharedState
+    from dagger_dsl.engine.workflow import Workflow
+    from dagger_dsl.store.cache import Cache
+    from dagger_dsl.store.task_claims import Claim
+
+__all__ = ["TaskContext"]
+
+
+class TaskContext:
+    """One call of an agent for one task.
+
+    Attributes:
+        manager: The `TaskManager` that runs it.
+        task_id, job_id: The task, and its job.
+        attempt: Which call of the task this is, counted from 1.
+    """
+
+    def __init__(self, manager: TaskManager, claim: Claim) -> None:
+        self.manager: TaskManager = manager
+        self.task_id: str = claim.id
+        self.job_id: str = claim.job_id
+        self.attempt = claim.attempt
+        self._claim = claim
+        self._parks = False
+        self._adds = False
+        self._beaten: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<TaskContext of task {self.task_id!r}, attempt {self.attempt}>"
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same in each call of the task, for effects elsewhere."""
+        return f"{self.job_id}:{self.task_id}"
+
+    @property
+    def task(self) -> Task:
+        """The task as it stands now."""
+        found = self.manager.get_task(self.task_id)
+        if found is None:
+            raise InvalidState(f"task {self.task_id!r} was removed")
+        return found
+
+    @property
+    def job(self) -> JobHandle:
+        """The job that it is of: its tasks, and what it was configured with."""
+        return self.manager.job(self.job_id)
+
+    @property
+    def dependencies(self) -> tuple[str, ...]:
+        """Ids of the tasks that this one needs, those added on its way included."""
+        return self.task.dependencies
+
+    @property
+    def is_rerun(self) -> bool:
+        """Whether the task was called before."""
+        return self.attempt > 1
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the task was cancelled, or given to somebody else; its result would be refused.
+
+        It asks the database; a sync agent that takes long looks at it now and then, and returns.
+        """
+        return not self.manager._jobs.is_current(self._claim.number, self._claim.version)
+
+    @property
+    def cache(self) -> Cache:
+        """What the agents of this process share in its memory."""
+        return self.manager.cache
+
+    @property
+    def state(self) -> SharedState:
+        """What the agents of the job share, in any process and over any restart."""
+        return self.manager.state(self.job_id)
+
+    @property
+    def rejections(self) -> list[str]:
+        """Why results of this task were rejected, the oldest reason first."""
+        return [
+            each.cause
+            for each in self.manager.history(self.task_id)
+            if each.status is TaskStatus.REJECTED
+        ]
+
+    def heartbeat(self) -> bool:
+        """Say that the work goes on, so that the job does not count as stalled.
+
+        Returns:
+            Whether it is wanted: False once the task was cancelled, or given to somebody else.
+            It may be called as often as one likes; it writes at most once in a second, and in a
+            tenth of the manager's heartbeat_interval.
+        """
+        claim, jobs = self._claim, self.manager._jobs
+        now = jobs.now()
+        interval = self.manager.heartbeat_interval
+        rest = 1.0 if interval is None else min(1.0, interval / 10)
+        if self._beaten is not None and 0 <= now - self._beaten < rest:
+            return jobs.is_current(claim.number, claim.version)
+        self._beaten = now
+        return jobs.heartbeat(self.job_id, claim.number, claim.version)
+
+    def set_summary(self, text: str | None) -> None:
+        """Keep a short text with the task, which others see as ``task.summary`` at once.
+
+        Raises:
+            ConfigurationError: It is no text.
+            ConcurrentUpdateError: The task was cancelled, or given to somebody else.
+        """
+        if text is not None:
+            check_text("a summary", text)
+        self.manager._rows.set_summary(self._claim.number, self._claim.version, self.task_id, text)
+
+    def dependency_outputs(self) -> list[Any]:
+        """Return what the tasks gave that this one needs, in order; None where one gave nothing."""
+        return self.manager._reads.outputs_of_needs(self._claim.number)
+
+    def add_task(
+        self,
+        agent: str,
+        input: Any = None,
+        *,
+        description: str = "",
+        task_type: TaskType | str = TaskType.SUBTASK,
+        **more: Any,
+    ) -> str:
+        """Add a task to the job as a part of this one, and return its id.
+
+        Args:
+            agent, input, description, task_type: As in `NewTaskSpec`.
+            **more: Its other options; ``parent`` is this task by default.
+
+        Raises:
+            InvalidState: The job has ended.
+            AgentNotAllowed: The job does not let the agent have tasks.
+        """
+        given = {"parent": self.task_id, **more}
+        spec = NewTaskSpec(agent, input, description=description, task_type=task_type, **given)
+        (task_id,) = self.manager.add_tasks([spec], self.job_id)
+        return task_id
+
+    def add_dependency(self, task_id: str) -> None:
+        """Have this task need another one of its job; it waits for that once it blocks.
+
+        Raises:
+            CycleError: The other one waits for this one.
+        """
+        self.manager.add_dependency(self.task_id, task_id)
+
+    def block(self, on: Sequence[str] = (), reason: str = "") -> NoReturn:
+        """Park the task until what it needs is done; it holds no worker, and is called again.
+
+        It counts neither as a failure nor as a retry. Without anything that it needs it waits for a
+        person: `TaskManager.update_task_status` lets it go on.
+
+        Args:
+            on: Ids of tasks of its job that it needs from now on, too. It fails where there is no
+                such task, or one waits for this one.
+            reason: Why, for people.
+
+        Raises:
+            ConfigurationError: *on* holds no ids.
+        """
+        ids = (on,) if isinstance(on, str) else on
+        if not isinstance(ids, Collection) or not all(isinstance(each, str) for each in ids):
+            raise ConfigurationError(f"block(on=...) takes ids of tasks, not {shown(on)}")
+        raise Blocked(tuple(ids), reason)
+
+    def run_dag(
+        self,
+        dag: Workflow,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run a DAG, or a state machine, as a part of this task, and return what it gives.
+
+        The run is recorded where the task is, as ``<job>:<task>:<name of the DAG>``. When the task
+        is called again, after a crash, a retry or because it was blocked, the run goes on where it
+        stood: what completed is not called again, what failed is tried again, and a run that is
+        completed is returned as it is. Other inputs make another run.
+
+        The task holds its worker meanwhile. Cancelling the task cancels the run; a run that pauses
+        blocks the task, which goes on with it once somebody has set it to ``ready`` again.
+
+        Args:
+            dag: What to run.
+            inputs: Of the run, by name.
+            key: Tells runs of one DAG with equal inputs apart.
+            **options: Those of `RunOptions`, but for where and under which id it is recorded.
+
+        Raises:
+            NodeExecutionError: A node failed; left alone it fails the task, and names the node.
+            RunCancelled, ExecutionTimeout: The run did not end by itself.
+            ValidationError, InputError, ConfigurationError: As `DAG.run`.
+        """
+        from dagger_dsl.agents.runs import TaskRun
+
+        return TaskRun(self, dag, inputs, key, options, "sequential").wait()
+
+    async def run_dag_async(
+        self,
+        dag: Workflow,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run a DAG, or a state machine, as a part of an async agent's task; see `run_dag`.
+
+        The runner is ``asyncio`` by default; the agent's event loop goes on meanwhile.
+        """
+        from dagger_dsl.agents.runs import TaskRun
+
+        return await TaskRun(self, dag, inputs, key, options, "asyncio").wait_async()

@@ -1,0 +1,652 @@
+"""`Crew`: the workers of one process: threads that claim tasks, call agents, and hand in results.
+
+The threads share one desk, and one event loop, on which async agents run: these hold no thread. Who
+has ended a task goes to the desk, hands in what has ended meanwhile, its own and others', and takes
+what may begin, for itself and for those who wait, in one commit; the others do not wait for it but
+where they have nothing to do. Nothing polls while there is work; a crew without any looks at the
+database now and then, as other processes may have added tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import math
+import os
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as OutOfTime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from dagger_dsl.agents.admission import CrewLimits, crew_limits
+from dagger_dsl.agents.context import TaskContext
+from dagger_dsl.agents.signals import Blocked, NeedsMoreInfo
+from dagger_dsl.agents.vigil import Vigil, offset_of
+from dagger_dsl.agents.watch import Watch
+from dagger_dsl.errors import AgentNotFound, NodeTimeout, StoreError
+from dagger_dsl.model.policies import RetryPolicy
+from dagger_dsl.model.tasks import TaskStatus
+from dagger_dsl.retry import decide
+from dagger_dsl.store.notices import listen, of_tasks
+from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
+
+if TYPE_CHECKING:
+    from dagger_dsl.agents.calls import Caller
+    from dagger_dsl.agents.definition import AgentDef
+    from dagger_dsl.agents.manager import TaskManager
+    from dagger_dsl.store.database import Database
+
+__all__ = ["Crew"]
+
+logger = logging.getLogger("dagger_dsl.agents")
+
+#: Seconds between two looks at the database while there is nothing to do: at first, and at most.
+_SOON: Final = 0.01
+_LATER: Final = 0.25
+
+#: Seconds between two tries while nothing can be recorded, at most.
+_LATEST: Final = 5.0
+
+#: Seconds between two looks for workers of this host that have died, at most.
+_PATROL: Final = 0.5
+
+#: Seconds that who stops waits for a commit that goes on.
+_LEAVE: Final = 5.0
+
+#: Seconds between two signs of life, at most: others may have a shorter lease.
+_BEAT: Final = 5.0
+
+#: An agent whose calls take less is quick, in seconds: as long as nothing has ended for this long,
+#: and no task begins that may take longer, endings and claims are kept together for one commit.
+_QUICK: Final = 0.001
+_TOGETHER: Final = 0.005
+
+#: Seconds after which others are given what waits for a call of this crew.
+_TIDY: Final = 0.1
+
+#: Tasks that a crew holds beside those that it runs, at most.
+_AHEAD: Final = 64
+
+#: What the documents' agents fail with to say that their task waits.
+_NEEDS_MORE: Final = "needs_more_info"
+
+
+class Crew:
+    """Threads that run the tasks of some agents.
+
+    Args:
+        manager: Whose.
+        size: Tasks that run at a time.
+        name: What the workers are called in the record; no other crew has it.
+        lease: Seconds without a sign of life after which others may take the tasks over.
+        told: Called with the endings that were recorded, after each commit.
+
+    Attributes:
+        trouble: Why nothing can be recorded now; None where it can.
+    """
+
+    def __init__(
+        self,
+        manager: TaskManager,
+        size: int,
+        name: str,
+        lease: float,
+        told: Callable[[list[Ending]], object] | None = None,
+    ) -> None:
+        self.name = name
+        self.trouble: Exception | None = None
+        self._told = told
+        self._manager = manager
+        self._claims: TaskClaims = manager._claims
+        self._database: Database = manager._store.database
+        self._size = size
+        self._lease = lease
+        self._desk = threading.Condition()
+        self._ended: deque[Ending] = deque()
+        self._claimed: deque[Claim] = deque()
+        self._calls: set[Claim] = set()  # tasks whose agents are being called
+        self._awaited = 0  # those of them on the event loop
+        self._waiting = 0  # threads that have nothing to do
+        self._working = 0  # threads that there are
+        self._at_desk = False
+        self._stopping = False
+        self._over = False
+        self._woken = False
+        self._pause = _SOON
+        self._due = -math.inf  # when to look for tasks whose time has come
+        self._looked_at = -math.inf
+        self._ended_at = 0.0  # the oldest of those that have ended
+        self._paces: dict[str, float] = {}  # seconds of an agent's calls
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._beginning = threading.Lock()
+        self._running: dict[str, Callable[[], object]] = {}
+        self._stop = threading.Event()
+        self._offset = offset_of(name)
+        self._patience = _LATER
+        self._lost = 0
+        self._deaf: Callable[[], object] = bool
+        self._watch = Watch(manager, manager._jobs, name, lease / 3)
+        self._known: dict[str, AgentDef] = {}
+        self._limits: CrewLimits | None = None
+
+    # --- from outside -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._database.locking().try_lock(self._offset)
+        with self._desk:
+            self._call_threads(1)
+        self._begin("patrol", self._look_after)
+        if not self._database.is_memory:
+            self._deaf = listen(of_tasks(self._database), self.wake)
+
+    def _call_threads(self, number: int) -> None:
+        """Wake, or begin, threads; called with the desk's lock."""
+        self._desk.notify(number)
+        for _ in range(min(number - self._waiting, self._size - self._working)):
+            self._working += 1
+            self._begin(str(self._working), self._work)
+
+    def _begin(self, what: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=f"dagger-worker-{what}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop of all async agents, which begins with their first call."""
+        with self._beginning:
+            if self._loop is None:
+                ready = threading.Event()
+                self._begin("loop", partial(self._serve, ready))
+                ready.wait()
+        assert self._loop is not None
+        return self._loop
+
+    def _serve(self, ready: threading.Event) -> None:
+        with asyncio.Runner() as runner:
+            self._loop = loop = runner.get_loop()
+            ready.set()
+            loop.run_forever()
+
+    def wake(self) -> None:
+        """Say that there may be something to do."""
+        with self._desk:
+            self._woken = True
+            self._pause = _SOON
+            self._desk.notify()
+
+    def stop(self, grace: float) -> int:
+        """Begin nothing more; after *grace* seconds give back what has not ended.
+
+        Args:
+            grace: Seconds.
+
+        Returns:
+            How many calls were left behind, in threads that cannot be stopped.
+        """
+        self._deaf()
+        with self._desk:
+            self._stopping = True
+            self._give_back()
+            self._desk.notify_all()
+        self._stop.set()
+        deadline = time.monotonic() + grace
+        workers = [each for each in self._threads if "loop" not in each.name]
+        for each in workers:
+            if each is not threading.current_thread():
+                each.join(max(0.0, deadline - time.monotonic()))
+        with self._desk:
+            self._over = True  # what ends from now on belongs to others
+            self._desk.notify_all()
+            self._desk.wait_for(lambda: not self._at_desk, _LEAVE)
+            self._give_back()
+            endings = list(self._ended)
+            self._ended.clear()
+        for cancel in list(self._running.values()):
+            cancel()
+        with contextlib.suppress(StoreError):
+            if endings:
+                self._tell(endings, self._claims.exchange(self.name, endings)[1])
+            self._claims.rescue(self.name, cause="its worker was stopped")
+        if self._limits is not None:
+            self._limits.close()
+        if self._loop is not None:  # which cancels what is left on it
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            for each in self._threads:
+                if each not in workers:
+                    each.join(1.0)
+        self._database.locking().unlock(self._offset)
+        return len(self._calls)
+
+    def cancel(self, task_id: str) -> None:
+        """Interrupt the call of a task, where it can be: an async one, or one not begun."""
+        with self._desk:
+            dropped = [each for each in self._claimed if each.id == task_id]
+            for each in dropped:
+                self._claimed.remove(each)
+        for each in dropped:
+            self._let_go(each)
+        cancel = self._running.pop(task_id, None)
+        if cancel is not None:
+            cancel()
+
+    @contextlib.contextmanager
+    def interruptible(self, task_id: str, cancel: Callable[[], object]) -> Iterator[None]:
+        """Let `cancel` interrupt what the call of a task is waiting for."""
+        self._running[task_id] = cancel
+        try:
+            yield
+        finally:
+            self._running.pop(task_id, None)
+
+    # --- the desk ---------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            claim = self._next()
+            if claim is None:
+                return
+            ending = self._run(claim)
+            if ending is not None:
+                self._let_go(claim)
+                with self._desk:
+                    self._end(ending)
+
+    def _let_go(self, claim: Claim) -> None:
+        """Give back the room of a task; not with the desk's lock, as others are told of it."""
+        if self._limits is not None:
+            self._limits.ended(claim)
+
+    def _end(self, ending: Ending) -> None:
+        """Keep what is to be handed in; called with the desk's lock."""
+        self._calls.discard(ending.claim)
+        if not self._ended:
+            self._ended_at = time.monotonic()
+        self._ended.append(ending)
+
+    def _next(self) -> Claim | None:
+        """Return what this thread does next, None when it may go home."""
+        with self._desk:
+            while True:
+                if self._over or (self._stopping and not (self._ended or self._awaited)):
+                    return None
+                if self._claimed and not self._must_hand_in(self._claimed[0]):
+                    claim = self._claimed.popleft()
+                    self._calls.add(claim)
+                    return claim
+                if self._at_desk or not (self._ended or self._is_time()):
+                    self._wait()
+                    continue
+                self._go_to_desk()
+
+    def _must_hand_in(self, claim: Claim) -> bool:
+        """Return whether what has ended is recorded before a task begins."""
+        if not self._ended or self._at_desk:
+            return False
+        if self._holds(claim) >= _QUICK:
+            return True
+        return time.monotonic() - self._ended_at >= _TOGETHER
+
+    def _holds(self, claim: Claim) -> float:
+        """Return for how many seconds a task is likely to hold a thread."""
+        pace = self._paces.get(claim.agent)
+        if pace is not None:
+            return pace
+        caller = self._manager._known_caller(claim.agent)
+        return 0.0 if caller is not None and caller.is_async else _QUICK
+
+    def _is_time(self) -> bool:
+        if self._woken:
+            self._woken = False
+            return True
+        return time.monotonic() >= self._looked_at + self._pause
+
+    def _wait(self) -> None:
+        left = self._pause
+        if not self._at_desk:
+            left += self._looked_at - time.monotonic()
+        self._waiting += 1
+        self._desk.wait(max(0.0, left))
+        self._waiting -= 1
+
+    def _go_to_desk(self) -> None:
+        """Hand in and take, without the others; called with the desk's lock, which is lent out."""
+        self._at_desk = True
+        endings = [self._ended.popleft() for _ in range(len(self._ended))]
+        wanted = 0 if self._stopping else self._size - len(self._calls) - len(self._claimed)
+        self._desk.release()
+        claims: list[Claim] = []
+        try:
+            claims = self._exchange(endings, wanted)
+        finally:
+            self._desk.acquire()
+            self._at_desk = False
+            self._looked_at = time.monotonic()
+            self._claimed.extend(claims)
+            self._pause = _SOON if claims or endings else min(_LATER, self._pause * 1.5)
+            if self._stopping:
+                self._give_back()
+            if self._limits is not None and self._limits.next_at is not None and not claims:
+                self._pause = min(_LATER, max(0.0, self._limits.next_at - self._claims.now()))
+            # Calls that are over before another thread is awake need none.
+            takes = sum(map(self._holds, self._claimed))
+            self._call_threads(min(len(self._claimed), int(takes / _QUICK)))
+
+    def _exchange(self, endings: list[Ending], wanted: int) -> list[Claim]:
+        agents, limits = self._agents(), self._limits
+        # What is limited is claimed only when it begins.
+        quick = self._quick() if limits is None else {}
+        ahead = int(_TOGETHER / max(quick.values())) if quick else 0
+        claims: list[Claim] = []
+        if limits is not None:
+            for each in endings:
+                if not each.begun:
+                    limits.ended(each.claim)
+            limits.begin()
+        try:
+            self._look_at_times()
+            if not endings and not self._claims.has_ready(agents):
+                return []  # who has nothing to do must not keep others from writing
+            claims, late, over = self._claims.exchange(
+                self.name,
+                endings,
+                agents=agents,
+                wanted=wanted,
+                ahead=min(ahead, _AHEAD),
+                quick=quick,
+                limits=limits,
+            )
+            self.trouble = None
+        except Exception as error:
+            # Trouble with storage is no result: it is handed in again. Nor is a fault of ours.
+            self._ended.extendleft(reversed(endings))
+            self._trouble(error)
+            return []
+        finally:
+            if limits is not None:
+                limits.settle(claims, wanted)
+        for each in endings:
+            if each.due_at is not None:
+                self._due = min(each.due_at, self._due)
+        if endings:
+            self._tell(endings, late)
+        if over:
+            self._manager._changed()
+        return claims
+
+    def _tell(self, endings: list[Ending], late: list[Ending]) -> None:
+        for each in late:
+            logger.warning(
+                "task %r ended after it was given to somebody else; its outcome is refused",
+                each.claim.id,
+            )
+        if self._told is not None:
+            self._told([each for each in endings if each not in late and each.begun])
+
+    def _agents(self) -> list[str]:
+        """Return the agents that this crew has by now, whose limits it knows."""
+        known = self._manager._agents_here()
+        if known != self._known:
+            self._known = known
+            if self._limits is None:
+                self._limits = crew_limits(known, self._manager.resources, self.wake)
+            else:
+                self._limits.learn(known)
+        return list(known)
+
+    def _quick(self) -> dict[str, float]:
+        """Return the agents whose next call is likely to be over at once, and how long it takes."""
+        return {
+            name: pace
+            for name, pace in tuple(self._paces.items())
+            if pace < _QUICK and not self._manager._caller(name).is_async
+        }
+
+    def _look_at_times(self) -> None:
+        """Make those tasks ready whose time has come, other processes' among them."""
+        now = self._claims.now()
+        if now >= self._due:
+            after = self._claims.wake()
+            self._due = now + _LATER if after is None else min(after, now + _LATER)
+
+    def _trouble(self, error: Exception) -> None:
+        pause = _LATER if self.trouble is None else min(_LATEST, 2 * self._patience)
+        self.trouble, self._patience = error, pause
+        logger.warning(
+            "the tasks cannot be recorded now, which is tried again in %g s: %s",
+            pause,
+            error,
+            exc_info=not isinstance(error, StoreError),
+        )
+        if self._stop.wait(pause):
+            time.sleep(_SOON)
+
+    def _give_back(self) -> None:
+        """Let others have what has not begun; called with the desk's lock."""
+        while self._claimed:
+            self._ended.append(Ending(self._claimed.popleft(), TaskStatus.READY, begun=False))
+
+    def _tidy(self) -> None:
+        """Hand in, and give back, what lies behind a call that takes longer than it used to."""
+        with self._desk:
+            held = self._ended or self._claimed
+            if held and not self._at_desk and time.monotonic() - self._looked_at >= _TIDY:
+                self._give_back()
+                self._go_to_desk()
+
+    # --- one task ---------------------------------------------------------------------------------
+
+    def _run(self, claim: Claim) -> Ending | None:
+        """Call the agent; return what came of it, None where the event loop goes on with it."""
+        ctx = TaskContext(self._manager, claim)
+        begun = time.monotonic()
+        try:
+            caller = self._manager._caller(claim.agent)
+            limit = claim.spec.get("timeout", caller.agent.timeout)
+            value = self._claims.value(*claim.payload)
+            caller.check_input(value)
+            if self._limits is not None:
+                self._limits.check(claim.agent)
+            if caller.is_async:
+                self._send(caller, value, ctx, limit)
+                return None
+            return self._completed(caller, ctx, self._call(caller, value, ctx, limit))
+        except BaseException as error:  # SystemExit, too: it would end this thread, not the task
+            return self._ending(claim, ctx, error, time.monotonic() - begun)
+        finally:
+            took = time.monotonic() - begun
+            before = self._paces.get(claim.agent, took)
+            self._paces[claim.agent] = max(took, before + (took - before) / 5)
+
+    @contextlib.contextmanager
+    def _inside(self, ctx: TaskContext) -> Iterator[None]:
+        limits = self._limits
+        room = contextlib.nullcontext() if limits is None else limits.inside(ctx._claim)
+        with self._manager._inside(ctx), room:
+            yield
+
+    def _call(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> Any:
+        with self._inside(ctx):
+            if limit is None:
+                return caller(value, ctx)
+            return self._within(lambda: caller(value, ctx), ctx, limit)
+
+    def _send(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> None:
+        """Let the event loop call an async agent."""
+        loop = self._event_loop()
+        with self._desk:
+            self._awaited += 1
+        awaited = self._await(caller, value, ctx, limit)
+        context = contextvars.copy_context()
+        loop.call_soon_threadsafe(partial(loop.create_task, awaited, context=context))
+
+    async def _await(
+        self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None
+    ) -> None:
+        task, claim = asyncio.current_task(), ctx._claim
+        assert task is not None
+        loop, begun = task.get_loop(), time.monotonic()
+        self._running[claim.id] = partial(loop.call_soon_threadsafe, task.cancel)
+        ending: Ending | None = None
+        try:
+            with self._inside(ctx):
+                async with asyncio.timeout(limit) as time_limit:
+                    answer = await caller(value, ctx)
+            ending = self._completed(caller, ctx, answer)
+        except asyncio.CancelledError as error:
+            if claim.id in self._running and not self._over:  # by the agent itself
+                failure = RuntimeError(f"the agent was cancelled from inside: {error!r}")
+                ending = self._ending(claim, ctx, failure, time.monotonic() - begun)
+        except BaseException as error:  # SystemExit, too: it would end the loop of all
+            late = isinstance(error, TimeoutError) and time_limit.expired()
+            known = NodeTimeout(claim.id, limit or 0.0) if late else error
+            ending = self._ending(claim, ctx, known, time.monotonic() - begun)
+        finally:
+            self._running.pop(claim.id, None)
+            self._let_go(claim)
+            with self._desk:
+                self._awaited -= 1
+                if ending is None:
+                    self._calls.discard(claim)
+                else:
+                    self._end(ending)
+                self._desk.notify()
+
+    def _completed(self, caller: Caller, ctx: TaskContext, answer: Any) -> Ending:
+        claim = ctx._claim
+        if ctx._parks:  # it has said so, and returned
+            return Ending(claim, TaskStatus.BLOCKED, asks=not ctx._adds)
+        caller.check_output(answer)
+        result = self._claims.encoded(answer, f"the result of task {claim.id!r}")
+        return Ending(claim, TaskStatus.COMPLETED, result)
+
+    def _ending(self, claim: Claim, ctx: TaskContext, error: BaseException, took: float) -> Ending:
+        """Return what becomes of a task whose agent raised something."""
+        if isinstance(error, Blocked):
+            asks = not error.on and not ctx._adds
+            return Ending(claim, TaskStatus.BLOCKED, error=error.reason, needs=error.on, asks=asks)
+        if isinstance(error, StoreError):
+            logger.error(
+                "task %r met trouble with the database and is given back", claim.id, exc_info=error
+            )
+            return Ending(claim, TaskStatus.READY, error="trouble with the database")
+        return self._failed(claim, ctx, error, took)
+
+    def _within(self, call: Callable[[], Any], ctx: TaskContext, limit: float) -> Any:
+        """Make a call in a thread of its own, which is left behind when its time is over."""
+        future: Future[Any] = Future()
+        context = contextvars.copy_context()
+
+        def work() -> None:
+            try:
+                future.set_result(context.run(call))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=work, name=f"dagger-task-{ctx.task_id}", daemon=True).start()
+        try:
+            return future.result(limit)
+        except OutOfTime:
+            if future.done():
+                raise
+            logger.warning(
+                "task %r is left behind in its thread, which cannot be stopped", ctx.task_id
+            )
+            raise NodeTimeout(ctx.task_id, limit) from None
+
+    def _failed(self, claim: Claim, ctx: TaskContext, error: BaseException, took: float) -> Ending:
+        waits = isinstance(error, NeedsMoreInfo) or str(error) == _NEEDS_MORE
+        if waits or ctx._parks:
+            return Ending(claim, TaskStatus.BLOCKED, error=str(error), asks=not ctx._adds)
+        agent = self._manager.registry.task_agents[claim.agent]
+        policy = agent.retry or RetryPolicy(max_attempts=1)
+        if claim.spec.get("max_retries") is not None:
+            policy = policy.with_attempts(claim.spec["max_retries"] + 1)
+        delay = decide(policy, claim.retries + 1, error, took)
+        text = "".join(traceback.format_exception_only(error)).strip()
+        if delay is None:
+            logger.debug("task %r failed", claim.id, exc_info=error)
+            return Ending(claim, TaskStatus.FAILED, error=text)
+        logger.warning("task %r failed (%s), retrying in %.1f s", claim.id, text, delay)
+        return Ending(
+            claim,
+            TaskStatus.PENDING,
+            error=text,
+            due_at=self._claims.now() + delay,
+            retried=True,
+        )
+
+    # --- looking after ----------------------------------------------------------------------------
+
+    def _look_after(self) -> None:
+        """Show that this crew lives, and take over what others leave when they die."""
+        vigil = Vigil(self._database, self.name, _host(), self._lease)
+        looked = beaten = time.monotonic()
+        while not self._stop.wait(min(_TIDY, self._lease / 6)):
+            try:
+                self._tidy()
+                now = time.monotonic()
+                if now - looked < min(_PATROL, self._lease / 6):
+                    continue
+                looked = now
+                if now - beaten >= min(_BEAT, self._lease / 3):
+                    beaten = now
+                    self._beat()
+                self._rescue(vigil)
+                self._watch.look()
+            except Exception as error:  # whatever it is, this thread has to live
+                if self._stop.is_set():
+                    return
+                logger.warning("could not look after jobs and workers: %s", error)
+
+    def _beat(self) -> None:
+        calls = self._calls.copy()
+        if not calls:
+            return
+        lost = len(calls & self._calls) - self._claims.beat(self.name, self._lease)
+        if lost > max(0, self._lost):
+            logger.warning(
+                "tasks that run here were given to other workers, as this process gave no sign of "
+                "life for %g s; what comes of %d calls is refused",
+                self._lease,
+                lost,
+            )
+        self._lost = lost
+
+    def _rescue(self, vigil: Vigil) -> None:
+        for owner, cause in vigil.gone(self._claims.owners()):
+            again = self._claims.rescue(owner, cause=cause)
+            logger.warning("worker %s: %s; %d of its tasks run again", owner, cause, len(again))
+            self.wake()
+
+
+def _host() -> str:
+    from dagger_dsl.store.ownership import this_owner
+
+    owner = this_owner()
+    return owner.boot or owner.host
+
+
+def worker_name() -> str:
+    """Return a name for a crew of this process: no other has it, and others know its host by it."""
+    from dagger_dsl.store.ownership import this_owner
+
+    return f"{os.getpid()}-{this_owner().token[:8]}-{os.urandom(3).hex()}@{_host()}"
+
+
+def agent_missing(name: str, known: list[str]) -> AgentNotFound:
+    """Return what to raise for an agent that nobody has registered."""
+    from dagger_dsl.errors import did_you_mean
+
+    return AgentNotFound(
+        f"no agent {name!r} is registered{did_you_mean(name, known)}; import its module, or "
+        "decorate it with @task_agent"
+    )

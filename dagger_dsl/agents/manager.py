@@ -1,0 +1,570 @@
+"""`TaskManager`: jobs made of tasks, and the workers that run them."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import datetime as dt
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from dagger_dsl._doors import through
+from dagger_dsl.agents.admission import check_memory
+from dagger_dsl.agents.calls import Caller
+from dagger_dsl.agents.context import TaskContext
+from dagger_dsl.agents.crew import Crew, agent_missing, worker_name
+from dagger_dsl.agents.definition import AgentDef
+from dagger_dsl.agents.job import JobHandle
+from dagger_dsl.agents.plugins import load_agents
+from dagger_dsl.agents.state import SharedState
+from dagger_dsl.agents.steering import Steering
+from dagger_dsl.errors import (
+    AgentAlreadyRegistered,
+    ConfigurationError,
+    InvalidState,
+    JobExists,
+    JobNotFound,
+    shown,
+)
+from dagger_dsl.model.policies import as_enum, seconds, whole_number
+from dagger_dsl.model.resources import ResourceTracker, as_tracker
+from dagger_dsl.model.stalls import StallAction
+from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
+from dagger_dsl.registry import Registry, as_registry
+from dagger_dsl.store.artifact_rows import files_kept
+from dagger_dsl.store.cache import Cache
+from dagger_dsl.store.job_upkeep import check_keeping
+from dagger_dsl.store.job_watch import JobWatch
+from dagger_dsl.store.shared_values import SharedValues
+from dagger_dsl.store.storage import Store
+from dagger_dsl.store.task_claims import Ending, TaskClaims
+from dagger_dsl.store.task_people import TaskPeople
+from dagger_dsl.store.task_reads import TaskReads
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["TaskAgentRegistry", "TaskManager"]
+
+#: The call of an agent that is going on in this thread.
+_current: Final[contextvars.ContextVar[TaskContext | None]] = contextvars.ContextVar(
+    "dagger_dsl_task", default=None
+)
+
+
+class TaskAgentRegistry(Registry):
+    """A registry of its own for the agents of a manager; see `Registry`."""
+
+    def register(self, name: str, agent: Any) -> None:  # type: ignore[override]  # the documents' form
+        """Register an agent: a function, a class or an object with ``execute``.
+
+        Raises:
+            AgentAlreadyRegistered: The name is taken.
+        """
+        if name in self.task_agents:
+            raise AgentAlreadyRegistered(
+                f"there is an agent {shown(name)} already; give another name"
+            )
+        if not isinstance(agent, AgentDef):
+            body = getattr(agent, "execute", agent) if not isinstance(agent, type) else agent
+            agent = AgentDef(name=name, target=body)
+        self.register_task_agent(name, agent)
+
+
+class TaskManager(Steering):
+    """Jobs of tasks in one database, and the workers of this process that run them.
+
+    Args:
+        heartbeat_interval: Seconds (or a timedelta) without a sign of life after which a job has
+            stalled; what counts is said in `dagger_dsl.agents.watch`. None never looks.
+        stall_action: What is done about that, once: a `StallAction`, or its name.
+        cache: What the agents of this process share in its memory, as ``ctx.cache`` and
+            `TaskManager.cache`; an empty one by default. What is to outlive the process, or is
+            shared with others, belongs into `state`.
+        registry: Where agents are looked up: a `Registry`, or the module that they are written in;
+            by default the one in force, with the agents that installed packages bring
+            (`load_agents`).
+        database_url: Where tasks are recorded; None for this process's memory only.
+        concurrency: How many tasks run at a time here; the number of CPUs by default, at least 4.
+            0 runs none: other processes do, ``dagger-dsl worker`` among them.
+        agents: The agents that this process runs tasks of; all that are registered by default.
+        lease: Seconds without a sign of life after which another host may take tasks over.
+        keep_jobs, keep_days: Where this process runs tasks, it removes the jobs that have ended
+            beyond so many, and those that ended longer ago; None keeps all.
+        resources: A `ResourceTracker`, shared with runs perhaps: a task is not claimed here before
+            it has room for the call of its agent. None limits nothing.
+
+    Raises:
+        ConfigurationError: An argument cannot be.
+    """
+
+    def __init__(
+        self,
+        heartbeat_interval: float | dt.timedelta | None = 30.0,
+        stall_action: StallAction | str = StallAction.NOTIFY_PLANNING_AGENT,
+        cache: Cache | None = None,
+        registry: Any = None,
+        database_url: str | os.PathLike[str] | None = None,
+        *,
+        concurrency: int | None = None,
+        agents: Sequence[str] | None = None,
+        lease: float | dt.timedelta = 60.0,
+        keep_jobs: int | None = None,
+        keep_days: float | None = None,
+        resources: ResourceTracker | None = None,
+    ) -> None:
+        self.resources = as_tracker(resources)
+        if concurrency is not None:
+            whole_number(concurrency, "concurrency", least=0)
+        if heartbeat_interval is not None:
+            heartbeat_interval = seconds(heartbeat_interval, "heartbeat_interval", zero=False)
+        if not isinstance(cache, Cache | None):
+            raise ConfigurationError(f"cache is a Cache or None, not {shown(cache)}")
+        self.heartbeat_interval = heartbeat_interval
+        self.stall_action = StallAction.of(stall_action)
+        self.cache = Cache() if cache is None else cache
+        self._keep = check_keeping(keep_jobs, keep_days)
+        self.registry = as_registry(registry)
+        if registry is None:
+            load_agents(self.registry)
+        self._store = Store("sqlite::memory:" if database_url is None else database_url)
+        parts = self._store.database, self._store._payloads
+        self._rows, self._reads, self._claims = (
+            TaskPeople(*parts),
+            TaskReads(*parts),
+            TaskClaims(*parts),
+        )
+        self._jobs, self._values = JobWatch(*parts), SharedValues(*parts)
+        self._held = contextlib.ExitStack()
+        self._opened = False
+        self._size = max(4, os.cpu_count() or 1) if concurrency is None else concurrency
+        self._chosen = None if agents is None else tuple(agents)
+        self._lease = seconds(lease, "lease")
+        self._callers: dict[str, Caller] = {}
+        self._crew: Crew | None = None
+        self._lock = threading.Lock()
+        self._listeners: set[Callable[[], object]] = set()
+        self._closed = False
+
+    # --- life -------------------------------------------------------------------------------------
+
+    def __enter__(self) -> TaskManager:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self, grace: float = 10.0) -> int:
+        """Begin nothing more, and give back what has not ended after *grace* seconds.
+
+        What is given back is run by whoever opens the database next.
+
+        Returns:
+            How many calls were left behind, in threads that cannot be stopped.
+        """
+        left = 0
+        with self._lock:
+            self._closed = True
+            crew, self._crew = self._crew, None
+        if crew is not None:
+            left = crew.stop(grace)
+        self._held.close()
+        self._store.close()
+        return left
+
+    def _open(self) -> None:
+        """Let nobody take a file for a leftover that this process has written, and no row names."""
+        with self._lock:
+            if not self._opened:
+                self._held.enter_context(files_kept(self._store.database))
+                self._opened = True
+
+    def work(self, told: Callable[[list[Ending]], object] | None = None) -> None:
+        """Begin to run tasks here, if this manager may; `start_job` does that by itself.
+
+        Args:
+            told: Called with what has ended, after each commit, from the threads that work.
+
+        Raises:
+            AgentNotFound: An agent that it was told to run is not registered.
+            InvalidState: It was closed.
+        """
+        self._open()
+        with self._lock:
+            if self._closed:
+                raise InvalidState("the task manager is closed; make a new one")
+            if self._crew is not None or self._size == 0:
+                return
+            known = self.registry.task_agents
+            for name in self._chosen or ():
+                if name not in known:
+                    raise agent_missing(name, list(known))
+            for name in self._agents_here():
+                self._caller(name).body  # noqa: B018  # what cannot be made says so here
+            self._crew = Crew(self, self._size, worker_name(), self._lease, told)
+            self._crew.start()
+
+    # --- jobs -------------------------------------------------------------------------------------
+
+    def start_job(
+        self,
+        job_id: str,
+        tasks: Sequence[NewTaskSpec] = (),
+        allowed_agents: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | dt.timedelta | None = None,
+    ) -> JobHandle:
+        """Let a job's tasks run, and return its handle; nobody waits for it.
+
+        Args:
+            job_id: Which; tasks may have been added to it before.
+            tasks: More of them.
+            allowed_agents: The agents that its tasks may be given to; None for all.
+            config: Anything to keep with it, of JSON types; None leaves what it has.
+            timeout: Seconds until it is cancelled, by whoever runs tasks of this database then.
+
+        Raises:
+            AgentNotAllowed: It has a task for another agent.
+            AgentNotFound: A task is for an agent that is not registered here, in a process that
+                runs tasks of all agents.
+        """
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        self._make(job_id)
+        if tasks:
+            self.add_tasks(tasks, job_id)
+        self._check_agents(job_id)
+        self._rows.start_job(job_id, timeout=limit, allowed_agents=allowed_agents, config=config)
+        self.work()
+        self._wake()
+        return JobHandle(self, job_id)
+
+    def resume_job(self, job_id: str) -> JobHandle:
+        """Go on with a job that another process began, and return its handle.
+
+        Raises:
+            JobNotFound: There is none.
+            AgentNotFound: As `start_job`.
+        """
+        if self._reads.job(job_id) is None:
+            raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
+        self._check_agents(job_id)
+        self._rows.start_job(job_id)
+        self.work()
+        self._wake()
+        return JobHandle(self, job_id)
+
+    def job(self, job_id: str) -> JobHandle:
+        """Return the handle of a job.
+
+        Raises:
+            JobNotFound: There is none.
+        """
+        if self._reads.job(job_id) is None:
+            raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
+        return JobHandle(self, job_id)
+
+    def cancel_job(self, job_id: str, reason: str = "cancelled") -> None:
+        """Cancel a job with all its tasks that have not ended.
+
+        What runs cannot be stopped in a thread; its result is refused. Async agents are cancelled.
+        """
+        self._interrupt(self._rows.cancel_job(job_id, reason))
+
+    def _check_agents(self, job_id: str) -> None:
+        """Refuse a job whose tasks nobody would ever run, where that is known."""
+        if self._size == 0 or self._chosen is not None:
+            return  # other processes have other agents
+        known = self.registry.task_agents
+        for name in self._reads.agents_of(job_id):
+            if name not in known:
+                raise agent_missing(name, list(known))
+
+    def _make(self, job_id: str) -> None:
+        if self._reads.job(job_id) is None:
+            with contextlib.suppress(JobExists):  # somebody else was quicker
+                self._rows.create_job(job_id)
+
+    # --- tasks ------------------------------------------------------------------------------------
+
+    def add_objective(self, job_id: str, description: str, agent: str, input: Any = None) -> str:
+        """Add the task that says what a job is for, and return its id."""
+        return self.add_task(job_id, description, agent, input=input, task_type=TaskType.OBJECTIVE)
+
+    def add_task(
+        self,
+        job_id: str,
+        description: str,
+        agent: str,
+        *,
+        dependencies: Sequence[str] = (),
+        input: Any = None,
+        parent: str | None = None,
+        acceptance_criteria: str | None = None,
+        task_type: TaskType | str = TaskType.TASK,
+        timeout: float | dt.timedelta | None = None,
+        max_retries: int | None = None,
+        summary: str | None = None,
+        **more: Any,
+    ) -> str:
+        """Add a task to a job, which is made where there is none, and return the task's id.
+
+        Args:
+            job_id: Which job.
+            description, agent, dependencies, input, parent, acceptance_criteria, task_type,
+                timeout, max_retries, summary: As in `NewTaskSpec`.
+            **more: Its other options: priority, effects, on_dependency_failure, key, task_id,
+                retry_count.
+        """
+        spec = NewTaskSpec(
+            agent,
+            input,
+            description=description,
+            dependencies=dependencies,
+            parent=parent,
+            acceptance_criteria=acceptance_criteria,
+            task_type=task_type,
+            timeout=timeout,
+            max_retries=max_retries,
+            summary=summary,
+            **more,
+        )
+        (task_id,) = self.add_tasks([spec], job_id)
+        return task_id
+
+    def add_task_with_type(
+        self,
+        job_id: str,
+        description: str,
+        agent: str,
+        dependencies: Sequence[str] = (),
+        input: Any = None,
+        parent: str | None = None,
+        acceptance_criteria: str | None = None,
+        task_type: TaskType | str = TaskType.TASK,
+        timeout: float | dt.timedelta | None = None,
+        max_retries: int = 0,
+        summary: str | None = None,
+        retry_count: int = 0,
+    ) -> str:
+        """Add a task as document 003 does, by twelve arguments in its order; see `add_task`."""
+        return self.add_task(
+            job_id,
+            description,
+            agent,
+            dependencies=dependencies,
+            input=input,
+            parent=parent,
+            acceptance_criteria=acceptance_criteria,
+            task_type=task_type,
+            timeout=timeout,
+            max_retries=max_retries,
+            summary=summary,
+            retry_count=retry_count,
+        )
+
+    def create_task(self, spec: NewTaskSpec, job_id: str | None = None) -> str:
+        """Add a task, and return its id.
+
+        Args:
+            spec: What to add.
+            job_id: Its job; inside of an agent, by default, the one of its task.
+        """
+        ctx = _current.get()
+        if job_id is None and ctx is not None:
+            job_id = ctx.job_id
+        if job_id is None:
+            raise ConfigurationError("outside of an agent, create_task needs the job_id, too")
+        (task_id,) = self.add_tasks([spec], job_id)
+        return task_id
+
+    def add_tasks(self, specs: Sequence[NewTaskSpec], job_id: str) -> list[str]:
+        """Add tasks to a job, all of them or none, in one commit; return their ids.
+
+        Raises:
+            InputValidationError: An input does not fit its agent, where that is known here.
+            ResourceExhausted: A call of the agent declares more memory than there can ever be room
+                for, likewise.
+            InvalidState: The job has ended.
+            TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
+        """
+        for spec in specs:
+            if not isinstance(spec, NewTaskSpec):
+                raise ConfigurationError(f"a task is a NewTaskSpec, not {shown(spec)}")
+            self._check_input(spec)
+        self._open()
+        self._make(job_id)
+        added = self._rows.add(job_id, specs)
+        self._wake()
+        return added
+
+    def _check_input(self, spec: NewTaskSpec) -> None:
+        if spec.agent in self.registry.task_agents:
+            self._caller(spec.agent).check_input(spec.input)
+            check_memory(self.resources, self.registry.task_agents[spec.agent])
+
+    def _caller(self, name: str) -> Caller:
+        """Return what calls an agent; another one when the agent was registered again."""
+        agent = self.registry.task_agents[name]
+        caller = self._callers.get(name)
+        if caller is None or caller.agent is not agent:
+            caller = self._callers[name] = Caller(agent)
+        return caller
+
+    def _known_caller(self, name: str) -> Caller | None:
+        """Return what calls an agent, if it was called before."""
+        return self._callers.get(name)
+
+    def _agents_here(self) -> dict[str, AgentDef]:
+        """Return the agents that this process runs tasks of, those registered just now as well."""
+        known = self.registry.task_agents
+        chosen = known if self._chosen is None else self._chosen
+        return {name: known[name] for name in chosen if name in known}
+
+    def get_task(self, task_id: str) -> Task | None:
+        """Return a task as it stands; None where there is none."""
+        return self._reads.task(task_id)
+
+    #: Document 003's name.
+    get_task_by_id = get_task
+
+    def tasks(
+        self,
+        job_id: str,
+        *,
+        task_type: TaskType | str | None = None,
+        status: TaskStatus | str | None = None,
+        agent: str | None = None,
+    ) -> list[Task]:
+        """Return the tasks of a job, in the order in which they were added.
+
+        Args:
+            job_id: Which.
+            task_type, status, agent: Only those that are this.
+        """
+        return self._reads.tasks_of(
+            job_id,
+            task_type=None if task_type is None else as_enum(TaskType, task_type, "task_type"),
+            status=None if status is None else _status(status),
+            agent=agent,
+        )
+
+    def children(self, task_id: str) -> list[Task]:
+        """Return the parts of a task, in the order in which they were added.
+
+        Raises:
+            TaskNotFound: There is no such task.
+        """
+        return self._reads.children_of(task_id)
+
+    def get_dependency_outputs(self, task_id: str) -> list[Any]:
+        """Return what the tasks gave that a task needs, in its order.
+
+        Raises:
+            TaskNotFound: There is no such task.
+        """
+        return self._reads.outputs_of(task_id)
+
+    def add_dependency(self, task_id: str, needs: str) -> None:
+        """Let a task need another one of its job, too; see `TaskRows.add_dependency`."""
+        self._rows.add_dependency(task_id, needs)
+        ctx = _current.get()
+        if ctx is not None and ctx.task_id == task_id:
+            ctx._adds = True
+
+    def update_task_status(
+        self,
+        task_id: str,
+        status: TaskStatus | str,
+        *,
+        old: TaskStatus | str | None = None,
+        cause: str = "",
+    ) -> bool:
+        """Change a task's status by hand; return False where it is not *old* any more.
+
+        An agent that blocks its own task says so by this, too: the task is parked once it returns.
+
+        Raises:
+            TaskNotFound: There is none.
+            InvalidState: A task may not go this way.
+        """
+        new = _status(status)
+        ctx = _current.get()
+        if ctx is not None and ctx.task_id == task_id and new is TaskStatus.BLOCKED:
+            ctx._parks = True
+            return True
+        changed = self._rows.set_status(
+            task_id, new, old=None if old is None else _status(old), cause=cause
+        )
+        stopped = changed and new is TaskStatus.CANCELLED
+        self._interrupt([task_id] if stopped else [])
+        return changed
+
+    def state(self, scope: str) -> SharedState:
+        """Return what agents share under a name, of a job under its id; see `SharedState`."""
+        self._open()
+        return SharedState(self._values, scope)
+
+    def history(self, task_id: str) -> list[TaskEvent]:
+        """Return each change of a task's status, in order, with time and cause."""
+        return self._reads.history(task_id)
+
+    def get_dot_graph(self, job_id: str | None = None) -> str:
+        """Return the tasks of a job, or of all jobs, as DOT: parts, needs, and where each stands.
+
+        Raises:
+            JobNotFound: There is no such job.
+        """
+        if job_id is None:
+            tasks = [each for job in reversed(self._reads.jobs()) for each in self.tasks(job.id)]
+            return str(through("job_to_dot")(tasks, None))
+        return str(through("job_to_dot")(self.tasks(job_id), self.job(job_id)._row()))
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _interrupt(self, task_ids: Iterable[str]) -> None:
+        """Stop the calls of tasks, where they can be, and have everybody look again."""
+        for each in task_ids:
+            if self._crew is not None:
+                self._crew.cancel(each)
+        self._wake()
+        self._changed()
+
+    def _wake(self) -> None:
+        if self._crew is not None:
+            self._crew.wake()
+
+    def _changed(self) -> None:
+        """Tell those who wait that a job has ended, or somebody has changed something by hand."""
+        for each in tuple(self._listeners):
+            with contextlib.suppress(RuntimeError):  # an event loop that was closed just now
+                each()
+
+    @contextlib.contextmanager
+    def _listening(self, tell: Callable[[], object]) -> Iterator[None]:
+        """Have *tell* called, from any thread, when it is worth looking at jobs again."""
+        self._listeners.add(tell)
+        try:
+            yield
+        finally:
+            self._listeners.remove(tell)
+
+    @contextlib.contextmanager
+    def _inside(self, ctx: TaskContext) -> Iterator[None]:
+        """Let this thread be in the call of a task."""
+        token = _current.set(ctx)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+
+def _status(value: Any) -> TaskStatus:
+    return as_enum(TaskStatus, value, "status")

@@ -1,0 +1,198 @@
+"""Runs of workflows that belong to a task: begun once, gone on with when the task is called again.
+
+The run is recorded where the task is, under an id that the task gives it. So a task whose worker
+died finds it there, with everything that it had recorded, instead of beginning another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from dagger_dsl import engine
+from dagger_dsl.agents.signals import Blocked
+from dagger_dsl.engine.nested import same_inputs
+from dagger_dsl.engine.workflow import Workflow
+from dagger_dsl.errors import (
+    ConfigurationError,
+    RunExists,
+    RunOwned,
+    RunPaused,
+    shown,
+)
+from dagger_dsl.model.config import RunOptions
+from dagger_dsl.model.tasks import TaskStatus
+
+if TYPE_CHECKING:
+    from dagger_dsl.agents.context import TaskContext
+    from dagger_dsl.engine.control import RunHandle
+    from dagger_dsl.engine.report import RunReport
+
+__all__ = ["TaskRun"]
+
+#: Options that the task settles: where the run is recorded, and what it is called.
+_SETTLED: Final = ("database_url", "run_id", "idempotency_key")
+
+#: Seconds between two looks at whether the task still is this worker's: at first, and at most.
+_SOON: Final = 0.05
+_LATER: Final = 1.0
+
+
+class TaskRun:
+    """One run of a workflow for one call of a task.
+
+    Args:
+        ctx: The call.
+        workflow: A `DAG`, or a state machine.
+        inputs, options: As `DAG.run` takes them.
+        key: Tells this run from others of the same workflow and task.
+        runner: The runner where the options name none.
+
+    Raises:
+        ConfigurationError: One of these cannot be, or is for the task to settle.
+    """
+
+    def __init__(
+        self,
+        ctx: TaskContext,
+        workflow: Workflow,
+        inputs: Mapping[str, Any] | None,
+        key: str | None,
+        options: Mapping[str, Any],
+        runner: str,
+    ) -> None:
+        if not isinstance(workflow, Workflow):
+            raise ConfigurationError(
+                f"a task runs a DAG or a state machine, not {shown(workflow)}; what a `with DAG` "
+                "block or FSM() has made is one"
+            )
+        if key is not None and (not isinstance(key, str) or not key or "\0" in key):
+            raise ConfigurationError(f"key is a text that is not empty, not {shown(key)}")
+        for name in _SETTLED:
+            if name in options:
+                raise ConfigurationError(
+                    f"{name}= is settled by the task, in whose database its runs are recorded; "
+                    "call run() of the workflow itself for a run of its own"
+                )
+        self._ctx = ctx
+        self._workflow = workflow
+        self._inputs = dict(inputs or {})
+        self._settings = _settings(workflow, options, runner)
+        name = f"{ctx.idempotency_key}:{workflow.compile().name}"
+        self._base = name if key is None else f"{name}:{key}"
+
+    # --- beginning --------------------------------------------------------------------------------
+
+    def begin(self) -> RunHandle:
+        """Begin the run, or go on with it.
+
+        Raises:
+            ValidationError, InputError: The workflow cannot run with these inputs.
+            StoreError: It cannot be recorded.
+        """
+        pause = _SOON
+        while True:
+            try:
+                return self._begin()
+            except RunOwned:  # by a worker that had the task before, and has not noticed yet
+                if self.is_lost:
+                    raise
+                time.sleep(pause)
+                pause = min(_LATER, 1.5 * pause)
+
+    def _begin(self) -> RunHandle:
+        workflow, store = self._workflow, self._ctx.manager._store
+        graph, registry = workflow.compile(), workflow.registry
+        with workflow._outside():
+            for name in self._names():
+                settings = attrs.evolve(self._settings, run_id=name)
+                try:
+                    return engine.start(graph, registry, self._inputs, settings, None, store)
+                except RunExists:
+                    stored = store.load_run(name)
+                    if same_inputs(stored.inputs, self._inputs):
+                        secrets = {
+                            key: value
+                            for key, value in self._inputs.items()
+                            if key not in stored.inputs
+                        }
+                        return engine.start_resume(name, registry, self._settings, secrets, store)
+        raise AssertionError("there is always another name")
+
+    def _names(self) -> Iterator[str]:
+        """Yield ids for the run: another one for other inputs."""
+        yield self._base
+        for number in itertools.count(2):
+            yield f"{self._base}~{number}"
+
+    # --- waiting ----------------------------------------------------------------------------------
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the task was cancelled, or belongs to another worker."""
+        ctx = self._ctx
+        task = ctx.manager.get_task(ctx.task_id)
+        return task is None or task.status is not TaskStatus.RUNNING or task.attempts != ctx.attempt
+
+    def wait(self) -> Any:
+        """Run it, and return what it gives, in the thread of a sync agent."""
+        handle = self.begin()
+        pause = _SOON
+        crew = self._ctx.manager._crew
+        stoppable = (
+            nullcontext()
+            if crew is None
+            else crew.interruptible(self._ctx.task_id, lambda: self._cancel(handle))
+        )
+        with stoppable:
+            try:
+                while not handle.wait(pause):
+                    pause = min(_LATER, 1.5 * pause)
+                    if self.is_lost:
+                        self._cancel(handle)
+            except BaseException:
+                self._cancel(handle)
+                raise
+        return self._taken(handle.result())
+
+    async def wait_async(self) -> Any:
+        """Run it, and return what it gives, on the loop of an async agent."""
+        handle = await asyncio.to_thread(self.begin)
+        ended, pause = asyncio.ensure_future(handle), _SOON
+        try:
+            while not (await asyncio.wait({ended}, timeout=pause))[0]:
+                pause = min(_LATER, 1.5 * pause)
+                if await asyncio.to_thread(lambda: self.is_lost):
+                    self._cancel(handle)
+        except BaseException:
+            self._cancel(handle)
+            ended.cancel()
+            raise
+        return self._taken(ended.result())
+
+    @staticmethod
+    def _cancel(handle: RunHandle) -> None:
+        handle.cancel("its task was cancelled, or given to another worker")
+
+    def _taken(self, report: RunReport) -> Any:
+        try:
+            return self._workflow._answer(report, self._settings)
+        except RunPaused as paused:
+            # Whoever decides there lets the task go on, too; until then it holds no worker.
+            why = f"run {paused.run_id} waits: {paused.reason}"
+            raise Blocked((), why) from None
+
+
+def _settings(workflow: Workflow, options: Mapping[str, Any], runner: str) -> RunOptions:
+    given = dict(options)
+    durability = given.pop("durability", None)
+    settings = workflow._run_options(given, runner)
+    if durability is None:
+        return settings
+    return attrs.evolve(settings, durability=durability)

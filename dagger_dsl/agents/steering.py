@@ -1,0 +1,106 @@
+"""`Steering`: the calls of a `TaskManager` by which people decide what becomes of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from dagger_dsl.errors import InvalidState
+from dagger_dsl.model.tasks import TaskStatus
+
+if TYPE_CHECKING:
+    from dagger_dsl.store.task_people import TaskPeople
+
+__all__ = ["Steering"]
+
+
+class Steering:
+    """What people do with tasks; the manager adds where these are."""
+
+    _rows: TaskPeople
+
+    def accept(self, task_id: str, note: str = "accepted") -> None:
+        """Say that a completed task's result is good; nothing of it can be changed any more.
+
+        Args:
+            task_id: Which.
+            note: For its history.
+
+        Raises:
+            TaskNotFound: There is none.
+            InvalidState: It is not completed.
+        """
+        self._rows.set_status(task_id, TaskStatus.ACCEPTED, cause=note)
+        self._interrupt(())
+
+    def reject(self, task_id: str, reason: str) -> None:
+        """Say that a completed task's result is not good enough.
+
+        What needs it and has not begun waits; `retry` lets the task be made again, and its agent
+        finds the reason by `TaskContext.rejections`.
+
+        Raises:
+            TaskNotFound: There is none.
+            InvalidState: It is not completed.
+        """
+        self._rows.set_status(task_id, TaskStatus.REJECTED, cause=reason, error=reason)
+        self._interrupt(())
+
+    def retry(self, task_id: str, cause: str = "tried again") -> None:
+        """Let a task that has ended, or waits for a person, be called again.
+
+        It has all its retries before it. What failed for it starts over, and what needs it and has
+        not begun waits for it. A result that it has counts as rejected.
+
+        Raises:
+            TaskNotFound: There is none.
+            InvalidState: It was accepted, or goes on already.
+        """
+        self._rows.retry(task_id, cause)
+        self._interrupt(())
+
+    def cancel_task(
+        self, task_id: str, subtree: bool = True, reason: str = "cancelled"
+    ) -> list[str]:
+        """Cancel a task, and return the ids of all tasks that are cancelled by that.
+
+        What needs one of them fails, or runs all the same, as it was told to. A call that goes on
+        is interrupted where it is async; a sync one sees `TaskContext.is_cancelled`.
+
+        Args:
+            task_id: Which.
+            subtree: Its parts that have not ended, and theirs, too.
+            reason: Why, for its history.
+
+        Raises:
+            TaskNotFound: There is none.
+            InvalidState: It has ended, and so have its parts.
+        """
+        cancelled, ran = self._rows.cancel_tree(task_id, subtree, reason)
+        self._interrupt(ran)
+        return cancelled
+
+    def pause(self, task_id: str, cause: str = "paused") -> None:
+        """Let a task that has not begun wait for `resume`.
+
+        Raises:
+            TaskNotFound: There is none.
+            InvalidState: It runs, or has ended.
+        """
+        self._rows.set_status(task_id, TaskStatus.PAUSED, cause=cause)
+        self._interrupt(())
+
+    def resume(self, task_id: str, cause: str = "resumed") -> None:
+        """Let a paused task go on.
+
+        Raises:
+            TaskNotFound: There is none.
+            InvalidState: It is not paused.
+        """
+        if not self._rows.set_status(task_id, TaskStatus.READY, old=TaskStatus.PAUSED, cause=cause):
+            raise InvalidState(f"task {task_id!r} is not paused; retry() is for those that ended")
+        self._interrupt(())
+
+    def _interrupt(self, task_ids: Iterable[str]) -> None:
+        """Stop the calls of tasks, where they can be, and have everybody look again."""
+        raise NotImplementedError

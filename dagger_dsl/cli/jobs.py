@@ -1,0 +1,237 @@
+"""``jobs``, ``job``, ``task``: jobs of tasks, and what people do with them."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from dagger_dsl.cli.common import OK, command_line, existing_store
+from dagger_dsl.cli.screen import Screen
+from dagger_dsl.engine.words import count
+from dagger_dsl.errors import JobNotFound, TaskNotFound, shown
+from dagger_dsl.model.excerpt import excerpt
+from dagger_dsl.model.tasks import TaskStatus
+from dagger_dsl.model.text import first_line, printable
+from dagger_dsl.model.values import to_shown
+
+if TYPE_CHECKING:
+    from dagger_dsl.agents.manager import TaskManager
+    from dagger_dsl.model.tasks import Task
+    from dagger_dsl.store.task_reads import StoredJob
+
+__all__ = ["job", "jobs", "task"]
+
+#: What a task becomes by each command, and how that is told.
+_BECOMES: Final = {
+    "retry": (TaskStatus.READY, "is tried again"),
+    "cancel": (TaskStatus.CANCELLED, "is cancelled"),
+    "accept": (TaskStatus.ACCEPTED, "is accepted"),
+    "reject": (TaskStatus.REJECTED, "is rejected"),
+}
+
+#: Ids that are named when none is like the one that was given.
+_NAMED: Final = 3
+
+#: Characters of a value.
+_VALUE: Final = 2_000
+
+
+@contextmanager
+def _manager(database: str) -> Iterator[TaskManager]:
+    """Open a database that is there; no task is run here."""
+    with existing_store(database):
+        pass
+    from dagger_dsl.agents.manager import TaskManager
+
+    with TaskManager(database_url=database, concurrency=0) as manager:
+        yield manager
+
+
+def jobs(arguments: argparse.Namespace, screen: Screen) -> int:
+    """List jobs, the newest first."""
+    with _manager(arguments.db) as manager:
+        found = manager._reads.jobs()
+    if arguments.status is not None:
+        found = [each for each in found if each.status == arguments.status]
+    found = found[: arguments.limit]
+    if screen.as_json:
+        screen.json([_job_plain(each) for each in found])
+        return OK
+    if not found:
+        screen.result("no jobs")
+        return OK
+    rows: list[tuple[object, ...]] = [("job", "status", "unfinished", "failed", "created", "note")]
+    for each in found:
+        created = each.created_at.strftime("%Y-%m-%d %H:%M:%S")
+        name, note = printable(each.id), first_line(each.error)
+        rows.append((name, str(each.status), each.unfinished, each.failed, created, note))
+    screen.table(rows)
+    return OK
+
+
+def job(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Show or cancel a job."""
+    job_id = arguments.job_id
+    with _manager(arguments.db) as manager:
+        row = manager._reads.job(job_id)
+        if row is None:
+            known = (each.id for each in manager._reads.jobs())
+            raise JobNotFound(_missing("job", job_id, known, arguments.db, manager))
+        if arguments.action == "cancel":
+            return _cancel_job(manager, arguments, screen)
+        tasks = manager.tasks(job_id)
+    if screen.as_json:
+        screen.json({**_job_plain(row), "tasks": [_task_plain(each) for each in tasks]})
+        return OK
+    from dagger_dsl.views.job_listing import job_lines, job_tree
+
+    if screen.is_rich:
+        screen.console.print(job_tree(tasks, row, None))
+    else:
+        for line in job_lines(tasks, row, None):
+            screen.result(line)
+    for each in tasks:
+        if each.status is TaskStatus.BLOCKED and not _waits(each, tasks):
+            screen.say(f"task {printable(each.id)} waits for a person; let it go on, or not, by:")
+            for action in ("retry", "cancel"):
+                screen.say(f"  {command_line(arguments.db, 'task', action, each.id)}")
+    return OK
+
+
+def _cancel_job(manager: TaskManager, arguments: argparse.Namespace, screen: Screen) -> int:
+    job_id = arguments.job_id
+    applied = not manager.job(job_id).is_finished
+    manager.cancel_job(job_id, arguments.reason or "cancelled")
+    status = str(manager.job(job_id).status)
+    if screen.as_json:
+        screen.json({"job_id": job_id, "applied": applied, "status": status})
+    elif applied:
+        screen.result(f"job {job_id} is cancelled")
+    else:
+        screen.result(f"job {job_id} is {status} already; nothing is left to cancel")
+    return OK
+
+
+def task(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Show a task, or decide about it."""
+    task_id = arguments.task_id
+    with _manager(arguments.db) as manager:
+        found = manager.get_task(task_id)
+        if found is None:
+            known = (each.id for row in manager._reads.jobs() for each in manager.tasks(row.id))
+            raise TaskNotFound(_missing("task", task_id, known, arguments.db, manager))
+        if arguments.action == "show":
+            return _show_task(manager, found, screen)
+        new, told = _BECOMES[arguments.action]
+        manager.update_task_status(task_id, new, cause=arguments.reason or f"{new} by hand")
+        after = manager.get_task(task_id)
+    status = "removed" if after is None else str(after.status)
+    if screen.as_json:
+        command = f"task {arguments.action}"
+        screen.json({"task_id": task_id, "command": command, "applied": True, "status": status})
+    else:
+        screen.result(f"task {task_id} {told}" + (f" ({status})" if status != new else ""))
+    return OK
+
+
+def _show_task(manager: TaskManager, found: Task, screen: Screen) -> int:
+    history = manager.history(found.id)
+    if screen.as_json:
+        events = [
+            {
+                "status": str(each.status),
+                "at": each.at.isoformat(),
+                "cause": each.cause,
+                "worker": each.worker,
+                "attempt": each.attempt,
+            }
+            for each in history
+        ]
+        screen.json({**_task_plain(found), "history": events})
+        return OK
+    from dagger_dsl.views.job_listing import notes_of
+
+    known = {each.id: each for each in manager.tasks(found.job_id)}
+    title = f"task {printable(found.id)} of job {printable(found.job_id)}"
+    calls = count(found.attempts, "call")
+    screen.result(f"{title}: {found.status}, agent {printable(found.agent)}, {calls}")
+    for name in ("description", "parent", "acceptance_criteria", "summary", "worker"):
+        if getattr(found, name):
+            screen.result(f"{name.replace('_', ' ')}: {first_line(getattr(found, name), 500)}")
+    if found.dependencies:
+        screen.result(f"needs: {', '.join(map(printable, found.dependencies))}")
+    screen.result(f"input = {printable(excerpt(found.input, _VALUE)[0], lines=True)}")
+    if found.status in (TaskStatus.COMPLETED, TaskStatus.ACCEPTED, TaskStatus.REJECTED):
+        screen.result(f"output = {printable(excerpt(found.output, _VALUE)[0], lines=True)}")
+    for note in notes_of(found, known):
+        screen.result(note)
+    rows: list[tuple[object, ...]] = [("at", "status", "call", "cause", "worker")]
+    for each in history:
+        at, cause, call = (
+            each.at.isoformat(" ", "milliseconds"),
+            first_line(each.cause),
+            each.attempt,
+        )
+        rows.append((at[:23], str(each.status), call or "", cause, printable(each.worker)))
+    screen.table(rows)
+    return OK
+
+
+def _waits(task: Task, tasks: Iterable[Task]) -> bool:
+    done = {each.id for each in tasks if each.status in (TaskStatus.COMPLETED, TaskStatus.ACCEPTED)}
+    return any(each not in done for each in task.dependencies)
+
+
+def _missing(
+    what: str, given: str, known: Iterable[str], database: str, manager: TaskManager
+) -> str:
+    """Return that there is none of this id: what could be meant, and what lists them all."""
+    ids = list(known)
+    close = difflib.get_close_matches(given[:1_000], ids, n=1)
+    meant = "; this"
+    if close:
+        meant = f"; did you mean {shown(close[0])}? This"
+    elif ids:
+        meant = f"; there are {', '.join(shown(each) for each in ids[:_NAMED])}. This"
+    where = manager._store.database.where
+    line = command_line(database, "jobs")
+    return f"{where} has no {what} {shown(given)}{meant} lists the jobs:\n  {line}"
+
+
+def _job_plain(row: StoredJob) -> dict[str, Any]:
+    return {
+        "job_id": row.id,
+        "status": str(row.status),
+        "unfinished": row.unfinished,
+        "failed": row.failed,
+        "error": row.error,
+        "created_at": row.created_at.isoformat(),
+        "updated_at": row.updated_at.isoformat(),
+    }
+
+
+def _task_plain(task: Task) -> dict[str, Any]:
+    return {
+        "task_id": task.id,
+        "job_id": task.job_id,
+        "agent": task.agent,
+        "status": str(task.status),
+        "type": str(task.task_type),
+        "description": task.description,
+        "parent": task.parent,
+        "dependencies": list(task.dependencies),
+        "input": to_shown(task.input),
+        "output": to_shown(task.output),
+        "error": task.error,
+        "priority": task.priority,
+        "effects": str(task.effects),
+        "attempts": task.attempts,
+        "retry_count": task.retry_count,
+        "worker": task.worker,
+        "created_at": task.created_at.isoformat(),
+        "started_at": None if task.started_at is None else task.started_at.isoformat(),
+        "finished_at": None if task.finished_at is None else task.finished_at.isoformat(),
+    }

@@ -1,0 +1,262 @@
+"""`TaskReads`: jobs and tasks of a database as values, and the base of all that touch them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import orjson
+
+from dagger_dsl.errors import TaskNotFound, shown
+from dagger_dsl.model.policies import Effects
+from dagger_dsl.model.tasks import (
+    JobStatus,
+    OnDependencyFailure,
+    Task,
+    TaskEvent,
+    TaskStatus,
+    TaskType,
+)
+from dagger_dsl.store import task_statements as sql
+from dagger_dsl.store.arguments import check_text
+from dagger_dsl.store.database import Database
+from dagger_dsl.store.payloads import Payloads
+from dagger_dsl.store.task_steps import utc
+from dagger_dsl.store.transactions import column_moment, read
+
+__all__ = ["StoredJob", "TaskReads", "TaskTable", "stored_job"]
+
+
+@attrs.frozen(eq=False)
+class StoredJob:
+    """A job as it stood when it was read.
+
+    Attributes:
+        id: Its id.
+        status: A `JobStatus`.
+        unfinished, failed: How many of its tasks have not ended, and have failed.
+        allowed_agents: The agents that its tasks may be given to; None for all.
+        config: What it was started with.
+        deadline: Seconds since 1970 after which it is cancelled; None for no limit.
+        error: Why it ended as it did; empty where there is nothing to say.
+        created_at, updated_at: UTC.
+    """
+
+    id: str
+    status: JobStatus
+    unfinished: int
+    failed: int
+    allowed_agents: tuple[str, ...] | None
+    config: Mapping[str, Any]
+    deadline: float | None
+    error: str
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+class TaskTable:
+    """What reads and writes the tasks of one database.
+
+    Args:
+        database, payloads: What the store is made of.
+        clock: Seconds since 1970; when a task that failed is ready again outlives processes, so it
+            is told by the time of day.
+    """
+
+    def __init__(
+        self, database: Database, payloads: Payloads, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._database = database
+        self._payloads = payloads
+        self._clock = clock
+
+    def now(self) -> float:
+        """Return the time, in seconds since 1970, by the clock that decides when tasks are due."""
+        return self._clock()
+
+    def value(self, inline: bytes | None, artifact_id: str | None) -> Any:
+        """Return a stored value."""
+        text = None if inline is None else bytes(inline).decode()
+        return self._payloads.decode(text, artifact_id)
+
+    def encoded(self, value: Any, what: str) -> tuple[bytes | None, str | None, int]:
+        """Return where an encoded value goes: inline, or the id and size of an artifact."""
+        text, artifact_id, size = self._payloads.encode(value, what)
+        return (None if text is None else text.encode()), artifact_id, size
+
+
+class TaskReads(TaskTable):
+    """Reads the jobs and tasks of one database."""
+
+    def job(self, job_id: str) -> StoredJob | None:
+        """Return a job as it stands; None where there is none."""
+        check_text("a job's id", job_id)
+        rows = read(self._database, sql.JOB, (job_id,))
+        return stored_job(rows[0]) if rows else None
+
+    def jobs(self) -> list[StoredJob]:
+        """Return all jobs, the newest first."""
+        return [stored_job(row) for row in read(self._database, sql.JOBS, ())]
+
+    def task(self, task_id: str) -> Task | None:
+        """Return a task as it stands; None where there is none."""
+        check_text("a task's id", task_id)
+        rows = read(self._database, sql.ONE_TASK, (task_id,))
+        if not rows:
+            return None
+        return self._task(rows[0], self._needed(rows[0][0]))
+
+    def tasks_of(
+        self,
+        job_id: str,
+        *,
+        task_type: TaskType | None = None,
+        status: TaskStatus | None = None,
+        agent: str | None = None,
+    ) -> list[Task]:
+        """Return the tasks of a job, in the order in which they were added.
+
+        Args:
+            job_id: Which.
+            task_type, status, agent: Only those that are this.
+        """
+        check_text("a job's id", job_id)
+        needs = defaultdict(list)
+        for number, name in read(self._database, sql.LINKS_OF_JOB, (job_id,)):
+            needs[number].append(str(name))
+        rows = read(self._database, sql.TASKS_OF_JOB, (job_id,))
+        return [
+            self._task(row, needs.get(row[0], ()))
+            for row in rows
+            if (agent is None or row[3] == agent)
+            and (status is None or row[4] == status)
+            and (task_type is None or _type_of(row[23]) is task_type)
+        ]
+
+    def children_of(self, task_id: str) -> list[Task]:
+        """Return the parts of a task, in the order in which they were added.
+
+        Raises:
+            TaskNotFound: There is no such task.
+        """
+        check_text("a task's id", task_id)
+        rows = read(self._database, sql.BY_ID, (task_id,))
+        if not rows:
+            raise TaskNotFound(f"there is no task {shown(task_id)}")
+        parts = read(self._database, sql.PARTS, (rows[0][4], task_id))
+        return [self._task(row, self._needed(row[0])) for row in parts]
+
+    def _needed(self, number: int) -> list[str]:
+        return [str(name) for (name,) in read(self._database, sql.NEEDED_IDS, (number,))]
+
+    def agents_of(self, job_id: str) -> list[str]:
+        """Return the names of the agents that a job has tasks for."""
+        check_text("a job's id", job_id)
+        return [str(name) for (name,) in read(self._database, sql.AGENTS_OF_JOB, (job_id,))]
+
+    def mark(self, job_id: str) -> tuple[int, int]:
+        """Return two numbers that are others after any change of a job's tasks."""
+        ((many, versions),) = read(self._database, sql.MARK, (job_id,))
+        return many, versions or 0
+
+    def outputs_of_needs(self, number: int) -> list[Any]:
+        """Return what the tasks gave that one needs, in its order; None where one gave nothing."""
+        return [
+            self.value(result, artifact_id)
+            for _, _, result, artifact_id in read(self._database, sql.OUTPUTS, (number,))
+        ]
+
+    def outputs_of(self, task_id: str) -> list[Any]:
+        """Return what the tasks gave that one needs, by its id.
+
+        Raises:
+            TaskNotFound: There is none.
+        """
+        check_text("a task's id", task_id)
+        rows = read(self._database, sql.BY_ID, (task_id,))
+        if not rows:
+            raise TaskNotFound(f"there is no task {shown(task_id)}")
+        return self.outputs_of_needs(int(rows[0][0]))
+
+    def history(self, task_id: str) -> list[TaskEvent]:
+        """Return each change of a task's status, in order.
+
+        Raises:
+            TaskNotFound: There is none.
+        """
+        check_text("a task's id", task_id)
+        rows = read(self._database, sql.BY_ID, (task_id,))
+        if not rows:
+            raise TaskNotFound(f"there is no task {shown(task_id)}")
+        return [
+            TaskEvent(task_id, TaskStatus(status), utc(at), cause, worker, attempt)
+            for _, status, at, cause, worker, attempt in read(
+                self._database, sql.EVENTS, (rows[0][0],)
+            )
+        ]
+
+    def history_of(self, job_id: str) -> list[TaskEvent]:
+        """Return each change of the status of a job's tasks, in order."""
+        check_text("a job's id", job_id)
+        return [
+            TaskEvent(str(name), TaskStatus(status), utc(at), cause, worker, attempt)
+            for name, status, at, cause, worker, attempt in read(
+                self._database, sql.EVENTS_OF_JOB, (job_id,)
+            )
+        ]
+
+    def _task(self, row: Sequence[Any], needs: Sequence[str]) -> Task:
+        spec = orjson.loads(row[23]) if row[23] else {}
+        return Task(
+            id=row[1],
+            job_id=row[2],
+            agent=row[3],
+            status=TaskStatus(row[4]),
+            task_type=TaskType(spec.get("task_type", "task")),
+            description=spec.get("description", ""),
+            acceptance_criteria=spec.get("acceptance_criteria"),
+            summary=spec.get("summary"),
+            parent=row[5],
+            dependencies=tuple(needs),
+            input=self.value(row[6], row[7]),
+            output=self.value(row[8], row[9]),
+            error=row[10] or "",
+            priority=row[11],
+            timeout=spec.get("timeout"),
+            max_retries=spec.get("max_retries"),
+            effects=Effects(row[12]),
+            on_dependency_failure=OnDependencyFailure("run" if row[13] else "fail"),
+            key=row[14],
+            attempts=row[15],
+            retry_count=row[16],
+            worker=row[17] or "",
+            version=row[18],
+            created_at=column_moment(row[19]),
+            updated_at=max([column_moment(row[20]), *(utc(each) for each in row[21:23] if each)]),
+            started_at=None if row[21] is None else utc(row[21]),
+            finished_at=None if row[22] is None else utc(row[22]),
+        )
+
+
+def _type_of(spec: str | None) -> TaskType:
+    return TaskType((orjson.loads(spec) if spec else {}).get("task_type", "task"))
+
+
+def stored_job(row: Sequence[Any]) -> StoredJob:
+    allowed = None if row[4] is None else tuple(orjson.loads(row[4]))
+    return StoredJob(
+        id=row[0],
+        status=JobStatus(row[1]),
+        unfinished=row[2],
+        failed=row[3],
+        allowed_agents=allowed,
+        config=orjson.loads(row[5]) if row[5] else {},
+        deadline=row[6],
+        error=row[7] or "",
+        created_at=column_moment(row[8]),
+        updated_at=column_moment(row[9]),
+    )

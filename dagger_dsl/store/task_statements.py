@@ -1,0 +1,480 @@
+"""The statements of `dagger_dsl.store.tasks`, compiled once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from dagger_dsl.store.schema import jobs, task_events, task_links, tasks
+from dagger_dsl.store.transactions import Statement
+
+
+def _bind(name: str, kind: Any) -> sa.BindParameter[Any]:
+    return sa.bindparam(name, type_=kind)
+
+
+_number = _bind("the_task", sa.Integer())
+_job = _bind("the_job", sa.Text())
+_now = _bind("the_time", tasks.c.updated_at.type)
+_next_version = tasks.c.version + sa.literal_column("1")
+
+TASK_COLUMNS: Final = (
+    "public_id",
+    "job_id",
+    "parent_id",
+    "status",
+    "agent_type",
+    "priority",
+    "payload",
+    "created_at",
+    "updated_at",
+    "payload_artifact_id",
+    "spec",
+    "effects",
+    "retries",
+    "waits",
+    "runs_anyway",
+    "lane",
+)
+INSERT_TASK: Final = Statement(
+    sa.insert(tasks)
+    .values({name: _bind(name, tasks.c[name].type) for name in TASK_COLUMNS})
+    .inline()
+)
+INSERT_LINK: Final = Statement(
+    sa.insert(task_links)
+    .values({name: _bind(name, sa.Integer()) for name in ("task_id", "needs_id", "position")})
+    .inline()
+)
+EVENT_COLUMNS: Final = ("task_id", "status", "at", "cause", "worker", "attempt")
+INSERT_EVENT: Final = Statement(
+    sa.insert(task_events)
+    .values({name: _bind(name, task_events.c[name].type) for name in EVENT_COLUMNS})
+    .inline()
+)
+LAST: Final = Statement(sa.select(sa.func.max(tasks.c.task_id)))
+ADDED_EVENTS: Final = Statement(
+    sa.insert(task_events).from_select(
+        ["task_id", "status", "at", "cause"],
+        sa.select(
+            tasks.c.task_id,
+            tasks.c.status,
+            _bind("the_moment", sa.Double()),
+            sa.literal_column("'added'"),
+        ).where(tasks.c.task_id > _number, tasks.c.job_id == _job),
+    )
+)
+EVENTS_OF_JOB: Final = Statement(
+    sa.select(
+        tasks.c.public_id,
+        task_events.c.status,
+        task_events.c.at,
+        task_events.c.cause,
+        task_events.c.worker,
+        task_events.c.attempt,
+    )
+    .where(task_events.c.task_id == tasks.c.task_id, tasks.c.job_id == _job)
+    .order_by(task_events.c.event_id)
+)
+
+JOB_COLUMNS: Final = (
+    "job_id",
+    "status",
+    "allowed_agents",
+    "config",
+    "deadline",
+    "active_at",
+    "created_at",
+    "updated_at",
+)
+INSERT_JOB: Final = Statement(
+    sa.insert(jobs).values({name: _bind(name, jobs.c[name].type) for name in JOB_COLUMNS}).inline()
+)
+JOB_ROW: Final = (
+    jobs.c.job_id,
+    jobs.c.status,
+    jobs.c.unfinished,
+    jobs.c.failed,
+    jobs.c.allowed_agents,
+    jobs.c.config,
+    jobs.c.deadline,
+    jobs.c.error,
+    jobs.c.created_at,
+    jobs.c.updated_at,
+)
+JOB: Final = Statement(sa.select(*JOB_ROW).where(jobs.c.job_id == _job))
+JOBS: Final = Statement(sa.select(*JOB_ROW).order_by(jobs.c.created_at.desc(), jobs.c.job_id))
+JOB_STATUS: Final = Statement(
+    sa.select(jobs.c.status).where(jobs.c.job_id == _job).with_for_update()
+)
+SET_JOB: Final = Statement(
+    sa.update(jobs)
+    .where(jobs.c.job_id == _job)
+    .values(
+        status=_bind("new_status", sa.Text()),
+        error=_bind("new_error", sa.Text()),
+        deadline=_bind("new_deadline", sa.Double()),
+        active_at=_bind("the_moment", sa.Double()),
+        updated_at=_now,
+    )
+)
+COUNT_JOB: Final = Statement(
+    sa.update(jobs)
+    .where(jobs.c.job_id == _job)
+    .values(
+        unfinished=jobs.c.unfinished + _bind("more_unfinished", sa.Integer()),
+        failed=jobs.c.failed + _bind("more_failed", sa.Integer()),
+        active_at=_bind("the_moment", sa.Double()),
+        stalled_at=sa.null(),
+    )
+)
+JOB_COUNTS: Final = Statement(
+    sa.select(jobs.c.status, jobs.c.unfinished, jobs.c.failed).where(jobs.c.job_id == _job)
+)
+SETTLE_JOB: Final = Statement(
+    sa.update(jobs)
+    .where(jobs.c.job_id == _job)
+    .values(
+        status=_bind("new_status", sa.Text()),
+        # What a person tries again later has no limit any more.
+        deadline=sa.case(
+            (jobs.c.unfinished > sa.literal_column("0"), jobs.c.deadline), else_=sa.null()
+        ),
+        updated_at=_now,
+    )
+)
+
+READY_COLUMNS: Final = (
+    tasks.c.task_id,
+    tasks.c.public_id,
+    tasks.c.job_id,
+    tasks.c.agent_type,
+    tasks.c.version,
+    tasks.c.attempt,
+    tasks.c.retries,
+    tasks.c.effects,
+    tasks.c.parent_id,
+    tasks.c.priority,
+    tasks.c.payload,
+    tasks.c.payload_artifact_id,
+    tasks.c.spec,
+    tasks.c.lane,
+)
+_other = tasks.alias("other")
+FREE_LANE: Final = sa.or_(
+    tasks.c.lane.is_(None),
+    ~sa.exists().where(
+        _other.c.lane == tasks.c.lane, _other.c.status == sa.literal_column("'running'")
+    ),
+)
+FIRST_READY: Final = Statement(
+    sa.select(*READY_COLUMNS)
+    .where(
+        tasks.c.status == sa.literal_column("'ready'"),
+        tasks.c.agent_type == _bind("the_agent", sa.Text()),
+        FREE_LANE,
+    )
+    .order_by(tasks.c.priority.desc(), tasks.c.task_id)
+    .limit(_bind("the_limit", sa.Integer()))
+    .offset(_bind("the_first", sa.Integer()))
+)
+ANY_READY: Final = Statement(
+    sa.select(tasks.c.task_id)
+    .where(
+        tasks.c.status == sa.literal_column("'ready'"),
+        tasks.c.agent_type == _bind("the_agent", sa.Text()),
+    )
+    .limit(_bind("the_limit", sa.Integer()))
+    .offset(_bind("the_first", sa.Integer()))
+)
+
+
+@functools.cache
+def left_of(agents: int) -> Statement:
+    """Return what reads a row where a task of so many agents may be called without anybody's help.
+
+    All of it is one statement: between two, a task that runs could end and make another one ready.
+    """
+    names = [_bind(f"agent_{number}", sa.Text()) for number in range(agents)]
+    ours = tasks.c.agent_type.in_(names)
+    ready = tasks.c.status == sa.literal_column("'ready'")
+    pending = tasks.c.status == sa.literal_column("'pending'")
+    places = (ready, tasks.c.owner.is_not(None), sa.and_(tasks.c.due_at.is_not(None), pending))
+    found = [sa.exists().where(ours, each) for each in places]
+    return Statement(sa.select(sa.literal_column("1")).where(sa.or_(*found)))
+
+
+def left_values(agents: Sequence[str]) -> list[str]:
+    """Return the values of `left_of` for these agents."""
+    named = {f"agent_{number}": name for number, name in enumerate(agents)}
+    return left_of(len(agents)).in_order(named)
+
+
+TAKE: Final = Statement(
+    sa.update(tasks)
+    .where(
+        tasks.c.task_id == _number,
+        tasks.c.version == _bind("the_version", sa.Integer()),
+        tasks.c.status == sa.literal_column("'ready'"),
+    )
+    .values(
+        status=sa.literal_column("'running'"),
+        owner=_bind("the_worker", sa.Text()),
+        attempt=tasks.c.attempt + sa.literal_column("1"),
+        started_at=_bind("the_moment", sa.Double()),
+        version=_next_version,
+    )
+)
+END: Final = Statement(
+    sa.update(tasks)
+    .where(
+        tasks.c.task_id == _number,
+        tasks.c.version == _bind("the_version", sa.Integer()),
+        tasks.c.status == sa.literal_column("'running'"),
+    )
+    .values(
+        status=_bind("new_status", sa.Text()),
+        result=_bind("new_result", sa.LargeBinary()),
+        result_artifact_id=_bind("new_artifact", sa.Text()),
+        error=_bind("new_error", sa.Text()),
+        due_at=_bind("new_due", sa.Double()),
+        retries=tasks.c.retries + _bind("more_retries", sa.Integer()),
+        attempt=tasks.c.attempt - _bind("less_attempts", sa.Integer()),
+        finished_at=_bind("the_moment", sa.Double()),
+        owner=sa.null(),
+        lease_expires_at=sa.null(),
+        version=_next_version,
+    )
+)
+_needing = sa.select(task_links.c.task_id).where(task_links.c.needs_id == _number)
+DEPENDENTS: Final = Statement(
+    sa.select(tasks.c.task_id, tasks.c.status, tasks.c.waits, tasks.c.due_at, tasks.c.runs_anyway)
+    .where(tasks.c.task_id.in_(_needing))
+    .order_by(tasks.c.task_id)
+    .with_for_update()  # where two that it needs may end at once
+)
+SATISFY: Final = Statement(
+    sa.update(tasks)
+    .where(tasks.c.task_id == _number)
+    .values(
+        waits=tasks.c.waits - sa.literal_column("1"),
+        status=_bind("new_status", sa.Text()),
+        version=_next_version,
+    )
+)
+CHANGE: Final = Statement(
+    sa.update(tasks)
+    .where(tasks.c.task_id == _number)
+    .values(
+        status=_bind("new_status", sa.Text()),
+        error=_bind("new_error", sa.Text()),
+        waits=sa.func.coalesce(_bind("new_waits", sa.Integer()), tasks.c.waits),
+        due_at=_bind("new_due", sa.Double()),
+        owner=sa.null(),
+        lease_expires_at=sa.null(),
+        version=_next_version,
+        updated_at=_now,
+    )
+)
+DUE: Final = Statement(
+    sa.select(tasks.c.task_id, tasks.c.waits, tasks.c.due_at)
+    .where(tasks.c.due_at.is_not(None), tasks.c.status == sa.literal_column("'pending'"))
+    .order_by(tasks.c.due_at)
+    .limit(_bind("the_limit", sa.Integer()))
+    .offset(_bind("the_first", sa.Integer()))
+)
+WAKE: Final = Statement(
+    sa.update(tasks)
+    .where(tasks.c.task_id == _number)
+    .values(due_at=sa.null(), status=_bind("new_status", sa.Text()), version=_next_version)
+)
+_startable = (
+    tasks.c.job_id == _job,
+    tasks.c.status == sa.literal_column("'pending'"),
+    tasks.c.waits == sa.literal_column("0"),
+    tasks.c.due_at.is_(None),
+)
+STARTED_EVENTS: Final = Statement(
+    sa.insert(task_events).from_select(
+        ["task_id", "status", "at", "cause"],
+        sa.select(
+            tasks.c.task_id,
+            sa.literal_column("'ready'"),
+            _bind("the_moment", sa.Double()),
+            sa.literal_column("'its job was started'"),
+        )
+        .where(*_startable)
+        .order_by(tasks.c.task_id),
+    )
+)
+START: Final = Statement(
+    sa.update(tasks)
+    .where(*_startable)
+    .values(status=sa.literal_column("'ready'"), version=_next_version, updated_at=_now)
+)
+BY_ID: Final = Statement(
+    sa.select(
+        tasks.c.task_id,
+        tasks.c.status,
+        tasks.c.waits,
+        tasks.c.version,
+        tasks.c.job_id,
+        tasks.c.attempt,
+        tasks.c.due_at,
+        tasks.c.runs_anyway,
+    ).where(tasks.c.public_id == _bind("the_id", sa.Text()))
+)
+NEEDS: Final = Statement(
+    sa.select(task_links.c.needs_id, tasks.c.status)
+    .join(tasks, tasks.c.task_id == task_links.c.needs_id)
+    .where(task_links.c.task_id == _number)
+    .order_by(task_links.c.position)
+)
+LAST_LINK: Final = Statement(
+    sa.select(sa.func.max(task_links.c.position)).where(task_links.c.task_id == _number)
+)
+TASK_ROW: Final = (
+    tasks.c.task_id,
+    tasks.c.public_id,
+    tasks.c.job_id,
+    tasks.c.agent_type,
+    tasks.c.status,
+    tasks.c.parent_id,
+    tasks.c.payload,
+    tasks.c.payload_artifact_id,
+    tasks.c.result,
+    tasks.c.result_artifact_id,
+    tasks.c.error,
+    tasks.c.priority,
+    tasks.c.effects,
+    tasks.c.runs_anyway,
+    tasks.c.lane,
+    tasks.c.attempt,
+    tasks.c.retries,
+    tasks.c.owner,
+    tasks.c.version,
+    tasks.c.created_at,
+    tasks.c.updated_at,
+    tasks.c.started_at,
+    tasks.c.finished_at,
+    tasks.c.spec,
+)
+ONE_TASK: Final = Statement(
+    sa.select(*TASK_ROW).where(tasks.c.public_id == _bind("the_id", sa.Text()))
+)
+TASKS_OF_JOB: Final = Statement(
+    sa.select(*TASK_ROW).where(tasks.c.job_id == _job).order_by(tasks.c.task_id)
+)
+PARTS: Final = Statement(
+    sa.select(*TASK_ROW)
+    .where(tasks.c.job_id == _job, tasks.c.parent_id == _bind("the_parent", sa.Text()))
+    .order_by(tasks.c.task_id)
+)
+NEEDED_IDS: Final = Statement(
+    sa.select(tasks.c.public_id)
+    .join(task_links, tasks.c.task_id == task_links.c.needs_id)
+    .where(task_links.c.task_id == _number)
+    .order_by(task_links.c.position)
+)
+LINKS_OF_JOB: Final = Statement(
+    sa.select(task_links.c.task_id, tasks.c.public_id)
+    .join(tasks, tasks.c.task_id == task_links.c.needs_id)
+    .where(tasks.c.job_id == _job)
+    .order_by(task_links.c.task_id, task_links.c.position)
+)
+OUTPUTS: Final = Statement(
+    sa.select(tasks.c.public_id, tasks.c.status, tasks.c.result, tasks.c.result_artifact_id)
+    .join(task_links, tasks.c.task_id == task_links.c.needs_id)
+    .where(task_links.c.task_id == _number)
+    .order_by(task_links.c.position)
+)
+EVENTS: Final = Statement(
+    sa.select(*(task_events.c[name] for name in EVENT_COLUMNS))
+    .where(task_events.c.task_id == _number)
+    .order_by(task_events.c.event_id)
+)
+OF_OWNER: Final = Statement(
+    sa.select(tasks.c.task_id, tasks.c.public_id, tasks.c.effects, tasks.c.job_id)
+    .where(tasks.c.owner == _bind("the_worker", sa.Text()))
+    .order_by(tasks.c.task_id)
+)
+OWNERS: Final = Statement(
+    sa.select(
+        tasks.c.owner,
+        sa.func.sum(tasks.c.beat),
+        sa.func.sum(tasks.c.version),
+        sa.func.sum(tasks.c.task_id),
+    )
+    .where(tasks.c.owner.is_not(None))
+    .group_by(tasks.c.owner)
+)
+DEATHS: Final = Statement(
+    sa.select(sa.func.count()).where(
+        task_events.c.task_id == _number, task_events.c.cause == _bind("the_cause", sa.Text())
+    )
+)
+AGENTS_OF_JOB: Final = Statement(
+    sa.select(tasks.c.agent_type).where(tasks.c.job_id == _job).distinct()
+)
+MARK: Final = Statement(
+    sa.select(sa.func.count(), sa.func.sum(tasks.c.version)).where(tasks.c.job_id == _job)
+)
+SET_ALLOWED: Final = Statement(
+    sa.update(jobs)
+    .values(allowed_agents=_bind("new_agents", sa.Text()))
+    .where(jobs.c.job_id == _job)
+)
+SET_CONFIG: Final = Statement(
+    sa.update(jobs).values(config=_bind("new_config", sa.Text())).where(jobs.c.job_id == _job)
+)
+UNFINISHED_OF_JOB: Final = Statement(
+    sa.select(tasks.c.task_id, tasks.c.public_id, tasks.c.status)
+    .where(
+        tasks.c.job_id == _job,
+        tasks.c.status.in_(
+            [
+                sa.literal_column(f"'{each}'")
+                for each in ("pending", "blocked", "ready", "running", "paused")
+            ]
+        ),
+    )
+    .order_by(tasks.c.task_id)
+)
+NEW_TASKS: Final = Statement(
+    sa.select(tasks.c.task_id, tasks.c.public_id).where(
+        tasks.c.task_id > _number, tasks.c.job_id == _job
+    )
+)
+
+
+def _one(column: sa.Column[Any]) -> Statement:
+    return Statement(sa.select(column).where(tasks.c.task_id == _number))
+
+
+ERROR: Final = _one(tasks.c.error)
+VERSION: Final = Statement(
+    sa.select(tasks.c.version).where(tasks.c.task_id == _number).with_for_update()
+)
+NAME: Final = _one(tasks.c.public_id)
+RUNS_ANYWAY: Final = _one(tasks.c.runs_anyway)
+LINK: Final = Statement(
+    sa.select(task_links.c.position).where(
+        task_links.c.task_id == _number, task_links.c.needs_id == _bind("the_other", sa.Integer())
+    )
+)
+SET_WAITS: Final = Statement(
+    sa.update(tasks)
+    .values(waits=_bind("new_waits", sa.Integer()))
+    .where(tasks.c.task_id == _number)
+)
+BEAT: Final = Statement(
+    sa.update(tasks)
+    .where(tasks.c.owner == _bind("the_worker", sa.Text()))
+    .values(
+        beat=tasks.c.beat + sa.literal_column("1"),
+        lease_expires_at=_bind("the_lease", tasks.c.lease_expires_at.type),
+    )
+)

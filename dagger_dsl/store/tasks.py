@@ -1,0 +1,435 @@
+"""`TaskRows`: the tasks of jobs in a database: made, added, steered.
+
+Every change is one transaction, in which what follows from it is done, too; see `task_steps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from graphlib import CycleError as FoundCycle
+from graphlib import TopologicalSorter
+from typing import Any, Final
+
+from dagger_dsl.errors import (
+    AgentNotAllowed,
+    ConcurrentUpdateError,
+    ConfigurationError,
+    CycleError,
+    InvalidState,
+    JobExists,
+    JobNotFound,
+    TaskExists,
+    TaskNotFound,
+    shown,
+)
+from dagger_dsl.model.ids import new_id
+from dagger_dsl.model.tasks import (
+    UNFINISHED,
+    JobStatus,
+    NewTaskSpec,
+    OnDependencyFailure,
+    TaskStatus,
+    TaskType,
+)
+from dagger_dsl.store import task_statements as sql
+from dagger_dsl.store.arguments import check_new_name
+from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
+from dagger_dsl.store.task_reads import StoredJob, TaskTable, stored_job
+from dagger_dsl.store.task_steps import (
+    DEAD,
+    DONE,
+    LOST,
+    add_link,
+    cancel_tasks,
+    count_job,
+    follow,
+    job_status,
+    json_text,
+    set_job,
+    set_status,
+    settle_jobs,
+    steer,
+    task_row,
+    utc,
+    wait_again,
+)
+from dagger_dsl.store.transactions import Transaction, run_transaction
+
+__all__ = ["TaskRows"]
+
+
+class TaskRows(TaskTable):
+    """The tasks and jobs of one database, as those see them who make and steer them."""
+
+    # -- jobs
+
+    def create_job(
+        self,
+        job_id: str,
+        *,
+        allowed_agents: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record a job that is not started yet.
+
+        Raises:
+            JobExists: The id is taken.
+        """
+        check_new_name("a job's id", job_id)
+        now = self._clock()
+        allowed = None if allowed_agents is None else _names_text(allowed_agents)
+        row = (
+            job_id,
+            "created",
+            allowed,
+            _config_text({} if config is None else config),
+            None,
+            now,
+            utc(now),
+            utc(now),
+        )
+
+        def insert(tx: Transaction) -> None:
+            if tx.rows(sql.JOB, (job_id,)):
+                raise JobExists(f"there is a job {shown(job_id)} already; give another id")
+            tx.execute(sql.INSERT_JOB, row)
+
+        run_transaction(self._database, insert)
+
+    def start_job(
+        self,
+        job_id: str,
+        *,
+        timeout: float | None = None,
+        allowed_agents: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Let the tasks of a job be claimed from now on.
+
+        Args:
+            job_id: Which; one that has ended goes on with what is left of it.
+            timeout: Seconds until it is cancelled; None leaves one that runs its limit.
+            allowed_agents: The agents that its tasks may be given to; None leaves that as it is.
+            config: Anything to keep with it, of JSON types; None leaves what it has.
+
+        Raises:
+            JobNotFound: There is none.
+            AgentNotAllowed: It has a task for another agent.
+            ConfigurationError: *config* is not of JSON types, or *allowed_agents* are no names.
+        """
+        now = self._clock()
+        allowed = None if allowed_agents is None else _names_text(allowed_agents)
+        kept = None if config is None else _config_text(config)
+
+        def start(tx: Transaction) -> None:
+            job_status(tx, job_id)
+            if kept is not None:
+                tx.execute(sql.SET_CONFIG, (kept, job_id))
+            if allowed_agents is not None:
+                for (agent,) in tx.rows(sql.AGENTS_OF_JOB, (job_id,)):
+                    _check_agent(job_id, str(agent), allowed_agents)
+                tx.execute(sql.SET_ALLOWED, (allowed, job_id))
+            before = stored_job(tx.rows(sql.JOB, (job_id,))[0])
+            left = before.deadline if before.status is JobStatus.RUNNING else None
+            deadline = left if timeout is None else now + timeout
+            set_job(tx, job_id, "running", None, deadline, now)
+            named = {"the_job": job_id, "the_moment": now, "the_time": utc(now)}
+            tx.execute(sql.STARTED_EVENTS, sql.STARTED_EVENTS.in_order(named))
+            tx.execute(sql.START, sql.START.in_order(named))
+            if tx.rows(sql.AGENTS_OF_JOB, (job_id,)):  # one without tasks waits for some
+                settle_jobs(tx, (job_id,), now)
+
+        run_transaction(self._database, start)
+
+    def cancel_job(self, job_id: str, reason: str = "") -> list[str]:
+        """Cancel a job with all its tasks that have not ended; return the ids of those that ran.
+
+        Raises:
+            JobNotFound: There is none.
+        """
+        now = self._clock()
+        ran: list[str] = []
+
+        def cancel(tx: Transaction) -> None:
+            ran[:] = cancel_tasks(tx, job_id, reason, now)
+
+        run_transaction(self._database, cancel)
+        return ran
+
+    # -- adding
+
+    def add(self, job_id: str, specs: Sequence[NewTaskSpec]) -> list[str]:
+        """Add tasks, all of them or none, and return their ids.
+
+        What they need, and what they are parts of, are tasks of the same job, new ones among them.
+
+        Raises:
+            JobNotFound: There is no such job.
+            InvalidState: The job has ended.
+            TaskExists: An id is taken.
+            TaskNotFound: A dependency, or a parent, is no task of the job.
+            CycleError: They would wait for each other, or be parts of each other.
+            AgentNotAllowed: The job does not let the agent have tasks.
+            EncodingError: An input has no stored form.
+        """
+        if not specs:
+            return []
+        _check_cycles(specs)
+        ids = [spec.task_id or new_id() for spec in specs]
+        encoded = [
+            self.encoded(spec.input, f"the input of task {id_!r}")
+            for id_, spec in zip(ids, specs, strict=True)
+        ]
+        now = self._clock()
+
+        def insert(tx: Transaction) -> None:
+            rows = tx.rows(sql.JOB, (job_id,))
+            if not rows:
+                raise JobNotFound(f"there is no job {shown(job_id)}; start_job() makes one")
+            job = stored_job(rows[0])
+            if job.status not in (JobStatus.CREATED, JobStatus.RUNNING):
+                raise InvalidState(
+                    f"job {job_id!r} is {job.status} and takes no more tasks; start a new job"
+                )
+            for spec in specs:
+                if job.allowed_agents is not None:
+                    _check_agent(job_id, spec.agent, job.allowed_agents)
+            self._insert(tx, job, ids, specs, encoded, now)
+
+        run_transaction(self._database, insert, pages=2 + len(specs) // 4)
+        return ids
+
+    def _insert(
+        self,
+        tx: Transaction,
+        job: StoredJob,
+        ids: Sequence[str],
+        specs: Sequence[NewTaskSpec],
+        encoded: Sequence[tuple[bytes | None, str | None, int]],
+        now: float,
+    ) -> None:
+        new = {*ids}
+        if len(new) < len(ids):
+            raise TaskExists("two of the tasks have one id; give each its own, or leave them out")
+        known = self._known(tx, job.id, specs, new)
+        last = tx.scalar(sql.LAST, ()) or 0
+        at, rows, sizes = utc(now), [], {}
+        for id_, spec, (inline, artifact_id, size) in zip(ids, specs, encoded, strict=True):
+            if artifact_id is not None:
+                sizes[artifact_id] = size
+            anyway = spec.on_dependency_failure is OnDependencyFailure.RUN
+            satisfied = (*DONE, *DEAD) if anyway else DONE
+            waits = sum(
+                each in new or known[each][1] not in satisfied for each in spec.dependencies
+            )
+            ready = not waits and job.status is JobStatus.RUNNING
+            rows.append(
+                (
+                    id_,
+                    job.id,
+                    spec.parent,
+                    "ready" if ready else "pending",
+                    spec.agent,
+                    spec.priority,
+                    inline,
+                    at,
+                    at,
+                    artifact_id,
+                    _spec_text(spec),
+                    str(spec.effects),
+                    spec.retry_count,
+                    waits,
+                    int(anyway),
+                    spec.key,
+                )
+            )
+        if sizes:
+            files = [file_row(*each) for each in sizes.items()]
+            tx.execute_many(INSERT_ARTIFACT(self._database.dialect), files)
+        tx.execute_many(sql.INSERT_TASK, rows)
+        named = {"the_moment": now, "the_task": last, "the_job": job.id}
+        tx.execute(sql.ADDED_EVENTS, sql.ADDED_EVENTS.in_order(named))
+        count_job(tx, job.id, len(specs), 0, now)
+        linked = [pair for pair in zip(ids, specs, strict=True) if pair[1].dependencies]
+        if not linked:
+            return
+        numbers = {name: number for name, (number, _) in known.items()}
+        numbers.update(
+            (public_id, number) for number, public_id in tx.rows(sql.NEW_TASKS, (last, job.id))
+        )
+        links = [
+            (numbers[id_], numbers[each], position)
+            for id_, spec in linked
+            for position, each in enumerate(spec.dependencies)
+        ]
+        tx.execute_many(sql.INSERT_LINK, links)
+        dead = {each for each, (_, status) in known.items() if status in DEAD}
+        for id_, spec in linked:
+            if spec.on_dependency_failure is OnDependencyFailure.FAIL and dead & {
+                *spec.dependencies
+            }:
+                number = numbers[id_]
+                set_status(tx, number, TaskStatus.FAILED, now, error=LOST, cause=LOST)
+                count_job(tx, job.id, -1, 1, now)
+                follow(tx, job.id, number, "failed", now)
+        if dead:
+            settle_jobs(tx, (job.id,), now)
+
+    @staticmethod
+    def _known(
+        tx: Transaction, job_id: str, specs: Sequence[NewTaskSpec], new: set[str]
+    ) -> dict[str, tuple[int, str]]:
+        """Return number and status of the tasks that are there already and are named here."""
+        for each in {spec.task_id for spec in specs if spec.task_id is not None}:
+            if tx.rows(sql.BY_ID, (each,)):
+                raise TaskExists(f"there is a task {shown(each)} already; leave its id out")
+        wanted = {each for spec in specs for each in spec.dependencies}
+        wanted |= {spec.parent for spec in specs if spec.parent is not None}
+        known = {}
+        for each in wanted - new:
+            rows = tx.rows(sql.BY_ID, (each,))
+            if not rows or rows[0][4] != job_id:
+                raise TaskNotFound(
+                    f"job {job_id!r} has no task {shown(each)}; a task can only need, and be part "
+                    "of, tasks of its own job"
+                )
+            known[each] = (int(rows[0][0]), str(rows[0][1]))
+        return known
+
+    # -- steering
+
+    def set_status(
+        self,
+        task_id: str,
+        new: TaskStatus,
+        *,
+        old: TaskStatus | None = None,
+        version: int | None = None,
+        cause: str = "",
+        error: str = "",
+    ) -> bool:
+        """Change a task's status by hand; return False where it is not *old* any more.
+
+        A task that is tried again starts those over that failed for it.
+
+        Args:
+            task_id: Which.
+            new: What it becomes.
+            old: What it has to be, None for whatever it is.
+            version: The version that it has to have.
+            cause: Why, for its history.
+            error: What is kept with the task as its error.
+
+        Raises:
+            TaskNotFound: There is none.
+            InvalidState: A task may not go this way.
+            ConcurrentUpdateError: It has another version.
+        """
+        now = self._clock()
+        changed = False
+
+        def change(tx: Transaction) -> None:
+            nonlocal changed
+            row = task_row(tx, task_id)
+            changed = old is None or row[1] == old
+            if not changed:
+                return
+            if version is not None and row[3] != version:
+                raise ConcurrentUpdateError(
+                    f"task {task_id!r} has version {row[3]}, not {version}: somebody has changed "
+                    "it; read it again"
+                )
+            steer(tx, task_id, row, new, now, cause=cause, error=error)
+
+        run_transaction(self._database, change)
+        return changed
+
+    @staticmethod
+    def _lost(tx: Transaction, number: int) -> str:
+        """Return in words which tasks that one needs cannot come any more."""
+        lost = [(each, status) for each, status in tx.rows(sql.NEEDS, (number,)) if status in DEAD]
+        return ", ".join(f"{tx.scalar(sql.NAME, (each,))!r}, which is {how}" for each, how in lost)
+
+    def add_dependency(self, task_id: str, needs: str) -> None:
+        """Let a task wait for another one of its job, too.
+
+        A task that runs goes on; it waits when it parks itself.
+
+        Raises:
+            TaskNotFound: There is no such task in the job.
+            CycleError: The other one waits for this one.
+            InvalidState: The task has ended.
+        """
+        now = self._clock()
+
+        def link(tx: Transaction) -> None:
+            row = task_row(tx, task_id)
+            number, status, job_id = row[0], TaskStatus(row[1]), str(row[4])
+            if status not in UNFINISHED:
+                raise InvalidState(f"task {task_id!r} is {status} and waits for nothing any more")
+            add_link(tx, number, task_id, job_id, needs)
+            if (
+                status is not TaskStatus.RUNNING
+            ):  # one that runs looks at what it needs when it parks itself
+                wait_again(tx, job_id, number, status, now)
+
+        run_transaction(self._database, link)
+
+
+_SPEC_FIELDS: Final = (
+    "description",
+    "task_type",
+    "acceptance_criteria",
+    "summary",
+    "timeout",
+    "max_retries",
+)
+
+
+def _spec_text(spec: NewTaskSpec) -> str | None:
+    """Return what nothing is looked up by; most tasks have little of it."""
+    given = {name: getattr(spec, name) for name in _SPEC_FIELDS}
+    given["task_type"] = str(spec.task_type) if spec.task_type is not TaskType.TASK else None
+    given["description"] = spec.description or None
+    kept = {name: value for name, value in given.items() if value is not None}
+    return json_text(kept) if kept else None
+
+
+def _config_text(config: Any) -> str:
+    fault = "" if isinstance(config, Mapping) else f", not {shown(config)}"
+    if not fault:
+        try:
+            return json_text(dict(config))
+        except (TypeError, ValueError) as error:  # what orjson raises
+            fault = f": {error}"
+    raise ConfigurationError(f"a job's config is a mapping of names to values of JSON{fault}")
+
+
+def _names_text(names: Any) -> str:
+    wrong = isinstance(names, str) or not isinstance(names, Iterable)
+    found = [] if wrong else list(names)
+    if wrong or not all(isinstance(each, str) for each in found):
+        raise ConfigurationError(f"allowed_agents are a list of names, not {shown(names)}")
+    return json_text(found)
+
+
+def _check_cycles(specs: Sequence[NewTaskSpec]) -> None:
+    ids = {spec.task_id for spec in specs}
+    needs = {spec.task_id: spec.dependencies for spec in specs if spec.dependencies}
+    parts = {spec.task_id: (spec.parent,) for spec in specs if spec.parent is not None}
+    for links in (needs, parts):
+        inside = {name: [each for each in found if each in ids] for name, found in links.items()}
+        if not any(inside.values()):
+            continue
+        try:
+            TopologicalSorter(inside).prepare()
+        except FoundCycle as error:
+            raise CycleError([str(each) for each in reversed(error.args[1])]) from None
+
+
+def _check_agent(job_id: str, agent: str, allowed: Sequence[str]) -> None:
+    if agent not in allowed:
+        raise AgentNotAllowed(
+            f"job {job_id!r} has no task for agent {agent!r}: it allows {', '.join(allowed)}; "
+            "name it in allowed_agents"
+        )

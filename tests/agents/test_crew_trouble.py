@@ -1,0 +1,170 @@
+"""The threads of a process go on, whatever agents and other processes do."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagger_dsl import Registry, task_agent
+from dagger_dsl.agents.context import TaskContext
+from dagger_dsl.agents.manager import TaskManager
+from dagger_dsl.model.policies import Effects
+from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskStatus
+
+#: Seconds that nothing here takes, however busy the machine is.
+LONG = 60.0
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:{tmp_path / 'tasks.db'}?synchronous=NORMAL"
+
+
+@pytest.fixture
+def manager(registry: Registry, url: str) -> Iterator[TaskManager]:
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as made:
+        yield made
+
+
+def task_of(manager: TaskManager, task_id: str) -> Task:
+    found = manager.get_task(task_id)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_agent_that_exits_fails_its_task_and_others_go_on(
+    manager: TaskManager, registry: Registry, is_async: bool
+) -> None:
+    @task_agent(name="leave", registry=registry)
+    def leave() -> None:
+        sys.exit(3)
+
+    @task_agent(name="leave_async", registry=registry)
+    async def leave_async() -> None:
+        raise SystemExit(3)
+
+    @task_agent(registry=registry)
+    async def stay() -> int:
+        return 1
+
+    name = "leave_async" if is_async else "leave"
+    first, second = manager.add_tasks([NewTaskSpec(name), NewTaskSpec("stay")], "j")
+    assert manager.start_job("j").result(LONG) is JobStatus.FAILED
+    assert task_of(manager, first).error == "SystemExit: 3"
+    assert task_of(manager, second).output == 1
+
+
+@pytest.mark.parametrize("needs", ["nowhere", "itself"])
+def test_a_task_that_waits_for_what_cannot_be_fails_alone(
+    manager: TaskManager, registry: Registry, needs: str
+) -> None:
+    @task_agent(registry=registry)
+    def wait(ctx: TaskContext) -> None:
+        ctx.block(on=[ctx.task_id if needs == "itself" else needs])
+
+    @task_agent(registry=registry)
+    def work() -> int:
+        return 1
+
+    first, second = manager.add_tasks([NewTaskSpec("wait"), NewTaskSpec("work")], "j")
+    assert manager.start_job("j").result(LONG) is JobStatus.FAILED
+    error = "CycleError" if needs == "itself" else "TaskNotFound: there is no task 'nowhere'"
+    assert task_of(manager, first).error.startswith(error)
+    assert task_of(manager, second).output == 1
+
+
+def test_trouble_that_is_no_result_is_told_and_the_task_is_recorded_later(
+    manager: TaskManager,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    left = [ValueError("a fault of ours")]
+    exchange = manager._claims.exchange
+
+    def failing(worker: str, endings: Any = (), **more: Any) -> Any:
+        if endings and left:
+            raise left.pop()
+        return exchange(worker, endings, **more)
+
+    @task_agent(registry=registry)
+    def work() -> int:
+        return 1
+
+    monkeypatch.setattr(manager._claims, "exchange", failing)
+    with caplog.at_level(logging.WARNING, logger="dagger_dsl.agents"):
+        task_id = manager.add_task("j", "", "work")
+        assert manager.start_job("j").result(LONG) is JobStatus.COMPLETED
+    assert (task_of(manager, task_id).output, task_of(manager, task_id).attempts) == (1, 1)
+    assert "tried again in 0.25 s: a fault of ours" in caplog.text
+
+
+def test_what_was_claimed_and_not_begun_goes_back_as_it_was(
+    manager: TaskManager, registry: Registry, url: str
+) -> None:
+    """Even one that may be called at most once: it was not called."""
+    begun, go = threading.Event(), threading.Event()
+
+    @task_agent(registry=registry)
+    def work() -> None:
+        begun.set()
+        go.wait(LONG)
+
+    first = manager.add_task("j", "", "work")
+    assert not manager.start_job("j").is_finished
+    assert begun.wait(LONG)
+    second = manager.add_task("j", "", "work", effects=Effects.AT_MOST_ONCE)
+    crew = manager._crew
+    assert crew is not None
+    (claim,), _, _ = manager._claims.exchange(crew.name, agents=["work"], wanted=1)
+    crew._claimed.append(claim)
+    go.set()
+    crew._stopping = True
+    manager.close()
+    with TaskManager(registry=registry, database_url=url, concurrency=0) as other:
+        assert task_of(other, first).status is TaskStatus.COMPLETED
+        assert task_of(other, second).status is TaskStatus.READY
+        assert task_of(other, second).worker == ""
+
+
+def test_who_lost_its_tasks_says_so_and_goes_on(
+    manager: TaskManager, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+    cancelled: list[bool] = []
+
+    @task_agent(registry=registry)
+    def work(ctx: TaskContext) -> int:
+        if ctx.attempt == 1:
+            begun.set()
+            go.wait(LONG)
+            cancelled.append(ctx.is_cancelled)
+        return ctx.attempt
+
+    task_id = manager.add_task("j", "", "work")
+    job = manager.start_job("j")
+    assert begun.wait(LONG)
+    crew = manager._crew
+    assert crew is not None
+    with caplog.at_level(logging.WARNING, logger="dagger_dsl.agents"):
+        assert manager._claims.rescue(crew.name) == [task_id]
+        crew._beat()
+        crew._beat()
+        go.set()
+        assert job.result(LONG) is JobStatus.COMPLETED
+    assert caplog.text.count("were given to other workers") == 1
+    assert "its outcome is refused" in caplog.text
+    assert cancelled == [True]
+    assert (task_of(manager, task_id).output, task_of(manager, task_id).attempts) == (2, 2)

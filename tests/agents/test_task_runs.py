@@ -1,0 +1,351 @@
+"""Tasks that run a DAG: one run a task, gone on with when the task is called again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagger_dsl import DAG, NodeCtx, Registry, task_agent
+from dagger_dsl.agents.context import TaskContext
+from dagger_dsl.agents.manager import TaskManager
+from dagger_dsl.engine.remote import RunControl
+from dagger_dsl.model.policies import RetryPolicy
+from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskStatus
+from dagger_dsl.store.storage import Store
+from tests.scale import count
+
+#: Seconds that nothing here takes, however busy the machine is.
+LONG = 60.0
+
+both = pytest.mark.parametrize("is_async", [False, True])
+
+
+class Flow:
+    """A DAG and an agent that runs it.
+
+    Attributes:
+        calls: Names of the nodes that were called.
+        fails: Whether the second node does.
+        gate: What the second node waits for, where it is to.
+        handed: What came back into the agent.
+    """
+
+    def __init__(self, is_async: bool, *, gated: bool = False, **options: Any) -> None:
+        self.registry = Registry()
+        self.calls: list[str] = []
+        self.fails = False
+        self.gate = threading.Event()
+        if not gated:
+            self.gate.set()
+        self.handed: list[Any] = []
+        self.dag = dag = DAG("flow", registry=Registry())
+
+        @dag.node
+        def first(n: int) -> int:
+            self.calls.append("first")
+            return n + 1
+
+        @dag.node
+        def second(first: int, ctx: NodeCtx) -> int:
+            self.calls.append("second")
+            while not self.gate.wait(0.01):
+                if ctx.cancelled:  # a value would count: the body had come to its end
+                    raise RuntimeError("told to end")
+            if self.fails:
+                raise ValueError("not today")
+            return first * 10
+
+        dag.connect("first", "second")
+        retry = options.pop("retry", None)
+
+        def sync_agent(ctx: TaskContext, n: int) -> Any:
+            self.handed.append(ctx.run_dag(self.dag, {"n": n}, **options))
+            return self.handed[-1]
+
+        async def async_agent(ctx: TaskContext, n: int) -> Any:
+            self.handed.append(await ctx.run_dag_async(self.dag, {"n": n}, **options))
+            return self.handed[-1]
+
+        register = task_agent(name="flow", registry=self.registry, retry=retry)
+        register(async_agent if is_async else sync_agent)
+
+    def work(self, manager: TaskManager, n: int = 1) -> Task:
+        """Have the agent called, and return its task when the job has ended."""
+        manager.start_job("job", [NewTaskSpec("flow", {"n": n}, task_id="t")]).result(LONG)
+        return found(manager)
+
+
+def found(manager: TaskManager) -> Task:
+    task = manager.get_task("t")
+    assert task is not None
+    return task
+
+
+def until(what: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + LONG
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:{tmp_path / 'tasks.db'}"
+
+
+def managed(flow: Flow, url: str | None) -> TaskManager:
+    return TaskManager(registry=flow.registry, database_url=url, concurrency=1)
+
+
+def runs(url: str) -> list[dict[str, Any]]:
+    with Store(url) as store:
+        return list(store.query("SELECT run_id, status FROM flow_runs ORDER BY created_at"))
+
+
+@both
+@pytest.mark.parametrize("runner", [None, "sequential", "threads", "asyncio", "processes"])
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_a_task_runs_a_dag_where_it_is_recorded(
+    is_async: bool, runner: str | None, place: str, url: str
+) -> None:
+    if runner == "processes":
+        pytest.importorskip("cloudpickle")
+    options: dict[str, Any] = {} if runner is None else {"runner": runner}
+    flow = Flow(is_async, **options)
+    if runner == "processes":
+        flow.dag = plain()
+    with managed(flow, None if place == "memory" else url) as manager:
+        task = flow.work(manager)
+        assert (task.status, task.output) == (TaskStatus.COMPLETED, 20)
+        if place == "file":
+            assert runs(url) == [{"run_id": "job:t:flow", "status": "completed"}]
+
+
+def plain() -> DAG:
+    """Return a DAG whose bodies can go to other processes."""
+    from tests.agents.bridge_bodies import times
+
+    return times
+
+
+@both
+def test_a_task_that_is_called_again_goes_on_with_its_run(is_async: bool, url: str) -> None:
+    flow = Flow(is_async, retry=RetryPolicy(max_attempts=2, base_delay=0.2))
+    flow.fails = True
+    with managed(flow, url) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", {"n": 1}, task_id="t")])
+        until(lambda: found(manager).status is TaskStatus.PENDING)
+        flow.fails = False
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert found(manager).output == 20
+    assert flow.calls == ["first", "second", "second"]
+    assert len(runs(url)) == 1
+
+
+@both
+def test_a_failed_run_fails_its_task_with_the_name_of_the_node(is_async: bool, url: str) -> None:
+    flow = Flow(is_async)
+    flow.fails = True
+    with managed(flow, url) as manager:
+        task = flow.work(manager)
+    assert task.status is TaskStatus.FAILED
+    assert "node 'second' failed after 1 attempt: ValueError: not today" in task.error
+
+
+@both
+def test_a_cancelled_task_cancels_its_run(is_async: bool, url: str) -> None:
+    flow = Flow(is_async, gated=True)
+    with managed(flow, url) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", {"n": 1}, task_id="t")])
+        until(lambda: "second" in flow.calls)
+        job.cancel()
+        until(lambda: runs(url)[0]["status"] == "cancelled")
+    assert flow.handed == []
+
+
+@both
+def test_a_task_that_another_process_cancels_cancels_its_run(is_async: bool, url: str) -> None:
+    flow = Flow(is_async, gated=True)
+    with managed(flow, url) as manager, managed(flow, url) as other:
+        manager.start_job("job", [NewTaskSpec("flow", {"n": 1}, task_id="t")]).to_dot()
+        until(lambda: "second" in flow.calls)
+        other.cancel_job("job")
+        until(lambda: runs(url)[0]["status"] == "cancelled")
+    assert flow.handed == []
+
+
+@both
+def test_a_worker_that_stops_gives_its_run_to_the_next_one(is_async: bool, url: str) -> None:
+    flow = Flow(is_async, gated=True)
+    manager = managed(flow, url)
+    manager.start_job("job", [NewTaskSpec("flow", {"n": 1}, task_id="t")]).to_dot()
+    until(lambda: "second" in flow.calls)
+    manager.close(grace=0.05)
+    flow.gate.set()
+    with managed(flow, url) as after:
+        assert after.resume_job("job").result(LONG) is JobStatus.COMPLETED
+        assert found(after).output == 20
+    assert flow.calls.count("first") == 1
+    assert len(runs(url)) == 1
+
+
+@both
+def test_a_run_that_waits_for_a_person_blocks_its_task(is_async: bool, url: str) -> None:
+    registry, dag = Registry(), DAG("asks", registry=Registry())
+
+    @dag.node
+    def ask(ctx: NodeCtx) -> Any:
+        return ctx.wait_for_human("Ship it?", bool)
+
+    def sync_agent(ctx: TaskContext) -> Any:
+        return ctx.run_dag(dag)
+
+    async def async_agent(ctx: TaskContext) -> Any:
+        return await ctx.run_dag_async(dag)
+
+    task_agent(name="flow", registry=registry)(async_agent if is_async else sync_agent)
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        assert (
+            found(manager).error == "run job:t:asks waits: node 'ask' waits for a person: Ship it?"
+        )
+        with Store(url) as store:
+            RunControl(store, "job:t:asks").answer("ask", True)
+        manager.update_task_status("t", TaskStatus.READY)
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert found(manager).output is True
+
+
+def test_other_inputs_and_other_keys_make_other_runs(url: str) -> None:
+    registry, dag = Registry(), DAG("adds", registry=Registry())
+    calls: list[int] = []
+
+    @dag.node
+    def add(n: int) -> int:
+        calls.append(n)
+        return n + 1
+
+    @task_agent(registry=registry)
+    def several(ctx: TaskContext) -> Any:
+        return [
+            ctx.run_dag(dag, {"n": 1}),
+            ctx.run_dag(dag, {"n": 1}),
+            ctx.run_dag(dag, {"n": 2}),
+            ctx.run_dag(dag, {"n": 1}, key="again"),
+        ]
+
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        manager.start_job("job", [NewTaskSpec("several", task_id="t")]).result(LONG)
+        assert found(manager).output == [2, 2, 3, 2]
+    assert calls == [1, 2, 1]
+    names = ["job:t:adds", "job:t:adds~2", "job:t:adds:again"]
+    assert [each["run_id"] for each in runs(url)] == names
+
+
+@pytest.mark.parametrize(
+    ("dag", "options", "message"),
+    [
+        ("flow", {}, "a task runs a DAG or a state machine, not 'flow'"),
+        (None, {"database_url": "sqlite:x.db"}, "database_url= is settled by the task"),
+        (None, {"run_id": "mine"}, "run_id= is settled by the task"),
+        (None, {"key": ""}, "key is a text that is not empty"),
+        (None, {"key": 3}, "key is a text that is not empty"),
+        (None, {"runner": "gevent"}, "gevent"),
+        (None, {"colour": "red"}, "colour"),
+        (None, {"durability": "often"}, "durability must be"),
+    ],
+)
+@both
+def test_what_cannot_be_run_fails_the_task(
+    dag: Any, options: dict[str, Any], message: str, is_async: bool
+) -> None:
+    flow = Flow(is_async, **options)
+    flow.dag = dag or flow.dag
+    with managed(flow, None) as manager:
+        task = flow.work(manager)
+    assert task.status is TaskStatus.FAILED
+    assert message in task.error
+    assert flow.calls == []
+
+
+def test_an_input_that_is_missing_fails_the_task() -> None:
+    registry, dag = Registry(), DAG("adds", registry=Registry())
+
+    @dag.node
+    def add(n: int) -> int:
+        return n + 1
+
+    @task_agent(registry=registry)
+    def flow(ctx: TaskContext) -> Any:
+        return ctx.run_dag(dag)
+
+    with TaskManager(registry=registry, concurrency=1) as manager:
+        manager.start_job("job", [NewTaskSpec("flow", task_id="t")]).result(LONG)
+        assert "needs a value for 'n'" in found(manager).error
+
+
+def test_a_node_waits_for_a_job_whose_task_runs_a_dag(url: str) -> None:
+    flow = Flow(False)
+    outer = DAG("outer", registry=Registry())
+
+    @outer.node
+    def ask(ctx: NodeCtx) -> Any:
+        return ctx.wait_for_job(NewTaskSpec("flow", {"n": 4}))
+
+    with managed(flow, url) as manager:
+        manager.work()
+
+        async def in_a_loop() -> Any:
+            return await outer.run_async(database_url=url)
+
+        assert asyncio.run(in_a_loop()) == 50
+
+
+_SCRIPT = "import sys; from tests.agents.bridge_bodies import steps; steps(*sys.argv[1:])"
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_no_node_of_its_runs(tmp_path: Path, rng: random.Random) -> None:
+    for k in range(count(40, least=3)):
+        path, log = tmp_path / f"kill{k}.db", tmp_path / f"kill{k}.log"
+        kills = 0
+        while True:
+            process = subprocess.Popen([sys.executable, "-c", _SCRIPT, str(path), str(log)])
+            try:
+                process.wait(timeout=rng.uniform(0.4, 1.5) if kills < 2 else LONG)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+        assert process.returncode == 0
+        url = f"sqlite:{path}"
+        assert {each["status"] for each in runs(url)} == {"completed"}
+        assert len(runs(url)) == 3
+        with Store(url) as store:
+            rows = store.query(
+                "SELECT run_id, node_id, count(*) AS n FROM node_runs WHERE state = 'completed' "
+                "GROUP BY run_id, node_id"
+            )
+            assert sorted({(each["node_id"], each["n"]) for each in rows}) == [
+                (f"step{each}", 1) for each in range(6)
+            ]
+        # One death repeats at most the body that was running in each of the tasks.
+        assert len(log.read_text().split()) <= 18 + 3 * kills
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("dagger-dsl-job:")])

@@ -1,0 +1,153 @@
+"""``jobs``, ``job``, ``task``: what people see of jobs, and what they decide."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dagger_dsl import Registry, task_agent
+from dagger_dsl.agents.context import TaskContext
+from dagger_dsl.agents.manager import TaskManager
+from dagger_dsl.model.tasks import NewTaskSpec, TaskStatus
+from tests.cli.conftest import Cli
+
+#: What would command a terminal, and how it is shown.
+HOSTILE = "\x1b[31mred\x1b]0;title\x07"
+
+
+@pytest.fixture
+def job(folder: Path) -> Iterator[TaskManager]:
+    """A job with a task in each of many states; nothing runs any more."""
+    registry = Registry()
+
+    @task_agent(registry=registry)
+    def work(n: int) -> int:
+        return 2 * n
+
+    @task_agent(registry=registry)
+    def fail() -> None:
+        raise ValueError(f"no {HOSTILE}")
+
+    @task_agent(registry=registry)
+    def ask(ctx: TaskContext) -> None:
+        ctx.block(reason="which one?")
+
+    url = "sqlite:dagger_dsl.db"
+    specs = [
+        NewTaskSpec(
+            "work", {"n": 4}, task_id="whole", description="Find out", task_type="objective"
+        ),
+        NewTaskSpec("work", {"n": 5}, task_id="part", parent="whole", description=HOSTILE),
+        NewTaskSpec("fail", task_id="bad", parent="whole"),
+        NewTaskSpec("work", {"n": 6}, task_id="after", dependencies=["bad"], parent="bad"),
+        NewTaskSpec("ask", task_id="ask"),
+        NewTaskSpec("work", {"n": 7}, task_id="later", dependencies=["ask"]),
+    ]
+    with TaskManager(registry=registry, database_url=url) as manager:
+        made = manager.start_job("j", specs)
+        deadline = time.monotonic() + 60
+        while {TaskStatus.READY, TaskStatus.RUNNING} & {each.status for each in made.tasks}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    with TaskManager(registry=registry, database_url=url, concurrency=0) as other:
+        yield other
+
+
+def status_of(manager: TaskManager, task_id: str) -> str:
+    found = manager.get_task(task_id)
+    assert found is not None
+    return str(found.status)
+
+
+def test_jobs_are_listed(cli: Cli, job: TaskManager) -> None:
+    done = cli("jobs")
+    assert done.code == 0, done.err
+    heads, line = done.out.splitlines()[0].split(), done.out.splitlines()[-1].split()
+    assert heads == ["job", "status", "unfinished", "failed", "created", "note"]
+    assert line[:4] == ["j", "running", "2", "2"]
+    (plain,) = json.loads(cli("jobs", "--status", "running", "--json").out)
+    assert (plain["job_id"], plain["unfinished"], plain["failed"]) == ("j", 2, 2)
+    assert cli("jobs", "--status", "completed").out == "no jobs\n"
+
+
+def test_a_job_is_shown_as_a_tree_of_its_tasks(cli: Cli, job: TaskManager) -> None:
+    done = cli("job", "show", "j")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0] == "job j running: 1 pending, 1 blocked, 2 completed, 2 failed"
+    assert lines[1].startswith("  completed Find out (work, whole, ")
+    assert lines[2].startswith("    completed red (work, part, ")
+    assert lines[3].startswith("    failed bad (fail, ")
+    assert lines[4] == "        ValueError: no red"
+    assert lines[5] == "      failed after (work)"
+    assert lines[6] == "          a task that it needs was not completed"
+    assert lines[7].startswith("  blocked ask (ask, ")
+    assert lines[8:10] == ["      which one?", "      waits for a person"]
+    assert lines[10:12] == ["  pending later (work)", "      waits for ask"]
+    assert "  dagger-dsl task retry ask" in lines
+    assert "\x1b" not in done.out
+
+
+def test_a_job_is_shown_to_programs(cli: Cli, job: TaskManager) -> None:
+    plain = json.loads(cli("job", "show", "j", "--json").out)
+    assert plain["status"] == "running"
+    found = {each["task_id"]: each for each in plain["tasks"]}
+    assert (found["part"]["output"], found["part"]["parent"]) == (10, "whole")
+    assert found["later"]["dependencies"] == ["ask"]
+
+
+def test_a_task_is_shown_with_its_history(cli: Cli, job: TaskManager) -> None:
+    done = cli("task", "show", "part")
+    assert done.code == 0, done.err
+    assert "task part of job j: completed, agent work, 1 call" in done.out
+    assert "input = {'n': 5}" in done.out
+    assert "output = 10" in done.out
+    assert "\x1b" not in done.out
+    plain = json.loads(cli("task", "show", "part", "--json").out)
+    assert [each["status"] for each in plain["history"]] == [
+        "pending",
+        "ready",
+        "running",
+        "completed",
+    ]
+
+
+def test_people_decide_about_tasks(cli: Cli, job: TaskManager) -> None:
+    assert cli("task", "accept", "whole").out == "task whole is accepted\n"
+    assert cli("task", "reject", "part", "--reason", "no sources").code == 0
+    assert cli("task", "retry", "bad").out == "task bad is tried again\n"
+    assert cli("task", "cancel", "ask", "--json").code == 0
+    states = [status_of(job, each) for each in ("whole", "part", "bad", "after", "ask", "later")]
+    assert states == ["accepted", "rejected", "ready", "pending", "cancelled", "failed"]
+    assert job.history("part")[-1].cause == "no sources"
+    done = cli("task", "retry", "whole")
+    assert done.code == 2
+    assert "task 'whole' is accepted and cannot become ready" in done.err
+
+
+def test_a_job_is_cancelled(cli: Cli, job: TaskManager) -> None:
+    assert cli("job", "cancel", "j", "--reason", "wrong question").out == "job j is cancelled\n"
+    assert status_of(job, "later") == "cancelled"
+    assert "job j cancelled (wrong question): " in cli("job", "show", "j").out
+    assert "nothing is left to cancel" in cli("job", "cancel", "j").out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["job", "show", "k"], "has no job 'k'; there are 'j'. This lists the jobs:"),
+        (["task", "show", "laterr"], "has no task 'laterr'; did you mean 'later'?"),
+        (["task", "retry", HOSTILE], "has no task "),
+        (["task", "retyr", "a"], "did you mean 'retry'?"),
+        (["jobs", "--db", "sqlite:other.db"], "there is no database at "),
+    ],
+)
+def test_what_there_is_not_is_told(cli: Cli, job: TaskManager, given: list[str], said: str) -> None:
+    done = cli(*given)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert "\x1b" not in done.err

@@ -1,0 +1,607 @@
+"""Tasks in a database: adding, claiming, ending, and what follows, each whole or not at all."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagger_dsl.errors import (
+    AgentNotAllowed,
+    ConcurrentUpdateError,
+    ConfigurationError,
+    CycleError,
+    EncodingError,
+    InvalidState,
+    JobExists,
+    JobNotFound,
+    TaskExists,
+    TaskNotFound,
+)
+from dagger_dsl.model.tasks import TRANSITIONS, JobStatus, NewTaskSpec, TaskStatus
+from dagger_dsl.store import task_statements as sql
+from dagger_dsl.store.storage import Store
+from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
+from dagger_dsl.store.task_reads import TaskReads
+from dagger_dsl.store.tasks import TaskRows
+from dagger_dsl.store.transactions import read
+
+READY, RUNNING, PENDING = TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.PENDING
+COMPLETED, FAILED, BLOCKED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.BLOCKED
+CANCELLED, PAUSED = TaskStatus.CANCELLED, TaskStatus.PAUSED
+
+
+class Desk:
+    """A job in a database, and a worker that does what a test tells it to."""
+
+    def __init__(self, store: Store) -> None:
+        self.now = 1_000_000.0
+        parts = store.database, store._payloads, lambda: self.now
+        self.rows, self.reads, self.claims = (
+            TaskRows(*parts),
+            TaskReads(*parts),
+            TaskClaims(*parts),
+        )
+        self.rows.create_job("j")
+        self.rows.start_job("j")
+
+    def add(self, *ids: str, **given: Any) -> None:
+        """Add tasks of agent ``a``."""
+        self.rows.add(
+            "j", [NewTaskSpec(given.pop("agent", "a"), task_id=id_, **given) for id_ in ids]
+        )
+
+    def claim(
+        self, wanted: int = 1, worker: str = "w", agents: tuple[str, ...] = ("a",)
+    ) -> list[Claim]:
+        """Claim tasks."""
+        return self.claims.exchange(worker, agents=agents, wanted=wanted)[0]
+
+    def end(self, claim: Claim, status: TaskStatus = COMPLETED, **more: Any) -> list[Ending]:
+        """End a task; return what came too late."""
+        if status is COMPLETED:
+            more.setdefault("result", self.rows.encoded(claim.id.upper(), "result"))
+        return self.claims.exchange("w", [Ending(claim, status, **more)])[1]
+
+    def run(self, *statuses: TaskStatus) -> list[str]:
+        """Claim and end one task after the other, all of them as completed by default."""
+        ran = []
+        left = list(statuses)
+        while claims := self.claim():
+            ran.append(claims[0].id)
+            self.end(claims[0], left.pop(0) if left else COMPLETED)
+        return ran
+
+    def states(self) -> dict[str, str]:
+        """Return how the tasks stand."""
+        return {each.id: str(each.status) for each in self.reads.tasks_of("j")}
+
+    @property
+    def job(self) -> str:
+        """How the job stands."""
+        found = self.reads.job("j")
+        assert found is not None
+        tasks = self.reads.tasks_of("j")
+        assert found.unfinished == sum(not each.is_finished for each in tasks)
+        assert found.failed == sum(each.status is FAILED for each in tasks)
+        return str(found.status)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A started job in a file."""
+    with Store(f"sqlite:{tmp_path / 'tasks.db'}") as store:
+        yield Desk(store)
+
+
+def test_a_task_goes_from_hand_to_hand_and_ends_its_job(desk: Desk) -> None:
+    desk.add("t", input={"n": 1}, description="one", priority=2, timeout=3, max_retries=1)
+    (claim,) = desk.claim()
+    assert (claim.id, claim.attempt, desk.rows.value(*claim.payload)) == ("t", 1, {"n": 1})
+    assert claim.spec == {"description": "one", "timeout": 3.0, "max_retries": 1}
+    assert (desk.states(), desk.job) == ({"t": "running"}, "running")
+    assert desk.end(claim) == []
+    task = desk.reads.task("t")
+    assert task is not None
+    assert (task.status, task.output, task.attempts, task.worker) == (COMPLETED, "T", 1, "")
+    assert (task.description, task.priority, task.timeout) == ("one", 2, 3.0)
+    assert desk.job == "completed"
+    assert [each.status for each in desk.reads.history("t")] == [READY, RUNNING, COMPLETED]
+
+
+@pytest.mark.row("I23")
+def test_higher_priorities_come_first_and_those_of_one_in_order(desk: Desk) -> None:
+    desk.add("a", "b")
+    desk.add("c", "d", priority=5)
+    desk.add("e", priority=-1)
+    desk.add("f", agent="other", priority=5)
+    assert [each.id for each in desk.claim(3, agents=("other", "a"))] == ["c", "d", "f"]
+    assert [each.id for each in desk.claim(9)] == ["a", "b", "e"]
+
+
+@pytest.mark.row("I26")
+def test_a_worker_gets_tasks_of_its_agents_only(desk: Desk) -> None:
+    desk.add("a", agent="x")
+    assert desk.claim(agents=("y", "z")) == []
+    assert [each.id for each in desk.claim(agents=("y", "x"))] == ["a"]
+
+
+def test_a_task_waits_for_those_that_it_needs_in_their_order(desk: Desk) -> None:
+    desk.rows.add(
+        "j",
+        [
+            NewTaskSpec("a", task_id="c", dependencies=["b", "a"]),
+            NewTaskSpec("a", task_id="a"),
+            NewTaskSpec("a", task_id="b"),
+        ],
+    )
+    assert desk.states() == {"c": "pending", "a": "ready", "b": "ready"}
+    for claim in desk.claim(2):
+        desk.end(claim)
+    (claim,) = desk.claim()
+    assert claim.id == "c"
+    assert desk.reads.outputs_of_needs(claim.number) == ["B", "A"]
+
+
+def test_what_needs_a_failed_task_fails_and_what_runs_anyway_runs(desk: Desk) -> None:
+    desk.add("bad")
+    desk.add("after", dependencies=["bad"])
+    desk.add("later", dependencies=["after"])
+    desk.add("anyway", dependencies=["bad", "later"], on_dependency_failure="run")
+    desk.end(desk.claim()[0], FAILED, error="ValueError: no")
+    assert desk.states() == {
+        "bad": "failed",
+        "after": "failed",
+        "later": "failed",
+        "anyway": "ready",
+    }
+    task = desk.reads.task("after")
+    assert task is not None
+    assert task.error == "a task that it needs was not completed"
+    assert desk.run() == ["anyway"]
+    assert desk.job == "failed"
+
+
+def test_a_task_may_need_what_has_ended_already(desk: Desk) -> None:
+    desk.add("good", "bad", "open")
+    desk.end(desk.claim()[0])
+    desk.end(desk.claim()[0], FAILED)
+    desk.add("a", dependencies=["good"])
+    desk.add("b", dependencies=["bad"])
+    desk.add("c", dependencies=["bad"], on_dependency_failure="run")
+    desk.add("d", dependencies=["b"])
+    states = desk.states()
+    assert [states[each] for each in "abcd"] == ["ready", "failed", "ready", "failed"]
+    assert desk.job == "running"
+
+
+def test_a_task_that_finds_out_what_it_needs_is_parked_and_called_again(desk: Desk) -> None:
+    desk.add("report")
+    (claim,) = desk.claim()
+    desk.add("data", parent="report")
+    assert desk.end(claim, BLOCKED, needs=("data",)) == []
+    assert desk.states() == {"report": "blocked", "data": "ready"}
+    assert [each.id for each in desk.claim()] == ["data"]
+    assert desk.claim() == []
+    desk.end(desk_claim(desk, "data"))
+    (again,) = desk.claim()
+    assert (again.id, again.attempt, again.retries) == ("report", 2, 0)
+    assert desk.reads.outputs_of_needs(again.number) == ["DATA"]
+    task = desk.reads.task("report")
+    assert task is not None
+    assert task.dependencies == ("data",)
+
+
+def desk_claim(desk: Desk, task_id: str) -> Claim:
+    """Return the claim of a task that runs, as its worker has it."""
+    task = desk.reads.task(task_id)
+    assert task is not None
+    number = read(desk.rows._database, sql.BY_ID, (task_id,))[0][0]
+    return Claim(
+        number,
+        task_id,
+        "j",
+        task.agent,
+        task.version,
+        task.attempts,
+        0,
+        "at_least_once",
+        None,
+        0,
+        (None, None),
+        {},
+    )
+
+
+def test_who_is_parked_for_what_is_done_is_ready_at_once(desk: Desk) -> None:
+    desk.add("data", "report")
+    data, report = desk.claim(2)
+    desk.end(data)
+    desk.end(report, BLOCKED, needs=("data",))
+    assert desk.states()["report"] == "ready"
+
+
+def test_who_is_parked_for_nothing_waits_for_a_person(desk: Desk) -> None:
+    desk.add("t")
+    desk.end(desk.claim()[0], BLOCKED, error="which one?", asks=True)
+    assert (desk.states(), desk.claim(), desk.job) == ({"t": "blocked"}, [], "running")
+    assert desk.rows.set_status("t", READY, old=BLOCKED, cause="Ada")
+    assert desk.run() == ["t"]
+
+
+@pytest.mark.row("I18")
+def test_tasks_never_wait_for_each_other(desk: Desk) -> None:
+    desk.add("a")
+    desk.add("b", dependencies=["a"])
+    desk.add("c", dependencies=["b"])
+    with pytest.raises(CycleError, match="a -> c -> b -> a"):
+        desk.rows.add_dependency("a", "c")
+    with pytest.raises(CycleError, match="a -> a"):
+        desk.rows.add_dependency("a", "a")
+    (claim,) = desk.claim()
+    with pytest.raises(CycleError, match="y"):
+        desk.rows.add(
+            "j",
+            [
+                NewTaskSpec("a", task_id="x", dependencies=["y"]),
+                NewTaskSpec("a", task_id="y", dependencies=["x"]),
+            ],
+        )
+    assert desk.states() == {"a": "running", "b": "pending", "c": "pending"}
+    assert desk.end(claim, BLOCKED, needs=("c",)) == [], "its worker loses nothing else by it"
+    assert desk.states() == {"a": "failed", "b": "failed", "c": "failed"}
+    task = desk.reads.task("a")
+    assert task is not None
+    assert task.error.startswith("CycleError: ")
+
+
+@pytest.mark.parametrize(
+    ("needs", "error"), [("c", "CycleError: .*a -> c -> a"), ("x", "TaskNotFound: .*'x'")]
+)
+def test_who_waits_for_what_cannot_be_fails_and_nobody_else(
+    desk: Desk, needs: str, error: str
+) -> None:
+    desk.add("a", "b")
+    desk.add("c", dependencies=["a"])
+    claims = desk.claim(2)
+    endings = [Ending(claims[0], BLOCKED, needs=(needs,)), Ending(claims[1], COMPLETED)]
+    assert desk.claims.exchange("w", endings)[:2] == ([], [])
+    task = desk.reads.task("a")
+    assert task is not None
+    assert re.match(error, task.error)
+    assert desk.states() == {"a": "failed", "b": "completed", "c": "failed"}
+    assert desk.job == "failed"
+
+
+def test_a_dependency_that_is_added_later_counts(desk: Desk) -> None:
+    desk.add("a", "b")
+    desk.rows.add_dependency("a", "b")
+    desk.rows.add_dependency("a", "b")
+    assert desk.states() == {"a": "pending", "b": "ready"}
+    assert desk.run() == ["b", "a"]
+    with pytest.raises(InvalidState, match="waits for nothing any more"):
+        desk.rows.add_dependency("a", "b")
+
+
+def test_a_task_that_failed_is_called_again_when_its_time_has_come(desk: Desk) -> None:
+    desk.add("t")
+    assert desk.claims.wake() is None
+    desk.end(desk.claim()[0], PENDING, error="OSError: no", due_at=desk.now + 5, retried=True)
+    assert (desk.states(), desk.claim()) == ({"t": "pending"}, [])
+    assert desk.claims.wake() == desk.now + 5
+    desk.now += 5
+    assert desk.claims.wake() is None
+    (claim,) = desk.claim()
+    assert (claim.attempt, claim.retries) == (2, 1)
+    desk.end(claim)
+    assert desk.job == "completed"
+
+
+@pytest.mark.row("I24")
+def test_a_late_worker_changes_nothing(desk: Desk) -> None:
+    desk.add("t")
+    (mine,) = desk.claim(worker="slow")
+    assert desk.claims.rescue("slow") == ["t"]
+    (theirs,) = desk.claim(worker="quick")
+    assert [each.claim.id for each in desk.end(mine)] == ["t"]
+    assert desk.states() == {"t": "running"}
+    assert desk.end(theirs) == []
+    assert [each.claim.id for each in desk.end(mine, FAILED)] == ["t"]
+    assert desk.job == "completed"
+
+
+def test_tasks_of_a_dead_worker_run_again_or_wait_for_a_person(desk: Desk) -> None:
+    desk.add("again")
+    desk.add("once", effects="at_most_once")
+    desk.claim(2, worker="dead")
+    (before,) = desk.claims.owners().values()
+    assert desk.claims.beat("dead", 60) == 2
+    assert desk.claims.owners() == {"dead": (before[0] + 2, *before[1:])}
+    assert desk.claims.rescue("dead") == ["again"]
+    assert desk.states() == {"again": "ready", "once": "blocked"}
+    assert desk.claims.owners() == {}
+    task = desk.reads.task("once")
+    assert task is not None
+    assert "decide by hand" in task.error
+
+
+def test_a_task_that_kills_its_workers_fails(desk: Desk) -> None:
+    desk.add("t")
+    desk.add("after", dependencies=["t"])
+    for number in range(3):
+        (claim,) = desk.claim(worker=f"w{number}")
+        assert claim.id == "t"
+        desk.claims.rescue(f"w{number}")
+    task = desk.reads.task("t")
+    assert task is not None
+    assert (task.status, task.error) == (FAILED, "3 workers died while they ran it")
+    assert (desk.states()["after"], desk.job) == ("failed", "failed")
+
+
+def test_what_a_retried_task_failed_starts_over(desk: Desk) -> None:
+    desk.add("a")
+    desk.add("b", dependencies=["a"])
+    desk.add("c", dependencies=["b"])
+    desk.end(desk.claim()[0], FAILED)
+    assert desk.job == "failed"
+    assert desk.rows.set_status("a", READY, cause="tried again")
+    assert (desk.states(), desk.job) == ({"a": "ready", "b": "pending", "c": "pending"}, "running")
+    assert desk.run() == ["a", "b", "c"]
+    assert desk.job == "completed"
+
+
+def test_a_result_that_is_rejected_is_made_again(desk: Desk) -> None:
+    desk.add("a")
+    desk.add("b", dependencies=["a"])
+    desk.end(desk.claim()[0])
+    assert desk.rows.set_status("a", TaskStatus.REJECTED, cause="too short")
+    assert desk.states()["b"] == "pending"
+    assert desk.rows.set_status("a", READY)
+    assert desk.run() == ["a", "b"]
+    assert desk.rows.set_status("a", TaskStatus.ACCEPTED)
+    with pytest.raises(InvalidState, match="it is accepted"):
+        desk.rows.set_status("a", READY)
+
+
+@pytest.mark.row("I25", "I27")
+def test_a_status_changes_only_as_it_may(desk: Desk) -> None:
+    desk.add("t")
+    assert not desk.rows.set_status("t", PAUSED, old=BLOCKED)
+    assert desk.rows.set_status("t", PAUSED, old=READY)
+    assert desk.claim() == []
+    task = desk.reads.task("t")
+    assert task is not None
+    with pytest.raises(ConcurrentUpdateError, match="read it again"):
+        desk.rows.set_status("t", READY, version=task.version - 1)
+    with pytest.raises(InvalidState, match="paused and cannot become completed"):
+        desk.rows.set_status("t", COMPLETED)
+    assert desk.rows.set_status("t", READY, version=task.version)
+    assert desk.run() == ["t"]
+    assert set(TRANSITIONS) == set(TaskStatus)
+
+
+def test_a_job_is_cancelled_with_all_that_has_not_ended(desk: Desk) -> None:
+    desk.add("done", "running", "ready")
+    desk.add("waits", dependencies=["running"])
+    desk.end(desk.claim()[0])
+    (claim,) = desk.claim()
+    assert desk.rows.cancel_job("j", "no longer wanted") == ["running"]
+    assert desk.states() == {
+        "done": "completed",
+        "running": "cancelled",
+        "ready": "cancelled",
+        "waits": "cancelled",
+    }
+    assert desk.job == "cancelled"
+    assert [each.claim.id for each in desk.end(claim)] == ["running"], "it comes too late"
+    assert desk.rows.cancel_job("j") == []
+    with pytest.raises(InvalidState, match="takes no more tasks"):
+        desk.add("more")
+
+
+def test_what_is_not_started_waits(desk: Desk) -> None:
+    desk.rows.create_job("k", allowed_agents=["a"])
+    desk.rows.add("k", [NewTaskSpec("a", task_id="t")])
+    assert desk.claim() == []
+    desk.rows.start_job("k")
+    assert [each.id for each in desk.claim()] == ["t"]
+    job = desk.reads.job("k")
+    assert job is not None
+    assert job.status is JobStatus.RUNNING
+    assert {each.id for each in desk.reads.jobs()} == {"j", "k"}
+
+
+def test_a_job_lets_only_its_agents_have_tasks(desk: Desk) -> None:
+    desk.rows.create_job("k", allowed_agents=["a", "b"])
+    with pytest.raises(AgentNotAllowed, match="it allows a, b"):
+        desk.rows.add("k", [NewTaskSpec("c", task_id="t")])
+    desk.rows.add("k", [NewTaskSpec("b", task_id="t")])
+    with pytest.raises(AgentNotAllowed, match="no task for agent 'b'"):
+        desk.rows.start_job("k", allowed_agents=["a"])
+    desk.rows.start_job("k", allowed_agents=["b"])
+
+
+def test_of_one_key_one_task_runs_at_a_time(desk: Desk) -> None:
+    desk.add("a", "b", key="ada")
+    desk.add("c", key="bob")
+    first, second = desk.claim(9)
+    assert (first.id, second.id) == ("a", "c")
+    assert desk.claim(9) == []
+    desk.end(first)
+    assert [each.id for each in desk.claim(9)] == ["b"]
+
+
+def test_tasks_are_added_all_or_none(desk: Desk) -> None:
+    desk.add("a")
+    for faulty, error in (
+        ([NewTaskSpec("a", task_id="b"), NewTaskSpec("a", task_id="a")], TaskExists),
+        ([NewTaskSpec("a", task_id="b"), NewTaskSpec("a", task_id="b")], TaskExists),
+        ([NewTaskSpec("a", task_id="b", dependencies=["nowhere"])], TaskNotFound),
+        ([NewTaskSpec("a", task_id="b", parent="nowhere")], TaskNotFound),
+        ([NewTaskSpec("a", object(), task_id="b")], EncodingError),
+    ):
+        with pytest.raises(error):
+            desk.rows.add("j", faulty)
+    assert desk.states() == {"a": "ready"}
+    with pytest.raises(JobNotFound):
+        desk.rows.add("nowhere", [NewTaskSpec("a", task_id="b")])
+    with pytest.raises(JobExists):
+        desk.rows.create_job("j")
+
+
+def test_tasks_of_other_jobs_cannot_be_needed(desk: Desk) -> None:
+    desk.rows.create_job("k")
+    desk.rows.add("k", [NewTaskSpec("a", task_id="t")])
+    desk.add("a")
+    with pytest.raises(TaskNotFound, match="of its own job"):
+        desk.add("b", dependencies=["t"])
+    with pytest.raises(TaskNotFound):
+        desk.rows.add_dependency("a", "t")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"agent": ""},
+        {"agent": 3},
+        {"dependencies": "abc"},
+        {"dependencies": [3]},
+        {"priority": 1.5},
+        {"timeout": 0},
+        {"timeout": float("inf")},
+        {"max_retries": -1},
+        {"task_type": "epic"},
+        {"effects": "never"},
+        {"parent": ""},
+        {"summary": 3},
+    ],
+)
+def test_what_cannot_be_a_task_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        NewTaskSpec(given.pop("agent", "a"), **given)
+
+
+def test_large_inputs_and_results_go_to_files(desk: Desk) -> None:
+    desk.add("t", input="x" * 100_000)
+    (claim,) = desk.claim()
+    assert claim.payload[0] is None
+    desk.end(claim, result=desk.rows.encoded("y" * 100_000, "result"))
+    task = desk.reads.task("t")
+    assert task is not None
+    assert (len(task.input), len(task.output)) == (100_000, 100_000)
+
+
+def test_a_task_that_needs_a_failed_one_is_not_tried_again_by_itself(desk: Desk) -> None:
+    desk.add("a")
+    desk.add("b")
+    desk.rows.set_status("a", FAILED)
+    desk.rows.add_dependency("b", "a")
+    assert desk.states() == {"a": "failed", "b": "failed"}
+    with pytest.raises(InvalidState, match="task 'b' needs 'a', which is failed: let that be"):
+        desk.rows.set_status("b", READY)
+    desk.rows.set_status("a", READY)
+    assert desk.states() == {"a": "ready", "b": "pending"}
+
+
+def test_a_failed_task_that_is_cancelled_counts_once_for_those_that_run_anyway(desk: Desk) -> None:
+    desk.add("a")
+    desk.add("b")
+    desk.rows.set_status("a", FAILED)
+    desk.add("c", dependencies=["a", "b"], on_dependency_failure="run")
+    desk.rows.set_status("a", CANCELLED)
+    assert desk.states()["c"] == "pending"
+
+
+def test_a_worker_that_is_late_links_nothing(desk: Desk) -> None:
+    desk.add("a")
+    desk.add("b", priority=1)
+    (claim,) = desk.claim()
+    desk.rows.set_status("b", READY)
+    assert len(desk.end(claim, BLOCKED, needs=("a",))) == 1
+    assert desk.states() == {"a": "ready", "b": "ready"}
+    task = desk.reads.task("b")
+    assert task is not None
+    assert task.dependencies == ()
+
+
+RACER = """
+import sys
+from dagger_dsl.model.tasks import TaskStatus
+from dagger_dsl.store import task_statements as sql
+from dagger_dsl.store.storage import Store
+from dagger_dsl.store.task_claims import Ending, TaskClaims
+
+name = sys.argv[2]
+with Store(sys.argv[1]) as store:
+    desk = TaskClaims(store.database, store._payloads)
+    endings, got = [], []
+    while True:
+        claims, late, _ = desk.exchange(name, endings, agents=["a"], wanted=3)
+        assert not late
+        if not claims:
+            break
+        got += [each.id for each in claims]
+        endings = [Ending(each, TaskStatus.COMPLETED) for each in claims]
+    print(" ".join(got))
+"""
+
+
+def test_two_workers_that_race_never_get_one_task_twice(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path / 'tasks.db'}?synchronous=NORMAL"
+    number = 500
+    with Store(url) as store:
+        parts = store.database, store._payloads
+        rows, reads = TaskRows(*parts), TaskReads(*parts)
+        rows.create_job("j")
+        rows.start_job("j")
+        rows.add("j", [NewTaskSpec("a", task_id=f"t{n}") for n in range(number)])
+        racers = [
+            subprocess.Popen(
+                [sys.executable, "-c", RACER, url, name], stdout=subprocess.PIPE, text=True
+            )
+            for name in ("one", "two")
+        ]
+        got = [each.communicate(timeout=120)[0].split() for each in racers]
+        assert sorted(got[0] + got[1]) == sorted(f"t{n}" for n in range(number))
+        job = reads.job("j")
+        assert job is not None
+        assert job.status is JobStatus.COMPLETED
+
+
+def test_who_needs_what_cannot_come_does_not_go_on_by_hand(desk: Desk) -> None:
+    desk.add("a")
+    desk.add("b", dependencies=["a"])
+    desk.rows.set_status("a", FAILED)
+    assert desk.states() == {"a": "failed", "b": "failed"}
+    with pytest.raises(InvalidState, match="task 'b' needs"):
+        desk.rows.set_status("b", READY)
+    desk.rows.set_status("a", READY)
+    assert desk.run() == ["a", "b"]
+
+
+def test_who_runs_anyway_is_told_once_of_what_failed_and_was_given_up(desk: Desk) -> None:
+    desk.add("a", "b")
+    desk.add("c", dependencies=["a", "b"], on_dependency_failure="run")
+    desk.rows.set_status("a", FAILED)
+    desk.rows.set_status("a", CANCELLED)
+    assert desk.states() == {"a": "cancelled", "b": "ready", "c": "pending"}
+    assert desk.run() == ["b", "c"]
+
+
+def test_sqlites_own_checks_find_no_damage_in_tasks(tmp_path: Path) -> None:
+    """They are made after a kill; some versions take the wrong columns of a table for its key."""
+    path = tmp_path / "tasks.db"
+    with Store(f"sqlite:{path}") as store:
+        desk = Desk(store)
+        desk.add("a", "b")
+        desk.add("c", dependencies=["b", "a"])
+        assert desk.run() == ["a", "b", "c"]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
