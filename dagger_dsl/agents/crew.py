@@ -353,7 +353,7 @@ class Crew:
             limits.begin()
         try:
             self._look_at_times()
-            if not endings and not self._claims.has_ready(agents):
+            if not endings and (wanted <= 0 or not self._claims.has_ready(agents)):
                 return []  # who has nothing to do must not keep others from writing
             claims, late, over = self._claims.exchange(
                 self.name,
@@ -389,7 +389,10 @@ class Crew:
                 each.claim.id,
             )
         if self._told is not None:
-            self._told([each for each in endings if each not in late and each.begun])
+            try:
+                self._told([each for each in endings if each not in late and each.begun])
+            except Exception:  # a closed pipe, perhaps; what was claimed must not be lost by it
+                logger.exception("what has ended could not be told")
 
     def _agents(self) -> list[str]:
         """Return the agents that this crew has by now, whose limits it knows."""
