@@ -1,0 +1,36 @@
+"""Both places of messages, for suites that every one of them passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagger_dsl import Registry
+from dagger_dsl.pubsub import PubSubConfig, PubSubExecutor
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry()
+
+
+@pytest.fixture(params=["memory", "durable"])
+def level(request: pytest.FixtureRequest) -> str:
+    level: str = request.param
+    return level
+
+
+@pytest.fixture
+def make(level: str, registry: Registry, tmp_path: Path) -> Callable[..., PubSubExecutor]:
+    """Return what makes a bus of a level, with the options of its config beside its own."""
+    url = None if level == "memory" else f"sqlite:{tmp_path / 'bus.db'}"
+
+    def make(*agents: Any, **options: Any) -> PubSubExecutor:
+        return PubSubExecutor(
+            agents or None, PubSubConfig(**options), registry=registry, database_url=url
+        )
+
+    return make
