@@ -20,12 +20,17 @@ __all__ = [
     "channel_problem",
     "check_channel",
     "check_patterns",
+    "error_text",
     "is_pattern",
+    "is_short_text",
     "matches",
 ]
 
 #: Characters that a channel's name, a key or an id has at most.
 LONGEST: Final = 200
+
+#: Characters of an error's message that are kept at most.
+_MOST: Final = 10_000
 
 
 @attrs.frozen
@@ -83,12 +88,35 @@ class DeadLetter:
     at: float
 
 
+def error_text(error: BaseException) -> str:
+    """Return what is kept of an error: its class and its message, cut where that is very long."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # an error that cannot even say what it is
+        text = ""
+    return f"{name}: {text[:_MOST]}" if text else name
+
+
+def is_short_text(value: Any) -> bool:
+    """Whether something can be a name, a key or an id, wherever it is kept."""
+    if not isinstance(value, str) or len(value) > LONGEST or "\0" in value:
+        return False
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which no database takes
+        return False
+    return True
+
+
 def channel_problem(name: Any, *, pattern: bool = False) -> str | None:
     """Return what is wrong with the name of a channel, or with a pattern; None where it is one."""
     what = "a pattern of channels" if pattern else "a channel's name"
     if not isinstance(name, str):
         return f"{what} is a text, not {shown(name)}"
-    if not 0 < len(name) <= LONGEST or "\0" in name:
+    if not name or not is_short_text(name):
         return f"{what} has 1 to {LONGEST} characters, not NUL, unlike {shown(name, 60)}"
     for part in name.split("."):
         if not part:
@@ -126,12 +154,12 @@ def check_patterns(value: Any, what: str) -> tuple[str, ...]:
         value = (value,)
     if not isinstance(value, Iterable) or isinstance(value, (bytes, dict)):
         raise ConfigurationError(f"{what} is a list of channels, not {shown(value)}")
-    names = tuple(dict.fromkeys(value))
+    names = tuple(value)
     for name in names:
         fault = channel_problem(name, pattern=True)
         if fault is not None:
             raise ConfigurationError(f"{what}: {fault}")
-    return names
+    return tuple(dict.fromkeys(names))
 
 
 def is_pattern(name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload, runtime_chec
 import attrs
 
 from dagger_dsl.errors import ConfigurationError, RegistryError, shown
-from dagger_dsl.model.messages import Message, check_patterns
+from dagger_dsl.model.messages import Message, check_patterns, is_short_text
 from dagger_dsl.model.policies import RetryPolicy, whole_number
 from dagger_dsl.registry import as_registry, convert_options
 
@@ -174,7 +174,7 @@ def define_agent(target: Any, fields: Mapping[str, Any]) -> PubSubAgentDef:
         )
     named = target if hasattr(target, "__name__") else type(target)
     name = fields.get("name", getattr(named, "__name__", ""))
-    if not isinstance(name, str) or not 0 < len(name) <= 200 or "\0" in name:
+    if not name or not is_short_text(name):
         raise RegistryError(f"a pub/sub agent's name is a text that is not empty, not {name!r}")
     if fields.get("subscribe") is None and not callable(getattr(target, "subscriptions", None)):
         raise RegistryError(

@@ -29,7 +29,7 @@ from dagger_dsl.errors import (
     StoreDamaged,
     StoreError,
 )
-from dagger_dsl.model.messages import DeadLetter, Message
+from dagger_dsl.model.messages import DeadLetter, Message, error_text
 from dagger_dsl.pubsub.progress import Progress, Step
 from dagger_dsl.pubsub.waiting import ThreadBell
 from dagger_dsl.store.messages import (
@@ -448,10 +448,9 @@ class DurablePlace:
         feed.progress.buried(number)
         logger.error("agent %r gives message %d up: %s", name, number, fault)
         message = settled.message or Message("")
-        text = f"{type(fault).__name__}: {fault}"
         feed.subscription.handled -= 1
         feed.subscription.failed += 1
-        feed.subscription.lose(DeadLetter(message, name, text, 1, self.now()))
+        feed.subscription.lose(DeadLetter(message, name, error_text(fault), 1, self.now()))
 
     def _tell(self, publication: Publication, fault: DaggerError | None) -> None:
         if fault is not None:
@@ -513,7 +512,7 @@ class DurablePlace:
             except (DecodingError, StoreDamaged) as error:
                 name = feed.subscription.name
                 logger.error("agent %r cannot be given message %r: %s", name, stored.head.id, error)
-                letter = DeadLetter(stored.head, name, f"{type(error).__name__}: {error}", 0, 0.0)
+                letter = DeadLetter(stored.head, name, error_text(error), 0, 0.0)
                 feed.subscription.lose(letter)
                 self.bury(feed.subscription, attrs.evolve(letter, at=self.now()))
                 return None

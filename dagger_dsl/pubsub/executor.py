@@ -32,9 +32,9 @@ from dagger_dsl.model.messages import (
     LONGEST,
     DeadLetter,
     Message,
-    channel_problem,
     check_channel,
     is_pattern,
+    is_short_text,
 )
 from dagger_dsl.model.policies import seconds, whole_number
 from dagger_dsl.pubsub.calls import Caller
@@ -279,12 +279,7 @@ class PubSubExecutor:
             return {name: each.stats for name, each in self._channels.items()}
 
     def _channel(self, name: str) -> Channel:
-        known = self._channels.get(name)
-        if known is not None:
-            return known
-        fault = channel_problem(name)
-        if fault is not None:
-            raise ConfigurationError(fault)
+        check_channel(name)
         with self._lock:
             if name in self._channels:
                 return self._channels[name]
@@ -647,7 +642,10 @@ class PubSubExecutor:
         """
         home = self._home
         if home is not None and home.is_own:
-            return home.call(self._run(_spec(spec)))
+            try:
+                return home.call(self._run(_spec(spec)))
+            finally:
+                self._leave(home)
         if running_loop() is None:
             with asyncio.Runner() as runner:
                 return runner.run(self.run_async(spec))
@@ -672,8 +670,16 @@ class PubSubExecutor:
                 return await self._run(chosen)
         if home.loop is asyncio.get_running_loop():
             return await self._run(chosen)
-        work = asyncio.run_coroutine_threadsafe(self._run(chosen), home.loop)
-        return await asyncio.wrap_future(work)
+        try:
+            work = asyncio.run_coroutine_threadsafe(self._run(chosen), home.loop)
+            return await asyncio.wrap_future(work)
+        finally:
+            await asyncio.to_thread(self._leave, home)
+
+    def _leave(self, home: Home) -> None:
+        """End the thread of a bus that `run` has ended inside of its block."""
+        if self._home is not home:
+            home.leave()
 
     async def _run(self, spec: WorkflowSpec) -> PubSubExecutionReport:
         home = self._home
@@ -733,7 +739,7 @@ def _check_texts(**texts: Any) -> None:
     for name, value in texts.items():
         if value is None and name == "id":
             continue
-        if not isinstance(value, str) or len(value) > LONGEST or "\0" in value:
+        if not is_short_text(value):
             raise ConfigurationError(
                 f"{name} is a text of at most {LONGEST} characters, without NUL, not "
                 f"{shown(value, 60)}"

@@ -71,7 +71,7 @@ class Home:
         """End the thread of its own."""
         if self._thread is not None:
             self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join(1.0)
+            self._thread.join(5.0)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something in the loop, and wait for it in this thread."""

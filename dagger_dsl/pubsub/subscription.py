@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import traceback
 from collections import deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dagger_dsl.errors import ExecutionError, InputValidationError
-from dagger_dsl.model.messages import DeadLetter, Message
+from dagger_dsl.model.messages import DeadLetter, Message, error_text
 from dagger_dsl.pubsub.context import MessageContext
 from dagger_dsl.pubsub.delivery import Delivery, SharedDelivery
 from dagger_dsl.pubsub.report import AgentStats
@@ -339,7 +338,7 @@ class Subscription:
         if not isinstance(error, Exception):  # an agent that leaves has failed like any other
             error = ExecutionError(f"it raised {error!r}")
         delay = decide(self.policy, attempts, error)
-        text = "".join(traceback.format_exception_only(error)).strip()
+        text = error_text(error)
         self.failed += 1
         if delay is not None:
             self.retried += 1

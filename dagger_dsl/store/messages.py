@@ -26,7 +26,7 @@ from dagger_dsl.errors import (
     StoreDamaged,
     shown,
 )
-from dagger_dsl.model.messages import DeadLetter, Message
+from dagger_dsl.model.messages import DeadLetter, Message, error_text
 from dagger_dsl.store import message_statements as sql
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
@@ -335,8 +335,7 @@ class MessageRows:
                 fault = self._fault(tx, named)
                 if fault is not None:  # all that a call publishes, or nothing
                     done.refused[name, number] = fault
-                    text = f"{type(fault).__name__}: {fault}"
-                    put.append(Delivered(number, DEAD, 1, None, text, self.now()))
+                    put.append(Delivered(number, DEAD, 1, None, error_text(fault), self.now()))
                     continue
             ready.extend(call)
         self.append(tx, ready)

@@ -33,7 +33,8 @@ def test_names_of_channels(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "a.", ".a", "a..b", "a.*", "**", "a*", "x" * 201, "a\0b", 7, None, ["a"]]
+    "name",
+    ["", ".", "a.", ".a", "a..b", "a.*", "**", "a*", "x" * 201, "a\0b", "\ud800", 7, None, ["a"]],
 )
 def test_what_is_no_channel(name: object) -> None:
     with pytest.raises(ConfigurationError):

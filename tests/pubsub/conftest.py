@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,16 @@ import pytest
 
 from dagger_dsl import Registry
 from dagger_dsl.pubsub import PubSubConfig, PubSubExecutor
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Let every thread of a bus end with it."""
+    yield
+    deadline = time.monotonic() + 30.0
+    while left := [each for each in threading.enumerate() if "dagger-pubsub" in each.name]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.001)
 
 
 @pytest.fixture

@@ -233,7 +233,6 @@ def test_a_bus_is_a_context_manager_and_can_be_opened_again(make: Make, registry
     with pytest.raises(InvalidState, match="does not run"):
         bus.wait_idle().result()
     assert [each.payload for each in seen] == [1, 2], "what was left was handled first"
-    assert not [each for each in threading.enumerate() if "dagger-" in each.name]
 
 
 class Doubler:
@@ -780,6 +779,17 @@ def test_a_run_inside_of_a_block_ends_the_bus(make: Make, registry: Registry) ->
         report = bus.run(StartWith("c", 2))
         assert (report.reason, report.handled) == ("idle", 2)
     assert [each.payload for each in seen] == [1, 2]
+
+
+def test_a_run_inside_of_a_block_is_awaited_in_another_loop(make: Make, registry: Registry) -> None:
+    seen = collector(registry, "c")
+
+    async def main(bus: PubSubExecutor) -> Any:
+        return await bus.run_async(StartWith("c", 1))
+
+    with make() as bus:
+        report = asyncio.run(main(bus))
+    assert (report.reason, report.handled, len(seen)) == ("idle", 1, 1)
 
 
 def test_a_report_tells_of_failures(make: Make, registry: Registry) -> None:
