@@ -223,7 +223,8 @@ class PubSubExecutor:
         assert place is not None
         subscription.stop()
         del self._subscriptions[subscription.name]
-        self._gone[subscription.name] = subscription.stats
+        before = self._gone.get(subscription.name, AgentStats())
+        self._gone[subscription.name] = before.plus(subscription.stats)
         self._aim()
         place.leave(subscription, forget=forget)
         self._lose(subscription)
@@ -397,8 +398,8 @@ class PubSubExecutor:
         timeout: float | None,
         ctx: MessageContext | None,
     ) -> Publication:
-        place = self._place
-        if place is None:
+        place, home = self._place, self._home
+        if place is None or home is None:
             raise InvalidState(
                 "the bus does not run; publish inside of `with PubSubExecutor(...) as bus:`"
             )
@@ -424,7 +425,7 @@ class PubSubExecutor:
             cause,
             number,
         )
-        publication = Publication(message, id is not None, limit, place.withdraw)
+        publication = Publication(message, id is not None, limit, place.withdraw, home.loop)
         place.submit(route, publication, ctx, wait=limit != 0)
         return publication
 
@@ -607,7 +608,7 @@ class PubSubExecutor:
         if home is None or self._place is None:
             raise InvalidState("the bus does not run; use `with PubSubExecutor(...) as bus:`")
         limit = None if timeout is None else seconds(timeout, "timeout")
-        pending = Pending[bool]()
+        pending = Pending[bool](loop=home.loop)
 
         async def watch() -> None:
             try:
@@ -706,12 +707,15 @@ class PubSubExecutor:
             self.stop("count")
 
     def _report(self) -> PubSubExecutionReport:
-        channels = self.channels
+        channels, running = self.channels, self.agents
         return PubSubExecutionReport(
             reason=self._reason or "stopped",
             duration=self._monotonic() - self._began,
             published=sum(each.published for each in channels.values()),
-            agents={**self._gone, **self.agents},
+            agents={
+                name: self._gone.get(name, AgentStats()).plus(running.get(name, AgentStats()))
+                for name in {**self._gone, **running}
+            },
             channels=channels,
             dead_letters=tuple(self._letters()),
             undelivered=self._undelivered,

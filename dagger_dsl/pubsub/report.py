@@ -31,6 +31,16 @@ class AgentStats:
     dead: int = 0
     waiting: int = 0
 
+    def plus(self, later: AgentStats) -> AgentStats:
+        """Return what was done before and later; only what waits now waits."""
+        return AgentStats(
+            self.handled + later.handled,
+            self.failed + later.failed,
+            self.retried + later.retried,
+            self.dead + later.dead,
+            later.waiting,
+        )
+
 
 @attrs.frozen
 class ChannelStats:

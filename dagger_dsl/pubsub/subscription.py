@@ -162,6 +162,8 @@ class Subscription:
         self.stopped = False
         self.handled = self.failed = self.retried = self.dead = 0
         self.letters: deque[DeadLetter] = deque(maxlen=bus.config.dead_letters)
+        # Messages that were failed on, and since when: a policy may give up after a time.
+        self._failing: dict[int, float] = {}
         self._home = home
         self._lock = threading.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -323,6 +325,8 @@ class Subscription:
                 self._failed(message, error)
                 continue
             core.ended(message)
+            if self._failing:
+                self._failing.pop(message.number, None)
             self.handled += 1
             if bus._limit is not None:
                 bus._count()
@@ -337,7 +341,9 @@ class Subscription:
         attempts = core.attempts(message) + 1
         if not isinstance(error, Exception):  # an agent that leaves has failed like any other
             error = ExecutionError(f"it raised {error!r}")
-        delay = decide(self.policy, attempts, error)
+        now = place.now()
+        since = self._failing.setdefault(message.number, now)
+        delay = decide(self.policy, attempts, error, now - since)
         text = error_text(error)
         self.failed += 1
         if delay is not None:
@@ -350,10 +356,11 @@ class Subscription:
                 text,
                 delay,
             )
-            due = place.now() + delay
+            due = now + delay
             place.postpone(self, message, due, attempts, text)
             core.failed(message, due, attempts)
             return
+        del self._failing[message.number]
         logger.error(
             "agent %r failed on message %r of channel %r, and gives it up: %s",
             self.name,

@@ -12,6 +12,8 @@ from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
+from dagger_dsl.errors import InvalidState
+
 if TYPE_CHECKING:
     from dagger_dsl.model.messages import Message
 
@@ -31,15 +33,18 @@ class Pending(Generic[T]):
         timeout: Seconds to wait for it; None for ever.
         give_up: Asked when that is over: returns the error to raise, or None where the result has
             come meanwhile after all.
+        loop: The event loop that brings it, which must not be blocked.
     """
 
-    __slots__ = ("_give_up", "_state", "_timeout", "_value", "_wake")
+    __slots__ = ("_give_up", "_loop", "_state", "_timeout", "_value", "_wake")
 
     def __init__(
         self,
         timeout: float | None = None,
         give_up: Callable[[Any], BaseException | None] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        self._loop = loop
         self._state = _WAITING
         self._value: Any = None
         self._wake: Callable[[], object] | None = None
@@ -73,8 +78,13 @@ class Pending(Generic[T]):
 
         Raises:
             TimeoutError: It did not come in time.
+            InvalidState: This is the event loop that brings it.
         """
         if self._state == _WAITING:
+            if self._loop is not None and running_loop() is self._loop:
+                raise InvalidState(
+                    "result() would wait for ever in the event loop of the bus; await it instead"
+                )
             event = threading.Event()
             self._wake = event.set
             limit = self._timeout if timeout is None else timeout
@@ -145,8 +155,9 @@ class Publication(Pending["Message"]):
         named: bool = False,
         timeout: float | None = None,
         give_up: Callable[[Any], BaseException | None] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(timeout, give_up)
+        super().__init__(timeout, give_up, loop)
         self.message = message
         self.named = named
         self.data: Any = None

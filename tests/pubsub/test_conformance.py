@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 import pytest
+import tenacity
 
 from dagger_dsl import Registry, RetryPolicy
 from dagger_dsl.errors import (
@@ -368,7 +369,10 @@ def test_an_agent_is_replaced_without_touching_others(make: Make, registry: Regi
         for number in range(20):
             bus.publish("in", number).result()
         idle(bus)
-    assert [each.payload for each in seen] == [2, *(number * 10 for number in range(20))]
+        report = bus.run(StartWith("in", 20))
+    assert [each.payload for each in seen] == [2, *(number * 10 for number in range(21))]
+    assert report.agents["middle"].handled == 22
+    assert report.handled == 44
 
 
 @pytest.mark.row("J11")
@@ -578,6 +582,41 @@ def test_the_shared_retry_policy_says_how_often_a_message_is_given(
         "of_the_bus": 2,
         "never": 1,
     }
+
+
+def test_a_policy_may_give_up_after_a_time(make: Make, registry: Registry) -> None:
+    policy = RetryPolicy(
+        stop=tenacity.stop_after_delay(0.05), wait=tenacity.wait_fixed(0.01), retry_on=("network",)
+    )
+
+    @pubsub_agent(subscribe="c", retry=policy, registry=registry)
+    async def agent(message: Message) -> None:
+        raise ConnectionError
+
+    report = make().run(StartWith("c"))
+    assert report.dead == 1
+    assert report.retried >= 1
+
+
+def test_who_would_block_the_loop_of_the_bus_is_told(make: Make, registry: Registry) -> None:
+    go = threading.Event()
+
+    @pubsub_agent(subscribe="c", registry=registry)
+    def agent(message: Message) -> None:
+        go.wait(LONG)
+
+    async def main() -> None:
+        async with make(capacity=1) as bus:
+            sent = [bus.publish("c", number) for number in range(4)]
+            with pytest.raises(InvalidState, match="await it instead"):
+                sent[-1].result()
+            with pytest.raises(InvalidState, match="await it instead"):
+                bus.wait_idle().result()
+            go.set()
+            for each in sent:
+                await each
+
+    asyncio.run(main())
 
 
 def test_given_up_messages_are_looked_at_replayed_and_forgotten(
