@@ -74,8 +74,10 @@ BESIDE = [
     "Cache",
     "MetricsCollector",
     "Next",
+    "PubSubExecutor",
     "insert_value",
     "load_yaml_dir",
+    "pubsub_agent",
 ]
 
 

@@ -35,15 +35,20 @@ class Worker:
         database: Where it claims things.
         lease: Seconds without a beat after which one of another host counts as dead.
         clock: A monotonic clock.
+        name: What no other worker is called, as `worker_name` makes it; a new name by default.
 
     Attributes:
-        name: Its name.
+        name, lease: As given.
     """
 
     def __init__(
-        self, database: Database, lease: float, clock: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        lease: float,
+        clock: Callable[[], float] = time.monotonic,
+        name: str | None = None,
     ) -> None:
-        self.name = worker_name()
+        self.name = worker_name() if name is None else name
         self.lease = lease
         self._database = database
         self._clock = clock
