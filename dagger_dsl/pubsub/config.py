@@ -34,6 +34,8 @@ class PubSubConfig:
         retry: A `RetryPolicy`, or a number of extra calls, for agents that have none; None calls
             them once.
         dead_letters: How many given-up messages are kept in memory, the newest ones.
+        max_deaths: How many processes may die while they handle a message, before it is given up.
+        keep: Seconds that a database keeps messages which all are done with; None for ever.
         grace: Seconds that a bus waits, when it is closed, for what is left to do.
         lease: Seconds without a sign of life after which another host may take over the
             subscriptions of a process.
@@ -51,6 +53,8 @@ class PubSubConfig:
     strict: bool
     retry: RetryPolicy
     dead_letters: int
+    max_deaths: int
+    keep: float | None
     grace: float
     lease: float
 
@@ -66,6 +70,8 @@ class PubSubConfig:
         strict: bool = False,
         retry: Any = None,
         dead_letters: int = 1_000,
+        max_deaths: int = 3,
+        keep: _Seconds | None = None,
         grace: _Seconds = 10.0,
         lease: _Seconds = 60.0,
     ) -> None:
@@ -82,6 +88,8 @@ class PubSubConfig:
             strict,
             policy,
             whole_number(dead_letters, "dead_letters"),
+            whole_number(max_deaths, "max_deaths"),
+            None if keep is None else seconds(keep, "keep"),
             seconds(grace, "grace"),
             seconds(lease, "lease", zero=False),
         )

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -68,6 +68,15 @@ _PATROL: Final = 0.5
 #: Messages that are fetched at a time, at most.
 _PORTION: Final = 500
 
+#: Seconds between two times that old messages are removed.
+_UPKEEP: Final = 60.0
+
+#: What is said of a message while it is handled after a death.
+_DIED: Final = "its process died while it handled this, or handles it now"
+
+#: Messages that are looked at when one is given at a time.
+_GLANCE: Final = 10
+
 #: How often the last commit is tried, at most, when a bus is closed and the database is in trouble.
 _LAST_TRIES: Final = 3
 
@@ -92,6 +101,9 @@ class _Feed:
         leaving: What becomes of it once its agent has come to an end; empty while that goes on.
         claimed: Whether it was looked at since it was claimed.
         looks_back: Whether messages may be there that are given again.
+        careful: So many messages are given one at a time, each once that is recorded: the process
+            that had the subscription before has died, perhaps of one of them.
+        suspects: Messages that are given again in this way.
     """
 
     def __init__(self, subscription: Subscription) -> None:
@@ -103,6 +115,8 @@ class _Feed:
         self.leaving = ""
         self.claimed = False
         self.looks_back = True
+        self.careful = 0
+        self.suspects: deque[tuple[Stored, Delivered]] = deque()
 
     @property
     def is_empty(self) -> bool:
@@ -138,7 +152,10 @@ class DurablePlace:
         self._bell = ThreadBell()
         self._pause = _SOON
         self._patrolled = self._beaten = time.monotonic()
+        self._pruned: float | None = None
+        self._pruning = 0
         self._quiet = False
+        self._rested = False
         self._closing = False
         self._thread: threading.Thread | None = None
         self._fault: BaseException | None = None
@@ -294,6 +311,7 @@ class DurablePlace:
 
     def rested(self) -> None:
         """See `Place.rested`: the desk looks whether there is nothing else."""
+        self._rested = True
         if self._bell.armed:
             self._bell.ring()
 
@@ -351,12 +369,13 @@ class DurablePlace:
                 self._pause = min(_LATER, self._pause * 1.5)
 
     def _is_news(self) -> bool:
-        if self._pending or self._closing:
+        if self._pending or self._closing or self._rested:
             return True
         return any(each.settled for each in list(self._feeds.values()))
 
     def _cycle(self) -> bool:
         """Record what there is, and fetch what there is to do; return whether there was any."""
+        self._rested = False
         with self._lock:
             feeds = list(self._feeds.values())
             pending = list(self._pending)
@@ -382,7 +401,7 @@ class DurablePlace:
         with self._lock:
             if self._pending or not all(each.is_empty for each in self._feeds.values()):
                 return
-            if any(each.looks_back for each in feeds if each.progress is not None):
+            if any(e.looks_back or e.suspects for e in feeds if e.progress is not None):
                 return
             self._quiet = True
         self._bus._news()
@@ -481,6 +500,8 @@ class DurablePlace:
         if feed.looks_back:
             feed.looks_back = False
             self._look_back(feed, progress)
+        if feed.careful:
+            return self._give_one(feed, progress)
         most = self._bus.config.capacity
         waiting = subscription.core.waiting
         if waiting > most // 2:
@@ -488,50 +509,116 @@ class DurablePlace:
         found = self.rows.after(progress.scanned, min(_PORTION, most - waiting))
         if not found:
             return False
-        gets = subscription.caller.gets
-        wanted = [
-            each
-            for each in found
-            if each.head.number not in progress.skip
-            and each.head.source != subscription.name
-            and gets(each.head.channel)
-        ]
+        wanted = self._wanted(feed, progress, found)
         numbers = [each.head.number for each in wanted]
         progress.take(numbers, found[-1].head.number)
         progress.skip.difference_update(each.head.number for each in found)
-        messages = [message for message in map(self._decoded(feed), wanted) if message is not None]
+        messages = [m for m in (self._decoded(feed, each) for each in wanted) if m is not None]
         subscription.core.arrived.extend(messages)
         if subscription.bell.armed:
             subscription.bell.ring()
         return True
 
-    def _decoded(self, feed: _Feed) -> Callable[[Stored], Message | None]:
-        def decode(stored: Stored) -> Message | None:
-            try:
-                return self.rows.message(stored)
-            except (DecodingError, StoreDamaged) as error:
-                name = feed.subscription.name
-                logger.error("agent %r cannot be given message %r: %s", name, stored.head.id, error)
-                letter = DeadLetter(stored.head, name, error_text(error), 0, 0.0)
-                feed.subscription.lose(letter)
-                self.bury(feed.subscription, attrs.evolve(letter, at=self.now()))
-                return None
+    @staticmethod
+    def _wanted(feed: _Feed, progress: Progress, found: Sequence[Stored]) -> list[Stored]:
+        name, gets = feed.subscription.name, feed.subscription.caller.gets
+        return [
+            each
+            for each in found
+            if each.head.number not in progress.skip
+            and each.head.source != name
+            and gets(each.head.channel)
+        ]
 
-        return decode
+    def _decoded(self, feed: _Feed, stored: Stored) -> Message | None:
+        """Return a message; give one up that cannot be read."""
+        try:
+            return self.rows.message(stored)
+        except (DecodingError, StoreDamaged) as error:
+            self._give_up(feed, stored, 0, error_text(error))
+            return None
+
+    def _give_up(self, feed: _Feed, stored: Stored, attempts: int, error: str) -> None:
+        """Give a message up that nobody is given."""
+        subscription = feed.subscription
+        logger.error(
+            "agent %r is not given message %r: %s", subscription.name, stored.head.id, error
+        )
+        letter = DeadLetter(stored.head, subscription.name, error, attempts, self.now())
+        subscription.lose(letter)
+        self.bury(subscription, letter)
 
     def _look_back(self, feed: _Feed, progress: Progress) -> None:
         """Give again what failed before, in another process perhaps, or is replayed."""
         known = progress.retries if feed.claimed else frozenset()
         feed.claimed = True
-        decode = self._decoded(feed)
-        for stored, attempts, due in self.rows.retries(feed.subscription.name):
-            if stored.head.number in known:
+        now = self.now()
+        for stored, so_far in self.rows.retries(feed.subscription.name):
+            if so_far.number in known:
                 continue
-            progress.again(stored.head.number)
-            message = decode(stored)
+            progress.again(so_far.number)
+            due = so_far.due_at or 0.0
+            if feed.careful and due <= now:
+                feed.suspects.append((stored, so_far))
+                continue
+            message = self._decoded(feed, stored)
             if message is not None:
-                feed.subscription.core.restore(message, due, attempts)
+                feed.subscription.core.restore(message, due, so_far.attempt)
         feed.subscription.bell.ring()
+
+    # --- after a death ----------------------------------------------------------------------------
+
+    def _give_one(self, feed: _Feed, progress: Progress) -> bool:
+        """Give one message once nothing else is in hand, and record before that it is given.
+
+        So a message that kills its process is known by its deaths, and given up after some.
+        """
+        subscription = feed.subscription
+        if not subscription.is_quiet or not feed.is_empty:
+            return False
+        if feed.suspects:
+            stored, so_far = feed.suspects.popleft()
+        else:
+            found = self.rows.after(progress.scanned, _GLANCE)
+            wanted = self._wanted(feed, progress, found)
+            if not wanted:
+                if found:
+                    progress.take((), found[-1].head.number)
+                else:
+                    feed.careful = 0
+                    subscription.watched = False
+                return bool(found)
+            stored = wanted[0]
+            so_far = Delivered(stored.head.number, RETRY)
+            progress.take((so_far.number,), so_far.number)
+        feed.careful -= 1
+        subscription.watched = feed.careful > 0
+        if so_far.deaths >= self._bus.config.max_deaths:
+            died = f"{so_far.deaths} processes died while they handled it"
+            self._give_up(feed, stored, so_far.attempt + so_far.deaths, died)
+            return True
+        message = self._decoded(feed, stored)
+        if message is None:
+            return True
+        given = attrs.evolve(
+            so_far, due_at=0.0, error=_DIED, at=self.now(), deaths=so_far.deaths + 1
+        )
+        if self._record(feed, progress, given):
+            subscription.core.restore(message, 0.0, so_far.attempt)
+            subscription.bell.ring()
+        return True
+
+    def _record(self, feed: _Feed, progress: Progress, given: Delivered) -> bool:
+        """Record that a message is given; return False where the subscription is lost."""
+        step = progress.plan([given])
+        settlement = Settlement(
+            feed.subscription.name, feed.epoch, step.position, step.put, step.drop
+        )
+        if self.rows.commit(self._worker.name, [], [settlement]).lost:
+            self._lost(feed)
+            return False
+        progress.wrote(step)
+        return True
 
     # --- who has a subscription -------------------------------------------------------------------
 
@@ -548,6 +635,11 @@ class DurablePlace:
         feed.epoch = claimed.epoch
         feed.claimed = False
         feed.looks_back = True
+        feed.suspects.clear()
+        feed.careful = 0
+        subscription.watched = claimed.died
+        if claimed.died:
+            feed.careful = self._bus.config.capacity + subscription.caller.agent.concurrency
         feed.progress = Progress(claimed.position, claimed.rows)
         return True
 
@@ -565,6 +657,16 @@ class DurablePlace:
                 logger.info("agent %r goes on in this process", feed.subscription.name)
         for feed in feeds:
             feed.looks_back = True  # somebody may have replayed something in another process
+        self._prune(now)
+
+    def _prune(self, now: float) -> None:
+        """Remove some of what all are done with."""
+        keep = self._bus.config.keep
+        if keep is None:
+            return
+        if self._pruning or self._pruned is None or now - self._pruned >= _UPKEEP:
+            self._pruned = now
+            _, self._pruning = self.rows.prune_some(keep, self._pruning)
 
     def _see_off(self, feeds: Sequence[_Feed]) -> None:
         """Give away the subscriptions of agents that were taken out and have come to their end."""

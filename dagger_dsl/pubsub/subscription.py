@@ -108,7 +108,7 @@ class Place(Protocol):
         ...
 
     def rested(self) -> None:
-        """Hear that an agent has nothing to do, while somebody waits for all of them."""
+        """Hear that an agent has nothing to do, while somebody waits for that."""
         ...
 
     def is_quiet(self) -> bool:
@@ -143,6 +143,7 @@ class Subscription:
         sleeping: How many of its drivers have nothing to do.
         drivers: How many there are, living ones.
         stopped: Whether it is given nothing more.
+        watched: Whether its place hears each time that it has nothing to do.
         handled, failed, retried, dead: See `AgentStats`.
         letters: What it has given up, the newest ones.
     """
@@ -160,6 +161,7 @@ class Subscription:
         self.sleeping = 0
         self.drivers = 0
         self.stopped = False
+        self.watched = False
         self.handled = self.failed = self.retried = self.dead = 0
         self.letters: deque[DeadLetter] = deque(maxlen=bus.config.dead_letters)
         # Messages that were failed on, and since when: a policy may give up after a time.
@@ -273,7 +275,7 @@ class Subscription:
         timers = self.core.timers
         with self._lock:
             self.sleeping += 1
-        if self._home.watchers:
+        if self.watched or self._home.watchers:
             self.place.rested()
         try:
             return max(0.0, timers[0][0] - self.place.now())

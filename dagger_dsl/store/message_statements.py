@@ -126,6 +126,7 @@ DELIVERY_COLUMNS: Final = (
     "due_at",
     "error",
     "at",
+    "deaths",
 )
 PUT_DELIVERY: Final = Upsert(deliveries, DELIVERY_COLUMNS, DELIVERY_COLUMNS[2:])
 DROP_DELIVERY: Final = Statement(
@@ -146,7 +147,7 @@ DELIVERIES: Final = Statement(
     .order_by(deliveries.c.message_id)
 )
 RETRIES: Final = Statement(
-    sa.select(deliveries.c.attempt, deliveries.c.due_at, *MESSAGE_ROW)
+    sa.select(deliveries.c.attempt, deliveries.c.due_at, deliveries.c.deaths, *MESSAGE_ROW)
     .join(messages, messages.c.message_id == deliveries.c.message_id)
     .where(deliveries.c.subscription == _name, deliveries.c.state == sa.literal_column("'retry'"))
     .order_by(messages.c.message_id)
@@ -172,6 +173,7 @@ REPLAY: Final = Statement(
         state=sa.literal_column("'retry'"),
         attempt=sa.literal_column("0"),
         due_at=sa.literal_column("0"),
+        deaths=sa.literal_column("0"),
     )
 )
 DISCARD: Final = Statement(
@@ -180,12 +182,14 @@ DISCARD: Final = Statement(
     )
 )
 LEAST_POSITION: Final = Statement(sa.select(sa.func.min(subscriptions.c.position)))
+FIRST: Final = Statement(sa.select(sa.func.min(messages.c.message_id)))
 # A message that was given up, or is given again, is kept as long as its row says so.
 REMOVE: Final = Statement(
     sa.delete(messages).where(
+        messages.c.message_id > _bind("the_first", sa.Integer()),
         messages.c.message_id <= _number,
         messages.c.published_at < _bind("the_time", sa.Double()),
         messages.c.message_id < sa.select(sa.func.max(messages.c.message_id)).scalar_subquery(),
-        ~sa.exists().where(deliveries.c.message_id == messages.c.message_id),
+        messages.c.message_id.not_in(sa.select(deliveries.c.message_id)),
     )
 )

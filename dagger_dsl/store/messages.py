@@ -81,6 +81,7 @@ class Delivered:
         due_at: When it is given again, in seconds since 1970.
         error: What the last call failed with.
         at: When that was, in seconds since 1970.
+        deaths: How many processes died while they handled it.
     """
 
     number: int
@@ -89,6 +90,7 @@ class Delivered:
     due_at: float | None = None
     error: str = ""
     at: float = 0.0
+    deaths: int = 0
 
 
 @attrs.frozen(eq=False)
@@ -136,11 +138,13 @@ class Claimed:
         epoch: What each of its writes names.
         position: Up to where everything is settled, or has a row.
         rows: What is said of other messages: ``{number: (state, attempt, due_at)}``.
+        died: Whether the worker that had it before has died.
     """
 
     epoch: int
     position: int
     rows: dict[int, tuple[str, int, float | None]]
+    died: bool = False
 
 
 @attrs.frozen(eq=False)
@@ -345,7 +349,16 @@ class MessageRows:
             tx.execute_many(
                 sql.PUT_DELIVERY(self._database.dialect),
                 [
-                    (name, each.number, each.state, each.attempt, each.due_at, each.error, each.at)
+                    (
+                        name,
+                        each.number,
+                        each.state,
+                        each.attempt,
+                        each.due_at,
+                        each.error,
+                        each.at,
+                        each.deaths,
+                    )
                     for each in put
                 ],
             )
@@ -385,7 +398,7 @@ class MessageRows:
             None where another worker has it that is not dead.
         """
         rows = read(self._database, sql.SUBSCRIPTION, (name,))
-        epoch = 0
+        epoch, owner = 0, None
         if rows:
             _, owner, epoch, beats = rows[0]
             if owner is not None and not is_dead(str(owner), int(beats)):
@@ -413,7 +426,7 @@ class MessageRows:
             position = int(tx.rows(sql.SUBSCRIPTION, (name,))[0][0])
             found = tx.rows(sql.DELIVERIES, (name, position))
             kept = {int(row[0]): (str(row[1]), int(row[2]), row[3]) for row in found}
-            claimed = Claimed(epoch + 1, position, kept)
+            claimed = Claimed(epoch + 1, position, kept, owner is not None)
 
         run_transaction(self._database, take)
         return claimed
@@ -457,12 +470,13 @@ class MessageRows:
         """Return the messages of all channels after one, in order, so many at most."""
         return [_stored(row) for row in read(self._database, sql.AFTER, (number, limit, 0))]
 
-    def retries(self, name: str) -> list[tuple[Stored, int, float]]:
-        """Return what a subscription is given again: each message, how many calls have failed, and
-        when it is due.
-        """
+    def retries(self, name: str) -> list[tuple[Stored, Delivered]]:
+        """Return what a subscription is given again: each message, and what became of it so far."""
         return [
-            (_stored(row[2:]), int(row[0]), float(row[1] or 0.0))
+            (
+                _stored(row[3:]),
+                Delivered(row[3], RETRY, int(row[0]), float(row[1] or 0.0), deaths=int(row[2])),
+            )
             for row in read(self._database, sql.RETRIES, (name,))
         ]
 
@@ -549,19 +563,41 @@ class MessageRows:
         Args:
             keep_seconds: How old they have to be.
         """
-        count = 0
+        count, reached = 0, 0
+        while True:
+            more, reached = self.prune_some(keep_seconds, reached)
+            count += more
+            if not reached:
+                return count
+            time.sleep(0.001)  # for others that want to write
+
+    def prune_some(self, keep_seconds: float, after: int, most: int = 5_000) -> tuple[int, int]:
+        """Remove as `prune` does, but look only at some messages, in one transaction.
+
+        Args:
+            keep_seconds: As there.
+            after: The number to begin after.
+            most: Messages that are looked at.
+
+        Returns:
+            How many are gone, and where to go on, 0 where there is nothing more.
+        """
+        count, reached = 0, 0
         before = self.now() - keep_seconds
 
         def remove(tx: Transaction) -> None:
-            nonlocal count
+            nonlocal count, reached
+            last = tx.scalar(sql.LAST, ()) or 0
             least = tx.scalar(sql.LEAST_POSITION, ())
-            if least is None:
-                least = tx.scalar(sql.LAST, ()) or 0
-            values = {"the_number": least, "the_time": before}
-            count = tx.execute(sql.REMOVE, sql.REMOVE.in_order(values))
+            end = last if least is None else min(least, last)
+            first = max(after, (tx.scalar(sql.FIRST, ()) or 1) - 1)
+            stop = min(end, first + most)
+            values = {"the_first": first, "the_number": stop, "the_time": before}
+            count = tx.execute(sql.REMOVE, sql.REMOVE.in_order(values)) if stop > first else 0
+            reached = stop if stop < end else 0
 
         run_transaction(self._database, remove, pages=64)
-        return count
+        return count, reached
 
 
 def _ignore(_: object) -> None:

@@ -229,6 +229,7 @@ def _to_4(connection: sa.Connection) -> None:
         sa.Column("due_at", sa.Double),
         sa.Column("error", sa.Text),
         sa.Column("at", sa.Double, nullable=False, server_default="0"),
+        sa.Column("deaths", sa.Integer, nullable=False, server_default="0"),
         sa.PrimaryKeyConstraint("subscription", "message_id"),
         sa.CheckConstraint(" OR ".join(f"state = '{each}'" for each in states), name="ck_state"),
         sa.Index("ix_deliveries_state", "subscription", "state"),

@@ -54,7 +54,8 @@ How messages are kept:
   carries the `epoch` that its claim made, and a living one raises the beat.
 * `deliveries` has what is not said by a position: messages beyond it that are ``done``, those that
   wait to be given again (``retry``, with how many calls have failed and when it is due, in seconds
-  since 1970), and those that were given up (``dead``).
+  since 1970), and those that were given up (``dead``). `deaths` counts the processes that died
+  while they handled it, as far as that was looked at.
 """
 
 from __future__ import annotations
@@ -489,6 +490,7 @@ deliveries = sa.Table(
     sa.Column("due_at", sa.Double),
     sa.Column("error", sa.Text),
     sa.Column("at", sa.Double, nullable=False, server_default="0"),
+    sa.Column("deaths", sa.Integer, nullable=False, server_default="0"),
     sa.PrimaryKeyConstraint("subscription", "message_id"),
     _one_of("state", DELIVERY_STATES),
     sa.Index("ix_deliveries_state", "subscription", "state"),

@@ -505,3 +505,100 @@ def test_more_messages_than_a_process_holds_come_in_order(path: Path, registry: 
     with bus_of(registry, path, capacity=7) as bus:
         idle(bus)
     assert seen == list(range(300))
+
+
+def test_what_all_are_done_with_is_removed_after_a_time(path: Path, registry: Registry) -> None:
+    seen = collector(registry)
+    with bus_of(registry, path) as bus:
+        for number in range(5):
+            bus.publish("c", number).result()
+        idle(bus)
+    with bus_of(Registry(), path, keep=0) as bus, Store(path) as store:
+        until(lambda: store.query("SELECT message_id FROM messages") == [{"message_id": 5}])
+        bus.publish("c", 5).result()
+    with bus_of(registry, path) as bus:
+        idle(bus)
+    assert seen == list(range(6))
+
+
+POISON = """
+    from dagger_dsl.pubsub import *
+    from dagger_dsl import Registry
+    registry = Registry()
+
+    @pubsub_agent(subscribe="c", registry=registry)
+    {kind} agent(number: int) -> None:
+        print(number, flush=True)
+        if number == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with PubSubExecutor(registry=registry, database_url=sys.argv[1]) as bus:
+        bus.wait_idle(60.0).result()
+        print("idle", flush=True)
+"""
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_message_that_kills_its_process_is_given_up_in_the_end(
+    path: Path, registry: Registry, kind: str
+) -> None:
+    collector(registry)
+    with bus_of(registry, path):
+        pass
+    with bus_of(Registry(), path) as other:
+        for number in range(12):
+            other.publish("c", number).result()
+    given: list[str] = []
+    deaths = 0
+    while not given or given[-1] != "idle":
+        process = child(POISON.format(kind=kind), path)
+        words = process.communicate()[0].split()
+        given += words
+        deaths += process.returncode == -9
+        assert deaths < 10
+    assert deaths == 4, "three were recorded, and the first one could not be known"
+    assert given.count("7") == 4
+    counts = {word: given.count(word) for word in given}
+    assert set(counts) == {*map(str, range(12)), "idle"}
+    assert all(counts[str(number)] == 1 for number in range(8, 12))
+    with bus_of(Registry(), path) as bus:
+        (letter,) = bus.dead_letters()
+        assert letter.message.payload == 7
+        assert letter.error == "3 processes died while they handled it"
+        assert bus.discard() == 1
+
+
+def test_after_a_death_what_failed_before_is_given_with_care_too(
+    path: Path, registry: Registry
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    @pubsub_agent(subscribe="c", registry=registry)
+    async def agent(number: int, bus: MessageContext) -> None:
+        with Store(path) as store:
+            rows = store.query("SELECT deaths FROM deliveries WHERE state = 'retry'")
+        seen.append((number, bus.attempt))
+        assert [each["deaths"] for each in rows] == [1 + (number == 2)]
+
+    with bus_of(registry, path):
+        pass
+    with bus_of(Registry(), path) as other:
+        for number in range(1, 5):
+            other.publish("c", number).result()
+    with Store(path) as store, store.writing() as connection:
+        connection.exec_driver_sql("UPDATE subscriptions SET owner = 'x@nowhere', position = 2")
+        connection.exec_driver_sql(
+            "INSERT INTO deliveries (subscription, message_id, state, attempt, due_at, deaths) "
+            "VALUES ('agent', 2, 'retry', 3, 1.0, 1), ('agent', 1, 'dead', 1, NULL, 0)"
+        )
+    with bus_of(registry, path, lease=0.01) as bus:
+        until(lambda: len(seen) == 3)
+        idle(bus)
+        assert [each.message.payload for each in bus.dead_letters()] == [1]
+        with Store(path) as store:
+            assert store.query("SELECT state FROM deliveries") == [{"state": "dead"}]
+        bus.publish("c", 5).result()
+        until(lambda: len(seen) == 4)
+        until(lambda: bus.agents["agent"].dead or bus.agents["agent"].handled == 4)
+        assert bus.agents["agent"].dead == 1, "once it has caught up, it is given them as ever"
+    assert seen == [(2, 4), (3, 1), (4, 1), (5, 1)]

@@ -104,8 +104,9 @@ def main() -> None:
             continue
         child = os.fork()
         if not child:
+            role, database, log, count = words
             try:
-                play(*words[:3], int(words[3]))
+                play(role, database, log, int(count))
             finally:
                 os._exit(0)
         print(child, flush=True)

@@ -190,11 +190,12 @@ def test_one_worker_has_a_subscription_until_it_gives_it_back_or_dies(rows: Mess
     assert settle(rows, first, 1) == []
     second = rows.claim("agent", ["c"], "v", lambda owner, beats: (owner, beats) == ("w", 1))
     assert second is not None
-    assert (second.epoch, second.position) == (2, 1)
+    assert (second.epoch, second.position, second.died) == (2, 1, True)
     rows.release(["agent"], "w")
     assert rows.claim("agent", ["c"], "w") is None, "only who has it gives it back"
     rows.release(["agent"], "v")
-    assert claim(rows).epoch == 4
+    third = claim(rows)
+    assert (third.epoch, third.died) == (4, False)
 
 
 def test_two_that_claim_at_once_do_not_both_get_it(rows: MessageRows) -> None:
@@ -244,8 +245,8 @@ def test_what_a_position_does_not_say_comes_back_with_a_claim(rows: MessageRows)
     again = claim(rows)
     assert again.position == 1
     assert again.rows == {1: ("retry", 2, 99.5), 3: ("done", 0, None), 4: ("dead", 3, None)}
-    ((stored, attempts, due),) = rows.retries("agent")
-    assert (stored.head.id, attempts, due) == ("m1", 2, 99.5)
+    ((stored, so_far),) = rows.retries("agent")
+    assert (stored.head.id, so_far.attempt, so_far.due_at, so_far.deaths) == ("m1", 2, 99.5, 0)
     settle(rows, again, 4, drop=(1, 3))
     rows.release(["agent"], "w")
     assert claim(rows).rows == {}
@@ -265,7 +266,7 @@ def test_given_up_messages_can_be_replayed_and_forgotten(rows: MessageRows) -> N
     assert rows.dead_letters("other") == []
     assert rows.replay("other") == rows.discard("agent", {"m4"}) == 0
     assert rows.replay("agent", {"m1", "m4"}) == 1
-    assert [each.head.id for each, attempts, due in rows.retries("agent")] == ["m1"]
+    assert [each.head.id for each, _ in rows.retries("agent")] == ["m1"]
     assert rows.discard(ids={"m2"}) == 1
     assert [each.message.id for each in rows.dead_letters()] == ["m3"]
 
@@ -290,7 +291,9 @@ def test_upkeep_removes_what_all_are_done_with_and_no_number_comes_twice(
     publish(rows, *map(message, range(4, 11)))
     settle(rows, one, 8, Delivered(5, "dead", 1, None, "", 1.0))
     rows.claim("slow", ["c"], "w")
-    assert rows.prune(keep_seconds=clock() - 3.0) == 2, "those of before moment 3"
+    assert rows.prune_some(clock() - 3.0, 0, 1) == (1, 1)
+    assert rows.prune_some(clock() - 3.0, 1, 1) == (1, 2)
+    assert rows.prune_some(clock() - 3.0, 2, 1) == (0, 3)
     assert rows.prune() == 5
     assert payloads(rows) == [5, 9, 10], "the given up one stays"
     settle(rows, one, 10)
