@@ -125,7 +125,8 @@ class Caller:
 
     def declares(self, channel: str) -> bool:
         """Whether it names a channel among those on which it publishes."""
-        return any(matches(pattern, channel) for pattern in self.publish or ())
+        known = isinstance(channel, str)
+        return known and any(matches(pattern, channel) for pattern in self.publish or ())
 
     def input_fault(self, payload: Any) -> str:
         """Return what keeps a payload from being given to it; empty where nothing does."""

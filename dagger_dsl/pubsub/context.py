@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.errors import InvalidState
+from dagger_dsl.errors import InvalidState, UndeclaredPublication, shown
 
 if TYPE_CHECKING:
     from dagger_dsl.model.messages import Message
@@ -73,8 +73,18 @@ class MessageContext:
                 f"the call of agent {self.agent!r} for message {self.message.id!r} is over; "
                 "publish before it returns, or through the executor"
             )
-        publication = self._subscription.bus._publish_from(
-            self, channel, payload, key, id, task_id, timeout
+        bus, caller = self._subscription.bus, self._subscription.caller
+        if bus.config.strict and not caller.declares(channel):
+            said = ", ".join(map(repr, caller.publish or ())) or "none"
+            raise UndeclaredPublication(
+                f"agent {self.agent!r} publishes on channel {shown(channel)}, and names {said}; "
+                "add it to publish="
+            )
+        caller.check_output(payload)
+        cause = self.message
+        about = cause.task_id if task_id is None else task_id
+        publication = bus._submit(
+            channel, payload, key, id, self.agent, about, cause.id, timeout, self, True
         )
         if not publication.is_done:
             self._pending.append(publication)

@@ -24,24 +24,21 @@ from dagger_dsl.errors import (
     ConfigurationError,
     InvalidState,
     LimitExceeded,
-    UndeclaredPublication,
     did_you_mean,
     shown,
 )
 from dagger_dsl.model.messages import (
-    LONGEST,
     DeadLetter,
     Message,
     check_channel,
     is_pattern,
-    is_short_text,
 )
 from dagger_dsl.model.policies import seconds, whole_number
+from dagger_dsl.pubsub.arguments import as_ids, as_spec, check_texts
 from dagger_dsl.pubsub.calls import Caller
 from dagger_dsl.pubsub.channels import Channel
 from dagger_dsl.pubsub.config import (
     PubSubConfig,
-    Reactive,
     StartWith,
     WorkflowSpec,
 )
@@ -344,47 +341,7 @@ class PubSubExecutor:
         if message is not None:
             payload, key = message.payload, key or message.key
             task_id = task_id or message.task_id
-        publication = self._submit(channel, payload, key, id, "", task_id, "", timeout, None)
-        if (not publication.is_done and wait and running_loop() is None) or (
-            timeout == 0 and publication.is_done
-        ):
-            publication.result()
-        return publication
-
-    def _publish_from(
-        self,
-        ctx: MessageContext,
-        channel: str,
-        payload: Any,
-        key: str,
-        id: str | None,  # the field's name
-        task_id: str | None,
-        timeout: float | None,
-    ) -> Publication:
-        """Publish as the agent of a call."""
-        caller = self._callers.get(ctx.agent) or ctx._subscription.caller
-        if self.config.strict and not caller.declares(channel):
-            said = ", ".join(map(repr, caller.publish or ())) or "none"
-            raise UndeclaredPublication(
-                f"agent {ctx.agent!r} publishes on channel {shown(channel)}, and names "
-                f"{said}; add it to publish="
-            )
-        caller.check_output(payload)
-        cause = ctx.message
-        publication = self._submit(
-            channel,
-            payload,
-            key,
-            id,
-            ctx.agent,
-            cause.task_id if task_id is None else task_id,
-            cause.id,
-            timeout,
-            ctx,
-        )
-        if not publication.is_done and running_loop() is None:
-            publication.result()
-        return publication
+        return self._submit(channel, payload, key, id, "", task_id, "", timeout, None, wait)
 
     def _submit(
         self,
@@ -397,7 +354,9 @@ class PubSubExecutor:
         cause: str,
         timeout: float | None,
         ctx: MessageContext | None,
+        wait: bool,
     ) -> Publication:
+        """Publish as an agent, or as nobody; in a thread without a loop wait where *wait* says."""
         place, home = self._place, self._home
         if place is None or home is None:
             raise InvalidState(
@@ -411,7 +370,7 @@ class PubSubExecutor:
         if route.shape is not None or route._checks:
             route.check(payload, source)
         if key or id is not None or task_id or key.__class__ is not str:
-            _check_texts(key=key, id=id, task_id=task_id)
+            check_texts(key=key, id=id, task_id=task_id)
         limit = self.config.publish_timeout if timeout is None else seconds(timeout, "timeout")
         number = next(self._numbers)
         message = Message(
@@ -423,10 +382,12 @@ class PubSubExecutor:
             source,
             task_id,
             cause,
-            number,
+            number if self.database_url is None else 0,
         )
         publication = Publication(message, id is not None, limit, place.withdraw, home.loop)
         place.submit(route, publication, ctx, wait=limit != 0)
+        if publication.is_refused or (wait and running_loop() is None):
+            publication.result()
         return publication
 
     # --- what was given up ------------------------------------------------------------------------
@@ -451,14 +412,14 @@ class PubSubExecutor:
         Returns:
             How many.
         """
-        return self._open_place().replay(agent, _ids(ids))
+        return self._open_place().replay(agent, as_ids(ids))
 
     def discard(self, agent: str | None = None, ids: Iterable[str] | None = None) -> int:
         """Forget messages that were given up; return how many. The arguments are those of `replay`.
 
         They were delivered as often as they could be; nothing waits for them.
         """
-        return self._open_place().discard(agent, _ids(ids))
+        return self._open_place().discard(agent, as_ids(ids))
 
     def _open_place(self) -> Place:
         if self._place is None:
@@ -644,7 +605,7 @@ class PubSubExecutor:
         home = self._home
         if home is not None and home.is_own:
             try:
-                return home.call(self._run(_spec(spec)))
+                return home.call(self._run(as_spec(spec)))
             finally:
                 self._leave(home)
         if running_loop() is None:
@@ -664,7 +625,7 @@ class PubSubExecutor:
 
     async def run_async(self, spec: WorkflowSpec | None = None) -> PubSubExecutionReport:
         """Run until something ends it, with async agents in the loop of the caller; see `run`."""
-        chosen = _spec(spec)
+        chosen = as_spec(spec)
         home = self._home
         if home is None:
             async with self:
@@ -723,30 +684,3 @@ class PubSubExecutor:
 
     def _letters(self) -> list[DeadLetter]:
         return [letter for each in self._all() for letter in each.letters]
-
-
-def _spec(spec: WorkflowSpec | None) -> WorkflowSpec:
-    if spec is None:
-        return Reactive()
-    if not isinstance(spec, WorkflowSpec):
-        raise ConfigurationError(f"a bus runs a StartWith or a Reactive, not {shown(spec)}")
-    return spec
-
-
-def _ids(ids: Iterable[str] | None) -> set[str] | None:
-    if ids is None:
-        return None
-    return {ids} if isinstance(ids, str) else set(ids)
-
-
-def _check_texts(**texts: Any) -> None:
-    for name, value in texts.items():
-        if value is None and name == "id":
-            continue
-        if not is_short_text(value):
-            raise ConfigurationError(
-                f"{name} is a text of at most {LONGEST} characters, without NUL, not "
-                f"{shown(value, 60)}"
-            )
-        if name == "id" and not value:
-            raise ConfigurationError("id is a text that is not empty; leave it out to get one")

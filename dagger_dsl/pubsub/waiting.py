@@ -56,6 +56,11 @@ class Pending(Generic[T]):
         """Whether it waits no more."""
         return self._state != _WAITING
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether it waits no more, and nothing comes."""
+        return self._state == _FAILED
+
     def succeed(self, value: T) -> None:
         """Say what came; from any thread."""
         self._value = value

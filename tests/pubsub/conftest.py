@@ -12,6 +12,7 @@ import pytest
 
 from dagger_dsl import Registry
 from dagger_dsl.pubsub import PubSubConfig, PubSubExecutor
+from dagger_dsl.store.database import Database
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +30,17 @@ def registry() -> Registry:
     return Registry()
 
 
-@pytest.fixture(params=["memory", "durable"])
-def level(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["memory", "durable", "durable, through SQLAlchemy"])
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     level: str = request.param
+    if "through" in level:  # the way of every other database
+        make = Database.__init__
+
+        def through_core(self: Database, *arguments: Any, **options: Any) -> None:
+            make(self, *arguments, **options)
+            self.through_core = True
+
+        monkeypatch.setattr(Database, "__init__", through_core)
     return level
 
 

@@ -669,7 +669,7 @@ def test_a_message_whose_id_was_published_is_not_published_again(
         with pytest.raises(IdempotencyConflict, match=r"'order-1'.*another content"):
             bus.publish("c", {"n": 2}, id="order-1", key="k").result()
         with pytest.raises(IdempotencyConflict):
-            bus.publish("d", {"n": 1}, id="order-1", key="k").result()
+            _ = bus.publish("d", {"n": 1}, id="order-1", key="k")  # whoever looks at it or not
         idle(bus)
     assert [each.payload for each in seen] == [{"n": 1}]
 

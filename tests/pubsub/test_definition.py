@@ -341,6 +341,13 @@ def test_impossible_channels_are_refused(bus: PubSubExecutor, options: dict[str,
     assert bus.channels == {}
 
 
+@pytest.mark.parametrize("ids", [7, [7], [None]])
+def test_impossible_ids_are_refused(bus: PubSubExecutor, ids: Any) -> None:
+    for change in (bus.replay, bus.discard):
+        with pytest.raises(ConfigurationError, match="id"):
+            change(ids=ids)
+
+
 def test_a_bus_that_does_not_run_says_so(registry: Registry) -> None:
     bus = PubSubExecutor([], registry=registry)
     for ask in (bus.dead_letters, bus.replay, bus.discard, bus.wait_idle):
