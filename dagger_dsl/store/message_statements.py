@@ -7,7 +7,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from dagger_dsl.store.batches import Upsert
-from dagger_dsl.store.schema import deliveries, messages, subscriptions
+from dagger_dsl.store.schema import APPLICATION_ID, deliveries, messages, subscriptions
 from dagger_dsl.store.transactions import Statement
 
 
@@ -43,6 +43,8 @@ BY_PUBLIC_ID: Final = Statement(
         messages.c.channel, messages.c.message_key, messages.c.payload, messages.c.artifact_id
     ).where(messages.c.public_id == _bind("the_id", sa.Text()))
 )
+# Elsewhere than on SQLite a lower number could be seen after a higher one.
+LOCK: Final = Statement(sa.select(sa.func.pg_advisory_xact_lock(APPLICATION_ID + 1)))
 LAST: Final = Statement(sa.select(sa.func.max(messages.c.message_id)))
 
 MESSAGE_ROW: Final = (

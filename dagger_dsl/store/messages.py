@@ -248,6 +248,8 @@ class MessageRows:
             For each, None where it is stored, or was stored before; else the error: its id belongs
             to another message.
         """
+        if outgoing and self._database.dialect == "postgresql":
+            tx.rows(sql.LOCK, ())
         found: list[DaggerError | None] = []
         rows: list[Sequence[Any]] = []
         files: list[Sequence[Any]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sqlite3
 import threading
 import time
@@ -602,3 +603,46 @@ def test_after_a_death_what_failed_before_is_given_with_care_too(
         until(lambda: bus.agents["agent"].dead or bus.agents["agent"].handled == 4)
         assert bus.agents["agent"].dead == 1, "once it has caught up, it is given them as ever"
     assert seen == [(2, 4), (3, 1), (4, 1), (5, 1)]
+
+
+INTERRUPTED = """
+    from dagger_dsl.pubsub import *
+    from dagger_dsl import Registry
+    registry = Registry()
+
+    @pubsub_agent(subscribe="c", registry=registry)
+    {kind} agent(number: int) -> None:
+        print(number, flush=True)
+        if number == 3:
+            {wait}
+            print("not awaited", flush=True)
+
+    try:
+        config = PubSubConfig(grace=0.1)
+        PubSubExecutor(config=config, registry=registry, database_url=sys.argv[1]).run()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "wait"),
+    [("def", "time.sleep(600)"), ("async def", "import asyncio; await asyncio.sleep(600)")],
+)
+def test_an_interrupted_run_records_what_was_handled(
+    path: Path, registry: Registry, kind: str, wait: str
+) -> None:
+    seen = collector(registry)
+    with bus_of(registry, path):
+        pass
+    with bus_of(Registry(), path) as other:
+        for number in range(5):
+            other.publish("c", number).result()
+    process = child(INTERRUPTED.format(kind=kind, wait=wait), path)
+    assert [line(process) for _ in range(4)] == ["0", "1", "2", "3"]
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[0].split() == ["interrupted"]
+    assert process.returncode == 0
+    with bus_of(registry, path) as bus:
+        idle(bus)
+    assert seen == [3, 4]
