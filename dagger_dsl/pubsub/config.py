@@ -34,6 +34,9 @@ class PubSubConfig:
         retry: A `RetryPolicy`, or a number of extra calls, for agents that have none; None calls
             them once.
         dead_letters: How many given-up messages are kept in memory, the newest ones.
+        dead_letter_channel: Where it is published that an agent gives a message up, as a mapping
+            with ``agent``, ``error``, ``attempts``, ``message_id``, ``channel``, ``key`` and
+            ``payload``; None for nowhere. What fails there is not published again.
         max_deaths: How many processes may die while they handle a message, before it is given up.
         keep: Seconds that a database keeps messages which all are done with; None for ever.
         grace: Seconds that a bus waits, when it is closed, for what is left to do.
@@ -53,6 +56,7 @@ class PubSubConfig:
     strict: bool
     retry: RetryPolicy
     dead_letters: int
+    dead_letter_channel: str | None
     max_deaths: int
     keep: float | None
     grace: float
@@ -70,6 +74,7 @@ class PubSubConfig:
         strict: bool = False,
         retry: Any = None,
         dead_letters: int = 1_000,
+        dead_letter_channel: str | None = None,
         max_deaths: int = 3,
         keep: _Seconds | None = None,
         grace: _Seconds = 10.0,
@@ -88,6 +93,7 @@ class PubSubConfig:
             strict,
             policy,
             whole_number(dead_letters, "dead_letters"),
+            None if dead_letter_channel is None else check_channel(dead_letter_channel),
             whole_number(max_deaths, "max_deaths"),
             None if keep is None else seconds(keep, "keep"),
             seconds(grace, "grace"),

@@ -30,6 +30,8 @@ from dagger_dsl.errors import (
     StoreError,
 )
 from dagger_dsl.model.messages import DeadLetter, Message, error_text
+from dagger_dsl.pubsub.feeds import Feed, Settled
+from dagger_dsl.pubsub.letters import told_of
 from dagger_dsl.pubsub.progress import Progress, Step
 from dagger_dsl.pubsub.waiting import ThreadBell
 from dagger_dsl.store.messages import (
@@ -81,49 +83,6 @@ _GLANCE: Final = 10
 _LAST_TRIES: Final = 3
 
 
-@attrs.frozen(eq=False)
-class _Settled:
-    """What became of a message, and what was published meanwhile."""
-
-    delivered: Delivered
-    published: tuple[Publication, ...] = ()
-    message: Message | None = None
-
-
-class _Feed:
-    """What the desk knows of one subscription.
-
-    Attributes:
-        subscription: Which.
-        settled: What became of its messages, not yet recorded; agents append.
-        progress: How far it is; None while another process has it.
-        epoch: The number of the claim.
-        leaving: What becomes of it once its agent has come to an end; empty while that goes on.
-        claimed: Whether it was looked at since it was claimed.
-        looks_back: Whether messages may be there that are given again.
-        careful: So many messages are given one at a time, each once that is recorded: the process
-            that had the subscription before has died, perhaps of one of them.
-        suspects: Messages that are given again in this way.
-    """
-
-    def __init__(self, subscription: Subscription) -> None:
-        self.subscription = subscription
-        self.settled: deque[_Settled] = deque()
-        self.taken: list[_Settled] = []
-        self.progress: Progress | None = None
-        self.epoch = 0
-        self.leaving = ""
-        self.claimed = False
-        self.looks_back = True
-        self.careful = 0
-        self.suspects: deque[tuple[Stored, Delivered]] = deque()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether everything was recorded that became of its messages."""
-        return not self.settled and not self.taken
-
-
 class DurablePlace:
     """Keeps the messages of one bus in a database.
 
@@ -147,7 +106,7 @@ class DurablePlace:
         self.now = self.rows.now
         self._worker = Worker(self._store.database, bus.config.lease)
         self._lock = threading.Lock()
-        self._feeds: dict[Subscription, _Feed] = {}
+        self._feeds: dict[Subscription, Feed] = {}
         self._pending: deque[tuple[Publication, Outgoing]] = deque()
         self._bell = ThreadBell()
         self._pause = _SOON
@@ -197,7 +156,7 @@ class DurablePlace:
 
     def join(self, subscription: Subscription) -> None:
         """See `Place.join`; where another process has the subscription, this one stands by."""
-        feed = _Feed(subscription)
+        feed = Feed(subscription)
         with self._lock:
             self._feeds[subscription] = feed
             taken = any(
@@ -283,22 +242,32 @@ class DurablePlace:
 
     def settle(self, subscription: Subscription, message: Message, held: list[Publication]) -> None:
         """See `Place.settle`."""
-        self._settled(subscription, _Settled(Delivered(message.number, DONE), tuple(held), message))
+        self._settled(subscription, Settled(Delivered(message.number, DONE), tuple(held), message))
 
     def postpone(
         self, subscription: Subscription, message: Message, due: float, attempts: int, error: str
     ) -> None:
         """See `Place.postpone`."""
         delivered = Delivered(message.number, RETRY, attempts, due, error, self.now())
-        self._settled(subscription, _Settled(delivered))
+        self._settled(subscription, Settled(delivered))
 
     def bury(self, subscription: Subscription, letter: DeadLetter) -> None:
         """See `Place.bury`."""
         number = letter.message.number
         delivered = Delivered(number, DEAD, letter.attempts, None, letter.error, letter.at)
-        self._settled(subscription, _Settled(delivered))
+        told = told_of(self._bus, letter)
+        published: tuple[Publication, ...] = ()
+        if told is not None:
+            try:
+                told.data = self.rows.encoded(told.message)
+                published = (told,)
+            except DaggerError as error:
+                logger.warning(
+                    "it is not published that agent %r gives a message up: %s", letter.agent, error
+                )
+        self._settled(subscription, Settled(delivered, published))
 
-    def _settled(self, subscription: Subscription, settled: _Settled) -> None:
+    def _settled(self, subscription: Subscription, settled: Settled) -> None:
         feed = self._feeds.get(subscription)
         if feed is None:  # it was removed, and its subscription given away
             return
@@ -394,7 +363,7 @@ class DurablePlace:
             self._look_for_quiet(feeds)
         return wrote or got
 
-    def _look_for_quiet(self, feeds: Sequence[_Feed]) -> None:
+    def _look_for_quiet(self, feeds: Sequence[Feed]) -> None:
         # In this order: an agent appends to `settled` before it goes to sleep.
         if not all(each.subscription.is_quiet for each in feeds if each.progress is not None):
             return
@@ -407,9 +376,9 @@ class DurablePlace:
         self._bus._news()
 
     def _commit(
-        self, pending: Sequence[tuple[Publication, Outgoing]], feeds: Sequence[_Feed]
+        self, pending: Sequence[tuple[Publication, Outgoing]], feeds: Sequence[Feed]
     ) -> bool:
-        steps: list[tuple[_Feed, Step]] = []
+        steps: list[tuple[Feed, Step]] = []
         settlements: list[Settlement] = []
         for feed in feeds:
             if feed.progress is None:
@@ -460,7 +429,7 @@ class DurablePlace:
             self._tell(publication, fault)
         return True
 
-    def _refused(self, feed: _Feed, settled: _Settled, fault: DaggerError) -> None:
+    def _refused(self, feed: Feed, settled: Settled, fault: DaggerError) -> None:
         """Take back that a message was handled: what was published meanwhile is refused."""
         assert feed.progress is not None
         number, name = settled.delivered.number, feed.subscription.name
@@ -483,7 +452,7 @@ class DurablePlace:
         if channel is not None:
             channel.published += 1
 
-    def _lost(self, feed: _Feed) -> None:
+    def _lost(self, feed: Feed) -> None:
         logger.warning(
             "another process has taken agent %r over; what it was doing here is done there again",
             feed.subscription.name,
@@ -493,7 +462,7 @@ class DurablePlace:
         feed.settled.clear()
         feed.subscription.core.arrived.clear()
 
-    def _fetch(self, feed: _Feed) -> bool:
+    def _fetch(self, feed: Feed) -> bool:
         progress, subscription = feed.progress, feed.subscription
         if progress is None or feed.leaving or subscription.stopped:
             return False
@@ -520,7 +489,7 @@ class DurablePlace:
         return True
 
     @staticmethod
-    def _wanted(feed: _Feed, progress: Progress, found: Sequence[Stored]) -> list[Stored]:
+    def _wanted(feed: Feed, progress: Progress, found: Sequence[Stored]) -> list[Stored]:
         name, gets = feed.subscription.name, feed.subscription.caller.gets
         return [
             each
@@ -530,7 +499,7 @@ class DurablePlace:
             and gets(each.head.channel)
         ]
 
-    def _decoded(self, feed: _Feed, stored: Stored) -> Message | None:
+    def _decoded(self, feed: Feed, stored: Stored) -> Message | None:
         """Return a message; give one up that cannot be read."""
         try:
             return self.rows.message(stored)
@@ -538,7 +507,7 @@ class DurablePlace:
             self._give_up(feed, stored, 0, error_text(error))
             return None
 
-    def _give_up(self, feed: _Feed, stored: Stored, attempts: int, error: str) -> None:
+    def _give_up(self, feed: Feed, stored: Stored, attempts: int, error: str) -> None:
         """Give a message up that nobody is given."""
         subscription = feed.subscription
         logger.error(
@@ -548,7 +517,7 @@ class DurablePlace:
         subscription.lose(letter)
         self.bury(subscription, letter)
 
-    def _look_back(self, feed: _Feed, progress: Progress) -> None:
+    def _look_back(self, feed: Feed, progress: Progress) -> None:
         """Give again what failed before, in another process perhaps, or is replayed."""
         known = progress.retries if feed.claimed else frozenset()
         feed.claimed = True
@@ -568,7 +537,7 @@ class DurablePlace:
 
     # --- after a death ----------------------------------------------------------------------------
 
-    def _give_one(self, feed: _Feed, progress: Progress) -> bool:
+    def _give_one(self, feed: Feed, progress: Progress) -> bool:
         """Give one message once nothing else is in hand, and record before that it is given.
 
         So a message that kills its process is known by its deaths, and given up after some.
@@ -608,7 +577,7 @@ class DurablePlace:
             subscription.bell.ring()
         return True
 
-    def _record(self, feed: _Feed, progress: Progress, given: Delivered) -> bool:
+    def _record(self, feed: Feed, progress: Progress, given: Delivered) -> bool:
         """Record that a message is given; return False where the subscription is lost."""
         step = progress.plan([given])
         settlement = Settlement(
@@ -622,7 +591,7 @@ class DurablePlace:
 
     # --- who has a subscription -------------------------------------------------------------------
 
-    def _claim(self, feed: _Feed) -> bool:
+    def _claim(self, feed: Feed) -> bool:
         subscription = feed.subscription
         claimed = self.rows.claim(
             subscription.name,
@@ -643,7 +612,7 @@ class DurablePlace:
         feed.progress = Progress(claimed.position, claimed.rows)
         return True
 
-    def _patrol(self, feeds: Sequence[_Feed]) -> None:
+    def _patrol(self, feeds: Sequence[Feed]) -> None:
         now = time.monotonic()
         waiting = [each for each in feeds if each.progress is None and not each.leaving]
         if now - self._patrolled < _PATROL:
@@ -668,7 +637,7 @@ class DurablePlace:
             self._pruned = now
             _, self._pruning = self.rows.prune_some(keep, self._pruning)
 
-    def _see_off(self, feeds: Sequence[_Feed]) -> None:
+    def _see_off(self, feeds: Sequence[Feed]) -> None:
         """Give away the subscriptions of agents that were taken out and have come to their end."""
         for feed in feeds:
             if not feed.leaving or feed.subscription.drivers or not feed.is_empty:

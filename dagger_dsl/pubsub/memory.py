@@ -6,14 +6,16 @@ full, who publishes waits, in order.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from dagger_dsl.errors import ChannelFull, IdempotencyConflict, InvalidState
+from dagger_dsl.errors import ChannelFull, DaggerError, IdempotencyConflict, InvalidState
 from dagger_dsl.model.messages import DeadLetter, Message
+from dagger_dsl.pubsub.letters import told_of
 
 if TYPE_CHECKING:
     from dagger_dsl.pubsub.channels import Channel
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from dagger_dsl.pubsub.waiting import Publication
 
 __all__ = ["MemoryPlace"]
+
+logger = logging.getLogger("dagger_dsl.pubsub")
 
 #: How many ids that were given by hand are remembered, the newest ones.
 _REMEMBERED: Final = 10_000
@@ -206,6 +210,15 @@ class MemoryPlace:
     def bury(self, subscription: Subscription, letter: DeadLetter) -> None:
         """See `Place.bury`."""
         self._letters.append(letter)
+        told = told_of(self._bus, letter)
+        if told is None:
+            return
+        try:
+            self.submit(self._bus._channel(told.message.channel), told, None, wait=False)
+        except DaggerError as error:
+            logger.warning(
+                "it is not published that agent %r gives a message up: %s", letter.agent, error
+            )
 
     # --- rest -------------------------------------------------------------------------------------
 

@@ -658,6 +658,40 @@ def test_given_up_messages_are_looked_at_replayed_and_forgotten(
         assert bus.dead_letters() == []
 
 
+def test_it_is_published_that_a_message_is_given_up(make: Make, registry: Registry) -> None:
+    seen = collector(registry, "letters")
+
+    @pubsub_agent(subscribe="c", retry=QUICK, registry=registry)
+    async def agent(number: int) -> None:
+        raise ConnectionError("down")
+
+    @pubsub_agent(subscribe="letters", registry=registry)
+    def fails_on_letters(message: Message) -> None:
+        raise ValueError
+
+    with make(dead_letter_channel="letters") as bus:
+        message = bus.publish("c", 7, key="k", task_id="t").result()
+        idle(bus)
+        assert [each.agent for each in bus.dead_letters()] == ["agent", "fails_on_letters"]
+        assert bus.channels["letters"].published == 1
+    (letter,) = seen
+    assert letter.payload == {
+        "agent": "agent",
+        "error": "ConnectionError: down",
+        "attempts": 3,
+        "message_id": message.id,
+        "channel": "c",
+        "key": "k",
+        "payload": 7,
+    }
+    assert (letter.source, letter.cause, letter.key, letter.task_id) == (
+        "agent",
+        message.id,
+        "k",
+        "t",
+    )
+
+
 def test_a_message_whose_id_was_published_is_not_published_again(
     make: Make, registry: Registry
 ) -> None:

@@ -250,6 +250,8 @@ def test_agents_are_named_given_or_defined(registry: Registry) -> None:
         {"strict": 1},
         {"retry": "often"},
         {"dead_letters": 0},
+        {"max_deaths": 0},
+        {"keep": -1},
         {"grace": -1},
         {"lease": 0},
     ],
@@ -257,6 +259,12 @@ def test_agents_are_named_given_or_defined(registry: Registry) -> None:
 def test_an_impossible_config_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         PubSubConfig(**options)
+
+
+def test_a_channel_of_letters_is_a_channel() -> None:
+    for wrong in ("a.*", "", 7):
+        with pytest.raises(ConfigurationError, match="channel"):
+            PubSubConfig(dead_letter_channel=wrong)  # type: ignore[arg-type]
 
 
 def test_a_config_is_what_it_says() -> None:

@@ -317,6 +317,29 @@ def test_the_newest_given_up_messages_are_kept(registry: Registry) -> None:
     assert [each.message.payload for each in report.dead_letters] == [7, 8, 9]
 
 
+def test_where_there_is_no_room_for_a_letter_it_is_told(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(registry)
+
+    @pubsub_agent(subscribe="bad", registry=registry)
+    async def agent(message: Message) -> None:
+        raise ValueError
+
+    with bus_of(registry, capacity=1, dead_letter_channel="c") as bus:
+        for number in range(2):
+            bus.publish("c", number).result()
+            waits(bus, number)
+        bus.publish("bad").result()
+        waits(bus, 0, "agent")
+        deadline = time.monotonic() + LONG
+        while "it is not published that agent 'agent'" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert len(bus.dead_letters()) == 1
+        gate.open()
+
+
 def test_a_bus_in_memory_loads_no_store() -> None:
     code = """
 import sys
