@@ -359,9 +359,11 @@ class DurablePlace:
             for feed in feeds:
                 got |= self._fetch(feed)
         self._see_off(feeds)
-        if not wrote and not got:
-            self._look_for_quiet(feeds)
-        return wrote or got
+        if wrote or got:
+            self._quiet = False
+            return True
+        self._look_for_quiet(feeds)
+        return False
 
     def _look_for_quiet(self, feeds: Sequence[Feed]) -> None:
         # In this order: an agent appends to `settled` before it goes to sleep.
@@ -458,6 +460,7 @@ class DurablePlace:
             feed.subscription.name,
         )
         feed.progress = None
+        feed.suspects.clear()
         feed.taken.clear()
         feed.settled.clear()
         feed.subscription.core.arrived.clear()
@@ -468,8 +471,12 @@ class DurablePlace:
             return False
         if feed.looks_back:
             feed.looks_back = False
-            self._look_back(feed, progress)
-        if feed.careful:
+            try:
+                self._look_back(feed, progress)
+            except BaseException:
+                feed.looks_back = True
+                raise
+        if feed.careful or feed.suspects:
             return self._give_one(feed, progress)
         most = self._bus.config.capacity
         waiting = subscription.core.waiting
@@ -479,11 +486,15 @@ class DurablePlace:
         if not found:
             return False
         wanted = self._wanted(feed, progress, found)
-        numbers = [each.head.number for each in wanted]
-        progress.take(numbers, found[-1].head.number)
+        # All are read before anything is said of one: trouble with a file is no result.
+        messages = [self._read(each) for each in wanted]
+        progress.take([each.head.number for each in wanted], found[-1].head.number)
         progress.skip.difference_update(each.head.number for each in found)
-        messages = [m for m in (self._decoded(feed, each) for each in wanted) if m is not None]
-        subscription.core.arrived.extend(messages)
+        for stored, message in zip(wanted, messages, strict=True):
+            if isinstance(message, Message):
+                subscription.core.arrived.append(message)
+            else:
+                self._give_up(feed, stored, 0, message)
         if subscription.bell.armed:
             subscription.bell.ring()
         return True
@@ -499,13 +510,12 @@ class DurablePlace:
             and gets(each.head.channel)
         ]
 
-    def _decoded(self, feed: Feed, stored: Stored) -> Message | None:
-        """Return a message; give one up that cannot be read."""
+    def _read(self, stored: Stored) -> Message | str:
+        """Return a message, or why it cannot be read."""
         try:
             return self.rows.message(stored)
         except (DecodingError, StoreDamaged) as error:
-            self._give_up(feed, stored, 0, error_text(error))
-            return None
+            return error_text(error)
 
     def _give_up(self, feed: Feed, stored: Stored, attempts: int, error: str) -> None:
         """Give a message up that nobody is given."""
@@ -519,20 +529,19 @@ class DurablePlace:
 
     def _look_back(self, feed: Feed, progress: Progress) -> None:
         """Give again what failed before, in another process perhaps, or is replayed."""
-        known = progress.retries if feed.claimed else frozenset()
-        feed.claimed = True
-        now = self.now()
+        now, known = self.now(), progress.retries
         for stored, so_far in self.rows.retries(feed.subscription.name):
             if so_far.number in known:
                 continue
-            progress.again(so_far.number)
             due = so_far.due_at or 0.0
+            message = self._read(stored)
+            progress.again(so_far.number)
             if feed.careful and due <= now:
                 feed.suspects.append((stored, so_far))
-                continue
-            message = self._decoded(feed, stored)
-            if message is not None:
+            elif isinstance(message, Message):
                 feed.subscription.core.restore(message, due, so_far.attempt)
+            else:
+                self._give_up(feed, stored, so_far.attempt, message)
         feed.subscription.bell.ring()
 
     # --- after a death ----------------------------------------------------------------------------
@@ -545,9 +554,7 @@ class DurablePlace:
         subscription = feed.subscription
         if not subscription.is_quiet or not feed.is_empty:
             return False
-        if feed.suspects:
-            stored, so_far = feed.suspects.popleft()
-        else:
+        if not feed.suspects:
             found = self.rows.after(progress.scanned, _GLANCE)
             wanted = self._wanted(feed, progress, found)
             if not wanted:
@@ -557,24 +564,27 @@ class DurablePlace:
                     feed.careful = 0
                     subscription.watched = False
                 return bool(found)
-            stored = wanted[0]
-            so_far = Delivered(stored.head.number, RETRY)
-            progress.take((so_far.number,), so_far.number)
-        feed.careful -= 1
-        subscription.watched = feed.careful > 0
+            number = wanted[0].head.number
+            progress.take((number,), number)
+            feed.suspects.append((wanted[0], Delivered(number, RETRY)))
+        stored, so_far = feed.suspects[0]
+        message = self._read(stored)
         if so_far.deaths >= self._bus.config.max_deaths:
             died = f"{so_far.deaths} processes died while they handled it"
             self._give_up(feed, stored, so_far.attempt + so_far.deaths, died)
-            return True
-        message = self._decoded(feed, stored)
-        if message is None:
-            return True
-        given = attrs.evolve(
-            so_far, due_at=0.0, error=_DIED, at=self.now(), deaths=so_far.deaths + 1
-        )
-        if self._record(feed, progress, given):
+        elif isinstance(message, Message):
+            given = attrs.evolve(
+                so_far, due_at=0.0, error=_DIED, at=self.now(), deaths=so_far.deaths + 1
+            )
+            if not self._record(feed, progress, given):
+                return True
             subscription.core.restore(message, 0.0, so_far.attempt)
             subscription.bell.ring()
+        else:
+            self._give_up(feed, stored, so_far.attempt, message)
+        feed.suspects.popleft()
+        feed.careful = max(0, feed.careful - 1)
+        subscription.watched = bool(feed.careful or feed.suspects)
         return True
 
     def _record(self, feed: Feed, progress: Progress, given: Delivered) -> bool:
@@ -602,7 +612,6 @@ class DurablePlace:
         if claimed is None:
             return False
         feed.epoch = claimed.epoch
-        feed.claimed = False
         feed.looks_back = True
         feed.suspects.clear()
         feed.careful = 0

@@ -169,7 +169,11 @@ class PubSubExecutor:
             if self._place is not None and self._reason is None:
                 if known is not None:
                     self._take_out(known, forget=False)
-                self._put_in(caller)
+                try:
+                    self._put_in(caller)
+                except BaseException:
+                    del self._callers[caller.name]
+                    raise
         return caller.name
 
     def unregister(self, name: str, *, forget: bool = False) -> None:

@@ -36,7 +36,6 @@ class Feed:
         progress: How far it is; None while another process has it.
         epoch: The number of the claim.
         leaving: What becomes of it once its agent has come to an end; empty while that goes on.
-        claimed: Whether it was looked at since it was claimed.
         looks_back: Whether messages may be there that are given again.
         careful: So many messages are given one at a time, each once that is recorded: the process
             that had the subscription before has died, perhaps of one of them.
@@ -50,7 +49,6 @@ class Feed:
         self.progress: Progress | None = None
         self.epoch = 0
         self.leaving = ""
-        self.claimed = False
         self.looks_back = True
         self.careful = 0
         self.suspects: deque[tuple[Stored, Delivered]] = deque()

@@ -55,14 +55,14 @@ class Progress:
         self.skip = {number for number in rows if number > position}
         self._open: deque[int] = deque()
         self._passed: set[int] = set()
-        # Rows that go with their message: of those that are given again, and of those that were
-        # done before one in front of them.
-        self._again = {number for number, row in rows.items() if row[0] == RETRY}
+        # Rows that go with their message: of those that are given again here, and of those that
+        # were done before one in front of them.
+        self._again: set[int] = set()
         self._beyond = {number for number, row in rows.items() if row[0] == DONE}
 
     @property
     def retries(self) -> frozenset[int]:
-        """Messages that are given again and are known here."""
+        """Messages that are given again here."""
         return frozenset(self._again)
 
     @property
@@ -76,7 +76,7 @@ class Progress:
         self.scanned = scanned
 
     def again(self, number: int) -> None:
-        """Hear that a message is given again which was given up before."""
+        """Hear that a message is given again which failed before, or was given up."""
         self._again.add(number)
 
     def plan(self, settled: Sequence[Delivered]) -> Step:

@@ -22,6 +22,7 @@ from dagger_dsl.errors import (
     MessageTooLarge,
     MessageValidationError,
     StoreBusy,
+    StoreError,
 )
 from dagger_dsl.model.values import Secret
 from dagger_dsl.pubsub import (
@@ -646,3 +647,44 @@ def test_an_interrupted_run_records_what_was_handled(
     with bus_of(registry, path) as bus:
         idle(bus)
     assert seen == [3, 4]
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_trouble_with_a_file_holds_messages_up_and_loses_none(
+    path: Path,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    died: bool,
+) -> None:
+    seen = collector(registry)
+    with bus_of(registry, path):
+        pass
+    with bus_of(Registry(), path) as other:
+        for number in range(1, 7):
+            other.publish("c", number).result()
+    with Store(path) as store, store.writing() as connection:
+        if died:
+            connection.exec_driver_sql("UPDATE subscriptions SET owner = 'x@nowhere'")
+        connection.exec_driver_sql(
+            "INSERT INTO deliveries (subscription, message_id, state, attempt, due_at) "
+            "VALUES ('agent', 1, 'retry', 1, 0), ('agent', 2, 'retry', 1, 0)"
+        )
+        connection.exec_driver_sql("UPDATE subscriptions SET position = 2")
+    read, calls = MessageRows.message, iter(range(1_000))
+
+    def flaky(rows: MessageRows, stored: Any) -> Message:
+        if next(calls) in (1, 4, 7):
+            raise StoreError("the disk is away")
+        return read(rows, stored)
+
+    monkeypatch.setattr(MessageRows, "message", flaky)
+    with bus_of(registry, path, lease=0.01) as bus:
+        until(lambda: len(seen) == 6)
+        idle(bus)
+        assert bus.agents["agent"].dead == 0
+    assert sorted(seen) == [1, 2, 3, 4, 5, 6]
+    assert seen[2:] == [3, 4, 5, 6]
+    assert "the disk is away" in caplog.text
+    with Store(path) as store:
+        assert store.query("SELECT * FROM deliveries") == []
