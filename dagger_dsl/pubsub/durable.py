@@ -255,16 +255,16 @@ class DurablePlace:
         """See `Place.bury`."""
         number = letter.message.number
         delivered = Delivered(number, DEAD, letter.attempts, None, letter.error, letter.at)
-        told = told_of(self._bus, letter)
         published: tuple[Publication, ...] = ()
-        if told is not None:
-            try:
+        try:
+            told = told_of(self._bus, letter)
+            if told is not None:
                 told.data = self.rows.encoded(told.message)
                 published = (told,)
-            except DaggerError as error:
-                logger.warning(
-                    "it is not published that agent %r gives a message up: %s", letter.agent, error
-                )
+        except DaggerError as error:
+            logger.warning(
+                "it is not published that agent %r gives a message up: %s", letter.agent, error
+            )
         self._settled(subscription, Settled(delivered, published))
 
     def _settled(self, subscription: Subscription, settled: Settled) -> None:

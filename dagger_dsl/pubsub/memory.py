@@ -210,11 +210,10 @@ class MemoryPlace:
     def bury(self, subscription: Subscription, letter: DeadLetter) -> None:
         """See `Place.bury`."""
         self._letters.append(letter)
-        told = told_of(self._bus, letter)
-        if told is None:
-            return
         try:
-            self.submit(self._bus._channel(told.message.channel), told, None, wait=False)
+            told = told_of(self._bus, letter)
+            if told is not None:
+                self.submit(self._bus._channel(told.message.channel), told, None, wait=False)
         except DaggerError as error:
             logger.warning(
                 "it is not published that agent %r gives a message up: %s", letter.agent, error

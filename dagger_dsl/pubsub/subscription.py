@@ -251,6 +251,8 @@ class Subscription:
                     await asyncio.sleep(0)
         except StopIteration:
             pass
+        except Exception as error:
+            self._broke(error)
         finally:
             steps.close()
             self._left()
@@ -267,8 +269,15 @@ class Subscription:
                 finally:
                     with self._lock:
                         self.sleeping -= 1
+        except Exception as error:
+            self._broke(error)
         finally:
             self._left()
+
+    def _broke(self, error: Exception) -> None:
+        """Say that something failed beside the agent itself, a fault of ours, and end the bus."""
+        logger.error("agent %r cannot go on, and the bus stops", self.name, exc_info=error)
+        self.bus.stop("failed")
 
     def _rest(self) -> float | None:
         """Say that there is nothing to do; return after how many seconds there may be something."""
@@ -345,7 +354,11 @@ class Subscription:
             error = ExecutionError(f"it raised {error!r}")
         now = place.now()
         since = self._failing.setdefault(message.number, now)
-        delay = decide(self.policy, attempts, error, now - since)
+        try:
+            delay = decide(self.policy, attempts, error, now - since)
+        except Exception:  # a predicate of the policy, which is somebody's code
+            logger.exception("the retry policy of agent %r failed itself", self.name)
+            delay = None
         text = error_text(error)
         self.failed += 1
         if delay is not None:

@@ -598,6 +598,36 @@ def test_a_policy_may_give_up_after_a_time(make: Make, registry: Registry) -> No
     assert report.retried >= 1
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_policy_that_fails_itself_gives_up(make: Make, registry: Registry, kind: str) -> None:
+    def broken(error: BaseException) -> bool:
+        raise ZeroDivisionError
+
+    policy = RetryPolicy(max_attempts=5, base_delay=0.001, retry_on=(broken,))
+    seen: list[int] = []
+
+    def handle(number: int) -> None:
+        seen.append(number)
+        if number == 1:
+            raise ConnectionError
+
+    options: dict[str, Any] = {"name": "agent", "subscribe": "c", "retry": policy}
+    if kind == "sync":
+        pubsub_agent(**options, registry=registry)(handle)
+    else:
+
+        @pubsub_agent(**options, registry=registry)
+        async def agent(number: int) -> None:
+            handle(number)
+
+    with make(max_channels=1, dead_letter_channel="one.too.many") as bus:
+        bus.publish("c", 1).result()
+        bus.publish("c", 2).result()
+        idle(bus)
+        assert [each.error for each in bus.dead_letters()] == ["ConnectionError"]
+    assert seen == [1, 2]
+
+
 def test_who_would_block_the_loop_of_the_bus_is_told(make: Make, registry: Registry) -> None:
     go = threading.Event()
 
