@@ -8,6 +8,7 @@ wait, and those of other lanes go on. Both places of messages, memory and databa
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 from collections import deque
 
@@ -94,6 +95,16 @@ class Delivery:
             return True
         timers = self.timers
         return bool(timers) and timers[0][0] <= now
+
+    def calm_until(self) -> float:
+        """Return when there is something to do again while nobody is called and nothing comes.
+
+        Returns:
+            By the clock of `failed`; infinity for never, minus infinity for now.
+        """
+        if self.arrived or self.returned or self._ready:
+            return -math.inf
+        return self.timers[0][0] if self.timers else math.inf
 
     def attempts(self, message: Message) -> int:
         """Return how many calls have failed for a message."""

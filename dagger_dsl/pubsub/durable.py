@@ -12,6 +12,7 @@ dies.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -113,7 +114,7 @@ class DurablePlace:
         self._patrolled = self._beaten = time.monotonic()
         self._pruned: float | None = None
         self._pruning = 0
-        self._quiet = False
+        self._calm = -math.inf
         self._rested = False
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -182,7 +183,7 @@ class DurablePlace:
         self._look()
 
     def _look(self) -> None:
-        self._quiet = False
+        self._calm = -math.inf
         self._pause = _SOON
         self._bell.ring()
 
@@ -219,7 +220,7 @@ class DurablePlace:
                     f"{len(self._pending)} publications wait to be recorded already; await what "
                     "publish() returns"
                 )
-            self._quiet = False
+            self._calm = -math.inf
             self._pending.append((publication, outgoing))
         if self._bell.armed:
             self._bell.ring()
@@ -271,7 +272,7 @@ class DurablePlace:
         feed = self._feeds.get(subscription)
         if feed is None:  # it was removed, and its subscription given away
             return
-        self._quiet = False
+        self._calm = -math.inf
         feed.settled.append(settled)
         if self._bell.armed:
             self._bell.ring()
@@ -284,9 +285,9 @@ class DurablePlace:
         if self._bell.armed:
             self._bell.ring()
 
-    def is_quiet(self) -> bool:
-        """See `Place.is_quiet`."""
-        return self._quiet
+    def calm_until(self) -> float:
+        """See `Place.calm_until`."""
+        return self._calm
 
     # --- what was given up ------------------------------------------------------------------------
 
@@ -360,21 +361,23 @@ class DurablePlace:
                 got |= self._fetch(feed)
         self._see_off(feeds)
         if wrote or got:
-            self._quiet = False
+            self._calm = -math.inf
             return True
-        self._look_for_quiet(feeds)
+        self._look_for_calm(feeds)
         return False
 
-    def _look_for_quiet(self, feeds: Sequence[Feed]) -> None:
+    def _look_for_calm(self, feeds: Sequence[Feed]) -> None:
+        mine = [each for each in feeds if each.progress is not None]
         # In this order: an agent appends to `settled` before it goes to sleep.
-        if not all(each.subscription.is_quiet for each in feeds if each.progress is not None):
+        calm = min((each.subscription.calm_until for each in mine), default=math.inf)
+        if calm <= self.now():
             return
         with self._lock:
             if self._pending or not all(each.is_empty for each in self._feeds.values()):
                 return
-            if any(e.looks_back or e.suspects for e in feeds if e.progress is not None):
+            if any(each.looks_back or each.suspects for each in mine):
                 return
-            self._quiet = True
+            self._calm = calm
         self._bus._news()
 
     def _commit(
@@ -552,7 +555,7 @@ class DurablePlace:
         So a message that kills its process is known by its deaths, and given up after some.
         """
         subscription = feed.subscription
-        if not subscription.is_quiet or not feed.is_empty:
+        if subscription.calm_until <= self.now() or not feed.is_empty:
             return False
         if not feed.suspects:
             found = self.rows.after(progress.scanned, _GLANCE)

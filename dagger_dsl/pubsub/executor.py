@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import os
 import threading
 import time
@@ -525,8 +526,9 @@ class PubSubExecutor:
             return
         deadline = home.loop.time() + grace
         try:
+            end = place.now() + grace  # what is due later is not waited for
             wanted = drain and self._reason is None
-            if wanted and not await home.until(self._is_over, deadline):
+            if wanted and not await home.until(lambda: self._has_drained(end), deadline):
                 logger.warning("the bus was closed with messages that are not handled yet")
         finally:
             self.stop("closed")
@@ -541,11 +543,17 @@ class PubSubExecutor:
                     self._lose(each)
                 self._place = self._home = None
 
+    def _has_drained(self, end: float) -> bool:
+        return self._reason is not None or self._calm_until() > end
+
     def _has_ended(self) -> bool:
         return not any(each.drivers for each in self._all())
 
     def _is_over(self) -> bool:
-        return self._reason is not None or (self._place is not None and self._place.is_quiet())
+        return self._reason is not None or self._calm_until() == math.inf
+
+    def _calm_until(self) -> float:
+        return -math.inf if self._place is None else self._place.calm_until()
 
     def _news(self) -> None:
         """Wake those who wait for something to be so; from any thread."""
@@ -579,7 +587,7 @@ class PubSubExecutor:
             try:
                 deadline = None if limit is None else home.loop.time() + limit
                 await home.until(self._is_over, deadline)
-                pending.succeed(self._place is not None and self._place.is_quiet())
+                pending.succeed(self._calm_until() == math.inf)
             except BaseException as error:
                 pending.fail(error)
                 raise

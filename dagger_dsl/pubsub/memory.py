@@ -7,6 +7,7 @@ full, who publishes waits, in order.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -225,10 +226,12 @@ class MemoryPlace:
         """See `Place.rested`."""
         self._bus._news()
 
-    def is_quiet(self) -> bool:
-        """See `Place.is_quiet`."""
+    def calm_until(self) -> float:
+        """See `Place.calm_until`."""
         with self._lock:
-            return not self._choked and all(each.is_quiet for each in self._bus._all())
+            if self._choked:
+                return -math.inf
+            return min((each.calm_until for each in self._bus._all()), default=math.inf)
 
     # --- what was given up ------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Generator
@@ -111,8 +112,13 @@ class Place(Protocol):
         """Hear that an agent has nothing to do, while somebody waits for that."""
         ...
 
-    def is_quiet(self) -> bool:
-        """Whether nothing waits, and nothing is being handled."""
+    def calm_until(self) -> float:
+        """Return when there is something to do again while nothing is published.
+
+        Returns:
+            By the clock of `now`: infinity where nothing waits and nothing is being handled; when a
+            failed message is due where nothing else is left; minus infinity in all other cases.
+        """
         ...
 
     def dead_letters(self, agent: str | None) -> list[DeadLetter]:
@@ -180,9 +186,9 @@ class Subscription:
         return AgentStats(self.handled, self.failed, self.retried, self.dead, self.core.waiting)
 
     @property
-    def is_quiet(self) -> bool:
-        """Whether nothing waits for it, and it handles nothing."""
-        return self.sleeping == self.drivers and self.core.waiting == 0
+    def calm_until(self) -> float:
+        """When it has something to do again while nothing comes; see `Place.calm_until`."""
+        return self.core.calm_until() if self.sleeping == self.drivers else -math.inf
 
     # --- life -------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 
 from hypothesis import settings
@@ -100,6 +101,10 @@ class Deliveries(RuleBasedStateMachine):
         assert [each.number for each in self.core.left()] == sorted(set(waiting) - running)
         if len(self.running) < self.concurrency and self.may_be_given():
             assert self.core.is_news(self.clock())
+        if not self.running:
+            if self.may_be_given():
+                assert self.core.calm_until() <= self.clock()
+            assert (self.core.calm_until() == math.inf) is not any(self.lanes.values())
 
     def teardown(self) -> None:
         """Everything comes, in the end."""
