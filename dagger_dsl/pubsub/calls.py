@@ -62,6 +62,11 @@ class Caller:
         what = f"agent {agent.name!r}"
         made, body = _body(agent)
         self.is_async = inspect.iscoroutinefunction(body)
+        if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
+            raise RegistryError(
+                f"{what} yields; an agent returns at most one value, and publishes several by "
+                "bus.publish()"
+            )
         self.subscribe = agent.subscribe or _said(made, "subscriptions", what) or ()
         self.publish = agent.publish
         if self.publish is None:
@@ -153,6 +158,13 @@ class Caller:
         Raises:
             OutputError: Nothing says which one.
         """
+        if inspect.isawaitable(value):
+            if inspect.iscoroutine(value):
+                value.close()
+            raise OutputError(
+                f"agent {self.name!r} returned something to be awaited, and is no async function; "
+                "write it as `async def`"
+            )
         if self._answers is None:
             said = ", ".join(self.publish or ()) or "none"
             raise OutputError(

@@ -39,7 +39,7 @@ class PubSubAgent(Protocol):
         ...
 
     def handle_message(self, message: Message, bus: Any) -> Any:
-        """Do something with one message; what it returns is awaited where it can be."""
+        """Do something with one message; it may be async."""
         ...
 
 

@@ -29,6 +29,7 @@ from dagger_dsl.errors import (
     LimitExceeded,
     StoreDamaged,
     StoreError,
+    visible,
 )
 from dagger_dsl.model.messages import DeadLetter, Message, error_text
 from dagger_dsl.pubsub.feeds import Feed, Settled
@@ -524,7 +525,10 @@ class DurablePlace:
         """Give a message up that nobody is given."""
         subscription = feed.subscription
         logger.error(
-            "agent %r is not given message %r: %s", subscription.name, stored.head.id, error
+            "agent %r is not given message %r: %s",
+            subscription.name,
+            stored.head.id,
+            visible(error),
         )
         letter = DeadLetter(stored.head, subscription.name, error, attempts, self.now())
         subscription.lose(letter)

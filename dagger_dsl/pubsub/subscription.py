@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from dagger_dsl.errors import ExecutionError, InputValidationError
+from dagger_dsl.errors import ExecutionError, InputValidationError, visible
 from dagger_dsl.model.messages import DeadLetter, Message, error_text
 from dagger_dsl.pubsub.context import MessageContext
 from dagger_dsl.pubsub.delivery import Delivery, SharedDelivery
@@ -160,8 +160,8 @@ class Subscription:
         self.caller = caller
         self.place = place
         count = caller.agent.concurrency
-        shared = count > 1 and not caller.is_async
-        self.core: Delivery = SharedDelivery(count) if shared else Delivery(count)
+        self._shared = count > 1 and not caller.is_async
+        self.core: Delivery = SharedDelivery(count) if self._shared else Delivery(count)
         self.bell: LoopBell | ThreadBell = LoopBell(home.loop) if caller.is_async else ThreadBell()
         self.policy = caller.agent.retry or bus.config.retry
         self.sleeping = 0
@@ -344,7 +344,11 @@ class Subscription:
             core.ended(message)
             if self._failing:
                 self._failing.pop(message.number, None)
-            self.handled += 1
+            if self._shared:
+                with self._lock:
+                    self.handled += 1
+            else:
+                self.handled += 1
             if bus._limit is not None:
                 bus._count()
 
@@ -366,15 +370,16 @@ class Subscription:
             logger.exception("the retry policy of agent %r failed itself", self.name)
             delay = None
         text = error_text(error)
-        self.failed += 1
+        with self._lock:
+            self.failed += 1
+            self.retried += delay is not None
         if delay is not None:
-            self.retried += 1
             logger.warning(
                 "agent %r failed on message %r of channel %r (%s), again in %.1f s",
                 self.name,
                 message.id,
                 message.channel,
-                text,
+                visible(text),
                 delay,
             )
             due = now + delay
@@ -387,7 +392,7 @@ class Subscription:
             self.name,
             message.id,
             message.channel,
-            text,
+            visible(text),
             exc_info=error,
         )
         letter = DeadLetter(message, self.name, text, attempts, self.bus._clock())
@@ -397,5 +402,6 @@ class Subscription:
 
     def lose(self, letter: DeadLetter) -> None:
         """Count a message that is given up."""
-        self.dead += 1
+        with self._lock:
+            self.dead += 1
         self.letters.append(letter)

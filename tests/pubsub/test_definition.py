@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -148,6 +148,14 @@ def backwards(bus: MessageContext, payload: int) -> None: ...
 def optional(message: Message, *rest: Any, more: int = 7, **others: Any) -> None: ...
 
 
+def yields(message: Message) -> Iterator[int]:
+    yield 1
+
+
+async def yields_later(message: Message) -> AsyncIterator[int]:
+    yield 1
+
+
 class NeedsArguments:
     def __init__(self, wanted: int) -> None: ...
 
@@ -184,6 +192,8 @@ class SaysNoChannel(SaysNothing):
         (keyword, "nothing fills its parameter 'needed'"),
         (two, "nothing fills its parameter 'other'"),
         (backwards, "takes bus, payload"),
+        (yields, "yields; an agent returns"),
+        (yields_later, "yields; an agent returns"),
         (NeedsArguments, "cannot be made without arguments"),
         (SaysNothing, "subscribes to no channel"),
         (SaysNonsense, r"subscriptions\(\) returns a list"),
@@ -216,6 +226,29 @@ def test_an_object_that_can_be_called(registry: Registry) -> None:
     agent = PubSubAgentDef("handler", handler, ("a",))
     assert PubSubExecutor([agent], registry=registry).run(StartWith("a", 5)).success
     assert handler.seen == [5]
+
+
+def test_a_function_that_returns_something_to_be_awaited_is_told(registry: Registry) -> None:
+    async def later() -> int:
+        return 7
+
+    @pubsub_agent(subscribe="a", publish="b", registry=registry)
+    def agent(message: Message) -> Any:
+        return later()
+
+    (letter,) = PubSubExecutor(registry=registry).run(StartWith("a")).dead_letters
+    assert "write it as `async def`" in letter.error
+
+
+def test_what_an_agent_fails_with_cannot_command_a_terminal(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    @pubsub_agent(subscribe="a", registry=registry)
+    async def agent(payload: str) -> None:
+        raise ValueError(payload)
+
+    PubSubExecutor(registry=registry).run(StartWith("a", "\x1b[2Jgone", id="\x1b[2J"))
+    assert "\x1b" not in "".join(each.getMessage() for each in caplog.records)
 
 
 def test_agents_are_named_given_or_defined(registry: Registry) -> None:
