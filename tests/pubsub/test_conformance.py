@@ -830,6 +830,27 @@ def test_a_run_in_the_loop_of_the_caller(make: Make, registry: Registry) -> None
     asyncio.run(main())
 
 
+@pytest.mark.row("R1")
+def test_a_block_inside_of_a_loop_has_a_loop_of_its_own(make: Make, registry: Registry) -> None:
+    seen: list[Any] = []
+
+    @pubsub_agent(subscribe="c", registry=registry)
+    async def agent(number: int) -> None:
+        seen.append((number, asyncio.get_running_loop()))
+
+    async def cell() -> None:  # as in a notebook
+        with make() as bus:
+            await bus.publish("c", 1)
+            bus.publish("c", 2).result()
+            assert await bus.wait_idle(LONG)
+            assert [number for number, _ in seen] == [1, 2]
+            assert {loop for _, loop in seen} != {asyncio.get_running_loop()}
+            _ = bus.publish("c", 3)
+
+    asyncio.run(cell())
+    assert [number for number, _ in seen] == [1, 2, 3]
+
+
 def test_a_run_ends_by_count(make: Make, registry: Registry) -> None:
     @pubsub_agent(subscribe="a", publish="b", registry=registry)
     async def there(number: int) -> int:
