@@ -1,8 +1,9 @@
 """Workers of processes: names by which others see whether they live.
 
 A worker is what claims things of a database: tasks, subscriptions. On one host it holds an OS lock
-as long as its process lives, so its death is seen at once; on another host the beats of what it has
-claimed tell, which it raises while it lives.
+as long as its process lives, so its death is seen at once. One that is on another host, or is
+stopped and keeps its lock, is known by the beats of what it has claimed, which it raises while it
+lives. Who was wrong about that does no harm, as the epoch of each claim refuses what comes late.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.locks import run_offset
 from dagger_dsl.store.ownership import this_owner
 
 __all__ = ["Worker", "worker_name"]
+
+#: Seconds between two looks from which on who watches has stood still, however short a lease is.
+_STILL: Final = 5.0
 
 
 def _host() -> str:
@@ -33,7 +38,7 @@ class Worker:
 
     Args:
         database: Where it claims things.
-        lease: Seconds without a beat after which one of another host counts as dead.
+        lease: Seconds without a beat after which another one counts as dead.
         clock: A monotonic clock.
         name: What no other worker is called, as `worker_name` makes it; a new name by default.
 
@@ -53,7 +58,8 @@ class Worker:
         self._database = database
         self._clock = clock
         self._offset = run_offset(f"worker {self.name}", 0)
-        self._seen: dict[str, tuple[int, float]] = {}
+        # Of each owner: its beats, since when they are so many, and when that was looked at.
+        self._seen: dict[str, tuple[int, float, float]] = {}
 
     def arrive(self) -> None:
         """Show that it lives, from now on."""
@@ -68,18 +74,20 @@ class Worker:
 
         Args:
             owner: Its name.
-            beats: How often it has shown that it lives; only looked at for other hosts.
+            beats: How often it has shown that it lives.
         """
         if owner == self.name:
             return False
-        if owner.endswith(f"@{_host()}"):
-            return not self._database.is_locked(run_offset(f"worker {owner}", 0))
+        here = owner.endswith(f"@{_host()}")
+        if here and not self._database.is_locked(run_offset(f"worker {owner}", 0)):
+            return True
         now = self._clock()
-        before = self._seen.get(owner)
-        if before is None or before[0] != beats:
-            self._seen[owner] = (beats, now)
-            return False
-        return now - before[1] >= self.lease
+        known, since, looked = self._seen.get(owner, (None, now, now))
+        if known != beats or now - looked >= max(self.lease / 2, _STILL):
+            # Who watches stood still, too: the other one may have had no time to show itself.
+            since = now
+        self._seen[owner] = (beats, since, now)
+        return now - since >= self.lease
 
     def dead(self, owners: Mapping[str, int]) -> list[str]:
         """Return those of some workers, given with their beats, that are dead."""

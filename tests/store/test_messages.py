@@ -390,14 +390,30 @@ def test_a_worker_elsewhere_is_dead_after_a_lease_without_a_beat(
     store: Store, clock: FakeClock
 ) -> None:
     worker = Worker(store.database, 10.0, clock)
-    assert not worker.is_dead("w@elsewhere", 1)
-    clock.advance(9.0)
-    assert not worker.is_dead("w@elsewhere", 1)
-    assert not worker.is_dead("w@elsewhere", 2)
-    clock.advance(9.0)
-    assert not worker.is_dead("w@elsewhere", 2)
-    clock.advance(1.0)
-    assert worker.is_dead("w@elsewhere", 2)
+
+    def looks(beats: int, *waits: float) -> list[bool]:
+        return [clock.advance(each) > 0 and worker.is_dead("w@elsewhere", beats) for each in waits]
+
+    assert looks(1, 0.0, 4.0, 4.0) == [False, False, False]
+    assert looks(2, 0.0, 4.0, 4.0, 1.9, 0.1) == [False, False, False, False, True]
+    assert looks(3, 0.0, 4.0, 20.0, 4.0, 4.0) == [False] * 5, "who watches stood still itself"
+    assert looks(3, 2.0) == [True]
+
+
+def test_a_worker_that_is_stopped_is_dead_after_a_lease(tmp_path: Path, clock: FakeClock) -> None:
+    with Store(tmp_path / "w.db") as store:
+        store.init_database()
+        stopped = Worker(store.database, 10.0)
+        stopped.arrive()
+        worker = Worker(store.database, 10.0, clock)
+        assert not worker.is_dead(stopped.name, 7)
+        clock.advance(4.0)
+        assert not worker.is_dead(stopped.name, 7)
+        clock.advance(4.0)
+        assert not worker.is_dead(stopped.name, 7)
+        clock.advance(2.0)
+        assert worker.is_dead(stopped.name, 7)
+        stopped.leave()
 
 
 def test_a_beat_is_seen(rows: MessageRows) -> None:
