@@ -24,7 +24,6 @@ from dagger_dsl.errors import (
     AgentAlreadyRegistered,
     ConfigurationError,
     InvalidState,
-    JobExists,
     JobNotFound,
     shown,
 )
@@ -237,11 +236,17 @@ class TaskManager(Steering):
                 runs tasks of all agents.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        self._make(job_id)
-        if tasks:
-            self.add_tasks(tasks, job_id)
-        self._check_agents(job_id)
-        self._rows.start_job(job_id, timeout=limit, allowed_agents=allowed_agents, config=config)
+        self._check_specs(tasks)
+        self._check_agents(job_id, (spec.agent for spec in tasks))
+        self._open()
+        self._rows.start_job(
+            job_id,
+            tasks,
+            create=True,
+            timeout=limit,
+            allowed_agents=allowed_agents,
+            config=config,
+        )
         self.work()
         self._wake()
         return JobHandle(self, job_id)
@@ -278,19 +283,14 @@ class TaskManager(Steering):
         """
         self._interrupt(self._rows.cancel_job(job_id, reason))
 
-    def _check_agents(self, job_id: str) -> None:
+    def _check_agents(self, job_id: str, more: Iterable[str] = ()) -> None:
         """Refuse a job whose tasks nobody would ever run, where that is known."""
         if self._size == 0 or self._chosen is not None:
             return  # other processes have other agents
         known = self.registry.task_agents
-        for name in self._reads.agents_of(job_id):
+        for name in dict.fromkeys([*self._reads.agents_of(job_id), *more]):
             if name not in known:
                 raise agent_missing(name, list(known))
-
-    def _make(self, job_id: str) -> None:
-        if self._reads.job(job_id) is None:
-            with contextlib.suppress(JobExists):  # somebody else was quicker
-                self._rows.create_job(job_id)
 
     # --- tasks ------------------------------------------------------------------------------------
 
@@ -395,15 +395,17 @@ class TaskManager(Steering):
             InvalidState: The job has ended.
             TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
         """
+        self._check_specs(specs)
+        self._open()
+        added = self._rows.add(job_id, specs, create=True)
+        self._wake()
+        return added
+
+    def _check_specs(self, specs: Iterable[NewTaskSpec]) -> None:
         for spec in specs:
             if not isinstance(spec, NewTaskSpec):
                 raise ConfigurationError(f"a task is a NewTaskSpec, not {shown(spec)}")
             self._check_input(spec)
-        self._open()
-        self._make(job_id)
-        added = self._rows.add(job_id, specs)
-        self._wake()
-        return added
 
     def _check_input(self, spec: NewTaskSpec) -> None:
         if spec.agent in self.registry.task_agents:
