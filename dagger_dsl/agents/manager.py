@@ -30,7 +30,7 @@ from dagger_dsl.errors import (
 from dagger_dsl.model.policies import as_enum, seconds, whole_number
 from dagger_dsl.model.resources import ResourceTracker, as_tracker
 from dagger_dsl.model.stalls import StallAction
-from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
+from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.cache import Cache
@@ -40,7 +40,7 @@ from dagger_dsl.store.shared_values import SharedValues
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import Ending, TaskClaims
 from dagger_dsl.store.task_people import TaskPeople
-from dagger_dsl.store.task_reads import TaskReads
+from dagger_dsl.store.task_reads import StoredJob, TaskReads
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -275,6 +275,15 @@ class TaskManager(Steering):
         if self._reads.job(job_id) is None:
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
         return JobHandle(self, job_id)
+
+    def jobs(self, status: JobStatus | str | None = None) -> list[StoredJob]:
+        """Return the jobs there are, as they stand, the newest first; `job` returns a handle.
+
+        Args:
+            status: Only those that are this: a `JobStatus`, or its name.
+        """
+        wanted = None if status is None else as_enum(JobStatus, status, "status")
+        return [each for each in self._reads.jobs() if wanted is None or each.status is wanted]
 
     def cancel_job(self, job_id: str, reason: str = "cancelled") -> None:
         """Cancel a job with all its tasks that have not ended.
@@ -525,7 +534,7 @@ class TaskManager(Steering):
             JobNotFound: There is no such job.
         """
         if job_id is None:
-            tasks = [each for job in reversed(self._reads.jobs()) for each in self.tasks(job.id)]
+            tasks = [each for job in reversed(self.jobs()) for each in self.tasks(job.id)]
             return str(through("job_to_dot")(tasks, None))
         return str(through("job_to_dot")(self.tasks(job_id), self.job(job_id)._row()))
 

@@ -291,6 +291,22 @@ def test_a_job_is_made_given_tasks_and_started_in_one_commit(tmp_path: Path) -> 
         assert (job.status, job.config) == ("running", {"k": 1})
 
 
+def test_jobs_are_listed_the_newest_first(hands: Hands) -> None:
+    manager = hands.manager
+    assert manager.jobs() == []
+    for name in ("one", "two"):
+        manager.start_job(name, [NewTaskSpec("a", name)])
+        hands.clock.advance(1.0)
+    manager.cancel_job("one")
+    assert [(each.id, each.status, each.unfinished) for each in manager.jobs()] == [
+        ("two", JobStatus.RUNNING, 1),
+        ("one", JobStatus.CANCELLED, 0),
+    ]
+    assert [each.id for each in manager.jobs("cancelled")] == ["one"]
+    with pytest.raises(ConfigurationError, match="status must be one of 'created', 'running'"):
+        manager.jobs("runing")
+
+
 @pytest.mark.parametrize("wrong", ["a key", "a dependency", "an agent", "an unknown agent"])
 def test_a_job_that_cannot_be_started_is_not_made(tmp_path: Path, wrong: str) -> None:
     registry = registry_of(a=print, b=print)
