@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -158,7 +158,7 @@ def _steer(manager: TaskManager, arguments: argparse.Namespace) -> list[str]:
     if action == "cancel":
         cancelled = manager.cancel_task(task_id, not arguments.alone, reason=cause)
         return [each for each in cancelled if each != task_id]
-    steps = {
+    steps: dict[str, Callable[[str, str], None]] = {
         "retry": manager.retry,
         "accept": manager.accept,
         "reject": manager.reject,

@@ -295,7 +295,7 @@ def test_jobs_are_listed_the_newest_first(hands: Hands) -> None:
     manager = hands.manager
     assert manager.jobs() == []
     for name in ("one", "two"):
-        manager.start_job(name, [NewTaskSpec("a", name)])
+        _ = manager.start_job(name, [NewTaskSpec("a", name)])
         hands.clock.advance(1.0)
     manager.cancel_job("one")
     assert [(each.id, each.status, each.unfinished) for each in manager.jobs()] == [
@@ -324,9 +324,9 @@ def test_a_job_that_cannot_be_started_is_not_made(tmp_path: Path, wrong: str) ->
             "an unknown agent": AgentNotFound,
         }[wrong]
         with pytest.raises(error):
-            manager.start_job("j", specs, allowed_agents=["a"])
+            _ = manager.start_job("j", specs, allowed_agents=["a"])
         with pytest.raises(JobNotFound):
-            manager.job("j")
+            _ = manager.job("j")
 
 
 @pytest.mark.row("I24")

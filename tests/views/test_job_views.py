@@ -10,7 +10,7 @@ import pytest
 
 from dagger_dsl import NewTaskSpec, Registry, TaskContext, TaskManager, task_agent
 from dagger_dsl.agents import JobHandle
-from dagger_dsl.views import svg
+from dagger_dsl.views.layout import Drawing, lay_out
 from tests.views.dot_grammar import parse
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -103,9 +103,13 @@ def test_a_notebook_is_shown_the_picture_and_text(
     manager: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = ran(manager, "j", NewTaskSpec("worker", {"wrong": False}))
-    laid: list[Any] = []
-    lay_out = svg.lay_out
-    monkeypatch.setattr(svg, "lay_out", lambda *given: laid.append(given) or lay_out(*given))
+    laid = []
+
+    def counted(*given: Any) -> Drawing:
+        laid.append(given)
+        return lay_out(*given)
+
+    monkeypatch.setattr("dagger_dsl.views.svg.lay_out", counted)
     bundle = job._repr_mimebundle_()
     assert len(laid) == 1, "what takes long is done once"
     assert bundle["text/plain"] == "job j: completed: 1 task"
