@@ -122,7 +122,7 @@ class JobHandle:
         return through("job_tree")(self.tasks, self._row())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        found: dict[str, str] = through("job_bundle")(self.tasks, self._row())
+        found: dict[str, str] = through("job_bundle")(self.tasks, self._row(), include, exclude)
         return found
 
     def cancel(self, reason: str = "cancelled") -> None:

@@ -24,14 +24,13 @@ from dagger_dsl.errors import (
     AgentAlreadyRegistered,
     ConfigurationError,
     InvalidState,
-    JobExists,
     JobNotFound,
     shown,
 )
 from dagger_dsl.model.policies import as_enum, seconds, whole_number
 from dagger_dsl.model.resources import ResourceTracker, as_tracker
 from dagger_dsl.model.stalls import StallAction
-from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
+from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.cache import Cache
@@ -41,7 +40,7 @@ from dagger_dsl.store.shared_values import SharedValues
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import Ending, TaskClaims
 from dagger_dsl.store.task_people import TaskPeople
-from dagger_dsl.store.task_reads import TaskReads
+from dagger_dsl.store.task_reads import StoredJob, TaskReads
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -237,11 +236,17 @@ class TaskManager(Steering):
                 runs tasks of all agents.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        self._make(job_id)
-        if tasks:
-            self.add_tasks(tasks, job_id)
-        self._check_agents(job_id)
-        self._rows.start_job(job_id, timeout=limit, allowed_agents=allowed_agents, config=config)
+        self._check_specs(tasks)
+        self._check_agents(job_id, (spec.agent for spec in tasks))
+        self._open()
+        self._rows.start_job(
+            job_id,
+            tasks,
+            create=True,
+            timeout=limit,
+            allowed_agents=allowed_agents,
+            config=config,
+        )
         self.work()
         self._wake()
         return JobHandle(self, job_id)
@@ -271,6 +276,15 @@ class TaskManager(Steering):
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
         return JobHandle(self, job_id)
 
+    def jobs(self, status: JobStatus | str | None = None) -> list[StoredJob]:
+        """Return the jobs there are, as they stand, the newest first; `job` returns a handle.
+
+        Args:
+            status: Only those that are this: a `JobStatus`, or its name.
+        """
+        wanted = None if status is None else as_enum(JobStatus, status, "status")
+        return [each for each in self._reads.jobs() if wanted is None or each.status is wanted]
+
     def cancel_job(self, job_id: str, reason: str = "cancelled") -> None:
         """Cancel a job with all its tasks that have not ended.
 
@@ -278,19 +292,14 @@ class TaskManager(Steering):
         """
         self._interrupt(self._rows.cancel_job(job_id, reason))
 
-    def _check_agents(self, job_id: str) -> None:
+    def _check_agents(self, job_id: str, more: Iterable[str] = ()) -> None:
         """Refuse a job whose tasks nobody would ever run, where that is known."""
         if self._size == 0 or self._chosen is not None:
             return  # other processes have other agents
         known = self.registry.task_agents
-        for name in self._reads.agents_of(job_id):
+        for name in dict.fromkeys([*self._reads.agents_of(job_id), *more]):
             if name not in known:
                 raise agent_missing(name, list(known))
-
-    def _make(self, job_id: str) -> None:
-        if self._reads.job(job_id) is None:
-            with contextlib.suppress(JobExists):  # somebody else was quicker
-                self._rows.create_job(job_id)
 
     # --- tasks ------------------------------------------------------------------------------------
 
@@ -395,15 +404,17 @@ class TaskManager(Steering):
             InvalidState: The job has ended.
             TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
         """
+        self._check_specs(specs)
+        self._open()
+        added = self._rows.add(job_id, specs, create=True)
+        self._wake()
+        return added
+
+    def _check_specs(self, specs: Iterable[NewTaskSpec]) -> None:
         for spec in specs:
             if not isinstance(spec, NewTaskSpec):
                 raise ConfigurationError(f"a task is a NewTaskSpec, not {shown(spec)}")
             self._check_input(spec)
-        self._open()
-        self._make(job_id)
-        added = self._rows.add(job_id, specs)
-        self._wake()
-        return added
 
     def _check_input(self, spec: NewTaskSpec) -> None:
         if spec.agent in self.registry.task_agents:
@@ -523,7 +534,7 @@ class TaskManager(Steering):
             JobNotFound: There is no such job.
         """
         if job_id is None:
-            tasks = [each for job in reversed(self._reads.jobs()) for each in self.tasks(job.id)]
+            tasks = [each for job in reversed(self.jobs()) for each in self.tasks(job.id)]
             return str(through("job_to_dot")(tasks, None))
         return str(through("job_to_dot")(self.tasks(job_id), self.job(job_id)._row()))
 

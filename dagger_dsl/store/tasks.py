@@ -10,6 +10,8 @@ from graphlib import CycleError as FoundCycle
 from graphlib import TopologicalSorter
 from typing import Any, Final
 
+import attrs
+
 from dagger_dsl.errors import (
     AgentNotAllowed,
     ConcurrentUpdateError,
@@ -58,6 +60,20 @@ from dagger_dsl.store.transactions import Transaction, run_transaction
 __all__ = ["TaskRows"]
 
 
+@attrs.frozen
+class _NewTasks:
+    """Tasks that are about to be added: their ids, what was given, and their encoded inputs."""
+
+    ids: list[str]
+    specs: Sequence[NewTaskSpec]
+    encoded: Sequence[tuple[bytes | None, str | None, int]]
+
+    @property
+    def pages(self) -> int:
+        """About how many pages of the database they take."""
+        return 2 + len(self.ids) // 4
+
+
 class TaskRows(TaskTable):
     """The tasks and jobs of one database, as those see them who make and steer them."""
 
@@ -75,39 +91,31 @@ class TaskRows(TaskTable):
         Raises:
             JobExists: The id is taken.
         """
-        check_new_name("a job's id", job_id)
         now = self._clock()
-        allowed = None if allowed_agents is None else _names_text(allowed_agents)
-        row = (
-            job_id,
-            "created",
-            allowed,
-            _config_text({} if config is None else config),
-            None,
-            now,
-            utc(now),
-            utc(now),
-        )
+        row = _job_row(job_id, now, _names_text(allowed_agents), _config_text(config))
 
         def insert(tx: Transaction) -> None:
-            if tx.rows(sql.JOB, (job_id,)):
+            if not _create(tx, row):
                 raise JobExists(f"there is a job {shown(job_id)} already; give another id")
-            tx.execute(sql.INSERT_JOB, row)
 
         run_transaction(self._database, insert)
 
     def start_job(
         self,
         job_id: str,
+        specs: Sequence[NewTaskSpec] = (),
         *,
+        create: bool = False,
         timeout: float | None = None,
         allowed_agents: Sequence[str] | None = None,
         config: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Let the tasks of a job be claimed from now on.
+    ) -> list[str]:
+        """Let the tasks of a job be claimed from now on, and return the ids of those it was given.
 
         Args:
             job_id: Which; one that has ended goes on with what is left of it.
+            specs: Tasks that are added to it before, as `add` does.
+            create: Whether it is made where there is none.
             timeout: Seconds until it is cancelled; None leaves one that runs its limit.
             allowed_agents: The agents that its tasks may be given to; None leaves that as it is.
             config: Anything to keep with it, of JSON types; None leaves what it has.
@@ -116,12 +124,18 @@ class TaskRows(TaskTable):
             JobNotFound: There is none.
             AgentNotAllowed: It has a task for another agent.
             ConfigurationError: *config* is not of JSON types, or *allowed_agents* are no names.
+            InvalidState, TaskExists, TaskNotFound, CycleError, EncodingError: As `add`.
         """
         now = self._clock()
-        allowed = None if allowed_agents is None else _names_text(allowed_agents)
-        kept = None if config is None else _config_text(config)
+        made = _job_row(job_id, now) if create else None
+        allowed, kept = _names_text(allowed_agents), _config_text(config)
+        new = self._prepared(specs)
 
         def start(tx: Transaction) -> None:
+            if made is not None:
+                _create(tx, made)
+            if new.ids:
+                self._add(tx, job_id, new, now)
             job_status(tx, job_id)
             if kept is not None:
                 tx.execute(sql.SET_CONFIG, (kept, job_id))
@@ -129,17 +143,10 @@ class TaskRows(TaskTable):
                 for (agent,) in tx.rows(sql.AGENTS_OF_JOB, (job_id,)):
                     _check_agent(job_id, str(agent), allowed_agents)
                 tx.execute(sql.SET_ALLOWED, (allowed, job_id))
-            before = stored_job(tx.rows(sql.JOB, (job_id,))[0])
-            left = before.deadline if before.status is JobStatus.RUNNING else None
-            deadline = left if timeout is None else now + timeout
-            set_job(tx, job_id, "running", None, deadline, now)
-            named = {"the_job": job_id, "the_moment": now, "the_time": utc(now)}
-            tx.execute(sql.STARTED_EVENTS, sql.STARTED_EVENTS.in_order(named))
-            tx.execute(sql.START, sql.START.in_order(named))
-            if tx.rows(sql.AGENTS_OF_JOB, (job_id,)):  # one without tasks waits for some
-                settle_jobs(tx, (job_id,), now)
+            _start(tx, job_id, timeout, now)
 
-        run_transaction(self._database, start)
+        run_transaction(self._database, start, pages=8 + new.pages)
+        return new.ids
 
     def cancel_job(self, job_id: str, reason: str = "") -> list[str]:
         """Cancel a job with all its tasks that have not ended; return the ids of those that ran.
@@ -158,10 +165,15 @@ class TaskRows(TaskTable):
 
     # -- adding
 
-    def add(self, job_id: str, specs: Sequence[NewTaskSpec]) -> list[str]:
+    def add(self, job_id: str, specs: Sequence[NewTaskSpec], *, create: bool = False) -> list[str]:
         """Add tasks, all of them or none, and return their ids.
 
         What they need, and what they are parts of, are tasks of the same job, new ones among them.
+
+        Args:
+            job_id: Their job.
+            specs: What to add.
+            create: Whether the job is made where there is none; it is not started by that.
 
         Raises:
             JobNotFound: There is no such job.
@@ -172,32 +184,45 @@ class TaskRows(TaskTable):
             AgentNotAllowed: The job does not let the agent have tasks.
             EncodingError: An input has no stored form.
         """
-        if not specs:
+        if not specs and not create:
             return []
+        now = self._clock()
+        made = _job_row(job_id, now) if create else None
+        new = self._prepared(specs)
+
+        def insert(tx: Transaction) -> None:
+            if made is not None:
+                _create(tx, made)
+            if new.ids:
+                self._add(tx, job_id, new, now)
+
+        run_transaction(self._database, insert, pages=new.pages)
+        return new.ids
+
+    def _prepared(self, specs: Sequence[NewTaskSpec]) -> _NewTasks:
+        """Return all that can be done about new tasks before their transaction."""
         _check_cycles(specs)
         ids = [spec.task_id or new_id() for spec in specs]
         encoded = [
             self.encoded(spec.input, f"the input of task {id_!r}")
             for id_, spec in zip(ids, specs, strict=True)
         ]
-        now = self._clock()
+        return _NewTasks(ids, specs, encoded)
 
-        def insert(tx: Transaction) -> None:
-            rows = tx.rows(sql.JOB, (job_id,))
-            if not rows:
-                raise JobNotFound(f"there is no job {shown(job_id)}; start_job() makes one")
-            job = stored_job(rows[0])
-            if job.status not in (JobStatus.CREATED, JobStatus.RUNNING):
-                raise InvalidState(
-                    f"job {job_id!r} is {job.status} and takes no more tasks; start a new job"
-                )
-            for spec in specs:
-                if job.allowed_agents is not None:
-                    _check_agent(job_id, spec.agent, job.allowed_agents)
-            self._insert(tx, job, ids, specs, encoded, now)
-
-        run_transaction(self._database, insert, pages=2 + len(specs) // 4)
-        return ids
+    def _add(self, tx: Transaction, job_id: str, new: _NewTasks, now: float) -> None:
+        """Add tasks to a job that takes some."""
+        rows = tx.rows(sql.JOB, (job_id,))
+        if not rows:
+            raise JobNotFound(f"there is no job {shown(job_id)}; start_job() makes one")
+        job = stored_job(rows[0])
+        if job.status not in (JobStatus.CREATED, JobStatus.RUNNING):
+            raise InvalidState(
+                f"job {job_id!r} is {job.status} and takes no more tasks; start a new job"
+            )
+        if job.allowed_agents is not None:
+            for spec in new.specs:
+                _check_agent(job_id, spec.agent, job.allowed_agents)
+        self._insert(tx, job, new.ids, new.specs, new.encoded, now)
 
     def _insert(
         self,
@@ -376,6 +401,33 @@ class TaskRows(TaskTable):
         run_transaction(self._database, link)
 
 
+def _job_row(
+    job_id: str, now: float, allowed: str | None = None, config: str | None = None
+) -> tuple[Any, ...]:
+    check_new_name("a job's id", job_id)
+    return (job_id, "created", allowed, config or "{}", None, now, utc(now), utc(now))
+
+
+def _create(tx: Transaction, row: tuple[Any, ...]) -> bool:
+    """Make a job that is not started yet; return False where there is one of its id."""
+    if tx.rows(sql.JOB, row[:1]):
+        return False
+    tx.execute(sql.INSERT_JOB, row)
+    return True
+
+
+def _start(tx: Transaction, job_id: str, timeout: float | None, now: float) -> None:
+    """Let a job run that is there; one that runs and gets no other limit keeps its own."""
+    before = stored_job(tx.rows(sql.JOB, (job_id,))[0])
+    left = before.deadline if before.status is JobStatus.RUNNING else None
+    set_job(tx, job_id, "running", None, left if timeout is None else now + timeout, now)
+    named = {"the_job": job_id, "the_moment": now, "the_time": utc(now)}
+    tx.execute(sql.STARTED_EVENTS, sql.STARTED_EVENTS.in_order(named))
+    tx.execute(sql.START, sql.START.in_order(named))
+    if tx.rows(sql.AGENTS_OF_JOB, (job_id,)):  # one without tasks waits for some
+        settle_jobs(tx, (job_id,), now)
+
+
 _SPEC_FIELDS: Final = (
     "description",
     "task_type",
@@ -395,7 +447,9 @@ def _spec_text(spec: NewTaskSpec) -> str | None:
     return json_text(kept) if kept else None
 
 
-def _config_text(config: Any) -> str:
+def _config_text(config: Any) -> str | None:
+    if config is None:
+        return None
     fault = "" if isinstance(config, Mapping) else f", not {shown(config)}"
     if not fault:
         try:
@@ -405,7 +459,9 @@ def _config_text(config: Any) -> str:
     raise ConfigurationError(f"a job's config is a mapping of names to values of JSON{fault}")
 
 
-def _names_text(names: Any) -> str:
+def _names_text(names: Any) -> str | None:
+    if names is None:
+        return None
     wrong = isinstance(names, str) or not isinstance(names, Iterable)
     found = [] if wrong else list(names)
     if wrong or not all(isinstance(each, str) for each in found):
