@@ -126,7 +126,7 @@ def test_an_agent_creates_a_task_in_its_own_job(url: str | None) -> None:
 @pytest.mark.row("I35")
 def test_a_thousand_tasks_are_one_commit(tmp_path: Path) -> None:
     with Hands(
-        FakeClock(1e6), registry=registry_of(a=print), database_url=tmp_path / "t.db"
+        FakeClock(1e6), registry=registry_of(a=lambda n: n), database_url=tmp_path / "t.db"
     ) as hands:
         manager = hands.manager
         commits: list[str] = []
