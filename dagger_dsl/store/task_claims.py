@@ -48,7 +48,7 @@ class Claim:
 
     Attributes:
         number: Its number in the table.
-        version: What each of the worker's writes has to name.
+        version: What each of the worker's writes has to name, with the number and the id.
         id, job_id, agent, parent, priority, effects: Of the task.
         attempt: Which call of its agent this is, counted from 1.
         retries: How many of the calls before it were retries.
@@ -172,13 +172,14 @@ class TaskClaims(TaskTable):
             claim, status = each.claim, each.status
             error = each.error
             if status in UNFINISHED:
-                if tx.scalar(sql.VERSION, (claim.number,)) != claim.version:
+                if tx.scalar(sql.VERSION, (claim.number, claim.id)) != claim.version:
                     late.append(each)
                     continue
                 status, error = self._parked(tx, each)
             inline, artifact_id, _ = each.result
             values = {
                 "the_task": claim.number,
+                "the_id": claim.id,
                 "the_version": claim.version,
                 "new_status": str(status),
                 "new_result": inline,

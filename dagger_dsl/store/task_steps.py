@@ -106,7 +106,10 @@ def settle_jobs(tx: Transaction, job_ids: Iterable[str], now: float) -> list[str
     """Bring jobs in line with the counts of their tasks; return the ids of those that ended."""
     over = []
     for job_id in job_ids:
-        status, unfinished, failed = tx.rows(sql.JOB_COUNTS, (job_id,))[0]
+        rows = tx.rows(sql.JOB_COUNTS, (job_id,))
+        if not rows:
+            continue  # it was removed
+        status, unfinished, failed = rows[0]
         if status in ("created", "cancelled"):
             continue
         new = "running" if unfinished else "failed" if failed else "completed"

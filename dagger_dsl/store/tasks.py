@@ -344,12 +344,6 @@ class TaskRows(TaskTable):
         run_transaction(self._database, change)
         return changed
 
-    @staticmethod
-    def _lost(tx: Transaction, number: int) -> str:
-        """Return in words which tasks that one needs cannot come any more."""
-        lost = [(each, status) for each, status in tx.rows(sql.NEEDS, (number,)) if status in DEAD]
-        return ", ".join(f"{tx.scalar(sql.NAME, (each,))!r}, which is {how}" for each, how in lost)
-
     def add_dependency(self, task_id: str, needs: str) -> None:
         """Let a task wait for another one of its job, too.
 

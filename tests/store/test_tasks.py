@@ -27,11 +27,14 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.tasks import TRANSITIONS, JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.store import task_statements as sql
+from dagger_dsl.store.job_watch import JobWatch
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
+from dagger_dsl.store.task_people import TaskPeople
 from dagger_dsl.store.task_reads import TaskReads
+from dagger_dsl.store.task_steps import settle_jobs
 from dagger_dsl.store.tasks import TaskRows
-from dagger_dsl.store.transactions import read
+from dagger_dsl.store.transactions import read, run_transaction
 
 READY, RUNNING, PENDING = TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.PENDING
 COMPLETED, FAILED, BLOCKED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.BLOCKED
@@ -43,7 +46,8 @@ class Desk:
 
     def __init__(self, store: Store) -> None:
         self.now = 1_000_000.0
-        parts = store.database, store._payloads, lambda: self.now
+        self.store = store
+        self.parts = parts = store.database, store._payloads, lambda: self.now
         self.rows, self.reads, self.claims = (
             TaskRows(*parts),
             TaskReads(*parts),
@@ -605,3 +609,39 @@ def test_sqlites_own_checks_find_no_damage_in_tasks(tmp_path: Path) -> None:
         assert desk.run() == ["a", "b", "c"]
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_what_a_removed_job_gave_is_not_recorded_in_the_task_that_has_its_number(
+    desk: Desk,
+) -> None:
+    people, watch = (each(*desk.parts) for each in (TaskPeople, JobWatch))
+    desk.add("old")
+    (old,) = desk.claim()
+    desk.rows.cancel_job("j")
+    desk.store.retain_jobs(0, None)
+    desk.rows.create_job("j")
+    desk.rows.start_job("j")
+    desk.add("new")
+    (new,) = desk.claim()
+    assert (old.number, old.version) == (new.number, new.version)
+    assert not watch.is_current(old.number, old.version, "old")
+    assert not watch.heartbeat("j", old.number, old.version, "old")
+    with pytest.raises(ConcurrentUpdateError):
+        people.set_summary(old.number, old.version, "old", "of the old one")
+    for status in (COMPLETED, PENDING, BLOCKED, READY):
+        assert len(desk.end(old, status)) == 1
+    assert desk.states() == {"new": "running"}
+    assert watch.is_current(new.number, new.version, "new")
+    assert watch.heartbeat("j", new.number, new.version, "new")
+    assert desk.end(new) == []
+    assert desk.job == "completed"
+
+
+def test_a_job_that_was_removed_is_not_settled(desk: Desk) -> None:
+    desk.add("t")
+    over: list[str] = []
+    run_transaction(
+        desk.store.database, lambda tx: over.extend(settle_jobs(tx, ("gone", "j"), desk.now))
+    )
+    assert over == []
+    assert desk.job == "running"
