@@ -13,10 +13,11 @@ from typing import Any, Final
 import attrs
 import orjson
 
-from dagger_dsl.errors import CycleError, TaskNotFound
+from dagger_dsl.errors import ConfigurationError, CycleError, TaskNotFound
 from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.tasks import UNFINISHED, TaskStatus
 from dagger_dsl.store import task_statements as sql
+from dagger_dsl.store.arguments import storable
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.task_limits import TaskLimits
 from dagger_dsl.store.task_reads import TaskTable
@@ -176,6 +177,7 @@ class TaskClaims(TaskTable):
                     late.append(each)
                     continue
                 status, error = self._parked(tx, each)
+            error = storable(error)
             inline, artifact_id, _ = each.result
             values = {
                 "the_task": claim.number,
@@ -207,7 +209,7 @@ class TaskClaims(TaskTable):
     def _parked(self, tx: Transaction, ending: Ending) -> tuple[TaskStatus, str]:
         """Link a task with what it waits for; return where it stands then, and why.
 
-        One that would wait for itself, or for a task that its job does not have, has failed.
+        One that would wait for itself, or for what is no task of its job, has failed.
 
         While it ran nobody counted for it, so that what it needs is looked at now.
         """
@@ -215,7 +217,11 @@ class TaskClaims(TaskTable):
         try:
             for each in ending.needs:
                 add_link(tx, claim.number, claim.id, claim.job_id, each)
-        except (TaskNotFound, CycleError) as error:  # of its agent, and no matter of the others
+        except (
+            TaskNotFound,
+            CycleError,
+            ConfigurationError,
+        ) as error:  # of its agent, and no matter of the others
             return TaskStatus.FAILED, f"{type(error).__name__}: {error}"
         waits, dead = open_needs(tx, claim.number)
         tx.execute(sql.SET_WAITS, (waits, claim.number))

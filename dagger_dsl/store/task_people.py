@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from dagger_dsl.errors import ConcurrentUpdateError
 from dagger_dsl.model.tasks import TRANSITIONS, UNFINISHED, TaskStatus, check_transition
+from dagger_dsl.store.arguments import check_reason
 from dagger_dsl.store.schema import tasks
 from dagger_dsl.store.task_steps import (
     count_job,
@@ -82,7 +83,9 @@ class TaskPeople(TaskRows):
         Raises:
             TaskNotFound: There is none.
             InvalidState: It has ended, and so have its parts.
+            ConfigurationError: *reason* is no text.
         """
+        check_reason("a reason", reason)
         now = self._clock()
         cancelled: list[str] = []
         ran: list[str] = []

@@ -16,7 +16,7 @@ import orjson
 from dagger_dsl.errors import CycleError, InvalidState, JobNotFound, TaskNotFound, shown
 from dagger_dsl.model.tasks import UNFINISHED, TaskStatus, check_transition
 from dagger_dsl.store import task_statements as sql
-from dagger_dsl.store.arguments import check_text
+from dagger_dsl.store.arguments import check_reason, check_text, storable
 from dagger_dsl.store.job_ends import ENDED, deliver
 from dagger_dsl.store.transactions import Transaction
 
@@ -65,6 +65,7 @@ LOST: Final = "a task that it needs was not completed"
 
 
 def job_status(tx: Transaction, job_id: str) -> str:
+    check_text("a job's id", job_id)
     status = tx.scalar(sql.JOB_STATUS, (job_id,))
     if status is None:
         raise JobNotFound(f"there is no job {shown(job_id)}; start_job() makes one")
@@ -82,7 +83,7 @@ def set_job(
     values = {
         "the_job": job_id,
         "new_status": status,
-        "new_error": error,
+        "new_error": None if error is None else storable(error),
         "new_deadline": deadline,
         "the_moment": now,
         "the_time": utc(now),
@@ -125,6 +126,7 @@ def settle_jobs(tx: Transaction, job_ids: Iterable[str], now: float) -> list[str
 
 def cancel_tasks(tx: Transaction, job_id: str, reason: str, now: float) -> list[str]:
     """Cancel a job with all its tasks that have not ended; return the ids of those that ran."""
+    check_reason("a reason", reason)
     if job_status(tx, job_id) not in ("created", "running"):
         return []
     ran = []
@@ -163,13 +165,13 @@ def set_status(
     values = {
         "the_task": number,
         "new_status": str(status),
-        "new_error": error or None,
+        "new_error": storable(error) or None,
         "new_waits": waits,
         "new_due": due,
         "the_time": utc(now),
     }
     tx.execute(sql.CHANGE, sql.CHANGE.in_order(values))
-    tx.execute(sql.INSERT_EVENT, (number, str(status), now, cause, "", 0))
+    tx.execute(sql.INSERT_EVENT, (number, str(status), now, storable(cause), "", 0))
 
 
 def follow(
@@ -235,8 +237,11 @@ def steer(
         cause, error: Why, for its history, and what is kept with it.
 
     Raises:
+        ConfigurationError: *cause* or *error* is no text.
         InvalidState: A task may not go this way, or cannot: what it needs has failed.
     """
+    check_reason("a reason", cause)
+    check_reason("an error", error)
     number, status, waits, job_id = row[0], TaskStatus(row[1]), row[2], str(row[4])
     check_transition(task_id, status, new)
     after = new

@@ -32,7 +32,7 @@ from dagger_dsl.model.tasks import (
     TaskType,
 )
 from dagger_dsl.store import task_statements as sql
-from dagger_dsl.store.arguments import check_new_name
+from dagger_dsl.store.arguments import check_new_name, check_text
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.task_reads import StoredJob, TaskTable, stored_job
 from dagger_dsl.store.task_steps import (
@@ -146,6 +146,7 @@ class TaskRows(TaskTable):
 
         Raises:
             JobNotFound: There is none.
+            ConfigurationError: *reason* is no text.
         """
         now = self._clock()
         ran: list[str] = []
@@ -174,6 +175,7 @@ class TaskRows(TaskTable):
         """
         if not specs:
             return []
+        check_text("a job's id", job_id)
         _check_cycles(specs)
         ids = [spec.task_id or new_id() for spec in specs]
         encoded = [
@@ -324,6 +326,7 @@ class TaskRows(TaskTable):
             TaskNotFound: There is none.
             InvalidState: A task may not go this way.
             ConcurrentUpdateError: It has another version.
+            ConfigurationError: *cause* or *error* is no text.
         """
         now = self._clock()
         changed = False
@@ -404,6 +407,8 @@ def _names_text(names: Any) -> str:
     found = [] if wrong else list(names)
     if wrong or not all(isinstance(each, str) for each in found):
         raise ConfigurationError(f"allowed_agents are a list of names, not {shown(names)}")
+    for each in found:
+        check_text("an agent of allowed_agents", each)
     return json_text(found)
 
 

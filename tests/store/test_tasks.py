@@ -645,3 +645,79 @@ def test_a_job_that_was_removed_is_not_settled(desk: Desk) -> None:
     )
     assert over == []
     assert desk.job == "running"
+
+
+ODD = "of \udc80\0.txt"
+KEPT = "of \\udc80\\x00.txt"
+
+
+def test_texts_of_odd_file_names_are_kept_as_escapes(desk: Desk) -> None:
+    desk.add("failed", "asks", "needs", "paused", "last")
+    failed, asks, needs, _, last = desk.claim(5)
+    fine = Ending(last, COMPLETED, desk.rows.encoded(1, "result"))
+    odd = [
+        Ending(failed, FAILED, error=ODD),
+        Ending(asks, BLOCKED, error=ODD, asks=True),
+        Ending(needs, BLOCKED, needs=(ODD,)),
+    ]
+    assert desk.claims.exchange("w", [*odd, fine])[1] == []
+    assert desk.rows.set_status("paused", BLOCKED, cause=ODD, error=ODD)
+    found = {each.id: each for each in desk.reads.tasks_of("j")}
+    assert [found[each].error for each in ("failed", "asks", "paused")] == [KEPT] * 3
+    assert [desk.reads.history(each)[-1].cause for each in ("failed", "paused")] == [KEPT] * 2
+    assert (found["needs"].status, found["last"].status) == (FAILED, COMPLETED)
+    assert "lone surrogate" in found["needs"].error
+    TaskPeople(*desk.parts).cancel_tree("paused", False, ODD)
+    assert desk.reads.history("paused")[-1].cause == KEPT
+    desk.rows.cancel_job("j", ODD)
+    job = desk.reads.job("j")
+    assert job is not None
+    assert job.error == KEPT
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"agent": "x\udc80"},
+        {"description": "x\udc80"},
+        {"summary": "x\udc80"},
+        {"acceptance_criteria": "x\udc80"},
+        {"parent": "x\udc80"},
+        {"key": "x\udc80"},
+        {"task_id": "x\udc80"},
+        {"dependencies": ["x\udc80"]},
+    ],
+)
+def test_a_task_with_half_a_character_is_refused_by_the_name_of_the_argument(
+    given: dict[str, Any],
+) -> None:
+    (name,) = given
+    with pytest.raises(ConfigurationError, match=r"lone surrogate.*take it out") as caught:
+        NewTaskSpec(**{"agent": "a", **given})
+    assert name.removesuffix("ies") in str(caught.value)
+
+
+@pytest.mark.parametrize("reason", [None, 3, b"x"])
+def test_a_reason_is_a_text(desk: Desk, reason: Any) -> None:
+    desk.add("t")
+    people = TaskPeople(*desk.parts)
+    for act in (
+        lambda: desk.rows.set_status("t", PAUSED, cause=reason),
+        lambda: desk.rows.set_status("t", PAUSED, error=reason),
+        lambda: desk.rows.cancel_job("j", reason),
+        lambda: people.cancel_tree("t", True, reason),
+    ):
+        with pytest.raises(ConfigurationError, match="is a text, not"):
+            act()
+    assert desk.states() == {"t": "ready"}
+
+
+def test_names_with_half_a_character_reach_no_driver(desk: Desk) -> None:
+    for act in (
+        lambda: desk.rows.add("\udc80", [NewTaskSpec("a")]),
+        lambda: desk.rows.start_job("\udc80"),
+        lambda: desk.rows.cancel_job("\udc80"),
+        lambda: desk.rows.start_job("j", allowed_agents=["\udc80"]),
+    ):
+        with pytest.raises(ConfigurationError, match="lone surrogate"):
+            act()
