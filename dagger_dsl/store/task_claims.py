@@ -201,7 +201,7 @@ class TaskClaims(TaskTable):
             if status not in UNFINISHED:
                 count[0] -= 1
                 count[1] += status is TaskStatus.FAILED
-                follow(tx, claim.job_id, claim.number, str(status), now, count)
+                follow(tx, claim.job_id, claim.number, str(status), now, count, held=False)
         for job_id, (unfinished, failed) in counts.items():
             count_job(tx, job_id, unfinished, failed, now)
         return settle_jobs(tx, [job_id for job_id, count in counts.items() if count[0]], now)
@@ -362,7 +362,7 @@ class TaskClaims(TaskTable):
                 count = counts.setdefault(job_id, [0, 0])
                 count[0] -= 1
                 count[1] += 1
-                follow(tx, job_id, number, "failed", now, count)
+                follow(tx, job_id, number, "failed", now, count, held=False)
             for job_id, (unfinished, failed) in counts.items():
                 count_job(tx, job_id, unfinished, failed, now)
             settle_jobs(tx, counts, now)

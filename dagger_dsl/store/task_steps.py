@@ -181,6 +181,8 @@ def follow(
     status: str,
     now: float,
     count: list[int] | None = None,
+    *,
+    held: bool | None = None,
 ) -> None:
     """Do what follows for the tasks that need one which has ended.
 
@@ -190,6 +192,7 @@ def follow(
         number, status: The task, and how it ended.
         now: When.
         count: Takes changes of the job's counts; they are written here by default.
+        held: Whether the job is not started yet, so that none is ready; None to look.
     """
     changed = [0, 0] if count is None else count
     ended = [(number, status)]
@@ -207,7 +210,9 @@ def follow(
                 continue
             new = state
             if waits <= 1 and due is None and state != "paused":
-                new = "ready"
+                if held is None:
+                    held = job_status(tx, job_id) == "created"
+                new = "pending" if held else "ready"
             values = {"the_task": each, "new_status": new}
             tx.execute(sql.SATISFY, sql.SATISFY.in_order(values))
             if new != state:
@@ -232,7 +237,8 @@ def steer(
     Args:
         tx: The transaction.
         task_id, row: The task, and what `task_row` has of it.
-        new: What it becomes; of ready and pending, what it needs decides.
+        new: What it becomes; of ready and pending, what it needs decides, and so it does of
+            blocked where the task runs.
         now: When.
         cause, error: Why, for its history, and what is kept with it.
 
@@ -254,6 +260,13 @@ def steer(
             )
         waiting = waits or job_status(tx, job_id) == "created"
         after = TaskStatus.PENDING if waiting else TaskStatus.READY
+    elif new is TaskStatus.BLOCKED and status is TaskStatus.RUNNING:
+        # While it ran nobody counted for it.
+        waits, lost = open_needs(tx, number)
+        if lost:
+            after, error = TaskStatus.FAILED, LOST
+        elif not waits and tx.rows(sql.NEEDS, (number,)):
+            after, error = TaskStatus.READY, ""  # what it needs is done already
     set_status(tx, number, after, now, waits=waits, cause=cause, error=error)
     recount(tx, job_id, number, status, after, now)
 

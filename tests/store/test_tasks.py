@@ -721,3 +721,34 @@ def test_names_with_half_a_character_reach_no_driver(desk: Desk) -> None:
     ):
         with pytest.raises(ConfigurationError, match="lone surrogate"):
             act()
+
+
+@pytest.mark.parametrize("state", [PENDING, BLOCKED])
+def test_a_task_of_a_job_that_is_not_started_waits_for_that(desk: Desk, state: TaskStatus) -> None:
+    desk.rows.create_job("k")
+    task = NewTaskSpec("a", task_id="t", dependencies=["n"], on_dependency_failure="run")
+    desk.rows.add("k", [NewTaskSpec("a", task_id="n"), task])
+    if state is BLOCKED:
+        desk.rows.set_status("t", BLOCKED)
+    desk.rows.set_status("n", FAILED)
+    assert [each.status for each in desk.reads.tasks_of("k")] == [FAILED, PENDING]
+    assert desk.claim() == []
+    desk.rows.start_job("k")
+    assert [each.id for each in desk.claim()] == ["t"]
+
+
+def test_a_task_blocked_by_hand_waits_for_what_it_came_to_need_while_it_ran(desk: Desk) -> None:
+    desk.add("t", "u", "v", "w", "d1", "d2", "d3")
+    _, _, _, _, d1, d2, d3 = desk.claim(7)
+    for task, needed in (("t", "d1"), ("t", "d2"), ("u", "d1"), ("v", "d3")):
+        desk.rows.add_dependency(task, needed)
+    desk.end(d1)
+    desk.end(d3, FAILED)
+    for task in ("t", "u", "v", "w"):
+        assert desk.rows.set_status(task, BLOCKED, old=RUNNING)
+    states = desk.states()
+    assert [states[each] for each in ("t", "u", "v", "w")] == [BLOCKED, READY, FAILED, BLOCKED]
+    assert desk.job == "running"
+    desk.end(d2)
+    assert desk.states()["t"] == READY
+    assert desk.job == "running"
