@@ -129,9 +129,13 @@ _ALIVE: Final = Statement(
     .values(active_at=_now)
 )
 _number = sa.bindparam("the_task", type_=sa.Integer())
+_id = sa.bindparam("the_id", type_=sa.Text())
 _version = sa.bindparam("the_version", type_=sa.Integer())
 _is_current = sa.and_(
-    tasks.c.task_id == _number, tasks.c.version == _version, _is(tasks.c.status, "running")
+    tasks.c.task_id == _number,
+    tasks.c.public_id == sa.func.coalesce(_id, tasks.c.public_id),
+    tasks.c.version == _version,
+    _is(tasks.c.status, "running"),
 )
 _CURRENT: Final = Statement(sa.select(tasks.c.task_id).where(_is_current))
 _HEARTBEAT: Final = Statement(
@@ -244,11 +248,17 @@ class JobWatch(TaskRows):
 
         run_transaction(self._database, touch)
 
-    def heartbeat(self, job_id: str, number: int, version: int) -> bool:
-        """Let a task's job be active; return whether the task still is who says so."""
+    def heartbeat(self, job_id: str, number: int, version: int, task_id: str | None = None) -> bool:
+        """Let a task's job be active; return whether the task still is who says so.
+
+        Args:
+            job_id, number, version: Of the claim.
+            task_id: Of the claim, too: the number of a task that was removed is given away again.
+        """
         values = {
             "the_job": job_id,
             "the_task": number,
+            "the_id": task_id,
             "the_version": version,
             "the_moment": self.now(),
         }
@@ -261,9 +271,9 @@ class JobWatch(TaskRows):
         run_transaction(self._database, touch)
         return lives
 
-    def is_current(self, number: int, version: int) -> bool:
-        """Whether a task still runs under the claim that has this version."""
-        values = {"the_task": number, "the_version": version}
+    def is_current(self, number: int, version: int, task_id: str | None = None) -> bool:
+        """Whether a task still runs under the claim that has this version; see `heartbeat`."""
+        values = {"the_task": number, "the_id": task_id, "the_version": version}
         return bool(read(self._database, _CURRENT, _CURRENT.in_order(values)))
 
     # -- stalls

@@ -34,7 +34,7 @@ from dagger_dsl.model.tasks import (
     TaskType,
 )
 from dagger_dsl.store import task_statements as sql
-from dagger_dsl.store.arguments import check_new_name
+from dagger_dsl.store.arguments import check_new_name, check_text
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.task_reads import StoredJob, TaskTable, stored_job
 from dagger_dsl.store.task_steps import (
@@ -153,6 +153,7 @@ class TaskRows(TaskTable):
 
         Raises:
             JobNotFound: There is none.
+            ConfigurationError: *reason* is no text.
         """
         now = self._clock()
         ran: list[str] = []
@@ -186,6 +187,7 @@ class TaskRows(TaskTable):
         """
         if not specs and not create:
             return []
+        check_text("a job's id", job_id)
         now = self._clock()
         made = _job_row(job_id, now) if create else None
         new = self._prepared(specs)
@@ -349,6 +351,7 @@ class TaskRows(TaskTable):
             TaskNotFound: There is none.
             InvalidState: A task may not go this way.
             ConcurrentUpdateError: It has another version.
+            ConfigurationError: *cause* or *error* is no text.
         """
         now = self._clock()
         changed = False
@@ -368,12 +371,6 @@ class TaskRows(TaskTable):
 
         run_transaction(self._database, change)
         return changed
-
-    @staticmethod
-    def _lost(tx: Transaction, number: int) -> str:
-        """Return in words which tasks that one needs cannot come any more."""
-        lost = [(each, status) for each, status in tx.rows(sql.NEEDS, (number,)) if status in DEAD]
-        return ", ".join(f"{tx.scalar(sql.NAME, (each,))!r}, which is {how}" for each, how in lost)
 
     def add_dependency(self, task_id: str, needs: str) -> None:
         """Let a task wait for another one of its job, too.
@@ -466,6 +463,8 @@ def _names_text(names: Any) -> str | None:
     found = [] if wrong else list(names)
     if wrong or not all(isinstance(each, str) for each in found):
         raise ConfigurationError(f"allowed_agents are a list of names, not {shown(names)}")
+    for each in found:
+        check_text("an agent of allowed_agents", each)
     return json_text(found)
 
 
