@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError as FoundCycle
 from graphlib import TopologicalSorter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.errors import (
     AgentNotAllowed,
@@ -54,6 +54,9 @@ from dagger_dsl.store.task_steps import (
     wait_again,
 )
 from dagger_dsl.store.transactions import Transaction, run_transaction
+
+if TYPE_CHECKING:
+    from dagger_dsl.store.task_claims import Claim
 
 __all__ = ["TaskRows"]
 
@@ -159,10 +162,17 @@ class TaskRows(TaskTable):
 
     # -- adding
 
-    def add(self, job_id: str, specs: Sequence[NewTaskSpec]) -> list[str]:
+    def add(
+        self, job_id: str, specs: Sequence[NewTaskSpec], *, claim: Claim | None = None
+    ) -> list[str]:
         """Add tasks, all of them or none, and return their ids.
 
         What they need, and what they are parts of, are tasks of the same job, new ones among them.
+
+        Args:
+            job_id: Which job they are added to.
+            specs: The tasks.
+            claim: Of the task whose agent adds them; None where none does.
 
         Raises:
             JobNotFound: There is no such job.
@@ -172,6 +182,7 @@ class TaskRows(TaskTable):
             CycleError: They would wait for each other, or be parts of each other.
             AgentNotAllowed: The job does not let the agent have tasks.
             EncodingError: An input has no stored form.
+            ConcurrentUpdateError: The task of *claim* was cancelled or given to somebody else.
         """
         if not specs:
             return []
@@ -185,6 +196,7 @@ class TaskRows(TaskTable):
         now = self._clock()
 
         def insert(tx: Transaction) -> None:
+            _check_claim(tx, claim)
             rows = tx.rows(sql.JOB, (job_id,))
             if not rows:
                 raise JobNotFound(f"there is no job {shown(job_id)}; start_job() makes one")
@@ -347,19 +359,25 @@ class TaskRows(TaskTable):
         run_transaction(self._database, change)
         return changed
 
-    def add_dependency(self, task_id: str, needs: str) -> None:
+    def add_dependency(self, task_id: str, needs: str, *, claim: Claim | None = None) -> None:
         """Let a task wait for another one of its job, too.
 
         A task that runs goes on; it waits when it parks itself.
+
+        Args:
+            task_id, needs: The task, and the one that it waits for.
+            claim: Of the task whose agent does that; None where none does.
 
         Raises:
             TaskNotFound: There is no such task in the job.
             CycleError: The other one waits for this one.
             InvalidState: The task has ended.
+            ConcurrentUpdateError: The task of *claim* was cancelled or given to somebody else.
         """
         now = self._clock()
 
         def link(tx: Transaction) -> None:
+            _check_claim(tx, claim)
             row = task_row(tx, task_id)
             number, status, job_id = row[0], TaskStatus(row[1]), str(row[4])
             if status not in UNFINISHED:
@@ -424,6 +442,18 @@ def _check_cycles(specs: Sequence[NewTaskSpec]) -> None:
             TopologicalSorter(inside).prepare()
         except FoundCycle as error:
             raise CycleError([str(each) for each in reversed(error.args[1])]) from None
+
+
+def _check_claim(tx: Transaction, claim: Claim | None) -> None:
+    """Refuse what the agent of a task does that is not its worker's any more."""
+    if claim is None:
+        return
+    rows = tx.rows(sql.BY_ID, (claim.id,))
+    held = [(row[0], row[3], row[1]) for row in rows]
+    if held != [(claim.number, claim.version, TaskStatus.RUNNING)]:
+        raise ConcurrentUpdateError(
+            f"task {claim.id!r} was cancelled or given to somebody else; nothing is added for it"
+        )
 
 
 def _check_agent(job_id: str, agent: str, allowed: Sequence[str]) -> None:

@@ -752,3 +752,22 @@ def test_a_task_blocked_by_hand_waits_for_what_it_came_to_need_while_it_ran(desk
     desk.end(d2)
     assert desk.states()["t"] == READY
     assert desk.job == "running"
+
+
+def test_an_agent_whose_task_is_not_its_own_any_more_adds_nothing(desk: Desk) -> None:
+    desk.add("t", "d")
+    (claim,) = desk.claim()
+    desk.rows.add("j", [NewTaskSpec("b", task_id="part")], claim=claim)
+    desk.rows.add_dependency("t", "part", claim=claim)
+    desk.claims.rescue("w")
+    before = desk.states()
+    for late in (
+        lambda: desk.rows.add("j", [NewTaskSpec("b")], claim=claim),
+        lambda: desk.rows.add_dependency("t", "d", claim=claim),
+    ):
+        with pytest.raises(ConcurrentUpdateError, match="nothing is added"):
+            late()
+    assert desk.states() == before
+    task = desk.reads.task("t")
+    assert task is not None
+    assert task.dependencies == ("part",)
