@@ -614,7 +614,7 @@ def test_sqlites_own_checks_find_no_damage_in_tasks(tmp_path: Path) -> None:
 def test_what_a_removed_job_gave_is_not_recorded_in_the_task_that_has_its_number(
     desk: Desk,
 ) -> None:
-    people, watch = (each(*desk.parts) for each in (TaskPeople, JobWatch))
+    people, watch = TaskPeople(*desk.parts), JobWatch(*desk.parts)
     desk.add("old")
     (old,) = desk.claim()
     desk.rows.cancel_job("j")
