@@ -466,7 +466,9 @@ class TaskManager(Steering):
         specs = _specs(specs)
         self._check_specs(specs)
         self._open()
-        added = self._rows.add(job_id, specs, create=True)
+        ctx = self._call()
+        claim = ctx._claim if ctx is not None and ctx.job_id == job_id else None
+        added = self._rows.add(job_id, specs, create=True, claim=claim)
         self._wake()
         return added
 
@@ -543,10 +545,11 @@ class TaskManager(Steering):
 
     def add_dependency(self, task_id: str, needs: str) -> None:
         """Let a task need another one of its job, too; see `TaskRows.add_dependency`."""
-        self._rows.add_dependency(task_id, needs)
-        ctx = _current.get()
-        if ctx is not None and ctx.task_id == task_id:
-            ctx._adds = True
+        ctx = self._call()
+        own = ctx if ctx is not None and ctx.task_id == task_id else None
+        self._rows.add_dependency(task_id, needs, claim=None if own is None else own._claim)
+        if own is not None:
+            own._adds = True
 
     def update_task_status(
         self,
@@ -628,6 +631,11 @@ class TaskManager(Steering):
             yield
         finally:
             self._listeners.remove(tell)
+
+    def _call(self) -> TaskContext | None:
+        """Return the call of a task of this manager that goes on in this thread."""
+        ctx = _current.get()
+        return ctx if ctx is not None and ctx.manager is self else None
 
     @contextlib.contextmanager
     def _inside(self, ctx: TaskContext) -> Iterator[None]:

@@ -51,7 +51,8 @@ class Claim:
         number: Its number in the table.
         version: What each of the worker's writes has to name, with the number and the id.
         id, job_id, agent, parent, priority, effects: Of the task.
-        attempt: Which call of its agent this is, counted from 1.
+        attempt: Which call of its agent this is, counted from 1; one that never began is counted
+            where a worker died that had been given the task ahead.
         retries: How many of the calls before it were retries.
         payload: Its input: inline, and the id of an artifact.
         spec: What else it was given.
@@ -123,7 +124,8 @@ class TaskClaims(TaskTable):
                 were added first.
             ahead: So many more, which begin after these: as far as they are for *quick* agents,
                 were never called before and may be called more than once, so that the death of a
-                worker that has not begun them yet changes nothing for them.
+                worker that has not begun them yet loses nothing; it counts as a call of them, and
+                as a death, all the same.
             quick: Agents.
             limits: What may not begin now is passed over; None where nothing limits its agents.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError as FoundCycle
 from graphlib import TopologicalSorter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -56,6 +56,9 @@ from dagger_dsl.store.task_steps import (
     wait_again,
 )
 from dagger_dsl.store.transactions import Transaction, run_transaction
+
+if TYPE_CHECKING:
+    from dagger_dsl.store.task_claims import Claim
 
 __all__ = ["TaskRows"]
 
@@ -166,7 +169,14 @@ class TaskRows(TaskTable):
 
     # -- adding
 
-    def add(self, job_id: str, specs: Sequence[NewTaskSpec], *, create: bool = False) -> list[str]:
+    def add(
+        self,
+        job_id: str,
+        specs: Sequence[NewTaskSpec],
+        *,
+        create: bool = False,
+        claim: Claim | None = None,
+    ) -> list[str]:
         """Add tasks, all of them or none, and return their ids.
 
         What they need, and what they are parts of, are tasks of the same job, new ones among them.
@@ -175,6 +185,7 @@ class TaskRows(TaskTable):
             job_id: Their job.
             specs: What to add.
             create: Whether the job is made where there is none; it is not started by that.
+            claim: Of the task whose agent adds them; None where none does.
 
         Raises:
             JobNotFound: There is no such job.
@@ -184,6 +195,7 @@ class TaskRows(TaskTable):
             CycleError: They would wait for each other, or be parts of each other.
             AgentNotAllowed: The job does not let the agent have tasks.
             EncodingError: An input has no stored form.
+            ConcurrentUpdateError: The task of *claim* was cancelled or given to somebody else.
         """
         if not specs and not create:
             return []
@@ -193,6 +205,7 @@ class TaskRows(TaskTable):
         new = self._prepared(specs)
 
         def insert(tx: Transaction) -> None:
+            _check_claim(tx, claim)
             if made is not None:
                 _create(tx, made)
             if new.ids:
@@ -372,19 +385,25 @@ class TaskRows(TaskTable):
         run_transaction(self._database, change)
         return changed
 
-    def add_dependency(self, task_id: str, needs: str) -> None:
+    def add_dependency(self, task_id: str, needs: str, *, claim: Claim | None = None) -> None:
         """Let a task wait for another one of its job, too.
 
         A task that runs goes on; it waits when it parks itself.
+
+        Args:
+            task_id, needs: The task, and the one that it waits for.
+            claim: Of the task whose agent does that; None where none does.
 
         Raises:
             TaskNotFound: There is no such task in the job.
             CycleError: The other one waits for this one.
             InvalidState: The task has ended.
+            ConcurrentUpdateError: The task of *claim* was cancelled or given to somebody else.
         """
         now = self._clock()
 
         def link(tx: Transaction) -> None:
+            _check_claim(tx, claim)
             row = task_row(tx, task_id)
             number, status, job_id = row[0], TaskStatus(row[1]), str(row[4])
             if status not in UNFINISHED:
@@ -480,6 +499,18 @@ def _check_cycles(specs: Sequence[NewTaskSpec]) -> None:
             TopologicalSorter(inside).prepare()
         except FoundCycle as error:
             raise CycleError([str(each) for each in reversed(error.args[1])]) from None
+
+
+def _check_claim(tx: Transaction, claim: Claim | None) -> None:
+    """Refuse what the agent of a task does that is not its worker's any more."""
+    if claim is None:
+        return
+    rows = tx.rows(sql.BY_ID, (claim.id,))
+    held = [(row[0], row[3], row[1]) for row in rows]
+    if held != [(claim.number, claim.version, TaskStatus.RUNNING)]:
+        raise ConcurrentUpdateError(
+            f"task {claim.id!r} was cancelled or given to somebody else; nothing is added for it"
+        )
 
 
 def _check_agent(job_id: str, agent: str, allowed: Sequence[str]) -> None:

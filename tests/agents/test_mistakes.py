@@ -69,11 +69,17 @@ def test_nobody_waits_for_a_job_of_a_memory_in_which_nothing_runs(url: str) -> N
 
 def test_what_is_lost_with_the_memory_is_said(caplog: pytest.LogCaptureFixture, url: str) -> None:
     caplog.set_level(logging.WARNING)
-    gate = threading.Event()
-    registry = registry_of(a=lambda: gate.wait(LONG))
+    began, gate = threading.Event(), threading.Event()
+
+    def waits() -> bool:
+        began.set()
+        return gate.wait(LONG)
+
+    registry = registry_of(a=waits)
     manager = TaskManager(registry=registry, concurrency=1)
     _ = manager.start_job("j", [NewTaskSpec("a"), NewTaskSpec("a")])
     manager.add_task("k", "", "a")
+    assert began.wait(LONG)
     assert manager.close(grace=0.01) == 1
     assert "3 tasks of 2 jobs that have not ended are lost" in caplog.text
     caplog.clear()

@@ -6,7 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -614,7 +614,8 @@ def test_sqlites_own_checks_find_no_damage_in_tasks(tmp_path: Path) -> None:
 def test_what_a_removed_job_gave_is_not_recorded_in_the_task_that_has_its_number(
     desk: Desk,
 ) -> None:
-    people, watch = (each(*desk.parts) for each in (TaskPeople, JobWatch))
+    people = TaskPeople(*desk.parts)
+    watch = JobWatch(*desk.parts)
     desk.add("old")
     (old,) = desk.claim()
     desk.rows.cancel_job("j")
@@ -713,12 +714,13 @@ def test_a_reason_is_a_text(desk: Desk, reason: Any) -> None:
 
 
 def test_names_with_half_a_character_reach_no_driver(desk: Desk) -> None:
-    for act in (
+    acts: list[Callable[[], object]] = [
         lambda: desk.rows.add("\udc80", [NewTaskSpec("a")]),
         lambda: desk.rows.start_job("\udc80"),
         lambda: desk.rows.cancel_job("\udc80"),
         lambda: desk.rows.start_job("j", allowed_agents=["\udc80"]),
-    ):
+    ]
+    for act in acts:
         with pytest.raises(ConfigurationError, match="lone surrogate"):
             act()
 
@@ -752,3 +754,22 @@ def test_a_task_blocked_by_hand_waits_for_what_it_came_to_need_while_it_ran(desk
     desk.end(d2)
     assert desk.states()["t"] == READY
     assert desk.job == "running"
+
+
+def test_an_agent_whose_task_is_not_its_own_any_more_adds_nothing(desk: Desk) -> None:
+    desk.add("t", "d")
+    (claim,) = desk.claim()
+    desk.rows.add("j", [NewTaskSpec("b", task_id="part")], claim=claim)
+    desk.rows.add_dependency("t", "part", claim=claim)
+    desk.claims.rescue("w")
+    before = desk.states()
+    for late in (
+        lambda: desk.rows.add("j", [NewTaskSpec("b")], claim=claim),
+        lambda: desk.rows.add_dependency("t", "d", claim=claim),
+    ):
+        with pytest.raises(ConcurrentUpdateError, match="nothing is added"):
+            late()
+    assert desk.states() == before
+    task = desk.reads.task("t")
+    assert task is not None
+    assert task.dependencies == ("part",)
