@@ -124,6 +124,8 @@ if TYPE_CHECKING:
     from dagger_dsl.model.sharing import Context
     from dagger_dsl.model.states import NodeState, RunStatus
     from dagger_dsl.model.values import Secret, register_type
+    from dagger_dsl.pubsub import PubSubExecutor as PubSubExecutor
+    from dagger_dsl.pubsub import pubsub_agent as pubsub_agent
     from dagger_dsl.registry import Registry
     from dagger_dsl.store.cache import Cache as Cache
     from dagger_dsl.store.cache import insert_value as insert_value
@@ -157,6 +159,7 @@ else:  # hidden from type checkers, which would take any misspelt name for an at
         "model.sharing": "Context",
         "model.states": "NodeState RunStatus",
         "model.values": "Secret register_type",
+        "pubsub": "PubSubExecutor pubsub_agent",
         "registry": "Registry",
         "store.cache": "Cache insert_value",
         "store.storage": "Store",

@@ -18,8 +18,13 @@ DaggerError
 │   ├── UnknownInputError
 │   ├── InputValidationError
 │   ├── InputResolutionError (LookupError)
+│   ├── MessageValidationError           a message does not fit its channel, or who is to get it
+│   │   └── MessageTooLarge
 │   └── TypeMismatch (TypeError)
 ├── OutputError (ValueError)             what a node returned breaks its declaration
+│   └── UndeclaredPublication            an agent publishes on a channel that it did not name
+├── ChannelFull (TimeoutError)           nobody took enough messages off a channel in time
+├── MessageNotFound (LookupError)
 ├── ExecutionError                       a run or a node did not succeed
 │   ├── NodeExecutionError               `.node_id`, `.attempts`; `__cause__` is the user's error
 │   ├── NodeTimeout, ExecutionTimeout (TimeoutError)
@@ -74,6 +79,7 @@ __all__ = [
     "AgentNotFound",
     "AmbiguousConnection",
     "ArtifactNotFound",
+    "ChannelFull",
     "CircuitBreakerOpenError",
     "CodecError",
     "ConcurrentUpdateError",
@@ -100,6 +106,9 @@ __all__ = [
     "MapError",
     "MaxCyclesExceeded",
     "MaxIterationsExceeded",
+    "MessageNotFound",
+    "MessageTooLarge",
+    "MessageValidationError",
     "MissingExtra",
     "MissingInputError",
     "NodeAlreadyExists",
@@ -139,6 +148,7 @@ __all__ = [
     "TransitionError",
     "TransitionRejected",
     "TypeMismatch",
+    "UndeclaredPublication",
     "UnknownInputError",
     "ValidationError",
     "VisualizationUnavailable",
@@ -871,15 +881,35 @@ class TaskExists(DaggerError):
 
 
 class AgentNotFound(DaggerError, LookupError):
-    """No task agent of this name is registered."""
+    """No agent of this name is registered."""
 
 
 class AgentAlreadyRegistered(DaggerError):
-    """There is a task agent of this name already."""
+    """There is an agent of this name already."""
 
 
 class AgentNotAllowed(DaggerError):
     """A job does not let this agent have tasks."""
+
+
+class MessageValidationError(InputError):
+    """A message is refused: it does not fit its channel, or an agent that would be given it."""
+
+
+class MessageTooLarge(MessageValidationError):
+    """A message takes more bytes than are allowed."""
+
+
+class UndeclaredPublication(OutputError):
+    """An agent publishes on a channel that it does not name among its publications."""
+
+
+class ChannelFull(DaggerError, TimeoutError):
+    """A message was not published, because those before it were not taken in time."""
+
+
+class MessageNotFound(DaggerError, LookupError):
+    """There is no such message among those that agents have given up."""
 
 
 class ConcurrentUpdateError(InvalidState):

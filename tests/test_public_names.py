@@ -76,10 +76,12 @@ BESIDE = [
     "MetricsCollector",
     "NewTaskSpec",
     "Next",
+    "PubSubExecutor",
     "ResourceTracker",
     "YamlError",
     "insert_value",
     "load_yaml_dir",
+    "pubsub_agent",
 ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.agents.definition import AgentDef
 from dagger_dsl.agents.parameters import body_of, method_of, read_parameters
-from dagger_dsl.errors import InputValidationError, OutputError, shown
+from dagger_dsl.errors import InputValidationError, OutputError, did_you_mean, shown
 from dagger_dsl.model.schema import compile_schema, faults_of
 from dagger_dsl.model.types import misfit
 
@@ -25,6 +25,11 @@ _GIVEN: Final[Mapping[str, Callable[[TaskContext], Any]]] = {
     "job_id": lambda ctx: ctx.job_id,
     "task_manager": lambda ctx: ctx.manager,
 }
+
+#: What lets a schema take properties that it does not list by their names.
+_OPEN: Final = frozenset(
+    ("additionalProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf", "if")
+)
 
 
 class Caller:
@@ -53,6 +58,11 @@ class Caller:
         self._given = {name: _GIVEN[what] for name, what in found.given.items()}
         self._taken, self._whole, self._open = found.taken, found.whole, found.open
         self._hints = found.hints
+        schema = agent.given_input or {}
+        told = () if found.taken else found.given  # by these it may ask for its input itself
+        checked = not found.open and not told and _OPEN.isdisjoint(schema)
+        #: The keys that an input may have; None where any may be there.
+        self._keys = {*found.taken, *schema.get("properties", ())} if checked else None
         name = f"agent {agent.name!r}"
         self._input = _validator(agent.given_input, f"the input_schema of {name}")
         self._output = _validator(agent.given_output, f"the output_schema of {name}")
@@ -92,6 +102,10 @@ class Caller:
         ]
         if missing:
             raise InputValidationError(f"{name}: the input has no {', '.join(map(repr, missing))}")
+        if self._keys is not None and not self._keys.issuperset(fields):
+            (unknown, *_) = (each for each in fields if each not in self._keys)
+            hint = did_you_mean(unknown, self._keys) if self._keys else "; it takes no input"
+            raise InputValidationError(f"{name}: unknown input {shown(unknown)}{hint}")
         found = {each: fields[each] for each in self._taken if each in fields}
         for each, part in found.items():
             fault = misfit(part, self._hints.get(each, Any), f"input[{each!r}]")

@@ -77,7 +77,9 @@ class TaskContext:
 
         It asks the database; a sync agent that takes long looks at it now and then, and returns.
         """
-        return not self.manager._jobs.is_current(self._claim.number, self._claim.version)
+        return not self.manager._jobs.is_current(
+            self._claim.number, self._claim.version, self._claim.id
+        )
 
     @property
     def cache(self) -> Cache:
@@ -111,9 +113,9 @@ class TaskContext:
         interval = self.manager.heartbeat_interval
         rest = 1.0 if interval is None else min(1.0, interval / 10)
         if self._beaten is not None and 0 <= now - self._beaten < rest:
-            return jobs.is_current(claim.number, claim.version)
+            return jobs.is_current(claim.number, claim.version, claim.id)
         self._beaten = now
-        return jobs.heartbeat(self.job_id, claim.number, claim.version)
+        return jobs.heartbeat(self.job_id, claim.number, claim.version, claim.id)
 
     def set_summary(self, text: str | None) -> None:
         """Keep a short text with the task, which others see as ``task.summary`` at once.

@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as OutOfTime
 from functools import partial
@@ -30,8 +30,8 @@ from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.signals import Blocked, NeedsMoreInfo
 from dagger_dsl.agents.vigil import Vigil, offset_of
 from dagger_dsl.agents.watch import Watch
-from dagger_dsl.errors import AgentNotFound, NodeTimeout, StoreError
-from dagger_dsl.model.policies import RetryPolicy
+from dagger_dsl.errors import AgentNotFound, NodeTimeout, StoreDamaged, StoreError
+from dagger_dsl.model.policies import Effects, RetryPolicy
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.retry import decide
 from dagger_dsl.store.notices import listen, of_tasks
@@ -73,6 +73,9 @@ _TIDY: Final = 0.1
 
 #: Tasks that a crew holds beside those that it runs, at most.
 _AHEAD: Final = 64
+
+#: Seconds until a task is tried again that met trouble with storage, at most.
+_PUT_OFF: Final = 60.0
 
 #: What the documents' agents fail with to say that their task waits.
 _NEEDS_MORE: Final = "needs_more_info"
@@ -127,7 +130,7 @@ class Crew:
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._beginning = threading.Lock()
-        self._running: dict[str, Callable[[], object]] = {}
+        self._running: dict[object, tuple[str, Callable[[], object]]] = {}  # interruptible calls
         self._stop = threading.Event()
         self._offset = offset_of(name)
         self._patience = _LATER
@@ -210,11 +213,11 @@ class Crew:
             self._give_back()
             endings = list(self._ended)
             self._ended.clear()
-        for cancel in list(self._running.values()):
+        for _, cancel in list(self._running.values()):
             cancel()
+        if endings:
+            self._hand_in(endings)
         with contextlib.suppress(StoreError):
-            if endings:
-                self._tell(endings, self._claims.exchange(self.name, endings)[1])
             self._claims.rescue(self.name, cause="its worker was stopped")
         if self._limits is not None:
             self._limits.close()
@@ -229,23 +232,22 @@ class Crew:
     def cancel(self, task_id: str) -> None:
         """Interrupt the call of a task, where it can be: an async one, or one not begun."""
         with self._desk:
-            dropped = [each for each in self._claimed if each.id == task_id]
-            for each in dropped:
+            for each in [each for each in self._claimed if each.id == task_id]:
                 self._claimed.remove(each)
-        for each in dropped:
-            self._let_go(each)
-        cancel = self._running.pop(task_id, None)
-        if cancel is not None:
-            cancel()
+                self._ended.append(Ending(each, TaskStatus.READY, begun=False))
+        for key, (running, interrupt) in list(self._running.items()):
+            if running == task_id and self._running.pop(key, None) is not None:
+                interrupt()
 
     @contextlib.contextmanager
     def interruptible(self, task_id: str, cancel: Callable[[], object]) -> Iterator[None]:
         """Let `cancel` interrupt what the call of a task is waiting for."""
-        self._running[task_id] = cancel
+        key = object()
+        self._running[key] = task_id, cancel
         try:
             yield
         finally:
-            self._running.pop(task_id, None)
+            self._running.pop(key, None)
 
     # --- the desk ---------------------------------------------------------------------------------
 
@@ -300,8 +302,7 @@ class Crew:
         pace = self._paces.get(claim.agent)
         if pace is not None:
             return pace
-        caller = self._manager._known_caller(claim.agent)
-        return 0.0 if caller is not None and caller.is_async else _QUICK
+        return 0.0 if self._is_async(claim.agent) else _QUICK
 
     def _is_time(self) -> bool:
         if self._woken:
@@ -341,20 +342,21 @@ class Crew:
             self._call_threads(min(len(self._claimed), int(takes / _QUICK)))
 
     def _exchange(self, endings: list[Ending], wanted: int) -> list[Claim]:
-        agents, limits = self._agents(), self._limits
-        # What is limited is claimed only when it begins.
-        quick = self._quick() if limits is None else {}
-        ahead = int(_TOGETHER / max(quick.values())) if quick else 0
         claims: list[Claim] = []
-        if limits is not None:
-            for each in endings:
-                if not each.begun:
-                    limits.ended(each.claim)
-            limits.begin()
+        limits: CrewLimits | None = None
         try:
+            agents, limits = self._agents(), self._limits
+            if limits is not None:
+                for each in endings:
+                    if not each.begun:
+                        limits.ended(each.claim)
+                limits.begin()
             self._look_at_times()
-            if not endings and not self._claims.has_ready(agents):
+            if not endings and (wanted <= 0 or not self._claims.has_ready(agents)):
                 return []  # who has nothing to do must not keep others from writing
+            # What is limited is claimed only when it begins.
+            quick = self._quick() if limits is None else {}
+            ahead = int(_TOGETHER / max(quick.values())) if quick else 0
             claims, late, over = self._claims.exchange(
                 self.name,
                 endings,
@@ -365,10 +367,14 @@ class Crew:
                 limits=limits,
             )
             self.trouble = None
-        except Exception as error:
-            # Trouble with storage is no result: it is handed in again. Nor is a fault of ours.
+        except StoreError as error:
+            # Trouble with storage is no result: it is handed in again.
             self._ended.extendleft(reversed(endings))
             self._trouble(error)
+            return []
+        except Exception as error:  # a fault of ours, which is not to hold everybody up
+            self._trouble(error)
+            self._hand_in(endings)
             return []
         finally:
             if limits is not None:
@@ -376,20 +382,39 @@ class Crew:
         for each in endings:
             if each.due_at is not None:
                 self._due = min(each.due_at, self._due)
-        if endings:
-            self._tell(endings, late)
-        if over:
-            self._manager._changed()
+        self._tell(endings, late, over)
         return claims
 
-    def _tell(self, endings: list[Ending], late: list[Ending]) -> None:
+    def _hand_in(self, endings: Sequence[Ending]) -> None:
+        """Hand in one ending after the other; what cannot be recorded fails its task alone."""
+        for each in endings:
+            try:
+                _, late, over = self._claims.exchange(self.name, [each])
+                self._tell([each], late, over)
+            except StoreError as error:
+                logger.warning("what task %r gave was not recorded: %s", each.claim.id, error)
+            except Exception as error:
+                logger.exception("what task %r gave cannot be recorded", each.claim.id)
+                text = f"what it gave cannot be recorded: {type(error).__name__}"
+                with contextlib.suppress(Exception):  # it is rescued when this crew ends
+                    self._claims.exchange(
+                        self.name, [Ending(each.claim, TaskStatus.FAILED, error=text)]
+                    )
+
+    def _tell(self, endings: list[Ending], late: list[Ending], over: list[str]) -> None:
         for each in late:
-            logger.warning(
-                "task %r ended after it was given to somebody else; its outcome is refused",
-                each.claim.id,
-            )
-        if self._told is not None:
-            self._told([each for each in endings if each not in late and each.begun])
+            if each.begun:
+                logger.warning(
+                    "task %r ended after it was given to somebody else; its outcome is refused",
+                    each.claim.id,
+                )
+        try:
+            if self._told is not None and endings:
+                self._told([each for each in endings if each not in late and each.begun])
+            if over:
+                self._manager._changed()
+        except Exception:  # a closed pipe, perhaps; what was claimed must not be lost by it
+            logger.exception("what has ended could not be told")
 
     def _agents(self) -> list[str]:
         """Return the agents that this crew has by now, whose limits it knows."""
@@ -407,8 +432,12 @@ class Crew:
         return {
             name: pace
             for name, pace in tuple(self._paces.items())
-            if pace < _QUICK and not self._manager._caller(name).is_async
+            if pace < _QUICK and not self._is_async(name)
         }
+
+    def _is_async(self, name: str) -> bool:
+        caller = self._manager._known_caller(name)
+        return caller is not None and caller.is_async
 
     def _look_at_times(self) -> None:
         """Make those tasks ready whose time has come, other processes' among them."""
@@ -427,7 +456,7 @@ class Crew:
             exc_info=not isinstance(error, StoreError),
         )
         if self._stop.wait(pause):
-            time.sleep(_SOON)
+            time.sleep(_LATER)
 
     def _give_back(self) -> None:
         """Let others have what has not begun; called with the desk's lock."""
@@ -448,6 +477,7 @@ class Crew:
         """Call the agent; return what came of it, None where the event loop goes on with it."""
         ctx = TaskContext(self._manager, claim)
         begun = time.monotonic()
+        called = False
         try:
             caller = self._manager._caller(claim.agent)
             limit = claim.spec.get("timeout", caller.agent.timeout)
@@ -455,12 +485,13 @@ class Crew:
             caller.check_input(value)
             if self._limits is not None:
                 self._limits.check(claim.agent)
+            called = True
             if caller.is_async:
                 self._send(caller, value, ctx, limit)
                 return None
             return self._completed(caller, ctx, self._call(caller, value, ctx, limit))
         except BaseException as error:  # SystemExit, too: it would end this thread, not the task
-            return self._ending(claim, ctx, error, time.monotonic() - begun)
+            return self._ending(ctx, error, time.monotonic() - begun, called=called)
         finally:
             took = time.monotonic() - begun
             before = self._paces.get(claim.agent, took)
@@ -494,7 +525,7 @@ class Crew:
         task, claim = asyncio.current_task(), ctx._claim
         assert task is not None
         loop, begun = task.get_loop(), time.monotonic()
-        self._running[claim.id] = partial(loop.call_soon_threadsafe, task.cancel)
+        self._running[claim] = claim.id, partial(loop.call_soon_threadsafe, task.cancel)
         ending: Ending | None = None
         try:
             with self._inside(ctx):
@@ -502,15 +533,15 @@ class Crew:
                     answer = await caller(value, ctx)
             ending = self._completed(caller, ctx, answer)
         except asyncio.CancelledError as error:
-            if claim.id in self._running and not self._over:  # by the agent itself
+            if claim in self._running and not self._over:  # by the agent itself
                 failure = RuntimeError(f"the agent was cancelled from inside: {error!r}")
-                ending = self._ending(claim, ctx, failure, time.monotonic() - begun)
+                ending = self._ending(ctx, failure, time.monotonic() - begun)
         except BaseException as error:  # SystemExit, too: it would end the loop of all
             late = isinstance(error, TimeoutError) and time_limit.expired()
             known = NodeTimeout(claim.id, limit or 0.0) if late else error
-            ending = self._ending(claim, ctx, known, time.monotonic() - begun)
+            ending = self._ending(ctx, known, time.monotonic() - begun)
         finally:
-            self._running.pop(claim.id, None)
+            self._running.pop(claim, None)
             self._let_go(claim)
             with self._desk:
                 self._awaited -= 1
@@ -528,17 +559,35 @@ class Crew:
         result = self._claims.encoded(answer, f"the result of task {claim.id!r}")
         return Ending(claim, TaskStatus.COMPLETED, result)
 
-    def _ending(self, claim: Claim, ctx: TaskContext, error: BaseException, took: float) -> Ending:
-        """Return what becomes of a task whose agent raised something."""
-        if isinstance(error, Blocked):
-            asks = not error.on and not ctx._adds
-            return Ending(claim, TaskStatus.BLOCKED, error=error.reason, needs=error.on, asks=asks)
-        if isinstance(error, StoreError):
-            logger.error(
-                "task %r met trouble with the database and is given back", claim.id, exc_info=error
-            )
-            return Ending(claim, TaskStatus.READY, error="trouble with the database")
-        return self._failed(claim, ctx, error, took)
+    def _ending(
+        self, ctx: TaskContext, error: BaseException, took: float, *, called: bool = True
+    ) -> Ending:
+        """Return what becomes of a task whose agent raised something, or could not be called."""
+        claim = ctx._claim
+        try:
+            if isinstance(error, Blocked):
+                asks = not error.on and not ctx._adds
+                return Ending(
+                    claim, TaskStatus.BLOCKED, error=error.reason, needs=error.on, asks=asks
+                )
+            if isinstance(error, StoreError) and (called or not isinstance(error, StoreDamaged)):
+                return self._put_off(claim, error, called=called)
+            return self._failed(claim, ctx, error, took)
+        except Exception as fault:  # of a condition for retries, perhaps; its task fails, no thread
+            logger.exception("what became of task %r could not be decided", claim.id)
+            text = f"{_text_of(error)} (and then: {_text_of(fault)})"
+            return Ending(claim, TaskStatus.FAILED, error=text)
+
+    def _put_off(self, claim: Claim, error: StoreError, *, called: bool) -> Ending:
+        """Return the ending of a task that met trouble with storage, which is no result."""
+        text = _text_of(error)
+        if called and claim.effects == Effects.AT_MOST_ONCE:
+            why = f"{text}; it may be called at most once: decide by hand"
+            return Ending(claim, TaskStatus.BLOCKED, error=why, asks=True)
+        pause = min(_PUT_OFF, _LATER * 2 ** min(claim.attempt, 10))
+        logger.warning("task %r met %s; it is tried again in %g s", claim.id, text, pause)
+        due_at = self._claims.now() + pause
+        return Ending(claim, TaskStatus.PENDING, error=text, due_at=due_at, begun=called)
 
     def _within(self, call: Callable[[], Any], ctx: TaskContext, limit: float) -> Any:
         """Make a call in a thread of its own, which is left behind when its time is over."""
@@ -563,15 +612,15 @@ class Crew:
             raise NodeTimeout(ctx.task_id, limit) from None
 
     def _failed(self, claim: Claim, ctx: TaskContext, error: BaseException, took: float) -> Ending:
-        waits = isinstance(error, NeedsMoreInfo) or str(error) == _NEEDS_MORE
+        waits = isinstance(error, NeedsMoreInfo) or _plain(error) == _NEEDS_MORE
         if waits or ctx._parks:
-            return Ending(claim, TaskStatus.BLOCKED, error=str(error), asks=not ctx._adds)
+            return Ending(claim, TaskStatus.BLOCKED, error=_plain(error), asks=not ctx._adds)
         agent = self._manager.registry.task_agents[claim.agent]
         policy = agent.retry or RetryPolicy(max_attempts=1)
         if claim.spec.get("max_retries") is not None:
             policy = policy.with_attempts(claim.spec["max_retries"] + 1)
         delay = decide(policy, claim.retries + 1, error, took)
-        text = "".join(traceback.format_exception_only(error)).strip()
+        text = _text_of(error)
         if delay is None:
             logger.debug("task %r failed", claim.id, exc_info=error)
             return Ending(claim, TaskStatus.FAILED, error=text)
@@ -626,6 +675,20 @@ class Crew:
             again = self._claims.rescue(owner, cause=cause)
             logger.warning("worker %s: %s; %d of its tasks run again", owner, cause, len(again))
             self.wake()
+
+
+def _plain(error: BaseException) -> str:
+    """Return the text of an error, whatever it is made of."""
+    try:
+        return str(error)
+    except Exception:
+        return type(error).__name__
+
+
+def _text_of(error: BaseException) -> str:
+    """Return kind and text of an error, as a database can keep it."""
+    text = "".join(traceback.format_exception_only(error)).strip()
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _host() -> str:

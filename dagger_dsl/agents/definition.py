@@ -100,6 +100,12 @@ def task_agent(
 def task_agent(fn: Any = None, /, **options: Any) -> Any:
     """Register a function, or a class with ``execute``, as a task agent, and return it unchanged.
 
+    Its parameters get what they are named for: ``ctx`` (or one annotated `TaskContext`) the
+    context, ``task_id``, ``job_id`` and ``task_manager`` those of its task, and ``input``, where it
+    is the only other one, all of the task's input. All others are parts of the input, a mapping
+    then, by their names: one without a default has to be there, and a part that no parameter takes
+    is refused, unless there is a ``**more``.
+
     Works with and without parentheses. The agent of the same module and qualified name is replaced,
     as running a notebook cell again needs.
 
@@ -116,9 +122,10 @@ def task_agent(fn: Any = None, /, **options: Any) -> Any:
         **options: ``name`` in the registry (its own); ``description`` (the first line of its
             docstring); ``input_schema`` and ``output_schema`` (JSON Schemas, as mappings or text;
             those of the annotations by default);
-            ``retry`` (a `RetryPolicy` or a number of extra calls) and ``timeout`` (seconds of a
-            call) of tasks that say nothing themselves; ``memory``, ``rate`` and ``max_running``
-            (see below); ``registry`` (where to register; the one in force by default).
+            ``retry`` (a `RetryPolicy`, or a number of extra calls: ``retry=2`` waits 2 s before the
+            first of them and 4 s before the second) and ``timeout`` (seconds of a call) of tasks
+            that say nothing themselves; ``memory``, ``rate`` and ``max_running`` (see above);
+            ``registry`` (where to register; the one in force by default).
 
     Raises:
         ConfigurationError: An option is unknown or has an impossible value.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import math
 import os
 import threading
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl._doors import through
 from dagger_dsl.errors import JobNotFound
+from dagger_dsl.model.policies import seconds
 from dagger_dsl.model.tasks import JobStatus, Task, TaskStatus
 
 if TYPE_CHECKING:
@@ -122,23 +124,24 @@ class JobHandle:
         return through("job_tree")(self.tasks, self._row())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        found: dict[str, str] = through("job_bundle")(self.tasks, self._row())
+        found: dict[str, str] = through("job_bundle")(self.tasks, self._row(), include, exclude)
         return found
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Cancel it with all its tasks that have not ended."""
         self._manager.cancel_job(self.job_id, reason)
 
-    def result(self, timeout: float | None = None) -> JobStatus:
+    def result(self, timeout: float | dt.timedelta | None = None) -> JobStatus:
         """Wait for its end, and return how it ended.
 
         Args:
-            timeout: Seconds; None for as long as it takes.
+            timeout: Seconds (or a timedelta); None for as long as it takes.
 
         Raises:
             TimeoutError: It has not ended by then.
+            ConfigurationError: *timeout* is no such number, or nobody can ever run its tasks.
         """
-        looks = self._looks(timeout)
+        looks = self._looks(None if timeout is None else seconds(timeout, "timeout"))
         told = threading.Event()
         with self._manager._listening(told.set):
             for left in looks:
@@ -146,16 +149,17 @@ class JobHandle:
                 told.clear()
         return self.status
 
-    async def wait(self, timeout: float | None = None) -> JobStatus:
+    async def wait(self, timeout: float | dt.timedelta | None = None) -> JobStatus:
         """Wait for its end on an event loop, and return how it ended.
 
         Args:
-            timeout: Seconds; None for as long as it takes.
+            timeout: Seconds (or a timedelta); None for as long as it takes.
 
         Raises:
             TimeoutError: It has not ended by then.
+            ConfigurationError: *timeout* is no such number, or nobody can ever run its tasks.
         """
-        looks = self._looks(timeout)
+        looks = self._looks(None if timeout is None else seconds(timeout, "timeout"))
         told = asyncio.Event()
         tell = partial(asyncio.get_running_loop().call_soon_threadsafe, told.set)
         with self._manager._listening(tell):
@@ -169,6 +173,7 @@ class JobHandle:
         """Look at it until it has ended; yield how long to wait for news before each next look."""
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while not self.is_finished:
+            self._manager._check_runs()
             left = min(_LOOK, deadline - time.monotonic())
             if left <= 0:
                 raise TimeoutError(f"job {self.job_id!r} has not ended within {timeout:g} s")
@@ -182,6 +187,9 @@ class JobHandle:
 
         Args:
             every: Seconds between two looks; its end is seen at once where it happens here.
+
+        Raises:
+            ConfigurationError: Nobody can ever run its tasks.
         """
         seen: Any = None
         told = threading.Event()
@@ -195,4 +203,5 @@ class JobHandle:
                     yield row.status
                 if row.status not in (JobStatus.CREATED, JobStatus.RUNNING):
                     return
+                self._manager._check_runs()
                 told.wait(every)

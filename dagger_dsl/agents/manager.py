@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import datetime as dt
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,29 +25,35 @@ from dagger_dsl.errors import (
     AgentAlreadyRegistered,
     ConfigurationError,
     InvalidState,
-    JobExists,
     JobNotFound,
+    did_you_mean,
     shown,
 )
 from dagger_dsl.model.policies import as_enum, seconds, whole_number
 from dagger_dsl.model.resources import ResourceTracker, as_tracker
 from dagger_dsl.model.stalls import StallAction
-from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
+from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.cache import Cache
 from dagger_dsl.store.job_upkeep import check_keeping
 from dagger_dsl.store.job_watch import JobWatch
+from dagger_dsl.store.notices import of_tasks, tell
 from dagger_dsl.store.shared_values import SharedValues
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import Ending, TaskClaims
 from dagger_dsl.store.task_people import TaskPeople
-from dagger_dsl.store.task_reads import TaskReads
+from dagger_dsl.store.task_reads import StoredJob, TaskReads
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ["TaskAgentRegistry", "TaskManager"]
+
+logger = logging.getLogger("dagger_dsl.agents")
+
+#: Ids of jobs that a misspelt one is compared with, at most.
+_COMPARED: Final = 1_000
 
 #: The call of an agent that is going on in this thread.
 _current: Final[contextvars.ContextVar[TaskContext | None]] = contextvars.ContextVar(
@@ -78,8 +85,11 @@ class TaskManager(Steering):
 
     Args:
         heartbeat_interval: Seconds (or a timedelta) without a sign of life after which a job has
-            stalled; what counts is said in `dagger_dsl.agents.watch`. None never looks.
-        stall_action: What is done about that, once: a `StallAction`, or its name.
+            stalled; what counts is said in `dagger_dsl.agents.watch`. None never looks. The
+            processes that run tasks look for stalls: with a ``concurrency`` of 0 this one does not,
+            and others do by what they were given.
+        stall_action: What is done about that, once, by the process that sees it: a `StallAction`,
+            or its name.
         cache: What the agents of this process share in its memory, as ``ctx.cache`` and
             `TaskManager.cache`; an empty one by default. What is to outlive the process, or is
             shared with others, belongs into `state`.
@@ -88,8 +98,10 @@ class TaskManager(Steering):
             (`load_agents`).
         database_url: Where tasks are recorded; None for this process's memory only.
         concurrency: How many tasks run at a time here; the number of CPUs by default, at least 4.
-            0 runs none: other processes do, ``dagger-dsl worker`` among them.
-        agents: The agents that this process runs tasks of; all that are registered by default.
+            0 runs none: other processes do, ``dagger-dsl worker`` among them, so that nobody ever
+            runs tasks of this process's memory then, and to wait for their jobs is refused.
+        agents: The names of the agents that this process runs tasks of; all that are registered by
+            default.
         lease: Seconds without a sign of life after which another host may take tasks over.
         keep_jobs, keep_days: Where this process runs tasks, it removes the jobs that have ended
             beyond so many, and those that ended longer ago; None keeps all.
@@ -140,8 +152,9 @@ class TaskManager(Steering):
         self._held = contextlib.ExitStack()
         self._opened = False
         self._size = max(4, os.cpu_count() or 1) if concurrency is None else concurrency
-        self._chosen = None if agents is None else tuple(agents)
-        self._lease = seconds(lease, "lease")
+        self._is_idle = concurrency == 0 and self._store.database.is_memory
+        self._chosen = None if agents is None else _names(agents)
+        self._lease = seconds(lease, "lease", zero=False)
         self._callers: dict[str, Caller] = {}
         self._crew: Crew | None = None
         self._lock = threading.Lock()
@@ -164,20 +177,34 @@ class TaskManager(Steering):
     def close(self, grace: float = 10.0) -> int:
         """Begin nothing more, and give back what has not ended after *grace* seconds.
 
-        What is given back is run by whoever opens the database next.
+        What is given back is run by whoever opens the database next. What was in this process's
+        memory only is lost; a warning is logged where that are tasks which have not ended.
 
         Returns:
             How many calls were left behind, in threads that cannot be stopped.
         """
         left = 0
         with self._lock:
-            self._closed = True
+            was_closed, self._closed = self._closed, True
             crew, self._crew = self._crew, None
         if crew is not None:
             left = crew.stop(grace)
+        if not was_closed and self._store.database.is_memory and self._size:
+            self._tell_lost()
         self._held.close()
         self._store.close()
         return left
+
+    def _tell_lost(self) -> None:
+        """Say what is lost with this process's memory."""
+        lost = [job.unfinished for job in self._reads.jobs() if job.unfinished]
+        if lost:
+            logger.warning(
+                "%s of %s that have not ended are lost with the memory of this task manager; wait "
+                "for them (result() of the job), or give it a database_url",
+                _count(sum(lost), "task"),
+                _count(len(lost), "job"),
+            )
 
     def _open(self) -> None:
         """Let nobody take a file for a leftover that this process has written, and no row names."""
@@ -194,12 +221,16 @@ class TaskManager(Steering):
 
         Raises:
             AgentNotFound: An agent that it was told to run is not registered.
-            InvalidState: It was closed.
+            InvalidState: It was closed; or it works already, and *told* would hear of nothing.
         """
         self._open()
         with self._lock:
             if self._closed:
                 raise InvalidState("the task manager is closed; make a new one")
+            if self._crew is not None and told is not None:
+                raise InvalidState(
+                    "the task manager works already, as start_job lets it: call work(told) before"
+                )
             if self._crew is not None or self._size == 0:
                 return
             known = self.registry.task_agents
@@ -225,8 +256,9 @@ class TaskManager(Steering):
         """Let a job's tasks run, and return its handle; nobody waits for it.
 
         Args:
-            job_id: Which; tasks may have been added to it before.
-            tasks: More of them.
+            job_id: Which; tasks may have been added to it before. One that has none yet waits for
+                those that are added later, and a warning is logged.
+            tasks: A list of more of them.
             allowed_agents: The agents that its tasks may be given to; None for all.
             config: Anything to keep with it, of JSON types; None leaves what it has.
             timeout: Seconds until it is cancelled, by whoever runs tasks of this database then.
@@ -235,13 +267,23 @@ class TaskManager(Steering):
             AgentNotAllowed: It has a task for another agent.
             AgentNotFound: A task is for an agent that is not registered here, in a process that
                 runs tasks of all agents.
+            ConfigurationError: An argument cannot be.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        self._make(job_id)
-        if tasks:
-            self.add_tasks(tasks, job_id)
-        self._check_agents(job_id)
-        self._rows.start_job(job_id, timeout=limit, allowed_agents=allowed_agents, config=config)
+        tasks = _specs(tasks)
+        self._check_specs(tasks)
+        self._check_agents(job_id, (spec.agent for spec in tasks))
+        self._open()
+        self._rows.start_job(
+            job_id,
+            tasks,
+            create=True,
+            timeout=limit,
+            allowed_agents=allowed_agents,
+            config=config,
+        )
+        if not tasks:
+            self._note_empty(job_id)
         self.work()
         self._wake()
         return JobHandle(self, job_id)
@@ -271,6 +313,15 @@ class TaskManager(Steering):
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
         return JobHandle(self, job_id)
 
+    def jobs(self, status: JobStatus | str | None = None) -> list[StoredJob]:
+        """Return the jobs there are, as they stand, the newest first; `job` returns a handle.
+
+        Args:
+            status: Only those that are this: a `JobStatus`, or its name.
+        """
+        wanted = None if status is None else as_enum(JobStatus, status, "status")
+        return [each for each in self._reads.jobs() if wanted is None or each.status is wanted]
+
     def cancel_job(self, job_id: str, reason: str = "cancelled") -> None:
         """Cancel a job with all its tasks that have not ended.
 
@@ -278,19 +329,35 @@ class TaskManager(Steering):
         """
         self._interrupt(self._rows.cancel_job(job_id, reason))
 
-    def _check_agents(self, job_id: str) -> None:
+    def _check_agents(self, job_id: str, more: Iterable[str] = ()) -> None:
         """Refuse a job whose tasks nobody would ever run, where that is known."""
         if self._size == 0 or self._chosen is not None:
             return  # other processes have other agents
         known = self.registry.task_agents
-        for name in self._reads.agents_of(job_id):
+        for name in dict.fromkeys([*self._reads.agents_of(job_id), *more]):
             if name not in known:
                 raise agent_missing(name, list(known))
 
-    def _make(self, job_id: str) -> None:
-        if self._reads.job(job_id) is None:
-            with contextlib.suppress(JobExists):  # somebody else was quicker
-                self._rows.create_job(job_id)
+    def _check_runs(self) -> None:
+        """Refuse to wait for what can never run: nobody else sees the memory of this process."""
+        if self._is_idle:
+            raise ConfigurationError(
+                "a task manager with concurrency=0 runs no tasks, and no other process sees those "
+                "in its memory; give a database_url that workers use, too, or a concurrency of at "
+                "least 1"
+            )
+
+    def _note_empty(self, job_id: str) -> None:
+        """Say that a job was started that has no tasks: its id may be misspelt."""
+        if self._reads.agents_of(job_id):
+            return
+        others = [job.id for job in self._reads.jobs() if job.id != job_id][:_COMPARED]
+        hint = did_you_mean(job_id, others)
+        logger.warning(
+            "job %s has no tasks yet; it ends once those that are added have ended%s",
+            shown(job_id),
+            hint if "did you mean" in hint else "",
+        )
 
     # --- tasks ------------------------------------------------------------------------------------
 
@@ -394,16 +461,20 @@ class TaskManager(Steering):
                 for, likewise.
             InvalidState: The job has ended.
             TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
+            ConfigurationError: *specs* are no list of `NewTaskSpec`.
         """
-        for spec in specs:
-            if not isinstance(spec, NewTaskSpec):
-                raise ConfigurationError(f"a task is a NewTaskSpec, not {shown(spec)}")
-            self._check_input(spec)
+        specs = _specs(specs)
+        self._check_specs(specs)
         self._open()
-        self._make(job_id)
-        added = self._rows.add(job_id, specs)
+        ctx = self._call()
+        claim = ctx._claim if ctx is not None and ctx.job_id == job_id else None
+        added = self._rows.add(job_id, specs, create=True, claim=claim)
         self._wake()
         return added
+
+    def _check_specs(self, specs: Iterable[NewTaskSpec]) -> None:
+        for spec in specs:
+            self._check_input(spec)
 
     def _check_input(self, spec: NewTaskSpec) -> None:
         if spec.agent in self.registry.task_agents:
@@ -474,10 +545,11 @@ class TaskManager(Steering):
 
     def add_dependency(self, task_id: str, needs: str) -> None:
         """Let a task need another one of its job, too; see `TaskRows.add_dependency`."""
-        self._rows.add_dependency(task_id, needs)
-        ctx = _current.get()
-        if ctx is not None and ctx.task_id == task_id:
-            ctx._adds = True
+        ctx = self._call()
+        own = ctx if ctx is not None and ctx.task_id == task_id else None
+        self._rows.add_dependency(task_id, needs, claim=None if own is None else own._claim)
+        if own is not None:
+            own._adds = True
 
     def update_task_status(
         self,
@@ -523,7 +595,7 @@ class TaskManager(Steering):
             JobNotFound: There is no such job.
         """
         if job_id is None:
-            tasks = [each for job in reversed(self._reads.jobs()) for each in self.tasks(job.id)]
+            tasks = [each for job in reversed(self.jobs()) for each in self.tasks(job.id)]
             return str(through("job_to_dot")(tasks, None))
         return str(through("job_to_dot")(self.tasks(job_id), self.job(job_id)._row()))
 
@@ -538,7 +610,11 @@ class TaskManager(Steering):
         self._changed()
 
     def _wake(self) -> None:
-        if self._crew is not None:
+        """Have the crews look that work on this database in this process."""
+        database = self._store.database
+        if not database.is_memory:
+            tell(of_tasks(database))
+        elif self._crew is not None:
             self._crew.wake()
 
     def _changed(self) -> None:
@@ -556,6 +632,11 @@ class TaskManager(Steering):
         finally:
             self._listeners.remove(tell)
 
+    def _call(self) -> TaskContext | None:
+        """Return the call of a task of this manager that goes on in this thread."""
+        ctx = _current.get()
+        return ctx if ctx is not None and ctx.manager is self else None
+
     @contextlib.contextmanager
     def _inside(self, ctx: TaskContext) -> Iterator[None]:
         """Let this thread be in the call of a task."""
@@ -568,3 +649,35 @@ class TaskManager(Steering):
 
 def _status(value: Any) -> TaskStatus:
     return as_enum(TaskStatus, value, "status")
+
+
+def _names(agents: Any) -> tuple[str, ...]:
+    """Return the names of the agents that a manager runs tasks of."""
+    if isinstance(agents, str) or not isinstance(agents, Iterable):
+        raise ConfigurationError(
+            f"agents is a list of names of agents, or None for all, not {shown(agents)}"
+            + (f"; write [{shown(agents)}]" if isinstance(agents, str) else "")
+        )
+    names = tuple(agents)
+    for each in names:
+        if not isinstance(each, str):
+            raise ConfigurationError(f"agents is a list of names of agents, not of {shown(each)}")
+    return names
+
+
+def _specs(specs: Any) -> Sequence[NewTaskSpec]:
+    """Return the tasks of a list; they are read more than once."""
+    if isinstance(specs, NewTaskSpec | str) or not isinstance(specs, Iterable):
+        raise ConfigurationError(
+            f"tasks are a list of NewTaskSpec, not {shown(specs)}"
+            + ("; write [NewTaskSpec(...)] for one" if isinstance(specs, NewTaskSpec) else "")
+        )
+    found = specs if isinstance(specs, list | tuple) else list(specs)
+    for each in found:
+        if not isinstance(each, NewTaskSpec):
+            raise ConfigurationError(f"a task is a NewTaskSpec, not {shown(each)}")
+    return found
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

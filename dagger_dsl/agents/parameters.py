@@ -2,7 +2,9 @@
 
 A parameter named ``ctx``, or annotated `TaskContext`, gets the context; ``task_id``, ``job_id`` and
 ``task_manager`` get what the documents' agents are given. What is left is the input: all of it for
-a parameter named ``input``, else each parameter gets the part of that name.
+a parameter named ``input``, else each parameter gets the part of that name, and a part that no
+parameter takes is refused, as its name may be misspelt. An agent that has none of these parameters
+but is given its context may read the input there, whatever it is.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ from dagger_dsl.errors import (
     shown,
 )
 from dagger_dsl.model.config import RunOptions
-from dagger_dsl.model.tasks import TaskStatus
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.context import TaskContext
@@ -82,6 +81,7 @@ class TaskRun:
                 )
         self._ctx = ctx
         self._workflow = workflow
+        self._left = False  # by who waited for its beginning
         self._inputs = dict(inputs or {})
         self._settings = _settings(workflow, options, runner)
         name = f"{ctx.idempotency_key}:{workflow.compile().name}"
@@ -101,7 +101,7 @@ class TaskRun:
             try:
                 return self._begin()
             except RunOwned:  # by a worker that had the task before, and has not noticed yet
-                if self.is_lost:
+                if self._left or self._ctx.is_cancelled:
                     raise
                 time.sleep(pause)
                 pause = min(_LATER, 1.5 * pause)
@@ -133,13 +133,6 @@ class TaskRun:
 
     # --- waiting ----------------------------------------------------------------------------------
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether the task was cancelled, or belongs to another worker."""
-        ctx = self._ctx
-        task = ctx.manager.get_task(ctx.task_id)
-        return task is None or task.status is not TaskStatus.RUNNING or task.attempts != ctx.attempt
-
     def wait(self) -> Any:
         """Run it, and return what it gives, in the thread of a sync agent."""
         handle = self.begin()
@@ -154,7 +147,7 @@ class TaskRun:
             try:
                 while not handle.wait(pause):
                     pause = min(_LATER, 1.5 * pause)
-                    if self.is_lost:
+                    if self._ctx.is_cancelled:
                         self._cancel(handle)
             except BaseException:
                 self._cancel(handle)
@@ -163,18 +156,40 @@ class TaskRun:
 
     async def wait_async(self) -> Any:
         """Run it, and return what it gives, on the loop of an async agent."""
-        handle = await asyncio.to_thread(self.begin)
+        handle = await self._begun()
         ended, pause = asyncio.ensure_future(handle), _SOON
         try:
             while not (await asyncio.wait({ended}, timeout=pause))[0]:
                 pause = min(_LATER, 1.5 * pause)
-                if await asyncio.to_thread(lambda: self.is_lost):
+                if await asyncio.to_thread(lambda: self._ctx.is_cancelled):
                     self._cancel(handle)
         except BaseException:
             self._cancel(handle)
             ended.cancel()
             raise
         return self._taken(ended.result())
+
+    async def _begun(self) -> RunHandle:
+        """Begin in a thread; a run that begins although nobody waits any more is cancelled there.
+
+        The thread hands over first and then looks whether it was left, and who leaves does it the
+        other way round: so one of the two sees the other.
+        """
+        handed: list[RunHandle] = []
+
+        def begin() -> RunHandle:
+            handed.append(self.begin())
+            if self._left:
+                self._cancel(handed[0])
+            return handed[0]
+
+        try:
+            return await asyncio.to_thread(begin)
+        except BaseException:
+            self._left = True
+            for handle in handed:
+                self._cancel(handle)
+            raise
 
     @staticmethod
     def _cancel(handle: RunHandle) -> None:

@@ -5,7 +5,10 @@ begins, ends, or is changed by a person is one, and so is `TaskContext.heartbeat
 itself that it lives, once in a third of its lease: that counts, too, so that a task which merely
 takes long stalls nothing. Who wants to hear of agents that hang gives an interval that is shorter
 than a third of the lease, and lets the agents that may take longer say so by ``ctx.heartbeat()``.
-A job that waits for the time of a retry is not stalled.
+
+A job has not stalled while it waits for the time of a retry, or where all that is left of it waits
+for a person: for the answer of who was asked, for somebody to let go on what is paused, or for such
+tasks. One without tasks has not stalled either.
 
 A stall is acted upon once, whichever process sees it first, and not again before a task of the job
 begins, or something else of it changes.

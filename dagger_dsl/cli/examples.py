@@ -92,6 +92,8 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     ),
     "job show": (
         ("dagger-dsl job show report", "its tasks, and where each stands"),
+        ("dagger-dsl job show report --all", "every task of a job of many"),
+        ("dagger-dsl job show report --html report.html", "a page for a browser"),
         ("dagger-dsl job show report --json", "for programs"),
     ),
     "job cancel": (('dagger-dsl job cancel report --reason "wrong question"', "and why"),),
@@ -102,6 +104,8 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "task show": (("dagger-dsl task show read-1 --json", "for programs"),),
     "task retry": (('dagger-dsl task retry read-1 --reason "it was called"', "and why"),),
     "task cancel": (('dagger-dsl task cancel read-1 --reason "too slow"', "and why"),),
+    "task pause": (("dagger-dsl task pause read-1", "it does not begin now"),),
+    "task resume": (("dagger-dsl task resume read-1", "it may begin"),),
     "task accept": (("dagger-dsl task accept write", "its result is final"),),
     "task reject": (('dagger-dsl task reject write --reason "no sources"', "and why"),),
     "db": (

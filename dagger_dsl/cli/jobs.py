@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["job", "jobs", "task"]
 
-#: What a task becomes by each command, and how that is told.
-_BECOMES: Final = {
-    "retry": (TaskStatus.READY, "is tried again"),
-    "cancel": (TaskStatus.CANCELLED, "is cancelled"),
-    "accept": (TaskStatus.ACCEPTED, "is accepted"),
-    "reject": (TaskStatus.REJECTED, "is rejected"),
+#: How each command is told.
+_TOLD: Final = {
+    "retry": "is tried again",
+    "cancel": "is cancelled",
+    "accept": "is accepted",
+    "reject": "is rejected",
+    "pause": "is paused",
+    "resume": "goes on",
 }
 
-#: Ids that are named when none is like the one that was given.
+#: Ids that are named when none is like the one that was given, and tasks that wait for people.
 _NAMED: Final = 3
 
 #: Characters of a value.
@@ -53,10 +55,7 @@ def _manager(database: str) -> Iterator[TaskManager]:
 def jobs(arguments: argparse.Namespace, screen: Screen) -> int:
     """List jobs, the newest first."""
     with _manager(arguments.db) as manager:
-        found = manager._reads.jobs()
-    if arguments.status is not None:
-        found = [each for each in found if each.status == arguments.status]
-    found = found[: arguments.limit]
+        found = manager.jobs(arguments.status)[: arguments.limit]
     if screen.as_json:
         screen.json([_job_plain(each) for each in found])
         return OK
@@ -78,26 +77,40 @@ def job(arguments: argparse.Namespace, screen: Screen) -> int:
     with _manager(arguments.db) as manager:
         row = manager._reads.job(job_id)
         if row is None:
-            known = (each.id for each in manager._reads.jobs())
+            known = (each.id for each in manager.jobs())
             raise JobNotFound(_missing("job", job_id, known, arguments.db, manager))
         if arguments.action == "cancel":
             return _cancel_job(manager, arguments, screen)
-        tasks = manager.tasks(job_id)
+        handle = manager.job(job_id)
+        if arguments.html is not None:
+            handle.to_html(arguments.html)
+            if screen.as_json:
+                screen.json({"job_id": job_id, "written": arguments.html})
+            else:
+                screen.result(f"written: {arguments.html}")
+            return OK
+        tasks, questions = handle.tasks, handle.questions()
     if screen.as_json:
         screen.json({**_job_plain(row), "tasks": [_task_plain(each) for each in tasks]})
         return OK
-    from dagger_dsl.views.job_listing import job_lines, job_tree
+    from dagger_dsl.views.job_tree import MOST, job_lines, job_tree
 
+    limit = None if arguments.all else MOST
     if screen.is_rich:
-        screen.console.print(job_tree(tasks, row, None))
+        screen.console.print(job_tree(tasks, row, limit))
     else:
-        for line in job_lines(tasks, row, None):
+        for line in job_lines(tasks, row, limit):
             screen.result(line)
-    for each in tasks:
-        if each.status is TaskStatus.BLOCKED and not _waits(each, tasks):
-            screen.say(f"task {printable(each.id)} waits for a person; let it go on, or not, by:")
-            for action in ("retry", "cancel"):
-                screen.say(f"  {command_line(arguments.db, 'task', action, each.id)}")
+    if limit is not None and len(tasks) > limit:
+        screen.say("this shows all of them:")
+        screen.say(f"  {command_line(arguments.db, 'job', 'show', job_id, '--all')}")
+    for each in questions[:_NAMED]:
+        screen.say(f"task {printable(each.id)} waits for a person; let it go on, or not, by:")
+        for action in ("retry", "cancel"):
+            screen.say(f"  {command_line(arguments.db, 'task', action, each.id)}")
+    if len(questions) > _NAMED:
+        more = count(len(questions) - _NAMED, "more task waits", "more tasks wait")
+        screen.say(f"{more} for a person, too")
     return OK
 
 
@@ -121,20 +134,39 @@ def task(arguments: argparse.Namespace, screen: Screen) -> int:
     with _manager(arguments.db) as manager:
         found = manager.get_task(task_id)
         if found is None:
-            known = (each.id for row in manager._reads.jobs() for each in manager.tasks(row.id))
+            known = (each.id for row in manager.jobs() for each in manager.tasks(row.id))
             raise TaskNotFound(_missing("task", task_id, known, arguments.db, manager))
         if arguments.action == "show":
             return _show_task(manager, found, screen)
-        new, told = _BECOMES[arguments.action]
-        manager.update_task_status(task_id, new, cause=arguments.reason or f"{new} by hand")
+        others = _steer(manager, arguments)
         after = manager.get_task(task_id)
     status = "removed" if after is None else str(after.status)
     if screen.as_json:
         command = f"task {arguments.action}"
-        screen.json({"task_id": task_id, "command": command, "applied": True, "status": status})
+        given = {"task_id": task_id, "command": command, "applied": True, "status": status}
+        screen.json(given if arguments.action != "cancel" else {**given, "parts": others})
     else:
-        screen.result(f"task {task_id} {told}" + (f" ({status})" if status != new else ""))
+        parts = f" with {count(len(others), 'part')}" if others else ""
+        screen.result(f"task {task_id} {_TOLD[arguments.action]}{parts}")
     return OK
+
+
+def _steer(manager: TaskManager, arguments: argparse.Namespace) -> list[str]:
+    """Do with a task what a command says; return the ids of what is cancelled with it."""
+    task_id, action = arguments.task_id, arguments.action
+    cause = arguments.reason or f"{action} by hand"
+    if action == "cancel":
+        cancelled = manager.cancel_task(task_id, not arguments.alone, reason=cause)
+        return [each for each in cancelled if each != task_id]
+    steps: dict[str, Callable[[str, str], None]] = {
+        "retry": manager.retry,
+        "accept": manager.accept,
+        "reject": manager.reject,
+        "pause": manager.pause,
+        "resume": manager.resume,
+    }
+    steps[action](task_id, cause)
+    return []
 
 
 def _show_task(manager: TaskManager, found: Task, screen: Screen) -> int:
@@ -152,7 +184,7 @@ def _show_task(manager: TaskManager, found: Task, screen: Screen) -> int:
         ]
         screen.json({**_task_plain(found), "history": events})
         return OK
-    from dagger_dsl.views.job_listing import notes_of
+    from dagger_dsl.views.job_tree import notes_of
 
     known = {each.id: each for each in manager.tasks(found.job_id)}
     title = f"task {printable(found.id)} of job {printable(found.job_id)}"
@@ -178,11 +210,6 @@ def _show_task(manager: TaskManager, found: Task, screen: Screen) -> int:
         rows.append((at[:23], str(each.status), call or "", cause, printable(each.worker)))
     screen.table(rows)
     return OK
-
-
-def _waits(task: Task, tasks: Iterable[Task]) -> bool:
-    done = {each.id for each in tasks if each.status in (TaskStatus.COMPLETED, TaskStatus.ACCEPTED)}
-    return any(each not in done for each in task.dependencies)
 
 
 def _missing(

@@ -64,7 +64,7 @@ _GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "worker": "run the tasks of agents that are in a database",
         "jobs": "list jobs",
         "job": "show a job with its tasks, or cancel it",
-        "task": "show a task, try it again, cancel, accept or reject it",
+        "task": "show a task, try it again, cancel, pause, accept or reject it",
     },
     "look after it": {
         "db": "look after the database",
@@ -481,6 +481,14 @@ def _job(parser: argparse.ArgumentParser) -> None:
     for name, each in _below(parser, "job", _OF_JOBS):
         each.add_argument("job_id", metavar="JOB")
         if name == "show":
+            each.add_argument(
+                "--all",
+                action="store_true",
+                help="every task; otherwise 200, first of all those that failed",
+            )
+            each.add_argument(
+                "--html", metavar="FILE", help="write the job as a page for a browser"
+            )
             _database(each)
             _json(each)
         else:
@@ -490,6 +498,8 @@ def _job(parser: argparse.ArgumentParser) -> None:
 def _task(parser: argparse.ArgumentParser) -> None:
     for name, each in _below(parser, "task", _OF_TASKS):
         each.add_argument("task_id", metavar="TASK")
+        if name == "cancel":
+            each.add_argument("--alone", action="store_true", help="not its parts, too")
         _end_of_steering(each, reason=name != "show")
 
 
@@ -500,7 +510,9 @@ _OF_JOBS: Final = {
 _OF_TASKS: Final = {
     "show": "show a task: its input, output, error, and each change of its status",
     "retry": "let a task be called that failed, was cancelled or rejected, or waits for a person",
-    "cancel": "cancel a task; those that need it fail",
+    "cancel": "cancel a task with its parts; those that need them fail",
+    "pause": "let a task that has not begun wait until it is resumed",
+    "resume": "let a paused task go on",
     "accept": "say that the result of a task is good",
     "reject": "say that the result of a task is not good; those that need it wait",
 }

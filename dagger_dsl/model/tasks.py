@@ -125,11 +125,23 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _name(what: str, value: Any) -> None:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ConfigurationError(f"{what} is a text that is not empty, not {shown(value)}")
+    _whole(what, value)
 
 
 def _text(what: str, value: Any, *, empty: bool = True) -> None:
     if not isinstance(value, str) or (not empty and not value):
         raise ConfigurationError(f"{what} is a text, not {shown(value)}")
+    _whole(what, value)
+
+
+def _whole(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"{what} {shown(text)} has a lone surrogate, which is half a character and cannot be "
+            "stored; take it out"
+        ) from None
 
 
 @attrs.frozen(init=False)

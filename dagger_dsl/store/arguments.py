@@ -14,10 +14,12 @@ __all__ = [
     "check_moment",
     "check_new_name",
     "check_number",
+    "check_reason",
     "check_text",
     "moment_before",
     "no_such_run",
     "run_states",
+    "storable",
 ]
 
 # SQLite's largest integer; a larger one would be its driver's error.
@@ -47,6 +49,21 @@ def check_new_name(what: str, value: Any) -> None:
         raise ConfigurationError(
             f"{what} is a text that is not empty and has no NUL, not {shown(value)}"
         )
+
+
+def storable(text: str) -> str:
+    """Return a stranger's text as every database keeps it: as it is, unless a character cannot be.
+
+    Lone surrogates, as of file names that are no UTF-8, and NUL are written as escapes.
+    """
+    kept = text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+    return kept.replace("\0", "\\x00") if "\0" in kept else kept
+
+
+def check_reason(what: str, value: Any) -> None:
+    """Refuse a reason that is no text; any text has a form that is `storable`."""
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{what} is a text, not {shown(value)}")
 
 
 def check_number(what: str, value: Any) -> None:

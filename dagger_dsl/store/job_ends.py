@@ -18,10 +18,13 @@ from dagger_dsl.store.notices import of_run, tell
 from dagger_dsl.store.schema import inbox, job_waits
 from dagger_dsl.store.transactions import Statement, Transaction
 
-__all__ = ["ENDED", "deliver", "post"]
+__all__ = ["ENDED", "SENDER", "deliver", "post"]
 
 #: Statuses of a job that has ended.
 ENDED: Final = ("completed", "failed", "cancelled")
+
+#: What the name of the sender of a request begins with that tells of a job; its id follows.
+SENDER: Final = "job "
 
 
 def _bind(column: sa.Column[Any]) -> sa.BindParameter[Any]:
@@ -58,5 +61,5 @@ def post(tx: Transaction, job_id: str, run_id: str, node_id: str, key: str) -> N
     if key != "default":
         body["key"] = key
     now = dt.datetime.now(dt.UTC)
-    tx.execute(_POST, (run_id, orjson.dumps(body).decode(), f"job {job_id}", now))
+    tx.execute(_POST, (run_id, orjson.dumps(body).decode(), f"{SENDER}{job_id}", now))
     tx.after = (*tx.after, partial(tell, of_run(run_id)))

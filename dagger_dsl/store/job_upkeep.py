@@ -15,7 +15,18 @@ import sqlalchemy as sa
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.store.arguments import check_count
 from dagger_dsl.store.database import Database
-from dagger_dsl.store.schema import jobs, shared_values, task_events, task_links, tasks
+from dagger_dsl.store.job_ends import SENDER
+from dagger_dsl.store.schema import (
+    FINISHED,
+    flow_runs,
+    inbox,
+    job_waits,
+    jobs,
+    shared_values,
+    task_events,
+    task_links,
+    tasks,
+)
 from dagger_dsl.store.shared_values import KEPT_AFTER
 
 __all__ = [
@@ -59,6 +70,9 @@ def check_keeping(
 def old_jobs(database: Database, before: dt.datetime | None, keep_last: int | None) -> list[str]:
     """Return the jobs that have ended and may go.
 
+    Those stay whose end a run that has not ended was told of, or is to be told of: it may read
+    what they gave.
+
     Args:
         database: Where.
         before: Only those that ended before; None for whenever.
@@ -74,7 +88,25 @@ def old_jobs(database: Database, before: dt.datetime | None, keep_last: int | No
     )
     with database.reading() as connection:
         found = connection.execute(query).all()
-    return [each.job_id for each in found if before is None or each.updated_at < before]
+        awaited = _awaited(connection)
+    return [
+        each.job_id
+        for each in found
+        if (before is None or each.updated_at < before) and each.job_id not in awaited
+    ]
+
+
+def _awaited(connection: sa.Connection) -> set[str]:
+    """Return the jobs that runs need which have not ended."""
+    goes_on = flow_runs.c.status.not_in(FINISHED)
+    waits = sa.select(job_waits.c.job_id).where(job_waits.c.run_id == flow_runs.c.run_id, goes_on)
+    told = sa.select(inbox.c.sender).where(
+        inbox.c.run_id == flow_runs.c.run_id,
+        inbox.c.sender.startswith(SENDER, autoescape=True),
+        goes_on,
+    )
+    senders = (str(each).removeprefix(SENDER) for each in connection.scalars(told))
+    return {*connection.scalars(waits), *senders}
 
 
 def remove_job(database: Database, job_id: str) -> list[str] | None:

@@ -26,6 +26,9 @@ __all__ = ["NOTICE", "JobWatch", "Stall", "StuckTask"]
 #: What the ids of tasks begin with that tell a planning agent of a stall.
 NOTICE: Final = "stalled-"
 
+#: The latest moment that a task may be due at; who waits for a person is due at no moment at all.
+_LAST: Final = 1e15
+
 _job = sa.bindparam("the_job", type_=sa.Text())
 _now: sa.BindParameter[float] = sa.bindparam("the_moment", type_=sa.Double())
 _before: sa.BindParameter[float] = sa.bindparam("the_last", type_=sa.Double())
@@ -34,6 +37,10 @@ _seen: sa.BindParameter[float] = sa.bindparam("the_active", type_=sa.Double())
 
 def _is(column: sa.ColumnElement[Any], value: str) -> sa.ColumnElement[bool]:
     return column == sa.literal_column(f"'{value}'")
+
+
+def _any(column: sa.ColumnElement[Any], values: Sequence[str]) -> sa.ColumnElement[bool]:
+    return column.in_([sa.literal_column(f"'{value}'") for value in values])
 
 
 _OVERDUE: Final = Statement(
@@ -49,6 +56,31 @@ _lives: Final = sa.exists().where(
         sa.and_(_is(tasks.c.status, "pending"), tasks.c.due_at > _now),
     ),
 )
+_unfinished = ("pending", "blocked", "ready", "running", "paused")
+
+
+def _in_it(*conditions: sa.ColumnElement[bool]) -> sa.Exists:
+    return sa.exists().where(tasks.c.job_id == jobs.c.job_id, *conditions)
+
+
+#: A person has to decide on a task, or has paused it: what else does not go on waits for that, too.
+_asks: Final = _in_it(
+    sa.or_(
+        _is(tasks.c.status, "paused"),
+        sa.and_(
+            _is(tasks.c.status, "blocked"),
+            sa.or_(
+                tasks.c.due_at > sa.literal_column(f"{_LAST:.1f}"),
+                tasks.c.waits == sa.literal_column("0"),
+            ),
+        ),
+    )
+)
+#: Something could go on by itself, and does not.
+_stands: Final = sa.or_(
+    _in_it(_any(tasks.c.status, ("ready", "running"))),
+    sa.and_(_in_it(_any(tasks.c.status, _unfinished)), ~_asks),
+)
 _STALLED: Final = Statement(
     sa.select(jobs.c.job_id, jobs.c.active_at)
     .where(
@@ -56,6 +88,7 @@ _STALLED: Final = Statement(
         jobs.c.stalled_at.is_(None),
         jobs.c.active_at <= _before,
         ~_lives,
+        _stands,
     )
     .order_by(jobs.c.active_at)
 )
@@ -96,9 +129,13 @@ _ALIVE: Final = Statement(
     .values(active_at=_now)
 )
 _number = sa.bindparam("the_task", type_=sa.Integer())
+_id = sa.bindparam("the_id", type_=sa.Text())
 _version = sa.bindparam("the_version", type_=sa.Integer())
 _is_current = sa.and_(
-    tasks.c.task_id == _number, tasks.c.version == _version, _is(tasks.c.status, "running")
+    tasks.c.task_id == _number,
+    tasks.c.public_id == sa.func.coalesce(_id, tasks.c.public_id),
+    tasks.c.version == _version,
+    _is(tasks.c.status, "running"),
 )
 _CURRENT: Final = Statement(sa.select(tasks.c.task_id).where(_is_current))
 _HEARTBEAT: Final = Statement(
@@ -121,12 +158,7 @@ _STUCK: Final = Statement(
     )
     .where(
         tasks.c.job_id == _job,
-        tasks.c.status.in_(
-            [
-                sa.literal_column(f"'{each}'")
-                for each in ("pending", "blocked", "ready", "running", "paused")
-            ]
-        ),
+        _any(tasks.c.status, _unfinished),
         tasks.c.public_id.not_like(sa.literal_column(f"'{NOTICE}%'")),
     )
     .order_by(tasks.c.task_id)
@@ -216,11 +248,17 @@ class JobWatch(TaskRows):
 
         run_transaction(self._database, touch)
 
-    def heartbeat(self, job_id: str, number: int, version: int) -> bool:
-        """Let a task's job be active; return whether the task still is who says so."""
+    def heartbeat(self, job_id: str, number: int, version: int, task_id: str | None = None) -> bool:
+        """Let a task's job be active; return whether the task still is who says so.
+
+        Args:
+            job_id, number, version: Of the claim.
+            task_id: Of the claim, too: the number of a task that was removed is given away again.
+        """
         values = {
             "the_job": job_id,
             "the_task": number,
+            "the_id": task_id,
             "the_version": version,
             "the_moment": self.now(),
         }
@@ -233,9 +271,9 @@ class JobWatch(TaskRows):
         run_transaction(self._database, touch)
         return lives
 
-    def is_current(self, number: int, version: int) -> bool:
-        """Whether a task still runs under the claim that has this version."""
-        values = {"the_task": number, "the_version": version}
+    def is_current(self, number: int, version: int, task_id: str | None = None) -> bool:
+        """Whether a task still runs under the claim that has this version; see `heartbeat`."""
+        values = {"the_task": number, "the_id": task_id, "the_version": version}
         return bool(read(self._database, _CURRENT, _CURRENT.in_order(values)))
 
     # -- stalls
@@ -243,8 +281,9 @@ class JobWatch(TaskRows):
     def stalled(self, interval: float) -> list[Stall]:
         """Return the jobs that run, and gave no sign of life for *interval* seconds.
 
-        Those whose stall somebody has taken are not among them, and those that wait for the time of
-        a task are not stalled.
+        Those whose stall somebody has taken are not among them. Not stalled are those without
+        tasks, those that wait for the time of a task, and those in which nothing can go on before
+        a person answers, or lets go on what is paused.
         """
         values = {"the_moment": self.now(), "the_last": self.now() - interval}
         rows = read(self._database, _STALLED, _STALLED.in_order(values))

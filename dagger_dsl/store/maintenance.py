@@ -33,6 +33,7 @@ from dagger_dsl.store.schema import (
     inbox,
     job_waits,
     memo,
+    messages,
     node_runs,
     run_log,
     shared_values,
@@ -458,6 +459,7 @@ _REFERENCES: Final[tuple[tuple[sa.Column[Any], sa.ColumnElement[Any]], ...]] = (
     (cache_entries.c.artifact_id, cache_entries.c.run_id),
     (memo.c.artifact_id, sa.null()),
     (snapshots.c.artifact_id, sa.null()),
+    (messages.c.artifact_id, sa.null()),
 )
 
 

@@ -228,8 +228,62 @@ def _to_3(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"CREATE INDEX {index}")
 
 
+def _to_4(connection: sa.Connection) -> None:
+    """Who is given messages, how far that is, and what messages were missing."""
+    then = sa.MetaData()
+    sa.Table(
+        "subscriptions",
+        then,
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("patterns", sa.Text, nullable=False),
+        sa.Column("position", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("owner", sa.Text),
+        sa.Column("epoch", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("beat", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column(
+            "created_at",
+            schema.UtcDateTime,
+            nullable=False,
+            server_default=sa.func.current_timestamp(),
+        ),
+        sqlite_with_rowid=False,
+    )
+    states = ("done", "retry", "dead")
+    sa.Table(
+        "deliveries",
+        then,
+        sa.Column("subscription", sa.Text, nullable=False),
+        sa.Column("message_id", sa.Integer, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("due_at", sa.Double),
+        sa.Column("error", sa.Text),
+        sa.Column("at", sa.Double, nullable=False, server_default="0"),
+        sa.Column("deaths", sa.Integer, nullable=False, server_default="0"),
+        sa.PrimaryKeyConstraint("subscription", "message_id"),
+        sa.CheckConstraint(" OR ".join(f"state = '{each}'" for each in states), name="ck_state"),
+        sa.Index("ix_deliveries_state", "subscription", "state"),
+        sqlite_with_rowid=False,
+    )
+    then.create_all(connection, checkfirst=False)
+    double = "DOUBLE PRECISION" if connection.dialect.name == "postgresql" else "DOUBLE"
+    for column in (
+        "public_id TEXT",
+        "artifact_id TEXT",
+        "task_id TEXT",
+        "cause_id TEXT",
+        f"published_at {double}",
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE messages ADD COLUMN {column}")
+    for index in (
+        "UNIQUE INDEX ix_messages_public_id ON messages (public_id)",
+        "INDEX ix_messages_artifact_id ON messages (artifact_id) WHERE artifact_id IS NOT NULL",
+    ):
+        connection.exec_driver_sql(f"CREATE {index}")
+
+
 #: `{version: step}`: what brings a schema to *version* from the one before it.
-MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {2: _to_2, 3: _to_3}
+MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {2: _to_2, 3: _to_3, 4: _to_4}
 
 
 def create(connection: sa.Connection) -> None:

@@ -45,6 +45,19 @@ How tasks are kept:
 * `job_waits` says which nodes of runs wait for a job; the transaction that ends it moves them to
   the `inbox` of their runs.
 * `shared_values` is what agents share: newest values by scope and key.
+
+How messages are kept:
+
+* `messages` has a row a message, numbered in the order in which they can be seen. The last one is
+  never removed, as SQLite would give its number away again. `published_at` is in seconds since
+  1970, `cause_id` the public id of the message during which it was published.
+* `subscriptions` has a row an agent. Everything up to `position` is settled for it, or has a row in
+  `deliveries`. `owner` is the worker whose process gives it messages; every write of that one
+  carries the `epoch` that its claim made, and a living one raises the beat.
+* `deliveries` has what is not said by a position: messages beyond it that are ``done``, those that
+  wait to be given again (``retry``, with how many calls have failed and when it is due, in seconds
+  since 1970), and those that were given up (``dead``). `deaths` counts the processes that died
+  while they handled it, as far as that was looked at.
 """
 
 from __future__ import annotations
@@ -56,6 +69,7 @@ import sqlalchemy as sa
 
 __all__ = [
     "APPLICATION_ID",
+    "DELIVERY_STATES",
     "FINISHED",
     "JOB_STATES",
     "LOCATIONS",
@@ -72,6 +86,7 @@ __all__ = [
     "artifacts",
     "cache_entries",
     "create_view",
+    "deliveries",
     "execution_state",
     "execution_trees",
     "flow_runs",
@@ -85,6 +100,7 @@ __all__ = [
     "run_log",
     "shared_values",
     "snapshots",
+    "subscriptions",
     "task_events",
     "task_links",
     "tasks",
@@ -94,10 +110,10 @@ __all__ = [
 APPLICATION_ID: Final = 0x64676473
 
 #: The schema that this code reads and writes.
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 #: The oldest release that reads each schema version; a newer file names its own in `meta`.
-READS: Final = {1: "0.1.0", 2: "0.1.0", 3: "0.1.0"}
+READS: Final = {1: "0.1.0", 2: "0.1.0", 3: "0.1.0", 4: "0.1.0"}
 
 RUN_STATES: Final = ("running", "paused", "completed", "failed", "cancelled", "timed_out")
 FINISHED: Final = ("completed", "failed", "cancelled", "timed_out")
@@ -113,6 +129,7 @@ NODE_STATES: Final = (  # the most frequent ones first, as each row is compared 
 LOCATIONS: Final = ("inline", "file")
 SNAPSHOT_KINDS: Final = ("cache", "execution")
 JOB_STATES: Final = ("created", "running", "completed", "failed", "cancelled")
+DELIVERY_STATES: Final = ("done", "retry", "dead")
 
 #: What SQLite's planner shall believe before anybody runs ANALYZE: rows in all, then rows a value
 #: of the first column, of the first two...; else it prefers the primary key to any index.
@@ -462,7 +479,47 @@ messages = sa.Table(
     sa.Column("publisher", sa.Text),
     sa.Column("run_id", sa.Text),
     _now(),
+    # Here, not in the order of sense: a migration adds columns at the end.
+    sa.Column("public_id", sa.Text),
+    sa.Column("artifact_id", sa.Text),
+    sa.Column("task_id", sa.Text),
+    sa.Column("cause_id", sa.Text),
+    sa.Column("published_at", sa.Double),
     sa.Index("ix_messages_channel", "channel", "message_id"),
+    sa.Index("ix_messages_public_id", "public_id", unique=True),
+    sa.Index(
+        "ix_messages_artifact_id", "artifact_id", sqlite_where=sa.text("artifact_id IS NOT NULL")
+    ),
+)
+
+subscriptions = sa.Table(
+    "subscriptions",
+    METADATA,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("patterns", sa.Text, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("owner", sa.Text),
+    sa.Column("epoch", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("beat", sa.BigInteger, nullable=False, server_default="0"),
+    _now(),
+    sqlite_with_rowid=False,
+)
+
+deliveries = sa.Table(
+    "deliveries",
+    METADATA,
+    sa.Column("subscription", sa.Text, nullable=False),
+    sa.Column("message_id", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("due_at", sa.Double),
+    sa.Column("error", sa.Text),
+    sa.Column("at", sa.Double, nullable=False, server_default="0"),
+    sa.Column("deaths", sa.Integer, nullable=False, server_default="0"),
+    sa.PrimaryKeyConstraint("subscription", "message_id"),
+    _one_of("state", DELIVERY_STATES),
+    sa.Index("ix_deliveries_state", "subscription", "state"),
+    sqlite_with_rowid=False,
 )
 
 

@@ -169,8 +169,12 @@ class SharedValues(TaskTable):
 
         def change(row: Any, alive: bool) -> tuple[_Encoded, float | None]:
             nonlocal total
-            # A number is never large enough for a file, so that nothing is read or written here.
-            found = self._payloads.decode(row[1], row[2]) if alive else 0
+            if alive and row[2] is not None:  # no number is large enough for a file
+                raise InvalidState(
+                    f"{shown(key)} of scope {shown(scope)} is too large for a number that "
+                    "can be added to; set a number first"
+                )
+            found = self._payloads.decode(row[1], None) if alive else 0
             if not _is_number(found):
                 raise InvalidState(
                     f"{shown(key)} of scope {shown(scope)} is {shown(found)}, which nothing can be "

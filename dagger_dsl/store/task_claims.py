@@ -13,10 +13,11 @@ from typing import Any, Final
 import attrs
 import orjson
 
-from dagger_dsl.errors import CycleError, TaskNotFound
+from dagger_dsl.errors import ConfigurationError, CycleError, TaskNotFound
 from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.tasks import UNFINISHED, TaskStatus
 from dagger_dsl.store import task_statements as sql
+from dagger_dsl.store.arguments import storable
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.task_limits import TaskLimits
 from dagger_dsl.store.task_reads import TaskTable
@@ -48,9 +49,10 @@ class Claim:
 
     Attributes:
         number: Its number in the table.
-        version: What each of the worker's writes has to name.
+        version: What each of the worker's writes has to name, with the number and the id.
         id, job_id, agent, parent, priority, effects: Of the task.
-        attempt: Which call of its agent this is, counted from 1.
+        attempt: Which call of its agent this is, counted from 1; one that never began is counted
+            where a worker died that had been given the task ahead.
         retries: How many of the calls before it were retries.
         payload: Its input: inline, and the id of an artifact.
         spec: What else it was given.
@@ -122,7 +124,8 @@ class TaskClaims(TaskTable):
                 were added first.
             ahead: So many more, which begin after these: as far as they are for *quick* agents,
                 were never called before and may be called more than once, so that the death of a
-                worker that has not begun them yet changes nothing for them.
+                worker that has not begun them yet loses nothing; it counts as a call of them, and
+                as a death, all the same.
             quick: Agents.
             limits: What may not begin now is passed over; None where nothing limits its agents.
 
@@ -172,13 +175,15 @@ class TaskClaims(TaskTable):
             claim, status = each.claim, each.status
             error = each.error
             if status in UNFINISHED:
-                if tx.scalar(sql.VERSION, (claim.number,)) != claim.version:
+                if tx.scalar(sql.VERSION, (claim.number, claim.id)) != claim.version:
                     late.append(each)
                     continue
                 status, error = self._parked(tx, each)
+            error = storable(error)
             inline, artifact_id, _ = each.result
             values = {
                 "the_task": claim.number,
+                "the_id": claim.id,
                 "the_version": claim.version,
                 "new_status": str(status),
                 "new_result": inline,
@@ -198,7 +203,7 @@ class TaskClaims(TaskTable):
             if status not in UNFINISHED:
                 count[0] -= 1
                 count[1] += status is TaskStatus.FAILED
-                follow(tx, claim.job_id, claim.number, str(status), now, count)
+                follow(tx, claim.job_id, claim.number, str(status), now, count, held=False)
         for job_id, (unfinished, failed) in counts.items():
             count_job(tx, job_id, unfinished, failed, now)
         return settle_jobs(tx, [job_id for job_id, count in counts.items() if count[0]], now)
@@ -206,7 +211,7 @@ class TaskClaims(TaskTable):
     def _parked(self, tx: Transaction, ending: Ending) -> tuple[TaskStatus, str]:
         """Link a task with what it waits for; return where it stands then, and why.
 
-        One that would wait for itself, or for a task that its job does not have, has failed.
+        One that would wait for itself, or for what is no task of its job, has failed.
 
         While it ran nobody counted for it, so that what it needs is looked at now.
         """
@@ -214,7 +219,11 @@ class TaskClaims(TaskTable):
         try:
             for each in ending.needs:
                 add_link(tx, claim.number, claim.id, claim.job_id, each)
-        except (TaskNotFound, CycleError) as error:  # of its agent, and no matter of the others
+        except (
+            TaskNotFound,
+            CycleError,
+            ConfigurationError,
+        ) as error:  # of its agent, and no matter of the others
             return TaskStatus.FAILED, f"{type(error).__name__}: {error}"
         waits, dead = open_needs(tx, claim.number)
         tx.execute(sql.SET_WAITS, (waits, claim.number))
@@ -355,7 +364,7 @@ class TaskClaims(TaskTable):
                 count = counts.setdefault(job_id, [0, 0])
                 count[0] -= 1
                 count[1] += 1
-                follow(tx, job_id, number, "failed", now, count)
+                follow(tx, job_id, number, "failed", now, count, held=False)
             for job_id, (unfinished, failed) in counts.items():
                 count_job(tx, job_id, unfinished, failed, now)
             settle_jobs(tx, counts, now)

@@ -28,10 +28,13 @@ RUNNING: Final = Statement(
         tasks.c.status == sa.literal_column("'running'"), tasks.c.agent_type == _agent
     )
 )
-STARTS: Final = Statement(
+STARTS: Final = Statement(sa.select(sa.func.count()).where(agent_starts.c.agent_type == _agent))
+NTH_START: Final = Statement(
     sa.select(agent_starts.c.at)
     .where(agent_starts.c.agent_type == _agent)
     .order_by(agent_starts.c.at)
+    .limit(sa.bindparam("the_limit", type_=sa.Integer()))
+    .offset(sa.bindparam("the_first", type_=sa.Integer()))
 )
 INSERT_START: Final = Statement(
     sa.insert(agent_starts)
@@ -81,10 +84,11 @@ class _Room:
             rate = limit.rate
             values = {"the_agent": agent, "the_start": now - rate.per, "the_end": now + rate.per}
             tx.execute(FORGET, FORGET.in_order(values))
-            began = [float(at) for (at,) in tx.rows(STARTS, (agent,))]
-            self.starts = rate.count - len(began)
+            began = int(tx.scalar(STARTS, (agent,)) or 0)
+            self.starts = rate.count - began
             # Where the limit was a higher one before, more have begun than it lets begin now.
-            self.next_at = (began[max(0, -self.starts)] if began else now) + rate.per
+            first = tx.scalar(NTH_START, (agent, 1, max(0, -self.starts))) if began else now
+            self.next_at = float(first) + rate.per
 
 
 class TaskLimits:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from dagger_dsl.errors import ConcurrentUpdateError
 from dagger_dsl.model.tasks import TRANSITIONS, UNFINISHED, TaskStatus, check_transition
+from dagger_dsl.store.arguments import check_reason
 from dagger_dsl.store.schema import tasks
 from dagger_dsl.store.task_steps import (
     count_job,
@@ -39,6 +40,7 @@ _SET_SPEC: Final = Statement(
     sa.update(tasks)
     .where(
         tasks.c.task_id == _number,
+        tasks.c.public_id == sa.bindparam("the_id", type_=sa.Text()),
         tasks.c.version == sa.bindparam("the_version", type_=sa.Integer()),
         tasks.c.status == sa.literal_column("'running'"),
     )
@@ -81,7 +83,9 @@ class TaskPeople(TaskRows):
         Raises:
             TaskNotFound: There is none.
             InvalidState: It has ended, and so have its parts.
+            ConfigurationError: *reason* is no text.
         """
+        check_reason("a reason", reason)
         now = self._clock()
         cancelled: list[str] = []
         ran: list[str] = []
@@ -142,7 +146,12 @@ class TaskPeople(TaskRows):
         def change(tx: Transaction) -> None:
             given: Any = tx.scalar(_SPEC, (number,))
             spec = {**(orjson.loads(given) if given else {}), "summary": text}
-            values = {"the_task": number, "the_version": version, "new_spec": json_text(spec)}
+            values = {
+                "the_task": number,
+                "the_id": task_id,
+                "the_version": version,
+                "new_spec": json_text(spec),
+            }
             if not tx.execute(_SET_SPEC, _SET_SPEC.in_order(values)):
                 raise ConcurrentUpdateError(
                     f"task {task_id!r} was cancelled or given to somebody else; its summary stays"

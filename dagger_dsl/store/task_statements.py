@@ -228,10 +228,12 @@ TAKE: Final = Statement(
         version=_next_version,
     )
 )
+#: SQLite gives the number of a task that was removed away again: its id tells the two apart.
+_the_same = (tasks.c.task_id == _number, tasks.c.public_id == _bind("the_id", sa.Text()))
 END: Final = Statement(
     sa.update(tasks)
     .where(
-        tasks.c.task_id == _number,
+        *_the_same,
         tasks.c.version == _bind("the_version", sa.Integer()),
         tasks.c.status == sa.literal_column("'running'"),
     )
@@ -455,9 +457,7 @@ def _one(column: sa.Column[Any]) -> Statement:
 
 
 ERROR: Final = _one(tasks.c.error)
-VERSION: Final = Statement(
-    sa.select(tasks.c.version).where(tasks.c.task_id == _number).with_for_update()
-)
+VERSION: Final = Statement(sa.select(tasks.c.version).where(*_the_same).with_for_update())
 NAME: Final = _one(tasks.c.public_id)
 RUNS_ANYWAY: Final = _one(tasks.c.runs_anyway)
 LINK: Final = Statement(

@@ -16,7 +16,7 @@ import orjson
 from dagger_dsl.errors import CycleError, InvalidState, JobNotFound, TaskNotFound, shown
 from dagger_dsl.model.tasks import UNFINISHED, TaskStatus, check_transition
 from dagger_dsl.store import task_statements as sql
-from dagger_dsl.store.arguments import check_text
+from dagger_dsl.store.arguments import check_reason, check_text, storable
 from dagger_dsl.store.job_ends import ENDED, deliver
 from dagger_dsl.store.transactions import Transaction
 
@@ -65,6 +65,7 @@ LOST: Final = "a task that it needs was not completed"
 
 
 def job_status(tx: Transaction, job_id: str) -> str:
+    check_text("a job's id", job_id)
     status = tx.scalar(sql.JOB_STATUS, (job_id,))
     if status is None:
         raise JobNotFound(f"there is no job {shown(job_id)}; start_job() makes one")
@@ -82,7 +83,7 @@ def set_job(
     values = {
         "the_job": job_id,
         "new_status": status,
-        "new_error": error,
+        "new_error": None if error is None else storable(error),
         "new_deadline": deadline,
         "the_moment": now,
         "the_time": utc(now),
@@ -106,7 +107,10 @@ def settle_jobs(tx: Transaction, job_ids: Iterable[str], now: float) -> list[str
     """Bring jobs in line with the counts of their tasks; return the ids of those that ended."""
     over = []
     for job_id in job_ids:
-        status, unfinished, failed = tx.rows(sql.JOB_COUNTS, (job_id,))[0]
+        rows = tx.rows(sql.JOB_COUNTS, (job_id,))
+        if not rows:
+            continue  # it was removed
+        status, unfinished, failed = rows[0]
         if status in ("created", "cancelled"):
             continue
         new = "running" if unfinished else "failed" if failed else "completed"
@@ -122,6 +126,7 @@ def settle_jobs(tx: Transaction, job_ids: Iterable[str], now: float) -> list[str
 
 def cancel_tasks(tx: Transaction, job_id: str, reason: str, now: float) -> list[str]:
     """Cancel a job with all its tasks that have not ended; return the ids of those that ran."""
+    check_reason("a reason", reason)
     if job_status(tx, job_id) not in ("created", "running"):
         return []
     ran = []
@@ -160,13 +165,13 @@ def set_status(
     values = {
         "the_task": number,
         "new_status": str(status),
-        "new_error": error or None,
+        "new_error": storable(error) or None,
         "new_waits": waits,
         "new_due": due,
         "the_time": utc(now),
     }
     tx.execute(sql.CHANGE, sql.CHANGE.in_order(values))
-    tx.execute(sql.INSERT_EVENT, (number, str(status), now, cause, "", 0))
+    tx.execute(sql.INSERT_EVENT, (number, str(status), now, storable(cause), "", 0))
 
 
 def follow(
@@ -176,6 +181,8 @@ def follow(
     status: str,
     now: float,
     count: list[int] | None = None,
+    *,
+    held: bool | None = None,
 ) -> None:
     """Do what follows for the tasks that need one which has ended.
 
@@ -185,6 +192,7 @@ def follow(
         number, status: The task, and how it ended.
         now: When.
         count: Takes changes of the job's counts; they are written here by default.
+        held: Whether the job is not started yet, so that none is ready; None to look.
     """
     changed = [0, 0] if count is None else count
     ended = [(number, status)]
@@ -202,7 +210,9 @@ def follow(
                 continue
             new = state
             if waits <= 1 and due is None and state != "paused":
-                new = "ready"
+                if held is None:
+                    held = job_status(tx, job_id) == "created"
+                new = "pending" if held else "ready"
             values = {"the_task": each, "new_status": new}
             tx.execute(sql.SATISFY, sql.SATISFY.in_order(values))
             if new != state:
@@ -227,13 +237,17 @@ def steer(
     Args:
         tx: The transaction.
         task_id, row: The task, and what `task_row` has of it.
-        new: What it becomes; of ready and pending, what it needs decides.
+        new: What it becomes; of ready and pending, what it needs decides, and so it does of
+            blocked where the task runs.
         now: When.
         cause, error: Why, for its history, and what is kept with it.
 
     Raises:
+        ConfigurationError: *cause* or *error* is no text.
         InvalidState: A task may not go this way, or cannot: what it needs has failed.
     """
+    check_reason("a reason", cause)
+    check_reason("an error", error)
     number, status, waits, job_id = row[0], TaskStatus(row[1]), row[2], str(row[4])
     check_transition(task_id, status, new)
     after = new
@@ -246,6 +260,13 @@ def steer(
             )
         waiting = waits or job_status(tx, job_id) == "created"
         after = TaskStatus.PENDING if waiting else TaskStatus.READY
+    elif new is TaskStatus.BLOCKED and status is TaskStatus.RUNNING:
+        # While it ran nobody counted for it.
+        waits, lost = open_needs(tx, number)
+        if lost:
+            after, error = TaskStatus.FAILED, LOST
+        elif not waits and tx.rows(sql.NEEDS, (number,)):
+            after, error = TaskStatus.READY, ""  # what it needs is done already
     set_status(tx, number, after, now, waits=waits, cause=cause, error=error)
     recount(tx, job_id, number, status, after, now)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError as FoundCycle
 from graphlib import TopologicalSorter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
 
 from dagger_dsl.errors import (
     AgentNotAllowed,
@@ -32,7 +34,7 @@ from dagger_dsl.model.tasks import (
     TaskType,
 )
 from dagger_dsl.store import task_statements as sql
-from dagger_dsl.store.arguments import check_new_name
+from dagger_dsl.store.arguments import check_new_name, check_text
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.task_reads import StoredJob, TaskTable, stored_job
 from dagger_dsl.store.task_steps import (
@@ -55,7 +57,24 @@ from dagger_dsl.store.task_steps import (
 )
 from dagger_dsl.store.transactions import Transaction, run_transaction
 
+if TYPE_CHECKING:
+    from dagger_dsl.store.task_claims import Claim
+
 __all__ = ["TaskRows"]
+
+
+@attrs.frozen
+class _NewTasks:
+    """Tasks that are about to be added: their ids, what was given, and their encoded inputs."""
+
+    ids: list[str]
+    specs: Sequence[NewTaskSpec]
+    encoded: Sequence[tuple[bytes | None, str | None, int]]
+
+    @property
+    def pages(self) -> int:
+        """About how many pages of the database they take."""
+        return 2 + len(self.ids) // 4
 
 
 class TaskRows(TaskTable):
@@ -75,39 +94,31 @@ class TaskRows(TaskTable):
         Raises:
             JobExists: The id is taken.
         """
-        check_new_name("a job's id", job_id)
         now = self._clock()
-        allowed = None if allowed_agents is None else _names_text(allowed_agents)
-        row = (
-            job_id,
-            "created",
-            allowed,
-            _config_text({} if config is None else config),
-            None,
-            now,
-            utc(now),
-            utc(now),
-        )
+        row = _job_row(job_id, now, _names_text(allowed_agents), _config_text(config))
 
         def insert(tx: Transaction) -> None:
-            if tx.rows(sql.JOB, (job_id,)):
+            if not _create(tx, row):
                 raise JobExists(f"there is a job {shown(job_id)} already; give another id")
-            tx.execute(sql.INSERT_JOB, row)
 
         run_transaction(self._database, insert)
 
     def start_job(
         self,
         job_id: str,
+        specs: Sequence[NewTaskSpec] = (),
         *,
+        create: bool = False,
         timeout: float | None = None,
         allowed_agents: Sequence[str] | None = None,
         config: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Let the tasks of a job be claimed from now on.
+    ) -> list[str]:
+        """Let the tasks of a job be claimed from now on, and return the ids of those it was given.
 
         Args:
             job_id: Which; one that has ended goes on with what is left of it.
+            specs: Tasks that are added to it before, as `add` does.
+            create: Whether it is made where there is none.
             timeout: Seconds until it is cancelled; None leaves one that runs its limit.
             allowed_agents: The agents that its tasks may be given to; None leaves that as it is.
             config: Anything to keep with it, of JSON types; None leaves what it has.
@@ -116,12 +127,18 @@ class TaskRows(TaskTable):
             JobNotFound: There is none.
             AgentNotAllowed: It has a task for another agent.
             ConfigurationError: *config* is not of JSON types, or *allowed_agents* are no names.
+            InvalidState, TaskExists, TaskNotFound, CycleError, EncodingError: As `add`.
         """
         now = self._clock()
-        allowed = None if allowed_agents is None else _names_text(allowed_agents)
-        kept = None if config is None else _config_text(config)
+        made = _job_row(job_id, now) if create else None
+        allowed, kept = _names_text(allowed_agents), _config_text(config)
+        new = self._prepared(specs)
 
         def start(tx: Transaction) -> None:
+            if made is not None:
+                _create(tx, made)
+            if new.ids:
+                self._add(tx, job_id, new, now)
             job_status(tx, job_id)
             if kept is not None:
                 tx.execute(sql.SET_CONFIG, (kept, job_id))
@@ -129,23 +146,17 @@ class TaskRows(TaskTable):
                 for (agent,) in tx.rows(sql.AGENTS_OF_JOB, (job_id,)):
                     _check_agent(job_id, str(agent), allowed_agents)
                 tx.execute(sql.SET_ALLOWED, (allowed, job_id))
-            before = stored_job(tx.rows(sql.JOB, (job_id,))[0])
-            left = before.deadline if before.status is JobStatus.RUNNING else None
-            deadline = left if timeout is None else now + timeout
-            set_job(tx, job_id, "running", None, deadline, now)
-            named = {"the_job": job_id, "the_moment": now, "the_time": utc(now)}
-            tx.execute(sql.STARTED_EVENTS, sql.STARTED_EVENTS.in_order(named))
-            tx.execute(sql.START, sql.START.in_order(named))
-            if tx.rows(sql.AGENTS_OF_JOB, (job_id,)):  # one without tasks waits for some
-                settle_jobs(tx, (job_id,), now)
+            _start(tx, job_id, timeout, now)
 
-        run_transaction(self._database, start)
+        run_transaction(self._database, start, pages=8 + new.pages)
+        return new.ids
 
     def cancel_job(self, job_id: str, reason: str = "") -> list[str]:
         """Cancel a job with all its tasks that have not ended; return the ids of those that ran.
 
         Raises:
             JobNotFound: There is none.
+            ConfigurationError: *reason* is no text.
         """
         now = self._clock()
         ran: list[str] = []
@@ -158,10 +169,23 @@ class TaskRows(TaskTable):
 
     # -- adding
 
-    def add(self, job_id: str, specs: Sequence[NewTaskSpec]) -> list[str]:
+    def add(
+        self,
+        job_id: str,
+        specs: Sequence[NewTaskSpec],
+        *,
+        create: bool = False,
+        claim: Claim | None = None,
+    ) -> list[str]:
         """Add tasks, all of them or none, and return their ids.
 
         What they need, and what they are parts of, are tasks of the same job, new ones among them.
+
+        Args:
+            job_id: Their job.
+            specs: What to add.
+            create: Whether the job is made where there is none; it is not started by that.
+            claim: Of the task whose agent adds them; None where none does.
 
         Raises:
             JobNotFound: There is no such job.
@@ -171,33 +195,49 @@ class TaskRows(TaskTable):
             CycleError: They would wait for each other, or be parts of each other.
             AgentNotAllowed: The job does not let the agent have tasks.
             EncodingError: An input has no stored form.
+            ConcurrentUpdateError: The task of *claim* was cancelled or given to somebody else.
         """
-        if not specs:
+        if not specs and not create:
             return []
+        check_text("a job's id", job_id)
+        now = self._clock()
+        made = _job_row(job_id, now) if create else None
+        new = self._prepared(specs)
+
+        def insert(tx: Transaction) -> None:
+            _check_claim(tx, claim)
+            if made is not None:
+                _create(tx, made)
+            if new.ids:
+                self._add(tx, job_id, new, now)
+
+        run_transaction(self._database, insert, pages=new.pages)
+        return new.ids
+
+    def _prepared(self, specs: Sequence[NewTaskSpec]) -> _NewTasks:
+        """Return all that can be done about new tasks before their transaction."""
         _check_cycles(specs)
         ids = [spec.task_id or new_id() for spec in specs]
         encoded = [
             self.encoded(spec.input, f"the input of task {id_!r}")
             for id_, spec in zip(ids, specs, strict=True)
         ]
-        now = self._clock()
+        return _NewTasks(ids, specs, encoded)
 
-        def insert(tx: Transaction) -> None:
-            rows = tx.rows(sql.JOB, (job_id,))
-            if not rows:
-                raise JobNotFound(f"there is no job {shown(job_id)}; start_job() makes one")
-            job = stored_job(rows[0])
-            if job.status not in (JobStatus.CREATED, JobStatus.RUNNING):
-                raise InvalidState(
-                    f"job {job_id!r} is {job.status} and takes no more tasks; start a new job"
-                )
-            for spec in specs:
-                if job.allowed_agents is not None:
-                    _check_agent(job_id, spec.agent, job.allowed_agents)
-            self._insert(tx, job, ids, specs, encoded, now)
-
-        run_transaction(self._database, insert, pages=2 + len(specs) // 4)
-        return ids
+    def _add(self, tx: Transaction, job_id: str, new: _NewTasks, now: float) -> None:
+        """Add tasks to a job that takes some."""
+        rows = tx.rows(sql.JOB, (job_id,))
+        if not rows:
+            raise JobNotFound(f"there is no job {shown(job_id)}; start_job() makes one")
+        job = stored_job(rows[0])
+        if job.status not in (JobStatus.CREATED, JobStatus.RUNNING):
+            raise InvalidState(
+                f"job {job_id!r} is {job.status} and takes no more tasks; start a new job"
+            )
+        if job.allowed_agents is not None:
+            for spec in new.specs:
+                _check_agent(job_id, spec.agent, job.allowed_agents)
+        self._insert(tx, job, new.ids, new.specs, new.encoded, now)
 
     def _insert(
         self,
@@ -324,6 +364,7 @@ class TaskRows(TaskTable):
             TaskNotFound: There is none.
             InvalidState: A task may not go this way.
             ConcurrentUpdateError: It has another version.
+            ConfigurationError: *cause* or *error* is no text.
         """
         now = self._clock()
         changed = False
@@ -344,25 +385,25 @@ class TaskRows(TaskTable):
         run_transaction(self._database, change)
         return changed
 
-    @staticmethod
-    def _lost(tx: Transaction, number: int) -> str:
-        """Return in words which tasks that one needs cannot come any more."""
-        lost = [(each, status) for each, status in tx.rows(sql.NEEDS, (number,)) if status in DEAD]
-        return ", ".join(f"{tx.scalar(sql.NAME, (each,))!r}, which is {how}" for each, how in lost)
-
-    def add_dependency(self, task_id: str, needs: str) -> None:
+    def add_dependency(self, task_id: str, needs: str, *, claim: Claim | None = None) -> None:
         """Let a task wait for another one of its job, too.
 
         A task that runs goes on; it waits when it parks itself.
+
+        Args:
+            task_id, needs: The task, and the one that it waits for.
+            claim: Of the task whose agent does that; None where none does.
 
         Raises:
             TaskNotFound: There is no such task in the job.
             CycleError: The other one waits for this one.
             InvalidState: The task has ended.
+            ConcurrentUpdateError: The task of *claim* was cancelled or given to somebody else.
         """
         now = self._clock()
 
         def link(tx: Transaction) -> None:
+            _check_claim(tx, claim)
             row = task_row(tx, task_id)
             number, status, job_id = row[0], TaskStatus(row[1]), str(row[4])
             if status not in UNFINISHED:
@@ -374,6 +415,33 @@ class TaskRows(TaskTable):
                 wait_again(tx, job_id, number, status, now)
 
         run_transaction(self._database, link)
+
+
+def _job_row(
+    job_id: str, now: float, allowed: str | None = None, config: str | None = None
+) -> tuple[Any, ...]:
+    check_new_name("a job's id", job_id)
+    return (job_id, "created", allowed, config or "{}", None, now, utc(now), utc(now))
+
+
+def _create(tx: Transaction, row: tuple[Any, ...]) -> bool:
+    """Make a job that is not started yet; return False where there is one of its id."""
+    if tx.rows(sql.JOB, row[:1]):
+        return False
+    tx.execute(sql.INSERT_JOB, row)
+    return True
+
+
+def _start(tx: Transaction, job_id: str, timeout: float | None, now: float) -> None:
+    """Let a job run that is there; one that runs and gets no other limit keeps its own."""
+    before = stored_job(tx.rows(sql.JOB, (job_id,))[0])
+    left = before.deadline if before.status is JobStatus.RUNNING else None
+    set_job(tx, job_id, "running", None, left if timeout is None else now + timeout, now)
+    named = {"the_job": job_id, "the_moment": now, "the_time": utc(now)}
+    tx.execute(sql.STARTED_EVENTS, sql.STARTED_EVENTS.in_order(named))
+    tx.execute(sql.START, sql.START.in_order(named))
+    if tx.rows(sql.AGENTS_OF_JOB, (job_id,)):  # one without tasks waits for some
+        settle_jobs(tx, (job_id,), now)
 
 
 _SPEC_FIELDS: Final = (
@@ -395,7 +463,9 @@ def _spec_text(spec: NewTaskSpec) -> str | None:
     return json_text(kept) if kept else None
 
 
-def _config_text(config: Any) -> str:
+def _config_text(config: Any) -> str | None:
+    if config is None:
+        return None
     fault = "" if isinstance(config, Mapping) else f", not {shown(config)}"
     if not fault:
         try:
@@ -405,11 +475,15 @@ def _config_text(config: Any) -> str:
     raise ConfigurationError(f"a job's config is a mapping of names to values of JSON{fault}")
 
 
-def _names_text(names: Any) -> str:
+def _names_text(names: Any) -> str | None:
+    if names is None:
+        return None
     wrong = isinstance(names, str) or not isinstance(names, Iterable)
     found = [] if wrong else list(names)
     if wrong or not all(isinstance(each, str) for each in found):
         raise ConfigurationError(f"allowed_agents are a list of names, not {shown(names)}")
+    for each in found:
+        check_text("an agent of allowed_agents", each)
     return json_text(found)
 
 
@@ -425,6 +499,18 @@ def _check_cycles(specs: Sequence[NewTaskSpec]) -> None:
             TopologicalSorter(inside).prepare()
         except FoundCycle as error:
             raise CycleError([str(each) for each in reversed(error.args[1])]) from None
+
+
+def _check_claim(tx: Transaction, claim: Claim | None) -> None:
+    """Refuse what the agent of a task does that is not its worker's any more."""
+    if claim is None:
+        return
+    rows = tx.rows(sql.BY_ID, (claim.id,))
+    held = [(row[0], row[3], row[1]) for row in rows]
+    if held != [(claim.number, claim.version, TaskStatus.RUNNING)]:
+        raise ConcurrentUpdateError(
+            f"task {claim.id!r} was cancelled or given to somebody else; nothing is added for it"
+        )
 
 
 def _check_agent(job_id: str, agent: str, allowed: Sequence[str]) -> None:

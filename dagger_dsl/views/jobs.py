@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +26,7 @@ __all__ = [
     "job_to_dot",
     "job_to_svg",
     "look_of",
+    "lost_with",
     "name_of",
     "picture_of_tasks",
     "standing",
@@ -110,11 +111,19 @@ def fault_of(task: Task, known: Mapping[str, Task]) -> str:
     """
     if task.status not in (TaskStatus.FAILED, TaskStatus.BLOCKED):
         return ""
+    other = lost_with(task, known)
+    if other is not None:
+        return f"{other.status} with {name_of(other)}"
+    return first_line(task.error)
+
+
+def lost_with(task: Task, known: Mapping[str, Task]) -> Task | None:
+    """Return the task that one failed with, or is blocked by; None where it has its own reason."""
     if task.error == LOST:
         for each in task.dependencies:
             if each in known and known[each].status in (TaskStatus.FAILED, TaskStatus.CANCELLED):
-                return f"{known[each].status} with {name_of(known[each])}"
-    return first_line(task.error)
+                return known[each]
+    return None
 
 
 def _shape(task: Task, known: Mapping[str, Task]) -> Shape:
@@ -194,16 +203,17 @@ def job_to_svg(tasks: Sequence[Task], job: StoredJob | None) -> str:
     return picture_to_svg(_drawn(tasks, job))
 
 
-def job_bundle(tasks: Sequence[Task], job: StoredJob) -> dict[str, str]:
-    """Return what a notebook shows of a job."""
-    from dagger_dsl.views.svg import picture_to_html, picture_to_svg
+def job_bundle(
+    tasks: Sequence[Task],
+    job: StoredJob,
+    include: Collection[str] | None = None,
+    exclude: Collection[str] | None = None,
+) -> dict[str, str]:
+    """Return what a notebook shows of a job, by MIME type; see `picture_bundle`."""
+    from dagger_dsl.views.notebook import picture_bundle
 
-    picture = _drawn(tasks, job)
-    return {
-        "text/plain": f"{picture.title}: {picture.subtitle}",
-        "image/svg+xml": picture_to_svg(picture),
-        "text/html": picture_to_html(picture),
-    }
+    text = f"job {printable(job.id)}: {standing(tasks, job)}"
+    return picture_bundle(partial(_drawn, tasks, job), text, include, exclude)
 
 
 def _drawn(tasks: Sequence[Task], job: StoredJob | None) -> Picture:

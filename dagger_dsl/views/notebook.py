@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from dagger_dsl.errors import DaggerError
 from dagger_dsl.views.mermaid import graph_to_mermaid, report_to_mermaid
 from dagger_dsl.views.picture import Picture, picture_of_graph, picture_of_run
-from dagger_dsl.views.svg import picture_to_html, picture_to_svg
+from dagger_dsl.views.svg import LaidOut, picture_to_svg
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.report import RunReport
     from dagger_dsl.model.graph import Graph, HasStates
 
-__all__ = ["graph_bundle", "graph_to_svg", "report_bundle", "report_to_svg"]
+__all__ = ["graph_bundle", "graph_to_svg", "picture_bundle", "report_bundle", "report_to_svg"]
 
 
 def graph_to_svg(graph: Graph, run: HasStates | Mapping[str, str] | None = None) -> str:
@@ -42,7 +42,7 @@ def graph_bundle(
     include: Collection[str] | None = None,
     exclude: Collection[str] | None = None,
 ) -> dict[str, str]:
-    """Return what a notebook shows of a graph, by MIME type; see `_bundle`.
+    """Return what a notebook shows of a graph, by MIME type; see `picture_bundle`.
 
     Args:
         graph: Returns it; what cannot be a graph yet says why instead.
@@ -54,7 +54,7 @@ def graph_bundle(
     except DaggerError as error:
         return {"text/plain": f"{text}\n{error}"}
     mermaid = partial(graph_to_mermaid, known)
-    return _bundle(partial(picture_of_graph, known), mermaid, text, include, exclude)
+    return picture_bundle(partial(picture_of_graph, known), text, include, exclude, mermaid)
 
 
 def report_bundle(
@@ -65,33 +65,40 @@ def report_bundle(
 ) -> dict[str, str]:
     """Return what a notebook shows of a run, by MIME type; see `graph_bundle`."""
     mermaid = partial(report_to_mermaid, report)
-    return _bundle(partial(picture_of_run, report), mermaid, text, include, exclude)
+    return picture_bundle(partial(picture_of_run, report), text, include, exclude, mermaid)
 
 
-def _bundle(
+def picture_bundle(
     picture: Callable[[], Picture],
-    mermaid: Callable[[], str],
     text: str,
-    include: Collection[str] | None,
-    exclude: Collection[str] | None,
+    include: Collection[str] | None = None,
+    exclude: Collection[str] | None = None,
+    mermaid: Callable[[], str] | None = None,
 ) -> dict[str, str]:
-    """Return the same thing by MIME type.
+    """Return the same thing by MIME type; its picture is laid out once, and only where it is shown.
 
     HTML has tooltips, which front ends drop that put an SVG into an image, and nested pictures.
-    """
-    drawn: list[Picture] = []
 
-    def seen() -> Picture:
-        if not drawn:
-            drawn.append(picture())
-        return drawn[0]
+    Args:
+        picture: Returns it as a picture.
+        text: For front ends that show text.
+        include, exclude: Which types are wanted, as IPython asks.
+        mermaid: Returns it as Mermaid.
+    """
+    found: list[LaidOut] = []
+
+    def seen() -> LaidOut:
+        if not found:
+            found.append(LaidOut(picture()))
+        return found[0]
 
     made: dict[str, Callable[[], str]] = {
         "text/plain": lambda: text,
-        "image/svg+xml": lambda: picture_to_svg(seen()),
-        "text/html": lambda: picture_to_html(seen()),
-        "text/vnd.mermaid": mermaid,
+        "image/svg+xml": lambda: seen().to_svg(),
+        "text/html": lambda: seen().to_html(),
     }
+    if mermaid is not None:
+        made["text/vnd.mermaid"] = mermaid
     return {
         kind: make()
         for kind, make in made.items()

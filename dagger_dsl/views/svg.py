@@ -22,7 +22,7 @@ from dagger_dsl.views.layout import Box, Line, Point, lay_out
 from dagger_dsl.views.picture import Arrow, Picture, Shape
 from dagger_dsl.views.states import STATES
 
-__all__ = ["STYLE", "Drawn", "drawn", "picture_to_html", "picture_to_svg", "width_of"]
+__all__ = ["STYLE", "Drawn", "LaidOut", "drawn", "picture_to_html", "picture_to_svg", "width_of"]
 
 #: Widest text of a box, in pixels; the whole of it is in the tooltip. A second line that says two
 #: things, such as an error and how often it was tried, has more.
@@ -137,7 +137,7 @@ def drawn(picture: Picture, *, style: bool = True, scrolls: bool = False) -> Dra
         scrolls: Whether what is around it can be scrolled: then its text stays large enough to be
             read where there is less room.
     """
-    return _Drawing(arranged(grouped(picture))).drawn(style, scrolls)
+    return LaidOut(picture).drawn(style=style, scrolls=scrolls)
 
 
 def picture_to_svg(picture: Picture, *, style: bool = True) -> str:
@@ -147,7 +147,7 @@ def picture_to_svg(picture: Picture, *, style: bool = True) -> str:
         picture: What to draw.
         style: Whether its style is inside; a page that has `STYLE` needs it only once.
     """
-    return drawn(picture, style=style).text
+    return LaidOut(picture).to_svg(style=style)
 
 
 def picture_to_html(picture: Picture, *, style: bool = True) -> str:
@@ -159,19 +159,43 @@ def picture_to_html(picture: Picture, *, style: bool = True) -> str:
         picture: What to draw.
         style: As in `picture_to_svg`.
     """
-    found = drawn(picture, style=style, scrolls=True)
-    parts = [_scrolling(found, picture.title)]
-    for shape in picture.shapes:
-        make = picture.inner.get(shape.id)
-        if make is not None:
-            inner = make()
-            about = f"{shape.label}: {inner.title}"
-            if inner.subtitle:
-                about += f", {inner.subtitle}"
-            summary = f"<summary>{escape(printable(about))}</summary>"
-            below = picture_to_html(inner, style=False)
-            parts.append(f'<details class="dagger-inner">{summary}{below}</details>')
-    return "".join(parts)
+    return LaidOut(picture).to_html(style=style)
+
+
+class LaidOut:
+    """A picture whose shapes have their places: for who wants it in more than one form.
+
+    Args:
+        picture: What to draw.
+    """
+
+    def __init__(self, picture: Picture) -> None:
+        self._picture = picture
+        self._drawing = _Drawing(arranged(grouped(picture)))
+
+    def drawn(self, *, style: bool = True, scrolls: bool = False) -> Drawn:
+        """Return it as `drawn` does."""
+        return self._drawing.drawn(style, scrolls)
+
+    def to_svg(self, *, style: bool = True) -> str:
+        """Return it as `picture_to_svg` does."""
+        return self.drawn(style=style).text
+
+    def to_html(self, *, style: bool = True) -> str:
+        """Return it as `picture_to_html` does."""
+        picture = self._picture
+        parts = [_scrolling(self.drawn(style=style, scrolls=True), picture.title)]
+        for shape in picture.shapes:
+            make = picture.inner.get(shape.id)
+            if make is not None:
+                inner = make()
+                about = f"{shape.label}: {inner.title}"
+                if inner.subtitle:
+                    about += f", {inner.subtitle}"
+                summary = f"<summary>{escape(printable(about))}</summary>"
+                below = picture_to_html(inner, style=False)
+                parts.append(f'<details class="dagger-inner">{summary}{below}</details>')
+        return "".join(parts)
 
 
 def _scrolling(found: Drawn, title: str) -> str:

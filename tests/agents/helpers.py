@@ -42,8 +42,8 @@ class Hands:
 
     def __init__(self, clock: FakeClock, *arguments: Any, **options: Any) -> None:
         self.clock = clock
-        self.manager = TaskManager(*arguments, concurrency=0, **options)
-        made = self.manager
+        made = self.manager = TaskManager(*arguments, concurrency=1, **options)
+        made._size = 0  # it runs none, and may be waited for: a test does
         for each in (made._rows, made._reads, made._claims, made._jobs, made._values):
             each._clock = clock
         self.watch = Watch(made, made._jobs)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dagger_dsl import Registry, task_agent
+from dagger_dsl.agents import crew as crew_module
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
-from dagger_dsl.model.policies import Effects
+from dagger_dsl.errors import StoreFull
+from dagger_dsl.model.policies import Effects, RetryPolicy
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskStatus
 
 #: Seconds that nothing here takes, however busy the machine is.
@@ -168,3 +172,143 @@ def test_who_lost_its_tasks_says_so_and_goes_on(
     assert "its outcome is refused" in caplog.text
     assert cancelled == [True]
     assert (task_of(manager, task_id).output, task_of(manager, task_id).attempts) == (2, 2)
+
+
+class Unsayable(Exception):
+    """An error whose text cannot be made."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("cannot read name-\udcff"), "ValueError: cannot read name-\\udcff"),
+        (Unsayable(), "Unsayable"),
+    ],
+)
+def test_an_error_whose_text_cannot_be_kept_fails_its_task_alone(
+    manager: TaskManager, registry: Registry, error: Exception, told: str, is_async: bool
+) -> None:
+    def fails() -> None:
+        raise error
+
+    async def fails_async() -> None:
+        raise error
+
+    task_agent(name="fails", registry=registry)(fails_async if is_async else fails)
+    task_agent(name="works", registry=registry)(lambda: 1)
+    first, second = manager.add_tasks([NewTaskSpec("fails"), NewTaskSpec("works")], "j")
+    assert manager.start_job("j").result(LONG) is JobStatus.FAILED
+    assert told in task_of(manager, first).error
+    assert task_of(manager, second).output == 1
+
+
+def test_a_condition_for_retries_that_fails_fails_its_task_alone(
+    manager: TaskManager, registry: Registry
+) -> None:
+    def asks(error: BaseException) -> bool:
+        raise KeyError("odd")
+
+    @task_agent(registry=registry, retry=RetryPolicy(max_attempts=3, retry_on=asks))
+    def fails() -> None:
+        raise ValueError("first")
+
+    task_agent(name="works", registry=registry)(lambda: 1)
+    first, second = manager.add_tasks([NewTaskSpec("fails"), NewTaskSpec("works")], "j")
+    assert manager.start_job("j").result(LONG) is JobStatus.FAILED
+    assert "ValueError: first" in task_of(manager, first).error
+    assert "KeyError" in task_of(manager, first).error
+    assert task_of(manager, second).output == 1
+
+
+def test_what_cannot_be_told_costs_no_task(registry: Registry, url: str) -> None:
+    task_agent(name="works", registry=registry)(lambda: 1)
+    left = [OSError("no space left")]
+
+    def told(_: Any) -> None:
+        if left:
+            raise left.pop()
+
+    with TaskManager(registry=registry, database_url=url, concurrency=2) as manager:
+        manager.work(told)
+        job = manager.start_job("j", [NewTaskSpec("works") for _ in range(100)])
+        assert job.result(LONG) is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("effects", list(Effects))
+def test_trouble_with_storage_inside_of_an_agent_is_no_result(
+    registry: Registry, url: str, effects: Effects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew_module, "_LATER", 0.01)
+    calls = []
+
+    @task_agent(registry=registry)
+    def writes() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            raise StoreFull("the other database is full")
+        return 1
+
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        task_id = manager.add_task("j", "", "writes", effects=effects)
+        job = manager.start_job("j")
+        if effects is Effects.AT_LEAST_ONCE:
+            assert job.result(LONG) is JobStatus.COMPLETED
+            assert len(calls) == 2
+            assert task_of(manager, task_id).retry_count == 0
+            return
+        until(lambda: task_of(manager, task_id).status is TaskStatus.BLOCKED)
+        assert "StoreFull" in task_of(manager, task_id).error
+        assert "at most once: decide by hand" in task_of(manager, task_id).error
+        assert len(calls) == 1
+
+
+def test_a_damaged_input_fails_its_task(registry: Registry, tmp_path: Path, url: str) -> None:
+    task_agent(name="reads", registry=registry)(lambda text: len(text))
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        task_id = manager.add_task("j", "", "reads", input={"text": "x" * 50_000})
+        (file,) = [each for each in tmp_path.rglob("*") if each.is_file() and len(each.name) == 64]
+        file.chmod(0o600)
+        file.write_bytes(b"other")
+        assert manager.start_job("j").result(LONG) is JobStatus.FAILED
+        end = manager.history(task_id)[-1]
+        assert (end.status, end.attempt) == (TaskStatus.FAILED, 1)
+        assert "StoreDamaged" in end.cause
+
+
+def test_an_async_task_that_is_cancelled_and_tried_again_can_be_cancelled_again(
+    registry: Registry, url: str
+) -> None:
+    begun: list[int] = []
+
+    @task_agent(registry=registry)
+    async def waits(ctx: TaskContext) -> None:
+        begun.append(ctx.attempt)
+        try:
+            await asyncio.sleep(LONG)
+        finally:
+            await asyncio.sleep(0.05)  # still there when it is called again
+
+    with TaskManager(registry=registry, database_url=url, concurrency=2) as manager:
+        task_id = manager.add_task("j", "", "waits")
+        job = manager.start_job("j")
+        for attempt in (1, 2, 3):
+            until(lambda wanted=attempt: wanted in begun)  # type: ignore[misc]
+            manager.update_task_status(task_id, TaskStatus.CANCELLED)
+            if attempt < 3:
+                manager.update_task_status(task_id, TaskStatus.READY)
+        assert job.is_finished
+        crew = manager._crew
+        assert crew is not None
+        until(lambda: not crew._calls)
+
+
+def until(what: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + LONG
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

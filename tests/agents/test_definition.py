@@ -168,13 +168,14 @@ def test_annotations_make_the_schemas_that_are_not_given() -> None:
         ({"depth": 1}, "the input has no 'topic'"),
         ("x", "takes 'topic', 'depth' of a mapping"),
         (None, "the input has no 'topic'"),
+        ({"topic": "x", "dept": 1}, "unknown input 'dept'; did you mean 'depth'"),
     ],
 )
 def test_an_input_that_does_not_fit_is_refused_by_its_field(value: Any, message: str) -> None:
     def several(topic: str, depth: int = 1) -> None: ...
 
     caller = Caller(AgentDef("several", several))
-    caller.check_input({"topic": "x", "more": 1})
+    caller.check_input({"topic": "x"})
     with pytest.raises(InputValidationError, match=message):
         caller.check_input(value)
 

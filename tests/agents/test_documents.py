@@ -21,6 +21,7 @@ from dagger_dsl.agents.plugins import GROUP, load_agents
 from dagger_dsl.agents.storage import TaskStorage
 from dagger_dsl.errors import (
     AgentNotAllowed,
+    AgentNotFound,
     ConfigurationError,
     InvalidState,
     JobNotFound,
@@ -125,10 +126,9 @@ def test_an_agent_creates_a_task_in_its_own_job(url: str | None) -> None:
 @pytest.mark.row("I35")
 def test_a_thousand_tasks_are_one_commit(tmp_path: Path) -> None:
     with Hands(
-        FakeClock(1e6), registry=registry_of(a=print), database_url=tmp_path / "t.db"
+        FakeClock(1e6), registry=registry_of(a=lambda n: n), database_url=tmp_path / "t.db"
     ) as hands:
         manager = hands.manager
-        manager._make("j")
         commits: list[str] = []
         with manager._store.database.exclusive() as writer:
             writer.set_trace_callback(commits.append)
@@ -276,6 +276,57 @@ def test_what_no_job_can_have_is_refused(hands: Hands, given: Any, message: str)
 
 
 # --- workers
+
+
+def test_a_job_is_made_given_tasks_and_started_in_one_commit(tmp_path: Path) -> None:
+    with Hands(
+        FakeClock(1e6), registry=registry_of(a=print), database_url=tmp_path / "t.db"
+    ) as hands:
+        commits: list[str] = []
+        with hands.manager._store.database.exclusive() as writer:
+            writer.set_trace_callback(commits.append)
+        job = hands.manager.start_job("j", [NewTaskSpec("a"), NewTaskSpec("a")], config={"k": 1})
+        assert [each for each in commits if each.startswith("COMMIT")] == ["COMMIT"]
+        assert [each.status for each in job.tasks] == ["ready", "ready"]
+        assert (job.status, job.config) == ("running", {"k": 1})
+
+
+def test_jobs_are_listed_the_newest_first(hands: Hands) -> None:
+    manager = hands.manager
+    assert manager.jobs() == []
+    for name in ("one", "two"):
+        _ = manager.start_job(name, [NewTaskSpec("a", name)])
+        hands.clock.advance(1.0)
+    manager.cancel_job("one")
+    assert [(each.id, each.status, each.unfinished) for each in manager.jobs()] == [
+        ("two", JobStatus.RUNNING, 1),
+        ("one", JobStatus.CANCELLED, 0),
+    ]
+    assert [each.id for each in manager.jobs("cancelled")] == ["one"]
+    with pytest.raises(ConfigurationError, match="status must be one of 'created', 'running'"):
+        manager.jobs("runing")
+
+
+@pytest.mark.parametrize("wrong", ["a key", "a dependency", "an agent", "an unknown agent"])
+def test_a_job_that_cannot_be_started_is_not_made(tmp_path: Path, wrong: str) -> None:
+    registry = registry_of(a=print, b=print)
+    with TaskManager(registry=registry, database_url=tmp_path / "t.db") as manager:
+        specs = {
+            "a key": [NewTaskSpec("a", task_id="t"), NewTaskSpec("a", task_id="t")],
+            "a dependency": [NewTaskSpec("a"), NewTaskSpec("a", dependencies=["none"])],
+            "an agent": [NewTaskSpec("a"), NewTaskSpec("b")],
+            "an unknown agent": [NewTaskSpec("a"), NewTaskSpec("c")],
+        }[wrong]
+        error = {
+            "a key": TaskExists,
+            "a dependency": TaskNotFound,
+            "an agent": AgentNotAllowed,
+            "an unknown agent": AgentNotFound,
+        }[wrong]
+        with pytest.raises(error):
+            _ = manager.start_job("j", specs, allowed_agents=["a"])
+        with pytest.raises(JobNotFound):
+            _ = manager.job("j")
 
 
 @pytest.mark.row("I24")

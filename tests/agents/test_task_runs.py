@@ -17,6 +17,7 @@ import pytest
 from dagger_dsl import DAG, NodeCtx, Registry, task_agent
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
+from dagger_dsl.agents.runs import TaskRun
 from dagger_dsl.engine.remote import RunControl
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskStatus
@@ -225,6 +226,30 @@ def test_a_run_that_waits_for_a_person_blocks_its_task(is_async: bool, url: str)
         manager.update_task_status("t", TaskStatus.READY)
         assert job.result(LONG) is JobStatus.COMPLETED
         assert found(manager).output is True
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_that_begins_while_its_task_is_cancelled_is_cancelled(
+    late: bool, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = Flow(True, gated=True)
+    begins, goes_on, begin = threading.Event(), threading.Event(), TaskRun.begin
+
+    def slowly(run: TaskRun) -> Any:
+        begins.set()
+        assert goes_on.wait(LONG)
+        return begin(run)
+
+    monkeypatch.setattr(TaskRun, "begin", slowly)
+    with managed(flow, url) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", {"n": 1}, task_id="t")])
+        assert begins.wait(LONG)
+        job.cancel()
+        if late:  # than the event loop has heard of it
+            until(lambda: manager._crew is not None and not manager._crew._awaited)
+        goes_on.set()
+        until(lambda: [each["status"] for each in runs(url)] == ["cancelled"])
+    assert flow.handed == []
 
 
 def test_other_inputs_and_other_keys_make_other_runs(url: str) -> None:

@@ -45,13 +45,72 @@ def agents() -> Registry:
 
 
 def stuck_job(hands: Hands) -> str:
-    """Start a job that waits for a person; return its objective's id."""
+    """Start a job with a task that is given back and taken by nobody; return its objective's id."""
     objective = hands.manager.add_objective("j", "Find it out", "planner", "go")
     hands.manager.add_task("j", "", "worker", task_id="ask", parent=objective)
     _ = hands.manager.start_job("j")
     hands.end(hands.claim("planner")[0])
-    hands.end(hands.claim("worker")[0], TaskStatus.BLOCKED, error="which one?", asks=True)
+    hands.end(hands.claim("worker")[0], TaskStatus.READY, error="out of order")
     return objective
+
+
+def asking_job(hands: Hands) -> None:
+    """Start a job in which all that is left waits for a person."""
+    hands.manager.add_task("j", "", "planner", input="go", task_id="goal", task_type="objective")
+    hands.manager.add_task("j", "", "worker", task_id="ask", parent="goal")
+    hands.manager.add_task("j", "", "worker", task_id="after", dependencies=["ask"])
+    _ = hands.manager.start_job("j")
+    hands.end(hands.claim("planner")[0])
+    hands.end(hands.claim("worker")[0], TaskStatus.BLOCKED, error="which one?", asks=True)
+    assert hands.states()["ask"] == "blocked"
+
+
+@pytest.mark.row("I8")
+@pytest.mark.parametrize("action", ["notify_planning_agent", "terminate_job"])
+def test_a_job_that_waits_for_a_person_has_not_stalled(url: str | None, action: str) -> None:
+    with Hands(FakeClock(1e6), 30, action, registry=agents(), database_url=url) as hands:
+        asking_job(hands)
+        for _ in range(3):
+            hands.look(1e6)
+        assert hands.manager.job("j").status is JobStatus.RUNNING
+        assert hands.notices() == []
+        hands.manager.update_task_status("ask", TaskStatus.READY)
+        hands.look(29.0)
+        assert hands.notices() == []
+        hands.look(1.0)
+        stalled = hands.manager.job("j").status is JobStatus.CANCELLED or hands.notices()
+        assert stalled, "it was answered, and nobody takes it"
+
+
+@pytest.mark.row("I8")
+def test_a_paused_job_has_not_stalled_but_what_runs_beside_a_question_may(hands: Hands) -> None:
+    manager = hands.manager
+    manager.add_objective("j", "", "planner", 1)
+    manager.add_task("j", "", "worker", task_id="t")
+    _ = manager.start_job("j")
+    hands.end(hands.claim("planner")[0])
+    for status in (TaskStatus.PAUSED, TaskStatus.READY, TaskStatus.BLOCKED):
+        manager.update_task_status("t", status)
+        hands.look(1e6 if status is not TaskStatus.READY else 0.0)
+        assert hands.notices() == []
+    manager.add_task("j", "", "worker", task_id="beside")
+    assert [each.id for each in hands.claim("worker")] == ["beside"]
+    hands.look(30.0)
+    assert len(hands.notices()) == 1, "its worker gives no sign of life"
+
+
+@pytest.mark.row("I8")
+@pytest.mark.parametrize("action", ["notify_planning_agent", "terminate_job"])
+def test_a_job_without_tasks_has_not_stalled(
+    url: str | None, action: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Hands(FakeClock(1e6), 5, action, registry=agents(), database_url=url) as hands:
+        job = hands.manager.start_job("j")
+        caplog.clear()
+        for _ in range(3):
+            hands.look(1e6)
+        assert job.status is JobStatus.RUNNING
+        assert caplog.text == ""
 
 
 @pytest.mark.row("I8")
@@ -72,8 +131,8 @@ def test_a_stalled_job_tells_its_planning_agent_once(hands: Hands) -> None:
                 {
                     "task_id": "ask",
                     "agent": "worker",
-                    "status": "blocked",
-                    "error": "which one?",
+                    "status": "ready",
+                    "error": "out of order",
                     "waits": 0,
                 }
             ],
@@ -94,9 +153,8 @@ def test_to_be_told_is_no_sign_of_life_but_another_task_is(hands: Hands) -> None
     for _ in range(5):
         hands.look(40.0)
     assert len(hands.notices()) == 1, "nothing but the telling has happened"
-    hands.manager.retry("ask", "this one")
     (claim,) = hands.claim("worker")
-    hands.end(claim, TaskStatus.BLOCKED, error="and now?", asks=True)
+    hands.end(claim, TaskStatus.READY)
     hands.look(29.0)
     assert len(hands.notices()) == 1
     for _ in range(3):
@@ -161,7 +219,7 @@ def test_a_stalled_job_may_be_given_to_a_function(
         hands.look(5.0)
         hands.look(5.0)
         assert [each.job_id for each in called] == ["j"]
-        hands.manager.retry("ask")
+        hands.manager.add_task("j", "", "worker")
         hands.look(5.0)
         until(lambda: len(called) == 2)
 

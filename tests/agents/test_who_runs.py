@@ -24,6 +24,10 @@ def test_a_job_for_an_agent_that_nobody_here_has_is_not_started() -> None:
     with TaskManager(registry=registry) as manager:
         with pytest.raises(AgentNotFound, match=r"no agent 'writre' .*did you mean 'writer'"):
             _ = manager.start_job("j", [NewTaskSpec("writre")])
+        assert manager.jobs() == [], "nothing is left of it"
+        manager.add_tasks([NewTaskSpec("writre")], "j")
+        with pytest.raises(AgentNotFound):
+            _ = manager.start_job("j")
         with pytest.raises(AgentNotFound):
             _ = manager.resume_job("j")
         assert manager.job("j").status is JobStatus.CREATED

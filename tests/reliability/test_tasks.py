@@ -18,9 +18,10 @@ import pytest
 from dagger_dsl import Registry, task_agent
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
-from dagger_dsl.errors import TaskExists
+from dagger_dsl.errors import StoreBusy, TaskExists
 from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskStatus
+from dagger_dsl.store.storage import Store
 from tests.reliability import task_agents
 from tests.scale import count
 
@@ -62,6 +63,17 @@ class Yard:
             )
         self.processes.append(process)
         return process
+
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
+        """Stop a worker, but not in a commit: nobody could write while it holds that lock."""
+        while True:
+            process.send_signal(signal.SIGSTOP)
+            try:
+                with Store(f"{self.url}&busy_timeout=500") as store, store.writing():
+                    return
+            except StoreBusy:
+                process.send_signal(signal.SIGCONT)
+                time.sleep(0.05)
 
     def effects(self) -> list[tuple[str, int]]:
         """Return the task and the process of each effect."""
@@ -279,13 +291,13 @@ def test_4_a_worker_that_stood_still_cannot_overwrite_the_new_owner(yard: Yard) 
     job = yard.manager.start_job("j")
     first = yard.worker("--lease", "1")
     eventually(lambda: len(yard.effects()) == 1)
-    first.send_signal(signal.SIGSTOP)
+    yard.stop(first)
     second = yard.worker("--lease", "1")
     eventually(lambda: len(yard.effects()) == 2)
     assert yard.effects()[1] == (task_id, second.pid)
     causes = [each.cause for each in yard.manager.history(task_id)]
     assert "its worker gave no sign of life" in causes
-    second.send_signal(signal.SIGSTOP)  # the first one gets its chance to be quicker
+    yard.stop(second)  # the first one gets its chance to be quicker
     (yard.folder / "go").touch()
     first.send_signal(signal.SIGCONT)
     eventually(lambda: "its outcome is refused" in yard.errors())

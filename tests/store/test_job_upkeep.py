@@ -11,11 +11,13 @@ import sqlalchemy as sa
 
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.tasks import NewTaskSpec, TaskStatus
+from dagger_dsl.store.awaited_jobs import AwaitedJobs
 from dagger_dsl.store.schema import jobs
 from dagger_dsl.store.shared_values import SharedValues
 from dagger_dsl.store.task_claims import Ending, TaskClaims
 from dagger_dsl.store.task_people import TaskPeople
 from dagger_dsl.store.task_reads import TaskReads
+from dagger_dsl.store.transactions import run_transaction
 from tests.store.helpers import Store, start
 
 
@@ -155,3 +157,25 @@ def test_a_run_and_a_job_of_one_name_have_nothing_to_do_with_each_other(tmp_path
         assert store.prune(0).runs == ("r",)
         assert office.left() == {"r"}
         assert store.stats().artifact_files == 3
+
+
+@pytest.mark.parametrize("ended", ["before", "after"])
+def test_a_job_stays_until_the_run_that_waits_for_it_has_ended(office: Office, ended: str) -> None:
+    journal = start(office.store, "r")
+    waiting = AwaitedJobs(office.store.database, office.store._payloads)
+    wait = waiting.waiting("j", ("r", "a", "default"))
+    office.job("other", days=10)
+    if ended == "before":
+        office.job("j", days=10)
+        run_transaction(office.store.database, wait)
+    else:
+        office.job("j", days=10, done=False)
+        run_transaction(office.store.database, wait)
+        (claim,), _, _ = office.claims.exchange("w", agents=["j"], wanted=1)
+        result = office.rows.encoded("out", "result")
+        office.claims.exchange("w", [Ending(claim, TaskStatus.COMPLETED, result)])
+    assert office.store.retain_jobs(0) == ["other"]
+    assert office.store.prune(keep_last=0).jobs == ()
+    assert waiting.result("j") is not None
+    journal.finish("completed")
+    assert office.store.retain_jobs(0) == ["j"]

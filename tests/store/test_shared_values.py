@@ -237,3 +237,14 @@ def test_what_was_set_is_there_after_a_kill(tmp_path: Path) -> None:
         assert found is not None
         assert found.value >= int(seen[-1])
         assert found.value == found.version
+
+
+def test_what_lies_in_a_file_is_not_read_to_be_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(tmp_path / "state.db", artifact_threshold=1_000) as store:
+        values = SharedValues(store.database, store._payloads)
+        values.set("s", "k", "x" * 2_000)
+        monkeypatch.setattr(values._payloads, "decode", None)
+        with pytest.raises(InvalidState, match="set a number first"):
+            values.increment("s", "k")

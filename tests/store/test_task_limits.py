@@ -205,3 +205,16 @@ def test_whatever_workers_do_no_window_has_too_many_beginnings(data: st.DataObje
             assert len(running) <= most
         for start in began:
             assert sum(start <= each < start + rate.per for each in began) <= rate.count
+
+
+def test_a_lower_rate_waits_until_enough_of_those_that_began_are_forgotten(desk: Desk) -> None:
+    desk.add(*numbered(9))
+    for _ in range(4):
+        assert len(claim(desk, TaskLimits({"a": AgentLimit(rate=Rate(4, per=10.0))}), 1)) == 1
+        desk.now += 1
+    lower = TaskLimits({"a": AgentLimit(rate=Rate(2, per=10.0))})
+    first = desk.now - 4
+    assert claim(desk, lower) == []
+    assert lower.next_at == first + 2 + 10
+    desk.now = lower.next_at
+    assert len(claim(desk, lower)) == 1

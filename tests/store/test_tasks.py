@@ -6,7 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,14 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.tasks import TRANSITIONS, JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.store import task_statements as sql
+from dagger_dsl.store.job_watch import JobWatch
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
+from dagger_dsl.store.task_people import TaskPeople
 from dagger_dsl.store.task_reads import TaskReads
+from dagger_dsl.store.task_steps import settle_jobs
 from dagger_dsl.store.tasks import TaskRows
-from dagger_dsl.store.transactions import read
+from dagger_dsl.store.transactions import read, run_transaction
 
 READY, RUNNING, PENDING = TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.PENDING
 COMPLETED, FAILED, BLOCKED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.BLOCKED
@@ -43,7 +46,8 @@ class Desk:
 
     def __init__(self, store: Store) -> None:
         self.now = 1_000_000.0
-        parts = store.database, store._payloads, lambda: self.now
+        self.store = store
+        self.parts = parts = store.database, store._payloads, lambda: self.now
         self.rows, self.reads, self.claims = (
             TaskRows(*parts),
             TaskReads(*parts),
@@ -605,3 +609,167 @@ def test_sqlites_own_checks_find_no_damage_in_tasks(tmp_path: Path) -> None:
         assert desk.run() == ["a", "b", "c"]
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_what_a_removed_job_gave_is_not_recorded_in_the_task_that_has_its_number(
+    desk: Desk,
+) -> None:
+    people = TaskPeople(*desk.parts)
+    watch = JobWatch(*desk.parts)
+    desk.add("old")
+    (old,) = desk.claim()
+    desk.rows.cancel_job("j")
+    desk.store.retain_jobs(0, None)
+    desk.rows.create_job("j")
+    desk.rows.start_job("j")
+    desk.add("new")
+    (new,) = desk.claim()
+    assert (old.number, old.version) == (new.number, new.version)
+    assert not watch.is_current(old.number, old.version, "old")
+    assert not watch.heartbeat("j", old.number, old.version, "old")
+    with pytest.raises(ConcurrentUpdateError):
+        people.set_summary(old.number, old.version, "old", "of the old one")
+    for status in (COMPLETED, PENDING, BLOCKED, READY):
+        assert len(desk.end(old, status)) == 1
+    assert desk.states() == {"new": "running"}
+    assert watch.is_current(new.number, new.version, "new")
+    assert watch.heartbeat("j", new.number, new.version, "new")
+    assert desk.end(new) == []
+    assert desk.job == "completed"
+
+
+def test_a_job_that_was_removed_is_not_settled(desk: Desk) -> None:
+    desk.add("t")
+    over: list[str] = []
+    run_transaction(
+        desk.store.database, lambda tx: over.extend(settle_jobs(tx, ("gone", "j"), desk.now))
+    )
+    assert over == []
+    assert desk.job == "running"
+
+
+ODD = "of \udc80\0.txt"
+KEPT = "of \\udc80\\x00.txt"
+
+
+def test_texts_of_odd_file_names_are_kept_as_escapes(desk: Desk) -> None:
+    desk.add("failed", "asks", "needs", "paused", "last")
+    failed, asks, needs, _, last = desk.claim(5)
+    fine = Ending(last, COMPLETED, desk.rows.encoded(1, "result"))
+    odd = [
+        Ending(failed, FAILED, error=ODD),
+        Ending(asks, BLOCKED, error=ODD, asks=True),
+        Ending(needs, BLOCKED, needs=(ODD,)),
+    ]
+    assert desk.claims.exchange("w", [*odd, fine])[1] == []
+    assert desk.rows.set_status("paused", BLOCKED, cause=ODD, error=ODD)
+    found = {each.id: each for each in desk.reads.tasks_of("j")}
+    assert [found[each].error for each in ("failed", "asks", "paused")] == [KEPT] * 3
+    assert [desk.reads.history(each)[-1].cause for each in ("failed", "paused")] == [KEPT] * 2
+    assert (found["needs"].status, found["last"].status) == (FAILED, COMPLETED)
+    assert "lone surrogate" in found["needs"].error
+    TaskPeople(*desk.parts).cancel_tree("paused", False, ODD)
+    assert desk.reads.history("paused")[-1].cause == KEPT
+    desk.rows.cancel_job("j", ODD)
+    job = desk.reads.job("j")
+    assert job is not None
+    assert job.error == KEPT
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"agent": "x\udc80"},
+        {"description": "x\udc80"},
+        {"summary": "x\udc80"},
+        {"acceptance_criteria": "x\udc80"},
+        {"parent": "x\udc80"},
+        {"key": "x\udc80"},
+        {"task_id": "x\udc80"},
+        {"dependencies": ["x\udc80"]},
+    ],
+)
+def test_a_task_with_half_a_character_is_refused_by_the_name_of_the_argument(
+    given: dict[str, Any],
+) -> None:
+    (name,) = given
+    with pytest.raises(ConfigurationError, match=r"lone surrogate.*take it out") as caught:
+        NewTaskSpec(**{"agent": "a", **given})
+    assert name.removesuffix("ies") in str(caught.value)
+
+
+@pytest.mark.parametrize("reason", [None, 3, b"x"])
+def test_a_reason_is_a_text(desk: Desk, reason: Any) -> None:
+    desk.add("t")
+    people = TaskPeople(*desk.parts)
+    for act in (
+        lambda: desk.rows.set_status("t", PAUSED, cause=reason),
+        lambda: desk.rows.set_status("t", PAUSED, error=reason),
+        lambda: desk.rows.cancel_job("j", reason),
+        lambda: people.cancel_tree("t", True, reason),
+    ):
+        with pytest.raises(ConfigurationError, match="is a text, not"):
+            act()
+    assert desk.states() == {"t": "ready"}
+
+
+def test_names_with_half_a_character_reach_no_driver(desk: Desk) -> None:
+    acts: list[Callable[[], object]] = [
+        lambda: desk.rows.add("\udc80", [NewTaskSpec("a")]),
+        lambda: desk.rows.start_job("\udc80"),
+        lambda: desk.rows.cancel_job("\udc80"),
+        lambda: desk.rows.start_job("j", allowed_agents=["\udc80"]),
+    ]
+    for act in acts:
+        with pytest.raises(ConfigurationError, match="lone surrogate"):
+            act()
+
+
+@pytest.mark.parametrize("state", [PENDING, BLOCKED])
+def test_a_task_of_a_job_that_is_not_started_waits_for_that(desk: Desk, state: TaskStatus) -> None:
+    desk.rows.create_job("k")
+    task = NewTaskSpec("a", task_id="t", dependencies=["n"], on_dependency_failure="run")
+    desk.rows.add("k", [NewTaskSpec("a", task_id="n"), task])
+    if state is BLOCKED:
+        desk.rows.set_status("t", BLOCKED)
+    desk.rows.set_status("n", FAILED)
+    assert [each.status for each in desk.reads.tasks_of("k")] == [FAILED, PENDING]
+    assert desk.claim() == []
+    desk.rows.start_job("k")
+    assert [each.id for each in desk.claim()] == ["t"]
+
+
+def test_a_task_blocked_by_hand_waits_for_what_it_came_to_need_while_it_ran(desk: Desk) -> None:
+    desk.add("t", "u", "v", "w", "d1", "d2", "d3")
+    _, _, _, _, d1, d2, d3 = desk.claim(7)
+    for task, needed in (("t", "d1"), ("t", "d2"), ("u", "d1"), ("v", "d3")):
+        desk.rows.add_dependency(task, needed)
+    desk.end(d1)
+    desk.end(d3, FAILED)
+    for task in ("t", "u", "v", "w"):
+        assert desk.rows.set_status(task, BLOCKED, old=RUNNING)
+    states = desk.states()
+    assert [states[each] for each in ("t", "u", "v", "w")] == [BLOCKED, READY, FAILED, BLOCKED]
+    assert desk.job == "running"
+    desk.end(d2)
+    assert desk.states()["t"] == READY
+    assert desk.job == "running"
+
+
+def test_an_agent_whose_task_is_not_its_own_any_more_adds_nothing(desk: Desk) -> None:
+    desk.add("t", "d")
+    (claim,) = desk.claim()
+    desk.rows.add("j", [NewTaskSpec("b", task_id="part")], claim=claim)
+    desk.rows.add_dependency("t", "part", claim=claim)
+    desk.claims.rescue("w")
+    before = desk.states()
+    for late in (
+        lambda: desk.rows.add("j", [NewTaskSpec("b")], claim=claim),
+        lambda: desk.rows.add_dependency("t", "d", claim=claim),
+    ):
+        with pytest.raises(ConcurrentUpdateError, match="nothing is added"):
+            late()
+    assert desk.states() == before
+    task = desk.reads.task("t")
+    assert task is not None
+    assert task.dependencies == ("part",)

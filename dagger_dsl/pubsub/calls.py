@@ -1,0 +1,218 @@
+"""How an agent is called: what its function asks for by the names of its parameters.
+
+A parameter named ``message``, or annotated `Message`, gets the message; ``bus`` or ``ctx``, or one
+annotated `MessageContext`, gets the context. One other parameter may be there: it gets the payload,
+and its annotation says what the payload has to be.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from dagger_dsl.errors import ConfigurationError, OutputError, RegistryError, shown
+from dagger_dsl.model.messages import Message, check_patterns, is_pattern, matches
+from dagger_dsl.pubsub.definition import HANDLERS, PubSubAgentDef
+from dagger_dsl.pubsub.schemas import Shape
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["Caller"]
+
+_BUS: Final = ("bus", "ctx")
+
+#: The commonest lists of parameters, and how to call a function that has them.
+_CALLS: Final[dict[tuple[str, ...], Callable[[Callable[..., Any]], Callable[..., Any]]]] = {
+    ("message",): lambda body: lambda message, ctx: body(message),
+    ("message", "bus"): lambda body: body,
+    ("bus", "message"): lambda body: lambda message, ctx: body(ctx, message),
+    ("payload",): lambda body: lambda message, ctx: body(message.payload),
+    ("payload", "bus"): lambda body: lambda message, ctx: body(message.payload, ctx),
+    (): lambda body: lambda message, ctx: body(),
+}
+
+
+class Caller:
+    """One agent of a bus, made ready to be called. A class is made an instance once.
+
+    Args:
+        agent: Which.
+
+    Attributes:
+        agent: The same.
+        name: Its name.
+        subscribe: The channels and patterns whose messages it is given.
+        publish: Those on which it publishes; None where nothing says.
+        call: What gives it a message: ``call(message, context)``.
+        is_async: Whether its answers are awaited.
+        wants_context: Whether the context is asked for.
+        shapes: What payloads have to be that it is given, each with what to call that in errors.
+
+    Raises:
+        RegistryError: Its class cannot be made an instance, or its parameters cannot be filled.
+        ConfigurationError: A schema of it is none, or what its class subscribes to.
+    """
+
+    def __init__(self, agent: PubSubAgentDef) -> None:
+        self.agent = agent
+        self.name = agent.name
+        what = f"agent {agent.name!r}"
+        made, body = _body(agent)
+        self.is_async = inspect.iscoroutinefunction(body)
+        if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
+            raise RegistryError(
+                f"{what} yields; an agent returns at most one value, and publishes several by "
+                "bus.publish()"
+            )
+        self.subscribe = agent.subscribe or _said(made, "subscriptions", what) or ()
+        self.publish = agent.publish
+        if self.publish is None:
+            self.publish = _said(made, "publications", what)
+        if not self.subscribe:
+            raise RegistryError(f"{what} subscribes to no channel; name one in subscribe=")
+        self.shapes: list[tuple[str, Shape]] = []
+        if agent.input_schema is not None:
+            self.shapes.append(
+                (f"the input_schema of {what}", Shape(agent.input_schema, f"{what}: input_schema"))
+            )
+        self._output = (
+            None
+            if agent.output_schema is None
+            else Shape(agent.output_schema, f"{what}: output_schema")
+        )
+        kinds = self._read_parameters(body, what)
+        self.wants_context = "bus" in kinds
+        self.call = _CALLS[kinds](body)
+        self._answers: str | None = None
+        if self.publish is not None and len(self.publish) == 1 and not is_pattern(self.publish[0]):
+            self._answers = self.publish[0]
+
+    def _read_parameters(self, body: Callable[..., Any], what: str) -> tuple[str, ...]:
+        hints = _hints(body)
+        kinds: list[str] = []
+        try:
+            parameters = inspect.signature(body).parameters.values()
+        except (TypeError, ValueError) as error:
+            raise RegistryError(f"{what} has no signature that can be read: {error}") from error
+        for parameter in parameters:
+            name, annotation = parameter.name, hints.get(parameter.name, Any)
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            if name == "message" or annotation is Message:
+                kind = "message"
+            elif name in _BUS or _is_context(annotation):
+                kind = "bus"
+            else:
+                kind = "payload"
+            if kind in kinds or parameter.kind is parameter.KEYWORD_ONLY:
+                if parameter.default is not parameter.empty:
+                    continue
+                raise RegistryError(
+                    f"{what}: nothing fills its parameter {name!r}; an agent is given 'message' "
+                    "or its payload, and 'bus'"
+                )
+            if kind == "payload" and annotation is not Any:
+                self.shapes.append((f"parameter {name!r} of {what}", Shape(annotation, name)))
+            kinds.append(kind)
+        if tuple(kinds) not in _CALLS:
+            raise RegistryError(
+                f"{what} takes {', '.join(kinds)}; an agent is given 'message' or its payload, and "
+                "'bus' after that where it asks for it"
+            )
+        return tuple(kinds)
+
+    def gets(self, channel: str) -> bool:
+        """Whether it is given the messages of a channel."""
+        return any(matches(pattern, channel) for pattern in self.subscribe)
+
+    def declares(self, channel: str) -> bool:
+        """Whether it names a channel among those on which it publishes."""
+        known = isinstance(channel, str)
+        return known and any(matches(pattern, channel) for pattern in self.publish or ())
+
+    def input_fault(self, payload: Any) -> str:
+        """Return what keeps a payload from being given to it; empty where nothing does."""
+        for what, shape in self.shapes:
+            fault = shape.fault(payload)
+            if fault:
+                return f"{what}: {fault}"
+        return ""
+
+    def check_output(self, payload: Any) -> None:
+        """Refuse a payload that is not what the agent promises to publish.
+
+        Raises:
+            OutputError: It does not fit; the message names each field.
+        """
+        if self._output is not None:
+            fault = self._output.fault(payload)
+            if fault:
+                raise OutputError(f"the output_schema of agent {self.name!r}: {fault}")
+
+    def answers_on(self, value: Any) -> str:
+        """Return the channel on which a returned value is published.
+
+        Raises:
+            OutputError: Nothing says which one.
+        """
+        if inspect.isawaitable(value):
+            if inspect.iscoroutine(value):
+                value.close()
+            raise OutputError(
+                f"agent {self.name!r} returned something to be awaited, and is no async function; "
+                "write it as `async def`"
+            )
+        if self._answers is None:
+            said = ", ".join(self.publish or ()) or "none"
+            raise OutputError(
+                f"agent {self.name!r} returned {shown(value, 60)}, and what is returned is "
+                f"published on the one channel that publish= names, which has {said}; name one, or "
+                "use bus.publish() and return nothing"
+            )
+        return self._answers
+
+
+def _body(agent: PubSubAgentDef) -> tuple[Any, Callable[..., Any]]:
+    """Return what handles messages, and the function that does."""
+    made = agent.target
+    if inspect.isclass(made):
+        try:
+            made = made()
+        except TypeError as error:
+            raise RegistryError(
+                f"agent {agent.name!r}: {agent.target.__name__}() cannot be made without "
+                f"arguments: {error}; register an instance, or give the parameters defaults"
+            ) from error
+    for name in HANDLERS:
+        body = getattr(made, name, None)
+        if callable(body):
+            return made, body
+    # Of an object that can be called, its method says what it takes, and whether it is async.
+    return made, made if inspect.isroutine(made) else made.__call__
+
+
+def _said(made: Any, method: str, what: str) -> tuple[str, ...] | None:
+    """Return what a class says of its channels."""
+    tell = getattr(made, method, None)
+    if not callable(tell):
+        return None
+    said = tell()
+    if inspect.isawaitable(said) or not isinstance(said, Iterable):
+        raise ConfigurationError(f"{what}: {method}() returns a list of channels")
+    return check_patterns(said, f"{what}: {method}()")
+
+
+def _hints(body: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(getattr(body, "__func__", body))
+    except Exception:  # an annotation that only a type checker can read
+        return {}
+
+
+def _is_context(annotation: Any) -> bool:
+    return getattr(annotation, "__name__", "") == "MessageContext" and str(
+        getattr(annotation, "__module__", "")
+    ).startswith("dagger_dsl.")

@@ -1,0 +1,69 @@
+"""`Channel`: what a bus knows of one channel."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from dagger_dsl.errors import MessageValidationError
+from dagger_dsl.pubsub.report import ChannelStats
+from dagger_dsl.pubsub.schemas import Shape
+
+if TYPE_CHECKING:
+    from dagger_dsl.pubsub.subscription import Subscription
+    from dagger_dsl.pubsub.waiting import Publication
+
+__all__ = ["Channel"]
+
+
+class Channel:
+    """A channel of a running bus.
+
+    Attributes:
+        name: Its name.
+        capacity: How many messages may wait for each subscriber when one is published here.
+        targets: The agents that are given its messages.
+        waiting: Publications that wait for room, in order.
+        published: How many messages were published.
+    """
+
+    __slots__ = ("_checks", "capacity", "name", "published", "shape", "targets", "waiting")
+
+    def __init__(self, name: str, capacity: int) -> None:
+        self.name = name
+        self.capacity = capacity
+        self.shape: Shape | None = None
+        self.targets: tuple[Subscription, ...] = ()
+        self.waiting: deque[Publication] = deque()
+        self.published = 0
+        self._checks: tuple[Subscription, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.name!r}: {len(self.targets)} subscribers>"
+
+    @property
+    def stats(self) -> ChannelStats:
+        """What has happened on it so far."""
+        names = tuple(each.name for each in self.targets)
+        return ChannelStats(self.published, names, len(self.waiting))
+
+    def aim(self, subscriptions: tuple[Subscription, ...]) -> None:
+        """Find out who is given its messages."""
+        self.targets = tuple(each for each in subscriptions if each.caller.gets(self.name))
+        self._checks = tuple(each for each in self.targets if each.caller.shapes)
+
+    def check(self, payload: Any, source: str) -> None:
+        """Refuse a payload that the channel, or somebody who is given it, does not take.
+
+        Raises:
+            MessageValidationError: The message has the path of each fault.
+        """
+        if self.shape is not None:
+            fault = self.shape.fault(payload)
+            if fault:
+                raise MessageValidationError(f"the schema of channel {self.name!r}: {fault}")
+        for each in self._checks:
+            if each.name != source:
+                fault = each.caller.input_fault(payload)
+                if fault:
+                    raise MessageValidationError(f"channel {self.name!r}: {fault}")

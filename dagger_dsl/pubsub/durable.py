@@ -1,0 +1,678 @@
+"""`DurablePlace`: messages in a database, delivered at least once to each subscription.
+
+One thread of the process, the desk, does everything that concerns the database: it commits what was
+published and what was settled meanwhile, all together, and fetches what there is to handle. So the
+slower a commit is, the more goes into one, and no agent waits for the disk. What is published while
+a message is handled goes out in the transaction that records that it was.
+
+One process at a time gives a subscription its messages; others stand by, and take over when it
+dies.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from dagger_dsl.errors import (
+    ChannelFull,
+    DaggerError,
+    DecodingError,
+    InvalidState,
+    LimitExceeded,
+    StoreDamaged,
+    StoreError,
+    visible,
+)
+from dagger_dsl.model.messages import DeadLetter, Message, error_text
+from dagger_dsl.pubsub.feeds import Feed, Settled
+from dagger_dsl.pubsub.letters import told_of
+from dagger_dsl.pubsub.progress import Progress, Step
+from dagger_dsl.pubsub.waiting import ThreadBell
+from dagger_dsl.store.messages import (
+    DEAD,
+    DONE,
+    RETRY,
+    Delivered,
+    MessageRows,
+    Outgoing,
+    Settlement,
+    Stored,
+)
+from dagger_dsl.store.storage import Store
+from dagger_dsl.store.workers import Worker
+
+if TYPE_CHECKING:
+    import os
+
+    from dagger_dsl.pubsub.channels import Channel
+    from dagger_dsl.pubsub.context import MessageContext
+    from dagger_dsl.pubsub.executor import PubSubExecutor
+    from dagger_dsl.pubsub.subscription import Subscription
+    from dagger_dsl.pubsub.waiting import Publication
+
+__all__ = ["DurablePlace"]
+
+logger = logging.getLogger("dagger_dsl.pubsub")
+
+#: Seconds between two looks at the database while there is nothing to do: at first, and at most.
+_SOON: Final = 0.01
+_LATER: Final = 0.25
+
+#: Seconds between two looks for processes that have died.
+_PATROL: Final = 0.5
+
+#: Messages that are fetched at a time, at most.
+_PORTION: Final = 500
+
+#: Seconds between two times that old messages are removed.
+_UPKEEP: Final = 60.0
+
+#: What is said of a message while it is handled after a death.
+_DIED: Final = "its process died while it handled this, or handles it now"
+
+#: Messages that are looked at when one is given at a time.
+_GLANCE: Final = 10
+
+#: How often the last commit is tried, at most, when a bus is closed and the database is in trouble.
+_LAST_TRIES: Final = 3
+
+
+class DurablePlace:
+    """Keeps the messages of one bus in a database.
+
+    Args:
+        bus: Whose.
+        url: The database's.
+
+    Raises:
+        ConfigurationError: It is no URL of a database.
+    """
+
+    choked = False
+    rechecks = True
+
+    def __init__(self, bus: PubSubExecutor, url: str | os.PathLike[str]) -> None:
+        self._bus = bus
+        self._store = Store(url)
+        self.rows = MessageRows(
+            self._store.database, self._store._payloads, bus._clock, bus.config.max_message_bytes
+        )
+        self.now = self.rows.now
+        self._worker = Worker(self._store.database, bus.config.lease)
+        self._lock = threading.Lock()
+        self._feeds: dict[Subscription, Feed] = {}
+        self._pending: deque[tuple[Publication, Outgoing]] = deque()
+        self._bell = ThreadBell()
+        self._pause = _SOON
+        self._patrolled = self._beaten = time.monotonic()
+        self._pruned: float | None = None
+        self._pruning = 0
+        self._calm = -math.inf
+        self._rested = False
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._fault: BaseException | None = None
+
+    # --- life -------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open the database, and begin to look at it.
+
+        Raises:
+            StoreError: It cannot be opened.
+        """
+        self._store.init_database()
+        self._worker.arrive()
+        self._thread = threading.Thread(target=self._work, name="dagger-pubsub-desk", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Record what was settled, let others have the subscriptions, and close the database."""
+        with self._lock:
+            self._closing = True
+        self._bell.ring()
+        if self._thread is not None:
+            self._thread.join()
+            self._worker.leave()
+        self._refuse()
+        self._store.close()
+        if self._fault is not None:
+            raise self._fault
+
+    def _refuse(self) -> None:
+        """Refuse what still waits to be recorded, and all that comes."""
+        with self._lock:
+            self._closing = True
+            pending = list(self._pending)
+            self._pending.clear()
+        for publication, _ in pending:
+            publication.fail(InvalidState("the bus was closed before the message was recorded"))
+
+    def join(self, subscription: Subscription) -> None:
+        """See `Place.join`; where another process has the subscription, this one stands by."""
+        feed = Feed(subscription)
+        with self._lock:
+            self._feeds[subscription] = feed
+            taken = any(
+                each.leaving and each.subscription.name == subscription.name
+                for each in self._feeds.values()
+            )
+        try:
+            if not taken and not self._claim(feed):
+                logger.info(
+                    "agent %r runs in another process; this one takes over when that ends",
+                    subscription.name,
+                )
+        except BaseException:
+            with self._lock:
+                del self._feeds[subscription]
+            raise
+        self._look()
+
+    def leave(self, subscription: Subscription, *, forget: bool) -> None:
+        """See `Place.leave`."""
+        with self._lock:
+            self._feeds[subscription].leaving = "forget" if forget else "release"
+        self._look()
+
+    def _look(self) -> None:
+        self._calm = -math.inf
+        self._pause = _SOON
+        self._bell.ring()
+
+    # --- publishing -------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        channel: Channel,
+        publication: Publication,
+        ctx: MessageContext | None,
+        *,
+        wait: bool,
+    ) -> None:
+        """See `Place.submit`: what a call publishes is held back until it has succeeded."""
+        named = publication.named
+        outgoing = self.rows.encoded(publication.message, named=named)
+        if ctx is not None:
+            most = self._bus.config.max_publications
+            if len(ctx._held) >= most:
+                raise LimitExceeded(
+                    f"one call of agent {ctx.agent!r} publishes more than max_publications={most} "
+                    "messages; publish in several calls, or allow more in PubSubConfig"
+                )
+            publication.data = outgoing
+            ctx._held.append(publication)
+            publication.succeed(publication.message)
+            return
+        publication._timeout = None  # a commit ends, or fails; there is always room
+        with self._lock:
+            if self._closing:
+                raise InvalidState("the bus is closed; open a new one to publish")
+            if len(self._pending) >= self._bus.config.max_waiting:
+                raise ChannelFull(
+                    f"{len(self._pending)} publications wait to be recorded already; await what "
+                    "publish() returns"
+                )
+            self._calm = -math.inf
+            self._pending.append((publication, outgoing))
+        if self._bell.armed:
+            self._bell.ring()
+
+    def withdraw(self, publication: Publication) -> BaseException | None:
+        """See `Place.withdraw`: what the desk has taken is published."""
+        with self._lock:
+            for each in self._pending:
+                if each[0] is publication:
+                    self._pending.remove(each)
+                    error = InvalidState("it was taken back before it was recorded")
+                    publication.fail(error)
+                    return error
+        return None
+
+    def made_room(self) -> None:
+        """See `Place.made_room`: nobody waits for room."""
+
+    # --- what became of messages ------------------------------------------------------------------
+
+    def settle(self, subscription: Subscription, message: Message, held: list[Publication]) -> None:
+        """See `Place.settle`."""
+        self._settled(subscription, Settled(Delivered(message.number, DONE), tuple(held), message))
+
+    def postpone(
+        self, subscription: Subscription, message: Message, due: float, attempts: int, error: str
+    ) -> None:
+        """See `Place.postpone`."""
+        delivered = Delivered(message.number, RETRY, attempts, due, error, self.now())
+        self._settled(subscription, Settled(delivered))
+
+    def bury(self, subscription: Subscription, letter: DeadLetter) -> None:
+        """See `Place.bury`."""
+        number = letter.message.number
+        delivered = Delivered(number, DEAD, letter.attempts, None, letter.error, letter.at)
+        published: tuple[Publication, ...] = ()
+        try:
+            told = told_of(self._bus, letter)
+            if told is not None:
+                told.data = self.rows.encoded(told.message)
+                published = (told,)
+        except DaggerError as error:
+            logger.warning(
+                "it is not published that agent %r gives a message up: %s", letter.agent, error
+            )
+        self._settled(subscription, Settled(delivered, published))
+
+    def _settled(self, subscription: Subscription, settled: Settled) -> None:
+        feed = self._feeds.get(subscription)
+        if feed is None:  # it was removed, and its subscription given away
+            return
+        self._calm = -math.inf
+        feed.settled.append(settled)
+        if self._bell.armed:
+            self._bell.ring()
+
+    # --- rest -------------------------------------------------------------------------------------
+
+    def rested(self) -> None:
+        """See `Place.rested`: the desk looks whether there is nothing else."""
+        self._rested = True
+        if self._bell.armed:
+            self._bell.ring()
+
+    def calm_until(self) -> float:
+        """See `Place.calm_until`."""
+        return self._calm
+
+    # --- what was given up ------------------------------------------------------------------------
+
+    def dead_letters(self, agent: str | None) -> list[DeadLetter]:
+        """See `Place.dead_letters`: those of all processes."""
+        return self.rows.dead_letters(agent)
+
+    def replay(self, agent: str | None, ids: set[str] | None) -> int:
+        """See `Place.replay`: by whichever process has the agent."""
+        count = self.rows.replay(agent, ids)
+        with self._lock:
+            for feed in self._feeds.values():
+                feed.looks_back = True
+        self._look()
+        return count
+
+    def discard(self, agent: str | None, ids: set[str] | None) -> int:
+        """See `Place.discard`."""
+        return self.rows.discard(agent, ids)
+
+    # --- the desk ---------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        tries = 0
+        while True:
+            closing = self._closing
+            try:
+                busy = self._cycle()
+                if closing:
+                    self._give_back()
+                    return
+            except StoreError as error:
+                logger.warning("messages cannot be recorded now, and are tried again: %s", error)
+                tries += 1
+                if closing and tries >= _LAST_TRIES:
+                    return
+                time.sleep(_LATER)
+                continue
+            except BaseException as error:  # a fault of ours: `close` raises it
+                logger.exception("the bus stops, as messages cannot be recorded any more")
+                self._fault = error
+                self._bus.stop("failed")
+                self._refuse()
+                return
+            if busy:
+                self._pause = _SOON
+            else:
+                self._bell.sleep(self._pause, self._is_news)
+                self._pause = min(_LATER, self._pause * 1.5)
+
+    def _is_news(self) -> bool:
+        if self._pending or self._closing or self._rested:
+            return True
+        return any(each.settled for each in list(self._feeds.values()))
+
+    def _cycle(self) -> bool:
+        """Record what there is, and fetch what there is to do; return whether there was any."""
+        self._rested = False
+        with self._lock:
+            feeds = list(self._feeds.values())
+            pending = list(self._pending)
+            self._pending.clear()
+        for feed in feeds:
+            while feed.settled:
+                feed.taken.append(feed.settled.popleft())
+        wrote = self._commit(pending, feeds)
+        got = False
+        if not self._closing:
+            self._patrol(feeds)
+            for feed in feeds:
+                got |= self._fetch(feed)
+        self._see_off(feeds)
+        if wrote or got:
+            self._calm = -math.inf
+            return True
+        self._look_for_calm(feeds)
+        return False
+
+    def _look_for_calm(self, feeds: Sequence[Feed]) -> None:
+        mine = [each for each in feeds if each.progress is not None]
+        # In this order: an agent appends to `settled` before it goes to sleep.
+        calm = min((each.subscription.calm_until for each in mine), default=math.inf)
+        if calm <= self.now():
+            return
+        with self._lock:
+            if self._pending or not all(each.is_empty for each in self._feeds.values()):
+                return
+            if any(each.looks_back or each.suspects for each in mine):
+                return
+            self._calm = calm
+        self._bus._news()
+
+    def _commit(
+        self, pending: Sequence[tuple[Publication, Outgoing]], feeds: Sequence[Feed]
+    ) -> bool:
+        steps: list[tuple[Feed, Step]] = []
+        settlements: list[Settlement] = []
+        for feed in feeds:
+            if feed.progress is None:
+                feed.taken.clear()
+                continue
+            if not feed.taken and feed.progress.lag < _PORTION:
+                continue
+            step = feed.progress.plan([each.delivered for each in feed.taken])
+            published = {
+                each.delivered.number: [publication.data for publication in each.published]
+                for each in feed.taken
+                if each.published
+            }
+            steps.append((feed, step))
+            settlements.append(
+                Settlement(
+                    feed.subscription.name,
+                    feed.epoch,
+                    step.position,
+                    step.put,
+                    step.drop,
+                    published,
+                )
+            )
+        if not pending and not settlements:
+            return False
+        try:
+            done = self.rows.commit(self._worker.name, [each[1] for each in pending], settlements)
+        except BaseException as error:
+            for publication, _ in pending:
+                publication.fail(error)
+            raise
+        for feed, step in steps:
+            if feed.subscription.name in done.lost:
+                self._lost(feed)
+                continue
+            assert feed.progress is not None
+            feed.progress.wrote(step)
+            for each in feed.taken:
+                fault = done.refused.get((feed.subscription.name, each.delivered.number))
+                if fault is not None:
+                    self._refused(feed, each, fault)
+                    continue
+                for publication in each.published:
+                    self._published(publication)
+            feed.taken.clear()
+        for (publication, _), fault in zip(pending, done.faults, strict=True):
+            self._tell(publication, fault)
+        return True
+
+    def _refused(self, feed: Feed, settled: Settled, fault: DaggerError) -> None:
+        """Take back that a message was handled: what was published meanwhile is refused."""
+        assert feed.progress is not None
+        number, name = settled.delivered.number, feed.subscription.name
+        feed.progress.buried(number)
+        logger.error("agent %r gives message %d up: %s", name, number, fault)
+        message = settled.message or Message("")
+        feed.subscription.handled -= 1
+        feed.subscription.failed += 1
+        feed.subscription.lose(DeadLetter(message, name, error_text(fault), 1, self.now()))
+
+    def _tell(self, publication: Publication, fault: DaggerError | None) -> None:
+        if fault is not None:
+            publication.fail(fault)
+            return
+        self._published(publication)
+        publication.succeed(publication.message)
+
+    def _published(self, publication: Publication) -> None:
+        channel = self._bus._channels.get(publication.message.channel)
+        if channel is not None:
+            channel.published += 1
+
+    def _lost(self, feed: Feed) -> None:
+        logger.warning(
+            "another process has taken agent %r over; what it was doing here is done there again",
+            feed.subscription.name,
+        )
+        feed.progress = None
+        feed.suspects.clear()
+        feed.taken.clear()
+        feed.settled.clear()
+        feed.subscription.core.arrived.clear()
+
+    def _fetch(self, feed: Feed) -> bool:
+        progress, subscription = feed.progress, feed.subscription
+        if progress is None or feed.leaving or subscription.stopped:
+            return False
+        if feed.looks_back:
+            feed.looks_back = False
+            try:
+                self._look_back(feed, progress)
+            except BaseException:
+                feed.looks_back = True
+                raise
+        if feed.careful or feed.suspects:
+            return self._give_one(feed, progress)
+        most = self._bus.config.capacity
+        waiting = subscription.core.waiting
+        if waiting > most // 2:
+            return False
+        found = self.rows.after(progress.scanned, min(_PORTION, most - waiting))
+        if not found:
+            return False
+        wanted = self._wanted(feed, progress, found)
+        # All are read before anything is said of one: trouble with a file is no result.
+        messages = [self._read(each) for each in wanted]
+        progress.take([each.head.number for each in wanted], found[-1].head.number)
+        progress.skip.difference_update(each.head.number for each in found)
+        for stored, message in zip(wanted, messages, strict=True):
+            if isinstance(message, Message):
+                subscription.core.arrived.append(message)
+            else:
+                self._give_up(feed, stored, 0, message)
+        if subscription.bell.armed:
+            subscription.bell.ring()
+        return True
+
+    @staticmethod
+    def _wanted(feed: Feed, progress: Progress, found: Sequence[Stored]) -> list[Stored]:
+        name, gets = feed.subscription.name, feed.subscription.caller.gets
+        return [
+            each
+            for each in found
+            if each.head.number not in progress.skip
+            and each.head.source != name
+            and gets(each.head.channel)
+        ]
+
+    def _read(self, stored: Stored) -> Message | str:
+        """Return a message, or why it cannot be read."""
+        try:
+            return self.rows.message(stored)
+        except (DecodingError, StoreDamaged) as error:
+            return error_text(error)
+
+    def _give_up(self, feed: Feed, stored: Stored, attempts: int, error: str) -> None:
+        """Give a message up that nobody is given."""
+        subscription = feed.subscription
+        logger.error(
+            "agent %r is not given message %r: %s",
+            subscription.name,
+            stored.head.id,
+            visible(error),
+        )
+        letter = DeadLetter(stored.head, subscription.name, error, attempts, self.now())
+        subscription.lose(letter)
+        self.bury(subscription, letter)
+
+    def _look_back(self, feed: Feed, progress: Progress) -> None:
+        """Give again what failed before, in another process perhaps, or is replayed."""
+        now, known = self.now(), progress.retries
+        for stored, so_far in self.rows.retries(feed.subscription.name):
+            if so_far.number in known:
+                continue
+            due = so_far.due_at or 0.0
+            message = self._read(stored)
+            progress.again(so_far.number)
+            if feed.careful and due <= now:
+                feed.suspects.append((stored, so_far))
+            elif isinstance(message, Message):
+                feed.subscription.core.restore(message, due, so_far.attempt)
+            else:
+                self._give_up(feed, stored, so_far.attempt, message)
+        feed.subscription.bell.ring()
+
+    # --- after a death ----------------------------------------------------------------------------
+
+    def _give_one(self, feed: Feed, progress: Progress) -> bool:
+        """Give one message once nothing else is in hand, and record before that it is given.
+
+        So a message that kills its process is known by its deaths, and given up after some.
+        """
+        subscription = feed.subscription
+        if subscription.calm_until <= self.now() or not feed.is_empty:
+            return False
+        if not feed.suspects:
+            found = self.rows.after(progress.scanned, _GLANCE)
+            wanted = self._wanted(feed, progress, found)
+            if not wanted:
+                if found:
+                    progress.take((), found[-1].head.number)
+                else:
+                    feed.careful = 0
+                    subscription.watched = False
+                return bool(found)
+            number = wanted[0].head.number
+            progress.take((number,), number)
+            feed.suspects.append((wanted[0], Delivered(number, RETRY)))
+        stored, so_far = feed.suspects[0]
+        message = self._read(stored)
+        if so_far.deaths >= self._bus.config.max_deaths:
+            died = f"{so_far.deaths} processes died while they handled it"
+            self._give_up(feed, stored, so_far.attempt + so_far.deaths, died)
+        elif isinstance(message, Message):
+            given = attrs.evolve(
+                so_far, due_at=0.0, error=_DIED, at=self.now(), deaths=so_far.deaths + 1
+            )
+            if not self._record(feed, progress, given):
+                return True
+            subscription.core.restore(message, 0.0, so_far.attempt)
+            subscription.bell.ring()
+        else:
+            self._give_up(feed, stored, so_far.attempt, message)
+        feed.suspects.popleft()
+        feed.careful = max(0, feed.careful - 1)
+        subscription.watched = bool(feed.careful or feed.suspects)
+        return True
+
+    def _record(self, feed: Feed, progress: Progress, given: Delivered) -> bool:
+        """Record that a message is given; return False where the subscription is lost."""
+        step = progress.plan([given])
+        settlement = Settlement(
+            feed.subscription.name, feed.epoch, step.position, step.put, step.drop
+        )
+        if self.rows.commit(self._worker.name, [], [settlement]).lost:
+            self._lost(feed)
+            return False
+        progress.wrote(step)
+        return True
+
+    # --- who has a subscription -------------------------------------------------------------------
+
+    def _claim(self, feed: Feed) -> bool:
+        subscription = feed.subscription
+        claimed = self.rows.claim(
+            subscription.name,
+            subscription.caller.subscribe,
+            self._worker.name,
+            self._worker.is_dead,
+        )
+        if claimed is None:
+            return False
+        feed.epoch = claimed.epoch
+        feed.looks_back = True
+        feed.suspects.clear()
+        feed.careful = 0
+        subscription.watched = claimed.died
+        if claimed.died:
+            feed.careful = self._bus.config.capacity + subscription.caller.agent.concurrency
+        feed.progress = Progress(claimed.position, claimed.rows)
+        return True
+
+    def _patrol(self, feeds: Sequence[Feed]) -> None:
+        now = time.monotonic()
+        waiting = [each for each in feeds if each.progress is None and not each.leaving]
+        if now - self._patrolled < _PATROL:
+            return
+        self._patrolled = now
+        if now - self._beaten >= self._worker.lease / 3:
+            self._beaten = now
+            self.rows.beat(self._worker.name)
+        for feed in waiting:
+            if not feed.subscription.stopped and self._claim(feed):
+                logger.info("agent %r goes on in this process", feed.subscription.name)
+        for feed in feeds:
+            feed.looks_back = True  # somebody may have replayed something in another process
+        self._prune(now)
+
+    def _prune(self, now: float) -> None:
+        """Remove some of what all are done with."""
+        keep = self._bus.config.keep
+        if keep is None:
+            return
+        if self._pruning or self._pruned is None or now - self._pruned >= _UPKEEP:
+            self._pruned = now
+            _, self._pruning = self.rows.prune_some(keep, self._pruning)
+
+    def _see_off(self, feeds: Sequence[Feed]) -> None:
+        """Give away the subscriptions of agents that were taken out and have come to their end."""
+        for feed in feeds:
+            if not feed.leaving or feed.subscription.drivers or not feed.is_empty:
+                continue
+            if feed.progress is not None:
+                name, forget = feed.subscription.name, feed.leaving == "forget"
+                self.rows.release([name], self._worker.name, forget=forget)
+            with self._lock:
+                del self._feeds[feed.subscription]
+                heirs = [
+                    each
+                    for each in self._feeds.values()
+                    if each.subscription.name == feed.subscription.name
+                ]
+            for each in heirs:
+                self._claim(each)
+
+    def _give_back(self) -> None:
+        feeds = list(self._feeds.values())
+        mine = [each.subscription.name for each in feeds if each.progress is not None]
+        if mine:
+            self.rows.release(mine, self._worker.name)

@@ -1,0 +1,116 @@
+"""`Home`: the event loop of a running bus, and those who wait in it for something to be so."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from dagger_dsl.pubsub.waiting import Pending, running_loop
+
+__all__ = ["Home"]
+
+T = TypeVar("T")
+
+
+class Home:
+    """An event loop: that of a caller, or one in a thread of its own.
+
+    Args:
+        loop: The loop.
+
+    Attributes:
+        loop: The same.
+        watchers: How many wait; who does something that they may wait for looks at it first.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.watchers = 0
+        self._bell = asyncio.Event()
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def in_thread(cls, begin: Callable[[Home], None]) -> Home:
+        """Return a home with a thread of its own, in which *begin* was called.
+
+        Raises:
+            Whatever *begin* raises.
+        """
+        ready = Pending[Home]()
+
+        def serve() -> None:
+            with asyncio.Runner() as runner:
+                loop = runner.get_loop()
+                home = cls(loop)
+                try:
+                    begin(home)
+                except BaseException as error:
+                    ready.fail(error)
+                    return
+                ready.succeed(home)
+                loop.run_forever()
+
+        thread = threading.Thread(target=serve, name="dagger-pubsub-loop", daemon=True)
+        thread.start()
+        try:
+            home = ready.result()
+        except BaseException:
+            thread.join(1.0)
+            raise
+        home._thread = thread
+        return home
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the loop has a thread of its own."""
+        return self._thread is not None
+
+    def leave(self) -> None:
+        """End the thread of its own."""
+        if self._thread is not None:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(5.0)
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something in the loop, and wait for it in this thread."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    def begin(self, start: Callable[[], None]) -> None:
+        """Call something in the loop: at once where this is its thread, else soon."""
+        if running_loop() is self.loop:
+            start()
+        else:
+            self.loop.call_soon_threadsafe(start)
+
+    def news(self) -> None:
+        """Wake those who wait, so that they look again; from any thread."""
+        if not self.watchers:
+            return
+        if running_loop() is self.loop:
+            self._bell.set()
+        elif not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._bell.set)
+
+    async def until(self, is_so: Callable[[], bool], deadline: float | None = None) -> bool:
+        """Wait until something is so; return False where it is not in time.
+
+        Args:
+            is_so: Asked again with all news.
+            deadline: By the clock of the loop; None for ever.
+        """
+        self.watchers += 1
+        try:
+            while not is_so():
+                self._bell.clear()
+                if is_so():
+                    break
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await self._bell.wait()
+                except TimeoutError:
+                    return is_so()
+            return True
+        finally:
+            self.watchers -= 1

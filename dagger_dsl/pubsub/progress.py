@@ -1,0 +1,129 @@
+"""`Progress`: how far a subscription is in the order of all messages. Pure.
+
+A position says that everything up to it is settled. Messages are handled out of order where several
+are handled at a time, and some are given again later; both are exceptions with rows of their own,
+so that the position goes on. What is to be written is planned first, and holds once it was written.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+
+from dagger_dsl.store.messages import DEAD, DONE, RETRY, Delivered
+
+__all__ = ["Progress", "Step"]
+
+
+@attrs.frozen(eq=False)
+class Step:
+    """What has to be written for what was settled.
+
+    Attributes:
+        position: The new position.
+        put: Rows to write.
+        drop: Numbers whose rows are needed no more.
+    """
+
+    position: int
+    put: tuple[Delivered, ...]
+    drop: tuple[int, ...]
+    _passed: frozenset[int]
+
+
+class Progress:
+    """Where one subscription stands.
+
+    Args:
+        position: Up to where everything is settled, or has a row.
+        rows: What is said of other messages: ``{number: (state, attempt, due_at)}``.
+
+    Attributes:
+        position: The position, as it was written last.
+        scanned: Up to where messages were looked at.
+        skip: Messages after that which are settled already.
+    """
+
+    def __init__(
+        self, position: int, rows: Mapping[int, tuple[str, int, float | None]] | None = None
+    ) -> None:
+        self.position = position
+        self.scanned = position
+        rows = rows or {}
+        self.skip = {number for number in rows if number > position}
+        self._open: deque[int] = deque()
+        self._passed: set[int] = set()
+        # Rows that go with their message: of those that are given again here, and of those that
+        # were done before one in front of them.
+        self._again: set[int] = set()
+        self._beyond = {number for number, row in rows.items() if row[0] == DONE}
+
+    @property
+    def retries(self) -> frozenset[int]:
+        """Messages that are given again here."""
+        return frozenset(self._again)
+
+    @property
+    def lag(self) -> int:
+        """By how much the position could go on without anything being settled."""
+        return self._reach(frozenset()) - self.position
+
+    def take(self, numbers: Iterable[int], scanned: int) -> None:
+        """Hear that messages are given to the agent now, and up to where others are not for it."""
+        self._open.extend(numbers)
+        self.scanned = scanned
+
+    def again(self, number: int) -> None:
+        """Hear that a message is given again which failed before, or was given up."""
+        self._again.add(number)
+
+    def plan(self, settled: Sequence[Delivered]) -> Step:
+        """Return what has to be written for what was settled; the last word on a message counts."""
+        last = {each.number: each for each in settled}
+        passed = frozenset(last) - self._again
+        position = self._reach(passed)
+        put, drop = [], []
+        for number, each in last.items():
+            if each.state != DONE:
+                put.append(each)
+            elif number in self._again:
+                if number > position:
+                    put.append(each)
+                else:
+                    drop.append(number)
+            elif number > position:
+                put.append(each)
+        drop += [number for number in self._beyond if number <= position and number not in last]
+        return Step(position, tuple(put), tuple(drop), passed)
+
+    def wrote(self, step: Step) -> None:
+        """Hear that a plan was carried out."""
+        self._passed |= step._passed
+        while self._open and self._open[0] in self._passed:
+            self._passed.discard(self._open.popleft())
+        self.position = step.position
+        for each in step.put:
+            self._again.discard(each.number)
+            self._beyond.discard(each.number)
+            if each.state == RETRY:
+                self._again.add(each.number)
+            elif each.state == DONE:
+                self._beyond.add(each.number)
+            else:
+                assert each.state == DEAD
+        self._again.difference_update(step.drop)
+        self._beyond.difference_update(step.drop)
+
+    def buried(self, number: int) -> None:
+        """Hear that a message that was planned as done is given up after all."""
+        self._again.discard(number)
+        self._beyond.discard(number)
+
+    def _reach(self, passed: frozenset[int]) -> int:
+        """Return the position with these messages settled, too."""
+        for number in self._open:
+            if number not in passed and number not in self._passed:
+                return max(self.position, number - 1)
+        return max(self.position, self.scanned)

@@ -1,0 +1,133 @@
+"""What a bus did: `PubSubExecutionReport`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from dagger_dsl.errors import ExecutionError
+from dagger_dsl.model.messages import DeadLetter
+
+__all__ = ["AgentStats", "ChannelStats", "PubSubExecutionReport"]
+
+
+@attrs.frozen
+class AgentStats:
+    """What one agent did.
+
+    Attributes:
+        handled: Messages that it was given and has handled.
+        failed: Calls that failed.
+        retried: How many of these were made again.
+        dead: Messages that it was given as often as its policy allows.
+        waiting: Messages that wait for it in this process.
+    """
+
+    handled: int = 0
+    failed: int = 0
+    retried: int = 0
+    dead: int = 0
+    waiting: int = 0
+
+    def plus(self, later: AgentStats) -> AgentStats:
+        """Return what was done before and later; only what waits now waits."""
+        return AgentStats(
+            self.handled + later.handled,
+            self.failed + later.failed,
+            self.retried + later.retried,
+            self.dead + later.dead,
+            later.waiting,
+        )
+
+
+@attrs.frozen
+class ChannelStats:
+    """What happened on one channel.
+
+    Attributes:
+        published: Messages.
+        subscribers: The agents of this process that are given them.
+        waiting: Publications that wait for room.
+    """
+
+    published: int = 0
+    subscribers: tuple[str, ...] = ()
+    waiting: int = 0
+
+
+@attrs.frozen(eq=False)
+class PubSubExecutionReport:
+    """How a bus came to its end, and what was done until then.
+
+    Attributes:
+        reason: Why it ended: ``idle``, ``count``, ``timeout``, ``stopped``, or what was given to
+            ``stop()``.
+        duration: Seconds that it took.
+        published: Messages that were published in this process.
+        handled, failed, retried, dead: The sums of what the agents did.
+        agents: What each agent did, by name.
+        channels: What happened on each channel, by name.
+        dead_letters: The messages that agents of this process have given up, the newest ones.
+        undelivered: Messages that waited in memory when it ended, and are gone.
+    """
+
+    reason: str
+    duration: float
+    published: int
+    agents: Mapping[str, AgentStats]
+    channels: Mapping[str, ChannelStats]
+    dead_letters: tuple[DeadLetter, ...]
+    undelivered: int
+
+    @property
+    def handled(self) -> int:
+        """Messages that agents have handled, each counted once an agent."""
+        return self._sum("handled")
+
+    @property
+    def failed(self) -> int:
+        """Calls that failed."""
+        return self._sum("failed")
+
+    @property
+    def retried(self) -> int:
+        """Calls that failed and were made again."""
+        return self._sum("retried")
+
+    @property
+    def dead(self) -> int:
+        """Messages that were given up."""
+        return self._sum("dead")
+
+    @property
+    def success(self) -> bool:
+        """Whether no message was given up, and none was left."""
+        return self.dead == 0 and self.undelivered == 0
+
+    def raise_for_failure(self) -> None:
+        """Raise where an agent has given up a message.
+
+        Raises:
+            ExecutionError: It has; the message tells of the first one.
+        """
+        if self.dead:
+            first = self.dead_letters[0] if self.dead_letters else None
+            tells = (
+                ""
+                if first is None
+                else f": {first.agent!r} failed on message {first.message.id!r} of channel "
+                f"{first.message.channel!r} ({first.error})"
+            )
+            raise ExecutionError(f"{self.dead} messages were given up{tells}")
+
+    def _sum(self, what: str) -> int:
+        values: list[Any] = [getattr(each, what) for each in self.agents.values()]
+        return sum(values)
+
+    def __repr__(self) -> str:
+        return (
+            f"<PubSubExecutionReport: {self.reason} after {self.duration:.3f} s, "
+            f"{self.published} published, {self.handled} handled, {self.dead} given up>"
+        )

@@ -1,0 +1,649 @@
+"""`MessageRows`: messages in a database, and how far each subscription is.
+
+A message is one row, whoever is given it. A subscription is a position in the order of all messages
+and a few exceptions to it, so that what was handled is recorded by one number a commit, with the
+messages that were published meanwhile in the same transaction.
+
+One worker at a time gives a subscription its messages. Each of its writes names the epoch of its
+claim, so that one which comes too late, after another worker took over, changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+import attrs
+import orjson
+
+from dagger_dsl.errors import (
+    DaggerError,
+    DecodingError,
+    IdempotencyConflict,
+    MessageTooLarge,
+    StoreDamaged,
+    shown,
+)
+from dagger_dsl.model.messages import DeadLetter, Message, error_text
+from dagger_dsl.store import message_statements as sql
+from dagger_dsl.store.artifact_rows import files_kept
+from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
+from dagger_dsl.store.codec import encode
+from dagger_dsl.store.database import Database
+from dagger_dsl.store.payloads import Payloads
+from dagger_dsl.store.transactions import Transaction, read, run_transaction
+
+__all__ = [
+    "Claimed",
+    "Committed",
+    "Delivered",
+    "MessageRows",
+    "Outgoing",
+    "Settlement",
+    "Stored",
+    "StoredPlace",
+]
+
+DONE: Final = "done"
+RETRY: Final = "retry"
+DEAD: Final = "dead"
+
+
+@attrs.define(eq=False)
+class Outgoing:
+    """A message that is to be stored, encoded.
+
+    Attributes:
+        message: Which.
+        data: Its payload's encoding.
+        named: Whether its id was given by hand, so that it may be there already.
+        inline, artifact_id, size: Where the encoding goes, once `MessageRows.place` has placed it.
+    """
+
+    message: Message
+    data: bytes
+    named: bool = False
+    inline: bytes | None = None
+    artifact_id: str | None = None
+    size: int = 0
+
+
+@attrs.frozen(eq=False)
+class Delivered:
+    """What became of one message for one subscription.
+
+    Attributes:
+        number: The message's.
+        state: ``done``, ``retry`` or ``dead``.
+        attempt: How many calls have failed.
+        due_at: When it is given again, in seconds since 1970.
+        error: What the last call failed with.
+        at: When that was, in seconds since 1970.
+        deaths: How many processes died while they handled it.
+    """
+
+    number: int
+    state: str
+    attempt: int = 0
+    due_at: float | None = None
+    error: str = ""
+    at: float = 0.0
+    deaths: int = 0
+
+
+@attrs.frozen(eq=False)
+class Settlement:
+    """What a worker records of one subscription.
+
+    Attributes:
+        name, epoch: The subscription, and the claim.
+        position: Up to where everything is settled, or has a row.
+        put: Rows to write.
+        drop: Numbers of messages whose rows are needed no more.
+        published: What was published while messages were handled that are done now, by the numbers
+            of these.
+    """
+
+    name: str
+    epoch: int
+    position: int
+    put: Sequence[Delivered] = ()
+    drop: Sequence[int] = ()
+    published: Mapping[int, Sequence[Outgoing]] = MappingProxyType({})
+
+
+@attrs.frozen(eq=False)
+class Committed:
+    """What came of a commit.
+
+    Attributes:
+        faults: For each message from outside None, or why it is not stored.
+        lost: The subscriptions that belong to other workers by now; nothing of them is recorded.
+        refused: Messages that are given up, by subscription and number, with why: what was
+            published while they were handled cannot be.
+    """
+
+    faults: list[DaggerError | None] = attrs.field(factory=list)
+    lost: list[str] = attrs.field(factory=list)
+    refused: dict[tuple[str, int], DaggerError] = attrs.field(factory=dict)
+
+
+@attrs.frozen(eq=False)
+class Claimed:
+    """A subscription that a worker gives messages to.
+
+    Attributes:
+        epoch: What each of its writes names.
+        position: Up to where everything is settled, or has a row.
+        rows: What is said of other messages: ``{number: (state, attempt, due_at)}``.
+        died: Whether the worker that had it before has died.
+    """
+
+    epoch: int
+    position: int
+    rows: dict[int, tuple[str, int, float | None]]
+    died: bool = False
+
+
+@attrs.frozen(eq=False)
+class StoredPlace:
+    """A subscription as it stood when it was read.
+
+    Attributes:
+        name: Its agent.
+        patterns: Whose messages it is given.
+        position: Up to where everything is settled, or has a row.
+        owner: Who gives it messages, for people; empty where nobody does.
+        epoch: How often it was claimed.
+        lag: Messages of all channels after its position.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    position: int
+    owner: str
+    epoch: int
+    lag: int
+
+
+@attrs.frozen(eq=False)
+class Stored:
+    """A message as it was read, its payload not yet decoded.
+
+    Attributes:
+        head: The message, without its payload.
+        inline, artifact_id: Where its payload is.
+    """
+
+    head: Message
+    inline: Any
+    artifact_id: str | None
+
+
+class MessageRows:
+    """The messages and subscriptions of one database.
+
+    Args:
+        database, payloads: What the store is made of.
+        clock: Seconds since 1970; when a message is given again outlives processes, so it is told
+            by the time of day.
+        max_bytes: How many bytes a payload's encoding may take.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        payloads: Payloads,
+        clock: Callable[[], float] = time.time,
+        max_bytes: int = 16 * 1024 * 1024,
+    ) -> None:
+        self._database = database
+        self._payloads = payloads
+        self._max_bytes = max_bytes
+        self.now = clock
+
+    # --- publishing -------------------------------------------------------------------------------
+
+    def encoded(self, message: Message, *, named: bool = False) -> Outgoing:
+        """Return a message as it can be stored.
+
+        Args:
+            message: Which.
+            named: Whether its id may be there already.
+
+        Raises:
+            EncodingError: Its payload has no stored form.
+            MessageTooLarge: It takes too many bytes.
+        """
+        what = f"the payload of a message on channel {message.channel!r}"
+        data = encode(message.payload, what)
+        if len(data) > self._max_bytes:
+            raise MessageTooLarge(
+                f"{what} takes {len(data):,} bytes, and {self._max_bytes:,} are allowed; store it "
+                "elsewhere and publish where it is, or raise max_message_bytes"
+            )
+        return Outgoing(message, data, named)
+
+    def place(self, outgoing: Iterable[Outgoing]) -> None:
+        """Write the files of large payloads; before the transaction that names them.
+
+        Raises:
+            StoreError: One cannot be written.
+        """
+        for each in outgoing:
+            if each.inline is None and each.artifact_id is None:
+                text, each.artifact_id, each.size = self._payloads.place(each.data)
+                each.inline = b"" if text is None else each.data
+
+    def append(self, tx: Transaction, outgoing: Sequence[Outgoing]) -> list[DaggerError | None]:
+        """Store messages inside of a transaction, with whatever else it does.
+
+        Args:
+            tx: The transaction.
+            outgoing: The messages, in order, placed.
+
+        Returns:
+            For each, None where it is stored, or was stored before; else the error: its id belongs
+            to another message.
+        """
+        if outgoing and self._database.dialect == "postgresql":
+            tx.rows(sql.LOCK, ())
+        found: list[DaggerError | None] = []
+        rows: list[Sequence[Any]] = []
+        files: list[Sequence[Any]] = []
+        for each in outgoing:
+            if each.named:
+                if rows:  # one of these may have the id
+                    self._insert(tx, rows)
+                    rows = []
+                known = tx.rows(sql.BY_PUBLIC_ID, (each.message.id,))
+                if known:
+                    found.append(_conflict(each, known[0]))
+                    continue
+            if each.artifact_id is not None:
+                files.append(file_row(each.artifact_id, each.size))
+            rows.append(_row(each))
+            found.append(None)
+        if files:
+            tx.execute_many(INSERT_ARTIFACT(self._database.dialect), files)
+        if rows:
+            self._insert(tx, rows)
+        return found
+
+    def _insert(self, tx: Transaction, rows: Sequence[Sequence[Any]]) -> None:
+        tx.execute_many(sql.INSERT_MESSAGE, rows)
+
+    def commit(
+        self,
+        worker: str,
+        outgoing: Sequence[Outgoing] = (),
+        settlements: Sequence[Settlement] = (),
+    ) -> Committed:
+        """Store messages, and what became of others, in one transaction.
+
+        Args:
+            worker: Who settles.
+            outgoing: Messages from outside.
+            settlements: What became of messages, each with what was published meanwhile.
+
+        Raises:
+            StoreError: Nothing is recorded.
+        """
+        done = Committed()
+        held = [call for each in settlements for call in each.published.values()]
+        everything = [*outgoing, *(each for call in held for each in call)]
+
+        def write(tx: Transaction) -> None:
+            nonlocal done
+            done = Committed(self.append(tx, outgoing))
+            for each in settlements:
+                self._settle(tx, worker, each, done)
+
+        def run() -> None:
+            self.place(everything)
+            size = sum(len(each.inline or b"") for each in everything)
+            pages = 3 + len(settlements) + size // 1_000 + len(everything) // 4
+            run_transaction(self._database, write, pages=pages)
+
+        if any(len(each.data) >= self._large for each in everything):
+            with files_kept(self._database):
+                run()
+        else:
+            run()
+        return done
+
+    @property
+    def _large(self) -> float:
+        return float(self._payloads._threshold)
+
+    def _settle(
+        self, tx: Transaction, worker: str, settlement: Settlement, done: Committed
+    ) -> None:
+        name = settlement.name
+        values = {
+            "the_name": name,
+            "the_worker": worker,
+            "the_epoch": settlement.epoch,
+            "new_position": settlement.position,
+        }
+        if not tx.execute(sql.ADVANCE, sql.ADVANCE.in_order(values)):
+            done.lost.append(name)
+            return
+        put = list(settlement.put)
+        ready: list[Outgoing] = []
+        for number, call in settlement.published.items():
+            named = [each for each in call if each.named]
+            if named:
+                self.append(tx, ready)
+                ready = []
+                fault = self._fault(tx, named)
+                if fault is not None:  # all that a call publishes, or nothing
+                    done.refused[name, number] = fault
+                    put.append(Delivered(number, DEAD, 1, None, error_text(fault), self.now()))
+                    continue
+            ready.extend(call)
+        self.append(tx, ready)
+        for number in settlement.drop:
+            tx.execute(sql.DROP_DELIVERY, (name, number))
+        if put:
+            tx.execute_many(
+                sql.PUT_DELIVERY(self._database.dialect),
+                [
+                    (
+                        name,
+                        each.number,
+                        each.state,
+                        each.attempt,
+                        each.due_at,
+                        each.error,
+                        each.at,
+                        each.deaths,
+                    )
+                    for each in put
+                ],
+            )
+
+    @staticmethod
+    def _fault(tx: Transaction, named: Sequence[Outgoing]) -> DaggerError | None:
+        """Return why messages cannot be stored whose ids were given by hand."""
+        known = {each.message.id: _row(each) for each in reversed(named)}
+        for each in named:
+            first = known[each.message.id]
+            rows = tx.rows(sql.BY_PUBLIC_ID, (each.message.id,)) or [(*first[:3], first[5])]
+            fault = _conflict(each, rows[0])
+            if fault is not None:
+                return fault
+        return None
+
+    # --- subscriptions ----------------------------------------------------------------------------
+
+    def claim(
+        self,
+        name: str,
+        patterns: Sequence[str],
+        worker: str,
+        is_dead: Callable[[str, int], bool] = lambda owner, beats: False,
+    ) -> Claimed | None:
+        """Give a subscription to a worker, and make it where there is none.
+
+        A new one is given what is published from now on.
+
+        Args:
+            name: Which.
+            patterns: Whose messages it is given, for people.
+            worker: Who.
+            is_dead: Whether a worker, given with its beats, is dead.
+
+        Returns:
+            None where another worker has it that is not dead.
+        """
+        rows = read(self._database, sql.SUBSCRIPTION, (name,))
+        epoch, owner = 0, None
+        if rows:
+            _, owner, epoch, beats = rows[0]
+            if owner is not None and not is_dead(str(owner), int(beats)):
+                return None
+        claimed: Claimed | None = None
+        text = orjson.dumps(list(patterns)).decode()
+
+        def take(tx: Transaction) -> None:
+            nonlocal claimed
+            claimed = None
+            if not rows:
+                last = tx.scalar(sql.LAST, ()) or 0
+                insert = sql.INSERT_SUBSCRIPTION(self._database.dialect)
+                if tx.execute(insert, (name, text, last, worker, 1)):
+                    claimed = Claimed(1, last, {})
+                return
+            values = {
+                "the_name": name,
+                "the_epoch": epoch,
+                "the_worker": worker,
+                "new_patterns": text,
+            }
+            if not tx.execute(sql.CLAIM, sql.CLAIM.in_order(values)):
+                return
+            position = int(tx.rows(sql.SUBSCRIPTION, (name,))[0][0])
+            found = tx.rows(sql.DELIVERIES, (name, position))
+            kept = {int(row[0]): (str(row[1]), int(row[2]), row[3]) for row in found}
+            claimed = Claimed(epoch + 1, position, kept, owner is not None)
+
+        run_transaction(self._database, take)
+        return claimed
+
+    def release(self, names: Sequence[str], worker: str, *, forget: bool = False) -> None:
+        """Let others claim subscriptions of a worker, or remove them altogether."""
+
+        def let_go(tx: Transaction) -> None:
+            for name in names:
+                had = tx.execute(sql.RELEASE, (name, worker))
+                if had and forget:
+                    tx.execute(sql.FORGET, (name,))
+                    tx.execute(sql.FORGET_DELIVERIES, (name,))
+
+        run_transaction(self._database, let_go)
+
+    def beat(self, worker: str) -> None:
+        """Show that a worker lives."""
+        run_transaction(self._database, lambda tx: _ignore(tx.execute(sql.BEAT, (worker,))))
+
+    def subscriptions(self) -> list[StoredPlace]:
+        """Return all subscriptions, by name."""
+        last = read(self._database, sql.LAST, ())[0][0] or 0
+        return [
+            StoredPlace(
+                str(name),
+                tuple(orjson.loads(patterns)),
+                int(position),
+                str(owner or ""),
+                int(epoch),
+                max(0, last - position),
+            )
+            for name, patterns, position, owner, epoch in read(
+                self._database, sql.SUBSCRIPTIONS, ()
+            )
+        ]
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def after(self, number: int, limit: int) -> list[Stored]:
+        """Return the messages of all channels after one, in order, so many at most."""
+        return [_stored(row) for row in read(self._database, sql.AFTER, (number, limit, 0))]
+
+    def retries(self, name: str) -> list[tuple[Stored, Delivered]]:
+        """Return what a subscription is given again: each message, and what became of it so far."""
+        return [
+            (
+                _stored(row[3:]),
+                Delivered(row[3], RETRY, int(row[0]), float(row[1] or 0.0), deaths=int(row[2])),
+            )
+            for row in read(self._database, sql.RETRIES, (name,))
+        ]
+
+    def message(self, stored: Stored) -> Message:
+        """Return a message with its payload.
+
+        Raises:
+            DecodingError: This process does not know a type in it.
+            StoreDamaged: It is not what was written.
+        """
+        payload = self._payload(stored)
+        return attrs.evolve(stored.head, payload=payload)
+
+    def _payload(self, stored: Stored) -> Any:
+        if stored.artifact_id is None and not isinstance(stored.inline, (bytes, memoryview)):
+            raise StoreDamaged(
+                f"the payload of message {stored.head.number} is {shown(stored.inline)}, and no "
+                "bytes; restore a backup"
+            )
+        try:
+            text = bytes(stored.inline).decode() if stored.artifact_id is None else None
+        except UnicodeDecodeError as error:
+            raise DecodingError(
+                f"the payload of message {stored.head.number} is no text: {error}"
+            ) from error
+        return self._payloads.decode(
+            text, stored.artifact_id, f"the payload of message {stored.head.number}"
+        )
+
+    # --- what was given up ------------------------------------------------------------------------
+
+    def dead_letters(self, agent: str | None = None) -> list[DeadLetter]:
+        """Return the messages that subscriptions have given up, the oldest first."""
+        found = []
+        for row in self._dead(agent):
+            stored = _stored(row[4:])
+            try:
+                message = self.message(stored)
+            except (DecodingError, StoreDamaged):  # what it failed with says so
+                message = stored.head
+            found.append(DeadLetter(message, str(row[0]), str(row[1] or ""), row[2], row[3]))
+        return found
+
+    def _dead(self, agent: str | None) -> list[Sequence[Any]]:
+        values = {"any_name": int(agent is None), "the_name": agent or ""}
+        return read(self._database, sql.DEAD, sql.DEAD.in_order(values))
+
+    def replay(self, agent: str | None = None, ids: set[str] | None = None) -> int:
+        """Let messages be given again that were given up; return how many.
+
+        Args:
+            agent: Of this subscription only.
+            ids: These messages only.
+        """
+        return self._change(sql.REPLAY, agent, ids)
+
+    def discard(self, agent: str | None = None, ids: set[str] | None = None) -> int:
+        """Forget that messages were given up; return how many."""
+        return self._change(sql.DISCARD, agent, ids)
+
+    def _change(self, statement: Any, agent: str | None, ids: set[str] | None) -> int:
+        wanted = [
+            (row[0], row[4])
+            for row in self._dead(agent)
+            if ids is None or _stored(row[4:]).head.id in ids
+        ]
+        count = 0
+
+        def change(tx: Transaction) -> None:
+            nonlocal count
+            count = sum(tx.execute(statement, each) for each in wanted)
+
+        if wanted:
+            run_transaction(self._database, change, pages=2 + len(wanted))
+        return count
+
+    # --- upkeep -----------------------------------------------------------------------------------
+
+    def prune(self, keep_seconds: float = 0.0) -> int:
+        """Remove messages that every subscription is done with; return how many.
+
+        Those that were given up stay, and so does the last message of all.
+
+        Args:
+            keep_seconds: How old they have to be.
+        """
+        count, reached = 0, 0
+        while True:
+            more, reached = self.prune_some(keep_seconds, reached)
+            count += more
+            if not reached:
+                return count
+            time.sleep(0.001)  # for others that want to write
+
+    def prune_some(self, keep_seconds: float, after: int, most: int = 5_000) -> tuple[int, int]:
+        """Remove as `prune` does, but look only at some messages, in one transaction.
+
+        Args:
+            keep_seconds: As there.
+            after: The number to begin after.
+            most: Messages that are looked at.
+
+        Returns:
+            How many are gone, and where to go on, 0 where there is nothing more.
+        """
+        count, reached = 0, 0
+        before = self.now() - keep_seconds
+
+        def remove(tx: Transaction) -> None:
+            nonlocal count, reached
+            last = tx.scalar(sql.LAST, ()) or 0
+            least = tx.scalar(sql.LEAST_POSITION, ())
+            end = last if least is None else min(least, last)
+            first = max(after, (tx.scalar(sql.FIRST, ()) or 1) - 1)
+            stop = min(end, first + most)
+            values = {"the_first": first, "the_number": stop, "the_time": before}
+            count = tx.execute(sql.REMOVE, sql.REMOVE.in_order(values)) if stop > first else 0
+            reached = stop if stop < end else 0
+
+        run_transaction(self._database, remove, pages=64)
+        return count, reached
+
+
+def _ignore(_: object) -> None:
+    """Take a result that says nothing here."""
+
+
+def _row(outgoing: Outgoing) -> Sequence[Any]:
+    message = outgoing.message
+    return (
+        message.channel,
+        message.key,
+        outgoing.inline,
+        message.source or None,
+        message.id,
+        outgoing.artifact_id,
+        message.task_id or None,
+        message.cause or None,
+        message.timestamp,
+    )
+
+
+def _conflict(outgoing: Outgoing, known: Sequence[Any]) -> DaggerError | None:
+    message = outgoing.message
+    channel, key, payload, artifact_id = known
+    same = (channel, key, artifact_id) == (message.channel, message.key, outgoing.artifact_id)
+    if same and (artifact_id is not None or bytes(payload) == outgoing.inline):
+        return None
+    return IdempotencyConflict(
+        f"message {message.id!r} was published on channel {channel!r} with another content, and is "
+        f"not published again on {message.channel!r}; give it an id of its own"
+    )
+
+
+def _stored(row: Sequence[Any]) -> Stored:
+    number, channel, key, publisher, public_id, task_id, cause, at, payload, artifact_id = row
+    head = Message(
+        channel,
+        None,
+        key,
+        str(number) if public_id is None else public_id,
+        at or 0.0,
+        publisher or "",
+        task_id or "",
+        cause or "",
+        number,
+    )
+    return Stored(head, payload, artifact_id)

@@ -1,0 +1,238 @@
+"""What is easily mistaken around jobs is refused at once, or said."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagger_dsl import task_agent
+from dagger_dsl.agents.context import TaskContext
+from dagger_dsl.agents.manager import TaskManager
+from dagger_dsl.errors import ConfigurationError, InputValidationError, InvalidState
+from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
+from dagger_dsl.registry import Registry
+from dagger_dsl.store.notices import listen, of_tasks
+from tests.agents.helpers import LONG, registry_of
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:{tmp_path / 'tasks.db'}"
+
+
+def agents() -> Registry:
+    return registry_of(a=lambda input: input)
+
+
+# --- jobs
+
+
+def test_a_job_that_is_started_without_tasks_says_so_and_waits_for_some(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    with TaskManager(registry=agents(), concurrency=1) as manager:
+        manager.add_task("chairs", "", "a", input=1)
+        job = manager.start_job("chiars")
+        assert "job 'chiars' has no tasks yet" in caplog.text
+        assert "did you mean 'chairs'?" in caplog.text
+        caplog.clear()
+        manager.add_task("chiars", "", "a", input=2)
+        assert job.result(LONG) is JobStatus.COMPLETED
+        _ = manager.start_job("tables")
+        assert "job 'tables' has no tasks yet; it ends once" in caplog.text
+        assert "did you mean" not in caplog.text
+        assert manager.start_job("chairs").result(LONG) is JobStatus.COMPLETED
+        assert "'chairs' has no tasks" not in caplog.text
+
+
+def test_nobody_waits_for_a_job_of_a_memory_in_which_nothing_runs(url: str) -> None:
+    with TaskManager(registry=agents(), concurrency=0) as manager:
+        job = manager.start_job("j", [NewTaskSpec("a")])
+        for wait in (job.result, lambda: asyncio.run(job.wait()), lambda: list(job.watch())):
+            with pytest.raises(ConfigurationError, match="give a database_url that workers use"):
+                wait()
+        job.cancel()
+        assert job.result() is JobStatus.CANCELLED
+    with TaskManager(registry=agents(), database_url=url, concurrency=0) as manager:
+        job = manager.start_job("j", [NewTaskSpec("a")])
+        with pytest.raises(TimeoutError):
+            job.result(0.01)
+
+
+def test_what_is_lost_with_the_memory_is_said(caplog: pytest.LogCaptureFixture, url: str) -> None:
+    caplog.set_level(logging.WARNING)
+    began, gate = threading.Event(), threading.Event()
+
+    def waits() -> bool:
+        began.set()
+        return gate.wait(LONG)
+
+    registry = registry_of(a=waits)
+    manager = TaskManager(registry=registry, concurrency=1)
+    _ = manager.start_job("j", [NewTaskSpec("a"), NewTaskSpec("a")])
+    manager.add_task("k", "", "a")
+    assert began.wait(LONG)
+    assert manager.close(grace=0.01) == 1
+    assert "3 tasks of 2 jobs that have not ended are lost" in caplog.text
+    caplog.clear()
+    manager.close()
+    gate.set()
+    with TaskManager(registry=registry, concurrency=1) as manager:
+        assert manager.start_job("j", [NewTaskSpec("a")]).result(LONG) is JobStatus.COMPLETED
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        manager.add_task("j", "", "a")
+    assert "lost" not in caplog.text
+
+
+@pytest.mark.parametrize("given", [NewTaskSpec("a"), "a", 3])
+def test_tasks_are_given_as_a_list(given: Any) -> None:
+    with TaskManager(registry=agents(), concurrency=1) as manager:
+        for call in (lambda: manager.start_job("j", given), lambda: manager.add_tasks(given, "j")):
+            with pytest.raises(ConfigurationError, match="tasks are a list of NewTaskSpec"):
+                call()
+        with pytest.raises(ConfigurationError, match="a task is a NewTaskSpec, not 3"):
+            _ = manager.start_job("j", [3])  # type: ignore[list-item]  # on purpose
+        assert manager._reads.jobs() == [], "no job is made"
+
+
+def test_tasks_may_come_from_a_generator() -> None:
+    with TaskManager(registry=agents(), concurrency=1) as manager:
+        added = manager.add_tasks((NewTaskSpec("a", n) for n in range(3)), "j")  # type: ignore[arg-type]  # any iterable does
+        assert len(added) == 3
+
+
+@pytest.mark.parametrize("given", ["x", -1, True, float("nan")])
+def test_a_wait_takes_seconds(given: Any) -> None:
+    with TaskManager(registry=agents(), concurrency=1) as manager:
+        job = manager.start_job("j", [NewTaskSpec("a")])
+        with pytest.raises(ConfigurationError, match="timeout must be"):
+            job.result(timeout=given)
+        with pytest.raises(ConfigurationError, match="timeout must be"):
+            job.wait(timeout=given).send(None)
+        assert job.result(dt.timedelta(seconds=LONG)) is JobStatus.COMPLETED
+
+
+# --- the manager
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"agents": "prio"}, r"agents is a list of names.*write \['prio'\]"),
+        ({"agents": [1]}, "agents is a list of names of agents, not of 1"),
+        ({"agents": 3}, "agents is a list of names"),
+        ({"lease": 0}, "lease must be more than 0"),
+    ],
+)
+def test_what_no_manager_can_have_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        TaskManager(registry=agents(), **options)
+
+
+def test_who_works_already_takes_no_listener() -> None:
+    with TaskManager(registry=agents(), concurrency=1) as manager:
+        manager.work()
+        manager.work()
+        with pytest.raises(InvalidState, match=r"call work\(told\) before"):
+            manager.work(print)
+
+
+def test_all_managers_of_a_process_on_a_file_hear_of_tasks(url: str) -> None:
+    with (
+        TaskManager(registry=agents(), database_url=url, concurrency=1) as works,
+        TaskManager(registry=agents(), database_url=url, concurrency=0) as adds,
+    ):
+        works.work()
+        woken = threading.Event()
+        deaf = listen(of_tasks(works._store.database), woken.set)
+        adds.add_task("j", "", "a")
+        deaf()
+        assert woken.is_set()
+
+
+# --- inputs
+
+
+def _with_default(ctx: TaskContext, topic: str = "all", depth: int = 1) -> str:
+    return f"{topic} {depth}"
+
+
+def _without() -> str:
+    return "nothing"
+
+
+@pytest.mark.parametrize(
+    ("agent", "given", "message"),
+    [
+        (_with_default, {"topik": "x"}, "unknown input 'topik'; did you mean 'topic'"),
+        (_with_default, {"topic": "x", 3: 1}, "unknown input 3; known: 'depth', 'topic'"),
+        (_without, {"topic": "x"}, "unknown input 'topic'; it takes no input"),
+    ],
+)
+def test_a_part_that_no_parameter_takes_is_refused(
+    agent: Callable[..., Any], given: Any, message: str
+) -> None:
+    with TaskManager(registry=registry_of(a=agent), concurrency=1) as manager:
+        with pytest.raises(InputValidationError, match=message):
+            manager.add_task("j", "", "a", input=given)
+        assert manager._reads.jobs() == []
+
+
+def _open(topic: str = "all", **more: Any) -> Any:
+    return more
+
+
+def _whole(input: Any) -> Any:
+    return input
+
+
+def _asks(task_id: str, task_manager: TaskManager) -> Any:
+    task = task_manager.get_task_by_id(task_id)
+    return None if task is None else task.input
+
+
+@pytest.mark.parametrize("agent", [_open, _whole, _asks])
+def test_who_can_read_any_part_is_given_it(agent: Callable[..., Any]) -> None:
+    with TaskManager(registry=registry_of(a=agent), concurrency=1) as manager:
+        task_id = manager.add_task("j", "", "a", input={"topik": "x"})
+        assert manager.start_job("j").result(LONG) is JobStatus.COMPLETED
+        task = manager.get_task(task_id)
+        assert task is not None
+        assert task.output == {"topik": "x"}
+
+
+def test_a_part_that_the_schema_names_may_be_there() -> None:
+    registry = Registry()
+    listed: dict[str, Any] = {"properties": {"topic": {}, "note": {}}}
+    task_agent(name="listed", registry=registry, input_schema=listed)(_with_default)
+    free = {**listed, "additionalProperties": {"type": "integer"}}
+    task_agent(name="free", registry=registry, input_schema=free)(_with_default)
+    with TaskManager(registry=registry, concurrency=1) as manager:
+        manager.add_task("j", "", "listed", input={"note": "kept for people"})
+        manager.add_task("j", "", "free", input={"other": 1})
+        assert manager.start_job("j").result(LONG) is JobStatus.COMPLETED
+        with pytest.raises(InputValidationError, match="did you mean 'note'"):
+            manager.add_task("k", "", "listed", input={"noet": 1})
+
+
+def test_the_help_says_what_parameters_get() -> None:
+    text = task_agent.__doc__ or ""
+    for word in ("``ctx``", "``task_id``", "``job_id``", "``task_manager``", "``input``"):
+        assert word in text
+    assert "2 s before the" in text
+    assert "4 s before" in text
+
+
+def test_what_was_cancelled_is_not_lost(caplog: pytest.LogCaptureFixture) -> None:
+    with TaskManager(registry=agents(), concurrency=1) as manager:
+        task_id = manager.add_task("j", "", "a")
+        manager.update_task_status(task_id, TaskStatus.CANCELLED)
+    assert "lost" not in caplog.text
