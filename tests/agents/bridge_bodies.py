@@ -42,10 +42,8 @@ def work(path: str) -> None:
 
     @task_agent(registry=registry)
     def plan(ctx: TaskContext, n: int) -> Any:
-        if not ctx.task.dependencies:
-            for k in range(n):
-                ctx.add_dependency(ctx.add_task("square", {"n": k}, task_id=f"square-{k}"))
-            ctx.block()
+        if not ctx.task.dependencies:  # linked with all of them at once, or not at all
+            ctx.block(on=[ctx.add_task("square", {"n": k}) for k in range(n)])
         return ctx.dependency_outputs()
 
     @task_agent(registry=registry)
