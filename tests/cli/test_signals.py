@@ -120,8 +120,12 @@ LOADED = "import argparse, logging, sqlite3, attrs, cattrs, orjson, sqlalchemy"
 
 
 @pytest.mark.benchmark
-def test_resume_reaches_its_first_node_within_half_a_second(folder: Path) -> None:
+def test_resume_reaches_its_first_node_within_half_a_second(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a machine that loads these libraries in 0.2 s; a slower one has more, in proportion."""
+    # As where it is installed: a checkout without bytecode compiles itself at each start.
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     process = spawn(folder, "run", "pipeline.py:bad", "--run-id", "r")
     assert finish(process).code == 1
     times, loads = [], []
@@ -135,4 +139,4 @@ def test_resume_reaches_its_first_node_within_half_a_second(folder: Path) -> Non
         wait_for(folder, "fickle")
         times.append(time.monotonic() - started)
         finish(again)
-    assert min(times) <= max(0.5, 3 * min(loads)), (times, loads)
+    assert min(times) <= max(0.5, 2.5 * min(loads)), (times, loads)
