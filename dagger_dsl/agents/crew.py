@@ -14,7 +14,6 @@ import contextlib
 import contextvars
 import logging
 import math
-import os
 import threading
 import time
 import traceback
@@ -28,7 +27,6 @@ from typing import TYPE_CHECKING, Any, Final
 from dagger_dsl.agents.admission import CrewLimits, crew_limits
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.signals import Blocked, NeedsMoreInfo
-from dagger_dsl.agents.vigil import Vigil, offset_of
 from dagger_dsl.agents.watch import Watch
 from dagger_dsl.errors import AgentNotFound, NodeTimeout, StoreDamaged, StoreError
 from dagger_dsl.model.policies import Effects, RetryPolicy
@@ -36,6 +34,8 @@ from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.retry import decide
 from dagger_dsl.store.notices import listen, of_tasks
 from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
+from dagger_dsl.store.task_steps import DIED, SILENT
+from dagger_dsl.store.workers import Worker
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.calls import Caller
@@ -87,11 +87,11 @@ class Crew:
     Args:
         manager: Whose.
         size: Tasks that run at a time.
-        name: What the workers are called in the record; no other crew has it.
         lease: Seconds without a sign of life after which others may take the tasks over.
         told: Called with the endings that were recorded, after each commit.
 
     Attributes:
+        name: What the workers are called in the record; no other crew has it.
         trouble: Why nothing can be recorded now; None where it can.
     """
 
@@ -99,18 +99,17 @@ class Crew:
         self,
         manager: TaskManager,
         size: int,
-        name: str,
         lease: float,
         told: Callable[[list[Ending]], object] | None = None,
     ) -> None:
-        self.name = name
         self.trouble: Exception | None = None
         self._told = told
         self._manager = manager
         self._claims: TaskClaims = manager._claims
         self._database: Database = manager._store.database
+        self._worker = Worker(self._database, lease)
+        self.name = self._worker.name
         self._size = size
-        self._lease = lease
         self._desk = threading.Condition()
         self._ended: deque[Ending] = deque()
         self._claimed: deque[Claim] = deque()
@@ -132,11 +131,10 @@ class Crew:
         self._beginning = threading.Lock()
         self._running: dict[object, tuple[str, Callable[[], object]]] = {}  # interruptible calls
         self._stop = threading.Event()
-        self._offset = offset_of(name)
         self._patience = _LATER
         self._lost = 0
         self._deaf: Callable[[], object] = bool
-        self._watch = Watch(manager, manager._jobs, name, lease / 3)
+        self._watch = Watch(manager, manager._jobs, self.name, lease / 3)
         self._known: dict[str, AgentDef] = {}
         self._limits: CrewLimits | None = None
 
@@ -144,7 +142,7 @@ class Crew:
 
     def start(self) -> None:
         """Begin to work."""
-        self._database.locking().try_lock(self._offset)
+        self._worker.arrive()
         with self._desk:
             self._call_threads(1)
         self._begin("patrol", self._look_after)
@@ -226,7 +224,7 @@ class Crew:
             for each in self._threads:
                 if each not in workers:
                     each.join(1.0)
-        self._database.locking().unlock(self._offset)
+        self._worker.leave()
         return len(self._calls)
 
     def cancel(self, task_id: str) -> None:
@@ -637,19 +635,19 @@ class Crew:
 
     def _look_after(self) -> None:
         """Show that this crew lives, and take over what others leave when they die."""
-        vigil = Vigil(self._database, self.name, _host(), self._lease)
+        lease = self._worker.lease
         looked = beaten = time.monotonic()
-        while not self._stop.wait(min(_TIDY, self._lease / 6)):
+        while not self._stop.wait(min(_TIDY, lease / 6)):
             try:
                 self._tidy()
                 now = time.monotonic()
-                if now - looked < min(_PATROL, self._lease / 6):
+                if now - looked < min(_PATROL, lease / 6):
                     continue
                 looked = now
-                if now - beaten >= min(_BEAT, self._lease / 3):
+                if now - beaten >= min(_BEAT, lease / 3):
                     beaten = now
                     self._beat()
-                self._rescue(vigil)
+                self._rescue()
                 self._watch.look()
             except Exception as error:  # whatever it is, this thread has to live
                 if self._stop.is_set():
@@ -660,18 +658,19 @@ class Crew:
         calls = self._calls.copy()
         if not calls:
             return
-        lost = len(calls & self._calls) - self._claims.beat(self.name, self._lease)
+        lost = len(calls & self._calls) - self._claims.beat(self.name, self._worker.lease)
         if lost > max(0, self._lost):
             logger.warning(
                 "tasks that run here were given to other workers, as this process gave no sign of "
                 "life for %g s; what comes of %d calls is refused",
-                self._lease,
+                self._worker.lease,
                 lost,
             )
         self._lost = lost
 
-    def _rescue(self, vigil: Vigil) -> None:
-        for owner, cause in vigil.gone(self._claims.owners()):
+    def _rescue(self) -> None:
+        for owner in self._worker.gone(self._claims.owners()):
+            cause = DIED if self._worker.has_died(owner) else SILENT
             again = self._claims.rescue(owner, cause=cause)
             logger.warning("worker %s: %s; %d of its tasks run again", owner, cause, len(again))
             self.wake()
@@ -689,20 +688,6 @@ def _text_of(error: BaseException) -> str:
     """Return kind and text of an error, as a database can keep it."""
     text = "".join(traceback.format_exception_only(error)).strip()
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _host() -> str:
-    from dagger_dsl.store.ownership import this_owner
-
-    owner = this_owner()
-    return owner.boot or owner.host
-
-
-def worker_name() -> str:
-    """Return a name for a crew of this process: no other has it, and others know its host by it."""
-    from dagger_dsl.store.ownership import this_owner
-
-    return f"{os.getpid()}-{this_owner().token[:8]}-{os.urandom(3).hex()}@{_host()}"
 
 
 def agent_missing(name: str, known: list[str]) -> AgentNotFound:

@@ -15,7 +15,7 @@ from dagger_dsl._doors import through
 from dagger_dsl.agents.admission import check_memory
 from dagger_dsl.agents.calls import Caller
 from dagger_dsl.agents.context import TaskContext
-from dagger_dsl.agents.crew import Crew, agent_missing, worker_name
+from dagger_dsl.agents.crew import Crew, agent_missing
 from dagger_dsl.agents.definition import AgentDef
 from dagger_dsl.agents.job import JobHandle
 from dagger_dsl.agents.plugins import load_agents
@@ -239,7 +239,7 @@ class TaskManager(Steering):
                     raise agent_missing(name, list(known))
             for name in self._agents_here():
                 self._caller(name).body  # noqa: B018  # what cannot be made says so here
-            self._crew = Crew(self, self._size, worker_name(), self._lease, told)
+            self._crew = Crew(self, self._size, self._lease, told)
             self._crew.start()
 
     # --- jobs -------------------------------------------------------------------------------------

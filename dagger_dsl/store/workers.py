@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from dagger_dsl.store.database import Database
@@ -19,8 +19,9 @@ from dagger_dsl.store.ownership import this_owner
 
 __all__ = ["Worker", "worker_name"]
 
-#: Seconds between two looks from which on who watches has stood still, however short a lease is.
-_STILL: Final = 5.0
+#: Seconds between two looks from which on who watches has stood still, however short a lease is:
+#: it looks twice in a second, on a busy machine less often.
+_STILL: Final = 1.0
 
 
 def _host() -> str:
@@ -58,8 +59,8 @@ class Worker:
         self._database = database
         self._clock = clock
         self._offset = run_offset(f"worker {self.name}", 0)
-        # Of each owner: its beats, since when they are so many, and when that was looked at.
-        self._seen: dict[str, tuple[int, float, float]] = {}
+        # Of each owner: its sign of life, since when that is the same, and when it was looked at.
+        self._seen: dict[str, tuple[object, float, float]] = {}
 
     def arrive(self) -> None:
         """Show that it lives, from now on."""
@@ -69,26 +70,38 @@ class Worker:
         """Show that no more."""
         self._database.locking().unlock(self._offset)
 
-    def is_dead(self, owner: str, beats: int) -> bool:
-        """Whether another worker is dead, as far as can be seen now.
+    def has_died(self, owner: str) -> bool:
+        """Whether another worker of this host is dead, as the kernel knows by its lock."""
+        here = self._database.path is not None and owner.endswith(f"@{_host()}")
+        return here and not self._database.is_locked(run_offset(f"worker {owner}", 0))
+
+    def is_dead(self, owner: str, sign: object) -> bool:
+        """Whether another worker is dead, or has given no sign of life for a lease.
 
         Args:
             owner: Its name.
-            beats: How often it has shown that it lives.
+            sign: Something that changes while it lives, such as how often it has said so.
         """
         if owner == self.name:
             return False
-        here = owner.endswith(f"@{_host()}")
-        if here and not self._database.is_locked(run_offset(f"worker {owner}", 0)):
+        if self.has_died(owner):
             return True
         now = self._clock()
         known, since, looked = self._seen.get(owner, (None, now, now))
-        if known != beats or now - looked >= max(self.lease / 2, _STILL):
+        if known != sign or now - looked >= max(self.lease / 2, _STILL):
             # Who watches stood still, too: the other one may have had no time to show itself.
             since = now
-        self._seen[owner] = (beats, since, now)
+        self._seen[owner] = (sign, since, now)
         return now - since >= self.lease
 
-    def dead(self, owners: Mapping[str, int]) -> list[str]:
-        """Return those of some workers, given with their beats, that are dead."""
-        return [owner for owner, beats in owners.items() if self.is_dead(owner, beats)]
+    def gone(self, owners: Mapping[str, object]) -> Iterator[str]:
+        """Yield those that are dead of all workers that have something now.
+
+        Args:
+            owners: Their names, each with its sign of life as in `is_dead`.
+        """
+        self._seen = {name: each for name, each in self._seen.items() if name in owners}
+        for owner, sign in owners.items():
+            if self.is_dead(owner, sign):
+                self._seen.pop(owner, None)  # it may come back, and is watched anew
+                yield owner

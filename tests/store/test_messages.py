@@ -379,9 +379,9 @@ def test_the_death_of_a_worker_is_seen_on_its_host_at_once(tmp_path: Path) -> No
         store.init_database()
         worker = Worker(store.database, 60.0)
         worker.arrive()
-        assert worker.dead({name: 1, worker.name: 1}) == []
+        assert list(worker.gone({name: 1, worker.name: 1})) == []
         kill(process)
-        assert worker.dead({name: 1, worker.name: 1}) == [name]
+        assert list(worker.gone({name: 1, worker.name: 1})) == [name]
         assert not worker.is_dead(worker.name, 0)
         worker.leave()
 
