@@ -519,21 +519,23 @@ class NodeExecutionError(ExecutionError):
 
 
 class NodeTimeout(ExecutionError, TimeoutError):
-    """One attempt of a node ran longer than its limit.
+    """One attempt of a node, or one call for a task, ran longer than its limit.
 
     Attributes:
-        node_id: The node.
+        node_id: The node, or the task.
         seconds: The limit.
+        kind: ``node`` or ``task``.
     """
 
-    def __init__(self, node_id: str, seconds: float) -> None:
+    def __init__(self, node_id: str, seconds: float, kind: str = "node") -> None:
         self.node_id = node_id
         self.seconds = seconds
-        super().__init__(node_id, seconds)
+        self.kind = kind
+        super().__init__(node_id, seconds, kind)
 
     def __str__(self) -> str:
         return (
-            f"node {shown(self.node_id)} ran longer than its timeout of {self.seconds:g} s; "
+            f"{self.kind} {shown(self.node_id)} ran longer than its timeout of {self.seconds:g} s; "
             "raise timeout=, or make the work smaller"
         )
 

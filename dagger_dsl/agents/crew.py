@@ -536,7 +536,7 @@ class Crew:
                 ending = self._ending(ctx, failure, time.monotonic() - begun)
         except BaseException as error:  # SystemExit, too: it would end the loop of all
             late = isinstance(error, TimeoutError) and time_limit.expired()
-            known = NodeTimeout(claim.id, limit or 0.0) if late else error
+            known = NodeTimeout(claim.id, limit or 0.0, "task") if late else error
             ending = self._ending(ctx, known, time.monotonic() - begun)
         finally:
             self._running.pop(claim, None)
@@ -607,7 +607,7 @@ class Crew:
             logger.warning(
                 "task %r is left behind in its thread, which cannot be stopped", ctx.task_id
             )
-            raise NodeTimeout(ctx.task_id, limit) from None
+            raise NodeTimeout(ctx.task_id, limit, "task") from None
 
     def _failed(self, claim: Claim, ctx: TaskContext, error: BaseException, took: float) -> Ending:
         waits = isinstance(error, NeedsMoreInfo) or _plain(error) == _NEEDS_MORE

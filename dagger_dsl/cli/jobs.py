@@ -132,15 +132,16 @@ def task(arguments: argparse.Namespace, screen: Screen) -> int:
     """Show a task, or decide about it."""
     task_id = arguments.task_id
     with _manager(arguments.db) as manager:
-        found = manager.get_task(task_id)
-        if found is None:
-            known = (each.id for row in manager.jobs() for each in manager.tasks(row.id))
+        # By ids: who decides about a task need not know the types of its values.
+        known = manager._reads.ids()
+        if task_id not in known:
             raise TaskNotFound(_missing("task", task_id, known, arguments.db, manager))
         if arguments.action == "show":
-            return _show_task(manager, found, screen)
+            found = manager.get_task(task_id)
+            if found is not None:  # nobody has removed it just now
+                return _show_task(manager, found, screen)
         others = _steer(manager, arguments)
-        after = manager.get_task(task_id)
-    status = "removed" if after is None else str(after.status)
+        status = str(manager.history(task_id)[-1].status)
     if screen.as_json:
         command = f"task {arguments.action}"
         given = {"task_id": task_id, "command": command, "applied": True, "status": status}

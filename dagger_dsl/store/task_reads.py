@@ -182,6 +182,10 @@ class TaskReads(TaskTable):
             raise TaskNotFound(f"there is no task {shown(task_id)}")
         return self.outputs_of_needs(int(rows[0][0]))
 
+    def ids(self) -> list[str]:
+        """Return the ids of all tasks of all jobs, in the order in which they were added."""
+        return [str(name) for (name,) in read(self._database, sql.IDS, ())]
+
     def history(self, task_id: str) -> list[TaskEvent]:
         """Return each change of a task's status, in order.
 

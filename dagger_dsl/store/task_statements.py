@@ -375,6 +375,9 @@ PARTS: Final = Statement(
     .where(tasks.c.job_id == _job, tasks.c.parent_id == _bind("the_parent", sa.Text()))
     .order_by(tasks.c.task_id)
 )
+IDS: Final = Statement(
+    sa.select(tasks.c.public_id).where(tasks.c.public_id.is_not(None)).order_by(tasks.c.task_id)
+)
 NEEDED_IDS: Final = Statement(
     sa.select(tasks.c.public_id)
     .join(task_links, tasks.c.task_id == task_links.c.needs_id)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +117,27 @@ def test_a_task_is_shown_with_its_history(cli: Cli, job: TaskManager) -> None:
         "running",
         "completed",
     ]
+
+
+def test_who_decides_need_not_know_the_types_of_values(cli: Cli, job: TaskManager) -> None:
+    code = """
+        import attrs
+        from dagger_dsl import TaskManager
+        from dagger_dsl.model.values import register_type
+
+        @attrs.frozen
+        class Order:
+            number: int
+
+        register_type(Order)
+        with TaskManager(database_url="sqlite:dagger_dsl.db", concurrency=0) as manager:
+            manager.add_task("j", "", "elsewhere", input=Order(7), task_id="order")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    assert cli("task", "show", "order").code == 2, "nobody here knows the type"
+    assert cli("task", "cancel", "order").code == 0
+    assert job.history("order")[-1].status == "cancelled"
+    assert "did you mean 'order'" in cli("task", "retry", "ordr").err
 
 
 def test_people_decide_about_tasks(cli: Cli, job: TaskManager) -> None:
