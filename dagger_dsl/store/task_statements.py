@@ -335,6 +335,14 @@ NEEDS: Final = Statement(
     .where(task_links.c.task_id == _number)
     .order_by(task_links.c.position)
 )
+_own = tasks.alias("own")
+#: What ended while a task ran that needs it: it cannot have needed that when it began.
+NEEDED_MEANWHILE: Final = Statement(
+    sa.select(task_links.c.needs_id)
+    .join(tasks, tasks.c.task_id == task_links.c.needs_id)
+    .join(_own, _own.c.task_id == task_links.c.task_id)
+    .where(task_links.c.task_id == _number, tasks.c.finished_at >= _own.c.started_at)
+)
 LAST_LINK: Final = Statement(
     sa.select(sa.func.max(task_links.c.position)).where(task_links.c.task_id == _number)
 )

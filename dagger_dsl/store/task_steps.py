@@ -265,8 +265,8 @@ def steer(
         waits, lost = open_needs(tx, number)
         if lost:
             after, error = TaskStatus.FAILED, LOST
-        elif not waits and tx.rows(sql.NEEDS, (number,)):
-            after, error = TaskStatus.READY, ""  # what it needs is done already
+        elif not waits and tx.rows(sql.NEEDED_MEANWHILE, (number,)):
+            after, error = TaskStatus.READY, ""  # what it came to need is done already
     set_status(tx, number, after, now, waits=waits, cause=cause, error=error)
     recount(tx, job_id, number, status, after, now)
 

@@ -739,6 +739,21 @@ def test_a_task_of_a_job_that_is_not_started_waits_for_that(desk: Desk, state: T
     assert [each.id for each in desk.claim()] == ["t"]
 
 
+def test_a_person_blocks_a_task_that_runs_whatever_it_needed_before(desk: Desk) -> None:
+    desk.add("d")
+    desk.add("t", dependencies=["d"])
+    desk.now += 1
+    (claim,) = desk.claim()
+    desk.end(claim)
+    desk.now += 1
+    (claim,) = desk.claim()
+    assert claim.id == "t"
+    desk.rows.set_status("t", BLOCKED)
+    assert desk.states() == {"d": "completed", "t": "blocked"}
+    desk.rows.set_status("t", READY)
+    assert desk.states()["t"] == "ready"
+
+
 def test_a_task_blocked_by_hand_waits_for_what_it_came_to_need_while_it_ran(desk: Desk) -> None:
     desk.add("t", "u", "v", "w", "d1", "d2", "d3")
     _, _, _, _, d1, d2, d3 = desk.claim(7)
