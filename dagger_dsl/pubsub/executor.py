@@ -52,6 +52,7 @@ from dagger_dsl.pubsub.schemas import Shape
 from dagger_dsl.pubsub.subscription import Place, Subscription
 from dagger_dsl.pubsub.waiting import Pending, Publication, running_loop
 from dagger_dsl.registry import Registry, as_registry
+from dagger_dsl.runners.loops import run_in_loop
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -621,14 +622,12 @@ class PubSubExecutor:
             finally:
                 self._leave(home)
         if running_loop() is None:
-            with asyncio.Runner() as runner:
-                return runner.run(self.run_async(spec))
+            return run_in_loop(self.run_async(spec))
         done = Pending[PubSubExecutionReport]()
 
         def work() -> None:
             try:
-                with asyncio.Runner() as runner:
-                    done.succeed(runner.run(self.run_async(spec)))
+                done.succeed(run_in_loop(self.run_async(spec)))
             except BaseException as error:
                 done.fail(error)
 

@@ -14,6 +14,7 @@ from math import inf
 from typing import Any
 
 from dagger_dsl.runners.base import ASYNC, TIMED, Board, Overran, Reply, awaited
+from dagger_dsl.runners.loops import run_in_loop
 from dagger_dsl.runners.threads import Crew
 
 __all__ = ["AsyncRunner", "LoopRunner", "run_blocking"]
@@ -310,7 +311,7 @@ def run_blocking(runner: AsyncRunner, board: Board) -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        asyncio.run(runner.run(board))
+        run_in_loop(runner.run(board))
         return
     import threading
 
@@ -318,7 +319,7 @@ def run_blocking(runner: AsyncRunner, board: Board) -> None:
 
     def helper() -> None:
         try:
-            asyncio.run(runner.run(board))
+            run_in_loop(runner.run(board))
         except BaseException as error:
             failure.append(error)
 
