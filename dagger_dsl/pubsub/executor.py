@@ -52,7 +52,6 @@ from dagger_dsl.pubsub.schemas import Shape
 from dagger_dsl.pubsub.subscription import Place, Subscription
 from dagger_dsl.pubsub.waiting import Pending, Publication, running_loop
 from dagger_dsl.registry import Registry, as_registry
-from dagger_dsl.runners.loops import run_in_loop
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -621,6 +620,8 @@ class PubSubExecutor:
                 return home.call(self._run(as_spec(spec)))
             finally:
                 self._leave(home)
+        from dagger_dsl.runners.loops import run_in_loop  # who only publishes loads no runners
+
         if running_loop() is None:
             return run_in_loop(self.run_async(spec))
         done = Pending[PubSubExecutionReport]()
