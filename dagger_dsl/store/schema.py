@@ -404,11 +404,20 @@ tasks = sa.Table(
         sa.column("priority").desc(),
         sa.column("task_id"),
         sqlite_where=sa.text("status = 'ready'"),
-        postgresql_where=sa.text("status = 'ready'"),
     ),
     sa.Index("ix_tasks_due_at", "due_at", sqlite_where=sa.text("due_at IS NOT NULL")),
     sa.Index("ix_tasks_owner", "owner", sqlite_where=sa.text("owner IS NOT NULL")),
 )
+
+
+@sa.event.listens_for(tasks, "before_create")
+def _index_ready_tasks(_table: sa.Table, connection: sa.Connection, **_: object) -> None:
+    """Say it in PostgreSQL's words where they are read: as an argument they load its dialect."""
+    if connection.dialect.name == "postgresql":
+        for index in tasks.indexes:
+            if index.name == "ix_tasks_ready":
+                index.dialect_options["postgresql"]["where"] = sa.text("status = 'ready'")
+
 
 task_links = sa.Table(
     "task_links",
