@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,6 +108,8 @@ def main() -> None:
             role, database, log, count = words
             try:
                 play(role, database, log, int(count))
+            except BaseException:
+                traceback.print_exc()  # else a test would only see that one of them is missing
             finally:
                 os._exit(0)
         print(child, flush=True)
