@@ -4,18 +4,21 @@
   `@pytest.mark.row("A7", "A8")`, and exits with 1 while a required row has none.
 * `--scale 0.1` (default) and `--full` (1.0) set the size of large counts; tests use the `scale`
   fixture or `tests.scale.count`.
-* `--share K/N` runs the K-th of N shares of the tests, the same ones each time.
+* `--share K/N` runs the K-th of N shares of the test files, the same ones each time.
 * `--seed N` fixes every random choice; the header names the seed of each run.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import re
+import signal
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -64,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--scale", type=float, help=f"factor on large counts (default {DEFAULT_SCALE})")
     group.addoption("--full", action="store_true", help="the whole counts: --scale 1.0")
-    group.addoption("--share", help="K/N: only the tests that fall into the K-th of N shares")
+    group.addoption("--share", help="K/N: only the test files that fall into the K-th of N shares")
     group.addoption("--seed", type=int, help="seed of every random choice (default: a new one)")
 
 
@@ -79,11 +82,18 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Settle scale and seed before hypothesis reads its own and before tests are imported."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what it puts in the background so, and whatever a test starts inherits it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     option = config.option
     if option.scale is None:
         option.scale = 1.0 if option.full else DEFAULT_SCALE
     if not option.scale > 0:
         raise pytest.UsageError(f"--scale must be above 0, not {option.scale}")
+    if option.share:
+        number, _, total = option.share.partition("/")
+        if not (number.isdecimal() and total.isdecimal() and 0 < int(number) <= int(total)):
+            raise pytest.UsageError(f"--share is K/N, such as 1/2, not {option.share!r}")
     os.environ[SCALE_VARIABLE] = repr(option.scale)
     if option.seed is None:
         # xdist hands the options to its workers, so they get this seed and draw none.
@@ -101,16 +111,17 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"dagger_dsl: repeat with --seed {config.option.seed} --scale {config.option.scale:g}"
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave other shares' files alone: to import a file costs more than most of its tests."""
+    if not config.option.share or not collection_path.name.startswith("test_"):
+        return None
+    number, total = map(int, config.option.share.split("/"))
+    path = collection_path.relative_to(config.rootpath).as_posix()
+    return zlib.crc32(path.encode()) % total != number - 1 or None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take the share that is asked for; give slow tests longer where they do whole counts."""
-    if config.option.share:
-        number, _, total = config.option.share.partition("/")
-        if not (number.isdecimal() and total.isdecimal() and 0 < int(number) <= int(total)):
-            raise pytest.UsageError(f"--share is K/N, such as 1/2, not {config.option.share!r}")
-        mine = [zlib.crc32(each.nodeid.encode()) % int(total) == int(number) - 1 for each in items]
-        others = [item for item, kept in zip(items, mine, strict=True) if not kept]
-        items[:] = [item for item, kept in zip(items, mine, strict=True) if kept]
-        config.hook.pytest_deselected(items=others)
+    """Give slow tests longer where they do whole counts."""
     if config.option.scale < 1 or not config.getini("timeout"):
         return
     limit = float(config.getini("timeout"))
@@ -120,6 +131,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 SLOW_TIMEOUT_FACTOR if item.get_closest_marker("slow") else WHOLE_TIMEOUT_FACTOR
             )
             item.add_marker(pytest.mark.timeout(limit * factor))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keep what stands until the end out of the garbage collector's sight.
+
+    Twelve thousand tests are half a second to look through, and hundreds of tests collect.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

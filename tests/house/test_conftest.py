@@ -85,7 +85,7 @@ def test_rows_names_covering_tests_and_fails_while_some_are_missing(tmp_path: Pa
 
 def test_shares_are_disjoint_and_make_the_whole() -> None:
     def collected(*options: str) -> list[str]:
-        done = run_pytest("--collect-only", "-q", "tests/retry", *options)
+        done = run_pytest("--collect-only", "-q", "tests/retry", "tests/registry", *options)
         assert done.returncode == 0, done.stdout + done.stderr
         return [line for line in done.stdout.splitlines() if "::" in line]
 
