@@ -226,6 +226,9 @@ class DurablePlace:
     def made_room(self) -> None:
         """See `Place.made_room`: nobody waits for room."""
 
+    def stop(self) -> None:
+        """See `Place.stop`: what waits is recorded all the same."""
+
     # --- what became of messages ------------------------------------------------------------------
 
     def settle(self, subscription: Subscription, message: Message, held: list[Publication]) -> None:
@@ -340,7 +343,12 @@ class DurablePlace:
         for feed in feeds:
             while feed.settled:
                 feed.taken.append(feed.settled.popleft())
-        wrote = self._commit(pending, feeds)
+        try:
+            wrote = self._commit(pending, feeds)
+        except BaseException as error:
+            for publication, _ in pending:
+                publication.fail(error)
+            raise
         got = False
         if not self._closing:
             self._patrol(feeds)
@@ -379,12 +387,7 @@ class DurablePlace:
                 settlements.append(planned[1])
         if not pending and not settlements:
             return False
-        try:
-            done = self.rows.commit(self._worker.name, [each[1] for each in pending], settlements)
-        except BaseException as error:
-            for publication, _ in pending:
-                publication.fail(error)
-            raise
+        done = self.rows.commit(self._worker.name, [each[1] for each in pending], settlements)
         for feed, step in steps:
             if feed.subscription.name in done.lost:
                 feed.lost()
@@ -427,7 +430,7 @@ class DurablePlace:
             self._beaten = now
             self.rows.beat(self._worker.name)
         for feed in waiting:
-            if not feed.subscription.stopped and feed.claim():
+            if not feed.subscription.stopped and feed.rests() and feed.claim():
                 logger.info("agent %r goes on in this process", feed.subscription.name)
         for feed in feeds:
             feed.looks_back = True  # somebody may have replayed something in another process

@@ -203,6 +203,7 @@ class PubSubExecutor(BusLife):
         place = self._place
         assert place is not None
         subscription.stop()
+        self._parting = [each for each in self._parting if each.drivers] + [subscription]
         del self._subscriptions[subscription.name]
         before = self._gone.get(subscription.name, AgentStats())
         self._gone[subscription.name] = before.plus(subscription.stats)
@@ -250,6 +251,7 @@ class PubSubExecutor(BusLife):
             self._declared[name] = (schema, capacity)
             if self._place is not None:
                 self._apply(self._channel(name))
+                self._place.made_room()
 
     @property
     def channels(self) -> Mapping[str, ChannelStats]:
@@ -439,4 +441,4 @@ class PubSubExecutor(BusLife):
         )
 
     def _letters(self) -> list[DeadLetter]:
-        return [letter for each in self._all() for letter in each.letters]
+        return [letter for each in self._all() for letter in list(each.letters)]

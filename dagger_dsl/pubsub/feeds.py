@@ -6,6 +6,7 @@ All of it is done by the desk's thread, but that agents append to `Feed.settled`
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -126,7 +127,26 @@ class Feed:
         self.suspects.clear()
         self.taken.clear()
         self.settled.clear()
-        self.subscription.core.arrived.clear()
+        self._drop()
+
+    def _drop(self) -> None:
+        self.subscription.core.drop()
+        self.subscription.bell.ring()
+
+    def rests(self) -> bool:
+        """Whether nothing is left here of a claim that was lost; else see to it.
+
+        What a call from before would say of its message belongs to that claim, so this process
+        claims the subscription again only when there is none.
+        """
+        subscription = self.subscription
+        if subscription.calm_until == -math.inf:
+            return False
+        if subscription.core.waiting:  # what failed after the claim was lost
+            self._drop()
+            return False
+        self.settled.clear()
+        return True
 
     # --- what is recorded -------------------------------------------------------------------------
 

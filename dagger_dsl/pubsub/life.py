@@ -13,8 +13,9 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from dagger_dsl.errors import InvalidState
 from dagger_dsl.model.policies import seconds
@@ -24,7 +25,6 @@ from dagger_dsl.pubsub.ending import wait_for_end
 from dagger_dsl.pubsub.home import Home
 from dagger_dsl.pubsub.report import PubSubExecutionReport
 from dagger_dsl.pubsub.waiting import Pending, Publication, running_loop
-from dagger_dsl.runners.loops import run_in_loop
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -50,11 +50,14 @@ class BusLife(abc.ABC):
         self._lock = threading.RLock()
         self._home: Home | None = None
         self._place: Place | None = None
+        _alive.add(self)
         self._reset()
 
     def _reset(self) -> None:
         """Forget what was before; a bus can be opened again."""
         self._subscriptions: dict[str, Subscription] = {}
+        # Those that were taken out, while calls of them go on.
+        self._parting: list[Subscription] = []
         self._prefix = os.urandom(6).hex()
         self._numbers = itertools.count(1)
         self._reason: str | None = None
@@ -127,14 +130,16 @@ class BusLife(abc.ABC):
             drain: Whether what waits is handled first. What is left in memory is gone, and counted
                 as undelivered; a database keeps it.
         """
-        home = self._home
-        if home is None or not home.is_own:
-            return
         limit = self.config.grace if grace is None else seconds(grace, "grace")
-        try:
-            home.call(self._shut(limit, drain=drain))
-        finally:
-            home.leave()
+        home = self._home
+        if home is not None and home.is_own:
+            try:
+                home.call(self._shut(limit, drain=drain))
+            except InvalidState:
+                if self._home is home:  # else somebody else has closed it
+                    raise
+            finally:
+                home.leave()
 
     def stop(self, reason: str = "stopped") -> None:
         """Give agents nothing more; calls that are going on end as they would. From any thread."""
@@ -143,6 +148,9 @@ class BusLife(abc.ABC):
                 self._reason = reason
         for each in self._all():
             each.stop()
+        place = self._place
+        if place is not None:
+            place.stop()
         self._news()
 
     def _refuse_twice(self) -> None:
@@ -179,6 +187,11 @@ class BusLife(abc.ABC):
         place, home = self._place, self._home
         if place is None or home is None:
             return
+        if home.is_closing:  # somebody else sees to it
+            self.stop("closed")
+            await home.until(lambda: self._place is None)
+            return
+        home.is_closing = True
         deadline = home.loop.time() + grace
         try:
             end = place.now() + grace  # what is due later is not waited for
@@ -188,7 +201,7 @@ class BusLife(abc.ABC):
         finally:
             self.stop("closed")
             if not await home.until(self._has_ended, deadline):
-                for each in self._all():
+                for each in (*self._all(), *self._parting):
                     each.cancel()
                 await home.until(self._has_ended, home.loop.time() + 1.0)
             try:
@@ -197,18 +210,22 @@ class BusLife(abc.ABC):
                 for each in self._all():
                     self._lose(each)
                 self._place = self._home = None
+                home.news()
 
     def _has_drained(self, end: float) -> bool:
         return self._reason is not None or self._calm_until() > end
 
     def _has_ended(self) -> bool:
-        return not any(each.drivers for each in self._all())
+        return not any(each.drivers for each in (*self._all(), *self._parting))
 
     def _is_over(self) -> bool:
         return self._reason is not None or self._calm_until() == math.inf
 
     def _calm_until(self) -> float:
-        return -math.inf if self._place is None else self._place.calm_until()
+        place = self._place
+        if place is None or any(each.drivers for each in list(self._parting)):
+            return -math.inf
+        return place.calm_until()
 
     def _news(self) -> None:
         """Wake those who wait for something to be so; from any thread."""
@@ -275,6 +292,8 @@ class BusLife(abc.ABC):
                 return home.call(self._run(as_spec(spec)))
             finally:
                 self._leave(home)
+        from dagger_dsl.runners.loops import run_in_loop  # a block loads nothing of runners
+
         if running_loop() is None:
             return run_in_loop(self.run_async(spec))
         done = Pending[PubSubExecutionReport]()
@@ -330,3 +349,17 @@ class BusLife(abc.ABC):
         limit = self._limit
         if limit is not None and sum(each.handled for each in self._all()) >= limit:
             self.stop("count")
+
+
+#: All of this process, so that a forked child knows that they are its parent's.
+_alive: Final[weakref.WeakSet[BusLife]] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for bus in list(_alive):
+        bus._lock = threading.RLock()
+        bus._home = bus._place = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
