@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dagger_dsl import Registry
-from dagger_dsl.errors import InvalidState
+from dagger_dsl import Registry, RetryPolicy
+from dagger_dsl.errors import ConfigurationError, InvalidState
 from dagger_dsl.model.messages import DeadLetter, Message
 from dagger_dsl.pubsub import MessageContext, PubSubConfig, PubSubExecutor, Reactive, pubsub_agent
 from dagger_dsl.pubsub.delivery import Delivery
@@ -302,3 +303,65 @@ def test_more_channels_than_anybody_has(make: Make, registry: Registry) -> None:
         assert bus.wait_idle(LONG).result()
     wanted = [f"part.{number}.3" for number in range(2_000) if number % 7 == 3]
     assert seen == [*wanted, "x.\x1b[2J\n\u202e"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_call_that_takes_too_long_has_failed_and_holds_nothing_up(
+    make: Make, registry: Registry, kind: str
+) -> None:
+    seen: list[int] = []
+    told: list[str] = []
+    more = threading.Event()
+    late: list[BaseException] = []
+
+    def hangs(message: Message, bus: MessageContext) -> None:
+        if message.payload == 0 and bus.attempt == 1:
+            assert more.wait(LONG)
+            try:
+                bus.publish("told", "too late").result()
+            except InvalidState as error:
+                late.append(error)
+        seen.append(message.payload)
+
+    async def hangs_too(message: Message, bus: MessageContext) -> None:
+        if message.payload == 0 and bus.attempt == 1:
+            await asyncio.sleep(LONG)
+        seen.append(message.payload)
+
+    options: dict[str, Any] = {"name": "agent", "subscribe": "c", "registry": registry}
+    pubsub_agent(**options, timeout=0.5, retry=RetryPolicy(max_attempts=2, base_delay=0.001))(
+        hangs if kind == "sync" else hangs_too
+    )
+
+    @pubsub_agent(subscribe="told", registry=registry)
+    async def hears(payload: str) -> None:
+        told.append(payload)
+
+    with make() as bus:
+        for number in range(3):
+            bus.publish("c", number).result()
+        assert bus.wait_idle(LONG).result()
+        assert seen == [0, 1, 2], "it was given again, in order"
+        assert bus.agents["agent"].failed == 1
+        more.set()
+        if kind == "sync":
+            until(lambda: late)
+    assert not told, "a call that was left behind publishes nothing"
+
+
+def test_a_call_that_always_takes_too_long_is_given_up(make: Make, registry: Registry) -> None:
+    @pubsub_agent(subscribe="c", registry=registry, timeout=0.02)
+    async def agent(number: int) -> None:
+        await asyncio.sleep(LONG)
+
+    with make() as bus:
+        bus.publish("c", 1).result()
+        assert bus.wait_idle(LONG).result()
+        (letter,) = bus.dead_letters()
+        assert "agent 'agent' ran longer than its timeout of 0.02 s" in letter.error
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "1", True, float("nan")])
+def test_an_impossible_time_limit_is_refused(registry: Registry, timeout: Any) -> None:
+    with pytest.raises(ConfigurationError, match="timeout"):
+        pubsub_agent(subscribe="c", registry=registry, timeout=timeout)
