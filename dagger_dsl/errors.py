@@ -519,12 +519,12 @@ class NodeExecutionError(ExecutionError):
 
 
 class NodeTimeout(ExecutionError, TimeoutError):
-    """One attempt of a node, or one call for a task, ran longer than its limit.
+    """One attempt of a node, or one call for a task or a message, ran longer than its limit.
 
     Attributes:
-        node_id: The node, or the task.
+        node_id: The node, the task, or the agent that was given the message.
         seconds: The limit.
-        kind: ``node`` or ``task``.
+        kind: ``node``, ``task`` or ``agent``.
     """
 
     def __init__(self, node_id: str, seconds: float, kind: str = "node") -> None:

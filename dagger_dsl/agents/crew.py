@@ -19,8 +19,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as OutOfTime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +30,7 @@ from dagger_dsl.errors import AgentNotFound, NodeTimeout, StoreDamaged, StoreErr
 from dagger_dsl.model.policies import Effects, RetryPolicy
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.retry import decide
+from dagger_dsl.runners.timed import call_within
 from dagger_dsl.store.notices import listen, of_tasks
 from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
 from dagger_dsl.store.task_steps import DIED, SILENT
@@ -589,25 +588,14 @@ class Crew:
 
     def _within(self, call: Callable[[], Any], ctx: TaskContext, limit: float) -> Any:
         """Make a call in a thread of its own, which is left behind when its time is over."""
-        future: Future[Any] = Future()
-        context = contextvars.copy_context()
 
-        def work() -> None:
-            try:
-                future.set_result(context.run(call))
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=work, name=f"dagger-task-{ctx.task_id}", daemon=True).start()
-        try:
-            return future.result(limit)
-        except OutOfTime:
-            if future.done():
-                raise
+        def late() -> NodeTimeout:
             logger.warning(
                 "task %r is left behind in its thread, which cannot be stopped", ctx.task_id
             )
-            raise NodeTimeout(ctx.task_id, limit, "task") from None
+            return NodeTimeout(ctx.task_id, limit, "task")
+
+        return call_within(call, limit, f"dagger-task-{ctx.task_id}", late)
 
     def _failed(self, claim: Claim, ctx: TaskContext, error: BaseException, took: float) -> Ending:
         waits = isinstance(error, NeedsMoreInfo) or _plain(error) == _NEEDS_MORE

@@ -7,20 +7,21 @@ and its annotation says what the payload has to be.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import logging
 import typing
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from dagger_dsl.errors import ConfigurationError, OutputError, RegistryError, shown
+from dagger_dsl.errors import ConfigurationError, NodeTimeout, OutputError, RegistryError, shown
 from dagger_dsl.model.messages import Message, check_patterns, is_pattern, matches
 from dagger_dsl.pubsub.definition import HANDLERS, PubSubAgentDef
 from dagger_dsl.pubsub.schemas import Shape
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["Caller"]
+
+logger = logging.getLogger("dagger_dsl.pubsub")
 
 _BUS: Final = ("bus", "ctx")
 
@@ -86,6 +87,9 @@ class Caller:
         kinds = self._read_parameters(body, what)
         self.wants_context = "bus" in kinds
         self.call = _CALLS[kinds](body)
+        if agent.timeout is not None:
+            limited = _awaited_within if self.is_async else _called_within
+            self.call = limited(self.call, agent.name, agent.timeout)
         self._answers: str | None = None
         if self.publish is not None and len(self.publish) == 1 and not is_pattern(self.publish[0]):
             self._answers = self.publish[0]
@@ -216,3 +220,29 @@ def _is_context(annotation: Any) -> bool:
     return getattr(annotation, "__name__", "") == "MessageContext" and str(
         getattr(annotation, "__module__", "")
     ).startswith("dagger_dsl.")
+
+
+def _awaited_within(call: Callable[..., Any], name: str, limit: float) -> Callable[..., Any]:
+    async def limited(message: Message, ctx: Any) -> Any:
+        try:
+            async with asyncio.timeout(limit) as time_limit:
+                return await call(message, ctx)
+        except TimeoutError as error:
+            if not time_limit.expired():
+                raise
+            raise NodeTimeout(name, limit, "agent") from error
+
+    return limited
+
+
+def _called_within(call: Callable[..., Any], name: str, limit: float) -> Callable[..., Any]:
+    from dagger_dsl.runners.timed import call_within  # others load nothing of runners
+
+    def late() -> NodeTimeout:
+        logger.warning("agent %r is left behind in its thread, which cannot be stopped", name)
+        return NodeTimeout(name, limit, "agent")
+
+    def limited(message: Message, ctx: Any) -> Any:
+        return call_within(lambda: call(message, ctx), limit, f"dagger-agent-{name}", late)
+
+    return limited

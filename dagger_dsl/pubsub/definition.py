@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload, runtime_checkable
@@ -57,6 +58,7 @@ class PubSubAgentDef:
         output_schema: What the payloads have to be that it publishes.
         retry: When a message that it failed on is given to it again; None for what the bus says.
         concurrency: How many messages it is given at a time; those of one channel and key never.
+        timeout: Seconds that one call may take; None for no limit.
     """
 
     name: str
@@ -68,6 +70,7 @@ class PubSubAgentDef:
     output_schema: Any = None
     retry: RetryPolicy | None = None
     concurrency: int = 1
+    timeout: float | None = None
 
 
 def _schema(value: Any, what: str) -> Any:
@@ -107,6 +110,7 @@ def pubsub_agent(
     description: str | None = None,
     retry: Any = None,
     concurrency: int | None = None,
+    timeout: float | dt.timedelta | None = None,
     registry: Registry | None = None,
 ) -> Callable[[F], F]: ...
 def pubsub_agent(fn: Any = None, /, **options: Any) -> Any:
@@ -125,8 +129,10 @@ def pubsub_agent(fn: Any = None, /, **options: Any) -> Any:
             it publishes; ``input_schema`` and ``output_schema``: JSON Schemas or types of the
             payloads that it is given, and that it publishes; ``description`` (the first line of its
             docstring); ``retry``: a `RetryPolicy` or a number of extra calls; ``concurrency``: how
-            many messages it is given at a time (1); ``registry``: where to register (the one in
-            force).
+            many messages it is given at a time (1); ``timeout``: seconds (or a timedelta) that one
+            call may take: past it the call has failed with `NodeTimeout`, an async one is
+            cancelled, and a sync one is left behind in its thread, which cannot be stopped;
+            ``registry``: where to register (the one in force).
 
     Raises:
         ConfigurationError: An option is unknown or has an impossible value.
@@ -144,7 +150,7 @@ def pubsub_agent(fn: Any = None, /, **options: Any) -> Any:
 
 
 def _read(options: Mapping[str, Any], what: str) -> dict[str, Any]:
-    found = convert_options(options, what, ("description", "retry", *_BESIDE), _BESIDE)
+    found = convert_options(options, what, ("description", "retry", "timeout", *_BESIDE), _BESIDE)
     for spelled, name in _SPELLINGS.items():
         if spelled in found:
             if name in found:
@@ -191,4 +197,5 @@ def define_agent(target: Any, fields: Mapping[str, Any]) -> PubSubAgentDef:
         output_schema=fields.get("output_schema"),
         retry=fields.get("retry"),
         concurrency=fields.get("concurrency", 1),
+        timeout=fields.get("timeout"),
     )

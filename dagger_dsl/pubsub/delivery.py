@@ -46,7 +46,7 @@ class Delivery:
 
     def __init__(self, concurrency: int = 1) -> None:
         self.arrived: deque[Message] = deque()
-        self.returned: deque[tuple[Message, float, int]] = deque()
+        self.returned: deque[tuple[Message, float, int] | None] = deque()
         self.held = 0
         self.timers: list[tuple[float, int, Message]] = []
         self._ready: deque[Message] = deque()
@@ -68,7 +68,11 @@ class Delivery:
             now: The time, by the clock of `failed`; without `timers` it does not matter.
         """
         while self.returned:
-            self._restore(*self.returned.popleft())
+            back = self.returned.popleft()
+            if back is None:
+                self._drop()
+            else:
+                self._restore(*back)
         if self.timers and self.timers[0][0] <= now:
             self.held -= 1
             return heapq.heappop(self.timers)[2]
@@ -143,6 +147,21 @@ class Delivery:
         """
         self.returned.append((message, due, attempts))
 
+    def drop(self) -> None:
+        """Forget all that waits; from any thread. What is restored after this call is kept.
+
+        Nothing may arrive until `waiting` says that it is done.
+        """
+        self.returned.append(None)
+
+    def _drop(self) -> None:
+        self.arrived.clear()
+        self.timers.clear()
+        self._ready.clear()
+        self._lanes.clear()
+        self._attempts.clear()
+        self.held = 0
+
     def _restore(self, message: Message, due: float, attempts: int) -> None:
         behind = self._lanes.get((message.channel, message.key))
         if behind is None:
@@ -164,7 +183,7 @@ class Delivery:
         """Return all that wait, in the order in which they were published."""
         behind = [each for lane in self._lanes.values() for each in lane]
         timed = [message for _, _, message in self.timers]
-        back = [message for message, _, _ in self.returned]
+        back = [each[0] for each in self.returned if each is not None]
         found = [*timed, *self._ready, *behind, *back, *self.arrived]
         return sorted(found, key=lambda each: each.number)
 

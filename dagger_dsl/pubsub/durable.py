@@ -19,33 +19,28 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from dagger_dsl.errors import (
     ChannelFull,
     DaggerError,
-    DecodingError,
     InvalidState,
     LimitExceeded,
-    StoreDamaged,
     StoreError,
-    visible,
 )
-from dagger_dsl.model.messages import DeadLetter, Message, error_text
+from dagger_dsl.model.messages import DeadLetter, Message
 from dagger_dsl.pubsub.feeds import Feed, Settled
 from dagger_dsl.pubsub.letters import told_of
-from dagger_dsl.pubsub.progress import Progress, Step
+from dagger_dsl.pubsub.progress import Step
 from dagger_dsl.pubsub.waiting import ThreadBell
-from dagger_dsl.store.messages import (
+from dagger_dsl.store.message_upkeep import remove_some_messages
+from dagger_dsl.store.message_values import (
     DEAD,
     DONE,
     RETRY,
     Delivered,
-    MessageRows,
     Outgoing,
     Settlement,
-    Stored,
 )
+from dagger_dsl.store.messages import MessageRows
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.workers import Worker
 
@@ -69,17 +64,8 @@ _LATER: Final = 0.25
 #: Seconds between two looks for processes that have died.
 _PATROL: Final = 0.5
 
-#: Messages that are fetched at a time, at most.
-_PORTION: Final = 500
-
 #: Seconds between two times that old messages are removed.
 _UPKEEP: Final = 60.0
-
-#: What is said of a message while it is handled after a death.
-_DIED: Final = "its process died while it handled this, or handles it now"
-
-#: Messages that are looked at when one is given at a time.
-_GLANCE: Final = 10
 
 #: How often the last commit is tried, at most, when a bus is closed and the database is in trouble.
 _LAST_TRIES: Final = 3
@@ -158,7 +144,7 @@ class DurablePlace:
 
     def join(self, subscription: Subscription) -> None:
         """See `Place.join`; where another process has the subscription, this one stands by."""
-        feed = Feed(subscription)
+        feed = Feed(subscription, self.rows, self._worker)
         with self._lock:
             self._feeds[subscription] = feed
             taken = any(
@@ -166,7 +152,7 @@ class DurablePlace:
                 for each in self._feeds.values()
             )
         try:
-            if not taken and not self._claim(feed):
+            if not taken and not feed.claim():
                 logger.info(
                     "agent %r runs in another process; this one takes over when that ends",
                     subscription.name,
@@ -239,6 +225,9 @@ class DurablePlace:
 
     def made_room(self) -> None:
         """See `Place.made_room`: nobody waits for room."""
+
+    def stop(self) -> None:
+        """See `Place.stop`: what waits is recorded all the same."""
 
     # --- what became of messages ------------------------------------------------------------------
 
@@ -354,12 +343,17 @@ class DurablePlace:
         for feed in feeds:
             while feed.settled:
                 feed.taken.append(feed.settled.popleft())
-        wrote = self._commit(pending, feeds)
+        try:
+            wrote = self._commit(pending, feeds)
+        except BaseException as error:
+            for publication, _ in pending:
+                publication.fail(error)
+            raise
         got = False
         if not self._closing:
             self._patrol(feeds)
             for feed in feeds:
-                got |= self._fetch(feed)
+                got |= feed.fetch()
         self._see_off(feeds)
         if wrote or got:
             self._calm = -math.inf
@@ -387,46 +381,23 @@ class DurablePlace:
         steps: list[tuple[Feed, Step]] = []
         settlements: list[Settlement] = []
         for feed in feeds:
-            if feed.progress is None:
-                feed.taken.clear()
-                continue
-            if not feed.taken and feed.progress.lag < _PORTION:
-                continue
-            step = feed.progress.plan([each.delivered for each in feed.taken])
-            published = {
-                each.delivered.number: [publication.data for publication in each.published]
-                for each in feed.taken
-                if each.published
-            }
-            steps.append((feed, step))
-            settlements.append(
-                Settlement(
-                    feed.subscription.name,
-                    feed.epoch,
-                    step.position,
-                    step.put,
-                    step.drop,
-                    published,
-                )
-            )
+            planned = feed.plan()
+            if planned is not None:
+                steps.append((feed, planned[0]))
+                settlements.append(planned[1])
         if not pending and not settlements:
             return False
-        try:
-            done = self.rows.commit(self._worker.name, [each[1] for each in pending], settlements)
-        except BaseException as error:
-            for publication, _ in pending:
-                publication.fail(error)
-            raise
+        done = self.rows.commit(self._worker.name, [each[1] for each in pending], settlements)
         for feed, step in steps:
             if feed.subscription.name in done.lost:
-                self._lost(feed)
+                feed.lost()
                 continue
             assert feed.progress is not None
             feed.progress.wrote(step)
             for each in feed.taken:
                 fault = done.refused.get((feed.subscription.name, each.delivered.number))
                 if fault is not None:
-                    self._refused(feed, each, fault)
+                    feed.refused(each, fault)
                     continue
                 for publication in each.published:
                     self._published(publication)
@@ -434,17 +405,6 @@ class DurablePlace:
         for (publication, _), fault in zip(pending, done.faults, strict=True):
             self._tell(publication, fault)
         return True
-
-    def _refused(self, feed: Feed, settled: Settled, fault: DaggerError) -> None:
-        """Take back that a message was handled: what was published meanwhile is refused."""
-        assert feed.progress is not None
-        number, name = settled.delivered.number, feed.subscription.name
-        feed.progress.buried(number)
-        logger.error("agent %r gives message %d up: %s", name, number, fault)
-        message = settled.message or Message("")
-        feed.subscription.handled -= 1
-        feed.subscription.failed += 1
-        feed.subscription.lose(DeadLetter(message, name, error_text(fault), 1, self.now()))
 
     def _tell(self, publication: Publication, fault: DaggerError | None) -> None:
         if fault is not None:
@@ -458,175 +418,7 @@ class DurablePlace:
         if channel is not None:
             channel.published += 1
 
-    def _lost(self, feed: Feed) -> None:
-        logger.warning(
-            "another process has taken agent %r over; what it was doing here is done there again",
-            feed.subscription.name,
-        )
-        feed.progress = None
-        feed.suspects.clear()
-        feed.taken.clear()
-        feed.settled.clear()
-        feed.subscription.core.arrived.clear()
-
-    def _fetch(self, feed: Feed) -> bool:
-        progress, subscription = feed.progress, feed.subscription
-        if progress is None or feed.leaving or subscription.stopped:
-            return False
-        if feed.looks_back:
-            feed.looks_back = False
-            try:
-                self._look_back(feed, progress)
-            except BaseException:
-                feed.looks_back = True
-                raise
-        if feed.careful or feed.suspects:
-            return self._give_one(feed, progress)
-        most = self._bus.config.capacity
-        waiting = subscription.core.waiting
-        if waiting > most // 2:
-            return False
-        found = self.rows.after(progress.scanned, min(_PORTION, most - waiting))
-        if not found:
-            return False
-        wanted = self._wanted(feed, progress, found)
-        # All are read before anything is said of one: trouble with a file is no result.
-        messages = [self._read(each) for each in wanted]
-        progress.take([each.head.number for each in wanted], found[-1].head.number)
-        progress.skip.difference_update(each.head.number for each in found)
-        for stored, message in zip(wanted, messages, strict=True):
-            if isinstance(message, Message):
-                subscription.core.arrived.append(message)
-            else:
-                self._give_up(feed, stored, 0, message)
-        if subscription.bell.armed:
-            subscription.bell.ring()
-        return True
-
-    @staticmethod
-    def _wanted(feed: Feed, progress: Progress, found: Sequence[Stored]) -> list[Stored]:
-        name, gets = feed.subscription.name, feed.subscription.caller.gets
-        return [
-            each
-            for each in found
-            if each.head.number not in progress.skip
-            and each.head.source != name
-            and gets(each.head.channel)
-        ]
-
-    def _read(self, stored: Stored) -> Message | str:
-        """Return a message, or why it cannot be read."""
-        try:
-            return self.rows.message(stored)
-        except (DecodingError, StoreDamaged) as error:
-            return error_text(error)
-
-    def _give_up(self, feed: Feed, stored: Stored, attempts: int, error: str) -> None:
-        """Give a message up that nobody is given."""
-        subscription = feed.subscription
-        logger.error(
-            "agent %r is not given message %r: %s",
-            subscription.name,
-            stored.head.id,
-            visible(error),
-        )
-        letter = DeadLetter(stored.head, subscription.name, error, attempts, self.now())
-        subscription.lose(letter)
-        self.bury(subscription, letter)
-
-    def _look_back(self, feed: Feed, progress: Progress) -> None:
-        """Give again what failed before, in another process perhaps, or is replayed."""
-        now, known = self.now(), progress.retries
-        for stored, so_far in self.rows.retries(feed.subscription.name):
-            if so_far.number in known:
-                continue
-            due = so_far.due_at or 0.0
-            message = self._read(stored)
-            progress.again(so_far.number)
-            if feed.careful and due <= now:
-                feed.suspects.append((stored, so_far))
-            elif isinstance(message, Message):
-                feed.subscription.core.restore(message, due, so_far.attempt)
-            else:
-                self._give_up(feed, stored, so_far.attempt, message)
-        feed.subscription.bell.ring()
-
-    # --- after a death ----------------------------------------------------------------------------
-
-    def _give_one(self, feed: Feed, progress: Progress) -> bool:
-        """Give one message once nothing else is in hand, and record before that it is given.
-
-        So a message that kills its process is known by its deaths, and given up after some.
-        """
-        subscription = feed.subscription
-        if subscription.calm_until <= self.now() or not feed.is_empty:
-            return False
-        if not feed.suspects:
-            found = self.rows.after(progress.scanned, _GLANCE)
-            wanted = self._wanted(feed, progress, found)
-            if not wanted:
-                if found:
-                    progress.take((), found[-1].head.number)
-                else:
-                    feed.careful = 0
-                    subscription.watched = False
-                return bool(found)
-            number = wanted[0].head.number
-            progress.take((number,), number)
-            feed.suspects.append((wanted[0], Delivered(number, RETRY)))
-        stored, so_far = feed.suspects[0]
-        message = self._read(stored)
-        if so_far.deaths >= self._bus.config.max_deaths:
-            died = f"{so_far.deaths} processes died while they handled it"
-            self._give_up(feed, stored, so_far.attempt + so_far.deaths, died)
-        elif isinstance(message, Message):
-            given = attrs.evolve(
-                so_far, due_at=0.0, error=_DIED, at=self.now(), deaths=so_far.deaths + 1
-            )
-            if not self._record(feed, progress, given):
-                return True
-            subscription.core.restore(message, 0.0, so_far.attempt)
-            subscription.bell.ring()
-        else:
-            self._give_up(feed, stored, so_far.attempt, message)
-        feed.suspects.popleft()
-        feed.careful = max(0, feed.careful - 1)
-        subscription.watched = bool(feed.careful or feed.suspects)
-        return True
-
-    def _record(self, feed: Feed, progress: Progress, given: Delivered) -> bool:
-        """Record that a message is given; return False where the subscription is lost."""
-        step = progress.plan([given])
-        settlement = Settlement(
-            feed.subscription.name, feed.epoch, step.position, step.put, step.drop
-        )
-        if self.rows.commit(self._worker.name, [], [settlement]).lost:
-            self._lost(feed)
-            return False
-        progress.wrote(step)
-        return True
-
     # --- who has a subscription -------------------------------------------------------------------
-
-    def _claim(self, feed: Feed) -> bool:
-        subscription = feed.subscription
-        claimed = self.rows.claim(
-            subscription.name,
-            subscription.caller.subscribe,
-            self._worker.name,
-            self._worker.is_dead,
-        )
-        if claimed is None:
-            return False
-        feed.epoch = claimed.epoch
-        feed.looks_back = True
-        feed.suspects.clear()
-        feed.careful = 0
-        subscription.watched = claimed.died
-        if claimed.died:
-            feed.careful = self._bus.config.capacity + subscription.caller.agent.concurrency
-        feed.progress = Progress(claimed.position, claimed.rows)
-        return True
 
     def _patrol(self, feeds: Sequence[Feed]) -> None:
         now = time.monotonic()
@@ -638,7 +430,7 @@ class DurablePlace:
             self._beaten = now
             self.rows.beat(self._worker.name)
         for feed in waiting:
-            if not feed.subscription.stopped and self._claim(feed):
+            if not feed.subscription.stopped and feed.rests() and feed.claim():
                 logger.info("agent %r goes on in this process", feed.subscription.name)
         for feed in feeds:
             feed.looks_back = True  # somebody may have replayed something in another process
@@ -651,7 +443,9 @@ class DurablePlace:
             return
         if self._pruning or self._pruned is None or now - self._pruned >= _UPKEEP:
             self._pruned = now
-            _, self._pruning = self.rows.prune_some(keep, self._pruning)
+            _, self._pruning = remove_some_messages(
+                self._store.database, self.now() - keep, self._pruning
+            )
 
     def _see_off(self, feeds: Sequence[Feed]) -> None:
         """Give away the subscriptions of agents that were taken out and have come to their end."""
@@ -669,7 +463,7 @@ class DurablePlace:
                     if each.subscription.name == feed.subscription.name
                 ]
             for each in heirs:
-                self._claim(each)
+                each.claim()
 
     def _give_back(self) -> None:
         feeds = list(self._feeds.values())

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dagger_dsl.pubsub.config import WorkflowSpec
-    from dagger_dsl.pubsub.executor import PubSubExecutor
     from dagger_dsl.pubsub.home import Home
+    from dagger_dsl.pubsub.life import BusLife
 
 __all__ = ["wait_for_end"]
 
 
-async def wait_for_end(bus: PubSubExecutor, home: Home, spec: WorkflowSpec) -> str:
+async def wait_for_end(bus: BusLife, home: Home, spec: WorkflowSpec) -> str:
     """Wait until something ends a bus, and return what.
 
     Args:

@@ -7,14 +7,9 @@ meanwhile. Everything else is the same code for both.
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import logging
-import math
 import os
-import threading
-import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -35,27 +30,23 @@ from dagger_dsl.model.messages import (
     is_pattern,
 )
 from dagger_dsl.model.policies import seconds, whole_number
-from dagger_dsl.pubsub.arguments import as_ids, as_spec, check_texts
+from dagger_dsl.pubsub.arguments import as_ids, check_texts
 from dagger_dsl.pubsub.calls import Caller
 from dagger_dsl.pubsub.channels import Channel
 from dagger_dsl.pubsub.config import (
     PubSubConfig,
     StartWith,
-    WorkflowSpec,
 )
 from dagger_dsl.pubsub.definition import PubSubAgentDef, define_agent
-from dagger_dsl.pubsub.ending import wait_for_end
-from dagger_dsl.pubsub.home import Home
+from dagger_dsl.pubsub.life import BusLife
 from dagger_dsl.pubsub.memory import MemoryPlace
 from dagger_dsl.pubsub.report import AgentStats, ChannelStats, PubSubExecutionReport
 from dagger_dsl.pubsub.schemas import Shape
 from dagger_dsl.pubsub.subscription import Place, Subscription
-from dagger_dsl.pubsub.waiting import Pending, Publication, running_loop
+from dagger_dsl.pubsub.waiting import Publication, running_loop
 from dagger_dsl.registry import Registry, as_registry
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from dagger_dsl.pubsub.context import MessageContext
 
 __all__ = ["PubSubExecutor"]
@@ -63,7 +54,7 @@ __all__ = ["PubSubExecutor"]
 logger = logging.getLogger("dagger_dsl.pubsub")
 
 
-class PubSubExecutor:
+class PubSubExecutor(BusLife):
     """Agents that talk to each other by messages on channels.
 
     As a context manager, with ``with`` or ``async with``, it runs in the background until the block
@@ -94,31 +85,19 @@ class PubSubExecutor:
             raise ConfigurationError(f"config is a PubSubConfig, not {shown(config)}")
         if isinstance(agents, (str, Mapping)):
             raise ConfigurationError(f"agents is a list of agents, not {shown(agents)}")
-        self.config = config or PubSubConfig()
         self.registry = as_registry(registry)
         self.database_url = database_url
         self._callers: dict[str, Caller] = {}
+        self._declared: dict[str, tuple[Any, int | None]] = {}
+        super().__init__(config or PubSubConfig())
         for each in self.registry.pubsub_agents.values() if agents is None else agents:
             self._admit(Caller(self._definition(each, None)), replace=False)
-        self._declared: dict[str, tuple[Any, int | None]] = {}
-        self._clock: Callable[[], float] = time.time
-        self._monotonic: Callable[[], float] = time.monotonic
-        self._lock = threading.RLock()
-        self._home: Home | None = None
-        self._place: Place | None = None
-        self._reset()
 
     def _reset(self) -> None:
+        super()._reset()
         self._channels: dict[str, Channel] = {}
-        self._subscriptions: dict[str, Subscription] = {}
         self._gone: dict[str, AgentStats] = {}
-        self._prefix = os.urandom(6).hex()
-        self._numbers = itertools.count(1)
-        self._reason: str | None = None
-        self._limit: int | None = None
-        self._began = self._monotonic()
         self._undelivered = 0
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         state = "stopped" if self._place is None else "running"
@@ -224,6 +203,7 @@ class PubSubExecutor:
         place = self._place
         assert place is not None
         subscription.stop()
+        self._parting = [each for each in self._parting if each.drivers] + [subscription]
         del self._subscriptions[subscription.name]
         before = self._gone.get(subscription.name, AgentStats())
         self._gone[subscription.name] = before.plus(subscription.stats)
@@ -246,9 +226,6 @@ class PubSubExecutor:
         subscriptions = tuple(self._subscriptions.values())
         for channel in self._channels.values():
             channel.aim(subscriptions)
-
-    def _all(self) -> list[Subscription]:
-        return list(self._subscriptions.values())
 
     # --- channels ---------------------------------------------------------------------------------
 
@@ -274,6 +251,7 @@ class PubSubExecutor:
             self._declared[name] = (schema, capacity)
             if self._place is not None:
                 self._apply(self._channel(name))
+                self._place.made_room()
 
     @property
     def channels(self) -> Mapping[str, ChannelStats]:
@@ -426,91 +404,7 @@ class PubSubExecutor:
         """
         return self._open_place().discard(agent, as_ids(ids))
 
-    def _open_place(self) -> Place:
-        if self._place is None:
-            raise InvalidState("the bus does not run; use `with PubSubExecutor(...) as bus:`")
-        return self._place
-
-    # --- life -------------------------------------------------------------------------------------
-
-    def __enter__(self) -> PubSubExecutor:
-        self._refuse_twice()
-        Home.in_thread(self._open)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close(drain=error is None)
-
-    async def __aenter__(self) -> PubSubExecutor:
-        self._refuse_twice()
-        self._open(Home(asyncio.get_running_loop()))
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._shut(self.config.grace, drain=error is None)
-
-    def close(self, grace: float | None = None, *, drain: bool = True) -> None:
-        """End a bus that ``with`` has opened; nothing happens where it does not run.
-
-        Args:
-            grace: Seconds that it may take, `PubSubConfig.grace` by default.
-            drain: Whether what waits is handled first. What is left in memory is gone, and counted
-                as undelivered; a database keeps it.
-        """
-        home = self._home
-        if home is None or not home.is_own:
-            return
-        limit = self.config.grace if grace is None else seconds(grace, "grace")
-        try:
-            home.call(self._shut(limit, drain=drain))
-        finally:
-            home.leave()
-
-    def stop(self, reason: str = "stopped") -> None:
-        """Give agents nothing more; calls that are going on end as they would. From any thread."""
-        with self._lock:
-            if self._reason is None:
-                self._reason = reason
-        for each in self._all():
-            each.stop()
-        self._news()
-
-    def _refuse_twice(self) -> None:
-        with self._lock:
-            if self._home is not None:
-                raise InvalidState("the bus runs already; make another one, or wait for its end")
-
-    def _open(self, home: Home) -> None:
-        with self._lock:
-            self._refuse_twice()
-            self._reset()
-            self._home = home
-            place: Place | None = None
-            try:
-                place = self._make_place()
-                place.open()
-                self._place = place
-                for name in self._declared:
-                    self._channel(name)
-                for caller in self._callers.values():
-                    self._put_in(caller)
-            except BaseException:
-                for each in self._all():
-                    each.stop()
-                self._home = self._place = None
-                if place is not None:
-                    place.close()
-                raise
+    # --- what its life is made of -----------------------------------------------------------------
 
     def _make_place(self) -> Place:
         if self.database_url is None:
@@ -519,172 +413,24 @@ class PubSubExecutor:
 
         return DurablePlace(self, self.database_url)
 
-    async def _shut(self, grace: float, *, drain: bool) -> None:
-        """End everything; in the loop of the bus."""
-        place, home = self._place, self._home
-        if place is None or home is None:
-            return
-        deadline = home.loop.time() + grace
-        try:
-            end = place.now() + grace  # what is due later is not waited for
-            wanted = drain and self._reason is None
-            if wanted and not await home.until(lambda: self._has_drained(end), deadline):
-                logger.warning("the bus was closed with messages that are not handled yet")
-        finally:
-            self.stop("closed")
-            if not await home.until(self._has_ended, deadline):
-                for each in self._all():
-                    each.cancel()
-                await home.until(self._has_ended, home.loop.time() + 1.0)
-            try:
-                await home.loop.run_in_executor(None, place.close)
-            finally:
-                for each in self._all():
-                    self._lose(each)
-                self._place = self._home = None
+    def _fill(self) -> None:
+        for name in self._declared:
+            self._channel(name)
+        for caller in self._callers.values():
+            self._put_in(caller)
 
-    def _has_drained(self, end: float) -> bool:
-        return self._reason is not None or self._calm_until() > end
+    def _start_with(self, spec: StartWith) -> Publication:
+        return self.publish(spec.channel, spec.payload, key=spec.key, id=spec.id)
 
-    def _has_ended(self) -> bool:
-        return not any(each.drivers for each in self._all())
-
-    def _is_over(self) -> bool:
-        return self._reason is not None or self._calm_until() == math.inf
-
-    def _calm_until(self) -> float:
-        return -math.inf if self._place is None else self._place.calm_until()
-
-    def _news(self) -> None:
-        """Wake those who wait for something to be so; from any thread."""
-        home = self._home
-        if home is not None:
-            home.news()
-
-    def wait_idle(self, timeout: float | None = None) -> Pending[bool]:
-        """Wait until all that was published is handled.
-
-        In a thread without a running event loop this call blocks for that; in one with a running
-        loop ``await`` waits.
-
-        Args:
-            timeout: Seconds; None for ever.
-
-        Returns:
-            Whether that is so, by `Pending.result` or ``await``; False where it took too long, or
-            the bus was stopped.
-
-        Raises:
-            InvalidState: The bus does not run.
-        """
-        home = self._home
-        if home is None or self._place is None:
-            raise InvalidState("the bus does not run; use `with PubSubExecutor(...) as bus:`")
-        limit = None if timeout is None else seconds(timeout, "timeout")
-        pending = Pending[bool](loop=home.loop)
-
-        async def watch() -> None:
-            try:
-                deadline = None if limit is None else home.loop.time() + limit
-                await home.until(self._is_over, deadline)
-                pending.succeed(self._calm_until() == math.inf)
-            except BaseException as error:
-                pending.fail(error)
-                raise
-
-        home.begin(lambda: self._watch(watch()))
-        if running_loop() is None:
-            pending.result()
-        return pending
-
-    def _watch(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    # --- until something ends it ------------------------------------------------------------------
-
-    def run(self, spec: WorkflowSpec | None = None) -> PubSubExecutionReport:
-        """Run until something ends it, and return what was done; `run_async` for those who await.
-
-        Args:
-            spec: `StartWith`, or `Reactive` (by default), with what ends it.
-
-        Raises:
-            InvalidState: The bus runs already.
-            Errors of `publish`: For the message of `StartWith`.
-        """
-        home = self._home
-        if home is not None and home.is_own:
-            try:
-                return home.call(self._run(as_spec(spec)))
-            finally:
-                self._leave(home)
-        from dagger_dsl.runners.loops import run_in_loop  # who only publishes loads no runners
-
-        if running_loop() is None:
-            return run_in_loop(self.run_async(spec))
-        done = Pending[PubSubExecutionReport]()
-
-        def work() -> None:
-            try:
-                done.succeed(run_in_loop(self.run_async(spec)))
-            except BaseException as error:
-                done.fail(error)
-
-        threading.Thread(target=work, name="dagger-pubsub-run", daemon=True).start()
-        return done.result()
-
-    async def run_async(self, spec: WorkflowSpec | None = None) -> PubSubExecutionReport:
-        """Run until something ends it, with async agents in the loop of the caller; see `run`."""
-        chosen = as_spec(spec)
-        home = self._home
-        if home is None:
-            async with self:
-                return await self._run(chosen)
-        if home.loop is asyncio.get_running_loop():
-            return await self._run(chosen)
-        try:
-            work = asyncio.run_coroutine_threadsafe(self._run(chosen), home.loop)
-            return await asyncio.wrap_future(work)
-        finally:
-            await asyncio.to_thread(self._leave, home)
-
-    def _leave(self, home: Home) -> None:
-        """End the thread of a bus that `run` has ended inside of its block."""
-        if self._home is not home:
-            home.leave()
-
-    async def _run(self, spec: WorkflowSpec) -> PubSubExecutionReport:
-        home = self._home
-        assert home is not None
-        self._limit = spec.count
-        try:
-            if isinstance(spec, StartWith):
-                await self.publish(spec.channel, spec.payload, key=spec.key, id=spec.id)
-            self.stop(await wait_for_end(self, home, spec))
-        except BaseException:
-            self.stop("failed")
-            raise
-        await self._shut(self.config.grace, drain=False)
-        return self._report()
-
-    def _activity(self) -> tuple[int, int]:
-        published = sum(each.published for each in list(self._channels.values()))
-        return published, sum(each.handled + each.failed for each in self._all())
-
-    def _count(self) -> None:
-        """Look whether as many messages were handled as there shall be."""
-        limit = self._limit
-        if limit is not None and sum(each.handled for each in self._all()) >= limit:
-            self.stop("count")
+    def _published(self) -> int:
+        return sum(each.published for each in list(self._channels.values()))
 
     def _report(self) -> PubSubExecutionReport:
         channels, running = self.channels, self.agents
         return PubSubExecutionReport(
             reason=self._reason or "stopped",
             duration=self._monotonic() - self._began,
-            published=sum(each.published for each in channels.values()),
+            published=self._published(),
             agents={
                 name: self._gone.get(name, AgentStats()).plus(running.get(name, AgentStats()))
                 for name in {**self._gone, **running}
@@ -695,4 +441,4 @@ class PubSubExecutor:
         )
 
     def _letters(self) -> list[DeadLetter]:
-        return [letter for each in self._all() for letter in each.letters]
+        return [letter for each in self._all() for letter in list(each.letters)]

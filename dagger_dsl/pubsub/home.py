@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
+from dagger_dsl.errors import InvalidState
 from dagger_dsl.pubsub.waiting import Pending, running_loop
 
 __all__ = ["Home"]
@@ -23,11 +25,15 @@ class Home:
     Attributes:
         loop: The same.
         watchers: How many wait; who does something that they may wait for looks at it first.
+        is_closing: Whether somebody ends the bus already.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.watchers = 0
+        self.is_closing = False
+        self._leaving = threading.Lock()
+        self._left = False
         self._bell = asyncio.Event()
         self._thread: threading.Thread | None = None
 
@@ -69,13 +75,31 @@ class Home:
 
     def leave(self) -> None:
         """End the thread of its own."""
-        if self._thread is not None:
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join(5.0)
+        if self._thread is None:
+            return
+        with self._leaving:
+            if not self._left:
+                self._left = True
+                self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(5.0)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something in the loop, and wait for it in this thread."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+        """Do something in the loop, and wait for it in this thread.
+
+        Raises:
+            InvalidState: The loop has ended meanwhile.
+        """
+        with self._leaving:
+            if self._left:
+                work.close()
+                raise InvalidState("the bus was closed meanwhile; open it again")
+            future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except CancelledError:
+            if not self._left:
+                raise
+            raise InvalidState("the bus was closed meanwhile; open it again") from None
 
     def begin(self, start: Callable[[], None]) -> None:
         """Call something in the loop: at once where this is its thread, else soon."""

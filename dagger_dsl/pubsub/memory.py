@@ -51,7 +51,7 @@ class MemoryPlace:
         self._choked: dict[str, Channel] = {}
         self._letters: deque[DeadLetter] = deque(maxlen=bus.config.dead_letters)
         self._ids: OrderedDict[str, Message] = OrderedDict()
-        self._closed = False
+        self._closed = self._stopped = False
 
     def open(self) -> None:
         """See `Place.open`."""
@@ -60,18 +60,25 @@ class MemoryPlace:
         """Refuse what still waits for room, and all that comes."""
         with self._lock:
             self._closed = True
-            waiting = [each for channel in self._choked.values() for each in channel.waiting]
+        self.stop()
+
+    def stop(self) -> None:
+        """See `Place.stop`."""
+        with self._lock:
+            self._stopped = True
             for channel in self._choked.values():
-                channel.waiting.clear()
+                while channel.waiting:
+                    publication = channel.waiting.popleft()
+                    publication.fail(self._ended(publication.message))
             self._choked.clear()
             self.choked = False
-        for each in waiting:
-            each.fail(
-                InvalidState(
-                    f"the bus was closed before there was room for message {each.message.id!r} on "
-                    f"channel {each.message.channel!r}"
-                )
-            )
+
+    @staticmethod
+    def _ended(message: Message) -> InvalidState:
+        return InvalidState(
+            f"the bus was closed before there was room for message {message.id!r} on channel "
+            f"{message.channel!r}"
+        )
 
     def join(self, subscription: Subscription) -> None:
         """See `Place.join`: what was published before is gone."""
@@ -107,6 +114,8 @@ class MemoryPlace:
                 return
             if not wait:
                 raise self._full(channel, 0.0)
+            if self._stopped:  # nobody makes room any more
+                raise self._ended(message)
             if sum(len(each.waiting) for each in self._choked.values()) >= (
                 self._bus.config.max_waiting
             ):
@@ -210,7 +219,8 @@ class MemoryPlace:
 
     def bury(self, subscription: Subscription, letter: DeadLetter) -> None:
         """See `Place.bury`."""
-        self._letters.append(letter)
+        with self._lock:
+            self._letters.append(letter)
         try:
             told = told_of(self._bus, letter)
             if told is not None:
@@ -237,7 +247,8 @@ class MemoryPlace:
 
     def dead_letters(self, agent: str | None) -> list[DeadLetter]:
         """See `Place.dead_letters`."""
-        return [each for each in list(self._letters) if agent is None or each.agent == agent]
+        with self._lock:
+            return [each for each in self._letters if agent is None or each.agent == agent]
 
     def replay(self, agent: str | None, ids: set[str] | None) -> int:
         """See `Place.replay`: of agents that are there."""

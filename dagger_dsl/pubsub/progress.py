@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from dagger_dsl.store.messages import DEAD, DONE, RETRY, Delivered
+from dagger_dsl.store.message_values import DEAD, DONE, RETRY, Delivered
 
 __all__ = ["Progress", "Step"]
 

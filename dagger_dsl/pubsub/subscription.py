@@ -56,6 +56,10 @@ class Place(Protocol):
         """Begin to keep messages."""
         ...
 
+    def stop(self) -> None:
+        """Hear that agents are given nothing more, so that nobody makes room; from any thread."""
+        ...
+
     def close(self) -> None:
         """Keep no more; what was settled is recorded first."""
         ...
@@ -188,7 +192,8 @@ class Subscription:
     @property
     def calm_until(self) -> float:
         """When it has something to do again while nothing comes; see `Place.calm_until`."""
-        return self.core.calm_until() if self.sleeping == self.drivers else -math.inf
+        with self._lock:  # who wakes needs it, so nobody takes a message between the two looks
+            return self.core.calm_until() if self.sleeping == self.drivers else -math.inf
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -237,18 +242,21 @@ class Subscription:
                     try:
                         await bell.sleep(seconds, self._is_news)
                     finally:
-                        self.sleeping -= 1
+                        with self._lock:
+                            self.sleeping -= 1
                     step = steps.send(None)
                     continue
                 try:
                     value = await step
-                except (Exception, SystemExit) as error:
-                    step = steps.throw(error)
+                except (KeyboardInterrupt, GeneratorExit):  # meant for the loop, and for this task
+                    raise
                 except asyncio.CancelledError:
                     task = asyncio.current_task()
                     if task is None or task.cancelling():
                         raise
                     step = steps.throw(ExecutionError("it awaited something that was cancelled"))
+                except BaseException as error:  # such as SystemExit, or what pytest.fail() raises
+                    step = steps.throw(error)
                 else:
                     step = steps.send(value)
                 turn += 1
@@ -336,7 +344,9 @@ class Subscription:
                     place.settle(self, message, ctx._held)
                 else:
                     place.settle(self, message, [])
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
+                if is_async and isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+                    raise  # of the loop; in a thread nobody but the agent itself raises one
                 if ctx is not None:
                     ctx._over = True
                 self._failed(message, error)

@@ -21,6 +21,9 @@ __all__ = ["Bell", "LoopBell", "Pending", "Publication", "ThreadBell", "running_
 
 T = TypeVar("T")
 
+#: Held while somebody says that it waits, too; a result seldom has a second one.
+_JOINING: Final = threading.Lock()
+
 _WAITING: Final = 0
 _DONE: Final = 1
 _FAILED: Final = 2
@@ -91,7 +94,7 @@ class Pending(Generic[T]):
                     "result() would wait for ever in the event loop of the bus; await it instead"
                 )
             event = threading.Event()
-            self._wake = event.set
+            self._call(event.set)
             limit = self._timeout if timeout is None else timeout
             if self._state == _WAITING and not event.wait(limit):
                 self._too_late()
@@ -116,7 +119,7 @@ class Pending(Generic[T]):
             elif not loop.is_closed():
                 loop.call_soon_threadsafe(ring)
 
-        self._wake = wake
+        self._call(wake)
         if self._state != _WAITING:
             return
         try:
@@ -129,12 +132,18 @@ class Pending(Generic[T]):
                 self._give_up(self)
             raise
 
+    def _call(self, wake: Callable[[], object]) -> None:
+        """Let one more be woken."""
+        with _JOINING:
+            before = self._wake
+            self._wake = wake if before is None else lambda: (before(), wake())
+
     def _too_late(self) -> None:
-        if self._give_up is None:
-            raise TimeoutError("what was waited for did not come in time")
-        error = self._give_up(self)
+        error = None if self._give_up is None else self._give_up(self)
         if error is not None:
             raise error
+        if self._state == _WAITING:  # it can be taken back no more, as while it is committed
+            raise TimeoutError("what was waited for did not come in time")
 
     def _get(self) -> T:
         if self._state == _FAILED:

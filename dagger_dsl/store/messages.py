@@ -11,9 +11,8 @@ claim, so that one which comes too late, after another worker took over, changes
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import attrs
 import orjson
@@ -32,6 +31,19 @@ from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.codec import encode
 from dagger_dsl.store.database import Database
+from dagger_dsl.store.message_values import (
+    DEAD,
+    RETRY,
+    Claimed,
+    Committed,
+    Delivered,
+    Outgoing,
+    Settlement,
+    Stored,
+    StoredPlace,
+    row_of,
+    stored,
+)
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.transactions import Transaction, read, run_transaction
 
@@ -45,141 +57,6 @@ __all__ = [
     "Stored",
     "StoredPlace",
 ]
-
-DONE: Final = "done"
-RETRY: Final = "retry"
-DEAD: Final = "dead"
-
-
-@attrs.define(eq=False)
-class Outgoing:
-    """A message that is to be stored, encoded.
-
-    Attributes:
-        message: Which.
-        data: Its payload's encoding.
-        named: Whether its id was given by hand, so that it may be there already.
-        inline, artifact_id, size: Where the encoding goes, once `MessageRows.place` has placed it.
-    """
-
-    message: Message
-    data: bytes
-    named: bool = False
-    inline: bytes | None = None
-    artifact_id: str | None = None
-    size: int = 0
-
-
-@attrs.frozen(eq=False)
-class Delivered:
-    """What became of one message for one subscription.
-
-    Attributes:
-        number: The message's.
-        state: ``done``, ``retry`` or ``dead``.
-        attempt: How many calls have failed.
-        due_at: When it is given again, in seconds since 1970.
-        error: What the last call failed with.
-        at: When that was, in seconds since 1970.
-        deaths: How many processes died while they handled it.
-    """
-
-    number: int
-    state: str
-    attempt: int = 0
-    due_at: float | None = None
-    error: str = ""
-    at: float = 0.0
-    deaths: int = 0
-
-
-@attrs.frozen(eq=False)
-class Settlement:
-    """What a worker records of one subscription.
-
-    Attributes:
-        name, epoch: The subscription, and the claim.
-        position: Up to where everything is settled, or has a row.
-        put: Rows to write.
-        drop: Numbers of messages whose rows are needed no more.
-        published: What was published while messages were handled that are done now, by the numbers
-            of these.
-    """
-
-    name: str
-    epoch: int
-    position: int
-    put: Sequence[Delivered] = ()
-    drop: Sequence[int] = ()
-    published: Mapping[int, Sequence[Outgoing]] = MappingProxyType({})
-
-
-@attrs.frozen(eq=False)
-class Committed:
-    """What came of a commit.
-
-    Attributes:
-        faults: For each message from outside None, or why it is not stored.
-        lost: The subscriptions that belong to other workers by now; nothing of them is recorded.
-        refused: Messages that are given up, by subscription and number, with why: what was
-            published while they were handled cannot be.
-    """
-
-    faults: list[DaggerError | None] = attrs.field(factory=list)
-    lost: list[str] = attrs.field(factory=list)
-    refused: dict[tuple[str, int], DaggerError] = attrs.field(factory=dict)
-
-
-@attrs.frozen(eq=False)
-class Claimed:
-    """A subscription that a worker gives messages to.
-
-    Attributes:
-        epoch: What each of its writes names.
-        position: Up to where everything is settled, or has a row.
-        rows: What is said of other messages: ``{number: (state, attempt, due_at)}``.
-        died: Whether the worker that had it before has died.
-    """
-
-    epoch: int
-    position: int
-    rows: dict[int, tuple[str, int, float | None]]
-    died: bool = False
-
-
-@attrs.frozen(eq=False)
-class StoredPlace:
-    """A subscription as it stood when it was read.
-
-    Attributes:
-        name: Its agent.
-        patterns: Whose messages it is given.
-        position: Up to where everything is settled, or has a row.
-        owner: Who gives it messages, for people; empty where nobody does.
-        epoch: How often it was claimed.
-        lag: Messages of all channels after its position.
-    """
-
-    name: str
-    patterns: tuple[str, ...]
-    position: int
-    owner: str
-    epoch: int
-    lag: int
-
-
-@attrs.frozen(eq=False)
-class Stored:
-    """A message as it was read, its payload not yet decoded.
-
-    Attributes:
-        head: The message, without its payload.
-        inline, artifact_id: Where its payload is.
-    """
-
-    head: Message
-    inline: Any
-    artifact_id: str | None
 
 
 class MessageRows:
@@ -264,7 +141,7 @@ class MessageRows:
                     continue
             if each.artifact_id is not None:
                 files.append(file_row(each.artifact_id, each.size))
-            rows.append(_row(each))
+            rows.append(row_of(each))
             found.append(None)
         if files:
             tx.execute_many(INSERT_ARTIFACT(self._database.dialect), files)
@@ -368,7 +245,7 @@ class MessageRows:
     @staticmethod
     def _fault(tx: Transaction, named: Sequence[Outgoing]) -> DaggerError | None:
         """Return why messages cannot be stored whose ids were given by hand."""
-        known = {each.message.id: _row(each) for each in reversed(named)}
+        known = {each.message.id: row_of(each) for each in reversed(named)}
         for each in named:
             first = known[each.message.id]
             rows = tx.rows(sql.BY_PUBLIC_ID, (each.message.id,)) or [(*first[:3], first[5])]
@@ -470,42 +347,42 @@ class MessageRows:
 
     def after(self, number: int, limit: int) -> list[Stored]:
         """Return the messages of all channels after one, in order, so many at most."""
-        return [_stored(row) for row in read(self._database, sql.AFTER, (number, limit, 0))]
+        return [stored(row) for row in read(self._database, sql.AFTER, (number, limit, 0))]
 
     def retries(self, name: str) -> list[tuple[Stored, Delivered]]:
         """Return what a subscription is given again: each message, and what became of it so far."""
         return [
             (
-                _stored(row[3:]),
+                stored(row[3:]),
                 Delivered(row[3], RETRY, int(row[0]), float(row[1] or 0.0), deaths=int(row[2])),
             )
             for row in read(self._database, sql.RETRIES, (name,))
         ]
 
-    def message(self, stored: Stored) -> Message:
+    def message(self, row: Stored) -> Message:
         """Return a message with its payload.
 
         Raises:
             DecodingError: This process does not know a type in it.
             StoreDamaged: It is not what was written.
         """
-        payload = self._payload(stored)
-        return attrs.evolve(stored.head, payload=payload)
+        payload = self._payload(row)
+        return attrs.evolve(row.head, payload=payload)
 
-    def _payload(self, stored: Stored) -> Any:
-        if stored.artifact_id is None and not isinstance(stored.inline, (bytes, memoryview)):
+    def _payload(self, row: Stored) -> Any:
+        if row.artifact_id is None and not isinstance(row.inline, (bytes, memoryview)):
             raise StoreDamaged(
-                f"the payload of message {stored.head.number} is {shown(stored.inline)}, and no "
+                f"the payload of message {row.head.number} is {shown(row.inline)}, and no "
                 "bytes; restore a backup"
             )
         try:
-            text = bytes(stored.inline).decode() if stored.artifact_id is None else None
+            text = bytes(row.inline).decode() if row.artifact_id is None else None
         except UnicodeDecodeError as error:
             raise DecodingError(
-                f"the payload of message {stored.head.number} is no text: {error}"
+                f"the payload of message {row.head.number} is no text: {error}"
             ) from error
         return self._payloads.decode(
-            text, stored.artifact_id, f"the payload of message {stored.head.number}"
+            text, row.artifact_id, f"the payload of message {row.head.number}"
         )
 
     # --- what was given up ------------------------------------------------------------------------
@@ -514,11 +391,11 @@ class MessageRows:
         """Return the messages that subscriptions have given up, the oldest first."""
         found = []
         for row in self._dead(agent):
-            stored = _stored(row[4:])
+            each = stored(row[4:])
             try:
-                message = self.message(stored)
+                message = self.message(each)
             except (DecodingError, StoreDamaged):  # what it failed with says so
-                message = stored.head
+                message = each.head
             found.append(DeadLetter(message, str(row[0]), str(row[1] or ""), row[2], row[3]))
         return found
 
@@ -543,7 +420,7 @@ class MessageRows:
         wanted = [
             (row[0], row[4])
             for row in self._dead(agent)
-            if ids is None or _stored(row[4:]).head.id in ids
+            if ids is None or stored(row[4:]).head.id in ids
         ]
         count = 0
 
@@ -555,70 +432,9 @@ class MessageRows:
             run_transaction(self._database, change, pages=2 + len(wanted))
         return count
 
-    # --- upkeep -----------------------------------------------------------------------------------
-
-    def prune(self, keep_seconds: float = 0.0) -> int:
-        """Remove messages that every subscription is done with; return how many.
-
-        Those that were given up stay, and so does the last message of all.
-
-        Args:
-            keep_seconds: How old they have to be.
-        """
-        count, reached = 0, 0
-        while True:
-            more, reached = self.prune_some(keep_seconds, reached)
-            count += more
-            if not reached:
-                return count
-            time.sleep(0.001)  # for others that want to write
-
-    def prune_some(self, keep_seconds: float, after: int, most: int = 5_000) -> tuple[int, int]:
-        """Remove as `prune` does, but look only at some messages, in one transaction.
-
-        Args:
-            keep_seconds: As there.
-            after: The number to begin after.
-            most: Messages that are looked at.
-
-        Returns:
-            How many are gone, and where to go on, 0 where there is nothing more.
-        """
-        count, reached = 0, 0
-        before = self.now() - keep_seconds
-
-        def remove(tx: Transaction) -> None:
-            nonlocal count, reached
-            last = tx.scalar(sql.LAST, ()) or 0
-            least = tx.scalar(sql.LEAST_POSITION, ())
-            end = last if least is None else min(least, last)
-            first = max(after, (tx.scalar(sql.FIRST, ()) or 1) - 1)
-            stop = min(end, first + most)
-            values = {"the_first": first, "the_number": stop, "the_time": before}
-            count = tx.execute(sql.REMOVE, sql.REMOVE.in_order(values)) if stop > first else 0
-            reached = stop if stop < end else 0
-
-        run_transaction(self._database, remove, pages=64)
-        return count, reached
-
 
 def _ignore(_: object) -> None:
     """Take a result that says nothing here."""
-
-
-def _row(outgoing: Outgoing) -> Sequence[Any]:
-    message = outgoing.message
-    return (
-        message.channel,
-        message.key,
-        outgoing.inline,
-        message.source or None,
-        message.id,
-        outgoing.artifact_id,
-        message.task_id or None,
-        message.cause or None,
-        message.timestamp,
-    )
 
 
 def _conflict(outgoing: Outgoing, known: Sequence[Any]) -> DaggerError | None:
@@ -631,19 +447,3 @@ def _conflict(outgoing: Outgoing, known: Sequence[Any]) -> DaggerError | None:
         f"message {message.id!r} was published on channel {channel!r} with another content, and is "
         f"not published again on {message.channel!r}; give it an id of its own"
     )
-
-
-def _stored(row: Sequence[Any]) -> Stored:
-    number, channel, key, publisher, public_id, task_id, cause, at, payload, artifact_id = row
-    head = Message(
-        channel,
-        None,
-        key,
-        str(number) if public_id is None else public_id,
-        at or 0.0,
-        publisher or "",
-        task_id or "",
-        cause or "",
-        number,
-    )
-    return Stored(head, payload, artifact_id)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from dagger_dsl.model.messages import Message
 from dagger_dsl.pubsub.delivery import Delivery, SharedDelivery
 from dagger_dsl.pubsub.progress import Progress
-from dagger_dsl.store.messages import Delivered
+from dagger_dsl.store.message_values import Delivered
 from dagger_dsl.testing import FakeClock
 from tests.scale import count
 

@@ -21,6 +21,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.messages import Message
 from dagger_dsl.model.values import Secret
+from dagger_dsl.store.message_upkeep import remove_messages, remove_some_messages
 from dagger_dsl.store.messages import Claimed, Delivered, MessageRows, Outgoing, Settlement
 from dagger_dsl.store.transactions import Transaction, run_transaction
 from dagger_dsl.store.workers import Worker
@@ -284,21 +285,21 @@ def test_a_forgotten_subscription_begins_anew(rows: MessageRows) -> None:
 
 
 def test_upkeep_removes_what_all_are_done_with_and_no_number_comes_twice(
-    rows: MessageRows, clock: FakeClock
+    store: Store, rows: MessageRows
 ) -> None:
     publish(rows, *map(message, range(1, 4)))
     one = claim(rows)
     publish(rows, *map(message, range(4, 11)))
     settle(rows, one, 8, Delivered(5, "dead", 1, None, "", 1.0))
     rows.claim("slow", ["c"], "w")
-    assert rows.prune_some(clock() - 3.0, 0, 1) == (1, 1)
-    assert rows.prune_some(clock() - 3.0, 1, 1) == (1, 2)
-    assert rows.prune_some(clock() - 3.0, 2, 1) == (0, 3)
-    assert rows.prune() == 5
+    assert remove_some_messages(store.database, 3.0, 0, 1) == (1, 1)
+    assert remove_some_messages(store.database, 3.0, 1, 1) == (1, 2)
+    assert remove_some_messages(store.database, 3.0, 2, 1) == (0, 3)
+    assert remove_messages(store.database, 100.0) == 5
     assert payloads(rows) == [5, 9, 10], "the given up one stays"
     settle(rows, one, 10)
     rows.discard()
-    rows.prune()
+    remove_messages(store.database, 100.0)
     assert payloads(rows) == [10], "the last one stays, for its number"
     publish(rows, message(11))
     assert [each.head.number for each in rows.after(0, 10)] == [10, 11]
