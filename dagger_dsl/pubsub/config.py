@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from dagger_dsl.errors import ConfigurationError, shown
+from dagger_dsl.errors import ConfigurationError, did_you_mean, shown
+from dagger_dsl.model.config import DISPLAYS
 from dagger_dsl.model.messages import check_channel
 from dagger_dsl.model.policies import RetryPolicy, seconds, whole_number
 from dagger_dsl.retry import as_policy
@@ -42,6 +43,12 @@ class PubSubConfig:
         grace: Seconds that a bus waits, when it is closed, for what is left to do.
         lease: Seconds without a sign of life after which another host may take over the
             subscriptions of a process.
+        trace: How many messages are remembered in memory, the newest ones, with what became of
+            them, for `PubSubExecutor.message_tree`; their payloads live as long. 0 remembers none
+            and costs nothing. A database is its own record.
+        progress: Whether channels and agents are shown while the bus runs, as
+            `RunOptions.progress` shows runs: True for the display that fits where the process is,
+            or ``bar`` (a table), ``picture`` or ``lines``.
 
     Raises:
         ConfigurationError: A value cannot be.
@@ -61,6 +68,8 @@ class PubSubConfig:
     keep: float | None
     grace: float
     lease: float
+    trace: int
+    progress: bool | str
 
     def __init__(
         self,
@@ -79,6 +88,8 @@ class PubSubConfig:
         keep: _Seconds | None = None,
         grace: _Seconds = 10.0,
         lease: _Seconds = 60.0,
+        trace: int = 0,
+        progress: bool | str = False,
     ) -> None:
         if not isinstance(strict, bool):
             raise ConfigurationError(f"strict is True or False, not {shown(strict)}")
@@ -98,7 +109,18 @@ class PubSubConfig:
             None if keep is None else seconds(keep, "keep"),
             seconds(grace, "grace"),
             seconds(lease, "lease", zero=False),
+            whole_number(trace, "trace", least=0),
+            _display(progress),
         )
+
+
+def _display(value: Any) -> bool | str:
+    if isinstance(value, bool) or (isinstance(value, str) and value in DISPLAYS):
+        return value
+    raise ConfigurationError(
+        "progress is True, False, or the name of a display, not "
+        f"{shown(value)}{did_you_mean(value, DISPLAYS)}"
+    )
 
 
 def _limit(value: _Seconds | None, what: str) -> float | None:

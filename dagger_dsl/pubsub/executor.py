@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -42,11 +42,21 @@ from dagger_dsl.pubsub.life import BusLife
 from dagger_dsl.pubsub.memory import MemoryPlace
 from dagger_dsl.pubsub.report import AgentStats, ChannelStats, PubSubExecutionReport
 from dagger_dsl.pubsub.schemas import Shape
+from dagger_dsl.pubsub.seen import (
+    ChannelMap,
+    MessageTree,
+    channel_map,
+    message_tree,
+    report_views,
+    watch_flow,
+)
 from dagger_dsl.pubsub.subscription import Place, Subscription
+from dagger_dsl.pubsub.trace import Trace, TracedPlace
 from dagger_dsl.pubsub.waiting import Publication, running_loop
 from dagger_dsl.registry import Registry, as_registry
 
 if TYPE_CHECKING:
+    from dagger_dsl.model.message_flow import BusFlow
     from dagger_dsl.pubsub.context import MessageContext
 
 __all__ = ["PubSubExecutor"]
@@ -98,6 +108,8 @@ class PubSubExecutor(BusLife):
         self._channels: dict[str, Channel] = {}
         self._gone: dict[str, AgentStats] = {}
         self._undelivered = 0
+        traced = self.database_url is None and self.config.trace
+        self._trace = Trace(self.config.trace) if traced else None
 
     def __repr__(self) -> str:
         state = "stopped" if self._place is None else "running"
@@ -404,9 +416,50 @@ class PubSubExecutor(BusLife):
         """
         return self._open_place().discard(agent, as_ids(ids))
 
+    # --- what people see of it --------------------------------------------------------------------
+
+    def message_tree(self, message_id: str | None = None, limit: int = 1_000) -> MessageTree:
+        """Return messages, which of them came of which, and what became of each with each agent.
+
+        A database tells of the messages that it keeps, whoever published and handled them, and
+        whether this bus runs or not. Memory tells of those of the last time that the bus ran, as
+        many as `PubSubConfig.trace` says.
+
+        Args:
+            message_id: Only the tree that this message is in; None for the newest messages.
+            limit: How many messages, at most.
+
+        Raises:
+            MessageNotFound: There is no such message.
+            ConfigurationError: *limit* is no number of messages.
+        """
+        if message_id is not None:
+            check_texts(id=message_id)
+        return message_tree(self, message_id, whole_number(limit, "limit"))
+
+    def channel_map(self) -> ChannelMap:
+        """Return who publishes on which channel and is given its messages, and how each stands.
+
+        Of a database it tells of all agents, in whatever process they are.
+        """
+        return channel_map(self)
+
+    def get_dot_graph(self, message_id: str | None = None) -> str:
+        """Return the execution tree of the messages as DOT; see `message_tree`."""
+        return self.message_tree(message_id).to_dot()
+
+    def _watch_flow(self) -> Callable[[], BusFlow]:
+        """Return what tells again and again how channels and agents stand."""
+        return watch_flow(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return self.channel_map()._repr_mimebundle_(include, exclude)
+
     # --- what its life is made of -----------------------------------------------------------------
 
     def _make_place(self) -> Place:
+        if self._trace is not None:
+            return TracedPlace(self, self._trace)
         if self.database_url is None:
             return MemoryPlace(self, self._monotonic)
         from dagger_dsl.pubsub.durable import DurablePlace  # who stays in memory loads no store
@@ -438,6 +491,7 @@ class PubSubExecutor(BusLife):
             channels=channels,
             dead_letters=tuple(self._letters()),
             undelivered=self._undelivered,
+            **report_views(self),
         )
 
     def _letters(self) -> list[DeadLetter]:

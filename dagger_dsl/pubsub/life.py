@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextvars
 import itertools
 import logging
 import math
@@ -15,8 +16,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from dagger_dsl._doors import through
 from dagger_dsl.errors import InvalidState
 from dagger_dsl.model.policies import seconds
 from dagger_dsl.pubsub.arguments import as_spec
@@ -50,6 +53,7 @@ class BusLife(abc.ABC):
         self._lock = threading.RLock()
         self._home: Home | None = None
         self._place: Place | None = None
+        self._display: Any = None
         _alive.add(self)
         self._reset()
 
@@ -99,6 +103,7 @@ class BusLife(abc.ABC):
     def __enter__(self) -> Self:
         self._refuse_twice()
         Home.in_thread(self._open)
+        self._show()
         return self
 
     def __exit__(
@@ -112,6 +117,7 @@ class BusLife(abc.ABC):
     async def __aenter__(self) -> Self:
         self._refuse_twice()
         self._open(Home(asyncio.get_running_loop()))
+        self._show()
         return self
 
     async def __aexit__(
@@ -177,6 +183,11 @@ class BusLife(abc.ABC):
                     place.close()
                 raise
 
+    def _show(self) -> None:
+        """Begin to show how it goes, where that is asked for; it must run already."""
+        if self.config.progress is not False:
+            self._display = through("bus_display")(self)
+
     def _open_place(self) -> Place:
         if self._place is None:
             raise InvalidState("the bus does not run; use `with PubSubExecutor(...) as bus:`")
@@ -211,6 +222,9 @@ class BusLife(abc.ABC):
                     self._lose(each)
                 self._place = self._home = None
                 home.news()
+                if self._display is not None:
+                    display, self._display = self._display, None
+                    await home.loop.run_in_executor(None, display.close)
 
     def _has_drained(self, end: float) -> bool:
         return self._reason is not None or self._calm_until() > end
@@ -304,7 +318,9 @@ class BusLife(abc.ABC):
             except BaseException as error:
                 done.fail(error)
 
-        threading.Thread(target=work, name="dagger-pubsub-run", daemon=True).start()
+        # A notebook knows by its context which cell shows what the display draws.
+        begin = partial(contextvars.copy_context().run, work)
+        threading.Thread(target=begin, name="dagger-pubsub-run", daemon=True).start()
         return done.result()
 
     async def run_async(self, spec: WorkflowSpec | None = None) -> PubSubExecutionReport:

@@ -187,8 +187,7 @@ class MemoryPlace:
                 return False
         return True
 
-    @staticmethod
-    def _deliver(channel: Channel, message: Message) -> None:
+    def _deliver(self, channel: Channel, message: Message) -> None:
         channel.published += 1
         source = message.source
         for each in channel.targets:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from dagger_dsl.errors import ExecutionError
+from dagger_dsl.errors import ExecutionError, InvalidState
 from dagger_dsl.model.messages import DeadLetter
 
+if TYPE_CHECKING:
+    from dagger_dsl.pubsub.seen import ChannelMap, MessageTree
+
 __all__ = ["AgentStats", "ChannelStats", "PubSubExecutionReport"]
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -80,6 +85,8 @@ class PubSubExecutionReport:
     channels: Mapping[str, ChannelStats]
     dead_letters: tuple[DeadLetter, ...]
     undelivered: int
+    _tree: Callable[[], MessageTree] | None = attrs.field(default=None, repr=False)
+    _map: Callable[[], ChannelMap] | None = attrs.field(default=None, repr=False)
 
     @property
     def handled(self) -> int:
@@ -121,6 +128,52 @@ class PubSubExecutionReport:
                 f"{first.message.channel!r} ({first.error})"
             )
             raise ExecutionError(f"{self.dead} messages were given up{tells}")
+
+    @property
+    def tree(self) -> MessageTree:
+        """The messages, as far as they are kept: of a database, as it is now.
+
+        See `PubSubExecutor.message_tree`.
+
+        Raises:
+            InvalidState: The report was made by hand.
+        """
+        return self._made(self._tree)
+
+    @property
+    def map(self) -> ChannelMap:
+        """The channels and agents: of a database, as they are now.
+
+        See `PubSubExecutor.channel_map`.
+
+        Raises:
+            InvalidState: The report was made by hand.
+        """
+        return self._made(self._map)
+
+    @staticmethod
+    def _made(make: Callable[[], T] | None) -> T:
+        if make is None:
+            raise InvalidState("this report was made by hand; a bus makes one that has pictures")
+        return make()
+
+    def to_dot(self) -> str:
+        """Return the execution tree as DOT; where no message is kept, the map of channels."""
+        return self._seen().to_dot()
+
+    def to_svg(self) -> str:
+        """Return the same as SVG."""
+        return self._seen().to_svg()
+
+    def _seen(self) -> MessageTree | ChannelMap:
+        tree = self.tree
+        return tree if len(tree) else self.map
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        if self._map is None:
+            return {"text/plain": repr(self)}
+        found = self._seen()._repr_mimebundle_(include, exclude)
+        return {**found, **({"text/plain": repr(self)} if "text/plain" in found else {})}
 
     def _sum(self, what: str) -> int:
         values: list[Any] = [getattr(each, what) for each in self.agents.values()]

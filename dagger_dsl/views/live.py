@@ -213,9 +213,15 @@ class LiveDisplay:
             return PictureFront(run)
         if self.kind == "bar" and _SCREEN.acquire(blocking=False):
             self._has_screen = True
-            from dagger_dsl.views.live_bar import BarFront
+            return self._bar()
+        return self._lines()
 
-            return BarFront(self._console, brief=self._brief)
+    def _bar(self) -> Front:
+        from dagger_dsl.views.live_bar import BarFront
+
+        return BarFront(self._console, brief=self._brief)
+
+    def _lines(self) -> Front:
         return Lines(self._say, brief=self._brief)
 
     def tick(self) -> None:

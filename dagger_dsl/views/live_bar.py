@@ -50,27 +50,26 @@ class BarFront:
             )
             self._streams = (sys.stdout, sys.stderr)
             self._live.start()
-        rate = self._pace.rate(pulse.elapsed, pulse.calls)
-        self._live.update(self._frame(pulse, rate), refresh=True)
+        self._live.update(self._drawn(pulse), refresh=True)
 
     def finish(self, pulse: Pulse) -> None:
         """Leave how it ended; of a run that was over at once, one line."""
         if self._live is not None:
-            self._live.update(self._frame(pulse, None), refresh=True)
+            self._live.update(self._drawn(pulse, over=True), refresh=True)
             self.abandon()
             if not self._console.is_terminal and not self._brief:
                 self._console.line()  # rich ends its last frame there without one
         elif not self._brief:
-            if pulse.failures:
-                self._console.print(self._frame(pulse, None))
+            if self._failed(pulse):
+                self._console.print(self._drawn(pulse, over=True))
             else:
-                write_line(summary(pulse), self._stream)
+                write_line(self._said(pulse), self._stream)
 
     def finish_at_once(self, pulse: Pulse) -> bool:
         """Leave the one line; rich, too, takes longer than many a run."""
-        if pulse.failures:
+        if self._failed(pulse):
             return False
-        return self._brief or write_at_once((summary(pulse),), self._stream)
+        return self._brief or write_at_once((self._said(pulse),), self._stream)
 
     def abandon(self) -> None:
         """Give the cursor and the streams back."""
@@ -95,9 +94,16 @@ class BarFront:
     def _stream(self) -> IO[str] | None:
         return None if self._given is None else self._given.file
 
-    def _frame(self, pulse: Pulse, rate: float | None) -> RenderableType:
+    def _said(self, pulse: Pulse) -> str:
+        return summary(pulse)
+
+    def _failed(self, pulse: Pulse) -> bool:
+        return bool(pulse.failures)
+
+    def _drawn(self, pulse: Pulse, *, over: bool = False) -> RenderableType:
         from dagger_dsl.views.live_frame import frame
 
+        rate = None if over else self._pace.rate(pulse.elapsed, pulse.calls)
         options = self._console.options
         return frame(pulse, rate, options.max_width, ascii_only=options.ascii_only)
 

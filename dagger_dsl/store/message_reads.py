@@ -1,0 +1,326 @@
+"""`MessageReads`: what people want to know of messages, read beside those who serve them.
+
+Nothing here writes, claims or waits for anybody, so that it can be asked of a database that others
+are at work on.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import attrs
+import orjson
+import sqlalchemy as sa
+
+from dagger_dsl.errors import DecodingError, StoreDamaged
+from dagger_dsl.model.message_flow import (
+    DEAD,
+    HANDLED,
+    RETRYING,
+    WAITING,
+    AgentFlow,
+    BusFlow,
+    ChannelFlow,
+    Handling,
+    MessageCourse,
+)
+from dagger_dsl.model.messages import Message, error_text
+from dagger_dsl.store.database import Database
+from dagger_dsl.store.message_statements import MESSAGE_ROW
+from dagger_dsl.store.message_values import Stored, stored
+from dagger_dsl.store.messages import MessageRows
+from dagger_dsl.store.payloads import Payloads
+from dagger_dsl.store.schema import deliveries, messages, subscriptions
+from dagger_dsl.store.transactions import Statement, column_moment, read
+
+__all__ = ["MessageReads"]
+
+
+def _bind(name: str, kind: Any) -> sa.BindParameter[Any]:
+    return sa.bindparam(name, type_=kind)
+
+
+_number = _bind("the_number", sa.Integer())
+_last = _bind("the_last", sa.Integer())
+_limit = _bind("the_limit", sa.Integer())
+# SQLite's dialect writes an offset with each limit.
+_offset = _bind("the_first", sa.Integer())
+_name = _bind("the_name", sa.Text())
+_id = messages.c.message_id
+
+_NEWEST: Final = Statement(
+    sa.select(*MESSAGE_ROW).order_by(_id.desc()).limit(_limit).offset(_offset)
+)
+_ONE: Final = Statement(sa.select(*MESSAGE_ROW).where(_id == _number))
+_LINK: Final = Statement(
+    sa.select(_id, messages.c.public_id, messages.c.cause_id).where(
+        messages.c.public_id == _bind("the_id", sa.Text())
+    )
+)
+_LINK_OF_NUMBER: Final = Statement(
+    sa.select(_id, messages.c.public_id, messages.c.cause_id).where(_id == _number)
+)
+_CAUSED: Final = Statement(
+    sa.select(_id, messages.c.public_id, messages.c.cause_id)
+    .where(_id > _number, messages.c.cause_id.is_not(None))
+    .order_by(_id)
+    .limit(_limit)
+    .offset(_offset)
+)
+_COUNTS: Final = Statement(
+    sa.select(
+        messages.c.channel,
+        messages.c.publisher,
+        sa.func.count(),
+        sa.func.max(messages.c.published_at),
+        sa.func.max(_id),
+    )
+    .where(_id > _number)
+    .group_by(messages.c.channel, messages.c.publisher)
+)
+_FIRST: Final = Statement(sa.select(sa.func.min(_id)))
+_SUBSCRIPTIONS: Final = Statement(
+    sa.select(
+        subscriptions.c.name,
+        subscriptions.c.patterns,
+        subscriptions.c.position,
+        subscriptions.c.owner,
+        subscriptions.c.created_at,
+    ).order_by(subscriptions.c.name)
+)
+_AHEAD: Final = Statement(
+    sa.select(messages.c.channel, sa.func.count())
+    .where(_id > _number, sa.or_(messages.c.publisher.is_(None), messages.c.publisher != _name))
+    .group_by(messages.c.channel)
+)
+_beyond = sa.case(
+    (deliveries.c.message_id > _number, sa.literal_column("1")), else_=sa.literal_column("0")
+)
+_EXCEPTIONS: Final = Statement(
+    sa.select(messages.c.channel, deliveries.c.state, _beyond.label("beyond"), sa.func.count())
+    .join(messages, _id == deliveries.c.message_id)
+    .where(deliveries.c.subscription == _name)
+    .group_by(messages.c.channel, deliveries.c.state, sa.literal_column("beyond"))
+)
+_BETWEEN: Final = Statement(
+    sa.select(
+        deliveries.c.message_id, deliveries.c.state, deliveries.c.attempt, deliveries.c.error
+    ).where(
+        deliveries.c.subscription == _name,
+        deliveries.c.message_id >= _number,
+        deliveries.c.message_id <= _last,
+    )
+)
+
+#: Links between messages that are read at a time.
+_PORTION: Final = 20_000
+
+_STATES: Final = {"done": HANDLED, "retry": RETRYING, "dead": DEAD}
+
+
+@attrs.frozen
+class _Reader:
+    """A subscription as it is in the table."""
+
+    flow: AgentFlow
+    position: int
+    since: dt.datetime
+
+
+class MessageReads:
+    """Reads the messages and subscriptions of one database, again and again if need be.
+
+    How many messages there are on each channel is counted once; later only what came is.
+
+    Args:
+        database, payloads: What the store is made of.
+    """
+
+    def __init__(self, database: Database, payloads: Payloads) -> None:
+        self._database = database
+        self._rows = MessageRows(database, payloads)
+        self._sent: Counter[tuple[str, str]] = Counter()
+        self._latest: dict[str, float] = {}
+        self._counted = 0
+        self._first = 0
+
+    @property
+    def where(self) -> str:
+        """The database, in words."""
+        return self._database.where
+
+    # --- channels and agents ----------------------------------------------------------------------
+
+    def flow(self) -> BusFlow:
+        """Return how all channels and agents stand.
+
+        An agent's `AgentFlow.publish` is where it has published, as nothing else is on record.
+        """
+        self._count()
+        waiting: Counter[str] = Counter()
+        dead: Counter[str] = Counter()
+        published: Counter[str] = Counter()
+        where: defaultdict[str, list[str]] = defaultdict(list)
+        for (source, channel), number in self._sent.items():
+            published[channel] += number
+            where[source].append(channel)
+        agents = {}
+        for reader in self._readers():
+            each = self._standing(reader, waiting, dead)
+            agents[each.name] = attrs.evolve(each, publish=tuple(sorted(where[each.name])))
+        names = {*published, *waiting, *dead}
+        channels = {
+            name: ChannelFlow(
+                name, published[name], waiting[name], dead[name], last_at=self._latest.get(name)
+            )
+            for name in sorted(names)
+        }
+        return BusFlow(channels, agents, dict(self._sent), durable=True)
+
+    def _count(self) -> None:
+        first = read(self._database, _FIRST, ())[0][0] or 0
+        if first != self._first:  # some were removed, or the first one came
+            self._first, self._counted = first, 0
+            self._sent.clear()
+        end = self._counted
+        for channel, source, number, at, last in read(self._database, _COUNTS, (end,)):
+            self._sent[source or "", channel] += number
+            self._latest[channel] = max(self._latest.get(channel, 0.0), at or 0.0)
+            self._counted = max(self._counted, last)
+
+    def _standing(self, reader: _Reader, waiting: Counter[str], dead: Counter[str]) -> AgentFlow:
+        """Return how one agent stands, and add to the counts of channels."""
+        flow, mine, again, lost = reader.flow, 0, 0, 0
+        values = {"the_number": reader.position, "the_name": flow.name}
+        for channel, number in read(self._database, _AHEAD, _AHEAD.in_order(values)):
+            if flow.gets(channel):
+                waiting[channel] += number
+                mine += number
+        rows = read(self._database, _EXCEPTIONS, _EXCEPTIONS.in_order(values))
+        for channel, state, beyond, number in rows:
+            if state == "dead":
+                dead[channel] += number
+                lost += number
+            elif state == "retry":
+                again += number
+            change = (number if state == "retry" else 0) - (number if beyond else 0)
+            waiting[channel] += change
+            mine += change
+        return attrs.evolve(flow, waiting=max(0, mine), retrying=again, dead=lost)
+
+    def _readers(self) -> list[_Reader]:
+        return [
+            _Reader(
+                AgentFlow(str(name), tuple(orjson.loads(patterns)), owner=str(owner or "")),
+                int(position),
+                column_moment(since),
+            )
+            for name, patterns, position, owner, since in read(self._database, _SUBSCRIPTIONS, ())
+        ]
+
+    # --- courses of messages ----------------------------------------------------------------------
+
+    def newest(self, limit: int) -> list[MessageCourse]:
+        """Return the newest messages, so many at most, in order."""
+        rows = read(self._database, _NEWEST, (limit, 0))
+        return self._courses([stored(each) for each in reversed(rows)])
+
+    def tree_of(self, message_id: str, limit: int) -> list[MessageCourse] | None:
+        """Return the message that another one comes from, and all that came of it, in order.
+
+        Args:
+            message_id: Any message of the tree.
+            limit: Messages at most.
+
+        Returns:
+            None where there is no such message.
+        """
+        root = self._link(message_id)
+        if root is None:
+            return None
+        seen = {root[0]}
+        while root[2]:
+            above = self._link(root[2])
+            if above is None or above[0] in seen:  # it was removed; ids given by hand may be odd
+                break
+            seen.add(above[0])
+            root = above
+        numbers, names = [root[0]], {root[1]}
+        after = root[0]
+        while len(numbers) < limit:
+            found = read(self._database, _CAUSED, (after, _PORTION, 0))
+            for number, public_id, cause in found:
+                if cause in names and len(numbers) < limit:
+                    numbers.append(number)
+                    names.add(str(number) if public_id is None else public_id)
+            if len(found) < _PORTION:
+                break
+            after = found[-1][0]
+        rows = [row for each in numbers for row in read(self._database, _ONE, (each,))]
+        return self._courses([stored(each) for each in rows])
+
+    def _link(self, message_id: str) -> tuple[int, str, str] | None:
+        rows = read(self._database, _LINK, (message_id,))
+        if not rows and message_id.isascii() and message_id.isdigit() and len(message_id) < 19:
+            rows = [
+                each
+                for each in read(self._database, _LINK_OF_NUMBER, (int(message_id),))
+                if each[1] is None
+            ]
+        if not rows:
+            return None
+        number, public_id, cause = rows[0]
+        return number, str(number) if public_id is None else public_id, cause or ""
+
+    def _courses(self, found: Sequence[Stored]) -> list[MessageCourse]:
+        if not found:
+            return []
+        numbers = [each.head.number for each in found]
+        readers = self._readers()
+        noted: dict[tuple[int, str], Handling] = {}
+        for reader in readers:
+            name = reader.flow.name
+            values = {"the_name": name, "the_number": min(numbers), "the_last": max(numbers)}
+            for number, state, attempt, error in read(
+                self._database, _BETWEEN, _BETWEEN.in_order(values)
+            ):
+                told = error if state != "done" else ""
+                noted[number, name] = Handling(name, _STATES[state], int(attempt), told or "")
+        return [self._course(each, readers, noted) for each in found]
+
+    def _course(
+        self,
+        found: Stored,
+        readers: Iterable[_Reader],
+        noted: dict[tuple[int, str], Handling],
+    ) -> MessageCourse:
+        message, fault = found.head, ""
+        try:
+            message = self._rows.message(found)
+        except (DecodingError, StoreDamaged) as error:
+            fault = error_text(error)
+        handlings = [
+            noted.get((message.number, each.flow.name)) or _told(message, each)
+            for each in readers
+            if (message.number, each.flow.name) in noted or _was_given(message, each)
+        ]
+        return MessageCourse(message, tuple(handlings), fault)
+
+
+def _was_given(message: Message, reader: _Reader) -> bool:
+    """Whether a subscription is given a message of which it has no row.
+
+    One that began later was given nothing from before, and its moment is kept to the second.
+    """
+    flow = reader.flow
+    if message.source == flow.name or not flow.gets(message.channel):
+        return False
+    return message.number > reader.position or message.timestamp >= reader.since.timestamp()
+
+
+def _told(message: Message, reader: _Reader) -> Handling:
+    state = HANDLED if message.number <= reader.position else WAITING
+    return Handling(reader.flow.name, state)

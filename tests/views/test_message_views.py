@@ -1,0 +1,69 @@
+"""Messages, channels and agents as pictures and DOT: what people see of a bus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from dagger_dsl import Registry
+from dagger_dsl.errors import MessageNotFound
+from dagger_dsl.pubsub import (
+    PubSubConfig,
+    PubSubExecutionReport,
+    PubSubExecutor,
+    StartWith,
+    pubsub_agent,
+)
+from tests.views.dot_grammar import parse
+
+EVIL = '<b>x</b> & "y"'
+
+
+def ran(url: str | None, trace: int = 100) -> PubSubExecutionReport:
+    """Return the report of a bus of two agents, the second of which fails."""
+    registry = Registry()
+
+    @pubsub_agent(subscribe="first", publish="second", registry=registry)
+    def one(payload: str) -> str:
+        return payload
+
+    @pubsub_agent(subscribe="second", registry=registry)
+    def two(payload: str) -> None:
+        raise ValueError(EVIL)
+
+    config = PubSubConfig(trace=trace)
+    bus = PubSubExecutor(registry=registry, config=config, database_url=url)
+    return bus.run(StartWith("first", EVIL, id="root"))
+
+
+@pytest.mark.row("N1", "N4")
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_tree_shows_what_came_of_a_message(durable: bool, tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path / 'bus.db'}" if durable else None
+    report = ran(url)
+    drawn = parse(report.to_dot())
+    ((source, target, label),) = drawn.edges
+    assert (source, label["label"]) == ("root", "one")
+    assert drawn.nodes["root"]["fillcolor"] == "lightgreen"
+    assert drawn.nodes[target]["fillcolor"] == "lightcoral"
+    assert EVIL in drawn.nodes[target]["label"]
+    ElementTree.fromstring(report.to_svg())
+    ElementTree.fromstring(report.map.to_svg())
+    agents = report.map.agents
+    assert (agents["one"].dead, agents["two"].dead, agents["two"].waiting) == (0, 1, 0)
+    if url is not None:
+        other = PubSubExecutor([], database_url=url)
+        assert [each.message.id for each in other.message_tree(target).courses] == ["root", target]
+        with pytest.raises(MessageNotFound):
+            other.message_tree("no such")
+
+
+@pytest.mark.row("N8")
+def test_a_notebook_is_shown_the_map_where_no_message_is_kept() -> None:
+    report = ran(None, trace=0)
+    assert len(report.tree) == 0
+    bundle = report._repr_mimebundle_()
+    assert "<svg" in bundle["text/html"]
+    assert "2 channels, 2 agents" in bundle["image/svg+xml"]
