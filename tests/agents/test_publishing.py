@@ -52,7 +52,7 @@ def test_only_the_call_that_completes_publishes(tmp_path: Path, is_async: bool) 
             NewTaskSpec("tell", {"n": 1}, task_id="t", max_retries=1),
             NewTaskSpec("fail", task_id="f"),
         ]
-        manager.start_job("j", specs)
+        _ = manager.start_job("j", specs)
         until(lambda: all(str(t.status) in ("completed", "failed") for t in manager.tasks("j")))
         with pytest.raises(InvalidState, match="is over"):
             kept[-1].publish("told", 1)
@@ -67,7 +67,7 @@ def test_a_task_in_memory_cannot_publish() -> None:
         ctx.publish("told", 1)
 
     with TaskManager(registry=registry_of(tell=tell)) as manager:
-        manager.start_job("j", [NewTaskSpec("tell", task_id="t")])
+        _ = manager.start_job("j", [NewTaskSpec("tell", task_id="t")])
         until(lambda: all(str(t.status) in ("completed", "failed") for t in manager.tasks("j")))
         found = manager.get_task("t")
         assert found is not None
