@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import attrs
 
 from dagger_dsl.agents.signals import Blocked
-from dagger_dsl.errors import ConfigurationError, InvalidState, shown
+from dagger_dsl.errors import ConfigurationError, InvalidState, LimitExceeded, shown
+from dagger_dsl.model.messages import LONGEST, Message, check_channel, derived_id, is_short_text
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus, TaskType
 from dagger_dsl.store.arguments import check_text
 
@@ -16,9 +20,16 @@ if TYPE_CHECKING:
     from dagger_dsl.agents.state import SharedState
     from dagger_dsl.engine.workflow import Workflow
     from dagger_dsl.store.cache import Cache
+    from dagger_dsl.store.messages import Outgoing
     from dagger_dsl.store.task_claims import Claim
 
 __all__ = ["TaskContext"]
+
+#: Messages that one call may publish.
+_MOST: Final = 10_000
+
+#: Between a call that ends and threads that it has left behind.
+_publishing = threading.Lock()
 
 
 class TaskContext:
@@ -39,6 +50,7 @@ class TaskContext:
         self._parks = False
         self._adds = False
         self._beaten: float | None = None
+        self._held: list[Outgoing] | None = []  # None once the call is over
 
     def __repr__(self) -> str:
         return f"<TaskContext of task {self.task_id!r}, attempt {self.attempt}>"
@@ -155,6 +167,65 @@ class TaskContext:
         spec = NewTaskSpec(agent, input, description=description, task_type=task_type, **given)
         (task_id,) = self.manager.add_tasks([spec], self.job_id)
         return task_id
+
+    def publish(self, channel: str, payload: Any = None, *, key: str = "") -> str:
+        """Publish a message with the completion of this task, and return its id.
+
+        It is stored in the transaction that records the task as completed. A call that fails, is
+        retried or blocks, or whose task belongs to somebody else by then, publishes nothing. Agents
+        of a `PubSubExecutor` on the same database are given it, with ``task_id`` this task and
+        ``task:`` and the agent's name for its source.
+
+        Args:
+            channel: Where.
+            payload: What; it is encoded now, so that later changes of it do not count.
+            key: Messages of one channel and key reach each subscriber in order.
+
+        Raises:
+            ConfigurationError: It is no channel or no key, or the manager's database is in memory,
+                where no subscriber could find the message.
+            EncodingError, MessageTooLarge: The payload cannot be stored.
+            LimitExceeded: The call publishes too many messages.
+            InvalidState: The call is over.
+        """
+        check_channel(channel)
+        if not is_short_text(key):
+            raise ConfigurationError(
+                f"a message's key is a text of at most {LONGEST} characters without NUL, not "
+                f"{shown(key, 60)}"
+            )
+        claim, claims = self._claim, self.manager._claims
+        if self.manager._store.database.is_memory:
+            raise ConfigurationError(
+                f"task {self.task_id!r} publishes on channel {channel!r}, and subscribers find the "
+                "message in the manager's database; give it one that is not in memory, such as "
+                "database_url='sqlite:tasks.db'"
+            )
+        source = f"task:{claim.agent}"
+        message = Message(channel, payload, key, "", claims.now(), source, self.task_id)
+        outgoing = claims.messages.encoded(message, named=True)
+        with _publishing:
+            number = 0 if self._held is None else len(self._held) + 1
+            if number > _MOST:
+                raise LimitExceeded(
+                    f"task {self.task_id!r} publishes more than {_MOST:,} messages at once; "
+                    "publish in several tasks"
+                )
+            if self._held is not None:
+                own_id = derived_id("task", self.task_id, self.attempt, number)
+                outgoing.message = attrs.evolve(message, id=own_id)
+                self._held.append(outgoing)
+                return own_id
+        raise InvalidState(
+            f"the call for task {self.task_id!r} is over, and what it publishes is recorded with "
+            "it; publish before the agent returns"
+        )
+
+    def _end(self) -> list[Outgoing]:
+        """Take nothing more, and return what was published."""
+        with _publishing:
+            held, self._held = self._held, None
+        return held or []
 
     def add_dependency(self, task_id: str) -> None:
         """Have this task need another one of its job; it waits for that once it blocks.

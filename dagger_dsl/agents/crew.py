@@ -551,16 +551,21 @@ class Crew:
     def _completed(self, caller: Caller, ctx: TaskContext, answer: Any) -> Ending:
         claim = ctx._claim
         if ctx._parks:  # it has said so, and returned
+            ctx._end()
             return Ending(claim, TaskStatus.BLOCKED, asks=not ctx._adds)
         caller.check_output(answer)
         result = self._claims.encoded(answer, f"the result of task {claim.id!r}")
-        return Ending(claim, TaskStatus.COMPLETED, result)
+        published = ctx._end()
+        if published:
+            self._claims.messages.place(published)
+        return Ending(claim, TaskStatus.COMPLETED, result, published=published)
 
     def _ending(
         self, ctx: TaskContext, error: BaseException, took: float, *, called: bool = True
     ) -> Ending:
         """Return what becomes of a task whose agent raised something, or could not be called."""
         claim = ctx._claim
+        ctx._end()
         try:
             if isinstance(error, Blocked):
                 asks = not error.on and not ctx._adds

@@ -13,20 +13,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
-import attrs
-
-from dagger_dsl import engine
 from dagger_dsl.agents.signals import Blocked
-from dagger_dsl.engine.nested import same_inputs
 from dagger_dsl.engine.workflow import Workflow
 from dagger_dsl.errors import (
     ConfigurationError,
-    RunExists,
     RunOwned,
     RunPaused,
     shown,
 )
-from dagger_dsl.model.config import RunOptions
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.context import TaskContext
@@ -83,7 +77,7 @@ class TaskRun:
         self._workflow = workflow
         self._left = False  # by who waited for its beginning
         self._inputs = dict(inputs or {})
-        self._settings = _settings(workflow, options, runner)
+        self._settings = workflow._options_within(options, runner)
         name = f"{ctx.idempotency_key}:{workflow.compile().name}"
         self._base = name if key is None else f"{name}:{key}"
 
@@ -107,22 +101,15 @@ class TaskRun:
                 pause = min(_LATER, 1.5 * pause)
 
     def _begin(self) -> RunHandle:
+        from dagger_dsl.engine.once import start_once
+
         workflow, store = self._workflow, self._ctx.manager._store
         graph, registry = workflow.compile(), workflow.registry
         with workflow._outside():
             for name in self._names():
-                settings = attrs.evolve(self._settings, run_id=name)
-                try:
-                    return engine.start(graph, registry, self._inputs, settings, None, store)
-                except RunExists:
-                    stored = store.load_run(name)
-                    if same_inputs(stored.inputs, self._inputs):
-                        secrets = {
-                            key: value
-                            for key, value in self._inputs.items()
-                            if key not in stored.inputs
-                        }
-                        return engine.start_resume(name, registry, self._settings, secrets, store)
+                handle = start_once(name, graph, registry, self._inputs, self._settings, store)
+                if handle is not None:
+                    return handle
         raise AssertionError("there is always another name")
 
     def _names(self) -> Iterator[str]:
@@ -202,12 +189,3 @@ class TaskRun:
             # Whoever decides there lets the task go on, too; until then it holds no worker.
             why = f"run {paused.run_id} waits: {paused.reason}"
             raise Blocked((), why) from None
-
-
-def _settings(workflow: Workflow, options: Mapping[str, Any], runner: str) -> RunOptions:
-    given = dict(options)
-    durability = given.pop("durability", None)
-    settings = workflow._run_options(given, runner)
-    if durability is None:
-        return settings
-    return attrs.evolve(settings, durability=durability)

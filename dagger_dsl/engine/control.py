@@ -232,9 +232,15 @@ class Steered(ABC):
         """Disable nodes that have not started: they are skipped."""
         return self.send(_commands().SetNodesEnabled(ids, False))
 
-    def emit(self, name: str, payload: Any = None) -> bool:
-        """Show a `CustomEvent` to the hooks."""
-        return self.send(_commands().EmitEvent(name, payload))
+    def emit(
+        self, name: str, payload: Any = None, *, channel: str | None = None, key: str = ""
+    ) -> bool:
+        """Show a `CustomEvent` to the hooks, and publish it on a channel where one is named.
+
+        Args:
+            name, payload, channel, key: As in `EmitEvent`.
+        """
+        return self.send(_commands().EmitEvent(name, payload, channel, key))
 
     def answer(
         self, node_id: str, value: Any, key: str = DEFAULT_KEY, by: str | None = None

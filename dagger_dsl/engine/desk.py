@@ -257,6 +257,8 @@ class Desk:
                 state.give_back(self._course.recall())  # what nobody has taken has not started
             effect = steering.apply(command, origin)
             note = effect.note
+            if effect.step is not None and self._journal is not None:
+                self._journal.accompany(effect.step)
             self._course.events += effect.events if self._course.watcher is not None else ()
             # Who answers has ended, also when it asks for the end of its own branch.
             running = [slot for slot in effect.running if slot != self._deciding]

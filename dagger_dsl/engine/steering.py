@@ -10,8 +10,8 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections import ChainMap
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dagger_dsl.engine.error_info import error_info
 from dagger_dsl.engine.growth import check_graph_inputs, check_graph_name, named, unknown_nodes
@@ -56,6 +56,9 @@ from dagger_dsl.model.graph import Node
 from dagger_dsl.model.policies import Trigger
 from dagger_dsl.model.validate import validate_growth
 
+if TYPE_CHECKING:
+    from dagger_dsl.store.transactions import Transaction
+
 __all__ = ["Effect", "Origin", "Steering", "is_for_now", "requests_of"]
 
 logger = logging.getLogger("dagger_dsl.engine")
@@ -87,12 +90,14 @@ class Effect(NamedTuple):
         running: What is running and should be cancelled.
         events: What hooks are shown of it.
         reason: Why that should be cancelled.
+        step: What the commit that records the note does, too.
     """
 
     note: Mapping[str, Any] | None = None
     running: Collection[int] = ()
     events: tuple[Event, ...] = ()
     reason: str = ""
+    step: Callable[[Transaction], None] | None = None
 
 
 _NOTHING = Effect()
@@ -405,6 +410,11 @@ class Steering:
 
     def _emit(self, command: EmitEvent, origin: Origin) -> Effect:
         note = self._noted(command, depth=origin.depth)
+        step = None
+        if command.channel is not None:
+            from dagger_dsl.engine.publishing import publication
+
+            step = publication(self._run, command, self._run.emitted + 1)
         self._run.emitted += 1
         event = CustomEvent(
             self._run.run_id,
@@ -414,7 +424,7 @@ class Steering:
             dt.datetime.now(dt.UTC),
             origin.depth,
         )
-        return Effect(note, (), (event,))
+        return Effect(note, (), (event,), step=step)
 
     # --- replay ----------------------------------------------------------------------------------
 

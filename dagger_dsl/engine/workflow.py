@@ -161,6 +161,17 @@ class Workflow:
             )
         return self._on_all_cores(settings)
 
+    def _options_within(self, options: Mapping[str, Any], runner: str) -> RunOptions:
+        """Return the options of a run that is recorded in the database of whoever starts it."""
+        given = dict(options)
+        durability = given.pop("durability", None)
+        settings = self._run_options(given, runner)
+        if durability is None:
+            return settings
+        import attrs
+
+        return attrs.evolve(settings, durability=durability)
+
     def _on_all_cores(self, settings: RunOptions) -> RunOptions:
         """Let as many threads run as there are CPUs, where nobody has said how many.
 

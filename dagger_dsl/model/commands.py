@@ -18,6 +18,7 @@ from dagger_dsl.model.context import DEFAULT_KEY
 from dagger_dsl.model.document import node_from_plain, node_to_plain
 from dagger_dsl.model.graph import Input, Node, Output, check_texts, split_reference
 from dagger_dsl.model.mapped import batch_of, depth_of, parallel_of
+from dagger_dsl.model.messages import LONGEST, channel_problem, is_short_text
 from dagger_dsl.model.policies import (
     CacheStrategy,
     Effects,
@@ -190,6 +191,24 @@ def _policy_or_none(command: Any, field: Any, given: Any) -> None:
     if given is not None and not isinstance(given, RetryPolicy):
         raise ConfigurationError(
             f"the {field.name} of {_a(command)} is a RetryPolicy or None, not {shown(given)}"
+        )
+
+
+def _channel_or_none(command: Any, field: Any, given: Any) -> None:
+    fault = None if given is None else channel_problem(given)
+    if fault is not None:
+        raise ConfigurationError(f"the {field.name} of {_a(command)}: {fault}")
+
+
+def _message_key(command: Any, field: Any, given: Any) -> None:
+    if not is_short_text(given):
+        raise ConfigurationError(
+            f"the {field.name} of {_a(command)} is a text of at most {LONGEST} characters without "
+            f"NUL, not {shown(given, 60)}"
+        )
+    if given and command.channel is None:
+        raise ConfigurationError(
+            f"the {field.name} of {_a(command)} orders messages, and without channel= there is none"
         )
 
 
@@ -464,10 +483,25 @@ class CancelBranch:
 
 @attrs.frozen
 class EmitEvent:
-    """Show a `CustomEvent` to the hooks."""
+    """Show a `CustomEvent` to the hooks, and publish it where a channel is named.
+
+    The message is stored in the transaction that records the command, which for a command of a node
+    is that of the node's outcome. So it is there once, whatever dies meanwhile, and never for an
+    attempt that was not recorded. Its id is the run's with the number of the event, its source
+    ``run:`` and the name of the graph. A run that is in memory refuses the command: nobody could be
+    given the message.
+
+    Attributes:
+        name: What the event is called.
+        payload: What it says.
+        channel: Where it is published as well; None nowhere.
+        key: Messages of one channel and key reach each subscriber in order; of a channel only.
+    """
 
     name: str = attrs.field(validator=_text)
     payload: Any = None
+    channel: str | None = attrs.field(default=None, validator=_channel_or_none)
+    key: str = attrs.field(default="", validator=_message_key)
 
 
 @attrs.frozen

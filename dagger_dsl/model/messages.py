@@ -7,6 +7,7 @@ A channel is a name, made of parts between dots: ``orders``, ``orders.eu``. A pa
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -15,11 +16,13 @@ import attrs
 from dagger_dsl.errors import ConfigurationError, shown
 
 __all__ = [
+    "LONGEST",
     "DeadLetter",
     "Message",
     "channel_problem",
     "check_channel",
     "check_patterns",
+    "derived_id",
     "error_text",
     "is_pattern",
     "is_short_text",
@@ -96,6 +99,17 @@ def error_text(error: BaseException) -> str:
     except Exception:  # an error that cannot even say what it is
         text = ""
     return f"{name}: {text[:_MOST]}" if text else name
+
+
+def derived_id(kind: str, *parts: object) -> str:
+    """Return the id of a message that some work publishes, the same whenever it is made.
+
+    Args:
+        kind: What kind of work, which tells it from ids of other kinds.
+        parts: Which work, and which of its messages; where that is too long, their hash is taken.
+    """
+    text = ":".join((kind, *map(str, parts)))
+    return text if is_short_text(text) else f"{kind}:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def is_short_text(value: Any) -> bool:

@@ -76,9 +76,9 @@ class Caller:
             raise RegistryError(f"{what} subscribes to no channel; name one in subscribe=")
         self.shapes: list[tuple[str, Shape]] = []
         if agent.input_schema is not None:
-            self.shapes.append(
-                (f"the input_schema of {what}", Shape(agent.input_schema, f"{what}: input_schema"))
-            )
+            known = agent.input_schema
+            shape = known if isinstance(known, Shape) else Shape(known, f"{what}: input_schema")
+            self.shapes.append((f"the input_schema of {what}", shape))
         self._output = (
             None
             if agent.output_schema is None

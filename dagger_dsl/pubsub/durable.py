@@ -87,12 +87,12 @@ class DurablePlace:
 
     def __init__(self, bus: PubSubExecutor, url: str | os.PathLike[str]) -> None:
         self._bus = bus
-        self._store = Store(url)
+        self.store = Store(url)
         self.rows = MessageRows(
-            self._store.database, self._store._payloads, bus._clock, bus.config.max_message_bytes
+            self.store.database, self.store._payloads, bus._clock, bus.config.max_message_bytes
         )
         self.now = self.rows.now
-        self._worker = Worker(self._store.database, bus.config.lease)
+        self._worker = Worker(self.store.database, bus.config.lease)
         self._lock = threading.Lock()
         self._feeds: dict[Subscription, Feed] = {}
         self._pending: deque[tuple[Publication, Outgoing]] = deque()
@@ -115,7 +115,7 @@ class DurablePlace:
         Raises:
             StoreError: It cannot be opened.
         """
-        self._store.init_database()
+        self.store.init_database()
         self._worker.arrive()
         self._thread = threading.Thread(target=self._work, name="dagger-pubsub-desk", daemon=True)
         self._thread.start()
@@ -129,7 +129,7 @@ class DurablePlace:
             self._thread.join()
             self._worker.leave()
         self._refuse()
-        self._store.close()
+        self.store.close()
         if self._fault is not None:
             raise self._fault
 

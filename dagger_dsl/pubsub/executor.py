@@ -56,8 +56,11 @@ from dagger_dsl.pubsub.waiting import Publication, running_loop
 from dagger_dsl.registry import Registry, as_registry
 
 if TYPE_CHECKING:
+    from dagger_dsl.engine.workflow import Workflow
+    from dagger_dsl.model.graph import Graph
     from dagger_dsl.model.message_flow import BusFlow
     from dagger_dsl.pubsub.context import MessageContext
+    from dagger_dsl.pubsub.trigger import Trigger
 
 __all__ = ["PubSubExecutor"]
 
@@ -99,6 +102,7 @@ class PubSubExecutor(BusLife):
         self.database_url = database_url
         self._callers: dict[str, Caller] = {}
         self._declared: dict[str, tuple[Any, int | None]] = {}
+        self._triggers: list[Trigger] = []
         super().__init__(config or PubSubConfig())
         for each in self.registry.pubsub_agents.values() if agents is None else agents:
             self._admit(Caller(self._definition(each, None)), replace=False)
@@ -167,6 +171,72 @@ class PubSubExecutor(BusLife):
                     del self._callers[caller.name]
                     raise
         return caller.name
+
+    def trigger(
+        self,
+        dag: Workflow | Graph,
+        channel: str | Iterable[str],
+        *,
+        name: str | None = None,
+        publish: str | None = None,
+        inputs: Callable[[Any], Mapping[str, Any]] | None = None,
+        retry: Any = None,
+        concurrency: int = 1,
+        **options: Any,
+    ) -> str:
+        """Start a run of a workflow for each message of a channel, and return the trigger's name.
+
+        A trigger is an agent: its runs are recorded in the database of the bus, and a message is
+        handled when its run has completed. The run is called ``<name>:<id of the message>``, so one
+        message has one run: given again, after a failed run or the death of the process, it goes on
+        with that, where what completed is not called again. A run that fails, is cancelled or
+        pauses fails the delivery, which is tried again by *retry* and becomes a dead letter after
+        that; once somebody has seen to the run, `replay` goes on with it.
+
+        A bus in memory gives a message at most once; its runs are in memory, too, where another try
+        is another run, unless there is a ``database_url`` among the options.
+
+            bus.trigger(order_flow, "orders.*", publish="invoices", retry=2)
+
+        Args:
+            dag: A `DAG`, a state machine, or a `Graph` of actions of the registry. Later changes of
+                it do not count.
+            channel: A channel or a pattern, or several.
+            name: The trigger's name, that of the workflow by default.
+            publish: Where the run's value is published, with the key of the message, in the
+                transaction that records that this is handled; None for nowhere. It waits for the
+                run, so with a *concurrency* of 1 answers come in order, with more in the order of
+                each key.
+            inputs: Makes the inputs of a payload. By default a mapping with the name of an input
+                gives the inputs by name; anything else is the value of the one input, or of the one
+                that has to be given. What does not fit is refused by `publish`; published by a
+                process without the trigger it is a dead letter.
+            retry: A `RetryPolicy`, or a number of extra deliveries; what the bus says by default.
+            concurrency: How many runs go on at a time, those of one channel and key never.
+            **options: Those of `RunOptions` for each run; the runner is ``sequential`` by default.
+
+        Raises:
+            ConfigurationError: An argument cannot be.
+            ValidationError: The workflow cannot run.
+            AgentAlreadyRegistered: The name is taken.
+        """
+        from dagger_dsl.pubsub.trigger import Trigger  # most buses start no runs
+
+        made = Trigger(
+            dag,
+            channel,
+            registry=self.registry,
+            bus_store=lambda: None if self._place is None else self._place.store,
+            name=name,
+            publish=publish,
+            inputs=inputs,
+            retry=retry,
+            concurrency=concurrency,
+            options=options,
+        )
+        self.register(made.agent)
+        self._triggers.append(made)
+        return made.name
 
     def unregister(self, name: str, *, forget: bool = False) -> None:
         """Take an agent out; a call of it that is going on ends as it would.
@@ -471,6 +541,11 @@ class PubSubExecutor(BusLife):
             self._channel(name)
         for caller in self._callers.values():
             self._put_in(caller)
+
+    def _release(self, place: Place) -> None:
+        place.close()
+        for made in self._triggers:
+            made.close()
 
     def _start_with(self, spec: StartWith) -> Publication:
         return self.publish(spec.channel, spec.payload, key=spec.key, id=spec.id)

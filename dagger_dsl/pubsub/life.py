@@ -84,6 +84,10 @@ class BusLife(abc.ABC):
         """Put everything into the place, which is open."""
 
     @abc.abstractmethod
+    def _release(self, place: Place) -> None:
+        """Close the place, and what was opened beside it."""
+
+    @abc.abstractmethod
     def _lose(self, subscription: Subscription) -> None:
         """Count what waits for a subscription and is gone with it."""
 
@@ -216,7 +220,7 @@ class BusLife(abc.ABC):
                     each.cancel()
                 await home.until(self._has_ended, home.loop.time() + 1.0)
             try:
-                await home.loop.run_in_executor(None, place.close)
+                await home.loop.run_in_executor(None, self._release, place)
             finally:
                 for each in self._all():
                     self._lose(each)

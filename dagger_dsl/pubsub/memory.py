@@ -42,6 +42,7 @@ class MemoryPlace:
     """
 
     rechecks = False
+    store = None
 
     def __init__(self, bus: PubSubExecutor, clock: Callable[[], float] = time.monotonic) -> None:
         self.choked = False

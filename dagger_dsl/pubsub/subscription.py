@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dagger_dsl.pubsub.channels import Channel
     from dagger_dsl.pubsub.executor import PubSubExecutor
     from dagger_dsl.pubsub.home import Home
+    from dagger_dsl.store.storage import Store
 
 __all__ = ["Place", "Subscription"]
 
@@ -47,6 +48,11 @@ class Place(Protocol):
 
     choked: bool
     rechecks: bool
+
+    @property
+    def store(self) -> Store | None:
+        """The database that they are kept in; None for memory."""
+        ...
 
     def now(self) -> float:
         """Return the time, by the clock that tells when failed messages are due again."""

@@ -7,8 +7,9 @@ the task was given to another worker, changes nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import orjson
@@ -36,8 +37,12 @@ from dagger_dsl.store.task_steps import (
 )
 from dagger_dsl.store.transactions import Transaction, read, run_transaction
 
+if TYPE_CHECKING:
+    from dagger_dsl.store.messages import MessageRows, Outgoing
+
 __all__ = ["Claim", "Ending", "TaskClaims"]
 
+logger = logging.getLogger("dagger_dsl.store")
 
 #: Causes that a task itself may have brought about.
 _DEATHS: Final = (DIED, SILENT)
@@ -87,6 +92,7 @@ class Ending:
         retried: Whether another call counts as a retry.
         asks: Whether a blocked one waits for a person, whatever it needs.
         begun: Whether its agent was called; one that was not is ``ready``.
+        published: Messages that are stored with a completion, placed; with no other ending.
     """
 
     claim: Claim
@@ -98,10 +104,22 @@ class Ending:
     retried: bool = False
     asks: bool = False
     begun: bool = True
+    published: Sequence[Outgoing] = ()
 
 
 class TaskClaims(TaskTable):
     """Tasks of one database for workers."""
+
+    _messages: MessageRows | None = None
+
+    @property
+    def messages(self) -> MessageRows:
+        """What encodes and stores the messages of tasks."""
+        if self._messages is None:
+            from dagger_dsl.store.messages import MessageRows  # most tasks publish nothing
+
+            self._messages = MessageRows(self._database, self._payloads, self._clock)
+        return self._messages
 
     def exchange(
         self,
@@ -147,7 +165,8 @@ class TaskClaims(TaskTable):
                 reach = wanted, ahead, quick
                 claims.extend(self._claim(tx, worker, agents, reach, now, limits))
 
-        run_transaction(self._database, swap, pages=3 + len(endings) + wanted)
+        messages = sum(len(each.published) for each in endings)
+        run_transaction(self._database, swap, pages=3 + len(endings) + wanted + messages)
         return claims, late, over
 
     def has_ready(self, agents: Sequence[str]) -> bool:
@@ -199,6 +218,10 @@ class TaskClaims(TaskTable):
                 continue
             event = (claim.number, str(status), now, error, worker, claim.attempt)
             tx.execute(sql.INSERT_EVENT, event)
+            if each.published and status is TaskStatus.COMPLETED:
+                for fault in self.messages.append(tx, each.published):
+                    if fault is not None:  # somebody has published under this task's name
+                        logger.error("%s", fault)
             count = counts.setdefault(claim.job_id, [0, 0])
             if status not in UNFINISHED:
                 count[0] -= 1

@@ -208,7 +208,8 @@ def _command(plain: Mapping[str, Any]) -> str:
     if do == "inputs":
         return f"set inputs of {first_line(plain.get('node_id', ''))}"
     if do == "emit":
-        return f"emit event {first_line(plain.get('name', ''))}"
+        where = f" on channel {first_line(plain['channel'])}" if plain.get("channel") else ""
+        return f"emit event {first_line(plain.get('name', ''))}{where}"
     return f"{first_line(do.replace('_', ' '))}{reason}"
 
 

@@ -115,6 +115,9 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(ResumeBranch, names),
     st.builds(CancelBranch, names, reasons),
     st.builds(EmitEvent, words, values),
+    st.builds(
+        EmitEvent, words, values, st.sampled_from(["a", "a.b"]), st.text("xyz é", max_size=9)
+    ),
 )
 
 
@@ -352,6 +355,14 @@ def test_a_chain_refuses_what_is_none(
         (lambda wrong: Chain([], after=wrong("plan")), "^after is a list of ids"),
         (lambda wrong: NodeSpec.of(wrong(5)), "a spec is made of a Node, not 5"),
         (lambda wrong: NodeSpec(wrong(10**5000)), "names its action by a text"),
+        (lambda wrong: EmitEvent("e", 1, wrong("a.*")), "channel of an EmitEvent: .* is a pattern"),
+        (lambda wrong: EmitEvent("e", 1, wrong(5)), "channel of an EmitEvent: a channel's name is"),
+        (
+            lambda wrong: EmitEvent("e", 1, "a", wrong(5)),
+            "key of an EmitEvent is a text of at most",
+        ),
+        (lambda wrong: EmitEvent("e", 1, "a", wrong("x" * 201)), "key of an EmitEvent is a text"),
+        (lambda wrong: EmitEvent("e", 1, key=wrong("k")), "without channel= there is none"),
         (lambda wrong: EmitEvent(wrong(10**5000)), "name of an EmitEvent is a text"),
     ],
 )
