@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 from dagger_dsl._doors import through
 from dagger_dsl.agents.admission import check_memory
 from dagger_dsl.agents.calls import Caller
+from dagger_dsl.agents.checks import agent_missing, as_names, as_specs, as_status
 from dagger_dsl.agents.context import TaskContext
-from dagger_dsl.agents.crew import Crew, agent_missing
+from dagger_dsl.agents.crew import Crew
 from dagger_dsl.agents.definition import AgentDef
 from dagger_dsl.agents.job import JobHandle
 from dagger_dsl.agents.plugins import load_agents
+from dagger_dsl.agents.reading import Reading
 from dagger_dsl.agents.state import SharedState
 from dagger_dsl.agents.steering import Steering
 from dagger_dsl.errors import (
@@ -29,10 +31,10 @@ from dagger_dsl.errors import (
     did_you_mean,
     shown,
 )
-from dagger_dsl.model.policies import as_enum, seconds, whole_number
+from dagger_dsl.model.policies import seconds, whole_number
 from dagger_dsl.model.resources import ResourceTracker, as_tracker
 from dagger_dsl.model.stalls import StallAction
-from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
+from dagger_dsl.model.tasks import NewTaskSpec, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.cache import Cache
@@ -43,7 +45,7 @@ from dagger_dsl.store.shared_values import SharedValues
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import Ending, TaskClaims
 from dagger_dsl.store.task_people import TaskPeople
-from dagger_dsl.store.task_reads import StoredJob, TaskReads
+from dagger_dsl.store.task_reads import TaskReads
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -80,7 +82,7 @@ class TaskAgentRegistry(Registry):
         self.register_task_agent(name, agent)
 
 
-class TaskManager(Steering):
+class TaskManager(Reading, Steering):
     """Jobs of tasks in one database, and the workers of this process that run them.
 
     Args:
@@ -153,7 +155,7 @@ class TaskManager(Steering):
         self._opened = False
         self._size = max(4, os.cpu_count() or 1) if concurrency is None else concurrency
         self._is_idle = concurrency == 0 and self._store.database.is_memory
-        self._chosen = None if agents is None else _names(agents)
+        self._chosen = None if agents is None else as_names(agents)
         self._lease = seconds(lease, "lease", zero=False)
         self._callers: dict[str, Caller] = {}
         self._crew: Crew | None = None
@@ -270,8 +272,8 @@ class TaskManager(Steering):
             ConfigurationError: An argument cannot be.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        tasks = _specs(tasks)
-        self._check_specs(tasks)
+        tasks = as_specs(tasks)
+        self._checkas_specs(tasks)
         self._check_agents(job_id, (spec.agent for spec in tasks))
         self._open()
         self._rows.start_job(
@@ -312,15 +314,6 @@ class TaskManager(Steering):
         if self._reads.job(job_id) is None:
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
         return JobHandle(self, job_id)
-
-    def jobs(self, status: JobStatus | str | None = None) -> list[StoredJob]:
-        """Return the jobs there are, as they stand, the newest first; `job` returns a handle.
-
-        Args:
-            status: Only those that are this: a `JobStatus`, or its name.
-        """
-        wanted = None if status is None else as_enum(JobStatus, status, "status")
-        return [each for each in self._reads.jobs() if wanted is None or each.status is wanted]
 
     def cancel_job(self, job_id: str, reason: str = "cancelled") -> None:
         """Cancel a job with all its tasks that have not ended.
@@ -463,8 +456,8 @@ class TaskManager(Steering):
             TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
             ConfigurationError: *specs* are no list of `NewTaskSpec`.
         """
-        specs = _specs(specs)
-        self._check_specs(specs)
+        specs = as_specs(specs)
+        self._checkas_specs(specs)
         self._open()
         ctx = self._call()
         claim = ctx._claim if ctx is not None and ctx.job_id == job_id else None
@@ -472,7 +465,7 @@ class TaskManager(Steering):
         self._wake()
         return added
 
-    def _check_specs(self, specs: Iterable[NewTaskSpec]) -> None:
+    def _checkas_specs(self, specs: Iterable[NewTaskSpec]) -> None:
         for spec in specs:
             self._check_input(spec)
 
@@ -499,50 +492,6 @@ class TaskManager(Steering):
         chosen = known if self._chosen is None else self._chosen
         return {name: known[name] for name in chosen if name in known}
 
-    def get_task(self, task_id: str) -> Task | None:
-        """Return a task as it stands; None where there is none."""
-        return self._reads.task(task_id)
-
-    #: Document 003's name.
-    get_task_by_id = get_task
-
-    def tasks(
-        self,
-        job_id: str,
-        *,
-        task_type: TaskType | str | None = None,
-        status: TaskStatus | str | None = None,
-        agent: str | None = None,
-    ) -> list[Task]:
-        """Return the tasks of a job, in the order in which they were added.
-
-        Args:
-            job_id: Which.
-            task_type, status, agent: Only those that are this.
-        """
-        return self._reads.tasks_of(
-            job_id,
-            task_type=None if task_type is None else as_enum(TaskType, task_type, "task_type"),
-            status=None if status is None else _status(status),
-            agent=agent,
-        )
-
-    def children(self, task_id: str) -> list[Task]:
-        """Return the parts of a task, in the order in which they were added.
-
-        Raises:
-            TaskNotFound: There is no such task.
-        """
-        return self._reads.children_of(task_id)
-
-    def get_dependency_outputs(self, task_id: str) -> list[Any]:
-        """Return what the tasks gave that a task needs, in its order.
-
-        Raises:
-            TaskNotFound: There is no such task.
-        """
-        return self._reads.outputs_of(task_id)
-
     def add_dependency(self, task_id: str, needs: str) -> None:
         """Let a task need another one of its job, too; see `TaskRows.add_dependency`."""
         ctx = self._call()
@@ -567,13 +516,13 @@ class TaskManager(Steering):
             TaskNotFound: There is none.
             InvalidState: A task may not go this way.
         """
-        new = _status(status)
+        new = as_status(status)
         ctx = _current.get()
         if ctx is not None and ctx.task_id == task_id and new is TaskStatus.BLOCKED:
             ctx._parks = True
             return True
         changed = self._rows.set_status(
-            task_id, new, old=None if old is None else _status(old), cause=cause
+            task_id, new, old=None if old is None else as_status(old), cause=cause
         )
         stopped = changed and new is TaskStatus.CANCELLED
         self._interrupt([task_id] if stopped else [])
@@ -583,10 +532,6 @@ class TaskManager(Steering):
         """Return what agents share under a name, of a job under its id; see `SharedState`."""
         self._open()
         return SharedState(self._values, scope)
-
-    def history(self, task_id: str) -> list[TaskEvent]:
-        """Return each change of a task's status, in order, with time and cause."""
-        return self._reads.history(task_id)
 
     def get_dot_graph(self, job_id: str | None = None) -> str:
         """Return the tasks of a job, or of all jobs, as DOT: parts, needs, and where each stands.
@@ -645,38 +590,6 @@ class TaskManager(Steering):
             yield
         finally:
             _current.reset(token)
-
-
-def _status(value: Any) -> TaskStatus:
-    return as_enum(TaskStatus, value, "status")
-
-
-def _names(agents: Any) -> tuple[str, ...]:
-    """Return the names of the agents that a manager runs tasks of."""
-    if isinstance(agents, str) or not isinstance(agents, Iterable):
-        raise ConfigurationError(
-            f"agents is a list of names of agents, or None for all, not {shown(agents)}"
-            + (f"; write [{shown(agents)}]" if isinstance(agents, str) else "")
-        )
-    names = tuple(agents)
-    for each in names:
-        if not isinstance(each, str):
-            raise ConfigurationError(f"agents is a list of names of agents, not of {shown(each)}")
-    return names
-
-
-def _specs(specs: Any) -> Sequence[NewTaskSpec]:
-    """Return the tasks of a list; they are read more than once."""
-    if isinstance(specs, NewTaskSpec | str) or not isinstance(specs, Iterable):
-        raise ConfigurationError(
-            f"tasks are a list of NewTaskSpec, not {shown(specs)}"
-            + ("; write [NewTaskSpec(...)] for one" if isinstance(specs, NewTaskSpec) else "")
-        )
-    found = specs if isinstance(specs, list | tuple) else list(specs)
-    for each in found:
-        if not isinstance(each, NewTaskSpec):
-            raise ConfigurationError(f"a task is a NewTaskSpec, not {shown(each)}")
-    return found
 
 
 def _count(number: int, what: str) -> str:
