@@ -39,6 +39,7 @@ class TaskContext:
         self._parks = False
         self._adds = False
         self._beaten: float | None = None
+        self._rest: float | None = None
 
     def __repr__(self) -> str:
         return f"<TaskContext of task {self.task_id!r}, attempt {self.attempt}>"
@@ -106,12 +107,14 @@ class TaskContext:
         Returns:
             Whether it is wanted: False once the task was cancelled, or given to somebody else.
             It may be called as often as one likes; it writes at most once in a second, and in a
-            tenth of the manager's heartbeat_interval.
+            tenth of the job's heartbeat_interval.
         """
         claim, jobs = self._claim, self.manager._jobs
         now = jobs.now()
-        interval = self.manager.heartbeat_interval
-        rest = 1.0 if interval is None else min(1.0, interval / 10)
+        if self._rest is None:
+            interval = self.job._row().settings.heartbeat_interval
+            self._rest = min(1.0, (interval or self.manager.heartbeat_interval or 10.0) / 10)
+        rest = self._rest
         if self._beaten is not None and 0 <= now - self._beaten < rest:
             return jobs.is_current(claim.number, claim.version, claim.id)
         self._beaten = now

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import datetime as dt
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ from dagger_dsl.model.tasks import NewTaskSpec, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.cache import Cache
+from dagger_dsl.store.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.store.job_upkeep import check_keeping
 from dagger_dsl.store.job_watch import JobWatch
 from dagger_dsl.store.notices import of_tasks, tell
@@ -87,11 +89,11 @@ class TaskManager(Reading, Steering):
 
     Args:
         heartbeat_interval: Seconds (or a timedelta) without a sign of life after which a job has
-            stalled; what counts is said in `dagger_dsl.agents.watch`. None never looks. The
-            processes that run tasks look for stalls: with a ``concurrency`` of 0 this one does not,
-            and others do by what they were given.
+            stalled; what counts is said in `dagger_dsl.agents.watch`. None for never. A job that
+            is made here keeps it, and the processes that run tasks look for its stalls; with a
+            ``concurrency`` of 0 this one does not.
         stall_action: What is done about that, once, by the process that sees it: a `StallAction`,
-            or its name.
+            or its name. A job that is made here keeps the name.
         cache: What the agents of this process share in its memory, as ``ctx.cache`` and
             `TaskManager.cache`; an empty one by default. What is to outlive the process, or is
             shared with others, belongs into `state`.
@@ -109,6 +111,8 @@ class TaskManager(Reading, Steering):
             beyond so many, and those that ended longer ago; None keeps all.
         resources: A `ResourceTracker`, shared with runs perhaps: a task is not claimed here before
             it has room for the call of its agent. None limits nothing.
+        max_tasks: How many tasks a job that is made here may have, so that agents which add tasks
+            do not go on for ever; None for any number.
 
     Raises:
         ConfigurationError: An argument cannot be.
@@ -128,6 +132,7 @@ class TaskManager(Reading, Steering):
         keep_jobs: int | None = None,
         keep_days: float | None = None,
         resources: ResourceTracker | None = None,
+        max_tasks: int | None = MAX_TASKS,
     ) -> None:
         self.resources = as_tracker(resources)
         if concurrency is not None:
@@ -138,6 +143,20 @@ class TaskManager(Reading, Steering):
             raise ConfigurationError(f"cache is a Cache or None, not {shown(cache)}")
         self.heartbeat_interval = heartbeat_interval
         self.stall_action = StallAction.of(stall_action)
+        self._settings = JobSettings.of(
+            max_tasks,
+            math.inf if heartbeat_interval is None else heartbeat_interval,
+            self.stall_action,
+        )
+        #: What jobs may call when they have stalled, by the names that they keep.
+        self._stall_actions = {
+            each.name: each
+            for each in (
+                StallAction.NOTIFY_PLANNING_AGENT,
+                StallAction.TERMINATE_JOB,
+                self.stall_action,
+            )
+        }
         self.cache = Cache() if cache is None else cache
         self._keep = check_keeping(keep_jobs, keep_days)
         self.registry = as_registry(registry)
@@ -254,6 +273,9 @@ class TaskManager(Reading, Steering):
         config: Mapping[str, Any] | None = None,
         *,
         timeout: float | dt.timedelta | None = None,
+        heartbeat_interval: float | dt.timedelta | None = None,
+        stall_action: StallAction | str | None = None,
+        max_tasks: int | None = None,
     ) -> JobHandle:
         """Let a job's tasks run, and return its handle; nobody waits for it.
 
@@ -264,18 +286,25 @@ class TaskManager(Reading, Steering):
             allowed_agents: The agents that its tasks may be given to; None for all.
             config: Anything to keep with it, of JSON types; None leaves what it has.
             timeout: Seconds until it is cancelled, by whoever runs tasks of this database then.
+            heartbeat_interval, stall_action, max_tasks: What it keeps from now on, as `TaskManager`
+                takes them (an infinite interval for never); None leaves what it has, which by
+                default is what the manager had that made it.
 
         Raises:
             AgentNotAllowed: It has a task for another agent.
             AgentNotFound: A task is for an agent that is not registered here, in a process that
                 runs tasks of all agents.
+            LimitExceeded: It would have more tasks than it may.
             ConfigurationError: An argument cannot be.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
         tasks = as_specs(tasks)
-        self._checkas_specs(tasks)
+        changes = JobSettings.of(max_tasks, heartbeat_interval, stall_action)
+        if isinstance(stall_action, StallAction):
+            self._stall_actions[stall_action.name] = stall_action
+        self._open()  # before anything is read: who died while making a file leaves an empty one
+        self._check_specs(tasks)
         self._check_agents(job_id, (spec.agent for spec in tasks))
-        self._open()
         self._rows.start_job(
             job_id,
             tasks,
@@ -283,6 +312,8 @@ class TaskManager(Reading, Steering):
             timeout=limit,
             allowed_agents=allowed_agents,
             config=config,
+            settings=self._settings,
+            changes=changes,
         )
         if not tasks:
             self._note_empty(job_id)
@@ -453,19 +484,20 @@ class TaskManager(Reading, Steering):
             ResourceExhausted: A call of the agent declares more memory than there can ever be room
                 for, likewise.
             InvalidState: The job has ended.
+            LimitExceeded: The job would have more tasks than it may; see `start_job`.
             TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
             ConfigurationError: *specs* are no list of `NewTaskSpec`.
         """
         specs = as_specs(specs)
-        self._checkas_specs(specs)
+        self._check_specs(specs)
         self._open()
         ctx = self._call()
         claim = ctx._claim if ctx is not None and ctx.job_id == job_id else None
-        added = self._rows.add(job_id, specs, create=True, claim=claim)
+        added = self._rows.add(job_id, specs, create=True, claim=claim, settings=self._settings)
         self._wake()
         return added
 
-    def _checkas_specs(self, specs: Iterable[NewTaskSpec]) -> None:
+    def _check_specs(self, specs: Iterable[NewTaskSpec]) -> None:
         for spec in specs:
             self._check_input(spec)
 
@@ -485,6 +517,10 @@ class TaskManager(Reading, Steering):
     def _known_caller(self, name: str) -> Caller | None:
         """Return what calls an agent, if it was called before."""
         return self._callers.get(name)
+
+    def _stall_action(self, name: str | None) -> StallAction | None:
+        """Return what a job does that has stalled, by the name that it keeps; None if unknown."""
+        return self.stall_action if name is None else self._stall_actions.get(name)
 
     def _agents_here(self) -> dict[str, AgentDef]:
         """Return the agents that this process runs tasks of, those registered just now as well."""

@@ -24,6 +24,7 @@ from dagger_dsl.model.tasks import (
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_text
 from dagger_dsl.store.database import Database
+from dagger_dsl.store.job_settings import NO_SETTINGS, JobSettings
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.task_steps import utc
 from dagger_dsl.store.transactions import column_moment, read
@@ -44,6 +45,8 @@ class StoredJob:
         deadline: Seconds since 1970 after which it is cancelled; None for no limit.
         error: Why it ended as it did; empty where there is nothing to say.
         created_at, updated_at: UTC.
+        task_count: How many tasks it has.
+        settings: What it keeps beside them.
     """
 
     id: str
@@ -56,6 +59,8 @@ class StoredJob:
     error: str
     created_at: dt.datetime
     updated_at: dt.datetime
+    task_count: int = 0
+    settings: JobSettings = NO_SETTINGS
 
 
 class TaskTable:
@@ -263,4 +268,6 @@ def stored_job(row: Sequence[Any]) -> StoredJob:
         error=row[7] or "",
         created_at=column_moment(row[8]),
         updated_at=column_moment(row[9]),
+        task_count=row[10],
+        settings=JobSettings(*row[11:14]),
     )
