@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from dagger_dsl.agents.signals import Blocked
 from dagger_dsl.errors import ConfigurationError, InvalidState, shown
+from dagger_dsl.model.schema import compile_schema
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus, TaskType
-from dagger_dsl.store.arguments import check_text
+from dagger_dsl.store.arguments import check_text, storable
+from dagger_dsl.store.task_questions import Question
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.job import JobHandle
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.workflow import Workflow
     from dagger_dsl.store.cache import Cache
     from dagger_dsl.store.task_claims import Claim
+    from dagger_dsl.store.task_questions import Answered
 
 __all__ = ["TaskContext"]
 
@@ -101,6 +104,41 @@ class TaskContext:
             if each.status is TaskStatus.REJECTED
         ]
 
+    @property
+    def answers(self) -> list[Answered]:
+        """What people answered this task in all of its calls, the oldest answer first."""
+        return self.manager._reads.answers(self._claim.number)
+
+    @property
+    def answer(self) -> Any:
+        """What was answered last, after `block` or `NeedsMoreInfo`; None where nobody answered."""
+        found = self.answers
+        return found[-1].value if found else None
+
+    def ask(self, question: str, schema: Mapping[str, Any] | None = None) -> Any:
+        """Return what a person answers; the task is parked until then, and called again.
+
+        The agent runs from its beginning again, and each question that was answered returns at
+        once: what it did before it asked is done again, so ask first, or make that repeatable. The
+        answer comes by `TaskManager.answer`, or by ``dagger-dsl task answer``.
+
+        Args:
+            question: For the person; its text tells it from the task's other questions.
+            schema: JSON Schema of the answer, which is checked when it is given; None for anything.
+
+        Raises:
+            ConfigurationError: *question* is no text, or *schema* no JSON Schema.
+        """
+        check_text("a question", question)
+        if not question:
+            raise ConfigurationError("ask() takes a question that is not empty")
+        for each in reversed(self.answers):
+            if each.question == storable(question):
+                return each.value
+        if schema is not None:
+            compile_schema(schema, "the schema of a question")
+        raise Blocked((), question, Question(storable(question), schema))
+
     def heartbeat(self) -> bool:
         """Say that the work goes on, so that the job does not count as stalled.
 
@@ -171,7 +209,7 @@ class TaskContext:
         """Park the task until what it needs is done; it holds no worker, and is called again.
 
         It counts neither as a failure nor as a retry. Without anything that it needs it waits for a
-        person: `TaskManager.update_task_status` lets it go on.
+        person: `TaskManager.answer` lets it go on, and so does a status of ``ready``.
 
         Args:
             on: Ids of tasks of its job that it needs from now on, too. It fails where there is no

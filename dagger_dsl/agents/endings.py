@@ -70,9 +70,13 @@ class Endings:
         claim = ctx._claim
         try:
             if isinstance(error, Blocked):
-                asks = not error.on and not ctx._adds
                 return Ending(
-                    claim, TaskStatus.BLOCKED, error=error.reason, needs=error.on, asks=asks
+                    claim,
+                    TaskStatus.BLOCKED,
+                    error=error.reason,
+                    needs=error.on,
+                    asks=error.question is not None or (not error.on and not ctx._adds),
+                    question=error.question,
                 )
             if isinstance(error, StoreError) and (called or not isinstance(error, StoreDamaged)):
                 return self._put_off(claim, error, called=called)

@@ -9,6 +9,7 @@ from dagger_dsl.model.policies import as_enum
 from dagger_dsl.model.tasks import JobStatus, Task, TaskEvent, TaskStatus, TaskType
 
 if TYPE_CHECKING:
+    from dagger_dsl.store.task_questions import Answered
     from dagger_dsl.store.task_reads import StoredJob, TaskReads
 
 __all__ = ["Reading"]
@@ -71,6 +72,14 @@ class Reading:
             TaskNotFound: There is no such task.
         """
         return self._reads.outputs_of(task_id)
+
+    def answers(self, task_id: str) -> list[Answered]:
+        """Return what people answered a task, with who and when, the oldest answer first.
+
+        Raises:
+            TaskNotFound: There is no such task.
+        """
+        return self._reads.answers_to(task_id)
 
     def history(self, task_id: str) -> list[TaskEvent]:
         """Return each change of a task's status, in order, with time and cause."""
