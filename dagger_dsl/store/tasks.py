@@ -16,13 +16,13 @@ from dagger_dsl.errors import (
     AgentNotAllowed,
     ConcurrentUpdateError,
     ConfigurationError,
-    CycleError,
     InvalidState,
     JobExists,
     JobNotFound,
     TaskExists,
     TaskNotFound,
     shown,
+    task_cycle,
 )
 from dagger_dsl.model.ids import new_id
 from dagger_dsl.model.tasks import (
@@ -525,7 +525,7 @@ def _check_cycles(specs: Sequence[NewTaskSpec]) -> None:
         try:
             TopologicalSorter(inside).prepare()
         except FoundCycle as error:
-            raise CycleError([str(each) for each in reversed(error.args[1])]) from None
+            raise task_cycle([str(each) for each in reversed(error.args[1])]) from None
 
 
 def _check_claim(tx: Transaction, claim: Claim | None) -> None:
