@@ -347,6 +347,16 @@ class CycleError(ValidationError):
         self.args = (self.path, self.problems)
 
 
+def task_cycle(path: Sequence[str]) -> CycleError:
+    """Return what to raise for tasks that wait for each other, or are parts of each other."""
+    circle = " -> ".join(path if len(path) <= 20 else [*path[:10], "...", *path[-9:]])
+    what = (
+        f"these tasks need, or are parts of, each other: {cut(circle, 2_000)}; leave one of these "
+        "dependencies out"
+    )
+    return CycleError(path, (Problem(what, Place(), "cycle"),))
+
+
 def cycle_problem(path: Sequence[str], place: Place | None = None) -> Problem:
     """Return the problem that describes the cycle *path* (first id repeated at the end)."""
     circle = " -> ".join(path if len(path) <= 20 else [*path[:10], "...", *path[-9:]])

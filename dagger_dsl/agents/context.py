@@ -11,8 +11,10 @@ import attrs
 from dagger_dsl.agents.signals import Blocked
 from dagger_dsl.errors import ConfigurationError, InvalidState, LimitExceeded, shown
 from dagger_dsl.model.messages import LONGEST, Message, check_channel, derived_id, is_short_text
+from dagger_dsl.model.schema import compile_schema
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus, TaskType
-from dagger_dsl.store.arguments import check_text
+from dagger_dsl.store.arguments import check_text, storable
+from dagger_dsl.store.task_questions import Question
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.job import JobHandle
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from dagger_dsl.store.cache import Cache
     from dagger_dsl.store.messages import Outgoing
     from dagger_dsl.store.task_claims import Claim
+    from dagger_dsl.store.task_questions import Answered
 
 __all__ = ["TaskContext"]
 
@@ -51,6 +54,7 @@ class TaskContext:
         self._adds = False
         self._beaten: float | None = None
         self._held: list[Outgoing] | None = []  # None once the call is over
+        self._rest: float | None = None
 
     def __repr__(self) -> str:
         return f"<TaskContext of task {self.task_id!r}, attempt {self.attempt}>"
@@ -112,18 +116,55 @@ class TaskContext:
             if each.status is TaskStatus.REJECTED
         ]
 
+    @property
+    def answers(self) -> list[Answered]:
+        """What people answered this task in all of its calls, the oldest answer first."""
+        return self.manager._reads.answers(self._claim.number)
+
+    @property
+    def answer(self) -> Any:
+        """What was answered last, after `block` or `NeedsMoreInfo`; None where nobody answered."""
+        found = self.answers
+        return found[-1].value if found else None
+
+    def ask(self, question: str, schema: Mapping[str, Any] | None = None) -> Any:
+        """Return what a person answers; the task is parked until then, and called again.
+
+        The agent runs from its beginning again, and each question that was answered returns at
+        once: what it did before it asked is done again, so ask first, or make that repeatable. The
+        answer comes by `TaskManager.answer`, or by ``dagger-dsl task answer``.
+
+        Args:
+            question: For the person; its text tells it from the task's other questions.
+            schema: JSON Schema of the answer, which is checked when it is given; None for anything.
+
+        Raises:
+            ConfigurationError: *question* is no text, or *schema* no JSON Schema.
+        """
+        check_text("a question", question)
+        if not question:
+            raise ConfigurationError("ask() takes a question that is not empty")
+        for each in reversed(self.answers):
+            if each.question == storable(question):
+                return each.value
+        if schema is not None:
+            compile_schema(schema, "the schema of a question")
+        raise Blocked((), question, Question(storable(question), schema))
+
     def heartbeat(self) -> bool:
         """Say that the work goes on, so that the job does not count as stalled.
 
         Returns:
             Whether it is wanted: False once the task was cancelled, or given to somebody else.
             It may be called as often as one likes; it writes at most once in a second, and in a
-            tenth of the manager's heartbeat_interval.
+            tenth of the job's heartbeat_interval.
         """
         claim, jobs = self._claim, self.manager._jobs
         now = jobs.now()
-        interval = self.manager.heartbeat_interval
-        rest = 1.0 if interval is None else min(1.0, interval / 10)
+        if self._rest is None:
+            interval = self.job._row().settings.heartbeat_interval
+            self._rest = min(1.0, (interval or self.manager.heartbeat_interval or 10.0) / 10)
+        rest = self._rest
         if self._beaten is not None and 0 <= now - self._beaten < rest:
             return jobs.is_current(claim.number, claim.version, claim.id)
         self._beaten = now
@@ -239,7 +280,7 @@ class TaskContext:
         """Park the task until what it needs is done; it holds no worker, and is called again.
 
         It counts neither as a failure nor as a retry. Without anything that it needs it waits for a
-        person: `TaskManager.update_task_status` lets it go on.
+        person: `TaskManager.answer` lets it go on, and so does a status of ``ready``.
 
         Args:
             on: Ids of tasks of its job that it needs from now on, too. It fails where there is no

@@ -9,35 +9,27 @@ database now and then, as other processes may have added tasks.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import contextvars
 import logging
 import math
 import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Final
 
 from dagger_dsl.agents.admission import CrewLimits, crew_limits
-from dagger_dsl.agents.context import TaskContext
-from dagger_dsl.agents.signals import Blocked, NeedsMoreInfo
+from dagger_dsl.agents.calling import Calling
 from dagger_dsl.agents.watch import Watch
-from dagger_dsl.errors import AgentNotFound, NodeTimeout, StoreDamaged, StoreError
-from dagger_dsl.model.policies import Effects, RetryPolicy
+from dagger_dsl.errors import StoreError
 from dagger_dsl.model.tasks import TaskStatus
-from dagger_dsl.retry import decide
-from dagger_dsl.runners.timed import call_within
 from dagger_dsl.store.notices import listen, of_tasks
 from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
 from dagger_dsl.store.task_steps import DIED, SILENT
 from dagger_dsl.store.workers import Worker
 
 if TYPE_CHECKING:
-    from dagger_dsl.agents.calls import Caller
     from dagger_dsl.agents.definition import AgentDef
     from dagger_dsl.agents.manager import TaskManager
     from dagger_dsl.store.database import Database
@@ -72,12 +64,6 @@ _TIDY: Final = 0.1
 
 #: Tasks that a crew holds beside those that it runs, at most.
 _AHEAD: Final = 64
-
-#: Seconds until a task is tried again that met trouble with storage, at most.
-_PUT_OFF: Final = 60.0
-
-#: What the documents' agents fail with to say that their task waits.
-_NEEDS_MORE: Final = "needs_more_info"
 
 
 class Crew:
@@ -126,9 +112,7 @@ class Crew:
         self._ended_at = 0.0  # the oldest of those that have ended
         self._paces: dict[str, float] = {}  # seconds of an agent's calls
         self._threads: list[threading.Thread] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._beginning = threading.Lock()
-        self._running: dict[object, tuple[str, Callable[[], object]]] = {}  # interruptible calls
+        self._calling = Calling(manager, self._sent, self._returned)
         self._stop = threading.Event()
         self._patience = _LATER
         self._lost = 0
@@ -160,22 +144,6 @@ class Crew:
         self._threads.append(thread)
         thread.start()
 
-    def _event_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the loop of all async agents, which begins with their first call."""
-        with self._beginning:
-            if self._loop is None:
-                ready = threading.Event()
-                self._begin("loop", partial(self._serve, ready))
-                ready.wait()
-        assert self._loop is not None
-        return self._loop
-
-    def _serve(self, ready: threading.Event) -> None:
-        with asyncio.Runner() as runner:
-            self._loop = loop = runner.get_loop()
-            ready.set()
-            loop.run_forever()
-
     def wake(self) -> None:
         """Say that there may be something to do."""
         with self._desk:
@@ -199,8 +167,7 @@ class Crew:
             self._desk.notify_all()
         self._stop.set()
         deadline = time.monotonic() + grace
-        workers = [each for each in self._threads if "loop" not in each.name]
-        for each in workers:
+        for each in self._threads:
             if each is not threading.current_thread():
                 each.join(max(0.0, deadline - time.monotonic()))
         with self._desk:
@@ -210,19 +177,14 @@ class Crew:
             self._give_back()
             endings = list(self._ended)
             self._ended.clear()
-        for _, cancel in list(self._running.values()):
-            cancel()
+        self._calling.interrupt_all()
         if endings:
             self._hand_in(endings)
         with contextlib.suppress(StoreError):
             self._claims.rescue(self.name, cause="its worker was stopped")
         if self._limits is not None:
             self._limits.close()
-        if self._loop is not None:  # which cancels what is left on it
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            for each in self._threads:
-                if each not in workers:
-                    each.join(1.0)
+        self._calling.close()
         self._worker.leave()
         return len(self._calls)
 
@@ -232,19 +194,13 @@ class Crew:
             for each in [each for each in self._claimed if each.id == task_id]:
                 self._claimed.remove(each)
                 self._ended.append(Ending(each, TaskStatus.READY, begun=False))
-        for key, (running, interrupt) in list(self._running.items()):
-            if running == task_id and self._running.pop(key, None) is not None:
-                interrupt()
+        self._calling.interrupt(task_id)
 
-    @contextlib.contextmanager
-    def interruptible(self, task_id: str, cancel: Callable[[], object]) -> Iterator[None]:
+    def interruptible(
+        self, task_id: str, cancel: Callable[[], object]
+    ) -> AbstractContextManager[None]:
         """Let `cancel` interrupt what the call of a task is waiting for."""
-        key = object()
-        self._running[key] = task_id, cancel
-        try:
-            yield
-        finally:
-            self._running.pop(key, None)
+        return self._calling.interruptible(task_id, cancel)
 
     # --- the desk ---------------------------------------------------------------------------------
 
@@ -253,7 +209,7 @@ class Crew:
             claim = self._next()
             if claim is None:
                 return
-            ending = self._run(claim)
+            ending = self._call(claim)
             if ending is not None:
                 self._let_go(claim)
                 with self._desk:
@@ -420,6 +376,7 @@ class Crew:
             self._known = known
             if self._limits is None:
                 self._limits = crew_limits(known, self._manager.resources, self.wake)
+                self._calling.limits = self._limits
             else:
                 self._limits.learn(known)
         return list(known)
@@ -468,161 +425,33 @@ class Crew:
                 self._give_back()
                 self._go_to_desk()
 
-    # --- one task ---------------------------------------------------------------------------------
+    # --- calls ------------------------------------------------------------------------------------
 
-    def _run(self, claim: Claim) -> Ending | None:
-        """Call the agent; return what came of it, None where the event loop goes on with it."""
-        ctx = TaskContext(self._manager, claim)
+    def _call(self, claim: Claim) -> Ending | None:
+        """Call the agent of a task; see `Calling.run`."""
         begun = time.monotonic()
-        called = False
         try:
-            caller = self._manager._caller(claim.agent)
-            limit = claim.spec.get("timeout", caller.agent.timeout)
-            value = self._claims.value(*claim.payload)
-            caller.check_input(value)
-            if self._limits is not None:
-                self._limits.check(claim.agent)
-            called = True
-            if caller.is_async:
-                self._send(caller, value, ctx, limit)
-                return None
-            return self._completed(caller, ctx, self._call(caller, value, ctx, limit))
-        except BaseException as error:  # SystemExit, too: it would end this thread, not the task
-            return self._ending(ctx, error, time.monotonic() - begun, called=called)
+            return self._calling.run(claim)
         finally:
             took = time.monotonic() - begun
             before = self._paces.get(claim.agent, took)
             self._paces[claim.agent] = max(took, before + (took - before) / 5)
 
-    @contextlib.contextmanager
-    def _inside(self, ctx: TaskContext) -> Iterator[None]:
-        limits = self._limits
-        room = contextlib.nullcontext() if limits is None else limits.inside(ctx._claim)
-        with self._manager._inside(ctx), room:
-            yield
-
-    def _call(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> Any:
-        with self._inside(ctx):
-            if limit is None:
-                return caller(value, ctx)
-            return self._within(lambda: caller(value, ctx), ctx, limit)
-
-    def _send(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> None:
-        """Let the event loop call an async agent."""
-        loop = self._event_loop()
+    def _sent(self) -> None:
+        """Count a call that the event loop goes on with."""
         with self._desk:
             self._awaited += 1
-        awaited = self._await(caller, value, ctx, limit)
-        context = contextvars.copy_context()
-        loop.call_soon_threadsafe(partial(loop.create_task, awaited, context=context))
 
-    async def _await(
-        self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None
-    ) -> None:
-        task, claim = asyncio.current_task(), ctx._claim
-        assert task is not None
-        loop, begun = task.get_loop(), time.monotonic()
-        self._running[claim] = claim.id, partial(loop.call_soon_threadsafe, task.cancel)
-        ending: Ending | None = None
-        try:
-            with self._inside(ctx):
-                async with asyncio.timeout(limit) as time_limit:
-                    answer = await caller(value, ctx)
-            ending = self._completed(caller, ctx, answer)
-        except asyncio.CancelledError as error:
-            if claim in self._running and not self._over:  # by the agent itself
-                failure = RuntimeError(f"the agent was cancelled from inside: {error!r}")
-                ending = self._ending(ctx, failure, time.monotonic() - begun)
-        except BaseException as error:  # SystemExit, too: it would end the loop of all
-            late = isinstance(error, TimeoutError) and time_limit.expired()
-            known = NodeTimeout(claim.id, limit or 0.0, "task") if late else error
-            ending = self._ending(ctx, known, time.monotonic() - begun)
-        finally:
-            self._running.pop(claim, None)
-            self._let_go(claim)
-            with self._desk:
-                self._awaited -= 1
-                if ending is None:
-                    self._calls.discard(claim)
-                else:
-                    self._end(ending)
-                self._desk.notify()
-
-    def _completed(self, caller: Caller, ctx: TaskContext, answer: Any) -> Ending:
-        claim = ctx._claim
-        if ctx._parks:  # it has said so, and returned
-            ctx._end()
-            return Ending(claim, TaskStatus.BLOCKED, asks=not ctx._adds)
-        caller.check_output(answer)
-        result = self._claims.encoded(answer, f"the result of task {claim.id!r}")
-        published = ctx._end()
-        if published:
-            self._claims.messages.place(published)
-        return Ending(claim, TaskStatus.COMPLETED, result, published=published)
-
-    def _ending(
-        self, ctx: TaskContext, error: BaseException, took: float, *, called: bool = True
-    ) -> Ending:
-        """Return what becomes of a task whose agent raised something, or could not be called."""
-        claim = ctx._claim
-        ctx._end()
-        try:
-            if isinstance(error, Blocked):
-                asks = not error.on and not ctx._adds
-                return Ending(
-                    claim, TaskStatus.BLOCKED, error=error.reason, needs=error.on, asks=asks
-                )
-            if isinstance(error, StoreError) and (called or not isinstance(error, StoreDamaged)):
-                return self._put_off(claim, error, called=called)
-            return self._failed(claim, ctx, error, took)
-        except Exception as fault:  # of a condition for retries, perhaps; its task fails, no thread
-            logger.exception("what became of task %r could not be decided", claim.id)
-            text = f"{_text_of(error)} (and then: {_text_of(fault)})"
-            return Ending(claim, TaskStatus.FAILED, error=text)
-
-    def _put_off(self, claim: Claim, error: StoreError, *, called: bool) -> Ending:
-        """Return the ending of a task that met trouble with storage, which is no result."""
-        text = _text_of(error)
-        if called and claim.effects == Effects.AT_MOST_ONCE:
-            why = f"{text}; it may be called at most once: decide by hand"
-            return Ending(claim, TaskStatus.BLOCKED, error=why, asks=True)
-        pause = min(_PUT_OFF, _LATER * 2 ** min(claim.attempt, 10))
-        logger.warning("task %r met %s; it is tried again in %g s", claim.id, text, pause)
-        due_at = self._claims.now() + pause
-        return Ending(claim, TaskStatus.PENDING, error=text, due_at=due_at, begun=called)
-
-    def _within(self, call: Callable[[], Any], ctx: TaskContext, limit: float) -> Any:
-        """Make a call in a thread of its own, which is left behind when its time is over."""
-
-        def late() -> NodeTimeout:
-            logger.warning(
-                "task %r is left behind in its thread, which cannot be stopped", ctx.task_id
-            )
-            return NodeTimeout(ctx.task_id, limit, "task")
-
-        return call_within(call, limit, f"dagger-task-{ctx.task_id}", late)
-
-    def _failed(self, claim: Claim, ctx: TaskContext, error: BaseException, took: float) -> Ending:
-        waits = isinstance(error, NeedsMoreInfo) or _plain(error) == _NEEDS_MORE
-        if waits or ctx._parks:
-            return Ending(claim, TaskStatus.BLOCKED, error=_plain(error), asks=not ctx._adds)
-        agent = self._manager.registry.task_agents[claim.agent]
-        policy = agent.retry or RetryPolicy(max_attempts=1)
-        if claim.spec.get("max_retries") is not None:
-            policy = policy.with_attempts(claim.spec["max_retries"] + 1)
-        delay = decide(policy, claim.retries + 1, error, took)
-        text = _text_of(error)
-        if delay is None:
-            logger.debug("task %r failed", claim.id, exc_info=error)
-            return Ending(claim, TaskStatus.FAILED, error=text)
-        logger.warning("task %r failed (%s), retrying in %.1f s", claim.id, text, delay)
-        return Ending(
-            claim,
-            TaskStatus.PENDING,
-            error=text,
-            due_at=self._claims.now() + delay,
-            retried=True,
-        )
+    def _returned(self, claim: Claim, ending: Ending | None) -> None:
+        """Take back a call that the event loop went on with."""
+        self._let_go(claim)
+        with self._desk:
+            self._awaited -= 1
+            if ending is None:
+                self._calls.discard(claim)
+            else:
+                self._end(ending)
+            self._desk.notify()
 
     # --- looking after ----------------------------------------------------------------------------
 
@@ -667,27 +496,3 @@ class Crew:
             again = self._claims.rescue(owner, cause=cause)
             logger.warning("worker %s: %s; %d of its tasks run again", owner, cause, len(again))
             self.wake()
-
-
-def _plain(error: BaseException) -> str:
-    """Return the text of an error, whatever it is made of."""
-    try:
-        return str(error)
-    except Exception:
-        return type(error).__name__
-
-
-def _text_of(error: BaseException) -> str:
-    """Return kind and text of an error, as a database can keep it."""
-    text = "".join(traceback.format_exception_only(error)).strip()
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def agent_missing(name: str, known: list[str]) -> AgentNotFound:
-    """Return what to raise for an agent that nobody has registered."""
-    from dagger_dsl.errors import did_you_mean
-
-    return AgentNotFound(
-        f"no agent {name!r} is registered{did_you_mean(name, known)}; import its module, or "
-        "decorate it with @task_agent"
-    )

@@ -86,7 +86,7 @@ class JobHandle:
         """Return the tasks that wait for a person; what they ask is their ``error``.
 
         These are the blocked ones to which nothing that they need can come any more. An answer is
-        `TaskManager.update_task_status` with the status ``ready``.
+        given by `TaskManager.answer`.
         """
         tasks = self.tasks
         coming = {task.id for task in tasks if not task.is_finished}

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import datetime as dt
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from dagger_dsl._doors import through
 from dagger_dsl.agents.admission import check_memory
 from dagger_dsl.agents.calls import Caller
+from dagger_dsl.agents.checks import agent_missing, as_names, as_specs, as_status
 from dagger_dsl.agents.context import TaskContext
-from dagger_dsl.agents.crew import Crew, agent_missing
+from dagger_dsl.agents.crew import Crew
 from dagger_dsl.agents.definition import AgentDef
 from dagger_dsl.agents.job import JobHandle
 from dagger_dsl.agents.plugins import load_agents
+from dagger_dsl.agents.reading import Reading
 from dagger_dsl.agents.state import SharedState
 from dagger_dsl.agents.steering import Steering
 from dagger_dsl.errors import (
@@ -29,13 +32,14 @@ from dagger_dsl.errors import (
     did_you_mean,
     shown,
 )
-from dagger_dsl.model.policies import as_enum, seconds, whole_number
+from dagger_dsl.model.policies import seconds, whole_number
 from dagger_dsl.model.resources import ResourceTracker, as_tracker
 from dagger_dsl.model.stalls import StallAction
-from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskEvent, TaskStatus, TaskType
+from dagger_dsl.model.tasks import NewTaskSpec, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.cache import Cache
+from dagger_dsl.store.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.store.job_upkeep import check_keeping
 from dagger_dsl.store.job_watch import JobWatch
 from dagger_dsl.store.notices import of_tasks, tell
@@ -43,7 +47,7 @@ from dagger_dsl.store.shared_values import SharedValues
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import Ending, TaskClaims
 from dagger_dsl.store.task_people import TaskPeople
-from dagger_dsl.store.task_reads import StoredJob, TaskReads
+from dagger_dsl.store.task_reads import TaskReads
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -80,16 +84,16 @@ class TaskAgentRegistry(Registry):
         self.register_task_agent(name, agent)
 
 
-class TaskManager(Steering):
+class TaskManager(Reading, Steering):
     """Jobs of tasks in one database, and the workers of this process that run them.
 
     Args:
         heartbeat_interval: Seconds (or a timedelta) without a sign of life after which a job has
-            stalled; what counts is said in `dagger_dsl.agents.watch`. None never looks. The
-            processes that run tasks look for stalls: with a ``concurrency`` of 0 this one does not,
-            and others do by what they were given.
+            stalled; what counts is said in `dagger_dsl.agents.watch`. None for never. A job that
+            is made here keeps it, and the processes that run tasks look for its stalls; with a
+            ``concurrency`` of 0 this one does not.
         stall_action: What is done about that, once, by the process that sees it: a `StallAction`,
-            or its name.
+            or its name. A job that is made here keeps the name.
         cache: What the agents of this process share in its memory, as ``ctx.cache`` and
             `TaskManager.cache`; an empty one by default. What is to outlive the process, or is
             shared with others, belongs into `state`.
@@ -107,6 +111,8 @@ class TaskManager(Steering):
             beyond so many, and those that ended longer ago; None keeps all.
         resources: A `ResourceTracker`, shared with runs perhaps: a task is not claimed here before
             it has room for the call of its agent. None limits nothing.
+        max_tasks: How many tasks a job that is made here may have, so that agents which add tasks
+            do not go on for ever; None for any number.
 
     Raises:
         ConfigurationError: An argument cannot be.
@@ -126,6 +132,7 @@ class TaskManager(Steering):
         keep_jobs: int | None = None,
         keep_days: float | None = None,
         resources: ResourceTracker | None = None,
+        max_tasks: int | None = MAX_TASKS,
     ) -> None:
         self.resources = as_tracker(resources)
         if concurrency is not None:
@@ -136,6 +143,20 @@ class TaskManager(Steering):
             raise ConfigurationError(f"cache is a Cache or None, not {shown(cache)}")
         self.heartbeat_interval = heartbeat_interval
         self.stall_action = StallAction.of(stall_action)
+        self._settings = JobSettings.of(
+            max_tasks,
+            math.inf if heartbeat_interval is None else heartbeat_interval,
+            self.stall_action,
+        )
+        #: What jobs may call when they have stalled, by the names that they keep.
+        self._stall_actions = {
+            each.name: each
+            for each in (
+                StallAction.NOTIFY_PLANNING_AGENT,
+                StallAction.TERMINATE_JOB,
+                self.stall_action,
+            )
+        }
         self.cache = Cache() if cache is None else cache
         self._keep = check_keeping(keep_jobs, keep_days)
         self.registry = as_registry(registry)
@@ -153,7 +174,7 @@ class TaskManager(Steering):
         self._opened = False
         self._size = max(4, os.cpu_count() or 1) if concurrency is None else concurrency
         self._is_idle = concurrency == 0 and self._store.database.is_memory
-        self._chosen = None if agents is None else _names(agents)
+        self._chosen = None if agents is None else as_names(agents)
         self._lease = seconds(lease, "lease", zero=False)
         self._callers: dict[str, Caller] = {}
         self._crew: Crew | None = None
@@ -252,6 +273,9 @@ class TaskManager(Steering):
         config: Mapping[str, Any] | None = None,
         *,
         timeout: float | dt.timedelta | None = None,
+        heartbeat_interval: float | dt.timedelta | None = None,
+        stall_action: StallAction | str | None = None,
+        max_tasks: int | None = None,
     ) -> JobHandle:
         """Let a job's tasks run, and return its handle; nobody waits for it.
 
@@ -262,18 +286,25 @@ class TaskManager(Steering):
             allowed_agents: The agents that its tasks may be given to; None for all.
             config: Anything to keep with it, of JSON types; None leaves what it has.
             timeout: Seconds until it is cancelled, by whoever runs tasks of this database then.
+            heartbeat_interval, stall_action, max_tasks: What it keeps from now on, as `TaskManager`
+                takes them (an infinite interval for never); None leaves what it has, which by
+                default is what the manager had that made it.
 
         Raises:
             AgentNotAllowed: It has a task for another agent.
             AgentNotFound: A task is for an agent that is not registered here, in a process that
                 runs tasks of all agents.
+            LimitExceeded: It would have more tasks than it may.
             ConfigurationError: An argument cannot be.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        tasks = _specs(tasks)
+        tasks = as_specs(tasks)
+        changes = JobSettings.of(max_tasks, heartbeat_interval, stall_action)
+        if isinstance(stall_action, StallAction):
+            self._stall_actions[stall_action.name] = stall_action
+        self._open()  # before anything is read: who died while making a file leaves an empty one
         self._check_specs(tasks)
         self._check_agents(job_id, (spec.agent for spec in tasks))
-        self._open()
         self._rows.start_job(
             job_id,
             tasks,
@@ -281,6 +312,8 @@ class TaskManager(Steering):
             timeout=limit,
             allowed_agents=allowed_agents,
             config=config,
+            settings=self._settings,
+            changes=changes,
         )
         if not tasks:
             self._note_empty(job_id)
@@ -312,15 +345,6 @@ class TaskManager(Steering):
         if self._reads.job(job_id) is None:
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
         return JobHandle(self, job_id)
-
-    def jobs(self, status: JobStatus | str | None = None) -> list[StoredJob]:
-        """Return the jobs there are, as they stand, the newest first; `job` returns a handle.
-
-        Args:
-            status: Only those that are this: a `JobStatus`, or its name.
-        """
-        wanted = None if status is None else as_enum(JobStatus, status, "status")
-        return [each for each in self._reads.jobs() if wanted is None or each.status is wanted]
 
     def cancel_job(self, job_id: str, reason: str = "cancelled") -> None:
         """Cancel a job with all its tasks that have not ended.
@@ -460,15 +484,16 @@ class TaskManager(Steering):
             ResourceExhausted: A call of the agent declares more memory than there can ever be room
                 for, likewise.
             InvalidState: The job has ended.
+            LimitExceeded: The job would have more tasks than it may; see `start_job`.
             TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
             ConfigurationError: *specs* are no list of `NewTaskSpec`.
         """
-        specs = _specs(specs)
+        specs = as_specs(specs)
         self._check_specs(specs)
         self._open()
         ctx = self._call()
         claim = ctx._claim if ctx is not None and ctx.job_id == job_id else None
-        added = self._rows.add(job_id, specs, create=True, claim=claim)
+        added = self._rows.add(job_id, specs, create=True, claim=claim, settings=self._settings)
         self._wake()
         return added
 
@@ -493,55 +518,15 @@ class TaskManager(Steering):
         """Return what calls an agent, if it was called before."""
         return self._callers.get(name)
 
+    def _stall_action(self, name: str | None) -> StallAction | None:
+        """Return what a job does that has stalled, by the name that it keeps; None if unknown."""
+        return self.stall_action if name is None else self._stall_actions.get(name)
+
     def _agents_here(self) -> dict[str, AgentDef]:
         """Return the agents that this process runs tasks of, those registered just now as well."""
         known = self.registry.task_agents
         chosen = known if self._chosen is None else self._chosen
         return {name: known[name] for name in chosen if name in known}
-
-    def get_task(self, task_id: str) -> Task | None:
-        """Return a task as it stands; None where there is none."""
-        return self._reads.task(task_id)
-
-    #: Document 003's name.
-    get_task_by_id = get_task
-
-    def tasks(
-        self,
-        job_id: str,
-        *,
-        task_type: TaskType | str | None = None,
-        status: TaskStatus | str | None = None,
-        agent: str | None = None,
-    ) -> list[Task]:
-        """Return the tasks of a job, in the order in which they were added.
-
-        Args:
-            job_id: Which.
-            task_type, status, agent: Only those that are this.
-        """
-        return self._reads.tasks_of(
-            job_id,
-            task_type=None if task_type is None else as_enum(TaskType, task_type, "task_type"),
-            status=None if status is None else _status(status),
-            agent=agent,
-        )
-
-    def children(self, task_id: str) -> list[Task]:
-        """Return the parts of a task, in the order in which they were added.
-
-        Raises:
-            TaskNotFound: There is no such task.
-        """
-        return self._reads.children_of(task_id)
-
-    def get_dependency_outputs(self, task_id: str) -> list[Any]:
-        """Return what the tasks gave that a task needs, in its order.
-
-        Raises:
-            TaskNotFound: There is no such task.
-        """
-        return self._reads.outputs_of(task_id)
 
     def add_dependency(self, task_id: str, needs: str) -> None:
         """Let a task need another one of its job, too; see `TaskRows.add_dependency`."""
@@ -567,13 +552,13 @@ class TaskManager(Steering):
             TaskNotFound: There is none.
             InvalidState: A task may not go this way.
         """
-        new = _status(status)
+        new = as_status(status)
         ctx = _current.get()
         if ctx is not None and ctx.task_id == task_id and new is TaskStatus.BLOCKED:
             ctx._parks = True
             return True
         changed = self._rows.set_status(
-            task_id, new, old=None if old is None else _status(old), cause=cause
+            task_id, new, old=None if old is None else as_status(old), cause=cause
         )
         stopped = changed and new is TaskStatus.CANCELLED
         self._interrupt([task_id] if stopped else [])
@@ -583,10 +568,6 @@ class TaskManager(Steering):
         """Return what agents share under a name, of a job under its id; see `SharedState`."""
         self._open()
         return SharedState(self._values, scope)
-
-    def history(self, task_id: str) -> list[TaskEvent]:
-        """Return each change of a task's status, in order, with time and cause."""
-        return self._reads.history(task_id)
 
     def get_dot_graph(self, job_id: str | None = None) -> str:
         """Return the tasks of a job, or of all jobs, as DOT: parts, needs, and where each stands.
@@ -645,38 +626,6 @@ class TaskManager(Steering):
             yield
         finally:
             _current.reset(token)
-
-
-def _status(value: Any) -> TaskStatus:
-    return as_enum(TaskStatus, value, "status")
-
-
-def _names(agents: Any) -> tuple[str, ...]:
-    """Return the names of the agents that a manager runs tasks of."""
-    if isinstance(agents, str) or not isinstance(agents, Iterable):
-        raise ConfigurationError(
-            f"agents is a list of names of agents, or None for all, not {shown(agents)}"
-            + (f"; write [{shown(agents)}]" if isinstance(agents, str) else "")
-        )
-    names = tuple(agents)
-    for each in names:
-        if not isinstance(each, str):
-            raise ConfigurationError(f"agents is a list of names of agents, not of {shown(each)}")
-    return names
-
-
-def _specs(specs: Any) -> Sequence[NewTaskSpec]:
-    """Return the tasks of a list; they are read more than once."""
-    if isinstance(specs, NewTaskSpec | str) or not isinstance(specs, Iterable):
-        raise ConfigurationError(
-            f"tasks are a list of NewTaskSpec, not {shown(specs)}"
-            + ("; write [NewTaskSpec(...)] for one" if isinstance(specs, NewTaskSpec) else "")
-        )
-    found = specs if isinstance(specs, list | tuple) else list(specs)
-    for each in found:
-        if not isinstance(each, NewTaskSpec):
-            raise ConfigurationError(f"a task is a NewTaskSpec, not {shown(each)}")
-    return found
 
 
 def _count(number: int, what: str) -> str:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dagger_dsl.errors import DaggerError
+
+if TYPE_CHECKING:
+    from dagger_dsl.store.task_questions import Question
 
 __all__ = ["Blocked", "NeedsMoreInfo"]
 
@@ -15,13 +20,21 @@ class Blocked(BaseException):
     Attributes:
         on: Ids of the tasks that it waits for, beside those that it needs already.
         reason: Why, for people.
+        question: What it asks a person; None where *reason* says that, or where it asks nobody.
     """
 
-    def __init__(self, on: tuple[str, ...] = (), reason: str = "") -> None:
+    def __init__(
+        self, on: tuple[str, ...] = (), reason: str = "", question: Question | None = None
+    ) -> None:
         self.on = on
         self.reason = reason
-        super().__init__(on, reason)
+        self.question = question
+        super().__init__(on, reason, question)
 
 
 class NeedsMoreInfo(DaggerError):
-    """The task waits for the tasks that were added to what it needs, and is called again."""
+    """The task waits, and is called again; its text says what it still has to know.
+
+    It waits for the tasks that were added to what it needs; where none were, for a person, who
+    reads its text and answers by `TaskManager.answer`. `TaskContext.answer` has what was answered.
+    """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.errors import InvalidState
 from dagger_dsl.model.tasks import TaskStatus
@@ -57,6 +57,28 @@ class Steering:
             InvalidState: It was accepted, or goes on already.
         """
         self._rows.retry(task_id, cause)
+        self._interrupt(())
+
+    def answer(self, task_id: str, value: Any, by: str = "") -> None:
+        """Answer a task that waits for a person, and let it be called again.
+
+        Its agent finds the answer by `TaskContext.ask`, or as `TaskContext.answer`, in this and in
+        all later calls; the task's history says who gave it. `JobHandle.questions` has the tasks
+        that wait for one.
+
+        Args:
+            task_id: Which.
+            value: Any value of the codec.
+            by: Who answers, for people.
+
+        Raises:
+            TaskNotFound: There is none.
+            InvalidState: It waits for no person, or what it needs has failed.
+            InputValidationError: The answer does not fit what was asked.
+            EncodingError: It has no stored form.
+            ConfigurationError: *by* is no text.
+        """
+        self._rows.answer(task_id, value, by)
         self._interrupt(())
 
     def cancel_task(

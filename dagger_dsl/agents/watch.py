@@ -1,10 +1,12 @@
 """`Watch`: looks after the jobs of a database: their time limits, and whether they go on.
 
-A job has to give a sign of life within the manager's `heartbeat_interval`. A task that is added,
-begins, ends, or is changed by a person is one, and so is `TaskContext.heartbeat`. A worker shows by
-itself that it lives, once in a third of its lease: that counts, too, so that a task which merely
-takes long stalls nothing. Who wants to hear of agents that hang gives an interval that is shorter
-than a third of the lease, and lets the agents that may take longer say so by ``ctx.heartbeat()``.
+A job has to give a sign of life within its ``heartbeat_interval``, which it keeps, as it keeps the
+name of its `StallAction`: both are those of the manager that made it, or what `start_job` was told,
+whichever process looks after it. A task that is added, begins, ends, or is changed by a person is
+one, and so is `TaskContext.heartbeat`. A worker shows by itself that it lives, once in a third of
+its lease: that counts, too, so that a task which merely takes long stalls nothing. Who wants to
+hear of agents that hang gives an interval that is shorter than a third of the lease, and lets the
+agents that may take longer say so by ``ctx.heartbeat()``.
 
 A job has not stalled while it waits for the time of a retry, or where all that is left of it waits
 for a person: for the answer of who was asked, for somebody to let go on what is paused, or for such
@@ -19,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -42,6 +45,9 @@ _FIRST: Final = 1_000
 #: Seconds between two looks for jobs that are too old to be kept.
 _KEEPING: Final = 60.0
 
+#: Seconds between two looks for stalls that are over, where the manager has no interval.
+_CLEARING: Final = 30.0
+
 
 class Watch:
     """Looks after all jobs of a manager's database.
@@ -62,6 +68,7 @@ class Watch:
         self._every = every
         self._beaten = self._cleared = jobs.now()
         self._kept = -_KEEPING
+        self._strange: set[tuple[str, float]] = set()  # stalls that are left to others
 
     def look(self) -> None:
         """Do what is due: show that the crew lives, end jobs whose time is over, act on stalls.
@@ -79,14 +86,12 @@ class Watch:
             self._kept = now
             self._manager._store.retain_jobs(*self._manager._keep)
         interval = self._manager.heartbeat_interval
-        if interval is None:
-            return
-        if not 0 <= now - self._cleared < interval:
+        if not 0 <= now - self._cleared < (interval or _CLEARING):
             self._jobs.go_on()
             self._cleared = now
-        for stall in self._jobs.stalled(interval):
+        for stall in self._jobs.stalled(math.inf if interval is None else interval):
             try:
-                self._act(stall, interval)
+                self._act(stall)
             except StoreError:
                 raise
             except Exception:  # one job must not keep the others from being looked after
@@ -98,15 +103,31 @@ class Watch:
             logger.warning("job %r is cancelled: %s", job_id, why)
             self._manager._interrupt(ran)
 
-    def _act(self, stall: Stall, interval: float) -> None:
-        action = self._manager.stall_action
-        if action == StallAction.TERMINATE_JOB:
-            reason = f"the job has stalled: nothing happened for {interval:g} s"
+    def _act(self, stall: Stall) -> None:
+        action = self._manager._stall_action(stall.action)
+        if action is None:
+            self._leave(stall)
+        elif action == StallAction.TERMINATE_JOB:
+            reason = f"the job has stalled: nothing happened for {stall.interval:g} s"
             self._cancelled(stall.job_id, self._jobs.terminate(stall, reason), reason)
         elif action.call is None:
-            self._notify(stall, interval)
+            self._notify(stall, stall.interval)
         elif self._jobs.mark(stall):
             self._call(action, stall.job_id)
+
+    def _leave(self, stall: Stall) -> None:
+        """Leave a stall to a process that knows what to call about it."""
+        if (stall.job_id, stall.active_at) not in self._strange:
+            self._strange = {(stall.job_id, stall.active_at)}
+            logger.warning(
+                "job %r has stalled; what it calls then, %s, is not known here: give a manager "
+                "that runs tasks StallAction.custom(function, name=%r), or call "
+                "start_job(%r, stall_action=...)",
+                stall.job_id,
+                stall.action,
+                stall.action,
+                stall.job_id,
+            )
 
     def _notify(self, stall: Stall, interval: float) -> None:
         """Give the planning agent a task that says what is stuck.

@@ -85,7 +85,7 @@ def existing_store(url: str, *, read_only: bool = False) -> Iterator[Store]:
     path = store.database.path
     if path is not None and not os.path.exists(path):
         raise ConfigurationError(
-            f"there is no database at {path}; name the one that has the run by --db"
+            f"there is no database at {path}; name the one that is meant by --db"
         )
     refuse_empty(path)
     if read_only and path is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.cli.common import OK, command_line, existing_store
 from dagger_dsl.cli.screen import Screen
+from dagger_dsl.cli.sources import read_value, text_hint
 from dagger_dsl.engine.words import count
 from dagger_dsl.errors import JobNotFound, TaskNotFound, shown
 from dagger_dsl.model.excerpt import excerpt
@@ -26,6 +27,7 @@ __all__ = ["job", "jobs", "task"]
 
 #: How each command is told.
 _TOLD: Final = {
+    "answer": "has its answer",
     "retry": "is tried again",
     "cancel": "is cancelled",
     "accept": "is accepted",
@@ -106,8 +108,8 @@ def job(arguments: argparse.Namespace, screen: Screen) -> int:
         screen.say(f"  {command_line(arguments.db, 'job', 'show', job_id, '--all')}")
     for each in questions[:_NAMED]:
         screen.say(f"task {printable(each.id)} waits for a person; let it go on, or not, by:")
-        for action in ("retry", "cancel"):
-            screen.say(f"  {command_line(arguments.db, 'task', action, each.id)}")
+        for words in (("answer", each.id, "VALUE"), ("retry", each.id), ("cancel", each.id)):
+            screen.say(f"  {command_line(arguments.db, 'task', *words)}")
     if len(questions) > _NAMED:
         more = count(len(questions) - _NAMED, "more task waits", "more tasks wait")
         screen.say(f"{more} for a person, too")
@@ -155,6 +157,11 @@ def task(arguments: argparse.Namespace, screen: Screen) -> int:
 def _steer(manager: TaskManager, arguments: argparse.Namespace) -> list[str]:
     """Do with a task what a command says; return the ids of what is cancelled with it."""
     task_id, action = arguments.task_id, arguments.action
+    if action == "answer":
+        value = read_value(arguments.value)
+        with text_hint(value, arguments.value):
+            manager.answer(task_id, value, arguments.by or "")
+        return []
     cause = arguments.reason or f"{action} by hand"
     if action == "cancel":
         cancelled = manager.cancel_task(task_id, not arguments.alone, reason=cause)

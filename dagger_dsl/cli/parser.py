@@ -64,7 +64,7 @@ _GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "worker": "run the tasks of agents that are in a database",
         "jobs": "list jobs",
         "job": "show a job with its tasks, or cancel it",
-        "task": "show a task, try it again, cancel, pause, accept or reject it",
+        "task": "show a task, answer it, try it again, cancel, pause, accept or reject it",
     },
     "look after it": {
         "db": "look after the database",
@@ -500,7 +500,10 @@ def _task(parser: argparse.ArgumentParser) -> None:
         each.add_argument("task_id", metavar="TASK")
         if name == "cancel":
             each.add_argument("--alone", action="store_true", help="not its parts, too")
-        _end_of_steering(each, reason=name != "show")
+        if name == "answer":
+            each.add_argument("value", metavar="VALUE", help="JSON; what is none is a text")
+            _by(each)
+        _end_of_steering(each, reason=name not in ("show", "answer"))
 
 
 _OF_JOBS: Final = {
@@ -509,6 +512,7 @@ _OF_JOBS: Final = {
 }
 _OF_TASKS: Final = {
     "show": "show a task: its input, output, error, and each change of its status",
+    "answer": "answer a task that asks a person; it is called again with that",
     "retry": "let a task be called that failed, was cancelled or rejected, or waits for a person",
     "cancel": "cancel a task with its parts; those that need them fail",
     "pause": "let a task that has not begun wait until it is resumed",

@@ -11,14 +11,22 @@ import importlib
 import importlib.util
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dagger_dsl.errors import ConfigurationError, DaggerError, Problem, did_you_mean
+from dagger_dsl.errors import (
+    ConfigurationError,
+    DaggerError,
+    InputValidationError,
+    Problem,
+    did_you_mean,
+)
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.workflow import Workflow
@@ -361,6 +369,23 @@ def read_value(text: str) -> Any:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return text
+
+
+@contextmanager
+def text_hint(value: Any, text: str) -> Iterator[None]:
+    """Say in an error that refuses a value how the text is written that it may have been meant as.
+
+    Args:
+        value: What `read_value` made of *text*.
+        text: What was given.
+    """
+    try:
+        yield
+    except InputValidationError as error:
+        if isinstance(value, str):
+            raise
+        as_text = shlex.quote(json.dumps(text, ensure_ascii=False))
+        raise InputValidationError(f"{error}; a text is written as {as_text}") from error
 
 
 def _no_constant(text: str) -> Any:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.cli.common import OK, command_line, died, existing_store, no_run, resume_line
 from dagger_dsl.cli.parser import DEFAULT_DB
 from dagger_dsl.cli.screen import Screen
-from dagger_dsl.cli.sources import read_value
+from dagger_dsl.cli.sources import read_value, text_hint
 from dagger_dsl.engine.attempts import NEXT
 from dagger_dsl.engine.command_lines import answer_line, declared_secrets, secrets_of
-from dagger_dsl.errors import InputValidationError, RunNotFound
+from dagger_dsl.errors import RunNotFound
 from dagger_dsl.model.states import NodeState, RunStatus
 from dagger_dsl.model.values import MISSING, to_shown
 
@@ -65,13 +64,8 @@ def answer(arguments: argparse.Namespace, screen: Screen) -> int:
     value = read_value(text)
 
     def act(run: RunControl) -> bool:
-        try:
+        with text_hint(value, text):
             return run.answer(node, value, arguments.key, arguments.by)
-        except InputValidationError as error:
-            if isinstance(value, str):
-                raise
-            as_text = shlex.quote(json.dumps(text, ensure_ascii=False))
-            raise InputValidationError(f"{error}; a text is written as {as_text}") from error
 
     return _steer(arguments, screen, act, f"node {node!r} has its answer")
 

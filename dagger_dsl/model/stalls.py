@@ -17,7 +17,8 @@ class StallAction:
     """What a `TaskManager` does, once, about a job that has stalled.
 
     Attributes:
-        name: ``notify_planning_agent``, ``terminate_job`` or ``custom``.
+        name: ``notify_planning_agent``, ``terminate_job``, or what a custom one is called. A job
+            keeps it: only who knows a function of this name can call it.
         call: What a custom one calls; None of the others.
     """
 
@@ -30,20 +31,34 @@ class StallAction:
     call: Callable[[Any], Any] | None = None
 
     @classmethod
-    def custom(cls, call: Callable[[Any], Any]) -> StallAction:
+    def custom(cls, call: Callable[[Any], Any], name: str | None = None) -> StallAction:
         """Return the action that calls a function with the `JobHandle` of the job.
 
         It is called in a thread of its own; what an async one gives is awaited there. What it
-        raises is logged.
+        raises is logged. A job keeps its name and not the function: a process that was not given
+        one of this name leaves the job to those that were, and logs that.
+
+        Args:
+            call: The function.
+            name: What it is called; ``module.qualified_name`` of the function by default.
 
         Raises:
-            ConfigurationError: It cannot be called.
+            ConfigurationError: It cannot be called, or the name is none.
         """
         if not callable(call):
             raise ConfigurationError(
                 f"StallAction.custom takes a function of one argument, not {shown(call)}"
             )
-        return cls("custom", call)
+        if name is None:
+            known = getattr(call, "__qualname__", type(call).__qualname__)
+            name = f"{getattr(call, '__module__', type(call).__module__)}.{known}"
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise ConfigurationError(
+                f"the name of a stall action is a text that is not empty, not {shown(name)}"
+            )
+        if name.lower() in ("notify_planning_agent", "terminate_job"):
+            raise ConfigurationError(f"{shown(name)} is another stall action; give another name")
+        return cls(name, call)
 
     @classmethod
     def of(cls, value: Any) -> StallAction:

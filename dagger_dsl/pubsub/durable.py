@@ -444,7 +444,7 @@ class DurablePlace:
         if self._pruning or self._pruned is None or now - self._pruned >= _UPKEEP:
             self._pruned = now
             _, self._pruning = remove_some_messages(
-                self._store.database, self.now() - keep, self._pruning
+                self.store.database, self.now() - keep, self._pruning
             )
 
     def _see_off(self, feeds: Sequence[Feed]) -> None:

@@ -18,6 +18,7 @@ from dagger_dsl.model.jobs import JobRequest
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.job_ends import ENDED, post
+from dagger_dsl.store.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.store.notices import of_tasks, tell
 from dagger_dsl.store.schema import job_waits, task_links, tasks
 from dagger_dsl.store.task_reads import stored_job
@@ -118,7 +119,8 @@ class AwaitedJobs(TaskRows):
                 allowed = request.allowed_agents
                 text = None if allowed is None else json_text(list(allowed))
                 config = json_text(dict(request.config))
-                row = (own_id, "running", text, config, deadline, now, at, at)
+                kept = attrs.astuple(JobSettings(MAX_TASKS))  # its stalls are for who looks
+                row = (own_id, "running", text, config, deadline, now, at, at, *kept)
                 tx.execute(sql.INSERT_JOB, row)
                 job = stored_job(tx.rows(sql.JOB, (own_id,))[0])
                 self._insert(tx, job, [str(spec.task_id) for spec in specs], specs, encoded, now)

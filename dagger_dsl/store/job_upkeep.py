@@ -25,6 +25,7 @@ from dagger_dsl.store.schema import (
     shared_values,
     task_events,
     task_links,
+    task_questions,
     tasks,
 )
 from dagger_dsl.store.shared_values import KEPT_AFTER
@@ -44,6 +45,7 @@ JOB_REFERENCES: Final[tuple[tuple[sa.Column[Any], sa.Column[Any]], ...]] = (
     (tasks.c.payload_artifact_id, tasks.c.job_id),
     (tasks.c.result_artifact_id, tasks.c.job_id),
     (shared_values.c.artifact_id, shared_values.c.scope),
+    (task_questions.c.artifact_id, task_questions.c.job_id),
 )
 
 _ENDED: Final = jobs.c.status.in_(("completed", "failed", "cancelled"))
@@ -128,6 +130,7 @@ def remove_job(database: Database, job_id: str) -> list[str] | None:
         for statement in (
             sa.delete(task_links).where(task_links.c.task_id.in_(mine)),
             sa.delete(task_events).where(task_events.c.task_id.in_(mine)),
+            sa.delete(task_questions).where(task_questions.c.job_id == job_id),
             sa.delete(tasks).where(tasks.c.job_id == job_id),
             sa.delete(shared_values).where(shared_values.c.scope == job_id),
             sa.delete(jobs).where(jobs.c.job_id == job_id),

@@ -31,7 +31,9 @@ _LAST: Final = 1e15
 
 _job = sa.bindparam("the_job", type_=sa.Text())
 _now: sa.BindParameter[float] = sa.bindparam("the_moment", type_=sa.Double())
-_before: sa.BindParameter[float] = sa.bindparam("the_last", type_=sa.Double())
+_interval: sa.BindParameter[float] = sa.bindparam("the_interval", type_=sa.Double())
+#: What happened before does not count as a sign of life.
+_before = _now - sa.func.coalesce(jobs.c.heartbeat_interval, _interval)
 _seen: sa.BindParameter[float] = sa.bindparam("the_active", type_=sa.Double())
 
 
@@ -82,7 +84,12 @@ _stands: Final = sa.or_(
     sa.and_(_in_it(_any(tasks.c.status, _unfinished)), ~_asks),
 )
 _STALLED: Final = Statement(
-    sa.select(jobs.c.job_id, jobs.c.active_at)
+    sa.select(
+        jobs.c.job_id,
+        jobs.c.active_at,
+        sa.func.coalesce(jobs.c.heartbeat_interval, _interval),
+        jobs.c.stall_action,
+    )
     .where(
         _is(jobs.c.status, "running"),
         jobs.c.stalled_at.is_(None),
@@ -184,10 +191,14 @@ class Stall:
     Attributes:
         job_id: Which.
         active_at: When something of it last happened, in seconds since 1970.
+        interval: For how many seconds nothing may happen.
+        action: The name of its `StallAction`; None where that is left to who looks.
     """
 
     job_id: str
     active_at: float
+    interval: float
+    action: str | None
 
 
 @attrs.frozen
@@ -279,15 +290,18 @@ class JobWatch(TaskRows):
     # -- stalls
 
     def stalled(self, interval: float) -> list[Stall]:
-        """Return the jobs that run, and gave no sign of life for *interval* seconds.
+        """Return the jobs that run, and gave no sign of life for so many seconds as they keep.
 
         Those whose stall somebody has taken are not among them. Not stalled are those without
         tasks, those that wait for the time of a task, and those in which nothing can go on before
         a person answers, or lets go on what is paused.
+
+        Args:
+            interval: Seconds, for jobs that keep none.
         """
-        values = {"the_moment": self.now(), "the_last": self.now() - interval}
+        values = {"the_moment": self.now(), "the_interval": interval}
         rows = read(self._database, _STALLED, _STALLED.in_order(values))
-        return [Stall(str(job_id), active_at) for job_id, active_at in rows]
+        return [Stall(str(row[0]), *row[1:]) for row in rows]
 
     def go_on(self) -> None:
         """Let the stalls be over of jobs that began a task since; others end by what they do."""

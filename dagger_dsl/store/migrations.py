@@ -282,8 +282,40 @@ def _to_4(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"CREATE {index}")
 
 
+def _to_5(connection: sa.Connection) -> None:
+    """What tasks ask people, what is done about a stall, and how many tasks a job may have."""
+    then = sa.MetaData()
+    sa.Table(
+        "task_questions",
+        then,
+        sa.Column("task_id", sa.Integer, nullable=False),
+        sa.Column("position", sa.Integer, nullable=False),
+        sa.Column("job_id", sa.Text, nullable=False),
+        sa.Column("question", sa.Text, nullable=False, server_default=""),
+        sa.Column("answer_schema", sa.Text),
+        sa.Column("answer", sa.LargeBinary),
+        sa.Column("artifact_id", sa.Text),
+        sa.Column("answered_by", sa.Text, nullable=False, server_default=""),
+        sa.Column("answered_at", sa.Double),
+        sa.PrimaryKeyConstraint("task_id", "position"),
+        sqlite_with_rowid=False,
+    )
+    then.create_all(connection, checkfirst=False)
+    double = "DOUBLE PRECISION" if connection.dialect.name == "postgresql" else "DOUBLE"
+    for column in (
+        "task_count INTEGER DEFAULT '0' NOT NULL",
+        "max_tasks INTEGER",
+        f"heartbeat_interval {double}",
+        "stall_action TEXT",
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE jobs ADD COLUMN {column}")
+    connection.exec_driver_sql(
+        "UPDATE jobs SET task_count = (SELECT count(*) FROM tasks WHERE tasks.job_id = jobs.job_id)"
+    )
+
+
 #: `{version: step}`: what brings a schema to *version* from the one before it.
-MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {2: _to_2, 3: _to_3, 4: _to_4}
+MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {2: _to_2, 3: _to_3, 4: _to_4, 5: _to_5}
 
 
 def create(connection: sa.Connection) -> None:

@@ -103,6 +103,7 @@ __all__ = [
     "subscriptions",
     "task_events",
     "task_links",
+    "task_questions",
     "tasks",
 ]
 
@@ -110,10 +111,10 @@ __all__ = [
 APPLICATION_ID: Final = 0x64676473
 
 #: The schema that this code reads and writes.
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 #: The oldest release that reads each schema version; a newer file names its own in `meta`.
-READS: Final = {1: "0.1.0", 2: "0.1.0", 3: "0.1.0", 4: "0.1.0"}
+READS: Final = {1: "0.1.0", 2: "0.1.0", 3: "0.1.0", 4: "0.1.0", 5: "0.1.0"}
 
 RUN_STATES: Final = ("running", "paused", "completed", "failed", "cancelled", "timed_out")
 FINISHED: Final = ("completed", "failed", "cancelled", "timed_out")
@@ -358,6 +359,11 @@ jobs = sa.Table(
     sa.Column("error", sa.Text),
     _now(),
     _now("updated_at"),
+    # Here, not in the order of sense: a migration adds columns at the end.
+    sa.Column("task_count", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("max_tasks", sa.Integer),
+    sa.Column("heartbeat_interval", sa.Double),
+    sa.Column("stall_action", sa.Text),
     _one_of("status", JOB_STATES),
     sa.Index("ix_jobs_status", "status"),
 )
@@ -442,6 +448,23 @@ task_events = sa.Table(
     sa.Column("worker", sa.Text, nullable=False, server_default=""),
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
     sa.Index("ix_task_events_task_id", "task_id"),
+)
+
+#: What tasks ask people, and what they are answered.
+task_questions = sa.Table(
+    "task_questions",
+    METADATA,
+    sa.Column("task_id", sa.Integer, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("job_id", sa.Text, nullable=False),
+    sa.Column("question", sa.Text, nullable=False, server_default=""),
+    sa.Column("answer_schema", sa.Text),
+    sa.Column("answer", sa.LargeBinary),
+    sa.Column("artifact_id", sa.Text),
+    sa.Column("answered_by", sa.Text, nullable=False, server_default=""),
+    sa.Column("answered_at", sa.Double),
+    sa.PrimaryKeyConstraint("task_id", "position"),
+    sqlite_with_rowid=False,
 )
 
 job_waits = sa.Table(

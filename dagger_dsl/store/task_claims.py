@@ -21,6 +21,7 @@ from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import storable
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.task_limits import TaskLimits
+from dagger_dsl.store.task_questions import Question, ask
 from dagger_dsl.store.task_reads import TaskTable
 from dagger_dsl.store.task_steps import (
     DIED,
@@ -91,6 +92,7 @@ class Ending:
         needs: Ids of tasks that it waits for, too.
         retried: Whether another call counts as a retry.
         asks: Whether a blocked one waits for a person, whatever it needs.
+        question: What it asks then; None where *error* says that.
         begun: Whether its agent was called; one that was not is ``ready``.
         published: Messages that are stored with a completion, placed; with no other ending.
     """
@@ -105,6 +107,7 @@ class Ending:
     asks: bool = False
     begun: bool = True
     published: Sequence[Outgoing] = ()
+    question: Question | None = None
 
 
 class TaskClaims(TaskTable):
@@ -253,6 +256,8 @@ class TaskClaims(TaskTable):
         if dead:
             return TaskStatus.FAILED, LOST
         if status is TaskStatus.BLOCKED:
+            if ending.asks:
+                ask(tx, claim.number, claim.job_id, ending.question)
             if waits or ending.asks:
                 return status, ending.error
             return TaskStatus.READY, ""  # what it needs is done already

@@ -8,11 +8,16 @@ from typing import Any, Final
 import orjson
 import sqlalchemy as sa
 
-from dagger_dsl.errors import ConcurrentUpdateError
+from dagger_dsl.errors import ConcurrentUpdateError, InputValidationError, InvalidState
+from dagger_dsl.model.schema import schema_fault
 from dagger_dsl.model.tasks import TRANSITIONS, UNFINISHED, TaskStatus, check_transition
-from dagger_dsl.store.arguments import check_reason
+from dagger_dsl.store import task_statements as sql
+from dagger_dsl.store.arguments import check_reason, check_text
+from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.schema import tasks
+from dagger_dsl.store.task_questions import open_question, record_answer
 from dagger_dsl.store.task_steps import (
+    NEVER,
     count_job,
     follow,
     json_text,
@@ -73,6 +78,47 @@ class TaskPeople(TaskRows):
             steer(tx, task_id, row, TaskStatus.READY, now, cause=cause)
 
         run_transaction(self._database, again)
+
+    def answer(self, task_id: str, value: Any, by: str) -> None:
+        """Answer a task that waits for a person, and let it go on.
+
+        Args:
+            task_id: Which.
+            value: The answer.
+            by: Who gives it; empty where that is not known.
+
+        Raises:
+            TaskNotFound: There is none.
+            InvalidState: It waits for no person, or what it needs has failed.
+            InputValidationError: The answer does not fit what was asked.
+            EncodingError: It has no stored form.
+            ConfigurationError: *by* is no text.
+        """
+        check_text("by", by)
+        now = self._clock()
+        inline, artifact_id, size = self.encoded(value, f"the answer to task {task_id!r}")
+
+        def take(tx: Transaction) -> None:
+            row = task_row(tx, task_id)
+            number, job_id = int(row[0]), str(row[4])
+            if row[1] != TaskStatus.BLOCKED or (row[2] and row[6] != NEVER):
+                raise InvalidState(
+                    f"task {task_id!r} is {row[1]} and waits for no person"
+                    + ("; it waits for other tasks" if row[1] == TaskStatus.BLOCKED else "")
+                )
+            error: Any = tx.scalar(sql.ERROR, (number,))
+            question = open_question(tx, number, error or "")
+            if question.schema is not None:
+                fault = schema_fault(question.schema, value, "answer")
+                if fault is not None:
+                    raise InputValidationError(f"task {task_id!r} asks {question.text!r}; {fault}")
+            if artifact_id is not None:
+                tx.execute(INSERT_ARTIFACT(self._database.dialect), file_row(artifact_id, size))
+            record_answer(tx, number, job_id, question, (inline, artifact_id), by, now)
+            cause = f"answered by {by}" if by else "answered"
+            steer(tx, task_id, row, TaskStatus.READY, now, cause=cause)
+
+        run_transaction(self._database, take)
 
     def cancel_tree(self, task_id: str, subtree: bool, reason: str) -> tuple[list[str], list[str]]:
         """Cancel a task, and the parts of it that have not ended, and theirs.

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import orjson
 
-from dagger_dsl.errors import TaskNotFound, shown
+from dagger_dsl.errors import EncodingError, TaskNotFound, shown
 from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.tasks import (
     JobStatus,
@@ -24,7 +24,9 @@ from dagger_dsl.model.tasks import (
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_text
 from dagger_dsl.store.database import Database
+from dagger_dsl.store.job_settings import NO_SETTINGS, JobSettings
 from dagger_dsl.store.payloads import Payloads
+from dagger_dsl.store.task_questions import ANSWERS, Answered
 from dagger_dsl.store.task_steps import utc
 from dagger_dsl.store.transactions import column_moment, read
 
@@ -44,6 +46,8 @@ class StoredJob:
         deadline: Seconds since 1970 after which it is cancelled; None for no limit.
         error: Why it ended as it did; empty where there is nothing to say.
         created_at, updated_at: UTC.
+        task_count: How many tasks it has.
+        settings: What it keeps beside them.
     """
 
     id: str
@@ -56,6 +60,8 @@ class StoredJob:
     error: str
     created_at: dt.datetime
     updated_at: dt.datetime
+    task_count: int = 0
+    settings: JobSettings = NO_SETTINGS
 
 
 class TaskTable:
@@ -85,7 +91,11 @@ class TaskTable:
 
     def encoded(self, value: Any, what: str) -> tuple[bytes | None, str | None, int]:
         """Return where an encoded value goes: inline, or the id and size of an artifact."""
-        text, artifact_id, size = self._payloads.encode(value, what)
+        try:
+            text, artifact_id, size = self._payloads.encode(value, what)
+        except EncodingError as error:  # whose way out is one of nodes
+            plain = str(error).replace(", or mark the action @action(store=False)", "")
+            raise EncodingError(plain) from None
         return (None if text is None else text.encode()), artifact_id, size
 
 
@@ -182,6 +192,25 @@ class TaskReads(TaskTable):
             raise TaskNotFound(f"there is no task {shown(task_id)}")
         return self.outputs_of_needs(int(rows[0][0]))
 
+    def answers(self, number: int) -> list[Answered]:
+        """Return what people answered a task, by its number, the oldest answer first."""
+        return [
+            Answered(question, self.value(inline, artifact_id), by, utc(at))
+            for question, inline, artifact_id, by, at in read(self._database, ANSWERS, (number,))
+        ]
+
+    def answers_to(self, task_id: str) -> list[Answered]:
+        """Return what people answered a task, by its id.
+
+        Raises:
+            TaskNotFound: There is none.
+        """
+        check_text("a task's id", task_id)
+        rows = read(self._database, sql.BY_ID, (task_id,))
+        if not rows:
+            raise TaskNotFound(f"there is no task {shown(task_id)}")
+        return self.answers(int(rows[0][0]))
+
     def ids(self) -> list[str]:
         """Return the ids of all tasks of all jobs, in the order in which they were added."""
         return [str(name) for (name,) in read(self._database, sql.IDS, ())]
@@ -263,4 +292,6 @@ def stored_job(row: Sequence[Any]) -> StoredJob:
         error=row[7] or "",
         created_at=column_moment(row[8]),
         updated_at=column_moment(row[9]),
+        task_count=row[10],
+        settings=JobSettings(*row[11:14]),
     )

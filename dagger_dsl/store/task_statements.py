@@ -89,6 +89,9 @@ JOB_COLUMNS: Final = (
     "active_at",
     "created_at",
     "updated_at",
+    "max_tasks",
+    "heartbeat_interval",
+    "stall_action",
 )
 INSERT_JOB: Final = Statement(
     sa.insert(jobs).values({name: _bind(name, jobs.c[name].type) for name in JOB_COLUMNS}).inline()
@@ -104,6 +107,10 @@ JOB_ROW: Final = (
     jobs.c.error,
     jobs.c.created_at,
     jobs.c.updated_at,
+    jobs.c.task_count,
+    jobs.c.max_tasks,
+    jobs.c.heartbeat_interval,
+    jobs.c.stall_action,
 )
 JOB: Final = Statement(sa.select(*JOB_ROW).where(jobs.c.job_id == _job))
 JOBS: Final = Statement(sa.select(*JOB_ROW).order_by(jobs.c.created_at.desc(), jobs.c.job_id))
@@ -127,6 +134,17 @@ COUNT_JOB: Final = Statement(
     .values(
         unfinished=jobs.c.unfinished + _bind("more_unfinished", sa.Integer()),
         failed=jobs.c.failed + _bind("more_failed", sa.Integer()),
+        active_at=_bind("the_moment", sa.Double()),
+        stalled_at=sa.null(),
+    )
+)
+#: Of tasks that are added; counted here, as counting the rows takes longer the more there are.
+COUNT_ADDED: Final = Statement(
+    sa.update(jobs)
+    .where(jobs.c.job_id == _job)
+    .values(
+        task_count=jobs.c.task_count + _bind("more_tasks", sa.Integer()),
+        unfinished=jobs.c.unfinished + _bind("more_unfinished", sa.Integer()),
         active_at=_bind("the_moment", sa.Double()),
         stalled_at=sa.null(),
     )

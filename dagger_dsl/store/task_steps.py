@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from dagger_dsl.errors import CycleError, InvalidState, JobNotFound, TaskNotFound, shown
+from dagger_dsl.errors import InvalidState, JobNotFound, TaskNotFound, shown, task_cycle
 from dagger_dsl.model.tasks import UNFINISHED, TaskStatus, check_transition
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_reason, check_text, storable
@@ -355,7 +355,7 @@ def add_link(tx: Transaction, number: int, task_id: str, job_id: str, needs: str
     path = _path(tx, int(other[0]), number)
     if path is not None:
         names = [str(tx.scalar(sql.NAME, (each,))) for each in path]
-        raise CycleError([task_id, *names])
+        raise task_cycle([task_id, *names])
     if not tx.rows(sql.LINK, (number, other[0])):
         position = tx.scalar(sql.LAST_LINK, (number,))
         place = 0 if position is None else position + 1

@@ -16,13 +16,13 @@ from dagger_dsl.errors import (
     AgentNotAllowed,
     ConcurrentUpdateError,
     ConfigurationError,
-    CycleError,
     InvalidState,
     JobExists,
     JobNotFound,
     TaskExists,
     TaskNotFound,
     shown,
+    task_cycle,
 )
 from dagger_dsl.model.ids import new_id
 from dagger_dsl.model.tasks import (
@@ -36,6 +36,12 @@ from dagger_dsl.model.tasks import (
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_new_name, check_text
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
+from dagger_dsl.store.job_settings import (
+    NO_SETTINGS,
+    JobSettings,
+    change_settings,
+    check_growth,
+)
 from dagger_dsl.store.task_reads import StoredJob, TaskTable, stored_job
 from dagger_dsl.store.task_steps import (
     DEAD,
@@ -88,6 +94,7 @@ class TaskRows(TaskTable):
         *,
         allowed_agents: Sequence[str] | None = None,
         config: Mapping[str, Any] | None = None,
+        settings: JobSettings = NO_SETTINGS,
     ) -> None:
         """Record a job that is not started yet.
 
@@ -95,7 +102,7 @@ class TaskRows(TaskTable):
             JobExists: The id is taken.
         """
         now = self._clock()
-        row = _job_row(job_id, now, _names_text(allowed_agents), _config_text(config))
+        row = _job_row(job_id, now, _names_text(allowed_agents), _config_text(config), settings)
 
         def insert(tx: Transaction) -> None:
             if not _create(tx, row):
@@ -112,6 +119,8 @@ class TaskRows(TaskTable):
         timeout: float | None = None,
         allowed_agents: Sequence[str] | None = None,
         config: Mapping[str, Any] | None = None,
+        settings: JobSettings = NO_SETTINGS,
+        changes: JobSettings = NO_SETTINGS,
     ) -> list[str]:
         """Let the tasks of a job be claimed from now on, and return the ids of those it was given.
 
@@ -122,6 +131,8 @@ class TaskRows(TaskTable):
             timeout: Seconds until it is cancelled; None leaves one that runs its limit.
             allowed_agents: The agents that its tasks may be given to; None leaves that as it is.
             config: Anything to keep with it, of JSON types; None leaves what it has.
+            settings: What else one keeps that is made here.
+            changes: What it keeps from now on; what is None in it stays as it is.
 
         Raises:
             JobNotFound: There is none.
@@ -130,13 +141,14 @@ class TaskRows(TaskTable):
             InvalidState, TaskExists, TaskNotFound, CycleError, EncodingError: As `add`.
         """
         now = self._clock()
-        made = _job_row(job_id, now) if create else None
+        made = _job_row(job_id, now, settings=settings) if create else None
         allowed, kept = _names_text(allowed_agents), _config_text(config)
         new = self._prepared(specs)
 
         def start(tx: Transaction) -> None:
             if made is not None:
                 _create(tx, made)
+            change_settings(tx, job_id, changes)
             if new.ids:
                 self._add(tx, job_id, new, now)
             job_status(tx, job_id)
@@ -176,6 +188,7 @@ class TaskRows(TaskTable):
         *,
         create: bool = False,
         claim: Claim | None = None,
+        settings: JobSettings = NO_SETTINGS,
     ) -> list[str]:
         """Add tasks, all of them or none, and return their ids.
 
@@ -186,6 +199,7 @@ class TaskRows(TaskTable):
             specs: What to add.
             create: Whether the job is made where there is none; it is not started by that.
             claim: Of the task whose agent adds them; None where none does.
+            settings: What a job keeps that is made here.
 
         Raises:
             JobNotFound: There is no such job.
@@ -194,6 +208,7 @@ class TaskRows(TaskTable):
             TaskNotFound: A dependency, or a parent, is no task of the job.
             CycleError: They would wait for each other, or be parts of each other.
             AgentNotAllowed: The job does not let the agent have tasks.
+            LimitExceeded: The job would have more tasks than it may.
             EncodingError: An input has no stored form.
             ConcurrentUpdateError: The task of *claim* was cancelled or given to somebody else.
         """
@@ -201,7 +216,7 @@ class TaskRows(TaskTable):
             return []
         check_text("a job's id", job_id)
         now = self._clock()
-        made = _job_row(job_id, now) if create else None
+        made = _job_row(job_id, now, settings=settings) if create else None
         new = self._prepared(specs)
 
         def insert(tx: Transaction) -> None:
@@ -234,6 +249,7 @@ class TaskRows(TaskTable):
             raise InvalidState(
                 f"job {job_id!r} is {job.status} and takes no more tasks; start a new job"
             )
+        check_growth(job_id, job.task_count, len(new.ids), job.settings.max_tasks)
         if job.allowed_agents is not None:
             for spec in new.specs:
                 _check_agent(job_id, spec.agent, job.allowed_agents)
@@ -289,7 +305,13 @@ class TaskRows(TaskTable):
         tx.execute_many(sql.INSERT_TASK, rows)
         named = {"the_moment": now, "the_task": last, "the_job": job.id}
         tx.execute(sql.ADDED_EVENTS, sql.ADDED_EVENTS.in_order(named))
-        count_job(tx, job.id, len(specs), 0, now)
+        count = {
+            "the_job": job.id,
+            "more_tasks": len(specs),
+            "more_unfinished": len(specs),
+            "the_moment": now,
+        }
+        tx.execute(sql.COUNT_ADDED, sql.COUNT_ADDED.in_order(count))
         linked = [pair for pair in zip(ids, specs, strict=True) if pair[1].dependencies]
         if not linked:
             return
@@ -418,10 +440,15 @@ class TaskRows(TaskTable):
 
 
 def _job_row(
-    job_id: str, now: float, allowed: str | None = None, config: str | None = None
+    job_id: str,
+    now: float,
+    allowed: str | None = None,
+    config: str | None = None,
+    settings: JobSettings = NO_SETTINGS,
 ) -> tuple[Any, ...]:
     check_new_name("a job's id", job_id)
-    return (job_id, "created", allowed, config or "{}", None, now, utc(now), utc(now))
+    kept = attrs.astuple(settings)
+    return (job_id, "created", allowed, config or "{}", None, now, utc(now), utc(now), *kept)
 
 
 def _create(tx: Transaction, row: tuple[Any, ...]) -> bool:
@@ -498,7 +525,7 @@ def _check_cycles(specs: Sequence[NewTaskSpec]) -> None:
         try:
             TopologicalSorter(inside).prepare()
         except FoundCycle as error:
-            raise CycleError([str(each) for each in reversed(error.args[1])]) from None
+            raise task_cycle([str(each) for each in reversed(error.args[1])]) from None
 
 
 def _check_claim(tx: Transaction, claim: Claim | None) -> None:

@@ -15,7 +15,13 @@ import pytest
 from dagger_dsl import task_agent
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
-from dagger_dsl.errors import ConfigurationError, InputValidationError, InvalidState
+from dagger_dsl.errors import (
+    ConfigurationError,
+    CycleError,
+    EncodingError,
+    InputValidationError,
+    InvalidState,
+)
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.registry import Registry
 from dagger_dsl.store.notices import listen, of_tasks
@@ -236,3 +242,19 @@ def test_what_was_cancelled_is_not_lost(caplog: pytest.LogCaptureFixture) -> Non
         task_id = manager.add_task("j", "", "a")
         manager.update_task_status(task_id, TaskStatus.CANCELLED)
     assert "lost" not in caplog.text
+
+
+def test_what_is_wrong_with_tasks_is_said_in_words_of_tasks() -> None:
+    with TaskManager(registry=Registry(), concurrency=0) as manager:
+        specs = [
+            NewTaskSpec("a", task_id="x", dependencies=["y"]),
+            NewTaskSpec("a", task_id="y", dependencies=["x"]),
+        ]
+        with pytest.raises(CycleError, match="these tasks need") as circle:
+            manager.add_tasks(specs, "j")
+        assert "node" not in str(circle.value)
+        assert "edge" not in str(circle.value)
+        for value in (object(), lambda: 1):
+            with pytest.raises(EncodingError, match="the input of task") as refused:
+                manager.add_task("j", "", "a", input={"v": value})
+            assert "@action" not in str(refused.value)

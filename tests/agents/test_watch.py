@@ -178,7 +178,7 @@ def test_of_several_processes_that_look_one_tells(tmp_path: Path) -> None:
         stalls = [each.manager._jobs.stalled(30.0) for each in (first, second, third)]
         assert [len(each) for each in stalls] == [1, 1, 1], "all of them see it"
         for each, (stall,) in zip((second, first, third), stalls, strict=True):
-            each.watch._act(stall, 30.0)
+            each.watch._act(stall)
         assert len(first.notices()) == 1
         assert called == []
 

@@ -245,3 +245,16 @@ def test_what_there_is_not_is_told(cli: Cli, job: TaskManager, given: list[str],
     assert (done.code, done.out) == (2, "")
     assert said in done.err
     assert "\x1b" not in done.err
+
+
+def test_a_task_that_asks_is_answered(cli: Cli, job: TaskManager) -> None:
+    assert "  dagger-dsl task answer ask VALUE" in cli("job", "show", "j").out.splitlines()
+    done = cli("task", "answer", "ask", '{"which": [1, "b"]}', "--by", "ann")
+    assert (done.code, done.out) == (0, "task ask has its answer\n")
+    (answer,) = job.answers("ask")
+    assert (answer.question, answer.value) == ("which one?", {"which": [1, "b"]})
+    assert job.history("ask")[-1].cause == "answered by ann"
+    assert "answered by ann" in cli("task", "show", "ask").out
+    again = cli("task", "answer", "ask", "no JSON")
+    assert again.code != 0
+    assert "task 'ask' is ready and waits for no person" in again.err

@@ -115,7 +115,7 @@ def test_everything_is_there_after_the_first_opening(store: Store) -> None:
     names = set(inspector.get_table_names()) | set(inspector.get_view_names())
     wanted = """flow_runs node_runs artifacts tasks cache_entries execution_trees execution_state
         snapshots memo messages meta run_log artifact_links inbox jobs job_waits task_links
-        task_events agent_starts shared_values subscriptions
+        task_events task_questions agent_starts shared_values subscriptions
         deliveries"""
     assert names == set(wanted.split())
 

@@ -1,0 +1,164 @@
+"""Tasks that ask people: what they ask is kept, and what they are answered is given to them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagger_dsl import task_agent
+from dagger_dsl.agents import JobHandle, NeedsMoreInfo, TaskContext
+from dagger_dsl.agents.manager import TaskManager
+from dagger_dsl.errors import (
+    ConfigurationError,
+    InputValidationError,
+    InvalidState,
+    TaskNotFound,
+)
+from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
+from dagger_dsl.registry import Registry
+from dagger_dsl.store.storage import Store
+from tests.agents.helpers import LONG, until
+
+
+@pytest.fixture(params=["memory", "file"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    return None if request.param == "memory" else f"sqlite:{tmp_path / 'tasks.db'}"
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry()
+
+
+@pytest.fixture
+def manager(registry: Registry, url: str | None) -> Iterator[TaskManager]:
+    with TaskManager(registry=registry, database_url=url, concurrency=2) as made:
+        yield made
+
+
+def asked(job: JobHandle, question: str) -> str:
+    """Wait until a job asks something; return the id of the task that does."""
+    until(lambda: [task for task in job.questions() if task.error == question])
+    (task,) = job.questions()
+    return task.id
+
+
+def test_an_answer_is_what_the_agent_is_given_for_its_question(
+    manager: TaskManager, registry: Registry
+) -> None:
+    calls: list[int] = []
+
+    @task_agent(registry=registry)
+    def plan(ctx: TaskContext) -> list[Any]:
+        calls.append(ctx.attempt)
+        year = ctx.ask("which year?", {"type": "integer"})
+        return [year, ctx.ask(f"why {year}?")]
+
+    job = manager.start_job("j", [NewTaskSpec("plan")])
+    before = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1)
+    task_id = asked(job, "which year?")
+    with pytest.raises(InputValidationError, match=r"asks 'which year\?'.*answer"):
+        manager.answer(task_id, "soon")
+    manager.answer(task_id, 1984, by="ann")
+    assert asked(job, "why 1984?") == task_id
+    manager.answer(task_id, {"because": (1, 2)}, by="bob")
+    assert job.result(LONG) is JobStatus.COMPLETED
+    (task,) = job.tasks
+    assert task.output == [1984, {"because": (1, 2)}]
+    assert (task.attempts, task.retry_count, calls) == (3, 0, [1, 2, 3])
+    first, second = manager.answers(task_id)
+    assert (first.question, first.value, first.by) == ("which year?", 1984, "ann")
+    assert (second.question, second.by) == ("why 1984?", "bob")
+    assert before < first.at <= second.at
+    causes = [each.cause for each in manager.history(task_id)]
+    assert [each for each in causes if "answered" in each] == ["answered by ann", "answered by bob"]
+
+
+@pytest.mark.parametrize("how", ["raises", "blocks", "says"])
+def test_who_asks_in_the_documents_form_finds_the_answer(
+    manager: TaskManager, registry: Registry, how: str
+) -> None:
+    @task_agent(registry=registry)
+    async def work(ctx: TaskContext) -> Any:
+        if ctx.answer is not None:
+            return ctx.answer
+        if how == "raises":
+            raise NeedsMoreInfo("which one?")
+        if how == "blocks":
+            ctx.block(reason="which one?")
+        raise RuntimeError("needs_more_info")
+
+    job = manager.start_job("j", [NewTaskSpec("work")])
+    task_id = asked(job, "needs_more_info" if how == "says" else "which one?")
+    manager.answer(task_id, "this one")
+    assert job.result(LONG) is JobStatus.COMPLETED
+    assert job.tasks[0].output == "this one"
+
+
+def test_an_answer_outlives_retries_restarts_and_removal(tmp_path: Path) -> None:
+    registry, url, big = Registry(), f"sqlite:{tmp_path / 'tasks.db'}", "x" * 100_000
+    fails = [True]
+
+    @task_agent(registry=registry, retry=0)
+    def work(ctx: TaskContext) -> int:
+        text = ctx.ask("the text?")
+        if fails.pop():
+            raise ValueError("not yet")
+        return len(text)
+
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        task_id = asked(manager.start_job("j", [NewTaskSpec("work")]), "the text?")
+    with TaskManager(registry=registry, database_url=url, concurrency=0) as other:
+        other.answer(task_id, big)
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        job = manager.resume_job("j")
+        assert job.result(LONG) is JobStatus.FAILED
+        fails.append(False)
+        manager.retry(task_id)
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert job.tasks[0].output == len(big)
+        with Store(url) as store:
+            assert store.query("SELECT count(*) AS n FROM task_questions") == [{"n": 1}]
+            store.retain_jobs(0, None)
+            assert store.query("SELECT count(*) AS n FROM task_questions") == [{"n": 0}]
+
+
+def test_only_who_waits_for_a_person_is_answered(manager: TaskManager, registry: Registry) -> None:
+    @task_agent(registry=registry)
+    def work(ctx: TaskContext) -> None:
+        if ctx.job_id == "asks":
+            ctx.ask("so?")
+        elif not ctx.is_rerun:
+            ctx.block(on=[manager.create_task(NewTaskSpec("nobody"), "waits")])
+
+    registry.register_task_agent("nobody", registry.task_agents["work"])
+    assert manager.start_job("done", [NewTaskSpec("work", task_id="t")]).job_id == "done"
+    until(lambda: manager.get_task("t") is not None)
+    with pytest.raises(TaskNotFound):
+        manager.answer("none", 1)
+    with pytest.raises(ConfigurationError, match="by is a text"):
+        manager.answer("t", 1, by=7)  # type: ignore[arg-type]  # on purpose
+    job = manager.start_job("asks", [NewTaskSpec("work")])
+    task_id = asked(job, "so?")
+    manager.answer(task_id, None)
+    assert job.result(LONG) is JobStatus.COMPLETED, "None is an answer, too"
+    with pytest.raises(InvalidState, match="is completed and waits for no person"):
+        manager.answer(task_id, 1)
+
+
+@pytest.mark.parametrize(("question", "schema"), [("", None), (7, None), ("so?", {"type": "x"})])
+def test_what_cannot_be_asked_fails_the_task(
+    manager: TaskManager, registry: Registry, question: Any, schema: Any
+) -> None:
+    @task_agent(registry=registry)
+    def work(ctx: TaskContext) -> None:
+        ctx.ask(question, schema)
+
+    job = manager.start_job("j", [NewTaskSpec("work")])
+    assert job.result(LONG) is JobStatus.FAILED
+    assert "question" in job.tasks[0].error
+    assert job.tasks[0].status is TaskStatus.FAILED
