@@ -282,8 +282,28 @@ def _to_4(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"CREATE {index}")
 
 
+def _to_5(connection: sa.Connection) -> None:
+    """Ready tasks with a lane are found by the lane."""
+    connection.exec_driver_sql("DROP INDEX ix_tasks_ready")
+    ordered = "tasks (agent_type, priority DESC, task_id)"
+    by_lane = "tasks (agent_type, lane, priority DESC, task_id)"
+    laned = "lane IS NOT NULL"
+    for index in (
+        f"ix_tasks_ready ON {ordered} WHERE status = 'ready' AND lane IS NULL",
+        f"ix_tasks_ready_laned ON {ordered} WHERE status = 'ready' AND {laned}",
+        f"ix_tasks_ready_lane ON {by_lane} WHERE status = 'ready' AND {laned}",
+        f"ix_tasks_held_lane ON tasks (lane) WHERE status = 'running' AND {laned}",
+    ):
+        connection.exec_driver_sql(f"CREATE INDEX {index}")
+
+
 #: `{version: step}`: what brings a schema to *version* from the one before it.
-MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {2: _to_2, 3: _to_3, 4: _to_4}
+MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {
+    2: _to_2,
+    3: _to_3,
+    4: _to_4,
+    5: _to_5,
+}
 
 
 def create(connection: sa.Connection) -> None:
