@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from dagger_dsl.store.schema import jobs, task_events, task_links, tasks
+from dagger_dsl.store.schema import jobs, meta, task_events, task_links, tasks
 from dagger_dsl.store.transactions import Statement
 
 
@@ -55,7 +55,22 @@ INSERT_EVENT: Final = Statement(
     .values({name: _bind(name, task_events.c[name].type) for name in EVENT_COLUMNS})
     .inline()
 )
-LAST: Final = Statement(sa.select(sa.func.max(tasks.c.task_id)))
+INSERT_NUMBERED: Final = Statement(
+    sa.insert(tasks)
+    .values({name: _bind(name, tasks.c[name].type) for name in ("task_id", *TASK_COLUMNS)})
+    .inline()
+)
+#: In `meta`: the number of the newest task that was removed.
+REMOVED: Final = "last_task_removed"
+#: The newest number there is, and the newest one that was removed.
+LAST: Final = Statement(
+    sa.select(
+        sa.func.max(tasks.c.task_id),
+        sa.select(meta.c.value)
+        .where(meta.c.name == sa.literal_column(f"'{REMOVED}'"))
+        .scalar_subquery(),
+    )
+)
 ADDED_EVENTS: Final = Statement(
     sa.insert(task_events).from_select(
         ["task_id", "status", "at", "cause"],
@@ -278,7 +293,6 @@ TAKE: Final = Statement(
         version=_next_version,
     )
 )
-#: SQLite gives the number of a task that was removed away again: its id tells the two apart.
 _the_same = (tasks.c.task_id == _number, tasks.c.public_id == _bind("the_id", sa.Text()))
 END: Final = Statement(
     sa.update(tasks)
