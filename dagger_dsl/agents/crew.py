@@ -129,7 +129,7 @@ class Crew:
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._beginning = threading.Lock()
-        self._running: dict[object, tuple[str, Callable[[], object]]] = {}  # interruptible calls
+        self._running: dict[object, tuple[Claim, Callable[[], object]]] = {}  # interruptible calls
         self._stop = threading.Event()
         self._patience = _LATER
         self._lost = 0
@@ -228,20 +228,35 @@ class Crew:
         return len(self._calls)
 
     def cancel(self, task_id: str) -> None:
-        """Interrupt the call of a task, where it can be: an async one, or one not begun."""
+        """Interrupt the call of a task, where it can be: an async one, or one not begun.
+
+        Only one whose claim is over: who cancels tells of it afterwards, and the task may have been
+        tried again meanwhile, and be called here anew.
+        """
         with self._desk:
-            for each in [each for each in self._claimed if each.id == task_id]:
+            waiting = [each for each in self._claimed if each.id == task_id]
+        stale = {each for each in waiting if self._is_over(each)}
+        with self._desk:
+            for each in [each for each in self._claimed if each in stale]:
                 self._claimed.remove(each)
                 self._ended.append(Ending(each, TaskStatus.READY, begun=False))
-        for key, (running, interrupt) in list(self._running.items()):
-            if running == task_id and self._running.pop(key, None) is not None:
+        for key, (claim, interrupt) in list(self._running.items()):
+            if claim.id != task_id or not self._is_over(claim):
+                continue
+            if self._running.pop(key, None) is not None:
                 interrupt()
 
+    def _is_over(self, claim: Claim) -> bool:
+        """Whether a task was cancelled, or given to somebody else, as far as that can be read."""
+        with contextlib.suppress(StoreError):
+            return not self._manager._jobs.is_current(claim.number, claim.version, claim.id)
+        return False  # what comes of its call is refused all the same
+
     @contextlib.contextmanager
-    def interruptible(self, task_id: str, cancel: Callable[[], object]) -> Iterator[None]:
+    def interruptible(self, claim: Claim, cancel: Callable[[], object]) -> Iterator[None]:
         """Let `cancel` interrupt what the call of a task is waiting for."""
         key = object()
-        self._running[key] = task_id, cancel
+        self._running[key] = claim, cancel
         try:
             yield
         finally:
@@ -523,7 +538,7 @@ class Crew:
         task, claim = asyncio.current_task(), ctx._claim
         assert task is not None
         loop, begun = task.get_loop(), time.monotonic()
-        self._running[claim] = claim.id, partial(loop.call_soon_threadsafe, task.cancel)
+        self._running[claim] = claim, partial(loop.call_soon_threadsafe, task.cancel)
         ending: Ending | None = None
         try:
             with self._inside(ctx):
