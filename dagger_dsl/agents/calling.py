@@ -64,7 +64,7 @@ class Calling:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._beginning = threading.Lock()
-        self._running: dict[object, tuple[str, Callable[[], object]]] = {}  # interruptible calls
+        self._running: dict[object, tuple[Claim, Callable[[], object]]] = {}  # interruptible calls
 
     # --- calling ----------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Calling:
         task, claim = asyncio.current_task(), ctx._claim
         assert task is not None
         loop, begun = task.get_loop(), time.monotonic()
-        self._running[claim] = claim.id, partial(loop.call_soon_threadsafe, task.cancel)
+        self._running[claim] = claim, partial(loop.call_soon_threadsafe, task.cancel)
         ending: Ending | None = None
         try:
             with self._inside(ctx):
@@ -168,17 +168,21 @@ class Calling:
 
     # --- interrupting -----------------------------------------------------------------------------
 
-    def interrupt(self, task_id: str) -> None:
-        """Interrupt the call of a task, where it can be."""
+    def interruptible_calls(self, task_id: str) -> list[Claim]:
+        """Return the claims of a task whose calls can be interrupted."""
+        return [claim for claim, _ in list(self._running.values()) if claim.id == task_id]
+
+    def interrupt(self, claim: Claim) -> None:
+        """Interrupt the calls of a claim that can be."""
         for key, (running, cancel) in list(self._running.items()):
-            if running == task_id and self._running.pop(key, None) is not None:
+            if running is claim and self._running.pop(key, None) is not None:
                 cancel()
 
     @contextlib.contextmanager
-    def interruptible(self, task_id: str, cancel: Callable[[], object]) -> Iterator[None]:
+    def interruptible(self, claim: Claim, cancel: Callable[[], object]) -> Iterator[None]:
         """Let `cancel` interrupt what the call of a task is waiting for."""
         key = object()
-        self._running[key] = task_id, cancel
+        self._running[key] = claim, cancel
         try:
             yield
         finally:

@@ -189,18 +189,33 @@ class Crew:
         return len(self._calls)
 
     def cancel(self, task_id: str) -> None:
-        """Interrupt the call of a task, where it can be: an async one, or one not begun."""
+        """Interrupt the call of a task, where it can be: an async one, or one not begun.
+
+        Only one whose claim is over: who cancels tells of it afterwards, and the task may have been
+        tried again meanwhile, and be called here anew.
+        """
         with self._desk:
-            for each in [each for each in self._claimed if each.id == task_id]:
+            waiting = [each for each in self._claimed if each.id == task_id]
+        stale = {each for each in waiting if self._is_over(each)}
+        with self._desk:
+            for each in [each for each in self._claimed if each in stale]:
                 self._claimed.remove(each)
                 self._ended.append(Ending(each, TaskStatus.READY, begun=False))
-        self._calling.interrupt(task_id)
+        for claim in self._calling.interruptible_calls(task_id):
+            if self._is_over(claim):
+                self._calling.interrupt(claim)
+
+    def _is_over(self, claim: Claim) -> bool:
+        """Whether a task was cancelled, or given to somebody else, as far as that can be read."""
+        with contextlib.suppress(StoreError):
+            return not self._manager._jobs.is_current(claim.number, claim.version, claim.id)
+        return False  # what comes of its call is refused all the same
 
     def interruptible(
-        self, task_id: str, cancel: Callable[[], object]
+        self, claim: Claim, cancel: Callable[[], object]
     ) -> AbstractContextManager[None]:
         """Let `cancel` interrupt what the call of a task is waiting for."""
-        return self._calling.interruptible(task_id, cancel)
+        return self._calling.interruptible(claim, cancel)
 
     # --- the desk ---------------------------------------------------------------------------------
 

@@ -128,7 +128,7 @@ class TaskRun:
         stoppable = (
             nullcontext()
             if crew is None
-            else crew.interruptible(self._ctx.task_id, lambda: self._cancel(handle))
+            else crew.interruptible(self._ctx._claim, lambda: self._cancel(handle))
         )
         with stoppable:
             try:

@@ -22,6 +22,7 @@ from dagger_dsl.store.schema import (
     inbox,
     job_waits,
     jobs,
+    meta,
     shared_values,
     task_events,
     task_links,
@@ -29,6 +30,7 @@ from dagger_dsl.store.schema import (
     tasks,
 )
 from dagger_dsl.store.shared_values import KEPT_AFTER
+from dagger_dsl.store.task_statements import REMOVED
 
 __all__ = [
     "JOB_REFERENCES",
@@ -111,8 +113,31 @@ def _awaited(connection: sa.Connection) -> set[str]:
     return {*connection.scalars(waits), *senders}
 
 
+def _awaits(job_id: str) -> sa.Select[Any]:
+    """Return what finds a run that has not ended and needs one job."""
+    waits = sa.select(job_waits.c.run_id).where(job_waits.c.job_id == job_id)
+    told = sa.select(inbox.c.run_id).where(inbox.c.sender == f"{SENDER}{job_id}")
+    return sa.select(flow_runs.c.run_id).where(
+        flow_runs.c.status.not_in(FINISHED), flow_runs.c.run_id.in_(sa.union(waits, told))
+    )
+
+
+def _keep_numbers(connection: sa.Connection, job_id: str) -> None:
+    """Note the newest number of a task, where it is about to go: no other task gets it."""
+    newest = connection.scalar(sa.select(sa.func.max(tasks.c.task_id)))
+    owner = connection.scalar(sa.select(tasks.c.job_id).where(tasks.c.task_id == newest))
+    known = connection.scalar(sa.select(meta.c.value).where(meta.c.name == REMOVED))
+    if owner == job_id and newest > int(known or 0):
+        connection.execute(sa.delete(meta).where(meta.c.name == REMOVED))
+        connection.execute(sa.insert(meta).values(name=REMOVED, value=str(newest)))
+
+
 def remove_job(database: Database, job_id: str) -> list[str] | None:
-    """Remove a job; return the artifacts that it referred to, None where it goes on again."""
+    """Remove a job; return the artifacts that it referred to.
+
+    Returns:
+        None where it stays: it goes on again, or a run began to wait for it meanwhile.
+    """
     mine = sa.select(tasks.c.task_id).where(tasks.c.job_id == job_id)
     with database.writing() as connection:
         if (
@@ -120,6 +145,9 @@ def remove_job(database: Database, job_id: str) -> list[str] | None:
             is None
         ):
             return None
+        if connection.scalar(_awaits(job_id)) is not None:
+            return None
+        _keep_numbers(connection, job_id)
         left = [
             each
             for column, owner in JOB_REFERENCES

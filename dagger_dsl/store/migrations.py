@@ -283,7 +283,10 @@ def _to_4(connection: sa.Connection) -> None:
 
 
 def _to_5(connection: sa.Connection) -> None:
-    """What tasks ask people, what is done about a stall, and how many tasks a job may have."""
+    """What tasks ask people, what is done about a stall, how many tasks a job may have.
+
+    And ready tasks with a lane are found by the lane.
+    """
     then = sa.MetaData()
     sa.Table(
         "task_questions",
@@ -312,10 +315,26 @@ def _to_5(connection: sa.Connection) -> None:
     connection.exec_driver_sql(
         "UPDATE jobs SET task_count = (SELECT count(*) FROM tasks WHERE tasks.job_id = jobs.job_id)"
     )
+    connection.exec_driver_sql("DROP INDEX ix_tasks_ready")
+    ordered = "tasks (agent_type, priority DESC, task_id)"
+    by_lane = "tasks (agent_type, lane, priority DESC, task_id)"
+    laned = "lane IS NOT NULL"
+    for index in (
+        f"ix_tasks_ready ON {ordered} WHERE status = 'ready' AND lane IS NULL",
+        f"ix_tasks_ready_laned ON {ordered} WHERE status = 'ready' AND {laned}",
+        f"ix_tasks_ready_lane ON {by_lane} WHERE status = 'ready' AND {laned}",
+        f"ix_tasks_held_lane ON tasks (lane) WHERE status = 'running' AND {laned}",
+    ):
+        connection.exec_driver_sql(f"CREATE INDEX {index}")
 
 
 #: `{version: step}`: what brings a schema to *version* from the one before it.
-MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {2: _to_2, 3: _to_3, 4: _to_4, 5: _to_5}
+MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {
+    2: _to_2,
+    3: _to_3,
+    4: _to_4,
+    5: _to_5,
+}
 
 
 def create(connection: sa.Connection) -> None:

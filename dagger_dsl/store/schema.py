@@ -40,7 +40,8 @@ How tasks are kept:
 * `tasks` has a row a task. `owner` is the worker that has claimed it; every write of a worker
   carries the `version` that its claim made, so a late one is refused. `waits` is the number of
   tasks that it still waits for, `due_at` (seconds since 1970) when a task that is pending becomes
-  ready by itself, and `spec` has what nothing is looked up by.
+  ready by itself, and `spec` has what nothing is looked up by. Of the tasks of a `lane` one
+  runs at a time.
 * `task_links` says which tasks a task needs, and `task_events` has each change of a status.
 * `job_waits` says which nodes of runs wait for a job; the transaction that ends it moves them to
   the `inbox` of their runs.
@@ -403,13 +404,36 @@ tasks = sa.Table(
     sa.Column("finished_at", sa.Double),
     sa.Index("ix_tasks_status_priority", "status", "priority"),
     sa.Index("ix_tasks_job_id", "job_id"),
-    # What a claim reads, in the order in which it takes: among 100,000 that wait, too.
-    sa.Index(
-        "ix_tasks_ready",
-        sa.column("agent_type"),
-        sa.column("priority").desc(),
-        sa.column("task_id"),
-        sqlite_where=sa.text("status = 'ready'"),
+    # What a claim reads, in the order in which it takes: among 100,000 that wait, too. Tasks with a
+    # lane have indexes of their own, so that those of lanes that are not free are in nobody's way.
+    *(
+        sa.Index(
+            name,
+            *(
+                sa.column(each).desc() if each == "priority" else sa.column(each)
+                for each in columns
+            ),
+            sqlite_where=sa.text(where),
+            postgresql_where=sa.text(where),
+        )
+        for name, columns, where in (
+            (
+                "ix_tasks_ready",
+                ("agent_type", "priority", "task_id"),
+                "status = 'ready' AND lane IS NULL",
+            ),
+            (
+                "ix_tasks_ready_laned",
+                ("agent_type", "priority", "task_id"),
+                "status = 'ready' AND lane IS NOT NULL",
+            ),
+            (
+                "ix_tasks_ready_lane",
+                ("agent_type", "lane", "priority", "task_id"),
+                "status = 'ready' AND lane IS NOT NULL",
+            ),
+            ("ix_tasks_held_lane", ("lane",), "status = 'running' AND lane IS NOT NULL"),
+        )
     ),
     sa.Index("ix_tasks_due_at", "due_at", sqlite_where=sa.text("due_at IS NOT NULL")),
     sa.Index("ix_tasks_owner", "owner", sqlite_where=sa.text("owner IS NOT NULL")),

@@ -8,7 +8,8 @@ the task was given to another worker, changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -36,7 +37,7 @@ from dagger_dsl.store.task_steps import (
     settle_jobs,
     utc,
 )
-from dagger_dsl.store.transactions import Transaction, read, run_transaction
+from dagger_dsl.store.transactions import Statement, Transaction, read, run_transaction
 
 if TYPE_CHECKING:
     from dagger_dsl.store.messages import MessageRows, Outgoing
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 __all__ = ["Claim", "Ending", "TaskClaims"]
 
 logger = logging.getLogger("dagger_dsl.store")
+
+#: How many tasks with a lane a claim looks at beyond those that it wants, before it goes from lane
+#: to lane: these may be a thousand, of which the first ones are free as a rule.
+_FURTHER: Final = (4, 124)
 
 #: Causes that a task itself may have brought about.
 _DEATHS: Final = (DIED, SILENT)
@@ -173,8 +178,11 @@ class TaskClaims(TaskTable):
         return claims, late, over
 
     def has_ready(self, agents: Sequence[str]) -> bool:
-        """Return whether a task of one of these agents is ready; nothing is locked for it."""
-        return any(read(self._database, sql.ANY_READY, (each, 1, 0)) for each in agents)
+        """Return whether a task of one of these agents may begin; nothing is locked for it."""
+        look = partial(read, self._database)
+        return any(
+            look(sql.ANY_READY, (each, 1, 0)) or _first_ready(look, each, 1) for each in agents
+        )
 
     def has_left(self, agents: Sequence[str]) -> bool:
         """Return whether a task of one of these agents is ready, runs, or waits for its time."""
@@ -274,9 +282,9 @@ class TaskClaims(TaskTable):
     ) -> list[Claim]:
         wanted, ahead, quick = reach
         most = wanted + ahead
-        rows = [row for agent in agents for row in tx.rows(sql.FIRST_READY, (agent, most, 0))]
+        rows = [row for agent in agents for row in _first_ready(tx.rows, agent, most)]
         if len(agents) > 1:
-            rows.sort(key=lambda row: (-row[9], row[0]))
+            rows.sort(key=_order)
         claims: list[Claim] = []
         lanes: set[str] = set()
         for row in rows:
@@ -399,6 +407,37 @@ class TaskClaims(TaskTable):
 
         run_transaction(self._database, take)
         return again
+
+
+def _first_ready(
+    look: Callable[[Statement, Sequence[Any]], Sequence[Sequence[Any]]], agent: str, most: int
+) -> list[Sequence[Any]]:
+    """Return the ready tasks of an agent that come first, one at most of each lane that is free."""
+    named = {"the_agent": agent, "the_limit": most, "the_first": 0, "the_one": 1}
+    held: list[str] | None = None
+    for more in _FURTHER:
+        named["the_window"] = most + more
+        found = look(sql.FIRST_READY, sql.FIRST_READY.in_order(named))
+        plain = [row for row in found if row[13] is None]
+        if len(plain) == len(found):
+            return plain
+        if held is None:
+            held = [lane for (lane,) in look(sql.HELD_LANES, ())]
+        taken = {*held}
+        laned = []
+        for row in found:
+            if row[13] is not None and row[13] not in taken:
+                taken.add(row[13])
+                laned.append(row)
+        if len(laned) >= most or len(found) - len(plain) < most + more:
+            break
+    else:
+        laned = [*look(sql.FIRST_OF_LANES, sql.FIRST_OF_LANES.in_order(named))]
+    return sorted(plain + laned, key=_order)[:most]
+
+
+def _order(row: Sequence[Any]) -> tuple[int, int]:
+    return -row[9], row[0]
 
 
 def _due(ending: Ending, status: TaskStatus) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from dagger_dsl.store.schema import jobs, task_events, task_links, tasks
+from dagger_dsl.store.schema import jobs, meta, task_events, task_links, tasks
 from dagger_dsl.store.transactions import Statement
 
 
@@ -55,7 +55,22 @@ INSERT_EVENT: Final = Statement(
     .values({name: _bind(name, task_events.c[name].type) for name in EVENT_COLUMNS})
     .inline()
 )
-LAST: Final = Statement(sa.select(sa.func.max(tasks.c.task_id)))
+INSERT_NUMBERED: Final = Statement(
+    sa.insert(tasks)
+    .values({name: _bind(name, tasks.c[name].type) for name in ("task_id", *TASK_COLUMNS)})
+    .inline()
+)
+#: In `meta`: the number of the newest task that was removed.
+REMOVED: Final = "last_task_removed"
+#: The newest number there is, and the newest one that was removed.
+LAST: Final = Statement(
+    sa.select(
+        sa.func.max(tasks.c.task_id),
+        sa.select(meta.c.value)
+        .where(meta.c.name == sa.literal_column(f"'{REMOVED}'"))
+        .scalar_subquery(),
+    )
+)
 ADDED_EVENTS: Final = Statement(
     sa.insert(task_events).from_select(
         ["task_id", "status", "at", "cause"],
@@ -181,32 +196,79 @@ READY_COLUMNS: Final = (
     tasks.c.spec,
     tasks.c.lane,
 )
-_other = tasks.alias("other")
-FREE_LANE: Final = sa.or_(
-    tasks.c.lane.is_(None),
-    ~sa.exists().where(
-        _other.c.lane == tasks.c.lane, _other.c.status == sa.literal_column("'running'")
-    ),
-)
-FIRST_READY: Final = Statement(
-    sa.select(*READY_COLUMNS)
-    .where(
-        tasks.c.status == sa.literal_column("'ready'"),
-        tasks.c.agent_type == _bind("the_agent", sa.Text()),
-        FREE_LANE,
+_agent = _bind("the_agent", sa.Text())
+_start = _bind("the_first", sa.Integer())  # SQLite's dialect writes an OFFSET anyway
+_is_ready = tasks.c.status == sa.literal_column("'ready'")
+_IN_ORDER: Final = (tasks.c.priority.desc(), tasks.c.task_id)
+
+
+def _first(has_lane: sa.ColumnElement[bool], limit: str) -> sa.Subquery:
+    """Return the first ready tasks of an agent, of those with a lane or of those without."""
+    return (
+        sa.select(*READY_COLUMNS)
+        .where(_is_ready, tasks.c.agent_type == _agent, has_lane)
+        .order_by(*_IN_ORDER)
+        .limit(_bind(limit, sa.Integer()))
+        .offset(_start)
+        .subquery()
     )
-    .order_by(tasks.c.priority.desc(), tasks.c.task_id)
-    .limit(_bind("the_limit", sa.Integer()))
-    .offset(_bind("the_first", sa.Integer()))
+
+
+#: The first tasks without a lane, and the first ones with one, whether that is free or not.
+FIRST_READY: Final = Statement(
+    sa.union_all(
+        sa.select(_first(tasks.c.lane.is_(None), "the_limit")),
+        sa.select(_first(tasks.c.lane.is_not(None), "the_window")),
+    )
 )
 ANY_READY: Final = Statement(
     sa.select(tasks.c.task_id)
-    .where(
-        tasks.c.status == sa.literal_column("'ready'"),
-        tasks.c.agent_type == _bind("the_agent", sa.Text()),
-    )
+    .where(_is_ready, tasks.c.agent_type == _agent, tasks.c.lane.is_(None))
     .limit(_bind("the_limit", sa.Integer()))
-    .offset(_bind("the_first", sa.Integer()))
+    .offset(_start)
+)
+#: The lanes of all tasks that run.
+HELD_LANES: Final = Statement(
+    sa.select(tasks.c.lane).where(
+        tasks.c.status == sa.literal_column("'running'"), tasks.c.lane.is_not(None)
+    )
+)
+
+
+def _first_of_lanes() -> sa.Select[Any]:
+    """Return the first ready task of each free lane of an agent.
+
+    From one lane to the next by one step in an index each: however many tasks a lane has, only
+    its first one is looked at.
+    """
+    other, first = tasks.alias("other"), tasks.alias("first")
+    ready = other.c.status == sa.literal_column("'ready'")
+    lowest = sa.select(sa.func.min(other.c.lane)).where(ready, other.c.agent_type == _agent)
+    lanes = lowest.where(other.c.lane.is_not(None)).cte("lanes", recursive=True)
+    lane = lanes.c[0]
+    # NULL after the last one, which ends it.
+    after = lowest.where(other.c.lane > lane).correlate(lanes).scalar_subquery()
+    lanes = lanes.union_all(sa.select(after).where(lane.is_not(None)))
+    lane = lanes.c[0]
+    head = (
+        sa.select(first.c.task_id)
+        .where(
+            first.c.status == sa.literal_column("'ready'"),
+            first.c.agent_type == _agent,
+            first.c.lane == lane,
+        )
+        .order_by(first.c.priority.desc(), first.c.task_id)
+        .limit(_bind("the_one", sa.Integer()))
+        .offset(_start)
+        .correlate(lanes)
+        .scalar_subquery()
+    )
+    heads = sa.select(head).where(lane.is_not(None), lane.not_in(HELD_LANES.core))
+    return sa.select(*READY_COLUMNS).where(tasks.c.task_id.in_(heads))
+
+
+FIRST_OF_LANES: Final = Statement(
+    _first_of_lanes().order_by(*_IN_ORDER).limit(_bind("the_limit", sa.Integer())).offset(_start)
 )
 
 
@@ -218,9 +280,12 @@ def left_of(agents: int) -> Statement:
     """
     names = [_bind(f"agent_{number}", sa.Text()) for number in range(agents)]
     ours = tasks.c.agent_type.in_(names)
-    ready = tasks.c.status == sa.literal_column("'ready'")
+    # By two indexes.
+    plain = sa.and_(_is_ready, tasks.c.lane.is_(None))
+    laned = sa.and_(_is_ready, tasks.c.lane.is_not(None))
     pending = tasks.c.status == sa.literal_column("'pending'")
-    places = (ready, tasks.c.owner.is_not(None), sa.and_(tasks.c.due_at.is_not(None), pending))
+    due = sa.and_(tasks.c.due_at.is_not(None), pending)
+    places = (plain, laned, tasks.c.owner.is_not(None), due)
     found = [sa.exists().where(ours, each) for each in places]
     return Statement(sa.select(sa.literal_column("1")).where(sa.or_(*found)))
 
@@ -246,7 +311,6 @@ TAKE: Final = Statement(
         version=_next_version,
     )
 )
-#: SQLite gives the number of a task that was removed away again: its id tells the two apart.
 _the_same = (tasks.c.task_id == _number, tasks.c.public_id == _bind("the_id", sa.Text()))
 END: Final = Statement(
     sa.update(tasks)
@@ -285,6 +349,7 @@ SATISFY: Final = Statement(
         version=_next_version,
     )
 )
+NEEDING: Final = Statement(sa.select(task_links.c.task_id).where(task_links.c.needs_id == _number))
 CHANGE: Final = Statement(
     sa.update(tasks)
     .where(tasks.c.task_id == _number)
@@ -360,6 +425,11 @@ NEEDED_MEANWHILE: Final = Statement(
     .join(tasks, tasks.c.task_id == task_links.c.needs_id)
     .join(_own, _own.c.task_id == task_links.c.task_id)
     .where(task_links.c.task_id == _number, tasks.c.finished_at >= _own.c.started_at)
+)
+NEEDED: Final = Statement(
+    sa.select(task_links.c.needs_id)
+    .where(task_links.c.task_id == _number)
+    .order_by(task_links.c.position)
 )
 LAST_LINK: Final = Statement(
     sa.select(sa.func.max(task_links.c.position)).where(task_links.c.task_id == _number)

@@ -363,21 +363,36 @@ def add_link(tx: Transaction, number: int, task_id: str, job_id: str, needs: str
 
 
 def _path(tx: Transaction, start: int, target: int) -> list[int] | None:
-    """Return the way from one task to another that it needs, None where it does not."""
-    came: dict[int, int] = {start: start}
-    found = [start]
-    while found:
-        number = found.pop()
-        if number == target:
-            path = [number]
-            while path[-1] != start:
-                path.append(came[path[-1]])
-            return path[::-1]
-        for each, _ in tx.rows(sql.NEEDS, (number,)):
-            if each not in came:
-                came[each] = number
-                found.append(each)
-    return None
+    """Return the way from one task to another that it needs, None where it does not.
+
+    From both ends in turn: of two tasks that are not linked yet one is at the end of a chain as a
+    rule, and the other side may be as long as it likes.
+    """
+    below: dict[int, int] = {start: start}  # each with the task that it was reached from
+    above: dict[int, int] = {target: target}
+    sides = ((sql.NEEDED, below, above), (sql.NEEDING, above, below))
+    open_: tuple[list[int], list[int]] = ([start], [target])
+    met = start if start == target else None
+    while met is None and all(open_):
+        for (links, seen, others), found in zip(sides, open_, strict=True):
+            if not found or met is not None:
+                continue
+            number = found.pop()
+            for (each,) in tx.rows(links, (number,)):
+                if each not in seen:
+                    seen[each] = number
+                    found.append(each)
+                    if each in others:
+                        met = each
+    return None if met is None else [*_back(below, met)[::-1], *_back(above, met)[1:]]
+
+
+def _back(came: dict[int, int], number: int) -> list[int]:
+    """Return the way back from a task to where the search for it began."""
+    path = [number]
+    while came[path[-1]] != path[-1]:
+        path.append(came[path[-1]])
+    return path
 
 
 def json_text(value: Any) -> str:

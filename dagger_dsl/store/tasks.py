@@ -83,6 +83,20 @@ class _NewTasks:
         return 2 + len(self.ids) // 4
 
 
+@attrs.frozen
+class _Last:
+    """The newest number of a task, and whether that task was removed."""
+
+    number: int
+    is_removed: bool
+
+
+def _last_number(tx: Transaction) -> _Last:
+    ((newest, removed),) = tx.rows(sql.LAST, ())
+    gone = int(removed or 0)
+    return _Last(max(newest or 0, gone), gone > (newest or 0))
+
+
 class TaskRows(TaskTable):
     """The tasks and jobs of one database, as those see them who make and steer them."""
 
@@ -268,7 +282,7 @@ class TaskRows(TaskTable):
         if len(new) < len(ids):
             raise TaskExists("two of the tasks have one id; give each its own, or leave them out")
         known = self._known(tx, job.id, specs, new)
-        last = tx.scalar(sql.LAST, ()) or 0
+        last = _last_number(tx)
         at, rows, sizes = utc(now), [], {}
         for id_, spec, (inline, artifact_id, size) in zip(ids, specs, encoded, strict=True):
             if artifact_id is not None:
@@ -302,8 +316,14 @@ class TaskRows(TaskTable):
         if sizes:
             files = [file_row(*each) for each in sizes.items()]
             tx.execute_many(INSERT_ARTIFACT(self._database.dialect), files)
+        if last.is_removed and self._database.is_sqlite:
+            # SQLite numbers on from the newest row that is left, and a worker that still has a
+            # task that was removed must not end another one.
+            first: dict[str, Any] = {"task_id": last.number + 1}
+            first.update(zip(sql.TASK_COLUMNS, rows.pop(0), strict=True))
+            tx.execute(sql.INSERT_NUMBERED, sql.INSERT_NUMBERED.in_order(first))
         tx.execute_many(sql.INSERT_TASK, rows)
-        named = {"the_moment": now, "the_task": last, "the_job": job.id}
+        named = {"the_moment": now, "the_task": last.number, "the_job": job.id}
         tx.execute(sql.ADDED_EVENTS, sql.ADDED_EVENTS.in_order(named))
         count = {
             "the_job": job.id,
@@ -316,9 +336,8 @@ class TaskRows(TaskTable):
         if not linked:
             return
         numbers = {name: number for name, (number, _) in known.items()}
-        numbers.update(
-            (public_id, number) for number, public_id in tx.rows(sql.NEW_TASKS, (last, job.id))
-        )
+        added = tx.rows(sql.NEW_TASKS, (last.number, job.id))
+        numbers.update((public_id, number) for number, public_id in added)
         links = [
             (numbers[id_], numbers[each], position)
             for id_, spec in linked

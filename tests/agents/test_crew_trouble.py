@@ -306,6 +306,36 @@ def test_an_async_task_that_is_cancelled_and_tried_again_can_be_cancelled_again(
         until(lambda: not crew._calls)
 
 
+def test_an_interrupt_that_comes_late_leaves_the_next_call_of_its_task_alone(
+    registry: Registry, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    opens = threading.Event()
+
+    @task_agent(registry=registry)
+    async def waits(ctx: TaskContext) -> str:
+        begun.append(ctx.attempt)
+        while not opens.is_set():
+            await asyncio.sleep(0.005)
+        return f"of call {ctx.attempt}"
+
+    with TaskManager(registry=registry, database_url=url, concurrency=2) as manager:
+        task_id = manager.add_task("j", "", "waits")
+        job = manager.start_job("j")
+        until(lambda: begun == [1])
+        late: list[Any] = []
+        interrupt = manager._interrupt
+        monkeypatch.setattr(manager, "_interrupt", late.append)
+        manager.update_task_status(task_id, TaskStatus.CANCELLED)
+        monkeypatch.setattr(manager, "_interrupt", interrupt)
+        manager.update_task_status(task_id, TaskStatus.READY)
+        until(lambda: begun == [1, 2])
+        interrupt(*late)  # stops the first call, which goes on
+        opens.set()
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert task_of(manager, task_id).output == "of call 2"
+
+
 def until(what: Callable[[], object]) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + LONG

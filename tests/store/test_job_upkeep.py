@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import ConcurrentUpdateError, ConfigurationError
 from dagger_dsl.model.tasks import NewTaskSpec, TaskStatus
 from dagger_dsl.store.awaited_jobs import AwaitedJobs
+from dagger_dsl.store.job_upkeep import old_jobs, remove_job
 from dagger_dsl.store.schema import jobs
 from dagger_dsl.store.shared_values import SharedValues
-from dagger_dsl.store.task_claims import Ending, TaskClaims
+from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
 from dagger_dsl.store.task_people import TaskPeople
 from dagger_dsl.store.task_reads import TaskReads
 from dagger_dsl.store.transactions import run_transaction
@@ -107,6 +108,46 @@ def test_a_job_that_goes_on_again_stays(office: Office) -> None:
     office.rows.retry("j2", "once more")
     assert office.store.prune(0).jobs == ()
     assert office.left() == {"j"}
+
+
+def test_who_has_a_task_that_was_removed_cannot_end_another_one_of_its_id(office: Office) -> None:
+    office.job("first")
+
+    def made() -> Claim:
+        office.rows.create_job("j")
+        office.rows.add("j", [NewTaskSpec("a", task_id="t")])
+        office.rows.start_job("j")
+        (claim,), _, _ = office.claims.exchange("w", agents=["a"], wanted=1)
+        return claim
+
+    stale = made()
+    office.rows.cancel_job("j")
+    assert office.store.retain_jobs(0) == ["j", "first"]
+    claim = made()
+    assert (claim.id, claim.version) == (stale.id, stale.version)
+    assert claim.number > stale.number
+    done = TaskStatus.COMPLETED
+    assert len(office.claims.exchange("w", [Ending(stale, done)])[1]) == 1
+    with pytest.raises(ConcurrentUpdateError):
+        office.rows.add("j", [NewTaskSpec("a")], claim=stale)
+    assert office.claims.exchange("w", [Ending(claim, done)])[1] == []
+    ids = office.rows.add("first", [], create=True) + office.rows.add(
+        "first", [NewTaskSpec("a", task_id="u"), NewTaskSpec("a", dependencies=["u"])]
+    )
+    assert [each.dependencies for each in office.reads.tasks_of("first")] == [(), ("u",)]
+    assert [each.id for each in office.reads.tasks_of("first")] == ids
+
+
+def test_a_job_stays_that_a_run_began_to_wait_for_just_now(office: Office) -> None:
+    journal = start(office.store, "r")
+    office.job("j", days=10)
+    assert old_jobs(office.store.database, None, 0) == ["j"]
+    awaited = AwaitedJobs(office.store.database, office.store._payloads)
+    run_transaction(office.store.database, awaited.waiting("j", ("r", "a", "default")))
+    assert remove_job(office.store.database, "j") is None
+    assert office.left() == {"j"}
+    journal.finish("completed")
+    assert office.store.prune(0).jobs == ("j",)
 
 
 def test_jobs_are_kept_as_a_manager_is_told(office: Office) -> None:

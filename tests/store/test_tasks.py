@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.tasks import TRANSITIONS, JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.store import task_statements as sql
+from dagger_dsl.store import task_steps
 from dagger_dsl.store.job_watch import JobWatch
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
@@ -34,7 +37,7 @@ from dagger_dsl.store.task_people import TaskPeople
 from dagger_dsl.store.task_reads import TaskReads
 from dagger_dsl.store.task_steps import settle_jobs
 from dagger_dsl.store.tasks import TaskRows
-from dagger_dsl.store.transactions import read, run_transaction
+from dagger_dsl.store.transactions import Transaction, read, run_transaction
 
 READY, RUNNING, PENDING = TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.PENDING
 COMPLETED, FAILED, BLOCKED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.BLOCKED
@@ -442,6 +445,73 @@ def test_of_one_key_one_task_runs_at_a_time(desk: Desk) -> None:
     assert [each.id for each in desk.claim(9)] == ["b"]
 
 
+def test_tasks_whose_keys_are_taken_are_in_nobodys_way(desk: Desk) -> None:
+    desk.add(*(f"a{n}" for n in range(300)), key="ada", priority=2)
+    desk.add(*(f"b{n}" for n in range(300)), key="bob", priority=2)
+    desk.add("plain", priority=1)
+    desk.add("low")
+    desk.add("c0", "c1", key="cyd", priority=-1)
+    desk.add("d0", key="dan", priority=1)
+    assert desk.claims.has_ready(["a"])
+    claims = desk.claim(1) + desk.claim(9)
+    # In order of priority, then as they were added, one of each key.
+    assert [each.id for each in claims] == ["a0", "b0", "plain", "d0", "low", "c0"]
+    assert not desk.claims.has_ready(["a"]), "what is ready waits for its key"
+    assert desk.claims.has_left(["a"])
+    desk.end(claims[1])
+    assert desk.claims.has_ready(["a"])
+    assert [each.id for each in desk.claim(9)] == ["b1"]
+
+
+def test_a_claim_does_not_look_at_each_task_of_a_key_that_is_taken(desk: Desk) -> None:
+    steps = {}
+    for many in (200, 4_000):
+        name = f"of{many}"
+        desk.add(*(f"{name}.{n}" for n in range(many)), agent=name, key=name)
+        assert desk.claim(1, agents=(name,))
+        with desk.store.database.engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection)
+            beats: list[None] = []
+            raw.set_progress_handler(partial(beats.append, None), 100)
+            named = {"the_agent": name, "the_limit": 1, "the_first": 0, "the_one": 1}
+            for statement in (sql.FIRST_READY, sql.FIRST_OF_LANES):
+                values = statement.in_order({**named, "the_window": 5})
+                raw.execute(statement.sql, values).fetchall()
+            raw.set_progress_handler(None, 0)
+        steps[many] = len(beats)
+    assert steps[4_000] <= steps[200] + 2, steps
+
+
+def test_a_chain_takes_another_link_without_a_look_at_all_of_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"t{n}" for n in range(60)]
+    desk.add(*ids)
+    original = task_steps._path
+    seen: list[int] = []
+
+    def counted(tx: Transaction, start: int, target: int) -> list[int] | None:
+        rows = tx.rows
+
+        def look(statement: Any, values: Any) -> Any:
+            seen.append(1)
+            return rows(statement, values)
+
+        monkeypatch.setattr(tx, "rows", look)
+        try:
+            return original(tx, start, target)
+        finally:
+            monkeypatch.setattr(tx, "rows", rows)
+
+    monkeypatch.setattr(task_steps, "_path", counted)
+    for one, other in pairwise(ids):
+        desk.rows.add_dependency(other, one)
+    assert len(seen) <= 3 * len(ids)
+    with pytest.raises(CycleError, match=r"t0 -> t59 -> t58 -> .* -> t1 -> t0"):
+        desk.rows.add_dependency("t0", "t59")
+
+
 def test_tasks_are_added_all_or_none(desk: Desk) -> None:
     desk.add("a")
     for faulty, error in (
@@ -539,6 +609,7 @@ RACER = """
 import sys
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.store import task_statements as sql
+from dagger_dsl.store import task_steps
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import Ending, TaskClaims
 
@@ -611,7 +682,7 @@ def test_sqlites_own_checks_find_no_damage_in_tasks(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_what_a_removed_job_gave_is_not_recorded_in_the_task_that_has_its_number(
+def test_what_a_removed_job_gave_is_not_recorded_in_a_later_task(
     desk: Desk,
 ) -> None:
     people = TaskPeople(*desk.parts)
@@ -624,7 +695,8 @@ def test_what_a_removed_job_gave_is_not_recorded_in_the_task_that_has_its_number
     desk.rows.start_job("j")
     desk.add("new")
     (new,) = desk.claim()
-    assert (old.number, old.version) == (new.number, new.version)
+    assert old.version == new.version
+    assert old.number < new.number
     assert not watch.is_current(old.number, old.version, "old")
     assert not watch.heartbeat("j", old.number, old.version, "old")
     with pytest.raises(ConcurrentUpdateError):
