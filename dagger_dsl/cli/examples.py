@@ -109,6 +109,23 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "task resume": (("dagger-dsl task resume read-1", "it may begin"),),
     "task accept": (("dagger-dsl task accept write", "its result is final"),),
     "task reject": (('dagger-dsl task reject write --reason "no sources"', "and why"),),
+    "channels": (
+        ("dagger-dsl channels", "what waits where, and for whom"),
+        ("dagger-dsl channels --watch", "and again, until Ctrl-C"),
+        ("dagger-dsl channels --json", "for programs"),
+    ),
+    "publish": (
+        ("""dagger-dsl publish orders.new '{"n": 1}'""", "a payload as JSON"),
+        ("dagger-dsl publish orders.new 7 --key ann --id order-7", "in order of its key, once"),
+    ),
+    "deadletters": (
+        ("dagger-dsl deadletters list", "what was given up, by whom, and why"),
+        ("dagger-dsl deadletters replay --agent mailer", "once it is mended"),
+        ("dagger-dsl deadletters discard order-7", "one message"),
+    ),
+    "deadletters list": (("dagger-dsl deadletters list --json", "for programs"),),
+    "deadletters replay": (("dagger-dsl deadletters replay", "all of them"),),
+    "deadletters discard": (("dagger-dsl deadletters discard --agent mailer", "those of one"),),
     "db": (
         ("dagger-dsl db stats", "sizes and numbers of rows"),
         ("dagger-dsl db prune --keep-last 100 --dry-run", "what would be deleted"),

@@ -66,6 +66,11 @@ _GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "job": "show a job with its tasks, or cancel it",
         "task": "show a task, answer it, try it again, cancel, pause, accept or reject it",
     },
+    "look at messages and send them": {
+        "channels": "say how channels and the agents that subscribe to them stand",
+        "publish": "publish a message",
+        "deadletters": "list messages that were given up, give them again, or forget them",
+    },
     "look after it": {
         "db": "look after the database",
         "doctor": "print what this installation is made of, and its troubles",
@@ -522,6 +527,44 @@ _OF_TASKS: Final = {
 }
 
 
+def _channels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--watch", action="store_true", help="show how they stand until Ctrl-C, twice a second"
+    )
+    _database(parser)
+    _json(parser)
+
+
+def _publish(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("channel", metavar="CHANNEL")
+    parser.add_argument("payload", metavar="PAYLOAD", help="JSON; what is none is a text")
+    parser.add_argument(
+        "--key", default="", metavar="KEY", help="messages of one key reach each agent in order"
+    )
+    parser.add_argument(
+        "--id", metavar="ID", help="a message whose id was published before is not published again"
+    )
+    _database(parser)
+    _json(parser)
+
+
+def _deadletters(parser: argparse.ArgumentParser) -> None:
+    for name, each in _below(parser, "deadletters", _OF_LETTERS):
+        each.add_argument("ids", nargs="*", metavar="MESSAGE", help="these only (default: all)")
+        each.add_argument("--agent", metavar="AGENT", help="those of one agent")
+        if name == "list":
+            each.add_argument("--limit", type=_count, default=20, metavar="N", help="at most (20)")
+        _database(each)
+        _json(each)
+
+
+_OF_LETTERS: Final = {
+    "list": "list messages that agents were given as often as their policy allows",
+    "replay": "give them again, as if for the first time",
+    "discard": "forget them; nothing waits for them",
+}
+
+
 def _below(
     parser: argparse.ArgumentParser, command: str, actions: Mapping[str, str]
 ) -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -591,6 +634,9 @@ _ADD: Final[Mapping[str, Callable[[argparse.ArgumentParser], None]]] = {
     "jobs": _jobs,
     "job": _job,
     "task": _task,
+    "channels": _channels,
+    "publish": _publish,
+    "deadletters": _deadletters,
     "db": _db,
     "doctor": _doctor,
     "completion": _completion,

@@ -183,7 +183,7 @@ def watch_flow(bus: PubSubExecutor) -> Callable[[], BusFlow]:
     found: list[MessageReads] = []
 
     def look() -> BusFlow:
-        store = getattr(bus._place, "_store", None)
+        store = getattr(bus._place, "store", None)
         if store is None:  # it has ended
             return channel_map(bus).flow
         if not found:
@@ -205,7 +205,7 @@ def _reads(bus: PubSubExecutor) -> Iterator[MessageReads | None]:
     from dagger_dsl.store.storage import Store
 
     place = bus._place
-    store = getattr(place, "_store", None)
+    store = getattr(place, "store", None)
     if store is not None:
         yield MessageReads(store.database, store._payloads)
         return

@@ -1,0 +1,222 @@
+"""``channels``, ``publish``, ``deadletters``: messages of a database, whoever serves it meanwhile.
+
+No agent is run here, and no subscription taken over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from dagger_dsl.cli.common import OK, command_line, existing_store
+from dagger_dsl.cli.screen import Screen
+from dagger_dsl.cli.sources import read_value, text_hint
+from dagger_dsl.engine.words import count
+from dagger_dsl.errors import MessageNotFound, shown
+from dagger_dsl.model.excerpt import excerpt
+from dagger_dsl.model.text import first_line, printable
+from dagger_dsl.model.values import to_shown
+
+if TYPE_CHECKING:
+    from dagger_dsl.model.message_flow import BusFlow
+    from dagger_dsl.model.messages import DeadLetter
+    from dagger_dsl.pubsub.executor import PubSubExecutor
+
+__all__ = ["channels", "deadletters", "publish"]
+
+#: Seconds between two looks of `channels --watch`.
+_EVERY: Final = 0.5
+
+#: Characters of a payload in a list.
+_PAYLOAD: Final = 200
+
+
+@contextmanager
+def _bus(database: str) -> Iterator[PubSubExecutor]:
+    """Open a bus without agents on a database that is there."""
+    with existing_store(database):
+        pass
+    from dagger_dsl.pubsub import PubSubExecutor
+    from dagger_dsl.registry import Registry
+
+    with PubSubExecutor([], registry=Registry(), database_url=database) as bus:
+        yield bus
+
+
+def channels(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Say how channels and agents stand, once or again and again."""
+    with _bus(arguments.db) as bus:
+        if arguments.watch:
+            return _watch(bus, screen)
+        flow = bus.channel_map().flow
+    if screen.as_json:
+        screen.json(_flow_plain(flow))
+    elif not flow.channels and not flow.agents:
+        screen.result("no channels")
+    else:
+        from dagger_dsl.views.channel_tables import channels_table
+
+        screen.table(_rows(flow), channels_table(flow, limit=None))
+        if not screen.is_rich and flow.agents:
+            screen.result("")
+            screen.table(_agent_rows(flow))
+    return OK
+
+
+def _watch(bus: PubSubExecutor, screen: Screen) -> int:
+    """Show how they stand until Ctrl-C; where there is no terminal, a line with each change."""
+    from dagger_dsl.pubsub.seen import watch_flow
+
+    look = watch_flow(bus)
+    try:
+        if screen.is_rich and not screen.as_json:
+            from rich.live import Live
+
+            from dagger_dsl.views.channel_tables import channels_table
+
+            with Live(console=screen.console, auto_refresh=False) as live:
+                while True:
+                    live.update(channels_table(look()), refresh=True)
+                    time.sleep(_EVERY)
+        told: Any = None
+        while True:
+            flow = look()
+            plain = _flow_plain(flow)
+            if plain != told:
+                told = plain
+                if screen.as_json:
+                    screen.json(plain)
+                else:
+                    names = ("published", "waiting", "retrying", "dead")
+                    screen.result(", ".join(f"{flow.total(each)} {each}" for each in names))
+            time.sleep(_EVERY)
+    except KeyboardInterrupt:
+        return OK
+
+
+def publish(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Publish a message."""
+    payload = read_value(arguments.payload)
+    with _bus(arguments.db) as bus, text_hint(payload, arguments.payload):
+        sent = bus.publish(arguments.channel, payload, key=arguments.key, id=arguments.id)
+        sent.result()
+        message = sent.message
+    if screen.as_json:
+        screen.json({"message_id": message.id, "channel": message.channel, "key": message.key})
+    else:
+        screen.result(f"message {printable(message.id)} is on {printable(message.channel)}")
+    return OK
+
+
+def deadletters(arguments: argparse.Namespace, screen: Screen) -> int:
+    """List messages that were given up, or give them again, or forget them."""
+    with _bus(arguments.db) as bus:
+        agent, ids = arguments.agent, arguments.ids or None
+        found = bus.dead_letters(agent)
+        if ids is not None:
+            _refuse_unknown(bus, found, ids, arguments.db)
+            found = [each for each in found if each.message.id in ids]
+        if arguments.action == "list":
+            return _list(found, arguments, screen)
+        if arguments.action == "replay":
+            number, told = bus.replay(agent, ids), "given again"
+        else:
+            number, told = bus.discard(agent, ids), "forgotten"
+    if screen.as_json:
+        screen.json({"command": f"deadletters {arguments.action}", "messages": number})
+    else:
+        screen.result(f"{count(number, 'message is', 'messages are')} {told}")
+    return OK
+
+
+def _refuse_unknown(
+    bus: PubSubExecutor, found: Sequence[DeadLetter], ids: Sequence[str], database: str
+) -> None:
+    known = {each.message.id for each in found}
+    missing = [each for each in ids if each not in known]
+    if missing:
+        where = getattr(bus, "database_url", database)
+        line = command_line(database, "deadletters", "list")
+        raise MessageNotFound(
+            f"{where} has no dead letter {shown(missing[0])}; this lists them:\n  {line}"
+        )
+
+
+def _list(found: Sequence[DeadLetter], arguments: argparse.Namespace, screen: Screen) -> int:
+    if screen.as_json:
+        screen.json([_letter_plain(each) for each in found])
+        return OK
+    if not found:
+        screen.result("no dead letters")
+        return OK
+    rows: list[tuple[object, ...]] = [("message", "channel", "agent", "calls", "error", "payload")]
+    for each in found[: arguments.limit]:
+        message = each.message
+        payload = first_line(printable(excerpt(message.payload, _PAYLOAD)[0]), _PAYLOAD)
+        names = (printable(message.id), printable(message.channel), printable(each.agent))
+        rows.append((*names, each.attempts, first_line(each.error), payload))
+    screen.table(rows)
+    if len(found) > arguments.limit:
+        screen.say(f"and {count(len(found) - arguments.limit, 'more')}; --limit N shows them")
+    screen.say("give them again, or forget them, by:")
+    for action in ("replay", "discard"):
+        screen.say(f"  {command_line(arguments.db, 'deadletters', action)}")
+    return OK
+
+
+def _rows(flow: BusFlow) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = [("channel", "published", "waiting", "dead")]
+    for each in flow.channels.values():
+        rows.append((printable(each.name), each.published, each.waiting, each.dead))
+    return rows
+
+
+def _agent_rows(flow: BusFlow) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = [("agent", "subscribes", "waiting", "retrying", "dead")]
+    for each in flow.agents.values():
+        given = printable(", ".join(each.subscribe))
+        rows.append((printable(each.name), given, each.waiting, each.retrying, each.dead))
+    return rows
+
+
+def _flow_plain(flow: BusFlow) -> dict[str, Any]:
+    return {
+        "channels": [
+            {
+                "channel": each.name,
+                "published": each.published,
+                "waiting": each.waiting,
+                "dead": each.dead,
+                "last_at": each.last_at,
+            }
+            for each in flow.channels.values()
+        ],
+        "agents": [
+            {
+                "agent": each.name,
+                "subscribe": list(each.subscribe),
+                "waiting": each.waiting,
+                "retrying": each.retrying,
+                "dead": each.dead,
+                "owner": each.owner,
+            }
+            for each in flow.agents.values()
+        ],
+    }
+
+
+def _letter_plain(letter: DeadLetter) -> dict[str, Any]:
+    message = letter.message
+    return {
+        "message_id": message.id,
+        "channel": message.channel,
+        "key": message.key,
+        "agent": letter.agent,
+        "attempts": letter.attempts,
+        "error": letter.error,
+        "at": letter.at,
+        "payload": to_shown(message.payload),
+    }

@@ -1,0 +1,146 @@
+"""``channels``, ``publish``, ``deadletters``: what people see of messages, and do with them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dagger_dsl import Registry
+from dagger_dsl.model.policies import RetryPolicy
+from dagger_dsl.pubsub import PubSubConfig, PubSubExecutor, pubsub_agent
+from tests.cli.conftest import Cli
+
+URL = "sqlite:dagger_dsl.db"
+
+#: What would command a terminal.
+HOSTILE = "\x1b[31mred\x1b]0;title\x07"
+
+
+def registry_of(seen: list[object]) -> Registry:
+    registry = Registry()
+
+    @pubsub_agent(
+        subscribe="orders.*", retry=RetryPolicy(max_attempts=1), name="mailer", registry=registry
+    )
+    def mailer(payload: object) -> None:
+        if payload == "bad":
+            raise ValueError(f"no {HOSTILE}")
+        seen.append(payload)
+
+    return registry
+
+
+@pytest.fixture
+def served(folder: Path) -> list[object]:
+    """A database with an agent that has handled one message, and given two up."""
+    seen: list[object] = []
+    with PubSubExecutor(registry=registry_of(seen), database_url=URL) as bus:
+        bus.publish("orders.new", {"n": 1}, id="one").result()
+        bus.publish("orders.new", "bad", id="two").result()
+        bus.publish("orders.old", "bad", id="three").result()
+        assert bus.wait_idle(60).result()
+    return seen
+
+
+def serve(seen: list[object]) -> None:
+    config = PubSubConfig(grace=60)
+    with PubSubExecutor(registry=registry_of(seen), database_url=URL, config=config) as bus:
+        assert bus.wait_idle(60).result()
+
+
+def test_channels_and_agents_are_listed(cli: Cli, served: list[object]) -> None:
+    found = cli("channels")
+    assert found.code == 0, found.err
+    lines = [line.split() for line in found.out.splitlines() if line]
+    assert ["orders.new", "2", "0", "1"] in lines
+    assert ["mailer", "orders.*", "0", "0", "2"] in lines
+    plain = json.loads(cli("channels", "--json").out)
+    assert {each["channel"]: each["published"] for each in plain["channels"]} == {
+        "orders.new": 2,
+        "orders.old": 1,
+    }
+    assert plain["agents"][0]["dead"] == 2
+
+
+def test_a_published_message_reaches_the_agent_once(cli: Cli, served: list[object]) -> None:
+    for _ in range(2):
+        found = cli("publish", "orders.new", '{"n": 2}', "--key", "ann", "--id", "four")
+        assert (found.code, found.out) == (0, "message four is on orders.new\n"), found.err
+    waiting = json.loads(cli("channels", "--json").out)["agents"][0]["waiting"]
+    assert waiting == 1
+    serve(served)
+    assert served == [{"n": 1}, {"n": 2}]
+
+
+def test_other_content_under_a_known_id_is_refused(cli: Cli, served: list[object]) -> None:
+    assert cli("publish", "orders.new", "1", "--id", "one").code == 2
+
+
+@pytest.mark.parametrize("channel", ["", "a b\x00", "x" * 5_000, "orders.*"])
+def test_a_channel_that_cannot_be_is_refused(cli: Cli, served: list[object], channel: str) -> None:
+    found = cli("publish", channel, "1")
+    assert found.code == 2
+    assert "error: " in found.err
+    assert "\x00" not in found.err
+
+
+def test_dead_letters_are_listed_and_command_no_terminal(cli: Cli, served: list[object]) -> None:
+    found = cli("deadletters", "list")
+    assert found.code == 0, found.err
+    assert "two" in found.out
+    assert "three" in found.out
+    assert "ValueError: no " in found.out
+    assert "\x1b" not in found.out
+    cut = cli("deadletters", "list", "--limit", "1").out
+    assert "two" in cut
+    assert "three" not in cut
+    assert "and 1 more; --limit N shows them" in cut
+    plain = json.loads(cli("deadletters", "list", "two", "--json").out)
+    assert [(each["message_id"], each["payload"]) for each in plain] == [("two", "bad")]
+    assert json.loads(cli("deadletters", "list", "--agent", "nobody", "--json").out) == []
+
+
+def test_dead_letters_are_given_again_or_forgotten(cli: Cli, served: list[object]) -> None:
+    found = cli("deadletters", "replay", "two")
+    assert (found.code, found.out) == (0, "1 message is given again\n"), found.err
+    found = cli("deadletters", "discard", "--agent", "mailer")
+    assert (found.code, found.out) == (0, "1 message is forgotten\n"), found.err
+    assert cli("deadletters", "list").out == "no dead letters\n"
+    serve(served)
+    assert "two" in cli("deadletters", "list").out, "it has failed anew"
+
+
+def test_an_unknown_dead_letter_is_refused(cli: Cli, served: list[object]) -> None:
+    found = cli("deadletters", "replay", "two", "none")
+    assert found.code == 2
+    assert "no dead letter 'none'" in found.err
+    assert len(json.loads(cli("deadletters", "list", "--json").out)) == 2, "none was given again"
+
+
+@pytest.mark.parametrize("words", [("channels",), ("publish", "c", "1"), ("deadletters", "list")])
+def test_a_database_that_is_not_there_is_not_made(
+    cli: Cli, folder: Path, words: tuple[str, ...]
+) -> None:
+    found = cli(*words)
+    assert found.code == 2
+    assert "there is no database" in found.err
+    assert not (folder / "dagger_dsl.db").exists()
+
+
+def test_watching_tells_what_changes_until_ctrl_c(
+    cli: Cli, served: list[object], folder: Path
+) -> None:
+    command = [sys.executable, "-m", "dagger_dsl", "channels", "--watch"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "3 published, 0 waiting, 0 retrying, 2 dead\n"
+        assert cli("publish", "orders.new", "5").code == 0
+        assert process.stdout.readline() == "4 published, 1 waiting, 0 retrying, 2 dead\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == ""
+    assert process.returncode == 0
