@@ -36,7 +36,7 @@ def test_expand_rows_keeps_order_and_single_rows() -> None:
 def test_required_rows_are_distinct_and_leave_out_what_comes_later() -> None:
     rows = expand_rows(REQUIRED_ROWS)
     assert len(rows) == len(set(rows)) > 0
-    assert not {"F1", "J10", "J12"} & set(rows)
+    assert "F1" not in rows
 
 
 def test_a_malformed_row_is_refused() -> None:
