@@ -6,6 +6,7 @@ import datetime as dt
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -13,6 +14,7 @@ import orjson
 
 from dagger_dsl.errors import TaskNotFound, shown
 from dagger_dsl.model.policies import Effects
+from dagger_dsl.model.stored_values import StoredValue
 from dagger_dsl.model.tasks import (
     JobStatus,
     OnDependencyFailure,
@@ -213,6 +215,17 @@ class TaskReads(TaskTable):
             )
         ]
 
+    def _stored(self, inline: bytes | None, artifact_id: str | None) -> Any:
+        """Return what stands for a value until it is asked for."""
+        if inline is None and artifact_id is None:
+            return None
+
+        def text() -> str:
+            data = self._payloads.read(artifact_id) if artifact_id is not None else inline
+            return bytes(data or b"").decode()
+
+        return StoredValue(partial(self.value, inline, artifact_id), text)
+
     def _task(self, row: Sequence[Any], needs: Sequence[str]) -> Task:
         spec = orjson.loads(row[23]) if row[23] else {}
         return Task(
@@ -226,8 +239,8 @@ class TaskReads(TaskTable):
             summary=spec.get("summary"),
             parent=row[5],
             dependencies=tuple(needs),
-            input=self.value(row[6], row[7]),
-            output=self.value(row[8], row[9]),
+            input=self._stored(row[6], row[7]),
+            output=self._stored(row[8], row[9]),
             error=row[10] or "",
             priority=row[11],
             timeout=spec.get("timeout"),
