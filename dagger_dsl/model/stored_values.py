@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import orjson
@@ -20,50 +20,71 @@ from dagger_dsl.model.values import to_shown
 __all__ = ["Shown", "StoredValue", "WithStoredValues", "for_people"]
 
 
-@attrs.frozen(eq=False)
 class StoredValue:
-    """What a field is given in place of its value.
+    """What a field is given in place of its value; a plain class, as lists of tasks make many.
 
-    Attributes:
-        decode: Returns the value; it may raise what decoding raises.
-        text: Returns the stored form.
+    Args:
+        read: Called with what follows it; returns the stored form.
+        decode: Likewise; returns the value, and may raise what decoding raises.
+        inline, artifact_id: Where the value is.
     """
 
-    decode: Callable[[], Any]
-    text: Callable[[], str]
+    __slots__ = ("_artifact_id", "_decode", "_inline", "_read")
+
+    def __init__(
+        self,
+        read: Callable[[bytes | None, str | None], bytes],
+        decode: Callable[[bytes | None, str | None], Any],
+        inline: bytes | None,
+        artifact_id: str | None,
+    ) -> None:
+        self._read = read
+        self._decode = decode
+        self._inline = inline
+        self._artifact_id = artifact_id
+
+    def stored(self) -> bytes:
+        """Return the stored form."""
+        return self._read(self._inline, self._artifact_id)
+
+    def value(self) -> Any:
+        """Return the value."""
+        return self._decode(self._inline, self._artifact_id)
 
 
 class WithStoredValues:
-    """Base of frozen attrs classes whose fields may be given as a `StoredValue`.
+    """Base of frozen attrs classes some of whose fields may be given as a `StoredValue`.
 
     A field that was given one becomes the value when it is first read; a `DecodingError`, or what
     an artifact's file makes of it, is raised there, each time.
+
+    Attributes:
+        _may_be_stored: The names of these fields.
     """
 
     __slots__ = ("_stored",)
 
+    _may_be_stored: ClassVar[tuple[str, ...]]
     _stored: dict[str, StoredValue]
 
     def __attrs_post_init__(self) -> None:
         """Take the stored values out of their fields: Python asks `__getattr__` for those then."""
         found = {}
-        kind: Any = type(self)  # an attrs class
-        for each in attrs.fields(kind):
-            value = getattr(self, each.name)
+        for name in self._may_be_stored:
+            value = getattr(self, name)
             if type(value) is StoredValue:
-                found[each.name] = value
-                object.__delattr__(self, each.name)
-        object.__setattr__(self, "_stored", found)
+                found[name] = value
+                object.__delattr__(self, name)
+        if found:
+            object.__setattr__(self, "_stored", found)
 
     if not TYPE_CHECKING:  # it would let any name pass
 
         def __getattr__(self, name: str) -> Any:
-            if name != "_stored":
-                stored = self._stored.get(name)
-                if stored is not None:
-                    value = stored.decode()
-                    object.__setattr__(self, name, value)
-                    return value
+            if name in self._may_be_stored:
+                value = self._stored[name].value()
+                object.__setattr__(self, name, value)
+                return value
             raise AttributeError(
                 f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
             )
@@ -94,5 +115,5 @@ def for_people(owner: WithStoredValues, name: str) -> Shown:
     except (DecodingError, StoreError) as error:
         note = first_line(error, 400)
     with contextlib.suppress(StoreError, ValueError):
-        return Shown(orjson.loads(owner._stored[name].text()), note)
+        return Shown(orjson.loads(owner._stored[name].stored()), note)
     return Shown(None, note)

@@ -12,7 +12,7 @@ import enum
 import math
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import attrs
 
@@ -278,6 +278,8 @@ class Task(WithStoredValues):
         created_at, updated_at: When it was made, and changed last, UTC.
         started_at, finished_at: When its last call began and ended, UTC; None before.
     """
+
+    _may_be_stored: ClassVar = ("input", "output")
 
     id: str
     job_id: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -17,6 +17,8 @@ from dagger_dsl.model.stored_values import Shown, StoredValue, WithStoredValues,
 class Two(WithStoredValues):
     """A value that is there, and one that is stored."""
 
+    _may_be_stored: ClassVar = ("late",)
+
     plain: int
     late: Any = None
 
@@ -26,9 +28,10 @@ class Source:
 
     def __init__(self, value: Any = 7, error: Exception | None = None) -> None:
         self.value, self.error, self.asked = value, error, 0
-        self.stored = StoredValue(self.decode, lambda: '{"$type":"m:T"}')
+        self.stored = StoredValue(lambda *_: b'{"$type":"m:T"}', self.decode, b"7", None)
 
-    def decode(self) -> Any:
+    def decode(self, inline: bytes | None, artifact_id: str | None) -> Any:
+        assert (inline, artifact_id) == (b"7", None)
         self.asked += 1
         if self.error is not None:
             raise self.error
@@ -72,8 +75,8 @@ def test_what_cannot_be_decoded_says_so_each_time_and_is_shown_as_it_is_stored()
 
 
 def test_what_cannot_even_be_read_says_why() -> None:
-    def missing() -> Any:
+    def missing(inline: bytes | None, artifact_id: str | None) -> Any:
         raise StoreDamaged("the file is missing")
 
-    two = Two(1, StoredValue(missing, missing))
+    two = Two(1, StoredValue(missing, missing, None, "a"))
     assert for_people(two, "late") == Shown(None, "the file is missing")
