@@ -14,9 +14,9 @@ from dagger_dsl.cli.sources import read_value, text_hint
 from dagger_dsl.engine.words import count
 from dagger_dsl.errors import JobNotFound, TaskNotFound, shown
 from dagger_dsl.model.excerpt import excerpt
+from dagger_dsl.model.stored_values import for_people
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.model.text import first_line, printable
-from dagger_dsl.model.values import to_shown
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.manager import TaskManager
@@ -203,9 +203,9 @@ def _show_task(manager: TaskManager, found: Task, screen: Screen) -> int:
             screen.result(f"{name.replace('_', ' ')}: {first_line(getattr(found, name), 500)}")
     if found.dependencies:
         screen.result(f"needs: {', '.join(map(printable, found.dependencies))}")
-    screen.result(f"input = {printable(excerpt(found.input, _VALUE)[0], lines=True)}")
+    screen.result(f"input = {_value(found, 'input')}")
     if found.status in (TaskStatus.COMPLETED, TaskStatus.ACCEPTED, TaskStatus.REJECTED):
-        screen.result(f"output = {printable(excerpt(found.output, _VALUE)[0], lines=True)}")
+        screen.result(f"output = {_value(found, 'output')}")
     for note in notes_of(found, known):
         screen.result(note)
     rows: list[tuple[object, ...]] = [("at", "status", "call", "cause", "worker")]
@@ -218,6 +218,12 @@ def _show_task(manager: TaskManager, found: Task, screen: Screen) -> int:
         rows.append((at[:23], str(each.status), call or "", cause, printable(each.worker)))
     screen.table(rows)
     return OK
+
+
+def _value(task: Task, name: str) -> str:
+    shown = for_people(task, name)
+    text = printable(excerpt(shown.value, _VALUE)[0], lines=True)
+    return f"{text}\n  (as it is stored: {shown.note})" if shown.note else text
 
 
 def _missing(
@@ -258,8 +264,8 @@ def _task_plain(task: Task) -> dict[str, Any]:
         "description": task.description,
         "parent": task.parent,
         "dependencies": list(task.dependencies),
-        "input": to_shown(task.input),
-        "output": to_shown(task.output),
+        "input": for_people(task, "input").plain,
+        "output": for_people(task, "output").plain,
         "error": task.error,
         "priority": task.priority,
         "effects": str(task.effects),

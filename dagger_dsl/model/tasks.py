@@ -12,12 +12,13 @@ import enum
 import math
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import attrs
 
 from dagger_dsl.errors import ConfigurationError, InvalidState, shown
 from dagger_dsl.model.policies import Effects, as_enum, seconds, whole_number
+from dagger_dsl.model.stored_values import WithStoredValues, for_people
 
 __all__ = [
     "TRANSITIONS",
@@ -250,8 +251,12 @@ class NewTaskSpec:
 
 
 @attrs.frozen(eq=False)
-class Task:
+class Task(WithStoredValues):
     """A task as it stood when it was read.
+
+    Its input and output are decoded when they are first asked for. What goes wrong with that is
+    raised there: `DecodingError` where this process does not know a type, `StoreDamaged` where a
+    large value's file is not what was written, or is gone with the job.
 
     Attributes:
         id, job_id: Its id, and that of its job.
@@ -273,6 +278,8 @@ class Task:
         created_at, updated_at: When it was made, and changed last, UTC.
         started_at, finished_at: When its last call began and ended, UTC; None before.
     """
+
+    _may_be_stored: ClassVar = ("input", "output")
 
     id: str
     job_id: str
@@ -301,6 +308,11 @@ class Task:
     updated_at: dt.datetime
     started_at: dt.datetime | None
     finished_at: dt.datetime | None
+
+    def __repr__(self) -> str:
+        """Show all of it, whatever its values are."""
+        told = (f"{each.name}={for_people(self, each.name).value!r}" for each in attrs.fields(Task))
+        return f"Task({', '.join(told)})"
 
     @property
     def is_finished(self) -> bool:

@@ -6,13 +6,14 @@ import datetime as dt
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import orjson
 
 from dagger_dsl.errors import EncodingError, TaskNotFound, shown
 from dagger_dsl.model.policies import Effects
+from dagger_dsl.model.stored_values import StoredValue
 from dagger_dsl.model.tasks import (
     JobStatus,
     OnDependencyFailure,
@@ -31,6 +32,12 @@ from dagger_dsl.store.task_steps import utc
 from dagger_dsl.store.transactions import column_moment, read
 
 __all__ = ["StoredJob", "TaskReads", "TaskTable", "stored_job"]
+
+
+#: By their texts; a dictionary is quicker than their classes, which is seen in long lists.
+_STATUSES: Final = {str(each): each for each in TaskStatus}
+_TYPES: Final = {str(each): each for each in TaskType}
+_EFFECTS: Final = {str(each): each for each in Effects}
 
 
 @attrs.frozen(eq=False)
@@ -242,36 +249,49 @@ class TaskReads(TaskTable):
             )
         ]
 
+    def _stored(self, inline: bytes | None, artifact_id: str | None) -> Any:
+        """Return what stands for a value until it is asked for."""
+        if inline is None and artifact_id is None:
+            return None
+        return StoredValue(self._form, self.value, inline, artifact_id)
+
+    def _form(self, inline: bytes | None, artifact_id: str | None) -> bytes:
+        """Return the stored form of a value."""
+        return bytes(inline or b"") if artifact_id is None else self._payloads.read(artifact_id)
+
     def _task(self, row: Sequence[Any], needs: Sequence[str]) -> Task:
         spec = orjson.loads(row[23]) if row[23] else {}
+        created = column_moment(row[19])
+        changed = created if row[20] == row[19] else column_moment(row[20])
+        began, ended = (None if each is None else utc(each) for each in row[21:23])
         return Task(
             id=row[1],
             job_id=row[2],
             agent=row[3],
-            status=TaskStatus(row[4]),
-            task_type=TaskType(spec.get("task_type", "task")),
+            status=_STATUSES[row[4]],
+            task_type=_TYPES[spec.get("task_type", "task")],
             description=spec.get("description", ""),
             acceptance_criteria=spec.get("acceptance_criteria"),
             summary=spec.get("summary"),
             parent=row[5],
             dependencies=tuple(needs),
-            input=self.value(row[6], row[7]),
-            output=self.value(row[8], row[9]),
+            input=self._stored(row[6], row[7]),
+            output=self._stored(row[8], row[9]),
             error=row[10] or "",
             priority=row[11],
             timeout=spec.get("timeout"),
             max_retries=spec.get("max_retries"),
-            effects=Effects(row[12]),
-            on_dependency_failure=OnDependencyFailure("run" if row[13] else "fail"),
+            effects=_EFFECTS[row[12]],
+            on_dependency_failure=OnDependencyFailure.RUN if row[13] else OnDependencyFailure.FAIL,
             key=row[14],
             attempts=row[15],
             retry_count=row[16],
             worker=row[17] or "",
             version=row[18],
-            created_at=column_moment(row[19]),
-            updated_at=max([column_moment(row[20]), *(utc(each) for each in row[21:23] if each)]),
-            started_at=None if row[21] is None else utc(row[21]),
-            finished_at=None if row[22] is None else utc(row[22]),
+            created_at=created,
+            updated_at=max(changed, began or changed, ended or changed),
+            started_at=began,
+            finished_at=ended,
         )
 
 

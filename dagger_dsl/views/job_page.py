@@ -13,6 +13,7 @@ import attrs
 
 from dagger_dsl.engine.words import duration
 from dagger_dsl.model.excerpt import excerpt
+from dagger_dsl.model.stored_values import for_people
 from dagger_dsl.model.tasks import JobStatus, Task, TaskEvent, TaskStatus, TaskType
 from dagger_dsl.model.text import first_line
 from dagger_dsl.views.gantt import chosen, gantt
@@ -258,7 +259,7 @@ class _JobPage(Sheet):
         if room.read <= 0 or room.characters <= 0:
             return ""
         room.read -= 1
-        told, _ = excerpt(task.output if task.status in _DONE else task.input, 70)
+        told, _ = excerpt(for_people(task, "output" if task.status in _DONE else "input").value, 70)
         return fold(code(told), self.about(task), style="value")
 
     def about(self, task: Task) -> str:
@@ -268,9 +269,9 @@ class _JobPage(Sheet):
     def _about(self, task: Task) -> Iterator[tuple[str, str]]:
         room = self.room
         yield "task", code(task.id)
-        yield "input", room.value(task.input, 1_200)
+        yield "input", room.value(for_people(task, "input").value, 1_200)
         if task.status in _DONE:
-            yield "output", room.value(task.output, 1_200)
+            yield "output", room.value(for_people(task, "output").value, 1_200)
         if task.error and task.status is not TaskStatus.FAILED:
             yield "why", text(task.error, 600)
         if task.description:
@@ -299,7 +300,7 @@ class _JobPage(Sheet):
             if each.parent is None and each.id not in needed and each.status in _DONE
         ]
         pairs = [
-            (name(self.names[each.id]), self.room.value(each.output, 6_000))
+            (name(self.names[each.id]), self.room.value(for_people(each, "output").value, 6_000))
             for each in found[:RESULTS]
         ]
         if len(found) > RESULTS:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from dagger_dsl.engine.words import count, duration
 from dagger_dsl.model.excerpt import excerpt
+from dagger_dsl.model.stored_values import for_people
 from dagger_dsl.model.tasks import Task, TaskStatus
 from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.store.task_steps import LOST
@@ -171,9 +172,9 @@ def _tooltip(task: Task) -> Iterator[str]:
 
 
 def _values(task: Task) -> Iterable[str]:
-    yield f"input: {excerpt(task.input, _VALUE)[0]}"
+    yield f"input: {excerpt(for_people(task, 'input').value, _VALUE)[0]}"
     if task.status in (TaskStatus.COMPLETED, TaskStatus.ACCEPTED, TaskStatus.REJECTED):
-        yield f"output: {excerpt(task.output, _VALUE)[0]}"
+        yield f"output: {excerpt(for_people(task, 'output').value, _VALUE)[0]}"
     if task.error:
         yield f"error: {first_line(task.error)}"
 

@@ -15,6 +15,7 @@ import pytest
 from dagger_dsl import Registry, task_agent
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
+from dagger_dsl.errors import DecodingError
 from dagger_dsl.model.tasks import NewTaskSpec, TaskStatus
 from tests.cli.conftest import Cli
 
@@ -134,7 +135,18 @@ def test_who_decides_need_not_know_the_types_of_values(cli: Cli, job: TaskManage
             manager.add_task("j", "", "elsewhere", input=Order(7), task_id="order")
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
-    assert cli("task", "show", "order").code == 2, "nobody here knows the type"
+    shown = cli("task", "show", "order")
+    assert (shown.code, "'$value': {'number': 7}" in shown.out) == (0, True)
+    assert "(as it is stored: " in shown.out
+    told = json.loads(cli("task", "show", "order", "--json").out)
+    assert told["input"] == {"$type": "__main__:Order", "$value": {"number": 7}}
+    assert "order" in cli("job", "show", "j").out
+    assert cli("job", "show", "j", "--json").code == 0
+    assert cli("job", "show", "j", "--html", "j.html").code == 0
+    (order,) = [each for each in job.tasks("j") if each.id == "order"]
+    assert "'number': 7" in repr(order)
+    with pytest.raises(DecodingError, match="__main__:Order"):
+        _ = order.input
     assert cli("task", "cancel", "order").code == 0
     assert job.history("order")[-1].status == "cancelled"
     assert "did you mean 'order'" in cli("task", "retry", "ordr").err
