@@ -30,6 +30,15 @@ def identify(connection: sqlite3.Connection, path: str) -> str:
         StoreVersionError: Somebody else's file, or one of a newer version.
         StoreDamaged: It has triggers or views that we did not make.
     """
+    connection.execute("BEGIN")  # another process may be making it just now: all of it, or nothing
+    try:
+        return _identify(connection, path)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _identify(connection: sqlite3.Connection, path: str) -> str:
     mark = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     names = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]

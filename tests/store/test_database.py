@@ -253,6 +253,28 @@ def test_another_programs_database_is_left_alone(path: Path) -> None:
     refused(path, StoreVersionError, "belongs to another program")
 
 
+class Beside(sqlite3.Connection):
+    """A connection beside which the database is made after its first look at the file."""
+
+    made: Path | None = None
+
+    def execute(self, *arguments: object) -> sqlite3.Cursor:
+        found = super().execute(*arguments)  # type: ignore[arg-type]
+        if self.made is not None and arguments[0] == "PRAGMA application_id":
+            path, self.made = self.made, None
+            start(Store(path))
+        return found
+
+
+def test_a_database_that_is_made_while_it_is_looked_at_is_no_other_programs(path: Path) -> None:
+    raw(path, "PRAGMA journal_mode=wal", "CREATE TABLE x (y)", "DROP TABLE x")
+    connection = sqlite3.connect(path, isolation_level=None, factory=Beside)
+    connection.made = path
+    assert migrations.identify(connection, os.fspath(path)) == "new"
+    assert migrations.identify(connection, os.fspath(path)) == "current"
+    connection.close()
+
+
 def test_a_marked_file_of_another_program_is_left_alone(path: Path) -> None:
     raw(path, "PRAGMA application_id=123", "PRAGMA user_version=1", "CREATE TABLE flow_runs (x)")
     refused(path, StoreVersionError, "application_id 0x7b")
