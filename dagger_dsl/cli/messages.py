@@ -15,7 +15,7 @@ from dagger_dsl.cli.common import OK, command_line, existing_store
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import read_value, text_hint
 from dagger_dsl.engine.words import count
-from dagger_dsl.errors import MessageNotFound, shown
+from dagger_dsl.errors import ConfigurationError, MessageNotFound, shown
 from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.model.values import to_shown
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["channels", "deadletters", "publish"]
 
-#: Seconds between two looks of `channels --watch`.
+#: Seconds between two looks whether anybody reads what `channels --watch` shows.
 _EVERY: Final = 0.5
 
 #: Characters of a payload in a list.
@@ -48,6 +48,8 @@ def _bus(database: str) -> Iterator[PubSubExecutor]:
 
 def channels(arguments: argparse.Namespace, screen: Screen) -> int:
     """Say how channels and agents stand, once or again and again."""
+    if arguments.watch and screen.as_json:
+        raise ConfigurationError("--watch is for people; programs call channels --json instead")
     with _bus(arguments.db) as bus:
         if arguments.watch:
             return _watch(bus, screen)
@@ -68,33 +70,21 @@ def channels(arguments: argparse.Namespace, screen: Screen) -> int:
 
 def _watch(bus: PubSubExecutor, screen: Screen) -> int:
     """Show how they stand until Ctrl-C; where there is no terminal, a line with each change."""
-    from dagger_dsl.pubsub.seen import watch_flow
+    from dagger_dsl.views.live_bus import BusDisplay, BusWatch
 
-    look = watch_flow(bus)
+    if screen.is_terminal:
+        display = BusDisplay("bar", console=screen.console)
+    else:
+        display = BusDisplay("lines", say=screen.result, brief=True)
     try:
-        if screen.is_rich and not screen.as_json:
-            from rich.live import Live
-
-            from dagger_dsl.views.channel_tables import channels_table
-
-            with Live(console=screen.console, auto_refresh=False) as live:
-                while True:
-                    live.update(channels_table(look()), refresh=True)
-                    time.sleep(_EVERY)
-        told: Any = None
-        while True:
-            flow = look()
-            plain = _flow_plain(flow)
-            if plain != told:
-                told = plain
-                if screen.as_json:
-                    screen.json(plain)
-                else:
-                    names = ("published", "waiting", "retrying", "dead")
-                    screen.result(", ".join(f"{flow.total(each)} {each}" for each in names))
+        display.watch(BusWatch(bus))
+        while not display.is_unread:  # by such as `head`
             time.sleep(_EVERY)
+        return OK
     except KeyboardInterrupt:
         return OK
+    finally:
+        display.close()
 
 
 def publish(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -117,7 +107,7 @@ def deadletters(arguments: argparse.Namespace, screen: Screen) -> int:
         agent, ids = arguments.agent, arguments.ids or None
         found = bus.dead_letters(agent)
         if ids is not None:
-            _refuse_unknown(bus, found, ids, arguments.db)
+            _refuse_unknown(found, ids, arguments.db)
             found = [each for each in found if each.message.id in ids]
         if arguments.action == "list":
             return _list(found, arguments, screen)
@@ -132,16 +122,13 @@ def deadletters(arguments: argparse.Namespace, screen: Screen) -> int:
     return OK
 
 
-def _refuse_unknown(
-    bus: PubSubExecutor, found: Sequence[DeadLetter], ids: Sequence[str], database: str
-) -> None:
+def _refuse_unknown(found: Sequence[DeadLetter], ids: Sequence[str], database: str) -> None:
     known = {each.message.id for each in found}
     missing = [each for each in ids if each not in known]
     if missing:
-        where = getattr(bus, "database_url", database)
         line = command_line(database, "deadletters", "list")
         raise MessageNotFound(
-            f"{where} has no dead letter {shown(missing[0])}; this lists them:\n  {line}"
+            f"{database} has no dead letter {shown(missing[0])}; this lists them:\n  {line}"
         )
 
 

@@ -154,17 +154,20 @@ class TaskReads(TaskTable):
             and (task_type is None or _type_of(row[23]) is task_type)
         ]
 
+    def _row_of(self, task_id: str) -> Sequence[Any]:
+        check_text("a task's id", task_id)
+        rows = read(self._database, sql.BY_ID, (task_id,))
+        if not rows:
+            raise TaskNotFound(f"there is no task {shown(task_id)}")
+        return rows[0]
+
     def children_of(self, task_id: str) -> list[Task]:
         """Return the parts of a task, in the order in which they were added.
 
         Raises:
             TaskNotFound: There is no such task.
         """
-        check_text("a task's id", task_id)
-        rows = read(self._database, sql.BY_ID, (task_id,))
-        if not rows:
-            raise TaskNotFound(f"there is no task {shown(task_id)}")
-        parts = read(self._database, sql.PARTS, (rows[0][4], task_id))
+        parts = read(self._database, sql.PARTS, (self._row_of(task_id)[4], task_id))
         return [self._task(row, self._needed(row[0])) for row in parts]
 
     def _needed(self, number: int) -> list[str]:
@@ -193,11 +196,7 @@ class TaskReads(TaskTable):
         Raises:
             TaskNotFound: There is none.
         """
-        check_text("a task's id", task_id)
-        rows = read(self._database, sql.BY_ID, (task_id,))
-        if not rows:
-            raise TaskNotFound(f"there is no task {shown(task_id)}")
-        return self.outputs_of_needs(int(rows[0][0]))
+        return self.outputs_of_needs(self._row_of(task_id)[0])
 
     def answers(self, number: int) -> list[Answered]:
         """Return what people answered a task, by its number, the oldest answer first."""
@@ -212,11 +211,7 @@ class TaskReads(TaskTable):
         Raises:
             TaskNotFound: There is none.
         """
-        check_text("a task's id", task_id)
-        rows = read(self._database, sql.BY_ID, (task_id,))
-        if not rows:
-            raise TaskNotFound(f"there is no task {shown(task_id)}")
-        return self.answers(int(rows[0][0]))
+        return self.answers(self._row_of(task_id)[0])
 
     def ids(self) -> list[str]:
         """Return the ids of all tasks of all jobs, in the order in which they were added."""
@@ -228,14 +223,10 @@ class TaskReads(TaskTable):
         Raises:
             TaskNotFound: There is none.
         """
-        check_text("a task's id", task_id)
-        rows = read(self._database, sql.BY_ID, (task_id,))
-        if not rows:
-            raise TaskNotFound(f"there is no task {shown(task_id)}")
         return [
             TaskEvent(task_id, TaskStatus(status), utc(at), cause, worker, attempt)
             for _, status, at, cause, worker, attempt in read(
-                self._database, sql.EVENTS, (rows[0][0],)
+                self._database, sql.EVENTS, (self._row_of(task_id)[0],)
             )
         ]
 

@@ -20,6 +20,7 @@ from dagger_dsl.views.channels import channels_bundle, standing_of_bus
 from dagger_dsl.views.grouping import MOST
 from dagger_dsl.views.live import LiveDisplay, Pace, in_notebook, live_display, write_line
 from dagger_dsl.views.live_bar import BarFront
+from dagger_dsl.views.live_picture import CellOutput
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -28,7 +29,15 @@ if TYPE_CHECKING:
     from dagger_dsl.pubsub.executor import PubSubExecutor
     from dagger_dsl.views.live import Front
 
-__all__ = ["BusDisplay", "BusLines", "BusPulse", "BusPulses", "bus_display", "bus_summary"]
+__all__ = [
+    "BusDisplay",
+    "BusLines",
+    "BusPulse",
+    "BusPulses",
+    "BusWatch",
+    "bus_display",
+    "bus_summary",
+]
 
 #: Rows of channels, and of agents, on a terminal.
 _ROWS: Final = 12
@@ -60,7 +69,7 @@ class BusPulses(Protocol):
         """Return how it stands now."""
 
 
-class _Watch:
+class BusWatch:
     """Takes the pulse of a bus of this process."""
 
     def __init__(self, bus: PubSubExecutor) -> None:
@@ -81,7 +90,7 @@ def bus_display(bus: PubSubExecutor) -> LiveDisplay:
         ConfigurationError: A picture is asked for, and there is no notebook to show it.
     """
     display = BusDisplay(live_display(bus.config.progress).kind)
-    display.watch(_Watch(bus))
+    display.watch(BusWatch(bus))
     return display
 
 
@@ -197,7 +206,7 @@ class _PictureFront:
     named = 0
 
     def __init__(self) -> None:
-        self._output: Any = None
+        self._output = CellOutput()
         self._seen: BusFlow | None = None
         self._rates = _Rates()
         self._next = 0.0
@@ -209,7 +218,7 @@ class _PictureFront:
             return
         begun = time.thread_time()
         self._seen = pulse.flow
-        self._show(self._bundle(pulse, rates))
+        self._output.show(self._bundle(pulse, rates))
         self._next = pulse.elapsed + 10 * (time.thread_time() - begun)
 
     def _bundle(self, pulse: BusPulse, rates: Mapping[str, float]) -> dict[str, str]:
@@ -237,15 +246,6 @@ class _PictureFront:
         """Nothing was taken: what is shown stays."""
 
     disown = abandon
-
-    def _show(self, bundle: dict[str, str]) -> None:
-        import IPython.display
-
-        display: Any = IPython.display.display  # without annotations
-        if self._output is None:
-            self._output = display(bundle, raw=True, display_id=True)
-        else:
-            self._output.update(bundle, raw=True)
 
 
 def _as_html(text: str, flow: BusFlow, rates: Mapping[str, float]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dagger_dsl.engine.instance import Run
     from dagger_dsl.engine.pulse import Pulse
 
-__all__ = ["PictureFront"]
+__all__ = ["CellOutput", "PictureFront"]
 
 #: Characters in a line.
 _WIDTH: Final = 100
@@ -26,6 +26,28 @@ _WIDTH: Final = 100
 _DEAR: Final = 0.08
 
 _TYPES: Final = ("text/plain", "text/html")
+
+
+class CellOutput:
+    """One output of a cell, which changes in its place."""
+
+    def __init__(self) -> None:
+        self._output: Any = None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether anything was shown yet."""
+        return self._output is not None
+
+    def show(self, bundle: dict[str, str]) -> None:
+        """Show this in the place of what was shown before."""
+        import IPython.display
+
+        display: Any = IPython.display.display  # without annotations
+        if self._output is None:
+            self._output = display(bundle, raw=True, display_id=True)
+        else:
+            self._output.update(bundle, raw=True)
 
 
 class PictureFront:
@@ -45,25 +67,25 @@ class PictureFront:
         self._run = run
         self._mark: Any = None
         self._dear = False
-        self._output: Any = None
+        self._output = CellOutput()
         self._pace = Pace()
 
     def draw(self, pulse: Pulse) -> None:
         """Show the run as it stands, if that is another way than it stood."""
         if self._dear or len(self._run.plan.index) > MOST:
-            self._show(self._as_text(pulse))
+            self._output.show(self._as_text(pulse))
         elif pulse.mark != self._mark:
             begun = time.thread_time()
             bundle = report_bundle(self._run.report(), summary(pulse), include=_TYPES)
             cost = time.thread_time() - begun  # the first time it loads what it needs, too
-            self._dear = cost > _DEAR and self._output is not None
-            self._show(bundle)
+            self._dear = cost > _DEAR and self._output.is_shown
+            self._output.show(bundle)
             self._mark = pulse.mark
 
     def finish(self, pulse: Pulse) -> None:
         """Show how it ended."""
         self._mark, self._dear = None, False
-        if self._output is not None or not self.finish_at_once(pulse):
+        if self._output.is_shown or not self.finish_at_once(pulse):
             self.draw(pulse)
 
     def finish_at_once(self, pulse: Pulse) -> bool:
@@ -75,22 +97,13 @@ class PictureFront:
         if stream is not None:  # to display it takes as long as five hundred nodes
             stream.write(f"{text}\n")
         else:
-            self._show({"text/plain": text, "text/html": f"<pre>{escape(text)}</pre>"})
+            self._output.show({"text/plain": text, "text/html": f"<pre>{escape(text)}</pre>"})
         return True
 
     def abandon(self) -> None:
         """Nothing was taken: what is shown stays."""
 
     disown = abandon
-
-    def _show(self, bundle: dict[str, str]) -> None:
-        import IPython.display
-
-        display: Any = IPython.display.display  # without annotations
-        if self._output is None:
-            self._output = display(bundle, raw=True, display_id=True)
-        else:
-            self._output.update(bundle, raw=True)
 
     def _as_text(self, pulse: Pulse) -> dict[str, str]:
         from rich.color import Color

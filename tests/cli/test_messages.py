@@ -138,9 +138,17 @@ def test_watching_tells_what_changes_until_ctrl_c(
     command = [sys.executable, "-m", "dagger_dsl", "channels", "--watch"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "3 published, 0 waiting, 0 retrying, 2 dead\n"
+        before = "bus: 2 channels, 1 agent, 3 published, 2 given up"
+        assert process.stdout.readline() == f"{before}\n"
         assert cli("publish", "orders.new", "5").code == 0
-        assert process.stdout.readline() == "4 published, 1 waiting, 0 retrying, 2 dead\n"
+        after = "bus: 2 channels, 1 agent, 4 published, 1 waiting, 2 given up"
+        assert process.stdout.readline() == f"{after}\n"
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == ""
     assert process.returncode == 0
+
+
+def test_watching_gives_nothing_to_programs(cli: Cli, served: list[object]) -> None:
+    found = cli("channels", "--watch", "--json")
+    assert found.code == 2
+    assert "channels --json" in found.err
