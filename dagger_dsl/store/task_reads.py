@@ -29,7 +29,7 @@ from dagger_dsl.store.job_settings import NO_SETTINGS, JobSettings
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.task_questions import ANSWERS, Answered
 from dagger_dsl.store.task_steps import utc
-from dagger_dsl.store.transactions import column_moment, read
+from dagger_dsl.store.transactions import column_moment, fetch, read
 
 __all__ = ["StoredJob", "TaskReads", "TaskTable", "stored_job"]
 
@@ -143,9 +143,13 @@ class TaskReads(TaskTable):
         """
         check_text("a job's id", job_id)
         needs = defaultdict(list)
-        for number, name in read(self._database, sql.LINKS_OF_JOB, (job_id,)):
+        # Of one moment: a task that has just begun to wait for another one would else be taken for
+        # one that waits for a person.
+        with self._database.reading() as connection:
+            links = fetch(connection, sql.LINKS_OF_JOB, (job_id,))
+            rows = fetch(connection, sql.TASKS_OF_JOB, (job_id,))
+        for number, name in links:
             needs[number].append(str(name))
-        rows = read(self._database, sql.TASKS_OF_JOB, (job_id,))
         return [
             self._task(row, needs.get(row[0], ()))
             for row in rows

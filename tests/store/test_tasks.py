@@ -28,8 +28,8 @@ from dagger_dsl.errors import (
     TaskNotFound,
 )
 from dagger_dsl.model.tasks import TRANSITIONS, JobStatus, NewTaskSpec, TaskStatus
+from dagger_dsl.store import task_reads, task_steps
 from dagger_dsl.store import task_statements as sql
-from dagger_dsl.store import task_steps
 from dagger_dsl.store.job_watch import JobWatch
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
@@ -38,6 +38,7 @@ from dagger_dsl.store.task_reads import TaskReads
 from dagger_dsl.store.task_steps import settle_jobs
 from dagger_dsl.store.tasks import TaskRows
 from dagger_dsl.store.transactions import Transaction, read, run_transaction
+from dagger_dsl.store.transactions import fetch as fetch_now
 
 READY, RUNNING, PENDING = TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.PENDING
 COMPLETED, FAILED, BLOCKED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.BLOCKED
@@ -134,6 +135,29 @@ def test_higher_priorities_come_first_and_those_of_one_in_order(desk: Desk) -> N
 
 
 @pytest.mark.row("I26")
+def test_a_list_of_tasks_is_of_one_moment(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task seen to wait, without what it waits for, would be taken for a question to a person."""
+    desk.add("t")
+    (claim,) = desk.claim()
+
+    def meanwhile(fetched: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        def fetch(*arguments: Any) -> list[Any]:
+            found = fetched(*arguments)
+            if desk.reads.ids() == ["t"]:
+                desk.add("needed")
+                desk.end(claim, BLOCKED, needs=["needed"])
+            return found
+
+        return fetch
+
+    monkeypatch.setattr(task_reads, "fetch", meanwhile(fetch_now))
+    before = desk.reads.tasks_of("j")
+    assert [(each.id, each.status, each.dependencies) for each in before] == [("t", RUNNING, ())]
+    after = desk.reads.tasks_of("j")
+    assert [each.dependencies for each in after] == [("needed",), ()]
+    assert after[0].status is BLOCKED
+
+
 def test_a_worker_gets_tasks_of_its_agents_only(desk: Desk) -> None:
     desk.add("a", agent="x")
     assert desk.claim(agents=("y", "z")) == []
@@ -609,7 +633,7 @@ RACER = """
 import sys
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.store import task_statements as sql
-from dagger_dsl.store import task_steps
+from dagger_dsl.store import task_reads, task_steps
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import Ending, TaskClaims
 
