@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib.util
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -715,9 +716,14 @@ def test_a_pair_that_computes_takes_two_processors() -> None:
     def seconds(runner: str) -> float:
         return float(flow.run(runner, max_workers=2).duration)
 
-    assert min(seconds("sequential") for _ in range(2)) >= 1.6 * min(
-        seconds("processes") for _ in range(3)
-    )
+    # They take turns, and what disturbs the machine disturbs the least time of neither for long.
+    taken = {"sequential": math.inf, "processes": math.inf}
+    for turn in range(8):
+        for runner, least in taken.items():
+            taken[runner] = min(least, seconds(runner))
+        if turn and taken["sequential"] >= 1.6 * taken["processes"]:
+            break
+    assert taken["sequential"] >= 1.6 * taken["processes"]
 
 
 @pytest.mark.benchmark
