@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.errors import ChannelFull, DaggerError, IdempotencyConflict, InvalidState
 from dagger_dsl.model.messages import DeadLetter, Message
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["MemoryPlace"]
 
 logger = logging.getLogger("dagger_dsl.pubsub")
-
-#: How many ids that were given by hand are remembered, the newest ones.
-_REMEMBERED: Final = 10_000
 
 
 class MemoryPlace:
@@ -163,7 +160,7 @@ class MemoryPlace:
         message = publication.message
         known = self._ids.setdefault(message.id, message)
         if known is message:
-            if len(self._ids) > _REMEMBERED:
+            if len(self._ids) > self._bus.config.max_ids:
                 self._ids.popitem(last=False)
             return True
         same = (known.channel, known.key) == (message.channel, message.key)
