@@ -400,22 +400,24 @@ class DurablePlace:
                     feed.refused(each, fault)
                     continue
                 for publication in each.published:
-                    self._published(publication)
+                    self._published(publication, publication.data)
             feed.taken.clear()
-        for (publication, _), fault in zip(pending, done.faults, strict=True):
-            self._tell(publication, fault)
+        for (publication, outgoing), fault in zip(pending, done.faults, strict=True):
+            self._tell(publication, outgoing, fault)
         return True
 
-    def _tell(self, publication: Publication, fault: DaggerError | None) -> None:
+    def _tell(
+        self, publication: Publication, outgoing: Outgoing, fault: DaggerError | None
+    ) -> None:
         if fault is not None:
             publication.fail(fault)
             return
-        self._published(publication)
+        self._published(publication, outgoing)
         publication.succeed(publication.message)
 
-    def _published(self, publication: Publication) -> None:
+    def _published(self, publication: Publication, outgoing: Outgoing) -> None:
         channel = self._bus._channels.get(publication.message.channel)
-        if channel is not None:
+        if channel is not None and not outgoing.known:
             channel.published += 1
 
     # --- who has a subscription -------------------------------------------------------------------

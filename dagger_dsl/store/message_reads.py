@@ -29,7 +29,7 @@ from dagger_dsl.model.message_flow import (
 )
 from dagger_dsl.model.messages import Message, error_text
 from dagger_dsl.store.database import Database
-from dagger_dsl.store.message_statements import MESSAGE_ROW
+from dagger_dsl.store.message_statements import MESSAGE_ROW, ONE
 from dagger_dsl.store.message_values import Stored, stored
 from dagger_dsl.store.messages import MessageRows
 from dagger_dsl.store.payloads import Payloads
@@ -54,7 +54,6 @@ _id = messages.c.message_id
 _NEWEST: Final = Statement(
     sa.select(*MESSAGE_ROW).order_by(_id.desc()).limit(_limit).offset(_offset)
 )
-_ONE: Final = Statement(sa.select(*MESSAGE_ROW).where(_id == _number))
 _LINK: Final = Statement(
     sa.select(_id, messages.c.public_id, messages.c.cause_id).where(
         messages.c.public_id == _bind("the_id", sa.Text())
@@ -259,7 +258,7 @@ class MessageReads:
             if len(found) < _PORTION:
                 break
             after = found[-1][0]
-        rows = [row for each in numbers for row in read(self._database, _ONE, (each,))]
+        rows = [row for each in numbers for row in read(self._database, ONE, (each,))]
         return self._courses([stored(each) for each in rows])
 
     def _link(self, message_id: str) -> tuple[int, str, str] | None:

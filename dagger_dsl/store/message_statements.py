@@ -66,6 +66,15 @@ AFTER: Final = Statement(
     .limit(_limit)
     .offset(_bind("the_first", sa.Integer()))
 )
+# By the index of channels, in which the messages of one are in order.
+AFTER_ON: Final = Statement(
+    sa.select(*MESSAGE_ROW)
+    .where(messages.c.channel == _bind("the_channel", sa.Text()), messages.c.message_id > _number)
+    .order_by(messages.c.message_id)
+    .limit(_limit)
+    .offset(_bind("the_first", sa.Integer()))
+)
+ONE: Final = Statement(sa.select(*MESSAGE_ROW).where(messages.c.message_id == _number))
 
 SUBSCRIPTION: Final = Statement(
     sa.select(
@@ -149,10 +158,11 @@ DELIVERIES: Final = Statement(
     .order_by(deliveries.c.message_id)
 )
 RETRIES: Final = Statement(
-    sa.select(deliveries.c.attempt, deliveries.c.due_at, deliveries.c.deaths, *MESSAGE_ROW)
-    .join(messages, messages.c.message_id == deliveries.c.message_id)
+    sa.select(
+        deliveries.c.message_id, deliveries.c.attempt, deliveries.c.due_at, deliveries.c.deaths
+    )
     .where(deliveries.c.subscription == _name, deliveries.c.state == sa.literal_column("'retry'"))
-    .order_by(messages.c.message_id)
+    .order_by(deliveries.c.message_id)
 )
 _dead = deliveries.c.state == sa.literal_column("'dead'")
 _of_agent = sa.or_(_bind("any_name", sa.Integer()) == _one, deliveries.c.subscription == _name)

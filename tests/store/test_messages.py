@@ -91,6 +91,37 @@ def test_messages_come_back_as_they_were_in_the_order_of_publication(rows: Messa
     assert [each.number for each in found] == [1, 2, 3]
     assert [each.head.id for each in rows.after(1, 1)] == ["id"]
     assert rows.after(3, 10) == []
+    first, gone = rows.one(1), rows.one(4)
+    assert first is not None
+    assert rows.message(first) == sent[0]
+    assert gone is None
+
+
+def test_the_messages_of_some_channels_are_found_between_those_of_others(rows: MessageRows) -> None:
+    def scan(after: int, limit: int, *channels: str) -> tuple[list[int], int]:
+        found, scanned = rows.scan(after, limit, channels or None)
+        return [each.head.number for each in found], scanned
+
+    assert scan(0, 10, "a") == scan(0, 10) == ([], 0)
+    publish(rows, *(message(n, "abca"[n % 4]) for n in range(1, 21)))
+    on_a = [n for n in range(1, 21) if n % 4 in (0, 3)]
+    assert scan(0, 100, "a") == (on_a, 20)
+    assert scan(0, 3, "a") == (on_a[:3], on_a[2]), "there may be more of it behind the last one"
+    assert scan(0, 4, "b", "c") == ([1, 2, 5, 6], 6), "in the order of all"
+    assert scan(19, 4, "b", "c") == ([], 20), "up to there are only others"
+    assert scan(5, 100, "nothing") == ([], 20)
+    assert scan(20, 100, "a") == ([], 20)
+    assert scan(17, 2) == ([18, 19], 19)
+
+
+def test_what_was_there_already_is_known(rows: MessageRows) -> None:
+    def known() -> list[bool]:
+        outgoing = [rows.encoded(message(1), named=True) for _ in range(2)]
+        rows.commit("", outgoing)
+        return [each.known for each in outgoing]
+
+    assert known() == [False, True]
+    assert known() == [True, True]
 
 
 @pytest.mark.row("P12")
@@ -246,8 +277,8 @@ def test_what_a_position_does_not_say_comes_back_with_a_claim(rows: MessageRows)
     again = claim(rows)
     assert again.position == 1
     assert again.rows == {1: ("retry", 2, 99.5), 3: ("done", 0, None), 4: ("dead", 3, None)}
-    ((stored, so_far),) = rows.retries("agent")
-    assert (stored.head.id, so_far.attempt, so_far.due_at, so_far.deaths) == ("m1", 2, 99.5, 0)
+    (so_far,) = rows.retries("agent")
+    assert (so_far.number, so_far.attempt, so_far.due_at, so_far.deaths) == (1, 2, 99.5, 0)
     settle(rows, again, 4, drop=(1, 3))
     rows.release(["agent"], "w")
     assert claim(rows).rows == {}
@@ -267,7 +298,7 @@ def test_given_up_messages_can_be_replayed_and_forgotten(rows: MessageRows) -> N
     assert rows.dead_letters("other") == []
     assert rows.replay("other") == rows.discard("agent", {"m4"}) == 0
     assert rows.replay("agent", {"m1", "m4"}) == 1
-    assert [each.head.id for each, _ in rows.retries("agent")] == ["m1"]
+    assert [each.number for each in rows.retries("agent")] == [1]
     assert rows.discard(ids={"m2"}) == 1
     assert [each.message.id for each in rows.dead_letters()] == ["m3"]
 
