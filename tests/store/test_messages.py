@@ -21,6 +21,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.messages import Message
 from dagger_dsl.model.values import Secret
+from dagger_dsl.store.message_reads import MessageReads
 from dagger_dsl.store.message_upkeep import remove_messages, remove_some_messages
 from dagger_dsl.store.messages import Claimed, Delivered, MessageRows, Outgoing, Settlement
 from dagger_dsl.store.transactions import Transaction, run_transaction
@@ -301,6 +302,27 @@ def test_given_up_messages_can_be_replayed_and_forgotten(rows: MessageRows) -> N
     assert [each.number for each in rows.retries("agent")] == [1]
     assert rows.discard(ids={"m2"}) == 1
     assert [each.message.id for each in rows.dead_letters()] == ["m3"]
+
+
+def test_what_came_of_a_message_is_found_in_order_and_by_index(
+    store: Store, rows: MessageRows
+) -> None:
+    causes = {1: "", 2: "m1", 3: "m2", 4: "", 5: "m1", 6: "m4", 7: "m3", 8: "m9", 9: "m8"}
+    publish(rows, *(message(n, cause=cause) for n, cause in causes.items()))
+    reads = MessageReads(store.database, store._payloads)
+
+    def tree(name: str, limit: int = 100) -> list[int]:
+        found = reads.tree_of(name, limit)
+        assert found is not None
+        return [each.message.number for each in found]
+
+    assert tree("m1") == tree("m7") == tree("m5") == [1, 2, 3, 5, 7]
+    assert tree("m2", 3) == [1, 2, 3]
+    assert tree("m6") == [4, 6]
+    assert sorted(tree("m8")) == sorted(tree("m9")) == [8, 9], "ids given by hand may be odd"
+    assert reads.tree_of("m10", 100) is None
+    plan = store.query("EXPLAIN QUERY PLAN SELECT 1 FROM messages WHERE cause_id = 'm1'")
+    assert "ix_messages_cause_id" in str(plan)
 
 
 def test_a_forgotten_subscription_begins_anew(rows: MessageRows) -> None:
