@@ -85,6 +85,14 @@ class MemoryPlace:
         """See `Place.leave`; who waited for room with this agent may have it now."""
         self.made_room()
 
+    def is_here(self, subscription: Subscription) -> bool:
+        """See `Place.is_here`: no other process sees these messages."""
+        return True
+
+    def forget(self, name: str) -> bool | None:
+        """See `Place.forget`: nothing outlives an agent here."""
+        return None
+
     # --- publishing -------------------------------------------------------------------------------
 
     def submit(

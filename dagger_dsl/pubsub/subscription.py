@@ -78,6 +78,18 @@ class Place(Protocol):
         """Give it nothing more; forgotten, it misses what is published from now on."""
         ...
 
+    def is_here(self, subscription: Subscription) -> bool:
+        """Return whether this process gives a subscription its messages, and not another one."""
+        ...
+
+    def forget(self, name: str) -> bool | None:
+        """Let an agent that is nowhere miss what is published, and lose what waits for it.
+
+        Returns:
+            None where there is no such agent, False where another process has it.
+        """
+        ...
+
     def submit(
         self,
         channel: Channel,

@@ -323,6 +323,34 @@ class MessageRows:
 
         run_transaction(self._database, let_go)
 
+    def forget(self, name: str, is_dead: Callable[[str, int], bool]) -> bool | None:
+        """Remove a subscription that no living worker has.
+
+        Args:
+            name: Which.
+            is_dead: Whether a worker, given with its beats, is dead.
+
+        Returns:
+            None where there is none, False where a worker has it.
+        """
+        rows = read(self._database, sql.SUBSCRIPTION, (name,))
+        if not rows:
+            return None
+        _, owner, epoch, beats = rows[0]
+        if owner is not None and not is_dead(str(owner), int(beats)):
+            return False
+        is_gone = False
+
+        def remove(tx: Transaction) -> None:
+            nonlocal is_gone
+            is_gone = bool(tx.execute(sql.FORGET_FREE, sql.FORGET_FREE.in_order(values)))
+            if is_gone:
+                tx.execute(sql.FORGET_DELIVERIES, (name,))
+
+        values = {"the_name": name, "the_epoch": epoch}
+        run_transaction(self._database, remove)
+        return is_gone  # else somebody has claimed it meanwhile
+
     def beat(self, worker: str) -> None:
         """Show that a worker lives."""
         run_transaction(self._database, lambda tx: _ignore(tx.execute(sql.BEAT, (worker,))))

@@ -152,3 +152,19 @@ def test_watching_gives_nothing_to_programs(cli: Cli, served: list[object]) -> N
     found = cli("channels", "--watch", "--json")
     assert found.code == 2
     assert "channels --json" in found.err
+
+
+def test_an_agent_that_is_gone_is_forgotten_and_holds_no_messages_any_more(
+    cli: Cli, served: list[object]
+) -> None:
+    cli("publish", "orders.new", '"late"')
+    cli("publish", "elsewhere", "1")
+    said = cli("db", "prune", "--older-than", "0", "--dry-run").out
+    assert "would remove 0 runs, 0 jobs, 1 message, " in said, "two are dead letters, one waits"
+    assert cli("channels", "--watch", "--forget", "mailer").code == 2
+    done = cli("channels", "--forget", "mailer")
+    assert (done.code, done.out) == (0, "nothing is kept for agent mailer any more\n")
+    again = cli("channels", "--forget", "mailer")
+    assert again.code != 0
+    assert "there is no agent 'mailer'" in again.err
+    assert "removed 0 runs, 0 jobs, 4 messages, " in cli("db", "prune", "--older-than", "0").out

@@ -15,9 +15,11 @@ import pytest
 
 from dagger_dsl import Registry, RetryPolicy
 from dagger_dsl.errors import (
+    AgentNotFound,
     ConfigurationError,
     EncodingError,
     IdempotencyConflict,
+    InvalidState,
     LimitExceeded,
     MessageTooLarge,
     MessageValidationError,
@@ -523,6 +525,47 @@ def test_what_all_are_done_with_is_removed_after_a_time(path: Path, registry: Re
     with bus_of(registry, path) as bus:
         idle(bus)
     assert seen == list(range(6))
+
+
+def test_files_go_with_their_messages(path: Path, registry: Registry) -> None:
+    seen = collector(registry)
+    with bus_of(registry, path, keep=0) as bus, Store(path) as store:
+        for number in range(3):
+            bus.publish("c", f"{number}" * 50_000).result()
+        bus.publish("c", "small").result()
+        idle(bus)
+        assert len(seen) == 4
+        assert store.files is not None
+        files = store.files
+    with bus_of(registry, path, keep=0), Store(path) as store:
+        until(lambda: not list(files.ids()))
+        assert store.query("SELECT * FROM artifacts") == []
+
+
+def test_an_agent_that_another_process_has_is_not_forgotten(path: Path, registry: Registry) -> None:
+    other = Registry()
+    collector(registry)
+    collector(other)
+    with bus_of(registry, path) as first:
+        idle(first)
+        with bus_of(other, path) as second, bus_of(Registry(), path) as third:
+            for bus in (second, third):
+                with pytest.raises(InvalidState, match="agent 'agent' runs in another process"):
+                    bus.unregister("agent", forget=True)
+            assert list(second.agents) == ["agent"], "nothing was changed"
+            second.unregister("agent")
+            first.publish("c", 1).result()
+            idle(first)
+    assert len(subscriptions(path)) == 1
+    with pytest.raises(InvalidState, match="the bus does not run"):
+        first.unregister("agent", forget=True)
+    with bus_of(Registry(), path) as bus:
+        with pytest.raises(AgentNotFound):
+            bus.unregister("agent")
+        bus.unregister("agent", forget=True)
+        with pytest.raises(AgentNotFound):
+            bus.unregister("agent", forget=True)
+    assert subscriptions(path) == []
 
 
 POISON = """

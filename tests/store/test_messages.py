@@ -22,7 +22,11 @@ from dagger_dsl.errors import (
 from dagger_dsl.model.messages import Message
 from dagger_dsl.model.values import Secret
 from dagger_dsl.store.message_reads import MessageReads
-from dagger_dsl.store.message_upkeep import remove_messages, remove_some_messages
+from dagger_dsl.store.message_upkeep import (
+    removable_messages,
+    remove_messages,
+    remove_some_messages,
+)
 from dagger_dsl.store.messages import Claimed, Delivered, MessageRows, Outgoing, Settlement
 from dagger_dsl.store.transactions import Transaction, run_transaction
 from dagger_dsl.store.workers import Worker
@@ -340,22 +344,65 @@ def test_a_forgotten_subscription_begins_anew(rows: MessageRows) -> None:
 def test_upkeep_removes_what_all_are_done_with_and_no_number_comes_twice(
     store: Store, rows: MessageRows
 ) -> None:
+    freed: list[str] = []
     publish(rows, *map(message, range(1, 4)))
     one = claim(rows)
     publish(rows, *map(message, range(4, 11)))
     settle(rows, one, 8, Delivered(5, "dead", 1, None, "", 1.0))
     rows.claim("slow", ["c"], "w")
-    assert remove_some_messages(store.database, 3.0, 0, 1) == (1, 1)
-    assert remove_some_messages(store.database, 3.0, 1, 1) == (1, 2)
-    assert remove_some_messages(store.database, 3.0, 2, 1) == (0, 3)
-    assert remove_messages(store.database, 100.0) == 5
+    assert remove_some_messages(store.database, 3.0, 0, freed.extend, 1) == (1, 1)
+    assert remove_some_messages(store.database, 3.0, 1, freed.extend, 1) == (1, 2)
+    assert remove_some_messages(store.database, 3.0, 2, freed.extend, 1) == (0, 3)
+    assert removable_messages(store.database, 100.0) == (5, [])
+    assert remove_messages(store.database, 100.0, freed.extend) == 5
     assert payloads(rows) == [5, 9, 10], "the given up one stays"
     settle(rows, one, 10)
     rows.discard()
-    remove_messages(store.database, 100.0)
+    remove_messages(store.database, 100.0, freed.extend)
     assert payloads(rows) == [10], "the last one stays, for its number"
     publish(rows, message(11))
     assert [each.head.number for each in rows.after(0, 10)] == [10, 11]
+    assert freed == []
+
+
+def test_prune_removes_what_all_are_done_with_and_the_files_of_large_payloads(
+    store: Store, rows: MessageRows
+) -> None:
+    large, other = "x" * 50_000, "y" * 50_000
+    one = claim(rows)
+    sent = [message(n) for n in range(1, 4)]
+    sent += [attrs.evolve(message(n), payload=large) for n in (4, 5)]
+    sent += [attrs.evolve(message(6), payload=other), message(7), message(8)]
+    publish(rows, *sent)
+    assert store.files is not None
+    assert len(list(store.files.ids())) == 2
+
+    def pruned(**options: Any) -> tuple[int, int, int]:
+        found = [store.prune(dry_run=dry, **options) for dry in (True, False)]
+        seen = [(each.messages, len(each.artifacts), each.files) for each in found]
+        assert seen[0] == seen[1], "a dry run tells what would go"
+        return seen[0]
+
+    assert pruned(older_than=0.0) == (0, 0, 0), "they wait for an agent"
+    settle(rows, one, 4, Delivered(2, "dead", 1, None, "", 1.0))
+    assert pruned(keep_last=0) == (0, 0, 0), "that is said of runs and jobs"
+    assert pruned(older_than=0.0) == (3, 0, 0), "another one has the same payload"
+    settle(rows, one, 8, Delivered(7, "retry", 1, 9.0, "", 1.0))
+    assert pruned(older_than=0.0) == (2, 2, 2)
+    assert payloads(rows) == [2, 7, 8]
+    assert list(store.files.ids()) == []
+
+
+def test_a_subscription_that_nobody_has_is_forgotten(rows: MessageRows) -> None:
+    claimed = claim(rows)
+    publish(rows, message(1))
+    settle(rows, claimed, 1, Delivered(1, "dead", 1, None, "", 1.0))
+    assert rows.forget("nobody", lambda owner, beats: True) is None
+    assert rows.forget("agent", lambda owner, beats: False) is False
+    assert len(rows.subscriptions()) == len(rows.dead_letters()) == 1
+    assert rows.forget("agent", lambda owner, beats: owner == "w") is True
+    assert rows.subscriptions() == []
+    assert rows.dead_letters() == []
 
 
 @pytest.mark.parametrize(
