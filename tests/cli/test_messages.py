@@ -168,3 +168,14 @@ def test_an_agent_that_is_gone_is_forgotten_and_holds_no_messages_any_more(
     assert again.code != 0
     assert "there is no agent 'mailer'" in again.err
     assert "removed 0 runs, 0 jobs, 4 messages, " in cli("db", "prune", "--older-than", "0").out
+
+
+def test_doctor_tells_of_a_backlog_and_of_dead_letters(cli: Cli, served: list[object]) -> None:
+    assert json.loads(cli("doctor", "--json").out)["messages"] == (
+        "3 kept, 2 dead letters, which this lists: dagger-dsl deadletters list"
+    )
+    cli("publish", "orders.new", '"late"')
+    found = cli("doctor")
+    assert found.code == 0, "that is for people to judge"
+    (line,) = [each for each in found.out.splitlines() if each.startswith("messages:")]
+    assert "4 kept, 1 waiting, no process serves mailer, 2 dead letters, " in line
