@@ -7,6 +7,7 @@ import gc
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -142,3 +143,35 @@ def test_so_many_ids_are_remembered_with_their_payloads_as_may_be(
     bus = PubSubExecutor(config=config, registry=registry)
     publish_in_loop(bus, slow, messages, True)
     check(slow, messages, peak)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("peak")
+def test_a_backlog_in_a_database_is_read_as_it_is_handled(
+    registry: Registry, tmp_path: Path
+) -> None:
+    messages, seen = count(100_000, least=10_000), [0]
+
+    @pubsub_agent(name="slow", subscribe="c", registry=registry)
+    async def slow(payload: bytes) -> None:
+        assert int(payload[:10]) == seen[0]
+        seen[0] += 1
+
+    url = f"sqlite:{tmp_path / 'bus.db'}?synchronous=NORMAL"
+    config = PubSubConfig(capacity=CAPACITY)
+    with PubSubExecutor(config=config, registry=registry, database_url=url):
+        pass
+    with PubSubExecutor([], config, registry=Registry(), database_url=url) as other:
+        for first in range(0, messages, 500):
+            portion = range(first, min(messages, first + 500))
+            for each in [other.publish("c", payload_of(n), wait=False) for n in portion]:
+                each.result()
+    gc.collect()
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    with PubSubExecutor(config=config, registry=registry, database_url=url) as bus:
+        assert bus.wait_idle(LONG).result()
+    assert seen == [messages], "nothing is lost"
+    most = tracemalloc.get_traced_memory()[1] - before
+    print(f"{messages:,} stored messages of {SIZE:,} bytes: {most:,} bytes at most")
+    assert most <= 2 * ROOM
