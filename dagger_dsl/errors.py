@@ -191,6 +191,15 @@ def visible(text: str, limit: int = 2_000) -> str:
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), cut(text, limit))
 
 
+def storable(text: str) -> str:
+    """Return a stranger's text as every database keeps it: as it is, unless a character cannot be.
+
+    Lone surrogates, as of file names that are no UTF-8, and NUL are written as escapes.
+    """
+    kept = text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+    return kept.replace("\0", "\\x00") if "\0" in kept else kept
+
+
 def did_you_mean(word: Any, known: Iterable[Any]) -> str:
     """Return ``"; did you mean 'x'?"`` or ``"; known: 'a', 'b'"``, or nothing when there is none.
 

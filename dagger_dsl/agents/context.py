@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import attrs
 
 from dagger_dsl.agents.signals import Blocked
-from dagger_dsl.errors import ConfigurationError, InvalidState, LimitExceeded, shown
+from dagger_dsl.errors import ConfigurationError, InvalidState, LimitExceeded, shown, storable
 from dagger_dsl.model.messages import LONGEST, Message, check_channel, derived_id, is_short_text
 from dagger_dsl.model.schema import compile_schema
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus, TaskType
-from dagger_dsl.store.arguments import check_text, storable
+from dagger_dsl.store.arguments import check_text
 from dagger_dsl.store.task_questions import Question
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import attrs
 
-from dagger_dsl.errors import ConfigurationError, shown
+from dagger_dsl.errors import ConfigurationError, shown, storable
 
 __all__ = [
     "LONGEST",
@@ -92,13 +92,16 @@ class DeadLetter:
 
 
 def error_text(error: BaseException) -> str:
-    """Return what is kept of an error: its class and its message, cut where that is very long."""
+    """Return what is kept of an error: its class and its message, cut where that is very long.
+
+    It is `storable`: one that no database takes would keep all others from being recorded.
+    """
     name = type(error).__name__
     try:
         text = str(error)
     except Exception:  # an error that cannot even say what it is
         text = ""
-    return f"{name}: {text[:_MOST]}" if text else name
+    return storable(f"{name}: {text[:_MOST]}" if text else name)
 
 
 def derived_id(kind: str, *parts: object) -> str:

@@ -19,7 +19,6 @@ __all__ = [
     "moment_before",
     "no_such_run",
     "run_states",
-    "storable",
 ]
 
 # SQLite's largest integer; a larger one would be its driver's error.
@@ -51,17 +50,8 @@ def check_new_name(what: str, value: Any) -> None:
         )
 
 
-def storable(text: str) -> str:
-    """Return a stranger's text as every database keeps it: as it is, unless a character cannot be.
-
-    Lone surrogates, as of file names that are no UTF-8, and NUL are written as escapes.
-    """
-    kept = text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-    return kept.replace("\0", "\\x00") if "\0" in kept else kept
-
-
 def check_reason(what: str, value: Any) -> None:
-    """Refuse a reason that is no text; any text has a form that is `storable`."""
+    """Refuse a reason that is no text; any text has a form that is `errors.storable`."""
     if not isinstance(value, str):
         raise ConfigurationError(f"{what} is a text, not {shown(value)}")
 

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import orjson
 
-from dagger_dsl.errors import ConfigurationError, CycleError, TaskNotFound
+from dagger_dsl.errors import ConfigurationError, CycleError, TaskNotFound, storable
 from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.tasks import UNFINISHED, TaskStatus
 from dagger_dsl.store import task_statements as sql
-from dagger_dsl.store.arguments import storable
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.task_limits import TaskLimits
 from dagger_dsl.store.task_questions import Question, ask

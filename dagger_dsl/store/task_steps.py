@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import orjson
 
-from dagger_dsl.errors import InvalidState, JobNotFound, TaskNotFound, shown, task_cycle
+from dagger_dsl.errors import InvalidState, JobNotFound, TaskNotFound, shown, storable, task_cycle
 from dagger_dsl.model.tasks import UNFINISHED, TaskStatus, check_transition
 from dagger_dsl.store import task_statements as sql
-from dagger_dsl.store.arguments import check_reason, check_text, storable
+from dagger_dsl.store.arguments import check_reason, check_text
 from dagger_dsl.store.job_ends import ENDED, deliver
 from dagger_dsl.store.transactions import Transaction
 
