@@ -224,13 +224,19 @@ def _is_context(annotation: Any) -> bool:
 
 def _awaited_within(call: Callable[..., Any], name: str, limit: float) -> Callable[..., Any]:
     async def limited(message: Message, ctx: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + limit
         try:
-            async with asyncio.timeout(limit) as time_limit:
-                return await call(message, ctx)
-        except TimeoutError as error:
-            if not time_limit.expired():
+            async with asyncio.timeout_at(end):
+                answer = await call(message, ctx)
+        except Exception as error:
+            if loop.time() < end:
                 raise
             raise NodeTimeout(name, limit, "agent") from error
+        # A call that blocks the loop, or goes on although it is cancelled, is not interrupted.
+        if loop.time() >= end:
+            raise NodeTimeout(name, limit, "agent")
+        return answer
 
     return limited
 
