@@ -116,7 +116,8 @@ class PubSubExecutor(BusLife):
         self._trace = Trace(self.config.trace) if traced else None
 
     def __repr__(self) -> str:
-        state = "stopped" if self._place is None else "running"
+        home = self._home
+        state = "stopped" if home is None or home.is_closed else "running"
         return f"<PubSubExecutor: {len(self._callers)} agents, {state}>"
 
     # --- agents -----------------------------------------------------------------------------------
@@ -307,16 +308,23 @@ class PubSubExecutor(BusLife):
         self._gone[subscription.name] = before.plus(subscription.stats)
         self._aim()
         place.leave(subscription, forget=forget)
-        self._lose(subscription)
+        self._lose(subscription, subscription.core.waiting, 0)
         self._news()
 
-    def _lose(self, subscription: Subscription) -> None:
-        left = 0 if self.database_url is not None else subscription.core.waiting
-        if left:
-            self._undelivered += left
+    def _lose(self, subscription: Subscription, waiting: int, unended: int) -> None:
+        if self.database_url is not None:  # which keeps both
+            return
+        self._undelivered += waiting + unended
+        if waiting:
             logger.warning(
                 "%d messages waited for agent %r in memory, and are not delivered",
-                left,
+                waiting,
+                subscription.name,
+            )
+        if unended:
+            logger.warning(
+                "%d messages count as undelivered, as the calls of agent %r did not end in time",
+                unended,
                 subscription.name,
             )
 
@@ -443,6 +451,8 @@ class PubSubExecutor(BusLife):
             raise InvalidState(
                 "the bus does not run; publish inside of `with PubSubExecutor(...) as bus:`"
             )
+        if home.is_closed:
+            self._open_place()
         if self._reason is not None and ctx is None:
             raise InvalidState(f"the bus is {self._reason} and takes no more messages")
         route = self._channels.get(channel) if channel.__class__ is str else None

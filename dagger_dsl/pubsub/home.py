@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
@@ -12,6 +13,8 @@ from dagger_dsl.errors import InvalidState
 from dagger_dsl.pubsub.waiting import Pending, running_loop
 
 __all__ = ["Home"]
+
+logger = logging.getLogger("dagger_dsl.pubsub")
 
 T = TypeVar("T")
 
@@ -56,7 +59,7 @@ class Home:
                     ready.fail(error)
                     return
                 ready.succeed(home)
-                loop.run_forever()
+                home._serve()
 
         thread = threading.Thread(target=serve, name="dagger-pubsub-loop", daemon=True)
         thread.start()
@@ -68,10 +71,36 @@ class Home:
         home._thread = thread
         return home
 
+    def _serve(self) -> None:
+        """Run the loop in its own thread until `leave` ends it, and nobody else.
+
+        Ctrl-C is heard in the main thread, so a KeyboardInterrupt here is raised by a task of
+        somebody, as SystemExit is; and a ``loop.stop()`` here is not meant for the bus.
+        """
+        while True:
+            try:
+                self.loop.run_forever()
+            except BaseException:
+                logger.exception("a task in the event loop of the bus has failed; the bus goes on")
+            with self._leaving:  # whoever leaves has told the loop so before this is free
+                if self._left:
+                    return
+
     @property
     def is_own(self) -> bool:
         """Whether the loop has a thread of its own."""
         return self._thread is not None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether somebody has closed the loop, so that nothing is done there any more."""
+        return self.loop.is_closed()
+
+    def give_up(self) -> bool:
+        """Return whether it is the caller, and nobody before, who ends a bus without its loop."""
+        with self._leaving:
+            first, self._left = not self._left, True
+        return first
 
     def leave(self) -> None:
         """End the thread of its own."""

@@ -38,6 +38,10 @@ __all__ = ["BusLife"]
 
 logger = logging.getLogger("dagger_dsl.pubsub")
 
+_LOOP_CLOSED: Final = (
+    "the event loop of the bus was closed while the bus ran; call close(), and open it again"
+)
+
 
 class BusLife(abc.ABC):
     """The life of a bus.
@@ -51,6 +55,7 @@ class BusLife(abc.ABC):
         self._clock: Callable[[], float] = time.time
         self._monotonic: Callable[[], float] = time.monotonic
         self._lock = threading.RLock()
+        self._counting = threading.Lock()
         self._home: Home | None = None
         self._place: Place | None = None
         self._display: Any = None
@@ -65,7 +70,9 @@ class BusLife(abc.ABC):
         self._prefix = os.urandom(6).hex()
         self._numbers = itertools.count(1)
         self._reason: str | None = None
-        self._limit: int | None = None
+        # How many messages may be handed out before `count` would be exceeded; None: any number.
+        self._turns: int | None = None
+        self._uncounted: int | None = None
         self._began = self._monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -88,8 +95,8 @@ class BusLife(abc.ABC):
         """Close the place, and what was opened beside it."""
 
     @abc.abstractmethod
-    def _lose(self, subscription: Subscription) -> None:
-        """Count what waits for a subscription and is gone with it."""
+    def _lose(self, subscription: Subscription, waiting: int, unended: int) -> None:
+        """Count what is gone with a subscription: messages that wait, and calls without an end."""
 
     @abc.abstractmethod
     def _published(self) -> int:
@@ -142,7 +149,9 @@ class BusLife(abc.ABC):
         """
         limit = self.config.grace if grace is None else seconds(grace, "grace")
         home = self._home
-        if home is not None and home.is_own:
+        if home is not None and home.is_closed:
+            self._abandon(home, limit)
+        elif home is not None and home.is_own:
             try:
                 home.call(self._shut(limit, drain=drain))
             except InvalidState:
@@ -165,14 +174,20 @@ class BusLife(abc.ABC):
 
     def _refuse_twice(self) -> None:
         with self._lock:
+            if self._home is not None and self._home.is_closed:
+                raise InvalidState(_LOOP_CLOSED)
             if self._home is not None:
-                raise InvalidState("the bus runs already; make another one, or wait for its end")
+                raise InvalidState(
+                    "the bus runs already: publish() to it, and let it end before it runs again; "
+                    "or make another one"
+                )
 
-    def _open(self, home: Home) -> None:
+    def _open(self, home: Home, count: int | None = None) -> None:
         with self._lock:
             self._refuse_twice()
             self._reset()
             self._home = home
+            self._turns = self._uncounted = count
             place: Place | None = None
             try:
                 place = self._make_place()
@@ -193,9 +208,12 @@ class BusLife(abc.ABC):
             self._display = through("bus_display")(self)
 
     def _open_place(self) -> Place:
-        if self._place is None:
+        place, home = self._place, self._home
+        if place is None or home is None:
             raise InvalidState("the bus does not run; use `with PubSubExecutor(...) as bus:`")
-        return self._place
+        if home.is_closed:
+            raise InvalidState(_LOOP_CLOSED)
+        return place
 
     async def _shut(self, grace: float, *, drain: bool) -> None:
         """End everything; in the loop of the bus."""
@@ -222,13 +240,36 @@ class BusLife(abc.ABC):
             try:
                 await home.loop.run_in_executor(None, self._release, place)
             finally:
-                for each in self._all():
-                    self._lose(each)
+                self._lose_all()
                 self._place = self._home = None
                 home.news()
                 if self._display is not None:
                     display, self._display = self._display, None
                     await home.loop.run_in_executor(None, display.close)
+
+    def _abandon(self, home: Home, grace: float) -> None:
+        """End a bus whose event loop somebody has closed, from any thread."""
+        place = self._place
+        if not home.give_up() or place is None:
+            return
+        self.stop("closed")
+        deadline = self._monotonic() + grace
+        for each in (*self._all(), *self._parting):
+            each.join(max(0.0, deadline - self._monotonic()))
+        try:
+            self._release(place)
+        finally:
+            self._lose_all()
+            self._place = self._home = None
+            if self._display is not None:
+                display, self._display = self._display, None
+                display.close()
+
+    def _lose_all(self) -> None:
+        for each in self._all():
+            self._lose(each, each.core.waiting, each.unended)
+        for each in self._parting:  # what waited for these was counted when they were taken out
+            self._lose(each, 0, each.unended)
 
     def _has_drained(self, end: float) -> bool:
         return self._reason is not None or self._calm_until() > end
@@ -267,9 +308,9 @@ class BusLife(abc.ABC):
         Raises:
             InvalidState: The bus does not run.
         """
+        self._open_place()
         home = self._home
-        if home is None or self._place is None:
-            raise InvalidState("the bus does not run; use `with PubSubExecutor(...) as bus:`")
+        assert home is not None
         limit = None if timeout is None else seconds(timeout, "timeout")
         pending = Pending[bool](loop=home.loop)
 
@@ -301,15 +342,10 @@ class BusLife(abc.ABC):
             spec: `StartWith`, or `Reactive` (by default), with what ends it.
 
         Raises:
-            InvalidState: The bus runs already.
+            InvalidState: The bus runs already, as inside of its ``with`` and for its agents.
             Errors of `publish`: For the message of `StartWith`.
         """
-        home = self._home
-        if home is not None and home.is_own:
-            try:
-                return home.call(self._run(as_spec(spec)))
-            finally:
-                self._leave(home)
+        self._refuse_twice()
         from dagger_dsl.runners.loops import run_in_loop  # a block loads nothing of runners
 
         if running_loop() is None:
@@ -330,27 +366,16 @@ class BusLife(abc.ABC):
     async def run_async(self, spec: WorkflowSpec | None = None) -> PubSubExecutionReport:
         """Run until something ends it, with async agents in the loop of the caller; see `run`."""
         chosen = as_spec(spec)
-        home = self._home
-        if home is None:
-            async with self:
-                return await self._run(chosen)
-        if home.loop is asyncio.get_running_loop():
-            return await self._run(chosen)
+        self._open(Home(asyncio.get_running_loop()), chosen.count)
         try:
-            work = asyncio.run_coroutine_threadsafe(self._run(chosen), home.loop)
-            return await asyncio.wrap_future(work)
+            self._show()
+            return await self._run(chosen)
         finally:
-            await asyncio.to_thread(self._leave, home)
-
-    def _leave(self, home: Home) -> None:
-        """End the thread of a bus that `run` has ended inside of its block."""
-        if self._home is not home:
-            home.leave()
+            await self._shut(self.config.grace, drain=False)
 
     async def _run(self, spec: WorkflowSpec) -> PubSubExecutionReport:
         home = self._home
         assert home is not None
-        self._limit = spec.count
         try:
             if isinstance(spec, StartWith):
                 await self._start_with(spec)
@@ -364,10 +389,32 @@ class BusLife(abc.ABC):
     def _activity(self) -> tuple[int, int]:
         return self._published(), sum(each.handled + each.failed for each in self._all())
 
+    # --- no more messages than `count` says -------------------------------------------------------
+
+    def _take_turn(self) -> bool:
+        """Return whether one more message may be handed out, and count it; only with a `count`."""
+        with self._counting:
+            if not self._turns:
+                return False
+            self._turns -= 1
+            return True
+
+    def _give_turn_back(self) -> None:
+        """Hear that a message that was handed out is not handled: another one may be."""
+        with self._counting:
+            assert self._turns is not None
+            self._turns += 1
+        for each in self._all():
+            if each.bell.armed:
+                each.bell.ring()
+
     def _count(self) -> None:
-        """Look whether as many messages were handled as there shall be."""
-        limit = self._limit
-        if limit is not None and sum(each.stats.handled for each in self._all()) >= limit:
+        """Count a message that is handled, and stop after the last one."""
+        with self._counting:
+            assert self._uncounted is not None
+            self._uncounted -= 1
+            is_last = self._uncounted == 0
+        if is_last:
             self.stop("count")
 
 
@@ -378,6 +425,7 @@ _alive: Final[weakref.WeakSet[BusLife]] = weakref.WeakSet()
 def _begin_anew() -> None:
     for bus in list(_alive):
         bus._lock = threading.RLock()
+        bus._counting = threading.Lock()
         bus._home = bus._place = None
 
 

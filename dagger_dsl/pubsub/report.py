@@ -77,7 +77,8 @@ class PubSubExecutionReport:
         agents: What each agent did, by name.
         channels: What happened on each channel, by name.
         dead_letters: The messages that agents of this process have given up, the newest ones.
-        undelivered: Messages that waited in memory when it ended, and are gone.
+        undelivered: Messages in memory that are gone: they waited when it ended, or the call that
+            was given them was interrupted or left behind. A database gives them again.
     """
 
     reason: str
@@ -112,14 +113,15 @@ class PubSubExecutionReport:
 
     @property
     def success(self) -> bool:
-        """Whether no message was given up, and none was left."""
+        """Whether no message was given up, and none is undelivered."""
         return self.dead == 0 and self.undelivered == 0
 
     def raise_for_failure(self) -> None:
-        """Raise where an agent has given up a message.
+        """Raise unless it is a `success`.
 
         Raises:
-            ExecutionError: It has; the message tells of the first one.
+            ExecutionError: An agent has given up a message, and it tells of the first one; or
+                messages are undelivered.
         """
         if self.dead:
             first = self.dead_letters[0] if self.dead_letters else None
@@ -130,6 +132,12 @@ class PubSubExecutionReport:
                 f"{first.message.channel!r} ({first.error})"
             )
             raise ExecutionError(f"{self.dead} messages were given up{tells}")
+        if self.undelivered:
+            raise ExecutionError(
+                f"{self.undelivered} messages are undelivered, as the bus ended ({self.reason}) "
+                "before agents had handled them; let it end later, give it a longer grace, or keep "
+                "them in a database with database_url="
+            )
 
     @property
     def tree(self) -> MessageTree:

@@ -192,6 +192,7 @@ class Subscription:
         self.watched = False
         self.handled = self.failed = self.retried = self.dead = 0
         self._taken_back = 0
+        self._cut_off = 0
         self.letters: deque[DeadLetter] = deque(maxlen=bus.config.dead_letters)
         # Messages that were failed on, and since when: a policy may give up after a time.
         self._failing: dict[int, float] = {}
@@ -214,6 +215,12 @@ class Subscription:
         """When it has something to do again while nothing comes; see `Place.calm_until`."""
         with self._lock:  # who wakes needs it, so nobody takes a message between the two looks
             return self.core.calm_until() if self.sleeping == self.drivers else -math.inf
+
+    @property
+    def unended(self) -> int:
+        """How many calls were interrupted, or are left behind, once it has come to its end."""
+        with self._lock:
+            return self._cut_off + self.drivers - self.sleeping
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -243,6 +250,11 @@ class Subscription:
                 "agent %r is left behind in its thread, which cannot be stopped", self.name
             )
 
+    def join(self, timeout: float) -> None:
+        """Wait for its threads, so many seconds at most for each; not in the thread of the loop."""
+        for thread in self._threads:
+            thread.join(timeout)
+
     def _left(self) -> None:
         with self._lock:
             self.drivers -= 1
@@ -268,8 +280,10 @@ class Subscription:
                     continue
                 try:
                     value = await step
-                except KeyboardInterrupt:  # meant for the loop
-                    raise
+                except KeyboardInterrupt as error:
+                    if threading.current_thread() is threading.main_thread():  # it may be Ctrl-C
+                        raise
+                    step = steps.throw(ExecutionError(f"it raised {error!r}"))
                 except GeneratorExit as error:
                     if not self._is_in(me):  # this task is closed, not an agent that leaves
                         raise
@@ -328,13 +342,17 @@ class Subscription:
             self.sleeping += 1
         if self.watched or self._home.watchers:
             self.place.rested()
+        if self.bus._turns == 0:  # somebody gives a turn back before what is due can be given
+            return None
         try:
             return max(0.0, timers[0][0] - self.place.now())
         except IndexError:
             return None
 
     def _is_news(self) -> bool:
-        return self.stopped or self.core.is_news(self.place.now())
+        if self.stopped:
+            return True
+        return self.bus._turns != 0 and self.core.is_news(self.place.now())
 
     # --- what is done with a message --------------------------------------------------------------
 
@@ -343,7 +361,10 @@ class Subscription:
         call, is_async, wants = caller.call, caller.is_async, caller.wants_context
         checks = place.rechecks and bool(caller.shapes)
         while not self.stopped:
-            message = core.next(place.now() if core.timers else 0.0)
+            if bus._turns is None:
+                message = core.next(place.now() if core.timers else 0.0)
+            else:
+                message = self._next_in_turn()
             if message is None:
                 yield None
                 continue
@@ -374,10 +395,13 @@ class Subscription:
                     place.settle(self, message, [])
             except BaseException as error:
                 if is_async and isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+                    self._cut_off += 1
                     raise  # of the loop; in a thread nobody but the agent itself raises one
                 if ctx is not None:
                     ctx._over = True
                 self._failed(message, error)
+                if bus._turns is not None:
+                    bus._give_turn_back()
                 continue
             core.ended(message)
             if self._failing:
@@ -387,8 +411,20 @@ class Subscription:
                     self.handled += 1
             else:
                 self.handled += 1
-            if bus._limit is not None:
+            if bus._turns is not None:
                 bus._count()
+
+    def _next_in_turn(self) -> Message | None:
+        """Return the message to give next where no more may be handled than so many."""
+        core, now = self.core, self.place.now()
+        # Who has no message takes no turn: taken for nothing and given back, it would wake others
+        # who have none either, and they this one.
+        if not core.is_news(now) or not self.bus._take_turn():
+            return None
+        message = core.next(now)
+        if message is None:
+            self.bus._give_turn_back()
+        return message
 
     def _check(self, message: Message) -> None:
         fault = self.caller.input_fault(message.payload)

@@ -51,6 +51,10 @@ def collector(registry: Registry, *patterns: str, name: str = "collector") -> li
     return seen
 
 
+def _of(kind: str, sync: Any, awaited: Any) -> Any:
+    return sync if kind == "sync" else awaited
+
+
 def idle(bus: PubSubExecutor) -> None:
     """Wait until everything is handled."""
     assert bus.wait_idle(LONG).result()
@@ -369,10 +373,10 @@ def test_an_agent_is_replaced_without_touching_others(make: Make, registry: Regi
         for number in range(20):
             bus.publish("in", number).result()
         idle(bus)
-        report = bus.run(StartWith("in", 20))
-    assert [each.payload for each in seen] == [2, *(number * 10 for number in range(21))]
-    assert report.agents["middle"].handled == 22
-    assert report.handled == 44
+    assert [each.payload for each in seen] == [2, *(number * 10 for number in range(20))]
+    report = bus._report()
+    assert report.agents["middle"].handled == 21
+    assert report.handled == 42
 
 
 @pytest.mark.row("J11")
@@ -864,6 +868,55 @@ def test_a_run_ends_by_count(make: Make, registry: Registry) -> None:
     assert (report.reason, report.handled) == ("count", 25)
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_agents_handle_no_more_than_the_count_however_many_work_at_a_time(
+    make: Make, registry: Registry, kind: str
+) -> None:
+    """A call that fails has handled nothing, so another message is given for it."""
+    lock = threading.Lock()
+    calls: list[str] = []
+    options: dict[str, Any] = {"subscribe": "c", "concurrency": 5, "registry": registry}
+
+    def called(message: Message) -> None:
+        with lock:
+            calls.append(message.id)
+            if len(calls) <= 3:
+                raise ValueError("the first ones fail")
+
+    def agent(message: Message) -> None:
+        called(message)
+        time.sleep(0.005)
+
+    async def agent_too(message: Message) -> None:
+        called(message)
+        await asyncio.sleep(0.005)
+
+    for name in ("one", "two"):
+        pubsub_agent(name=name, **options)(_of(kind, agent, agent_too))
+
+    @pubsub_agent(subscribe="go", registry=registry)
+    async def feeds(message: Message, bus: MessageContext) -> None:
+        for number in range(20):
+            await bus.publish("c", number, key=str(number))
+
+    report = make().run(StartWith("go", count=4, timeout=LONG))
+    assert (report.reason, report.handled, report.failed) == ("count", 4, 3)
+    assert len(calls) == 3 + 3, "one of those that were handled is what began it"
+
+
+def test_a_count_waits_for_what_is_due_later(make: Make, registry: Registry) -> None:
+    seen: list[int] = []
+
+    @pubsub_agent(subscribe="c", retry=QUICK, registry=registry)
+    async def agent(message: Message, bus: MessageContext) -> None:
+        if bus.attempt < 3:
+            raise ValueError("not yet")
+        seen.append(message.payload)
+
+    report = make().run(StartWith("c", 1, count=1, timeout=LONG))
+    assert (report.reason, report.handled, report.retried, seen) == ("count", 1, 2, [1])
+
+
 def test_a_run_ends_by_time_or_by_idle_time(make: Make, registry: Registry) -> None:
     seen = collector(registry, "c")
     report = make().run(Reactive(timeout=0.02))
@@ -896,24 +949,42 @@ def test_somebody_else_ends_a_run(make: Make, registry: Registry) -> None:
         bus.publish("c", 2).result()
 
 
-def test_a_run_inside_of_a_block_ends_the_bus(make: Make, registry: Registry) -> None:
+def test_a_bus_that_runs_is_not_run_and_goes_on(make: Make, registry: Registry) -> None:
     seen = collector(registry, "c")
-    with make() as bus:
+
+    async def inside(bus: PubSubExecutor) -> None:
+        async with bus:
+            with pytest.raises(InvalidState, match="runs already"):
+                bus.run(Reactive(timeout=0.0))
+            with pytest.raises(InvalidState, match="runs already"):
+                await bus.run_async(Reactive(timeout=0.0))
+            await bus.publish("c", 2)
+
+    bus = make()
+    with bus:
+        with pytest.raises(InvalidState, match="runs already"):
+            bus.run(Reactive(timeout=0.0))
+        with pytest.raises(InvalidState, match="runs already"):
+            asyncio.run(bus.run_async(Reactive(timeout=0.0)))
         bus.publish("c", 1).result()
-        report = bus.run(StartWith("c", 2))
-        assert (report.reason, report.handled) == ("idle", 2)
+    asyncio.run(inside(bus))
     assert [each.payload for each in seen] == [1, 2]
 
 
-def test_a_run_inside_of_a_block_is_awaited_in_another_loop(make: Make, registry: Registry) -> None:
-    seen = collector(registry, "c")
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_agent_that_runs_its_own_bus_is_told(make: Make, registry: Registry, kind: str) -> None:
+    """It would wait for the end of its own call, for ever."""
+    bus = make()
 
-    async def main(bus: PubSubExecutor) -> Any:
-        return await bus.run_async(StartWith("c", 1))
+    def runs(number: int) -> None:
+        bus.run(Reactive(timeout=0.0))
 
-    with make() as bus:
-        report = asyncio.run(main(bus))
-    assert (report.reason, report.handled, len(seen)) == ("idle", 1, 1)
+    async def runs_too(number: int) -> None:
+        bus.run(Reactive(timeout=0.0))
+
+    bus.register(pubsub_agent(subscribe="c", registry=registry)(_of(kind, runs, runs_too)))
+    (letter,) = bus.run(StartWith("c", 1, timeout=LONG)).dead_letters
+    assert letter.error.startswith("InvalidState: the bus runs already")
 
 
 def test_a_report_tells_of_failures(make: Make, registry: Registry) -> None:

@@ -12,13 +12,19 @@ from collections.abc import Callable
 import pytest
 
 from dagger_dsl import Registry
-from dagger_dsl.errors import ChannelFull, IdempotencyConflict, InvalidState, LimitExceeded
+from dagger_dsl.errors import (
+    ChannelFull,
+    ExecutionError,
+    IdempotencyConflict,
+    InvalidState,
+    LimitExceeded,
+)
 from dagger_dsl.pubsub import (
     Message,
     MessageContext,
     PubSubConfig,
     PubSubExecutor,
-    Reactive,
+    StartWith,
     pubsub_agent,
 )
 from dagger_dsl.pubsub.waiting import Publication
@@ -226,10 +232,9 @@ def test_who_is_taken_out_holds_nobody_up(
         assert late.result().payload == 3
         gate.open()
         assert bus.wait_idle(LONG).result()
-        report = bus.run(Reactive(idle=0))
     assert other.seen == [0, 1, 2, 3]
     assert gate.seen in ([], [0])
-    assert report.undelivered == 2
+    assert bus._report().undelivered == 2
     assert "2 messages waited for agent 'gate'" in caplog.text
 
 
@@ -259,6 +264,29 @@ def test_an_agent_that_cannot_be_stopped_is_left_behind(
         waits(bus, 0)
     assert "left behind in its thread" in caplog.text
     gate.open()
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_message_whose_call_does_not_end_is_undelivered(registry: Registry, kind: str) -> None:
+    gate = Gate(registry, kind)
+    report = bus_of(registry, grace=0.01).run(StartWith("c", 1, timeout=0.3))
+    assert (report.reason, report.published, report.handled) == ("timeout", 1, 0)
+    assert report.undelivered == 1
+    assert not report.success
+    with pytest.raises(ExecutionError, match=r"1 messages are undelivered.*\(timeout\)"):
+        report.raise_for_failure()
+    gate.open()
+
+
+def test_so_is_one_of_an_agent_that_was_taken_out(registry: Registry) -> None:
+    gate = Gate(registry)
+    with bus_of(registry, grace=0.01) as bus:
+        for number in range(3):
+            bus.publish("c", number).result()
+            waits(bus, number)
+        bus.unregister("gate")
+    assert bus._report().undelivered == 2 + 1, "two waited, and the call of one was interrupted"
+    assert gate.seen == []
 
 
 def test_a_payload_is_passed_on_as_it_is(registry: Registry) -> None:
@@ -322,7 +350,7 @@ def test_the_newest_given_up_messages_are_kept(registry: Registry) -> None:
             bus.publish("c", number).result()
         assert bus.wait_idle(LONG).result()
         assert [each.message.payload for each in bus.dead_letters()] == [7, 8, 9]
-        report = bus.run(Reactive(idle=0))
+    report = bus._report()
     assert report.dead == 10
     assert [each.message.payload for each in report.dead_letters] == [7, 8, 9]
 

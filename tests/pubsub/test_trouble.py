@@ -15,7 +15,13 @@ import pytest
 from dagger_dsl import Registry, RetryPolicy
 from dagger_dsl.errors import ConfigurationError, InvalidState
 from dagger_dsl.model.messages import DeadLetter, Message
-from dagger_dsl.pubsub import MessageContext, PubSubConfig, PubSubExecutor, Reactive, pubsub_agent
+from dagger_dsl.pubsub import (
+    MessageContext,
+    PubSubConfig,
+    PubSubExecutor,
+    StartWith,
+    pubsub_agent,
+)
 from dagger_dsl.pubsub.delivery import Delivery
 from dagger_dsl.store.messages import MessageRows
 from dagger_dsl.store.storage import Store
@@ -58,7 +64,9 @@ def test_a_sync_agent_lives_on_whatever_it_raises(
     assert seen == [1]
 
 
-@pytest.mark.parametrize("error", [Leave, asyncio.CancelledError, GeneratorExit, SystemExit])
+@pytest.mark.parametrize(
+    "error", [Leave, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit]
+)
 def test_an_async_agent_lives_on_whatever_it_raises(
     make: Make, registry: Registry, error: type[BaseException]
 ) -> None:
@@ -76,6 +84,105 @@ def test_an_async_agent_lives_on_whatever_it_raises(
         assert bus.wait_idle(LONG).result()
         assert len(bus.dead_letters()) == 1
     assert seen == [1]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_a_task_of_an_agent_does_to_the_event_loop_does_not_end_the_bus(
+    make: Make, registry: Registry, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def raises() -> None:
+        raise error
+
+    @pubsub_agent(subscribe="c", registry=registry)
+    async def agent(payload: str) -> None:
+        seen.append(payload)
+        if payload == "stops":
+            asyncio.get_running_loop().stop()
+        if payload == "raises":
+            tasks.append(asyncio.create_task(raises()))
+
+    with make() as bus:
+        for payload in ("stops", "raises", "goes on"):
+            bus.publish("c", payload).result()
+            assert bus.wait_idle(LONG).result()
+        assert isinstance(tasks[0].exception(), error)
+    assert seen == ["stops", "raises", "goes on"]
+    assert "the bus goes on" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_bus_whose_loop_was_closed_has_stopped_and_can_be_closed(
+    make: Make, registry: Registry, kind: str
+) -> None:
+    seen: list[int] = []
+
+    def agent(number: int) -> None:
+        seen.append(number)
+
+    async def agent_too(number: int) -> None:
+        seen.append(number)
+
+    pubsub_agent(name="agent", subscribe="c", registry=registry)(
+        agent if kind == "sync" else agent_too
+    )
+    bus = make()
+
+    async def never_leaves() -> None:
+        await bus.__aenter__()
+        await bus.publish("c", 1)
+        assert await bus.wait_idle(LONG)
+
+    asyncio.run(never_leaves())
+    assert "stopped" in repr(bus)
+    calls: list[Callable[[], object]] = [
+        lambda: bus.publish("c", 2),
+        bus.wait_idle,
+        bus.run,
+        bus.dead_letters,
+        bus.__enter__,
+    ]
+    for call in calls:
+        with pytest.raises(InvalidState, match=r"loop of the bus was closed.*close\(\)"):
+            call()
+    bus.close()
+    bus.close()
+    with bus:
+        bus.publish("c", 3).result()
+    assert seen == [1, 3]
+
+
+def test_an_error_with_half_a_character_is_recorded_like_any_other(
+    make: Make, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a file name that is no UTF-8; no database takes it, and it stopped the bus."""
+    # The traceback in the log has the text as it is, which pytest-xdist cannot send.
+    caplog.set_level("CRITICAL", logger="dagger_dsl.pubsub")
+    heard: list[str] = []
+    told: list[str] = []
+
+    @pubsub_agent(subscribe="files", registry=registry)
+    def reads(payload: str) -> None:
+        raise ValueError("cannot read " + os.fsdecode(b"caf\xe9\0.txt"))
+
+    @pubsub_agent(subscribe="orders", registry=registry)
+    def hears(payload: str) -> None:
+        heard.append(payload)
+
+    @pubsub_agent(subscribe="faults", registry=registry)
+    def is_told(payload: dict[str, Any]) -> None:
+        told.append(payload["error"])
+
+    with make(dead_letter_channel="faults") as bus:
+        bus.publish("files", "menu").result()
+        assert bus.wait_idle(LONG).result()
+        bus.publish("orders", "soup").result()
+        assert bus.wait_idle(LONG).result()
+        (letter,) = bus.dead_letters()
+    assert letter.error == r"ValueError: cannot read caf\udce9\x00.txt"
+    assert (heard, told) == (["soup"], [letter.error])
 
 
 def test_who_looks_for_rest_does_not_overlook_a_call_that_begins(
@@ -177,14 +284,13 @@ def test_a_bus_can_be_closed_by_several_at_once(make: Make, registry: Registry) 
         assert bus._place is None
 
 
-def test_a_bus_that_runs_can_be_closed_from_outside(make: Make, registry: Registry) -> None:
+def test_a_bus_that_runs_can_be_stopped_and_closed_at_once(make: Make, registry: Registry) -> None:
     @pubsub_agent(subscribe="c", registry=registry)
     async def agent(number: int) -> None: ...
 
     for _ in range(5):
         bus = make().__enter__()
         threads = [
-            threading.Thread(target=lambda bus=bus: bus.run(Reactive()), daemon=True),
             threading.Thread(target=bus.close, daemon=True),
             threading.Thread(target=bus.stop, daemon=True),
         ]
@@ -359,6 +465,33 @@ def test_a_call_that_always_takes_too_long_is_given_up(make: Make, registry: Reg
         assert bus.wait_idle(LONG).result()
         (letter,) = bus.dead_letters()
         assert "agent 'agent' ran longer than its timeout of 0.02 s" in letter.error
+
+
+def test_a_call_that_cannot_be_interrupted_in_time_has_failed_all_the_same(
+    make: Make, registry: Registry
+) -> None:
+    options: dict[str, Any] = {"subscribe": "c", "registry": registry, "timeout": 0.02}
+
+    @pubsub_agent(**options)
+    async def blocks(number: int) -> None:
+        time.sleep(0.05)
+
+    @pubsub_agent(**options)
+    async def goes_on(number: int) -> None:
+        try:
+            await asyncio.sleep(LONG)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+
+    @pubsub_agent(**options)
+    async def fails_late(number: int) -> None:
+        time.sleep(0.05)
+        raise ValueError("late")
+
+    report = make().run(StartWith("c", 1, timeout=LONG))
+    assert (report.handled, report.dead) == (0, 3)
+    for letter in report.dead_letters:
+        assert letter.error.startswith(f"NodeTimeout: agent '{letter.agent}' ran longer")
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "1", True, float("nan")])
