@@ -101,7 +101,9 @@ class AwaitedJobs(TaskRows):
             if not read(self._database, sql.JOB, (request.job_id,)):
                 raise JobNotFound(
                     f"node {node_id!r} waits for job {shown(request.job_id)}, which is not in "
-                    f"{self._database.where}; give wait_for_job() the tasks of one to start"
+                    f"{self._database.where}: a node waits for jobs of the database that its run "
+                    "is recorded in. Run it with the database_url= that the job has, or give "
+                    "wait_for_job() the tasks of a job to start"
                 )
             return self.waiting(request.job_id, (run_id, node_id, key))
         specs = [_inside(own_id, k, spec) for k, spec in enumerate(request.tasks)]

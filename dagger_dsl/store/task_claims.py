@@ -42,13 +42,16 @@ from dagger_dsl.store.transactions import Statement, Transaction, read, run_tran
 if TYPE_CHECKING:
     from dagger_dsl.store.messages import MessageRows, Outgoing
 
-__all__ = ["Claim", "Ending", "TaskClaims"]
+__all__ = ["AHEAD", "Claim", "Ending", "TaskClaims"]
 
 logger = logging.getLogger("dagger_dsl.store")
 
 #: How many tasks with a lane a claim looks at beyond those that it wants, before it goes from lane
 #: to lane: these may be a thousand, of which the first ones are free as a rule.
 _FURTHER: Final = (4, 124)
+
+#: Why a task runs that begins after others which its worker was given with it.
+AHEAD: Final = "claimed ahead"
 
 #: Causes that a task itself may have brought about.
 _DEATHS: Final = (DIED, SILENT)
@@ -150,8 +153,8 @@ class TaskClaims(TaskTable):
                 were added first.
             ahead: So many more, which begin after these: as far as they are for *quick* agents,
                 were never called before and may be called more than once, so that the death of a
-                worker that has not begun them yet loses nothing; it counts as a call of them, and
-                as a death, all the same.
+                worker that has not begun them yet loses nothing. It counts as a call of them, as
+                they may have begun, but not as a death; and they are not claimed ahead again.
             quick: Agents.
             limits: What may not begin now is passed over; None where nothing limits its agents.
 
@@ -306,7 +309,17 @@ class TaskClaims(TaskTable):
             if tx.execute(sql.TAKE, sql.TAKE.in_order(values)):
                 claims.append(_claim_of(row))
         if claims:
-            events = [(each.number, "running", now, "", worker, each.attempt) for each in claims]
+            events = [
+                (
+                    each.number,
+                    "running",
+                    now,
+                    AHEAD if place >= wanted else "",
+                    worker,
+                    each.attempt,
+                )
+                for place, each in enumerate(claims)
+            ]
             tx.execute_many(sql.INSERT_EVENT, events)
         return claims
 
@@ -364,7 +377,8 @@ class TaskClaims(TaskTable):
         """Take the tasks of a worker that is gone; return the ids of those that run again.
 
         One that may be called at most once waits for a person; one during which so many workers
-        died has failed.
+        died has failed. Of one that was claimed ahead nobody knows whether it had begun: that is
+        no death of it.
 
         Args:
             worker: Whose.
@@ -389,9 +403,11 @@ class TaskClaims(TaskTable):
                         tx, number, blocked, now, error=asks, waits=waits, due=NEVER, cause=cause
                     )
                     continue
-                elif cause not in _DEATHS or _deaths(tx, number) + 1 < max_deaths:
+                elif (known := _charged(tx, number, cause)) not in _DEATHS or (
+                    _deaths(tx, number) + 1 < max_deaths
+                ):
                     status = TaskStatus.PENDING if waits else TaskStatus.READY
-                    set_status(tx, number, status, now, waits=waits, cause=cause)
+                    set_status(tx, number, status, now, waits=waits, cause=known)
                     again.append(str(public_id))
                     continue
                 else:
@@ -444,6 +460,13 @@ def _due(ending: Ending, status: TaskStatus) -> float | None:
     if status is TaskStatus.PENDING:
         return ending.due_at
     return NEVER if status is TaskStatus.BLOCKED and ending.asks else None
+
+
+def _charged(tx: Transaction, number: int, cause: str) -> str:
+    """Return why a task is rescued: a death is one of it only where it had begun for sure."""
+    if cause not in _DEATHS or tx.scalar(sql.LAST_CAUSE, (number, 1, 0)) != AHEAD:
+        return cause
+    return f"{cause}, perhaps before it began"
 
 
 def _deaths(tx: Transaction, number: int) -> int:

@@ -497,6 +497,13 @@ EVENTS: Final = Statement(
     .where(task_events.c.task_id == _number)
     .order_by(task_events.c.event_id)
 )
+LAST_CAUSE: Final = Statement(
+    sa.select(task_events.c.cause)
+    .where(task_events.c.task_id == _number)
+    .order_by(task_events.c.event_id.desc())
+    .limit(_bind("the_limit", sa.Integer()))
+    .offset(_start)
+)
 OF_OWNER: Final = Statement(
     sa.select(tasks.c.task_id, tasks.c.public_id, tasks.c.effects, tasks.c.job_id)
     .where(tasks.c.owner == _bind("the_worker", sa.Text()))

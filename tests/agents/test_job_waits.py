@@ -364,7 +364,7 @@ def test_a_run_in_memory_cannot_wait_for_a_job(place: str | None) -> None:
 
 
 def test_a_job_that_is_not_there_fails_the_node(url: str) -> None:
-    with pytest.raises(NodeExecutionError, match="waits for job 'nightly', which is not in"):
+    with pytest.raises(NodeExecutionError, match=r"is not in .*Run it with the database_url= that"):
         waiting(job_id="nightly").run(database_url=url)
 
 

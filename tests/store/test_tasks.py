@@ -536,6 +536,27 @@ def test_a_chain_takes_another_link_without_a_look_at_all_of_it(
         desk.rows.add_dependency("t0", "t59")
 
 
+def test_a_death_is_none_of_a_task_that_had_perhaps_not_begun(desk: Desk) -> None:
+    desk.add("first", "second", "third")
+    desk.add("once", effects="at_most_once")
+
+    def die() -> list[str]:
+        claims, _, _ = desk.claims.exchange("w", agents=["a"], wanted=1, ahead=9, quick=["a"])
+        desk.claims.rescue("w", max_deaths=2)
+        return [each.id for each in claims]
+
+    assert die() == ["first", "second", "third"]
+    task = desk.reads.task("second")
+    assert task is not None
+    assert (task.status, task.attempts) == (READY, 1), "it may have begun"
+    assert "perhaps before it began" in desk.reads.history("second")[-1].cause
+    assert desk.reads.history("second")[-2].cause == "claimed ahead"
+    # What kills its workers is found all the same: none is claimed ahead twice.
+    assert [die() for _ in range(6)] == [["first"], *[["second"]] * 2, *[["third"]] * 2, ["once"]]
+    assert {desk.states()[each] for each in ("first", "second", "third")} == {"failed"}
+    assert desk.states()["once"] == "blocked"
+
+
 def test_tasks_are_added_all_or_none(desk: Desk) -> None:
     desk.add("a")
     for faulty, error in (
