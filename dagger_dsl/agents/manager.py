@@ -498,13 +498,17 @@ class TaskManager(Reading, Steering):
         return added
 
     def _check_specs(self, specs: Iterable[NewTaskSpec]) -> None:
+        """Refuse inputs that do not fit their agents, and what there can never be room for."""
+        known = self.registry.task_agents
+        callers: dict[str, Caller | None] = {}
         for spec in specs:
-            self._check_input(spec)
-
-    def _check_input(self, spec: NewTaskSpec) -> None:
-        if spec.agent in self.registry.task_agents:
-            self._caller(spec.agent).check_input(spec.input)
-            check_memory(self.resources, self.registry.task_agents[spec.agent])
+            if spec.agent not in callers:
+                callers[spec.agent] = self._caller(spec.agent) if spec.agent in known else None
+            caller = callers[spec.agent]
+            if caller is not None:
+                caller.check_input(spec.input)
+        for each in filter(None, callers.values()):
+            check_memory(self.resources, each.agent)
 
     def _caller(self, name: str) -> Caller:
         """Return what calls an agent; another one when the agent was registered again."""

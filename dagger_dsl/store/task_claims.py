@@ -8,7 +8,7 @@ the task was given to another worker, changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,9 +46,14 @@ __all__ = ["AHEAD", "Claim", "Ending", "TaskClaims"]
 
 logger = logging.getLogger("dagger_dsl.store")
 
-#: How many tasks with a lane a claim looks at beyond those that it wants, before it goes from lane
-#: to lane: these may be a thousand, of which the first ones are free as a rule.
-_FURTHER: Final = (4, 124)
+#: How many tasks with a lane a claim reads beyond those that it wants; of how many it looks at the
+#: lanes where these are not free; then it goes from lane to lane, of which there may be thousands.
+_FURTHER: Final = 4
+_LOOK: Final = 128
+#: So many of each lane that it wants, and of so many that are held: tasks are often added lane by
+#: lane, and a look from lane to lane takes 3 us for each.
+_EACH: Final = 64
+_HELD: Final = 8
 
 #: Why a task runs that begins after others which its worker was given with it.
 AHEAD: Final = "claimed ahead"
@@ -184,7 +189,7 @@ class TaskClaims(TaskTable):
         """Return whether a task of one of these agents may begin; nothing is locked for it."""
         look = partial(read, self._database)
         return any(
-            look(sql.ANY_READY, (each, 1, 0)) or _first_ready(look, each, 1) for each in agents
+            look(sql.ANY_READY, (each, 1, 0)) or _first_ready(look, each, 1, 1) for each in agents
         )
 
     def has_left(self, agents: Sequence[str]) -> bool:
@@ -285,7 +290,7 @@ class TaskClaims(TaskTable):
     ) -> list[Claim]:
         wanted, ahead, quick = reach
         most = wanted + ahead
-        rows = [row for agent in agents for row in _first_ready(tx.rows, agent, most)]
+        rows = [row for agent in agents for row in _first_ready(tx.rows, agent, wanted, most)]
         if len(agents) > 1:
             rows.sort(key=_order)
         claims: list[Claim] = []
@@ -426,30 +431,55 @@ class TaskClaims(TaskTable):
 
 
 def _first_ready(
-    look: Callable[[Statement, Sequence[Any]], Sequence[Sequence[Any]]], agent: str, most: int
+    look: Callable[[Statement, Sequence[Any]], Sequence[Sequence[Any]]],
+    agent: str,
+    wanted: int,
+    most: int,
 ) -> list[Sequence[Any]]:
-    """Return the ready tasks of an agent that come first, one at most of each lane that is free."""
+    """Return the ready tasks of an agent that come first, one at most of each lane that is free.
+
+    Args:
+        look: Reads.
+        agent: Which.
+        wanted, most: How many, where there are so many; and how many at most.
+    """
     named = {"the_agent": agent, "the_limit": most, "the_first": 0, "the_one": 1}
-    held: list[str] | None = None
-    for more in _FURTHER:
-        named["the_window"] = most + more
-        found = look(sql.FIRST_READY, sql.FIRST_READY.in_order(named))
-        plain = [row for row in found if row[13] is None]
-        if len(plain) == len(found):
-            return plain
-        if held is None:
-            held = [lane for (lane,) in look(sql.HELD_LANES, ())]
-        taken = {*held}
-        laned = []
-        for row in found:
-            if row[13] is not None and row[13] not in taken:
-                taken.add(row[13])
-                laned.append(row)
-        if len(laned) >= most or len(found) - len(plain) < most + more:
-            break
-    else:
-        laned = [*look(sql.FIRST_OF_LANES, sql.FIRST_OF_LANES.in_order(named))]
+    named["the_window"] = most + _FURTHER
+    found = look(sql.FIRST_READY, sql.FIRST_READY.in_order(named))
+    plain = [row for row in found if row[13] is None]
+    if len(plain) == len(found):
+        return plain
+    held = {lane for (lane,) in look(sql.HELD_LANES, ())}
+    laned = _first_of_each(((row, row[13]) for row in found if row[13] is not None), held)
+    if len(laned) < wanted and len(found) - len(plain) == named["the_window"]:
+        numbers = _further(look, named, wanted, held)
+        laned = [row for each in numbers for row in look(sql.READY_ROW, (each,))]
     return sorted(plain + laned, key=_order)[:most]
+
+
+def _further(
+    look: Callable[[Statement, Sequence[Any]], Sequence[Sequence[Any]]],
+    named: dict[str, Any],
+    wanted: int,
+    held: set[str],
+) -> list[int]:
+    """Return the numbers of the first tasks of free lanes, where many of held ones are before."""
+    for window in (_LOOK, _EACH * (_HELD + wanted)):
+        named["the_window"] = window
+        found = look(sql.LANED, sql.LANED.in_order(named))
+        first = _first_of_each(found, held)
+        if len(first) >= wanted or len(found) < window:
+            return first[: named["the_limit"]]
+    return [row[0] for row in look(sql.FIRST_OF_LANES, sql.FIRST_OF_LANES.in_order(named))]
+
+
+def _first_of_each(found: Iterable[Sequence[Any]], held: Container[str]) -> list[Any]:
+    """Return the first thing of each lane that is free, of pairs of a thing and its lane."""
+    first: dict[str, Any] = {}
+    for thing, lane in found:
+        if lane not in held and lane not in first:
+            first[lane] = thing
+    return list(first.values())
 
 
 def _order(row: Sequence[Any]) -> tuple[int, int]:
