@@ -29,6 +29,7 @@ from dagger_dsl.store.task_steps import (
     LOST,
     NEVER,
     SILENT,
+    UNSURE,
     add_link,
     count_job,
     follow,
@@ -105,6 +106,7 @@ class Ending:
         needs: Ids of tasks that it waits for, too.
         retried: Whether another call counts as a retry.
         asks: Whether a blocked one waits for a person, whatever it needs.
+        unsure: Whether that is as nobody knows what its call has done; no answer lets it go on.
         question: What it asks then; None where *error* says that.
         begun: Whether its agent was called; one that was not is ``ready``.
         published: Messages that are stored with a completion, placed; with no other ending.
@@ -118,6 +120,7 @@ class Ending:
     needs: tuple[str, ...] = ()
     retried: bool = False
     asks: bool = False
+    unsure: bool = False
     begun: bool = True
     published: Sequence[Outgoing] = ()
     question: Question | None = None
@@ -405,7 +408,7 @@ class TaskClaims(TaskTable):
                     asks = f"{cause}, and it may be called at most once: decide by hand"
                     blocked = TaskStatus.BLOCKED
                     set_status(
-                        tx, number, blocked, now, error=asks, waits=waits, due=NEVER, cause=cause
+                        tx, number, blocked, now, error=asks, waits=waits, due=UNSURE, cause=cause
                     )
                     continue
                 elif (known := _charged(tx, number, cause)) not in _DEATHS or (
@@ -489,7 +492,9 @@ def _order(row: Sequence[Any]) -> tuple[int, int]:
 def _due(ending: Ending, status: TaskStatus) -> float | None:
     if status is TaskStatus.PENDING:
         return ending.due_at
-    return NEVER if status is TaskStatus.BLOCKED and ending.asks else None
+    if status is TaskStatus.BLOCKED and ending.asks:
+        return UNSURE if ending.unsure else NEVER
+    return None
 
 
 def _charged(tx: Transaction, number: int, cause: str) -> str:

@@ -58,6 +58,7 @@ class Desk:
             TaskReads(*parts),
             TaskClaims(*parts),
         )
+        self.people = TaskPeople(*parts)
         self.rows.create_job("j")
         self.rows.start_job("j")
 
@@ -360,6 +361,11 @@ def test_tasks_of_a_dead_worker_run_again_or_wait_for_a_person(desk: Desk) -> No
     task = desk.reads.task("once")
     assert task is not None
     assert "decide by hand" in task.error
+    with pytest.raises(InvalidState, match=r"asks nothing.*retry\(\).*cancel_task\(\)"):
+        desk.people.answer("once", "go on", "")
+    assert desk.states()["once"] == "blocked"
+    desk.people.retry("once", "it had not begun")
+    assert desk.states()["once"] == "ready"
 
 
 def test_a_task_that_kills_its_workers_fails(desk: Desk) -> None:
