@@ -32,6 +32,7 @@ from dagger_dsl.errors import (
     did_you_mean,
     shown,
 )
+from dagger_dsl.model.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.model.policies import seconds, whole_number
 from dagger_dsl.model.resources import ResourceTracker, as_tracker
 from dagger_dsl.model.stalls import StallAction
@@ -39,7 +40,6 @@ from dagger_dsl.model.tasks import NewTaskSpec, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.cache import Cache
-from dagger_dsl.store.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.store.job_upkeep import check_keeping
 from dagger_dsl.store.job_watch import JobWatch
 from dagger_dsl.store.notices import of_tasks, tell

@@ -26,6 +26,7 @@ from dagger_dsl.errors import (
     task_cycle,
 )
 from dagger_dsl.model.ids import new_ids
+from dagger_dsl.model.job_settings import NO_SETTINGS, JobSettings
 from dagger_dsl.model.tasks import (
     UNFINISHED,
     JobStatus,
@@ -36,12 +37,7 @@ from dagger_dsl.model.tasks import (
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_new_name, check_text
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
-from dagger_dsl.store.job_settings import (
-    NO_SETTINGS,
-    JobSettings,
-    change_settings,
-    check_growth,
-)
+from dagger_dsl.store.job_settings import change_settings, check_growth
 from dagger_dsl.store.task_reads import StoredJob, TaskTable, stored_job
 from dagger_dsl.store.task_steps import (
     DEAD,
