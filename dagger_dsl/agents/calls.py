@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.agents.definition import AgentDef
-from dagger_dsl.agents.parameters import body_of, method_of, read_parameters
+from dagger_dsl.agents.parameters import body_of, check_class, method_of, read_parameters
 from dagger_dsl.errors import InputValidationError, OutputError, did_you_mean, shown
 from dagger_dsl.model.schema import compile_schema, faults_of
 from dagger_dsl.model.types import misfit
@@ -52,6 +52,8 @@ class Caller:
         target: Any = agent.target
         function, skip = method_of(target)
         self._body: Callable[..., Any] | None = None if inspect.isclass(target) else function
+        if self._body is None:
+            check_class(target, agent.name)
         self._making = threading.Lock()
         self.is_async = inspect.iscoroutinefunction(function)
         found = read_parameters(function, agent.name, skip=skip)
@@ -125,7 +127,7 @@ class Caller:
         """What is called.
 
         Raises:
-            RegistryError: Its class cannot be made an instance.
+            RegistryError: Making an instance of its class failed; the next call tries it again.
         """
         if self._body is None:
             with self._making:

@@ -259,7 +259,7 @@ class TaskManager(Reading, Steering):
                 if name not in known:
                     raise agent_missing(name, list(known))
             for name in self._agents_here():
-                self._caller(name).body  # noqa: B018  # what cannot be made says so here
+                self._caller(name)  # what can be no agent says so here
             self._crew = Crew(self, self._size, self._lease, told)
             self._crew.start()
 
