@@ -198,6 +198,9 @@ class TaskManager(Reading, Steering):
     def close(self, grace: float = 10.0) -> int:
         """Begin nothing more, and give back what has not ended after *grace* seconds.
 
+        Where calls take a while to end, a warning says which ones; an interrupt (Ctrl-C) ends the
+        waiting.
+
         What is given back is run by whoever opens the database next. What was in this process's
         memory only is lost; a warning is logged where that are tasks which have not ended.
 
@@ -208,12 +211,14 @@ class TaskManager(Reading, Steering):
         with self._lock:
             was_closed, self._closed = self._closed, True
             crew, self._crew = self._crew, None
-        if crew is not None:
-            left = crew.stop(grace)
-        if not was_closed and self._store.database.is_memory and self._size:
-            self._tell_lost()
-        self._held.close()
-        self._store.close()
+        try:
+            if crew is not None:
+                left = crew.stop(grace)
+            if not was_closed and self._store.database.is_memory and self._size:
+                self._tell_lost()
+        finally:
+            self._held.close()
+            self._store.close()
         return left
 
     def _tell_lost(self) -> None:
