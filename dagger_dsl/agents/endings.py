@@ -96,7 +96,7 @@ class Endings:
         text = _text_of(error)
         if called and claim.effects == Effects.AT_MOST_ONCE:
             why = f"{text}; it may be called at most once: decide by hand"
-            return Ending(claim, TaskStatus.BLOCKED, error=why, asks=True)
+            return Ending(claim, TaskStatus.BLOCKED, error=why, asks=True, unsure=True)
         pause = min(_PUT_OFF_AT_MOST, _PUT_OFF * 2 ** min(claim.attempt, 10))
         logger.warning("task %r met %s; it is tried again in %g s", claim.id, text, pause)
         due_at = self._claims.now() + pause

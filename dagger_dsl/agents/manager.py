@@ -32,6 +32,7 @@ from dagger_dsl.errors import (
     did_you_mean,
     shown,
 )
+from dagger_dsl.model.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.model.policies import seconds, whole_number
 from dagger_dsl.model.resources import ResourceTracker, as_tracker
 from dagger_dsl.model.stalls import StallAction
@@ -39,7 +40,6 @@ from dagger_dsl.model.tasks import NewTaskSpec, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.cache import Cache
-from dagger_dsl.store.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.store.job_upkeep import check_keeping
 from dagger_dsl.store.job_watch import JobWatch
 from dagger_dsl.store.notices import of_tasks, tell
@@ -198,6 +198,9 @@ class TaskManager(Reading, Steering):
     def close(self, grace: float = 10.0) -> int:
         """Begin nothing more, and give back what has not ended after *grace* seconds.
 
+        Where calls take a while to end, a warning says which ones; an interrupt (Ctrl-C) ends the
+        waiting.
+
         What is given back is run by whoever opens the database next. What was in this process's
         memory only is lost; a warning is logged where that are tasks which have not ended.
 
@@ -208,12 +211,14 @@ class TaskManager(Reading, Steering):
         with self._lock:
             was_closed, self._closed = self._closed, True
             crew, self._crew = self._crew, None
-        if crew is not None:
-            left = crew.stop(grace)
-        if not was_closed and self._store.database.is_memory and self._size:
-            self._tell_lost()
-        self._held.close()
-        self._store.close()
+        try:
+            if crew is not None:
+                left = crew.stop(grace)
+            if not was_closed and self._store.database.is_memory and self._size:
+                self._tell_lost()
+        finally:
+            self._held.close()
+            self._store.close()
         return left
 
     def _tell_lost(self) -> None:
@@ -259,7 +264,7 @@ class TaskManager(Reading, Steering):
                 if name not in known:
                     raise agent_missing(name, list(known))
             for name in self._agents_here():
-                self._caller(name).body  # noqa: B018  # what cannot be made says so here
+                self._caller(name)  # what can be no agent says so here
             self._crew = Crew(self, self._size, self._lease, told)
             self._crew.start()
 
@@ -498,13 +503,17 @@ class TaskManager(Reading, Steering):
         return added
 
     def _check_specs(self, specs: Iterable[NewTaskSpec]) -> None:
+        """Refuse inputs that do not fit their agents, and what there can never be room for."""
+        known = self.registry.task_agents
+        callers: dict[str, Caller | None] = {}
         for spec in specs:
-            self._check_input(spec)
-
-    def _check_input(self, spec: NewTaskSpec) -> None:
-        if spec.agent in self.registry.task_agents:
-            self._caller(spec.agent).check_input(spec.input)
-            check_memory(self.resources, self.registry.task_agents[spec.agent])
+            if spec.agent not in callers:
+                callers[spec.agent] = self._caller(spec.agent) if spec.agent in known else None
+            caller = callers[spec.agent]
+            if caller is not None:
+                caller.check_input(spec.input)
+        for each in filter(None, callers.values()):
+            check_memory(self.resources, each.agent)
 
     def _caller(self, name: str) -> Caller:
         """Return what calls an agent; another one when the agent was registered again."""

@@ -73,7 +73,9 @@ class Steering:
 
         Raises:
             TaskNotFound: There is none.
-            InvalidState: It waits for no person, or what it needs has failed.
+            InvalidState: It waits for no person, or for one to say whether it may be called again,
+                as its worker died and it may be called at most once: `retry` and `cancel_task` say
+                that; or what it needs has failed.
             InputValidationError: The answer does not fit what was asked.
             EncodingError: It has no stored form.
             ConfigurationError: *by* is no text.

@@ -460,6 +460,21 @@ def _worker(parser: argparse.ArgumentParser) -> None:
         help="time without a sign of life after which others take the tasks over (60)",
     )
     parser.add_argument(
+        "--heartbeat-interval",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="time without a sign of life after which a job has stalled, of jobs that keep no such "
+        "time themselves (30)",
+    )
+    parser.add_argument(
+        "--stall-action",
+        choices=("notify_planning_agent", "terminate_job"),
+        default="notify_planning_agent",
+        help="what is done then, of jobs that keep no such action themselves (default: "
+        "notify_planning_agent)",
+    )
+    parser.add_argument(
         "--drain",
         action="store_true",
         help="leave as soon as no task of these agents is ready, runs, or waits for its next try",

@@ -59,6 +59,8 @@ def worker(arguments: argparse.Namespace, screen: Screen) -> int:
         concurrency=arguments.concurrency,
         agents=agents,
         lease=arguments.lease,
+        heartbeat_interval=arguments.heartbeat_interval,
+        stall_action=arguments.stall_action,
     )
     tally = _Tally(screen, loud=arguments.verbose)
     with Signals(screen) as signals, LogLines(screen):

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, final
 import attrs
 
 from dagger_dsl.errors import ConfigurationError, shown
+from dagger_dsl.model.job_settings import NO_SETTINGS, JobSettings
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import seconds
 
 if TYPE_CHECKING:
+    from dagger_dsl.model.stalls import StallAction
     from dagger_dsl.model.tasks import NewTaskSpec
 
 __all__ = ["WAITS", "JobRequest"]
@@ -77,6 +79,8 @@ class JobRequest:
         allowed_agents: The agents that the job may give tasks to; None for all.
         config: What is kept with the job, of JSON types.
         timeout: Seconds (or timedelta) until the job is cancelled; None for no limit.
+        settings: What else is kept with the job: ``heartbeat_interval``, ``stall_action`` and
+            ``max_tasks``, as `TaskManager.start_job` takes them.
 
     Raises:
         ConfigurationError: One of these cannot be one.
@@ -88,6 +92,7 @@ class JobRequest:
     allowed_agents: tuple[str, ...] | None
     config: Mapping[str, Any]
     timeout: float | None
+    settings: JobSettings
 
     def __init__(
         self,
@@ -97,6 +102,9 @@ class JobRequest:
         allowed_agents: Sequence[str] | None = None,
         config: Mapping[str, Any] | None = None,
         timeout: float | timedelta | None = None,
+        heartbeat_interval: float | timedelta | None = None,
+        stall_action: StallAction | str | None = None,
+        max_tasks: int | None = None,
     ) -> None:
         if (tasks is None) == (job_id is None):
             raise ConfigurationError(
@@ -105,11 +113,12 @@ class JobRequest:
             )
         if job_id is not None and (not isinstance(job_id, str) or not job_id or "\0" in job_id):
             raise ConfigurationError(f"job_id is a text that is not empty, not {shown(job_id)}")
-        given = (allowed_agents, config, timeout)
-        if job_id is not None and any(each is not None for each in given):
+        settings = JobSettings.of(max_tasks, heartbeat_interval, stall_action)
+        given = any(each is not None for each in (allowed_agents, config, timeout))
+        if job_id is not None and (given or settings != NO_SETTINGS):
             raise ConfigurationError(
-                "allowed_agents, config and timeout are for a job that the node starts; one that "
-                "is there has its own"
+                "allowed_agents, config, timeout, heartbeat_interval, stall_action and max_tasks "
+                "are for a job that the node starts; one that is there has its own"
             )
         specs = () if tasks is None else _specs(tasks)
         allowed = None if allowed_agents is None else _agents(allowed_agents)
@@ -123,7 +132,7 @@ class JobRequest:
         limit = None if timeout is None else seconds(timeout, "timeout", zero=False)
         if limit is not None and not limit < math.inf:
             raise ConfigurationError(f"timeout is a number of seconds, not {shown(timeout)}")
-        self.__attrs_init__(specs, job_id, allowed, _config(config), limit)
+        self.__attrs_init__(specs, job_id, allowed, _config(config), limit, settings)
 
 
 def _agents(given: Any) -> tuple[str, ...]:

@@ -136,6 +136,8 @@ def _text(what: str, value: Any, *, empty: bool = True) -> None:
 
 
 def _whole(what: str, text: str) -> None:
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -214,12 +216,16 @@ class NewTaskSpec:
     ) -> None:
         _name("agent", agent)
         _text("description", description)
-        for what, name in (("parent", parent), ("task_id", task_id), ("key", key)):
-            if name is not None:
-                _name(what, name)
-        for what, text in (("acceptance_criteria", acceptance_criteria), ("summary", summary)):
-            if text is not None:
-                _text(what, text)
+        if parent is not None:
+            _name("parent", parent)
+        if task_id is not None:
+            _name("task_id", task_id)
+        if key is not None:
+            _name("key", key)
+        if acceptance_criteria is not None:
+            _text("acceptance_criteria", acceptance_criteria)
+        if summary is not None:
+            _text("summary", summary)
         if type(priority) is not int or abs(priority) > 2**31:
             raise ConfigurationError(f"priority is a whole number, not {shown(priority)}")
         limit = None if timeout is None else seconds(timeout, "timeout")
@@ -234,7 +240,7 @@ class NewTaskSpec:
             agent,
             input,
             description,
-            _texts(dependencies),
+            _texts(dependencies) if dependencies != () else (),
             parent,
             as_enum(TaskType, task_type, "task_type"),
             priority,

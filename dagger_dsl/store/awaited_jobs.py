@@ -14,11 +14,12 @@ import attrs
 import sqlalchemy as sa
 
 from dagger_dsl.errors import JobFailed, JobNotFound, shown
+from dagger_dsl.model.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.model.jobs import JobRequest
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.job_ends import ENDED, post
-from dagger_dsl.store.job_settings import MAX_TASKS, JobSettings
+from dagger_dsl.store.job_settings import change_settings
 from dagger_dsl.store.notices import of_tasks, tell
 from dagger_dsl.store.schema import job_waits, task_links, tasks
 from dagger_dsl.store.task_reads import stored_job
@@ -101,7 +102,9 @@ class AwaitedJobs(TaskRows):
             if not read(self._database, sql.JOB, (request.job_id,)):
                 raise JobNotFound(
                     f"node {node_id!r} waits for job {shown(request.job_id)}, which is not in "
-                    f"{self._database.where}; give wait_for_job() the tasks of one to start"
+                    f"{self._database.where}: a node waits for jobs of the database that its run "
+                    "is recorded in. Run it with the database_url= that the job has, or give "
+                    "wait_for_job() the tasks of a job to start"
                 )
             return self.waiting(request.job_id, (run_id, node_id, key))
         specs = [_inside(own_id, k, spec) for k, spec in enumerate(request.tasks)]
@@ -119,12 +122,14 @@ class AwaitedJobs(TaskRows):
                 allowed = request.allowed_agents
                 text = None if allowed is None else json_text(list(allowed))
                 config = json_text(dict(request.config))
-                kept = attrs.astuple(JobSettings(MAX_TASKS))  # its stalls are for who looks
+                kept = attrs.astuple(JobSettings(MAX_TASKS))
                 row = (own_id, "running", text, config, deadline, now, at, at, *kept)
                 tx.execute(sql.INSERT_JOB, row)
+                change_settings(tx, own_id, request.settings)
                 job = stored_job(tx.rows(sql.JOB, (own_id,))[0])
                 self._insert(tx, job, [str(spec.task_id) for spec in specs], specs, encoded, now)
             elif stored_job(rows[0]).status in (JobStatus.FAILED, JobStatus.CANCELLED):
+                change_settings(tx, own_id, request.settings)
                 self._try_again(tx, own_id, deadline, now)
             self._wait(own_id, (run_id, node_id, key), tx)
             tx.after = (*tx.after, partial(tell, of_tasks(self._database)))

@@ -18,6 +18,7 @@ from dagger_dsl.store.schema import tasks
 from dagger_dsl.store.task_questions import open_question, record_answer
 from dagger_dsl.store.task_steps import (
     NEVER,
+    UNSURE,
     count_job,
     follow,
     json_text,
@@ -89,7 +90,8 @@ class TaskPeople(TaskRows):
 
         Raises:
             TaskNotFound: There is none.
-            InvalidState: It waits for no person, or what it needs has failed.
+            InvalidState: It waits for no person, or for one to say whether it may be called again;
+                or what it needs has failed.
             InputValidationError: The answer does not fit what was asked.
             EncodingError: It has no stored form.
             ConfigurationError: *by* is no text.
@@ -101,12 +103,17 @@ class TaskPeople(TaskRows):
         def take(tx: Transaction) -> None:
             row = task_row(tx, task_id)
             number, job_id = int(row[0]), str(row[4])
+            error: Any = tx.scalar(sql.ERROR, (number,))
+            if row[1] == TaskStatus.BLOCKED and row[6] == UNSURE:
+                raise InvalidState(
+                    f"task {task_id!r} asks nothing, and an answer would call it again ({error}): "
+                    "retry() calls it once more, cancel_task() ends it"
+                )
             if row[1] != TaskStatus.BLOCKED or (row[2] and row[6] != NEVER):
                 raise InvalidState(
                     f"task {task_id!r} is {row[1]} and waits for no person"
                     + ("; it waits for other tasks" if row[1] == TaskStatus.BLOCKED else "")
                 )
-            error: Any = tx.scalar(sql.ERROR, (number,))
             question = open_question(tx, number, error or "")
             if question.schema is not None:
                 fault = schema_fault(question.schema, value, "answer")

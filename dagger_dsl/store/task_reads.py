@@ -12,6 +12,7 @@ import attrs
 import orjson
 
 from dagger_dsl.errors import EncodingError, TaskNotFound, shown
+from dagger_dsl.model.job_settings import NO_SETTINGS, JobSettings
 from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.stored_values import StoredValue
 from dagger_dsl.model.tasks import (
@@ -25,7 +26,6 @@ from dagger_dsl.model.tasks import (
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_text
 from dagger_dsl.store.database import Database
-from dagger_dsl.store.job_settings import NO_SETTINGS, JobSettings
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.task_questions import ANSWERS, Answered
 from dagger_dsl.store.task_steps import utc

@@ -235,8 +235,19 @@ HELD_LANES: Final = Statement(
 )
 
 
+#: The first tasks with a lane, whether that is free or not; all of it is in the index.
+LANED: Final = Statement(
+    sa.select(tasks.c.task_id, tasks.c.lane)
+    .where(_is_ready, tasks.c.agent_type == _agent, tasks.c.lane.is_not(None))
+    .order_by(*_IN_ORDER)
+    .limit(_bind("the_window", sa.Integer()))
+    .offset(_start)
+)
+READY_ROW: Final = Statement(sa.select(*READY_COLUMNS).where(tasks.c.task_id == _number))
+
+
 def _first_of_lanes() -> sa.Select[Any]:
-    """Return the first ready task of each free lane of an agent.
+    """Return the numbers of the first ready tasks of an agent, of each free lane one.
 
     From one lane to the next by one step in an index each: however many tasks a lane has, only
     its first one is looked at.
@@ -264,7 +275,7 @@ def _first_of_lanes() -> sa.Select[Any]:
         .scalar_subquery()
     )
     heads = sa.select(head).where(lane.is_not(None), lane.not_in(HELD_LANES.core))
-    return sa.select(*READY_COLUMNS).where(tasks.c.task_id.in_(heads))
+    return sa.select(tasks.c.task_id).where(tasks.c.task_id.in_(heads))
 
 
 FIRST_OF_LANES: Final = Statement(
@@ -496,6 +507,13 @@ EVENTS: Final = Statement(
     sa.select(*(task_events.c[name] for name in EVENT_COLUMNS))
     .where(task_events.c.task_id == _number)
     .order_by(task_events.c.event_id)
+)
+LAST_CAUSE: Final = Statement(
+    sa.select(task_events.c.cause)
+    .where(task_events.c.task_id == _number)
+    .order_by(task_events.c.event_id.desc())
+    .limit(_bind("the_limit", sa.Integer()))
+    .offset(_start)
 )
 OF_OWNER: Final = Statement(
     sa.select(tasks.c.task_id, tasks.c.public_id, tasks.c.effects, tasks.c.job_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ __all__ = [
     "LOST",
     "NEVER",
     "SILENT",
+    "UNSURE",
     "add_link",
     "cancel_tasks",
     "count_job",
@@ -53,6 +55,9 @@ _WAITING: Final = ("pending", "blocked", "paused")
 
 #: When a task is due that a person has to decide on, whatever becomes of what it needs.
 NEVER: Final = math.inf
+#: The same where nobody knows what its last call has done, and it may be called at most once: no
+#: answer lets it go on.
+UNSURE: Final = sys.float_info.max
 
 #: Causes of changes: when a worker died, when it gave no sign of life for its lease, and when what
 #: a task needs cannot come any more.

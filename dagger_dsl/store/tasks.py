@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError as FoundCycle
 from graphlib import TopologicalSorter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -24,24 +25,19 @@ from dagger_dsl.errors import (
     shown,
     task_cycle,
 )
-from dagger_dsl.model.ids import new_id
+from dagger_dsl.model.ids import new_ids
+from dagger_dsl.model.job_settings import NO_SETTINGS, JobSettings
 from dagger_dsl.model.tasks import (
     UNFINISHED,
     JobStatus,
     NewTaskSpec,
     OnDependencyFailure,
     TaskStatus,
-    TaskType,
 )
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_new_name, check_text
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
-from dagger_dsl.store.job_settings import (
-    NO_SETTINGS,
-    JobSettings,
-    change_settings,
-    check_growth,
-)
+from dagger_dsl.store.job_settings import change_settings, check_growth
 from dagger_dsl.store.task_reads import StoredJob, TaskTable, stored_job
 from dagger_dsl.store.task_steps import (
     DEAD,
@@ -246,7 +242,8 @@ class TaskRows(TaskTable):
     def _prepared(self, specs: Sequence[NewTaskSpec]) -> _NewTasks:
         """Return all that can be done about new tasks before their transaction."""
         _check_cycles(specs)
-        ids = [spec.task_id or new_id() for spec in specs]
+        made = new_ids(len(specs))
+        ids = [spec.task_id or id_ for id_, spec in zip(made, specs, strict=True)]
         encoded = [
             self.encoded(spec.input, f"the input of task {id_!r}")
             for id_, spec in zip(ids, specs, strict=True)
@@ -500,13 +497,17 @@ _SPEC_FIELDS: Final = (
 )
 
 
+_spec_values: Final = attrgetter(*_SPEC_FIELDS)
+_PLAIN: Final = _spec_values(NewTaskSpec("any"))
+
+
 def _spec_text(spec: NewTaskSpec) -> str | None:
     """Return what nothing is looked up by; most tasks have little of it."""
-    given = {name: getattr(spec, name) for name in _SPEC_FIELDS}
-    given["task_type"] = str(spec.task_type) if spec.task_type is not TaskType.TASK else None
-    given["description"] = spec.description or None
-    kept = {name: value for name, value in given.items() if value is not None}
-    return json_text(kept) if kept else None
+    values = _spec_values(spec)
+    if values == _PLAIN:
+        return None
+    given = zip(_SPEC_FIELDS, values, _PLAIN, strict=True)
+    return json_text({name: value for name, value, plain in given if value != plain})
 
 
 def _config_text(config: Any) -> str | None:

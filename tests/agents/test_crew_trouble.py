@@ -17,7 +17,7 @@ from dagger_dsl import Registry, task_agent
 from dagger_dsl.agents import crew as crew_module
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
-from dagger_dsl.errors import StoreFull
+from dagger_dsl.errors import InvalidState, StoreFull
 from dagger_dsl.model.policies import Effects, RetryPolicy
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskStatus
 
@@ -263,7 +263,12 @@ def test_trouble_with_storage_inside_of_an_agent_is_no_result(
         until(lambda: task_of(manager, task_id).status is TaskStatus.BLOCKED)
         assert "StoreFull" in task_of(manager, task_id).error
         assert "at most once: decide by hand" in task_of(manager, task_id).error
+        with pytest.raises(InvalidState, match="asks nothing"):
+            manager.answer(task_id, "go on")
         assert len(calls) == 1
+        manager.retry(task_id)
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert len(calls) == 2
 
 
 def test_a_damaged_input_fails_its_task(registry: Registry, tmp_path: Path, url: str) -> None:
