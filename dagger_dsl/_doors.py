@@ -37,6 +37,7 @@ DOORS: Final = {
     "channels_to_svg": "dagger_dsl.views.channels:channels_to_svg",
     "channels_bundle": "dagger_dsl.views.channels:channels_bundle",
     "channels_table": "dagger_dsl.views.channel_tables:channels_table",
+    "bus_page": "dagger_dsl.views.bus_page:bus_page",
     "bus_display": "dagger_dsl.views.live_bus:bus_display",
     "save_dot": "dagger_dsl.views.graphviz:save_dot",
     "render": "dagger_dsl.views.graphviz:render",

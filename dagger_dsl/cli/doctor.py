@@ -133,6 +133,7 @@ def _database(url: str, troubles: list[str], artifacts: bool) -> dict[str, Any]:
                 facts["last use"] = last_use_of(store.database)
             facts["writable"] = _writable(store, troubles)
             facts["owners"] = _owners(store, url, troubles)
+            facts["messages"] = _messages(store, url)
     except DaggerError as error:
         troubles.append(str(error))
     return facts
@@ -166,6 +167,24 @@ def _owners(store: Store, url: str, troubles: list[str]) -> str:
     processes = {str(each.owner) for each in living}
     by = f" by {_some(processes)}" if processes else ""
     return f"{count(len(living), 'run')} executed{by}"
+
+
+def _messages(store: Store, url: str) -> str:
+    """Return how messages stand: a backlog and dead letters are for people to judge, no fault."""
+    from dagger_dsl.store.message_reads import MessageReads
+
+    flow = MessageReads(store.database, store._payloads).flow()
+    told = [f"{flow.total('published'):,} kept"]
+    waiting, dead = flow.total("waiting"), flow.total("dead")
+    if waiting:
+        told.append(f"{waiting:,} waiting")
+        idle = {each.name for each in flow.agents.values() if each.waiting and not each.owner}
+        if idle:
+            told.append(f"no process serves {_some(idle)}")
+    if dead:
+        line = command_line(url, "deadletters", "list")
+        told.append(f"{count(dead, 'dead letter')}, which this lists: {line}")
+    return ", ".join(told)
 
 
 def _some(names: set[str]) -> str:

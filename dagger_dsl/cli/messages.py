@@ -50,7 +50,11 @@ def channels(arguments: argparse.Namespace, screen: Screen) -> int:
     """Say how channels and agents stand, once or again and again."""
     if arguments.watch and screen.as_json:
         raise ConfigurationError("--watch is for people; programs call channels --json instead")
+    if arguments.watch and arguments.forget is not None:
+        raise ConfigurationError("--forget changes something, and --watch shows it; give one")
     with _bus(arguments.db) as bus:
+        if arguments.forget is not None:
+            return _forget(bus, arguments.forget, screen)
         if arguments.watch:
             return _watch(bus, screen)
         flow = bus.channel_map().flow
@@ -65,6 +69,15 @@ def channels(arguments: argparse.Namespace, screen: Screen) -> int:
         if not screen.is_rich and flow.agents:
             screen.result("")
             screen.table(_agent_rows(flow))
+    return OK
+
+
+def _forget(bus: PubSubExecutor, agent: str, screen: Screen) -> int:
+    bus.unregister(agent, forget=True)
+    if screen.as_json:
+        screen.json({"command": "channels", "forgotten": agent})
+    else:
+        screen.result(f"nothing is kept for agent {printable(agent)} any more")
     return OK
 
 

@@ -546,6 +546,9 @@ def _channels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="show how they stand until Ctrl-C, twice a second"
     )
+    parser.add_argument(
+        "--forget", metavar="AGENT", help="keep nothing any more for an agent that is gone"
+    )
     _database(parser)
     _json(parser)
 
@@ -603,7 +606,7 @@ def _db(parser: argparse.ArgumentParser) -> None:
 
 _UPKEEP: Final = {
     "stats": "print sizes and numbers of rows",
-    "prune": "delete old runs that have ended, and what they left",
+    "prune": "delete old runs, jobs and messages that are over, and what they left",
     "backup": "copy the database, also while runs go on",
     "vacuum": "give free space back to the disk",
 }
@@ -611,7 +614,10 @@ _UPKEEP: Final = {
 
 def _prune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--older-than", type=_days, metavar="DAYS", help="runs that ended so many days ago"
+        "--older-than",
+        type=_days,
+        metavar="DAYS",
+        help="what ended so many days ago, and messages of then that all are done with",
     )
     parser.add_argument(
         "--keep-last", type=_whole, metavar="N", help="but keep the newest N runs of each graph"

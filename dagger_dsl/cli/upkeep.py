@@ -48,12 +48,13 @@ def _prune(store: Store, arguments: argparse.Namespace) -> tuple[dict[str, Any],
     import attrs
 
     if arguments.older_than is None and arguments.keep_last is None:
-        raise ConfigurationError("say which runs may go: --older-than DAYS or --keep-last N")
+        raise ConfigurationError("say what may go: --older-than DAYS or --keep-last N")
     age = None if arguments.older_than is None else dt.timedelta(days=arguments.older_than)
     report = store.prune(age, arguments.keep_last, arguments.dry_run)
     word = "would remove" if report.dry_run else "removed"
     text = (
         f"{word} {count(len(report.runs), 'run')}, {count(len(report.jobs), 'job')}, "
+        f"{count(report.messages, 'message')}, "
         f"{count(len(report.artifacts), 'artifact')}, "
         f"{count(report.files, 'file')} of {report.bytes:,} bytes"
     )

@@ -29,6 +29,9 @@ class PubSubConfig:
         max_waiting: How many publications may wait for room at a time.
         max_channels: How many channels a bus may have.
         max_message_bytes: How many bytes a stored message may take.
+        max_ids: How many ids that were given by hand are remembered in memory, the newest ones;
+            their payloads live as long. A message whose id is forgotten is published once more. A
+            database forgets none as long as it keeps the message.
         max_publications: How many messages one call may publish, where they are held back until it
             has succeeded.
         strict: Whether agents may publish only on channels that they name.
@@ -59,6 +62,7 @@ class PubSubConfig:
     max_waiting: int
     max_channels: int
     max_message_bytes: int
+    max_ids: int
     max_publications: int
     strict: bool
     retry: RetryPolicy
@@ -79,6 +83,7 @@ class PubSubConfig:
         max_waiting: int = 10_000,
         max_channels: int = 10_000,
         max_message_bytes: int = 16 * 1024 * 1024,
+        max_ids: int = 10_000,
         max_publications: int = 10_000,
         strict: bool = False,
         retry: Any = None,
@@ -100,6 +105,7 @@ class PubSubConfig:
             whole_number(max_waiting, "max_waiting"),
             whole_number(max_channels, "max_channels"),
             whole_number(max_message_bytes, "max_message_bytes"),
+            whole_number(max_ids, "max_ids"),
             whole_number(max_publications, "max_publications"),
             strict,
             policy,

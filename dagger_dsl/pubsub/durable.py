@@ -31,7 +31,6 @@ from dagger_dsl.pubsub.feeds import Feed, Settled
 from dagger_dsl.pubsub.letters import told_of
 from dagger_dsl.pubsub.progress import Step
 from dagger_dsl.pubsub.waiting import ThreadBell
-from dagger_dsl.store.message_upkeep import remove_some_messages
 from dagger_dsl.store.message_values import (
     DEAD,
     DONE,
@@ -168,6 +167,19 @@ class DurablePlace:
         with self._lock:
             self._feeds[subscription].leaving = "forget" if forget else "release"
         self._look()
+
+    def is_here(self, subscription: Subscription) -> bool:
+        """See `Place.is_here`."""
+        with self._lock:
+            return any(
+                each.progress is not None
+                for each in self._feeds.values()
+                if each.subscription.name == subscription.name
+            )
+
+    def forget(self, name: str) -> bool | None:
+        """See `Place.forget`."""
+        return self.rows.forget(name, self._worker.is_dead)
 
     def _look(self) -> None:
         self._calm = -math.inf
@@ -400,22 +412,24 @@ class DurablePlace:
                     feed.refused(each, fault)
                     continue
                 for publication in each.published:
-                    self._published(publication)
+                    self._published(publication, publication.data)
             feed.taken.clear()
-        for (publication, _), fault in zip(pending, done.faults, strict=True):
-            self._tell(publication, fault)
+        for (publication, outgoing), fault in zip(pending, done.faults, strict=True):
+            self._tell(publication, outgoing, fault)
         return True
 
-    def _tell(self, publication: Publication, fault: DaggerError | None) -> None:
+    def _tell(
+        self, publication: Publication, outgoing: Outgoing, fault: DaggerError | None
+    ) -> None:
         if fault is not None:
             publication.fail(fault)
             return
-        self._published(publication)
+        self._published(publication, outgoing)
         publication.succeed(publication.message)
 
-    def _published(self, publication: Publication) -> None:
+    def _published(self, publication: Publication, outgoing: Outgoing) -> None:
         channel = self._bus._channels.get(publication.message.channel)
-        if channel is not None:
+        if channel is not None and not outgoing.known:
             channel.published += 1
 
     # --- who has a subscription -------------------------------------------------------------------
@@ -443,9 +457,8 @@ class DurablePlace:
             return
         if self._pruning or self._pruned is None or now - self._pruned >= _UPKEEP:
             self._pruned = now
-            _, self._pruning = remove_some_messages(
-                self.store.database, self.now() - keep, self._pruning
-            )
+            upkeep = self.store._maintenance()
+            _, self._pruning = upkeep.remove_some_messages(self.now() - keep, self._pruning)
 
     def _see_off(self, feeds: Sequence[Feed]) -> None:
         """Give away the subscriptions of agents that were taken out and have come to their end."""

@@ -244,20 +244,36 @@ class PubSubExecutor(BusLife):
         Args:
             name: Which.
             forget: Whether a database keeps nothing for it from now on. Else what is published
-                waits for it there until it is back. Memory keeps nothing anyway; what waited is
-                counted as undelivered.
+                waits for it there until it is back, and is kept as long. An agent that is on no bus
+                any more can be forgotten, too. Memory keeps nothing anyway; what waited is counted
+                as undelivered.
 
         Raises:
             AgentNotFound: There is none.
+            InvalidState: It is to be forgotten, and another process has it; or the bus does not
+                run, and so has not opened the database.
         """
         with self._lock:
-            if name not in self._callers:
-                raise AgentNotFound(
-                    f"there is no agent {shown(name)} on this bus"
-                    f"{did_you_mean(name, list(self._callers))}"
+            place = self._place
+            if forget and self.database_url is not None and place is None:
+                raise InvalidState(
+                    f"the bus does not run, and agent {shown(name)} is forgotten in the database "
+                    "that a running one has open; call unregister(forget=True) while it runs"
                 )
-            del self._callers[name]
+            if name not in self._callers:
+                gone = place.forget(name) if forget and place is not None else None
+                if gone is None:
+                    raise AgentNotFound(
+                        f"there is no agent {shown(name)} on this bus"
+                        f"{did_you_mean(name, list(self._callers))}"
+                    )
+                if not gone:
+                    raise _elsewhere(name)
+                return
             known = self._subscriptions.get(name)
+            if known is not None and forget and place is not None and not place.is_here(known):
+                raise _elsewhere(name)
+            del self._callers[name]
             if known is not None:
                 self._take_out(known, forget=forget)
 
@@ -571,3 +587,10 @@ class PubSubExecutor(BusLife):
 
     def _letters(self) -> list[DeadLetter]:
         return [letter for each in self._all() for letter in list(each.letters)]
+
+
+def _elsewhere(name: str) -> InvalidState:
+    return InvalidState(
+        f"agent {shown(name)} runs in another process, which would lose its messages; call "
+        "unregister(forget=True) there, or once that process has ended"
+    )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from dagger_dsl.errors import DaggerError, DecodingError, StoreDamaged, visible
-from dagger_dsl.model.messages import DeadLetter, Message, error_text
+from dagger_dsl.model.messages import DeadLetter, Message, error_text, is_pattern
 from dagger_dsl.pubsub.progress import Progress, Step
 from dagger_dsl.store.message_values import RETRY, Delivered, Outgoing, Settlement, Stored
 
@@ -30,6 +30,9 @@ logger = logging.getLogger("dagger_dsl.pubsub")
 
 #: Messages that are fetched at a time, at most.
 PORTION: Final = 500
+
+#: Channels that are asked for by name, at most.
+_NAMES: Final = 20
 
 #: What is said of a message while it is handled after a death.
 _DIED: Final = "its process died while it handled this, or handles it now"
@@ -80,6 +83,10 @@ class Feed:
         self.suspects: deque[tuple[Stored, Delivered]] = deque()
         self._rows = rows
         self._worker = worker
+        names = subscription.caller.subscribe
+        # Each name is asked for by itself; beyond some, and for patterns, all messages are read.
+        by_name = len(names) <= _NAMES and not any(map(is_pattern, names))
+        self._channels = names if by_name else None
         self._config = subscription.bus.config
 
     def __repr__(self) -> str:
@@ -174,8 +181,7 @@ class Feed:
         self.progress.buried(number)
         logger.error("agent %r gives message %d up: %s", subscription.name, number, fault)
         message = settled.message or Message("")
-        subscription.handled -= 1
-        subscription.failed += 1
+        subscription.take_back()
         letter = DeadLetter(message, subscription.name, error_text(fault), 1, self._rows.now())
         subscription.lose(letter)
 
@@ -199,13 +205,14 @@ class Feed:
         waiting = subscription.core.waiting
         if waiting > most // 2:
             return False
-        found = self._rows.after(progress.scanned, min(PORTION, most - waiting))
-        if not found:
+        room = min(PORTION, most - waiting)
+        found, scanned = self._rows.scan(progress.scanned, room, self._channels)
+        if scanned == progress.scanned:
             return False
         wanted = self._wanted(progress, found)
         # All are read before anything is said of one: trouble with a file is no result.
         messages = [self._read(each) for each in wanted]
-        progress.take([each.head.number for each in wanted], found[-1].head.number)
+        progress.take([each.head.number for each in wanted], scanned)
         progress.skip.difference_update(each.head.number for each in found)
         for each, message in zip(wanted, messages, strict=True):
             if isinstance(message, Message):
@@ -246,8 +253,10 @@ class Feed:
     def _look_back(self, progress: Progress) -> None:
         """Give again what failed before, in another process perhaps, or is replayed."""
         now, known = self._rows.now(), progress.retries
-        for row, so_far in self._rows.retries(self.subscription.name):
-            if so_far.number in known:
+        for so_far in self._rows.retries(self.subscription.name):
+            # Its payload is read once, not with each look.
+            row = None if so_far.number in known else self._rows.one(so_far.number)
+            if row is None:
                 continue
             due = so_far.due_at or 0.0
             message = self._read(row)
@@ -271,15 +280,16 @@ class Feed:
         if subscription.calm_until <= self._rows.now() or not self.is_empty:
             return False
         if not self.suspects:
-            found = self._rows.after(progress.scanned, _GLANCE)
+            found, scanned = self._rows.scan(progress.scanned, _GLANCE, self._channels)
             wanted = self._wanted(progress, found)
             if not wanted:
-                if found:
-                    progress.take((), found[-1].head.number)
+                goes_on = scanned > progress.scanned
+                if goes_on:
+                    progress.take((), scanned)
                 else:
                     self.careful = 0
                     subscription.watched = False
-                return bool(found)
+                return goes_on
             number = wanted[0].head.number
             progress.take((number,), number)
             self.suspects.append((wanted[0], Delivered(number, RETRY)))

@@ -367,7 +367,7 @@ class BusLife(abc.ABC):
     def _count(self) -> None:
         """Look whether as many messages were handled as there shall be."""
         limit = self._limit
-        if limit is not None and sum(each.handled for each in self._all()) >= limit:
+        if limit is not None and sum(each.stats.handled for each in self._all()) >= limit:
             self.stop("count")
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.errors import ChannelFull, DaggerError, IdempotencyConflict, InvalidState
 from dagger_dsl.model.messages import DeadLetter, Message
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["MemoryPlace"]
 
 logger = logging.getLogger("dagger_dsl.pubsub")
-
-#: How many ids that were given by hand are remembered, the newest ones.
-_REMEMBERED: Final = 10_000
 
 
 class MemoryPlace:
@@ -87,6 +84,14 @@ class MemoryPlace:
     def leave(self, subscription: Subscription, *, forget: bool) -> None:
         """See `Place.leave`; who waited for room with this agent may have it now."""
         self.made_room()
+
+    def is_here(self, subscription: Subscription) -> bool:
+        """See `Place.is_here`: no other process sees these messages."""
+        return True
+
+    def forget(self, name: str) -> bool | None:
+        """See `Place.forget`: nothing outlives an agent here."""
+        return None
 
     # --- publishing -------------------------------------------------------------------------------
 
@@ -163,7 +168,7 @@ class MemoryPlace:
         message = publication.message
         known = self._ids.setdefault(message.id, message)
         if known is message:
-            if len(self._ids) > _REMEMBERED:
+            if len(self._ids) > self._bus.config.max_ids:
                 self._ids.popitem(last=False)
             return True
         same = (known.channel, known.key) == (message.channel, message.key)

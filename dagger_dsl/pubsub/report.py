@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from dagger_dsl._doors import through
 from dagger_dsl.errors import ExecutionError, InvalidState
 from dagger_dsl.model.messages import DeadLetter
 
@@ -164,6 +166,21 @@ class PubSubExecutionReport:
     def to_svg(self) -> str:
         """Return the same as SVG."""
         return self._seen().to_svg()
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return it as a page that holds all it needs: it opens from disk in any browser.
+
+        It shows the channels and agents, the messages as far as they are kept, and what was given
+        up in this process, with errors and payloads (shortened).
+
+        Args:
+            path: Where to write it, too; the folder has to be there.
+
+        Raises:
+            ConfigurationError: There can be no such file.
+            InvalidState: The report was made by hand.
+        """
+        return str(through("bus_page")(self, path))
 
     def _seen(self) -> MessageTree | ChannelMap:
         tree = self.tree

@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from dagger_dsl.errors import ExecutionError, InputValidationError, visible
+from dagger_dsl.errors import ExecutionError, InputValidationError, RunCancelled, visible
 from dagger_dsl.model.messages import DeadLetter, Message, error_text
 from dagger_dsl.pubsub.context import MessageContext
 from dagger_dsl.pubsub.delivery import Delivery, SharedDelivery
 from dagger_dsl.pubsub.report import AgentStats
-from dagger_dsl.pubsub.waiting import LoopBell, Publication, ThreadBell
+from dagger_dsl.pubsub.waiting import LoopBell, Publication, ThreadBell, running_loop
 from dagger_dsl.retry import decide
 
 if TYPE_CHECKING:
@@ -76,6 +76,18 @@ class Place(Protocol):
 
     def leave(self, subscription: Subscription, *, forget: bool) -> None:
         """Give it nothing more; forgotten, it misses what is published from now on."""
+        ...
+
+    def is_here(self, subscription: Subscription) -> bool:
+        """Return whether this process gives a subscription its messages, and not another one."""
+        ...
+
+    def forget(self, name: str) -> bool | None:
+        """Let an agent that is nowhere miss what is published, and lose what waits for it.
+
+        Returns:
+            None where there is no such agent, False where another process has it.
+        """
         ...
 
     def submit(
@@ -179,6 +191,7 @@ class Subscription:
         self.stopped = False
         self.watched = False
         self.handled = self.failed = self.retried = self.dead = 0
+        self._taken_back = 0
         self.letters: deque[DeadLetter] = deque(maxlen=bus.config.dead_letters)
         # Messages that were failed on, and since when: a policy may give up after a time.
         self._failing: dict[int, float] = {}
@@ -193,7 +206,8 @@ class Subscription:
     @property
     def stats(self) -> AgentStats:
         """What it has done so far."""
-        return AgentStats(self.handled, self.failed, self.retried, self.dead, self.core.waiting)
+        handled = self.handled - self._taken_back
+        return AgentStats(handled, self.failed, self.retried, self.dead, self.core.waiting)
 
     @property
     def calm_until(self) -> float:
@@ -239,7 +253,7 @@ class Subscription:
     async def _drive(self) -> None:
         bell, steps = self.bell, self._steps()
         assert isinstance(bell, LoopBell)
-        turn = 0
+        turn, me = 0, asyncio.current_task()
         try:
             step = next(steps)
             while True:
@@ -254,8 +268,12 @@ class Subscription:
                     continue
                 try:
                     value = await step
-                except (KeyboardInterrupt, GeneratorExit):  # meant for the loop, and for this task
+                except KeyboardInterrupt:  # meant for the loop
                     raise
+                except GeneratorExit as error:
+                    if not self._is_in(me):  # this task is closed, not an agent that leaves
+                        raise
+                    step = steps.throw(ExecutionError(f"it raised {error!r}"))
                 except asyncio.CancelledError:
                     task = asyncio.current_task()
                     if task is None or task.cancelling():
@@ -276,6 +294,10 @@ class Subscription:
         finally:
             steps.close()
             self._left()
+
+    def _is_in(self, task: asyncio.Task[None] | None) -> bool:
+        """Whether this is called while a task of the loop goes on, and not while it is closed."""
+        return running_loop() is self._home.loop and asyncio.current_task() is task
 
     def _drive_blocking(self) -> None:
         bell, steps = self.bell, self._steps()
@@ -381,7 +403,9 @@ class Subscription:
         now = place.now()
         since = self._failing.setdefault(message.number, now)
         try:
-            delay = decide(self.policy, attempts, error, now - since)
+            delay = None
+            if not isinstance(error, RunCancelled):  # somebody does not want that run
+                delay = decide(self.policy, attempts, error, now - since)
         except Exception:  # a predicate of the policy, which is somebody's code
             logger.exception("the retry policy of agent %r failed itself", self.name)
             delay = None
@@ -415,6 +439,13 @@ class Subscription:
         self.lose(letter)
         place.bury(self, letter)
         core.ended(message)
+
+    def take_back(self) -> None:
+        """Count a message as failed that was counted as handled; from the thread of its place."""
+        # Not in `handled`, which the agent itself counts up without a lock.
+        with self._lock:
+            self._taken_back += 1
+            self.failed += 1
 
     def lose(self, letter: DeadLetter) -> None:
         """Count a message that is given up."""

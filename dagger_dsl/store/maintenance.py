@@ -8,7 +8,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -23,6 +23,11 @@ from dagger_dsl.store.artifacts import ArtifactFiles
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.faults import translated
 from dagger_dsl.store.locks import FILES
+from dagger_dsl.store.message_upkeep import (
+    removable_messages,
+    remove_messages,
+    remove_some_messages,
+)
 from dagger_dsl.store.queries import Queries
 from dagger_dsl.store.schema import (
     FINISHED,
@@ -65,6 +70,7 @@ class PruneReport:
         memos: Number of shared results that had expired.
         jobs: Ids of the jobs of tasks.
         values: Number of values that agents shared and whose time is over.
+        messages: Number of messages that every subscription was done with.
     """
 
     runs: tuple[str, ...] = ()
@@ -75,6 +81,7 @@ class PruneReport:
     memos: int = 0
     jobs: tuple[str, ...] = ()
     values: int = 0
+    messages: int = 0
 
 
 @attrs.frozen
@@ -128,17 +135,19 @@ class Maintenance:
         runs = self._old_runs(before, keep_last, None)
         jobs = job_upkeep.old_jobs(self._database, before, keep_last)
         if dry_run:
-            unused = self._unused_artifacts(set(runs), set(jobs))
+            sent, sizable = (0, []) if before is None else self._old_messages(before)
+            unused = self._unused_artifacts(set(runs), set(jobs), sizable)
             files, size = self._measure(unused)
             expired = self._expired_memos()
             values = job_upkeep.expired_values(self._database)
             return PruneReport(
-                tuple(runs), tuple(unused), files, size, True, expired, tuple(jobs), values
+                tuple(runs), tuple(unused), files, size, True, expired, tuple(jobs), values, sent
             )
         removed, _ = self._remove_all(runs)
         ended, _ = self._remove_jobs(jobs)
         expired = self._remove_memos()
         values = job_upkeep.remove_values(self._database)
+        sent = 0 if before is None else self._remove_messages(before)
         unused = self._unused_artifacts(set(), set())
         gone = [each for chunk in _chunks(unused) for each in self._remove_artifacts(chunk)]
         files, size = self._remove_files()
@@ -150,7 +159,19 @@ class Maintenance:
             memos=expired,
             jobs=tuple(ended),
             values=values,
+            messages=sent,
         )
+
+    def _old_messages(self, before: dt.datetime) -> tuple[int, list[str]]:
+        return removable_messages(self._database, before.timestamp())
+
+    def _remove_messages(self, before: dt.datetime) -> int:
+        # What their payloads leave is found with all that is unused.
+        return remove_messages(self._database, before.timestamp(), lambda left: None)
+
+    def remove_some_messages(self, before: float, after: int) -> tuple[int, int]:
+        """See `message_upkeep.remove_some_messages`; the files of their payloads go, too."""
+        return remove_some_messages(self._database, before, after, self._free)
 
     def retain(self, flow_name: str, keep_runs: int | None, keep_days: float | None) -> None:
         """See `Store.retain`: like `prune`, but it looks only at what the removed runs leave."""
@@ -160,8 +181,7 @@ class Maintenance:
         runs = [] if keep_runs is None else self._old_runs(None, keep_runs, flow_name)
         runs += [] if days is None else self._old_runs(days, None, flow_name)
         _, left = self._remove_all(list(dict.fromkeys(runs)))
-        for chunk in _chunks(left):
-            self._remove_unnamed(self._remove_artifacts(chunk))
+        self._free(left)
 
     def retain_jobs(self, keep_jobs: int | None, keep_days: float | None) -> list[str]:
         """See `Store.retain_jobs`."""
@@ -170,9 +190,13 @@ class Maintenance:
         old = [] if keep_jobs is None else job_upkeep.old_jobs(self._database, None, keep_jobs)
         old += [] if days is None else job_upkeep.old_jobs(self._database, days, None)
         removed, left = self._remove_jobs(list(dict.fromkeys(old)))
+        self._free(left)
+        return removed
+
+    def _free(self, left: Sequence[str]) -> None:
+        """Remove those of some artifacts that nothing refers to any more, with their files."""
         for chunk in _chunks(left):
             self._remove_unnamed(self._remove_artifacts(chunk))
-        return removed
 
     def _remove_jobs(self, jobs: Sequence[str]) -> tuple[list[str], list[str]]:
         """Remove jobs; return those that went, and the artifacts that they referred to."""
@@ -265,8 +289,15 @@ class Maintenance:
         with self._database.writing() as connection:
             return connection.execute(sa.delete(memo).where(_expired())).rowcount
 
-    def _unused_artifacts(self, runs: set[str], jobs: set[str]) -> list[str]:
-        """Return artifacts that nothing refers to, apart from these and what has expired."""
+    def _unused_artifacts(
+        self, runs: set[str], jobs: set[str], sent: Sequence[str] = ()
+    ) -> list[str]:
+        """Return artifacts that nothing refers to, apart from these and what has expired.
+
+        Args:
+            runs, jobs: Their ids.
+            sent: The payloads of messages, one for each.
+        """
         used: set[str] = set()
         with self._database.reading() as connection:
             for column, owner in (*_REFERENCES, *job_upkeep.JOB_REFERENCES):
@@ -275,12 +306,22 @@ class Maintenance:
                     query = query.where(sa.not_(_expired()))
                 if column.table is shared_values:
                     query = query.where(sa.not_(job_upkeep.is_over()))
+                if column.table is messages:
+                    used |= self._payloads_but(connection, Counter(sent))
+                    continue
                 without = jobs if column.table in (tasks, shared_values) else runs
                 used |= {each for each, whose in connection.execute(query) if whose not in without}
             known = connection.scalars(
                 sa.select(artifacts.c.artifact_id).order_by(artifacts.c.artifact_id)
             )
             return [each for each in known if each not in used]
+
+    @staticmethod
+    def _payloads_but(connection: sa.Connection, sent: Counter[str]) -> set[str]:
+        """Return the payloads of messages, without those that have no more messages than *sent*."""
+        column = messages.c.artifact_id
+        query = sa.select(column, sa.func.count()).where(column.is_not(None)).group_by(column)
+        return {each for each, number in connection.execute(query) if number > sent[each]}
 
     def _remove_artifacts(self, chunk: Sequence[str]) -> list[str]:
         with self._database.writing() as connection:

@@ -7,6 +7,7 @@ are at work on.
 from __future__ import annotations
 
 import datetime as dt
+import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -29,7 +30,7 @@ from dagger_dsl.model.message_flow import (
 )
 from dagger_dsl.model.messages import Message, error_text
 from dagger_dsl.store.database import Database
-from dagger_dsl.store.message_statements import MESSAGE_ROW
+from dagger_dsl.store.message_statements import MESSAGE_ROW, ONE
 from dagger_dsl.store.message_values import Stored, stored
 from dagger_dsl.store.messages import MessageRows
 from dagger_dsl.store.payloads import Payloads
@@ -54,7 +55,6 @@ _id = messages.c.message_id
 _NEWEST: Final = Statement(
     sa.select(*MESSAGE_ROW).order_by(_id.desc()).limit(_limit).offset(_offset)
 )
-_ONE: Final = Statement(sa.select(*MESSAGE_ROW).where(_id == _number))
 _LINK: Final = Statement(
     sa.select(_id, messages.c.public_id, messages.c.cause_id).where(
         messages.c.public_id == _bind("the_id", sa.Text())
@@ -65,7 +65,7 @@ _LINK_OF_NUMBER: Final = Statement(
 )
 _CAUSED: Final = Statement(
     sa.select(_id, messages.c.public_id, messages.c.cause_id)
-    .where(_id > _number, messages.c.cause_id.is_not(None))
+    .where(messages.c.cause_id == _bind("the_cause", sa.Text()))
     .order_by(_id)
     .limit(_limit)
     .offset(_offset)
@@ -114,9 +114,6 @@ _BETWEEN: Final = Statement(
         deliveries.c.message_id <= _last,
     )
 )
-
-#: Links between messages that are read at a time.
-_PORTION: Final = 20_000
 
 _STATES: Final = {"done": HANDLED, "retry": RETRYING, "dead": DEAD}
 
@@ -248,18 +245,16 @@ class MessageReads:
                 break
             seen.add(above[0])
             root = above
-        numbers, names = [root[0]], {root[1]}
-        after = root[0]
-        while len(numbers) < limit:
-            found = read(self._database, _CAUSED, (after, _PORTION, 0))
-            for number, public_id, cause in found:
-                if cause in names and len(numbers) < limit:
-                    numbers.append(number)
-                    names.add(str(number) if public_id is None else public_id)
-            if len(found) < _PORTION:
-                break
-            after = found[-1][0]
-        rows = [row for each in numbers for row in read(self._database, _ONE, (each,))]
+        numbers: list[int] = []
+        reached, waiting = {root[0]}, [root[:2]]
+        while waiting and len(numbers) < limit:  # a message comes after the one that it came of
+            number, name = heapq.heappop(waiting)
+            numbers.append(number)
+            for each, public_id, _ in read(self._database, _CAUSED, (name, limit, 0)):
+                if each not in reached:
+                    reached.add(each)
+                    heapq.heappush(waiting, (each, str(each) if public_id is None else public_id))
+        rows = [row for each in numbers for row in read(self._database, ONE, (each,))]
         return self._courses([stored(each) for each in rows])
 
     def _link(self, message_id: str) -> tuple[int, str, str] | None:

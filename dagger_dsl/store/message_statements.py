@@ -66,6 +66,15 @@ AFTER: Final = Statement(
     .limit(_limit)
     .offset(_bind("the_first", sa.Integer()))
 )
+# By the index of channels, in which the messages of one are in order.
+AFTER_ON: Final = Statement(
+    sa.select(*MESSAGE_ROW)
+    .where(messages.c.channel == _bind("the_channel", sa.Text()), messages.c.message_id > _number)
+    .order_by(messages.c.message_id)
+    .limit(_limit)
+    .offset(_bind("the_first", sa.Integer()))
+)
+ONE: Final = Statement(sa.select(*MESSAGE_ROW).where(messages.c.message_id == _number))
 
 SUBSCRIPTION: Final = Statement(
     sa.select(
@@ -115,6 +124,9 @@ RELEASE: Final = Statement(
     .where(subscriptions.c.name == _name, subscriptions.c.owner == _worker)
     .values(owner=sa.null(), epoch=subscriptions.c.epoch + _one)
 )
+FORGET_FREE: Final = Statement(
+    sa.delete(subscriptions).where(subscriptions.c.name == _name, subscriptions.c.epoch == _epoch)
+)
 FORGET: Final = Statement(sa.delete(subscriptions).where(subscriptions.c.name == _name))
 FORGET_DELIVERIES: Final = Statement(
     sa.delete(deliveries).where(deliveries.c.subscription == _name)
@@ -149,10 +161,11 @@ DELIVERIES: Final = Statement(
     .order_by(deliveries.c.message_id)
 )
 RETRIES: Final = Statement(
-    sa.select(deliveries.c.attempt, deliveries.c.due_at, deliveries.c.deaths, *MESSAGE_ROW)
-    .join(messages, messages.c.message_id == deliveries.c.message_id)
+    sa.select(
+        deliveries.c.message_id, deliveries.c.attempt, deliveries.c.due_at, deliveries.c.deaths
+    )
     .where(deliveries.c.subscription == _name, deliveries.c.state == sa.literal_column("'retry'"))
-    .order_by(messages.c.message_id)
+    .order_by(deliveries.c.message_id)
 )
 _dead = deliveries.c.state == sa.literal_column("'dead'")
 _of_agent = sa.or_(_bind("any_name", sa.Integer()) == _one, deliveries.c.subscription == _name)
@@ -185,13 +198,17 @@ DISCARD: Final = Statement(
 )
 LEAST_POSITION: Final = Statement(sa.select(sa.func.min(subscriptions.c.position)))
 FIRST: Final = Statement(sa.select(sa.func.min(messages.c.message_id)))
-# A message that was given up, or is given again, is kept as long as its row says so.
-REMOVE: Final = Statement(
-    sa.delete(messages).where(
-        messages.c.message_id > _bind("the_first", sa.Integer()),
-        messages.c.message_id <= _number,
-        messages.c.published_at < _bind("the_time", sa.Double()),
-        messages.c.message_id < sa.select(sa.func.max(messages.c.message_id)).scalar_subquery(),
-        messages.c.message_id.not_in(sa.select(deliveries.c.message_id)),
-    )
+# Those that were given up, or are given again, are kept as long as their row says so; the last one
+# of all is kept for its number.
+_done_with = (
+    messages.c.message_id > _bind("the_first", sa.Integer()),
+    messages.c.message_id <= _number,
+    messages.c.published_at < _bind("the_time", sa.Double()),
+    messages.c.message_id < sa.select(sa.func.max(messages.c.message_id)).scalar_subquery(),
+    messages.c.message_id.not_in(sa.select(deliveries.c.message_id)),
+)
+REMOVE: Final = Statement(sa.delete(messages).where(*_done_with))
+REMOVABLE: Final = Statement(sa.select(sa.func.count()).where(*_done_with))
+REMOVABLE_FILES: Final = Statement(
+    sa.select(messages.c.artifact_id).where(messages.c.artifact_id.is_not(None), *_done_with)
 )

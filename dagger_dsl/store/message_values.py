@@ -39,12 +39,14 @@ class Outgoing:
         message: Which.
         data: Its payload's encoding.
         named: Whether its id was given by hand, so that it may be there already.
+        known: Whether it was there already when it was to be stored.
         inline, artifact_id, size: Where the encoding goes, once `MessageRows.place` has placed it.
     """
 
     message: Message
     data: bytes
     named: bool = False
+    known: bool = False
     inline: bytes | None = None
     artifact_id: str | None = None
     size: int = 0

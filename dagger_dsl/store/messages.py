@@ -122,8 +122,8 @@ class MessageRows:
             outgoing: The messages, in order, placed.
 
         Returns:
-            For each, None where it is stored, or was stored before; else the error: its id belongs
-            to another message.
+            For each, None where it is stored, or was stored before, as `Outgoing.known` says; else
+            the error: its id belongs to another message.
         """
         if outgoing and self._database.dialect == "postgresql":
             tx.rows(sql.LOCK, ())
@@ -136,6 +136,7 @@ class MessageRows:
                     self._insert(tx, rows)
                     rows = []
                 known = tx.rows(sql.BY_PUBLIC_ID, (each.message.id,))
+                each.known = bool(known)  # anew each time, as a transaction may be tried again
                 if known:
                     found.append(_conflict(each, known[0]))
                     continue
@@ -322,6 +323,34 @@ class MessageRows:
 
         run_transaction(self._database, let_go)
 
+    def forget(self, name: str, is_dead: Callable[[str, int], bool]) -> bool | None:
+        """Remove a subscription that no living worker has.
+
+        Args:
+            name: Which.
+            is_dead: Whether a worker, given with its beats, is dead.
+
+        Returns:
+            None where there is none, False where a worker has it.
+        """
+        rows = read(self._database, sql.SUBSCRIPTION, (name,))
+        if not rows:
+            return None
+        _, owner, epoch, beats = rows[0]
+        if owner is not None and not is_dead(str(owner), int(beats)):
+            return False
+        is_gone = False
+
+        def remove(tx: Transaction) -> None:
+            nonlocal is_gone
+            is_gone = bool(tx.execute(sql.FORGET_FREE, sql.FORGET_FREE.in_order(values)))
+            if is_gone:
+                tx.execute(sql.FORGET_DELIVERIES, (name,))
+
+        values = {"the_name": name, "the_epoch": epoch}
+        run_transaction(self._database, remove)
+        return is_gone  # else somebody has claimed it meanwhile
+
     def beat(self, worker: str) -> None:
         """Show that a worker lives."""
         run_transaction(self._database, lambda tx: _ignore(tx.execute(sql.BEAT, (worker,))))
@@ -349,14 +378,44 @@ class MessageRows:
         """Return the messages of all channels after one, in order, so many at most."""
         return [stored(row) for row in read(self._database, sql.AFTER, (number, limit, 0))]
 
-    def retries(self, name: str) -> list[tuple[Stored, Delivered]]:
-        """Return what a subscription is given again: each message, and what became of it so far."""
+    def scan(
+        self, number: int, limit: int, channels: Sequence[str] | None
+    ) -> tuple[list[Stored], int]:
+        """Return the first messages after one, and up to where there are no others.
+
+        Args:
+            number: The one.
+            limit: Messages at most.
+            channels: Of these only; None for all channels.
+        """
+        if channels is None:
+            found = self.after(number, limit)
+            return found, found[-1].head.number if found else number
+        # Before the messages are read: what comes meanwhile is beyond this.
+        last = int(read(self._database, sql.LAST, ())[0][0] or 0)
+        if last <= number:
+            return [], number
+        rows = [
+            row
+            for each in channels
+            for row in read(self._database, sql.AFTER_ON, (each, number, limit, 0))
+        ]
+        found = sorted(map(stored, rows), key=lambda each: each.head.number)
+        if len(found) >= limit:  # one of the channels may have more
+            del found[limit:]
+            return found, found[-1].head.number
+        return found, max(last, found[-1].head.number) if found else last
+
+    def one(self, number: int) -> Stored | None:
+        """Return a message; None where it was removed."""
+        rows = read(self._database, sql.ONE, (number,))
+        return stored(rows[0]) if rows else None
+
+    def retries(self, name: str) -> list[Delivered]:
+        """Return what became so far of the messages that a subscription is given again."""
         return [
-            (
-                stored(row[3:]),
-                Delivered(row[3], RETRY, int(row[0]), float(row[1] or 0.0), deaths=int(row[2])),
-            )
-            for row in read(self._database, sql.RETRIES, (name,))
+            Delivered(int(number), RETRY, int(attempt), float(due or 0.0), deaths=int(deaths))
+            for number, attempt, due, deaths in read(self._database, sql.RETRIES, (name,))
         ]
 
     def message(self, row: Stored) -> Message:

@@ -344,12 +344,20 @@ def _to_5(connection: sa.Connection) -> None:
         )
 
 
+def _to_6(connection: sa.Connection) -> None:
+    """What came of a message is found by that message's id."""
+    connection.exec_driver_sql(
+        "CREATE INDEX ix_messages_cause_id ON messages (cause_id) WHERE cause_id IS NOT NULL"
+    )
+
+
 #: `{version: step}`: what brings a schema to *version* from the one before it.
 MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {
     2: _to_2,
     3: _to_3,
     4: _to_4,
     5: _to_5,
+    6: _to_6,
 }
 
 

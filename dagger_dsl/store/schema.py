@@ -112,10 +112,10 @@ __all__ = [
 APPLICATION_ID: Final = 0x64676473
 
 #: The schema that this code reads and writes.
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 
 #: The oldest release that reads each schema version; a newer file names its own in `meta`.
-READS: Final = {1: "0.1.0", 2: "0.1.0", 3: "0.1.0", 4: "0.1.0", 5: "0.1.0"}
+READS: Final = {1: "0.1.0", 2: "0.1.0", 3: "0.1.0", 4: "0.1.0", 5: "0.1.0", 6: "0.1.0"}
 
 RUN_STATES: Final = ("running", "paused", "completed", "failed", "cancelled", "timed_out")
 FINISHED: Final = ("completed", "failed", "cancelled", "timed_out")
@@ -538,6 +538,7 @@ messages = sa.Table(
     sa.Index(
         "ix_messages_artifact_id", "artifact_id", sqlite_where=sa.text("artifact_id IS NOT NULL")
     ),
+    sa.Index("ix_messages_cause_id", "cause_id", sqlite_where=sa.text("cause_id IS NOT NULL")),
 )
 
 subscriptions = sa.Table(

@@ -487,14 +487,16 @@ class Store:
         keep_last: int | None = None,
         dry_run: bool = False,
     ) -> PruneReport:
-        """Remove finished runs and jobs, then artifacts that nothing refers to any more.
+        """Remove finished runs, jobs and messages, then what nothing refers to any more.
 
         A run that is not finished, or owned, is never removed, nor is a job that has not ended. A
-        job goes with its tasks, their history, and what its agents shared. Without limits only
-        artifacts go, and values whose time is over.
+        job goes with its tasks, their history, and what its agents shared. A message goes when
+        every subscription is done with it, so not while it waits for an agent, is given again or is
+        a dead letter. Without limits only artifacts go, and values whose time is over.
 
         Args:
-            older_than: Only runs and jobs that ended before this time, or this long ago (seconds).
+            older_than: Only runs and jobs that ended before this time, or this long ago (seconds),
+                and messages that were published before; without it no message goes.
             keep_last: Keep the newest so many runs of each graph, and so many jobs, however old.
             dry_run: Remove nothing, only say what would go.
         """

@@ -41,7 +41,7 @@ def channels_to_svg(found: ChannelMap) -> str:
     """Return channels and agents as SVG."""
     from dagger_dsl.views.svg import picture_to_svg
 
-    return picture_to_svg(_drawn(found))
+    return picture_to_svg(drawn_channels(found))
 
 
 def channels_bundle(
@@ -53,10 +53,11 @@ def channels_bundle(
     from dagger_dsl.views.notebook import picture_bundle
 
     text = f"{found.title}: {standing_of_bus(found.flow)}"
-    return picture_bundle(partial(_drawn, found), text, include, exclude)
+    return picture_bundle(partial(drawn_channels, found), text, include, exclude)
 
 
-def _drawn(found: ChannelMap) -> Picture:
+def drawn_channels(found: ChannelMap) -> Picture:
+    """Return the picture of channels and agents; of many, those that are alike are one box."""
     return alike(picture_of_channels(found.flow, found.title), _MANY, "box")
 
 

@@ -25,7 +25,7 @@ import attrs
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import by_hand, jobs, machines, ours
+from tests.benchmarks import by_hand, jobs, machines, messages, ours
 from tests.benchmarks.measure import MOST, Trial, interleaved
 from tests.benchmarks.shapes import SHAPES, Shape
 
@@ -325,6 +325,23 @@ def job_cases(n: int, folder: Path) -> Iterator[Case]:
     )
 
 
+def message_cases(n: int, folder: Path) -> Iterator[Case]:
+    """Yield what a message costs: to several agents in memory, and to one with a database."""
+    case = partial(Case, shape=SHAPES["fan"](n), n=n)
+    yield case(
+        path=f"messages to {messages.SUBSCRIBERS} agents",
+        ours=partial(messages.in_memory, n),
+        hand=partial(messages.queues, n),
+        bound=Bound(ratio=1.5),
+    )
+    yield case(
+        path="messages FULL, one agent",
+        ours=partial(messages.durable, n, folder, "FULL"),
+        hand=partial(messages.table, n, folder, "FULL"),
+        bound=Bound(us=60, at=4),
+    )
+
+
 def _durable_repeats(chained: bool, large: bool, level: str) -> int:
     # A chain of 100,000 synced commits takes half a minute; one repetition shows its scale.
     if large:
@@ -407,6 +424,7 @@ def cases(sizes: list[int], folder: Path) -> Iterator[Case]:
         yield from machine_cases(n, folder)
     yield from map_cases(folder)
     yield from job_cases(ITEMS, folder)
+    yield from message_cases(ITEMS, folder)
     yield from shown_cases()
 
 
@@ -418,6 +436,7 @@ def print_table(rows: list[Row], console: Console, what: str) -> None:
         "'opening too' counts that. '6 us at 2.5': where the loop by hand costs 2.5 us. "
         "'map over nodes': an item of a mapped node; by hand is a plain node of ours. "
         "'tasks claimed': by hand is ours, too, where few wait. "
+        f"'messages to {messages.SUBSCRIBERS} agents': by hand is a queue for each. "
         "'shown live': by hand is the same run without a display.",
     )
     for name in ("path", "shape"):

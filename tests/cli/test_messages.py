@@ -152,3 +152,30 @@ def test_watching_gives_nothing_to_programs(cli: Cli, served: list[object]) -> N
     found = cli("channels", "--watch", "--json")
     assert found.code == 2
     assert "channels --json" in found.err
+
+
+def test_an_agent_that_is_gone_is_forgotten_and_holds_no_messages_any_more(
+    cli: Cli, served: list[object]
+) -> None:
+    cli("publish", "orders.new", '"late"')
+    cli("publish", "elsewhere", "1")
+    said = cli("db", "prune", "--older-than", "0", "--dry-run").out
+    assert "would remove 0 runs, 0 jobs, 1 message, " in said, "two are dead letters, one waits"
+    assert cli("channels", "--watch", "--forget", "mailer").code == 2
+    done = cli("channels", "--forget", "mailer")
+    assert (done.code, done.out) == (0, "nothing is kept for agent mailer any more\n")
+    again = cli("channels", "--forget", "mailer")
+    assert again.code != 0
+    assert "there is no agent 'mailer'" in again.err
+    assert "removed 0 runs, 0 jobs, 4 messages, " in cli("db", "prune", "--older-than", "0").out
+
+
+def test_doctor_tells_of_a_backlog_and_of_dead_letters(cli: Cli, served: list[object]) -> None:
+    assert json.loads(cli("doctor", "--json").out)["messages"] == (
+        "3 kept, 2 dead letters, which this lists: dagger-dsl deadletters list"
+    )
+    cli("publish", "orders.new", '"late"')
+    found = cli("doctor")
+    assert found.code == 0, "that is for people to judge"
+    (line,) = [each for each in found.out.splitlines() if each.startswith("messages:")]
+    assert "4 kept, 1 waiting, no process serves mailer, 2 dead letters, " in line

@@ -420,6 +420,43 @@ def test_a_run_that_somebody_else_executes_is_waited_for(tmp_path: Path) -> None
     assert calls == [1], "its result is taken over"
 
 
+def test_a_run_that_a_person_cancels_is_not_begun_again_before_somebody_says_so(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:{tmp_path / 'bus.db'}"
+    dag = DAG("held", registry=Registry())
+    gate, began = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    @dag.node
+    def hold(n: int, ctx: NodeCtx) -> int:
+        calls.append(n)
+        began.set()
+        while not ctx.cancelled and not gate.wait(0.005):
+            pass
+        return n
+
+    bus = PubSubExecutor([], registry=Registry(), database_url=url)
+    answers = collect(bus, "out")
+    retry = RetryStrategy.IMMEDIATE.with_attempts(5)
+    bus.trigger(dag, "in", publish="out", retry=retry, runner="threads")
+    with bus:
+        bus.publish("in", 7, id="m1").result()
+        assert began.wait(LONG)
+        with Store(url) as store:
+            RunControl(store, "held:m1").cancel("not wanted")
+        idle(bus)
+        (letter,) = bus.dead_letters()
+        assert letter.attempts == 1
+        assert "RunCancelled" in letter.error
+        assert "not wanted" in letter.error
+        assert (calls, answers) == ([7], [])
+        gate.set()
+        assert bus.replay() == 1
+        idle(bus)
+    assert [m.payload for m in answers] == [7]
+
+
 def test_flows_are_chained_by_events(tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'bus.db'}"
     first, second = DAG("first", registry=Registry()), DAG("second", registry=Registry())

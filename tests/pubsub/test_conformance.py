@@ -1049,3 +1049,11 @@ def test_who_leaves_by_an_error_does_not_wait_for_what_is_left(
         leave()
     assert time.monotonic() - begun < LONG / 2
     assert bus._place is None
+
+
+def test_a_message_that_was_there_already_is_not_counted_as_published(make: Make) -> None:
+    with make() as bus:
+        for _ in range(3):
+            bus.publish("c", 1, id="one").result()
+        bus.publish("c", 2).result()
+        assert bus.channels["c"].published == 2

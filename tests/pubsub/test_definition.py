@@ -280,6 +280,7 @@ def test_agents_are_named_given_or_defined(registry: Registry) -> None:
         {"max_channels": 0},
         {"max_message_bytes": 0},
         {"max_publications": 0},
+        {"max_ids": 0},
         {"strict": 1},
         {"retry": "often"},
         {"dead_letters": 0},

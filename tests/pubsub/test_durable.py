@@ -15,9 +15,11 @@ import pytest
 
 from dagger_dsl import Registry, RetryPolicy
 from dagger_dsl.errors import (
+    AgentNotFound,
     ConfigurationError,
     EncodingError,
     IdempotencyConflict,
+    InvalidState,
     LimitExceeded,
     MessageTooLarge,
     MessageValidationError,
@@ -525,6 +527,47 @@ def test_what_all_are_done_with_is_removed_after_a_time(path: Path, registry: Re
     assert seen == list(range(6))
 
 
+def test_files_go_with_their_messages(path: Path, registry: Registry) -> None:
+    seen = collector(registry)
+    with bus_of(registry, path, keep=0) as bus, Store(path) as store:
+        for number in range(3):
+            bus.publish("c", f"{number}" * 50_000).result()
+        bus.publish("c", "small").result()
+        idle(bus)
+        assert len(seen) == 4
+        assert store.files is not None
+        files = store.files
+    with bus_of(registry, path, keep=0), Store(path) as store:
+        until(lambda: not list(files.ids()))
+        assert store.query("SELECT * FROM artifacts") == []
+
+
+def test_an_agent_that_another_process_has_is_not_forgotten(path: Path, registry: Registry) -> None:
+    other = Registry()
+    collector(registry)
+    collector(other)
+    with bus_of(registry, path) as first:
+        idle(first)
+        with bus_of(other, path) as second, bus_of(Registry(), path) as third:
+            for bus in (second, third):
+                with pytest.raises(InvalidState, match="agent 'agent' runs in another process"):
+                    bus.unregister("agent", forget=True)
+            assert list(second.agents) == ["agent"], "nothing was changed"
+            second.unregister("agent")
+            first.publish("c", 1).result()
+            idle(first)
+    assert len(subscriptions(path)) == 1
+    with pytest.raises(InvalidState, match="the bus does not run"):
+        first.unregister("agent", forget=True)
+    with bus_of(Registry(), path) as bus:
+        with pytest.raises(AgentNotFound):
+            bus.unregister("agent")
+        bus.unregister("agent", forget=True)
+        with pytest.raises(AgentNotFound):
+            bus.unregister("agent", forget=True)
+    assert subscriptions(path) == []
+
+
 POISON = """
     from dagger_dsl.pubsub import *
     from dagger_dsl import Registry
@@ -705,3 +748,95 @@ def test_trouble_with_a_file_holds_messages_up_and_loses_none(
     assert "the disk is away" in caplog.text
     with Store(path) as store:
         assert store.query("SELECT * FROM deliveries") == []
+
+
+@pytest.mark.parametrize("channels", [["c"], ["c", "d"], "*", [f"c{n}" for n in range(30)] + ["c"]])
+def test_messages_of_other_channels_hold_nobody_up(
+    path: Path, registry: Registry, channels: Any
+) -> None:
+    seen = collector(registry, channels)
+    with bus_of(registry, path):
+        pass
+    with bus_of(Registry(), path) as other:
+        for number in range(900):
+            last = other.publish("c" if number % 300 == 299 else "other.one", number, wait=False)
+        last.result()
+    with bus_of(registry, path, capacity=10) as bus:
+        idle(bus)
+        bus.publish("c", "late").result()
+        idle(bus)
+    assert seen == [299, 599, 899, "late"]
+    assert [each.lag for each in subscriptions(path)] == [0]
+
+
+def test_messages_of_other_channels_are_not_read(
+    path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    scan = MessageRows.scan
+
+    def spy(self: MessageRows, *arguments: Any) -> Any:
+        found = scan(self, *arguments)
+        read.extend(each.head.channel for each in found[0])
+        return found
+
+    monkeypatch.setattr(MessageRows, "scan", spy)
+    seen = collector(registry, "c")
+    with bus_of(registry, path) as bus:
+        for _ in range(50):
+            bus.publish("other", 1).result()
+        bus.publish("c", 2).result()
+        idle(bus)
+    assert (seen, read) == ([2], ["c"])
+
+
+def test_what_waits_for_its_time_is_read_once(
+    path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = RetryPolicy(max_attempts=2, backoff="fixed", base_delay=1_000.0)
+
+    @pubsub_agent(subscribe="c", retry=later, registry=registry)
+    async def agent(number: int) -> None:
+        raise ValueError
+
+    with bus_of(registry, path) as bus:
+        for number in range(5):
+            bus.publish("c", number, key=str(number)).result()
+        until(lambda: bus.agents["agent"].failed == 5)
+    decoded: list[int] = []
+    message = MessageRows.message
+
+    def spy(self: MessageRows, row: Any) -> Message:
+        decoded.append(row.head.number)
+        return message(self, row)
+
+    looks: list[str] = []
+    retries = MessageRows.retries
+
+    def spy_on_looks(self: MessageRows, name: str) -> Any:
+        looks.append(name)
+        found = retries(self, name)
+        assert all(isinstance(each.number, int) for each in found), "no payload is read again"
+        return found
+
+    monkeypatch.setattr(MessageRows, "message", spy)
+    monkeypatch.setattr(MessageRows, "retries", spy_on_looks)
+    with bus_of(registry, path) as bus:
+        until(lambda: len(looks) >= 3)
+        assert bus.agents["agent"].waiting == 5
+        bus.stop()
+    assert decoded == [1, 2, 3, 4, 5]
+
+
+def test_what_a_refused_publication_takes_back_is_counted(path: Path, registry: Registry) -> None:
+    @pubsub_agent(subscribe="c", publish="d", registry=registry)
+    async def agent(number: int, bus: MessageContext) -> None:
+        await bus.publish("d", number, id="taken")
+
+    with bus_of(registry, path) as bus:
+        for number in range(3):
+            bus.publish("c", number).result()
+        until(lambda: bus.agents["agent"].dead == 2)
+        idle(bus)
+        stats = bus.agents["agent"]
+    assert (stats.handled, stats.failed, stats.dead) == (1, 2, 2)

@@ -293,6 +293,16 @@ def test_an_id_that_waits_is_taken_when_it_is_let_in(registry: Registry) -> None
     assert gate.seen == [0, 1, 2]
 
 
+def test_the_newest_ids_are_remembered(registry: Registry) -> None:
+    gate = Gate(registry)
+    gate.open()
+    with bus_of(registry, max_ids=2) as bus:
+        for name in ("a", "b", "a", "c", "b", "a"):
+            bus.publish("c", ord(name), id=name).result()
+        assert bus.wait_idle(LONG).result()
+    assert "".join(map(chr, gate.seen)) == "abca", "the oldest one was forgotten"
+
+
 def test_channels_are_bounded(registry: Registry) -> None:
     with bus_of(registry, max_channels=2) as bus:
         bus.publish("a").result()

@@ -58,7 +58,7 @@ def test_a_sync_agent_lives_on_whatever_it_raises(
     assert seen == [1]
 
 
-@pytest.mark.parametrize("error", [Leave, asyncio.CancelledError, SystemExit])
+@pytest.mark.parametrize("error", [Leave, asyncio.CancelledError, GeneratorExit, SystemExit])
 def test_an_async_agent_lives_on_whatever_it_raises(
     make: Make, registry: Registry, error: type[BaseException]
 ) -> None:

@@ -21,7 +21,12 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.messages import Message
 from dagger_dsl.model.values import Secret
-from dagger_dsl.store.message_upkeep import remove_messages, remove_some_messages
+from dagger_dsl.store.message_reads import MessageReads
+from dagger_dsl.store.message_upkeep import (
+    removable_messages,
+    remove_messages,
+    remove_some_messages,
+)
 from dagger_dsl.store.messages import Claimed, Delivered, MessageRows, Outgoing, Settlement
 from dagger_dsl.store.transactions import Transaction, run_transaction
 from dagger_dsl.store.workers import Worker
@@ -91,6 +96,37 @@ def test_messages_come_back_as_they_were_in_the_order_of_publication(rows: Messa
     assert [each.number for each in found] == [1, 2, 3]
     assert [each.head.id for each in rows.after(1, 1)] == ["id"]
     assert rows.after(3, 10) == []
+    first, gone = rows.one(1), rows.one(4)
+    assert first is not None
+    assert rows.message(first) == sent[0]
+    assert gone is None
+
+
+def test_the_messages_of_some_channels_are_found_between_those_of_others(rows: MessageRows) -> None:
+    def scan(after: int, limit: int, *channels: str) -> tuple[list[int], int]:
+        found, scanned = rows.scan(after, limit, channels or None)
+        return [each.head.number for each in found], scanned
+
+    assert scan(0, 10, "a") == scan(0, 10) == ([], 0)
+    publish(rows, *(message(n, "abca"[n % 4]) for n in range(1, 21)))
+    on_a = [n for n in range(1, 21) if n % 4 in (0, 3)]
+    assert scan(0, 100, "a") == (on_a, 20)
+    assert scan(0, 3, "a") == (on_a[:3], on_a[2]), "there may be more of it behind the last one"
+    assert scan(0, 4, "b", "c") == ([1, 2, 5, 6], 6), "in the order of all"
+    assert scan(19, 4, "b", "c") == ([], 20), "up to there are only others"
+    assert scan(5, 100, "nothing") == ([], 20)
+    assert scan(20, 100, "a") == ([], 20)
+    assert scan(17, 2) == ([18, 19], 19)
+
+
+def test_what_was_there_already_is_known(rows: MessageRows) -> None:
+    def known() -> list[bool]:
+        outgoing = [rows.encoded(message(1), named=True) for _ in range(2)]
+        rows.commit("", outgoing)
+        return [each.known for each in outgoing]
+
+    assert known() == [False, True]
+    assert known() == [True, True]
 
 
 @pytest.mark.row("P12")
@@ -246,8 +282,8 @@ def test_what_a_position_does_not_say_comes_back_with_a_claim(rows: MessageRows)
     again = claim(rows)
     assert again.position == 1
     assert again.rows == {1: ("retry", 2, 99.5), 3: ("done", 0, None), 4: ("dead", 3, None)}
-    ((stored, so_far),) = rows.retries("agent")
-    assert (stored.head.id, so_far.attempt, so_far.due_at, so_far.deaths) == ("m1", 2, 99.5, 0)
+    (so_far,) = rows.retries("agent")
+    assert (so_far.number, so_far.attempt, so_far.due_at, so_far.deaths) == (1, 2, 99.5, 0)
     settle(rows, again, 4, drop=(1, 3))
     rows.release(["agent"], "w")
     assert claim(rows).rows == {}
@@ -267,9 +303,30 @@ def test_given_up_messages_can_be_replayed_and_forgotten(rows: MessageRows) -> N
     assert rows.dead_letters("other") == []
     assert rows.replay("other") == rows.discard("agent", {"m4"}) == 0
     assert rows.replay("agent", {"m1", "m4"}) == 1
-    assert [each.head.id for each, _ in rows.retries("agent")] == ["m1"]
+    assert [each.number for each in rows.retries("agent")] == [1]
     assert rows.discard(ids={"m2"}) == 1
     assert [each.message.id for each in rows.dead_letters()] == ["m3"]
+
+
+def test_what_came_of_a_message_is_found_in_order_and_by_index(
+    store: Store, rows: MessageRows
+) -> None:
+    causes = {1: "", 2: "m1", 3: "m2", 4: "", 5: "m1", 6: "m4", 7: "m3", 8: "m9", 9: "m8"}
+    publish(rows, *(message(n, cause=cause) for n, cause in causes.items()))
+    reads = MessageReads(store.database, store._payloads)
+
+    def tree(name: str, limit: int = 100) -> list[int]:
+        found = reads.tree_of(name, limit)
+        assert found is not None
+        return [each.message.number for each in found]
+
+    assert tree("m1") == tree("m7") == tree("m5") == [1, 2, 3, 5, 7]
+    assert tree("m2", 3) == [1, 2, 3]
+    assert tree("m6") == [4, 6]
+    assert sorted(tree("m8")) == sorted(tree("m9")) == [8, 9], "ids given by hand may be odd"
+    assert reads.tree_of("m10", 100) is None
+    plan = store.query("EXPLAIN QUERY PLAN SELECT 1 FROM messages WHERE cause_id = 'm1'")
+    assert "ix_messages_cause_id" in str(plan)
 
 
 def test_a_forgotten_subscription_begins_anew(rows: MessageRows) -> None:
@@ -287,22 +344,65 @@ def test_a_forgotten_subscription_begins_anew(rows: MessageRows) -> None:
 def test_upkeep_removes_what_all_are_done_with_and_no_number_comes_twice(
     store: Store, rows: MessageRows
 ) -> None:
+    freed: list[str] = []
     publish(rows, *map(message, range(1, 4)))
     one = claim(rows)
     publish(rows, *map(message, range(4, 11)))
     settle(rows, one, 8, Delivered(5, "dead", 1, None, "", 1.0))
     rows.claim("slow", ["c"], "w")
-    assert remove_some_messages(store.database, 3.0, 0, 1) == (1, 1)
-    assert remove_some_messages(store.database, 3.0, 1, 1) == (1, 2)
-    assert remove_some_messages(store.database, 3.0, 2, 1) == (0, 3)
-    assert remove_messages(store.database, 100.0) == 5
+    assert remove_some_messages(store.database, 3.0, 0, freed.extend, 1) == (1, 1)
+    assert remove_some_messages(store.database, 3.0, 1, freed.extend, 1) == (1, 2)
+    assert remove_some_messages(store.database, 3.0, 2, freed.extend, 1) == (0, 3)
+    assert removable_messages(store.database, 100.0) == (5, [])
+    assert remove_messages(store.database, 100.0, freed.extend) == 5
     assert payloads(rows) == [5, 9, 10], "the given up one stays"
     settle(rows, one, 10)
     rows.discard()
-    remove_messages(store.database, 100.0)
+    remove_messages(store.database, 100.0, freed.extend)
     assert payloads(rows) == [10], "the last one stays, for its number"
     publish(rows, message(11))
     assert [each.head.number for each in rows.after(0, 10)] == [10, 11]
+    assert freed == []
+
+
+def test_prune_removes_what_all_are_done_with_and_the_files_of_large_payloads(
+    store: Store, rows: MessageRows
+) -> None:
+    large, other = "x" * 50_000, "y" * 50_000
+    one = claim(rows)
+    sent = [message(n) for n in range(1, 4)]
+    sent += [attrs.evolve(message(n), payload=large) for n in (4, 5)]
+    sent += [attrs.evolve(message(6), payload=other), message(7), message(8)]
+    publish(rows, *sent)
+    assert store.files is not None
+    assert len(list(store.files.ids())) == 2
+
+    def pruned(**options: Any) -> tuple[int, int, int]:
+        found = [store.prune(dry_run=dry, **options) for dry in (True, False)]
+        seen = [(each.messages, len(each.artifacts), each.files) for each in found]
+        assert seen[0] == seen[1], "a dry run tells what would go"
+        return seen[0]
+
+    assert pruned(older_than=0.0) == (0, 0, 0), "they wait for an agent"
+    settle(rows, one, 4, Delivered(2, "dead", 1, None, "", 1.0))
+    assert pruned(keep_last=0) == (0, 0, 0), "that is said of runs and jobs"
+    assert pruned(older_than=0.0) == (3, 0, 0), "another one has the same payload"
+    settle(rows, one, 8, Delivered(7, "retry", 1, 9.0, "", 1.0))
+    assert pruned(older_than=0.0) == (2, 2, 2)
+    assert payloads(rows) == [2, 7, 8]
+    assert list(store.files.ids()) == []
+
+
+def test_a_subscription_that_nobody_has_is_forgotten(rows: MessageRows) -> None:
+    claimed = claim(rows)
+    publish(rows, message(1))
+    settle(rows, claimed, 1, Delivered(1, "dead", 1, None, "", 1.0))
+    assert rows.forget("nobody", lambda owner, beats: True) is None
+    assert rows.forget("agent", lambda owner, beats: False) is False
+    assert len(rows.subscriptions()) == len(rows.dead_letters()) == 1
+    assert rows.forget("agent", lambda owner, beats: owner == "w") is True
+    assert rows.subscriptions() == []
+    assert rows.dead_letters() == []
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,17 @@ from xml.etree import ElementTree
 import pytest
 
 from dagger_dsl import Registry
-from dagger_dsl.errors import MessageNotFound
+from dagger_dsl.errors import ConfigurationError, MessageNotFound
 from dagger_dsl.pubsub import (
     PubSubConfig,
     PubSubExecutionReport,
     PubSubExecutor,
+    Reactive,
     StartWith,
     pubsub_agent,
 )
 from tests.views.dot_grammar import parse
+from tests.views.pages import check
 
 EVIL = '<b>x</b> & "y"'
 
@@ -67,3 +69,46 @@ def test_a_notebook_is_shown_the_map_where_no_message_is_kept() -> None:
     bundle = report._repr_mimebundle_()
     assert "<svg" in bundle["text/html"]
     assert "2 channels, 2 agents" in bundle["image/svg+xml"]
+
+
+@pytest.mark.parametrize("kept", ["durable", "traced", "not kept"])
+def test_a_page_tells_how_a_bus_ended(kept: str, tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path / 'bus.db'}" if kept == "durable" else None
+    report = ran(url, trace=100 if kept == "traced" else 0)
+    found = report.to_html(tmp_path / "bus.html")
+    assert (tmp_path / "bus.html").read_text(encoding="utf-8") == found
+    seen = check(found)
+    assert {"failures", "channels", "messages"} <= set(seen.ids)
+    assert EVIL not in found
+    for told in ("Dead letters", "gave up after 1 call", f"ValueError: {EVIL}"):
+        assert told in seen.text
+    assert ("memory keeps no messages" in found) == (kept == "not kept")
+    assert found.count("<svg") == (1 if kept == "not kept" else 2)
+
+
+def test_a_page_can_be_written_only_where_there_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError):
+        ran(None).to_html(tmp_path / "nowhere" / "bus.html")
+
+
+def test_the_page_of_a_bus_without_anything(tmp_path: Path) -> None:
+    bus = PubSubExecutor([], registry=Registry(), database_url=f"sqlite:{tmp_path / 'bus.db'}")
+    check(bus.run(Reactive(idle=0)).to_html())
+
+
+def test_a_large_bus_has_a_page_of_bounded_size() -> None:
+    registry = Registry()
+
+    @pubsub_agent(subscribe="**", registry=registry)
+    def agent(payload: str) -> None:
+        raise ValueError("x" * 10_000)
+
+    config = PubSubConfig(trace=2_000)
+    with PubSubExecutor(registry=registry, config=config) as bus:
+        for number in range(1_500):
+            bus.publish(f"c{number}", "y" * 10_000).result()
+        assert bus.wait_idle(60).result()
+        report = bus.run(Reactive(idle=0))
+    found = report.to_html()
+    check(found)
+    assert len(found) < 4_000_000
