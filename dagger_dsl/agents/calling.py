@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.agents.context import TaskContext
+from dagger_dsl.agents.current import inside
 from dagger_dsl.agents.endings import Endings
 from dagger_dsl.errors import NodeTimeout
 from dagger_dsl.runners.timed import call_within
@@ -74,7 +75,7 @@ class Calling:
         begun = time.monotonic()
         called = False
         try:
-            caller = self._manager._caller(claim.agent)
+            caller = self._manager._roster.caller(claim.agent)
             limit = claim.spec.get("timeout", caller.agent.timeout)
             value = self._claims.value(*claim.payload)
             caller.check_input(value)
@@ -92,7 +93,7 @@ class Calling:
     def _inside(self, ctx: TaskContext) -> Iterator[None]:
         limits = self.limits
         room = contextlib.nullcontext() if limits is None else limits.inside(ctx._claim)
-        with self._manager._inside(ctx), room:
+        with inside(ctx), room:
             yield
 
     def _call(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> Any:

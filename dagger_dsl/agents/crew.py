@@ -413,7 +413,7 @@ class Crew:
 
     def _agents(self) -> list[str]:
         """Return the agents that this crew has by now, whose limits it knows."""
-        known = self._manager._agents_here()
+        known = self._manager._roster.here()
         if known != self._known:
             self._known = known
             if self._limits is None:
@@ -432,7 +432,7 @@ class Crew:
         }
 
     def _is_async(self, name: str) -> bool:
-        caller = self._manager._known_caller(name)
+        caller = self._manager._roster.known_caller(name)
         return caller is not None and caller.is_async
 
     def _look_at_times(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from dagger_dsl.agents.checks import as_status
+from dagger_dsl.agents.current import current_call
 from dagger_dsl.errors import InvalidState
 from dagger_dsl.model.tasks import TaskStatus
 
@@ -124,6 +126,34 @@ class Steering:
         if not self._rows.set_status(task_id, TaskStatus.READY, old=TaskStatus.PAUSED, cause=cause):
             raise InvalidState(f"task {task_id!r} is not paused; retry() is for those that ended")
         self._interrupt(())
+
+    def update_task_status(
+        self,
+        task_id: str,
+        status: TaskStatus | str,
+        *,
+        old: TaskStatus | str | None = None,
+        cause: str = "",
+    ) -> bool:
+        """Change a task's status by hand; return False where it is not *old* any more.
+
+        An agent that blocks its own task says so by this, too: the task is parked once it returns.
+
+        Raises:
+            TaskNotFound: There is none.
+            InvalidState: A task may not go this way.
+        """
+        new = as_status(status)
+        ctx = current_call()
+        if ctx is not None and ctx.task_id == task_id and new is TaskStatus.BLOCKED:
+            ctx._parks = True
+            return True
+        changed = self._rows.set_status(
+            task_id, new, old=None if old is None else as_status(old), cause=cause
+        )
+        stopped = changed and new is TaskStatus.CANCELLED
+        self._interrupt([task_id] if stopped else [])
+        return changed
 
     def _interrupt(self, task_ids: Iterable[str]) -> None:
         """Stop the calls of tasks, where they can be, and have everybody look again."""

@@ -139,10 +139,10 @@ def _agents(given: Sequence[str], registry: Registry) -> list[str]:
         raise ConfigurationError("--agents names no agent; leave it out for all there are")
     for name in wanted:
         if name not in known:
-            raise AgentNotFound(
-                f"no agent {name!r} is registered{did_you_mean(name, known)}; name the module or "
-                "the .py file that defines it by --actions"
-            )
+            hint = did_you_mean(name, known)
+            way = "name the module or the .py file that defines it by --actions"
+            more = "" if hint.endswith("?") else f"; {way}"
+            raise AgentNotFound(f"no agent {name!r} is registered{hint}{more}")
     if not known:
         raise AgentNotFound(
             "no agent is registered; name the module or the .py file that defines some with "
@@ -191,8 +191,8 @@ def _tell(
     with suppress(BrokenPipeError):
         if left:
             screen.error(
-                f"{count(left, 'call')} did not end within the grace time; leaving them behind, "
-                "and others may take their tasks"
+                f"{count(left, 'call')} did not end within the grace time; others may take what "
+                "is left behind"
             )
         screen.say(f"worker stopped: {tally.told()}")
         if screen.as_json:

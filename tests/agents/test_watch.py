@@ -15,7 +15,8 @@ import pytest
 from dagger_dsl import task_agent
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.job import JobHandle
-from dagger_dsl.agents.manager import TaskAgentRegistry, TaskManager
+from dagger_dsl.agents.manager import TaskManager
+from dagger_dsl.agents.roster import TaskAgentRegistry
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.stalls import StallAction
 from dagger_dsl.model.tasks import JobStatus, TaskStatus

@@ -131,7 +131,8 @@ def test_it_runs_tasks_of_the_agents_that_it_is_given(cli: Cli, manager: TaskMan
 @pytest.mark.parametrize(
     ("given", "code", "said"),
     [
-        (["--agents", "dubble"], 2, "no agent 'dubble' is registered; did you mean 'double'?"),
+        (["--agents", "dubble"], 2, "no agent 'dubble' is registered; did you mean 'double'?\n"),
+        (["--agents", "nobody"], 2, "'quick'; name the module or the .py file that defines it"),
         (["--agents", ","], 2, "--agents names no agent"),
         (["--actions", "nothing.py"], 2, "there is no file nothing.py"),
         (["--concurrency", "0"], 2, "at least 1, not 0"),
