@@ -395,16 +395,29 @@ class MessageRows:
         last = int(read(self._database, sql.LAST, ())[0][0] or 0)
         if last <= number:
             return [], number
+        if len(channels) > 1:
+            last = self._reach(number, last, limit, channels)
         rows = [
             row
             for each in channels
-            for row in read(self._database, sql.AFTER_ON, (each, number, limit, 0))
+            for row in read(self._database, sql.ON, (each, number, last, limit, 0))
         ]
         found = sorted(map(stored, rows), key=lambda each: each.head.number)
-        if len(found) >= limit:  # one of the channels may have more
-            del found[limit:]
-            return found, found[-1].head.number
-        return found, max(last, found[-1].head.number) if found else last
+        return found, found[-1].head.number if len(found) == limit else last
+
+    def _reach(self, number: int, last: int, limit: int, channels: Sequence[str]) -> int:
+        """Return up to where there are so many messages on some channels, at most *last*.
+
+        The index alone tells it; read at once, each channel would have as many payloads read as all
+        of them together may have.
+        """
+        numbers: list[int] = []
+        for each in channels:
+            rows = read(self._database, sql.NUMBERS_ON, (each, number, last, limit, 0))
+            numbers = sorted([*numbers, *(row[0] for row in rows)])[:limit]
+            if len(numbers) == limit:
+                last = numbers[-1]
+        return last
 
     def one(self, number: int) -> Stored | None:
         """Return a message; None where it was removed."""
