@@ -36,7 +36,7 @@ from dagger_dsl.model.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.model.policies import seconds, whole_number
 from dagger_dsl.model.resources import ResourceTracker, as_tracker
 from dagger_dsl.model.stalls import StallAction
-from dagger_dsl.model.tasks import NewTaskSpec, TaskStatus, TaskType
+from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus, TaskType
 from dagger_dsl.registry import Registry, as_registry
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.cache import Cache
@@ -177,6 +177,7 @@ class TaskManager(Reading, Steering):
         self._chosen = None if agents is None else as_names(agents)
         self._lease = seconds(lease, "lease", zero=False)
         self._callers: dict[str, Caller] = {}
+        self._missed: set[str] = set()  # agents that nobody here knows, and a warning named
         self._crew: Crew | None = None
         self._lock = threading.Lock()
         self._listeners: set[Callable[[], object]] = set()
@@ -298,7 +299,7 @@ class TaskManager(Reading, Steering):
         Raises:
             AgentNotAllowed: It has a task for another agent.
             AgentNotFound: A task is for an agent that is not registered here, in a process that
-                runs tasks of all agents.
+                runs tasks of all agents, or with tasks in memory, which nobody else can run.
             LimitExceeded: It would have more tasks than it may.
             ConfigurationError: An argument cannot be.
         """
@@ -309,7 +310,8 @@ class TaskManager(Reading, Steering):
             self._stall_actions[stall_action.name] = stall_action
         self._open()  # before anything is read: who died while making a file leaves an empty one
         self._check_specs(tasks)
-        self._check_agents(job_id, (spec.agent for spec in tasks))
+        names = [*self._reads.agents_of(job_id), *(spec.agent for spec in tasks)]
+        self._check_agents(job_id, names, starts=True)
         self._rows.start_job(
             job_id,
             tasks,
@@ -335,7 +337,7 @@ class TaskManager(Reading, Steering):
         """
         if self._reads.job(job_id) is None:
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
-        self._check_agents(job_id)
+        self._check_agents(job_id, self._reads.agents_of(job_id), starts=True)
         self._rows.start_job(job_id)
         self.work()
         self._wake()
@@ -358,14 +360,36 @@ class TaskManager(Reading, Steering):
         """
         self._interrupt(self._rows.cancel_job(job_id, reason))
 
-    def _check_agents(self, job_id: str, more: Iterable[str] = ()) -> None:
-        """Refuse a job whose tasks nobody would ever run, where that is known."""
-        if self._size == 0 or self._chosen is not None:
-            return  # other processes have other agents
+    def _check_agents(self, job_id: str, names: Iterable[str], *, starts: bool) -> None:
+        """Refuse tasks that nobody would ever run, where that is known; else warn, once a name.
+
+        Args:
+            job_id: Their job.
+            names: The agents that they are for.
+            starts: Whether the job starts with them, so that it would hang.
+        """
         known = self.registry.task_agents
-        for name in dict.fromkeys([*self._reads.agents_of(job_id), *more]):
-            if name not in known:
-                raise agent_missing(name, list(known))
+        unknown = [each for each in dict.fromkeys(names) if each not in known]
+        if not unknown:
+            return
+        if self._size and self._store.database.is_memory:
+            job = None if starts else self._reads.job(job_id)
+            if starts or (job is not None and job.status is JobStatus.RUNNING):
+                raise agent_missing(unknown[0], list(known))
+            return  # start_job looks, and until then the agent may be registered
+        if self._size and starts and self._chosen is None:
+            raise agent_missing(unknown[0], list(known))
+        for each in unknown:
+            hint = did_you_mean(each, known)
+            is_close = "did you mean" in hint
+            # Who runs nothing need not know the agents of others; a name like a known one is told.
+            if each not in self._missed and (self._size or is_close):
+                self._missed.add(each)
+                logger.warning(
+                    "no agent %s is registered here%s; its tasks wait for a worker that knows it",
+                    shown(each),
+                    hint if is_close else "",
+                )
 
     def _check_runs(self) -> None:
         """Refuse to wait for what can never run: nobody else sees the memory of this process."""
@@ -490,12 +514,16 @@ class TaskManager(Reading, Steering):
                 for, likewise.
             InvalidState: The job has ended.
             LimitExceeded: The job would have more tasks than it may; see `start_job`.
+            AgentNotFound: The job runs, and a task is for an agent that is not registered, in the
+                memory of this process, which no other one sees. With a database it waits for a
+                worker that knows the agent, and a warning is logged.
             TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
             ConfigurationError: *specs* are no list of `NewTaskSpec`.
         """
         specs = as_specs(specs)
         self._check_specs(specs)
         self._open()
+        self._check_agents(job_id, (spec.agent for spec in specs), starts=False)
         ctx = self._call()
         claim = ctx._claim if ctx is not None and ctx.job_id == job_id else None
         added = self._rows.add(job_id, specs, create=True, claim=claim, settings=self._settings)
