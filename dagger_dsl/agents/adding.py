@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.agents.checks import as_specs
@@ -127,12 +127,16 @@ class Adding:
                 for, likewise.
             InvalidState: The job has ended.
             LimitExceeded: The job would have more tasks than it may; see `start_job`.
+            AgentNotFound: The job runs, and a task is for an agent that is not registered, in the
+                memory of this process, which no other one sees. With a database it waits for a
+                worker that knows the agent, and a warning is logged.
             TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
             ConfigurationError: *specs* are no list of `NewTaskSpec`.
         """
         specs = as_specs(specs)
         self._roster.check_specs(specs)
         self._open()
+        self._check_agents(job_id, (spec.agent for spec in specs), starts=False)
         ctx = self._call()
         claim = ctx._claim if ctx is not None and ctx.job_id == job_id else None
         added = self._rows.add(job_id, specs, create=True, claim=claim, settings=self._settings)
@@ -154,6 +158,10 @@ class Adding:
 
     def _open(self) -> None:
         """Let nobody take a file for a leftover that this process has written, and no row names."""
+        raise NotImplementedError
+
+    def _check_agents(self, job_id: str, names: Iterable[str], *, starts: bool) -> None:
+        """Refuse tasks that nobody would ever run, or warn of them."""
         raise NotImplementedError
 
     def _wake(self) -> None:

@@ -32,7 +32,7 @@ from dagger_dsl.model.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.model.policies import seconds, whole_number
 from dagger_dsl.model.resources import ResourceTracker, as_tracker
 from dagger_dsl.model.stalls import StallAction
-from dagger_dsl.model.tasks import NewTaskSpec
+from dagger_dsl.model.tasks import JobStatus, NewTaskSpec
 from dagger_dsl.registry import as_registry
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.cache import Cache
@@ -265,7 +265,7 @@ class TaskManager(Adding, Reading, Steering):
         Raises:
             AgentNotAllowed: It has a task for another agent.
             AgentNotFound: A task is for an agent that is not registered here, in a process that
-                runs tasks of all agents.
+                runs tasks of all agents, or with tasks in memory, which nobody else can run.
             LimitExceeded: It would have more tasks than it may.
             ConfigurationError: An argument cannot be.
         """
@@ -276,7 +276,8 @@ class TaskManager(Adding, Reading, Steering):
             self._stall_actions[stall_action.name] = stall_action
         self._open()  # before anything is read: who died while making a file leaves an empty one
         self._roster.check_specs(tasks)
-        self._check_agents(job_id, (spec.agent for spec in tasks))
+        names = [*self._reads.agents_of(job_id), *(spec.agent for spec in tasks)]
+        self._check_agents(job_id, names, starts=True)
         self._rows.start_job(
             job_id,
             tasks,
@@ -302,7 +303,7 @@ class TaskManager(Adding, Reading, Steering):
         """
         if self._reads.job(job_id) is None:
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
-        self._check_agents(job_id)
+        self._check_agents(job_id, self._reads.agents_of(job_id), starts=True)
         self._rows.start_job(job_id)
         self.work()
         self._wake()
@@ -325,10 +326,26 @@ class TaskManager(Adding, Reading, Steering):
         """
         self._interrupt(self._rows.cancel_job(job_id, reason))
 
-    def _check_agents(self, job_id: str, more: Iterable[str] = ()) -> None:
-        """Refuse a job whose tasks nobody would ever run, where that is known."""
-        if self._size and self._roster.has_all:  # other processes have other agents
-            self._roster.check_names(dict.fromkeys([*self._reads.agents_of(job_id), *more]))
+    def _check_agents(self, job_id: str, names: Iterable[str], *, starts: bool) -> None:
+        """Refuse tasks that nobody would ever run, where that is known; else warn, once a name.
+
+        Args:
+            job_id: Their job.
+            names: The agents that they are for.
+            starts: Whether the job starts with them, so that it would hang.
+        """
+        unknown = self._roster.unknown(names)
+        if not unknown:
+            return
+        if self._size and self._store.database.is_memory:
+            job = None if starts else self._reads.job(job_id)
+            if starts or (job is not None and job.status is JobStatus.RUNNING):
+                self._roster.check_names(unknown)
+            return  # start_job looks, and until then the agent may be registered
+        if self._size and starts and self._roster.has_all:
+            self._roster.check_names(unknown)
+        # Who runs nothing need not know the agents of others; a name like a known one is told.
+        self._roster.tell_unknown(unknown, close_only=not self._size)
 
     def _check_runs(self) -> None:
         """Refuse to wait for what can never run: nobody else sees the memory of this process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,12 +10,14 @@ from dagger_dsl.agents.admission import check_memory
 from dagger_dsl.agents.calls import Caller
 from dagger_dsl.agents.checks import agent_missing
 from dagger_dsl.agents.definition import AgentDef
-from dagger_dsl.errors import AgentAlreadyRegistered, shown
+from dagger_dsl.errors import AgentAlreadyRegistered, did_you_mean, shown
 from dagger_dsl.model.resources import ResourceTracker
 from dagger_dsl.model.tasks import NewTaskSpec
 from dagger_dsl.registry import Registry
 
 __all__ = ["Roster", "TaskAgentRegistry"]
+
+logger = logging.getLogger("dagger_dsl.agents")
 
 
 class TaskAgentRegistry(Registry):
@@ -55,6 +58,7 @@ class Roster:
         self._chosen = chosen
         self._resources = resources
         self._callers: dict[str, Caller] = {}
+        self._told: set[str] = set()  # agents that nobody here knows, and a warning named
 
     @property
     def has_all(self) -> bool:
@@ -100,6 +104,29 @@ class Roster:
         for name in names:
             if name not in known:
                 raise agent_missing(name, list(known))
+
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Return those of some agents that are not registered, each once."""
+        known = self._registry.task_agents
+        return [each for each in dict.fromkeys(names) if each not in known]
+
+    def tell_unknown(self, names: Iterable[str], *, close_only: bool) -> None:
+        """Warn of agents that are not registered, once each.
+
+        Args:
+            names: Which.
+            close_only: Whether only those are told that are like a known name.
+        """
+        for each in names:
+            hint = did_you_mean(each, self._registry.task_agents)
+            is_close = "did you mean" in hint
+            if each not in self._told and (is_close or not close_only):
+                self._told.add(each)
+                logger.warning(
+                    "no agent %s is registered here%s; its tasks wait for a worker that knows it",
+                    shown(each),
+                    hint if is_close else "",
+                )
 
     def check_specs(self, specs: Iterable[NewTaskSpec]) -> None:
         """Refuse tasks that their agents could never take, as far as these are known here.

@@ -17,20 +17,26 @@ from dagger_dsl.agents.signals import Blocked
 from dagger_dsl.engine.workflow import Workflow
 from dagger_dsl.errors import (
     ConfigurationError,
+    InvalidState,
     RunOwned,
     RunPaused,
     shown,
 )
+from dagger_dsl.store.task_questions import Question
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.context import TaskContext
     from dagger_dsl.engine.control import RunHandle
     from dagger_dsl.engine.report import RunReport
+    from dagger_dsl.store.storage import Store
 
-__all__ = ["TaskRun"]
+__all__ = ["TaskRun", "answer_run"]
 
 #: Options that the task settles: where the run is recorded, and what it is called.
 _SETTLED: Final = ("database_url", "run_id", "idempotency_key")
+
+#: Questions of a run that are named.
+_NAMED: Final = 3
 
 #: Seconds between two looks at whether the task still is this worker's: at first, and at most.
 _SOON: Final = 0.05
@@ -188,4 +194,43 @@ class TaskRun:
         except RunPaused as paused:
             # Whoever decides there lets the task go on, too; until then it holds no worker.
             why = f"run {paused.run_id} waits: {paused.reason}"
-            raise Blocked((), why) from None
+            raise Blocked((), why, Question(why, run_id=paused.run_id)) from None
+
+
+def answer_run(
+    store: Store, task_id: str, asked: Question, meant: str | int | None, value: Any, by: str
+) -> None:
+    """Answer the node of a task's run that waits for a person.
+
+    Args:
+        store: Where both are recorded.
+        task_id: The task.
+        asked: What it waits for: a run.
+        meant: What the node asks; None where only one does.
+        value: The answer.
+        by: Who gives it; empty where that is not known.
+
+    Raises:
+        InvalidState: No node asks that, or several may be meant; or the node has its answer.
+        InputValidationError: The answer does not fit what was asked.
+    """
+    from dagger_dsl.engine.remote import RunControl
+
+    run = RunControl(store, str(asked.run_id))
+    open_ = run.questions()
+    found = [each for each in open_ if meant is None or each.prompt == meant]
+    if len(found) == 1:
+        run.answer(found[0].node_id, value, found[0].key, by or None)
+        return
+    if not open_:
+        raise InvalidState(
+            f"task {task_id!r} asks nothing (any more), it waits for its run {run.run_id}: "
+            f"{asked.text}; retry() lets it go on with that, cancel_task() ends it"
+        )
+    asks = ", ".join(f"node {each.node_id!r} asks {each.prompt!r}" for each in open_[:_NAMED])
+    more = f" and {len(open_) - _NAMED:,} more" if len(open_) > _NAMED else ""
+    what = f"does not ask {shown(meant)} now" if not found else "asks more than one thing"
+    raise InvalidState(
+        f"the run {run.run_id} of task {task_id!r} {what}: {asks}{more}; name one by the text "
+        "that it asks, or answer the node of the run"
+    )

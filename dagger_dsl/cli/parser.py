@@ -522,6 +522,12 @@ def _task(parser: argparse.ArgumentParser) -> None:
             each.add_argument("--alone", action="store_true", help="not its parts, too")
         if name == "answer":
             each.add_argument("value", metavar="VALUE", help="JSON; what is none is a text")
+            each.add_argument(
+                "--question",
+                metavar="N_OR_TEXT",
+                help="which question this answers: its number in `job show`, or its text; refused "
+                "where the task asks another one by now (default: what it asks)",
+            )
             _by(each)
         _end_of_steering(each, reason=name not in ("show", "answer"))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -27,8 +28,8 @@ from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_text
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.payloads import Payloads
-from dagger_dsl.store.task_questions import ANSWERS, Answered
-from dagger_dsl.store.task_steps import utc
+from dagger_dsl.store.task_questions import ANSWERS, Answered, Question, open_question
+from dagger_dsl.store.task_steps import NEVER, UNSURE, utc
 from dagger_dsl.store.transactions import column_moment, fetch, read
 
 __all__ = ["StoredJob", "TaskReads", "TaskTable", "stored_job"]
@@ -182,6 +183,18 @@ class TaskReads(TaskTable):
         check_text("a job's id", job_id)
         return [str(name) for (name,) in read(self._database, sql.AGENTS_OF_JOB, (job_id,))]
 
+    def was_called(self, agent: str) -> bool:
+        """Return whether a task of an agent was ever called."""
+        ((was_called,),) = read(self._database, sql.WAS_CALLED, (agent,))
+        return bool(was_called)
+
+    def ready_agents(self) -> Counter[str]:
+        """Return for which agents tasks are ready, and how many."""
+        found = Counter[str]()
+        for each in sql.READY_AGENTS:
+            found.update({str(name): many for name, many in read(self._database, each, ())})
+        return found
+
     def mark(self, job_id: str) -> tuple[int, int]:
         """Return two numbers that are others after any change of a job's tasks."""
         ((many, versions),) = read(self._database, sql.MARK, (job_id,))
@@ -216,6 +229,24 @@ class TaskReads(TaskTable):
             TaskNotFound: There is none.
         """
         return self.answers(self._row_of(task_id)[0])
+
+    def question(self, task_id: str) -> Question | None:
+        """Return what a task asks a person now; None where no answer lets it go on.
+
+        Raises:
+            TaskNotFound: There is none.
+        """
+        check_text("a task's id", task_id)
+        with self._database.reading() as connection:  # of one moment
+            rows = fetch(connection, sql.BY_ID, (task_id,))
+            if not rows:
+                raise TaskNotFound(f"there is no task {shown(task_id)}")
+            number, status, waits, due = (rows[0][each] for each in (0, 1, 2, 6))
+            if status != TaskStatus.BLOCKED or due == UNSURE or (waits and due != NEVER):
+                return None
+            ((error,),) = fetch(connection, sql.ERROR, (number,))
+            found = open_question(partial(fetch, connection), number, error or "")
+        return found if due == NEVER else attrs.evolve(found, run_id=None)
 
     def ids(self) -> list[str]:
         """Return the ids of all tasks of all jobs, in the order in which they were added."""

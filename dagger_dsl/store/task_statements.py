@@ -541,6 +541,21 @@ AGENTS_OF_JOB: Final = Statement(
 MARK: Final = Statement(
     sa.select(sa.func.count(), sa.func.sum(tasks.c.version)).where(tasks.c.job_id == _job)
 )
+#: Whether a task of an agent was ever called.
+WAS_CALLED: Final = Statement(
+    sa.select(
+        sa.exists().where(tasks.c.agent_type == _agent, tasks.c.attempt > sa.literal_column("0"))
+    )
+)
+#: For which agents tasks are ready, and how many; by the two indexes of ready tasks.
+READY_AGENTS: Final = tuple(
+    Statement(
+        sa.select(tasks.c.agent_type, sa.func.count())
+        .where(_is_ready, has_lane)
+        .group_by(tasks.c.agent_type)
+    )
+    for has_lane in (tasks.c.lane.is_(None), tasks.c.lane.is_not(None))
+)
 SET_ALLOWED: Final = Statement(
     sa.update(jobs)
     .values(allowed_agents=_bind("new_agents", sa.Text()))

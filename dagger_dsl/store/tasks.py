@@ -5,13 +5,14 @@ Every change is one transaction, in which what follows from it is done, too; see
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from graphlib import CycleError as FoundCycle
 from graphlib import TopologicalSorter
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
+import orjson
 
 from dagger_dsl.errors import (
     AgentNotAllowed,
@@ -77,6 +78,15 @@ class _NewTasks:
     def pages(self) -> int:
         """About how many pages of the database they take."""
         return 2 + len(self.ids) // 4
+
+    def without(self, ids: Container[str]) -> _NewTasks:
+        """Return those that are left without some."""
+        kept = [place for place, each in enumerate(self.ids) if each not in ids]
+        return _NewTasks(
+            [self.ids[each] for each in kept],
+            [self.specs[each] for each in kept],
+            [self.encoded[each] for each in kept],
+        )
 
 
 @attrs.frozen
@@ -203,6 +213,8 @@ class TaskRows(TaskTable):
         """Add tasks, all of them or none, and return their ids.
 
         What they need, and what they are parts of, are tasks of the same job, new ones among them.
+        One that *claim* has added before as a part of itself, by the same id and with the same
+        spec, is there and stays as it is: an agent that is called again adds it again.
 
         Args:
             job_id: Their job.
@@ -214,7 +226,7 @@ class TaskRows(TaskTable):
         Raises:
             JobNotFound: There is no such job.
             InvalidState: The job has ended.
-            TaskExists: An id is taken.
+            TaskExists: An id is taken by another task.
             TaskNotFound: A dependency, or a parent, is no task of the job.
             CycleError: They would wait for each other, or be parts of each other.
             AgentNotAllowed: The job does not let the agent have tasks.
@@ -234,7 +246,7 @@ class TaskRows(TaskTable):
             if made is not None:
                 _create(tx, made)
             if new.ids:
-                self._add(tx, job_id, new, now)
+                self._add(tx, job_id, new, now, claim)
 
         run_transaction(self._database, insert, pages=new.pages)
         return new.ids
@@ -250,7 +262,9 @@ class TaskRows(TaskTable):
         ]
         return _NewTasks(ids, specs, encoded)
 
-    def _add(self, tx: Transaction, job_id: str, new: _NewTasks, now: float) -> None:
+    def _add(
+        self, tx: Transaction, job_id: str, new: _NewTasks, now: float, claim: Claim | None = None
+    ) -> None:
         """Add tasks to a job that takes some."""
         rows = tx.rows(sql.JOB, (job_id,))
         if not rows:
@@ -260,6 +274,10 @@ class TaskRows(TaskTable):
             raise InvalidState(
                 f"job {job_id!r} is {job.status} and takes no more tasks; start a new job"
             )
+        if claim is not None:
+            new = new.without(_added_before(tx, claim, new))
+            if not new.ids:
+                return
         check_growth(job_id, job.task_count, len(new.ids), job.settings.max_tasks)
         if job.allowed_agents is not None:
             for spec in new.specs:
@@ -558,6 +576,49 @@ def _check_claim(tx: Transaction, claim: Claim | None) -> None:
         raise ConcurrentUpdateError(
             f"task {claim.id!r} was cancelled or given to somebody else; nothing is added for it"
         )
+
+
+def _added_before(tx: Transaction, claim: Claim, new: _NewTasks) -> set[str]:
+    """Return the ids of the tasks that the agent of a task has added as parts of it before.
+
+    Raises:
+        TaskExists: One of them has another spec now.
+    """
+    found = set()
+    for id_, spec, (inline, artifact_id, _) in zip(new.ids, new.specs, new.encoded, strict=True):
+        if spec.task_id is None or spec.parent != claim.id:
+            continue
+        rows = tx.rows(sql.ONE_TASK, (id_,))
+        if not rows or (rows[0][2], rows[0][5]) != (claim.job_id, claim.id):
+            continue  # it is new, or somebody else's
+        row = rows[0]
+        needs = [str(name) for (name,) in tx.rows(sql.NEEDED_IDS, (row[0],))]
+        kept = orjson.loads(row[23]) if row[23] else {}
+        given = orjson.loads(_spec_text(spec) or "{}")
+        # Its summary, its retries and what it needs beside may have become others on its way.
+        differs = {
+            "agent": row[3] != spec.agent,
+            "input": (None if row[6] is None else bytes(row[6]), row[7]) != (inline, artifact_id),
+            "priority": row[11] != spec.priority,
+            "effects": row[12] != str(spec.effects),
+            "on_dependency_failure": bool(row[13])
+            is not (spec.on_dependency_failure is OnDependencyFailure.RUN),
+            "key": row[14] != spec.key,
+            "dependencies": needs[: len(spec.dependencies)] != [*spec.dependencies],
+            **{
+                name: kept.get(name) != given.get(name)
+                for name in _SPEC_FIELDS
+                if name != "summary"
+            },
+        }
+        if any(differs.values()):
+            others = ", ".join(name for name, other in differs.items() if other)
+            raise TaskExists(
+                f"task {claim.id!r} has added task {shown(id_)} before with another {others}; give "
+                "another id to what is another task"
+            )
+        found.add(id_)
+    return found
 
 
 def _check_agent(job_id: str, agent: str, allowed: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
 from dagger_dsl.agents.runs import TaskRun
 from dagger_dsl.engine.remote import RunControl
+from dagger_dsl.errors import ConfigurationError, InputValidationError, InvalidState
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskStatus
 from dagger_dsl.store.storage import Store
@@ -226,6 +227,65 @@ def test_a_run_that_waits_for_a_person_blocks_its_task(is_async: bool, url: str)
         manager.update_task_status("t", TaskStatus.READY)
         assert job.result(LONG) is JobStatus.COMPLETED
         assert found(manager).output is True
+
+
+def asking(*prompts: str) -> Registry:
+    """Return a registry with an agent that runs a DAG whose nodes ask."""
+    registry, dag = Registry(), DAG("asks", registry=Registry())
+    for number, prompt in enumerate(prompts):
+
+        def ask(ctx: NodeCtx, prompt: str = prompt) -> Any:
+            return ctx.wait_for_human(prompt, {"type": "integer"})
+
+        dag.node(name=f"n{number}")(ask)
+    task_agent(name="flow", registry=registry)(lambda ctx: ctx.run_dag(dag))
+    return registry
+
+
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_an_answer_to_a_task_whose_run_asks_goes_to_the_run(place: str, url: str) -> None:
+    at = None if place == "memory" else url
+    with TaskManager(registry=asking("How many?"), database_url=at, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        with pytest.raises(InputValidationError, match="asks 'How many\\?'"):
+            manager.answer("t", "many")
+        with pytest.raises(ConfigurationError, match="by is a text"):
+            manager.answer("t", 7, by=7)  # type: ignore[arg-type]  # on purpose
+        with pytest.raises(InvalidState, match="does not ask 'Why\\?' now: node 'n0' asks"):
+            manager.answer("t", 7, question="Why?")
+        manager.answer("t", 7, by="ann", question="How many?")
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert found(manager).output == 7
+        assert "answered by ann" in [each.cause for each in manager.history("t")]
+        assert manager.answers("t") == [], "the node was answered"
+
+
+def test_of_several_questions_of_a_run_the_answer_names_one(url: str) -> None:
+    registry = asking("How many?", "Which one?")
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        with pytest.raises(InvalidState, match="asks more than one thing: node 'n0' asks 'How"):
+            manager.answer("t", 7)
+        manager.answer("t", 8, question="Which one?")
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        manager.answer("t", 7)
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert found(manager).output == {"n0": 7, "n1": 8}
+
+
+def test_a_task_whose_run_was_answered_elsewhere_takes_no_answer(url: str) -> None:
+    with TaskManager(registry=asking("How many?"), database_url=url, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        with Store(url) as store:
+            RunControl(store, "job:t:asks").answer("n0", 7)
+        with pytest.raises(InvalidState, match=r"asks nothing .*job:t:asks.*retry"):
+            manager.answer("t", 8)
+        manager.retry("t")
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert found(manager).output == 7
 
 
 @pytest.mark.parametrize("late", [False, True])

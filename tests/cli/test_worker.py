@@ -107,6 +107,8 @@ def test_it_runs_what_there_is_and_leaves(cli: Cli, manager: TaskManager) -> Non
     assert agents == "agents: double, fail, held, Needy, quick"
     assert lines[-1] == "worker stopped: 2 completed, 1 failed, 1 to be tried again"
     assert "double a completed" in lines
+    unknown = "no worker here knows agent 'elsewhere', and 1 task of it is ready; name what defines"
+    assert len([line for line in lines if line.startswith(unknown)]) == 1
     assert "fail b failed, call 2: ValueError: not yet" in lines
     assert "\x1b" not in done.out
     assert [str(task_of(manager, each).status) for each in ids] == [
