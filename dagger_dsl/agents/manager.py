@@ -284,6 +284,9 @@ class TaskManager(Reading, Steering):
     ) -> JobHandle:
         """Let a job's tasks run, and return its handle; nobody waits for it.
 
+        A job that was cancelled, or whose time was over, stays so, and a warning is logged; `retry`
+        of a task of it lets that, and the job, go on.
+
         Args:
             job_id: Which; tasks may have been added to it before. One that has none yet waits for
                 those that are added later, and a warning is logged.
@@ -328,6 +331,8 @@ class TaskManager(Reading, Steering):
 
     def resume_job(self, job_id: str) -> JobHandle:
         """Go on with a job that another process began, and return its handle.
+
+        One that was cancelled stays so; see `start_job`.
 
         Raises:
             JobNotFound: There is none.
@@ -559,9 +564,14 @@ class TaskManager(Reading, Steering):
 
         Raises:
             TaskNotFound: There is none.
-            InvalidState: A task may not go this way.
+            InvalidState: A task may not go this way; none becomes running but by a worker.
         """
         new = as_status(status)
+        if new is TaskStatus.RUNNING:  # nobody would ever call it, and nobody take it over
+            raise InvalidState(
+                f"task {shown(task_id)} cannot become running by hand, only by a worker that "
+                "claims it; retry() lets one that has ended, or waits for a person, be claimed"
+            )
         ctx = _current.get()
         if ctx is not None and ctx.task_id == task_id and new is TaskStatus.BLOCKED:
             ctx._parks = True
