@@ -317,7 +317,8 @@ class TaskContext:
         The run is recorded where the task is, as ``<job>:<task>:<name of the DAG>``. When the task
         is called again, after a crash, a retry or because it was blocked, the run goes on where it
         stood: what completed is not called again, what failed is tried again, and a run that is
-        completed is returned as it is. Other inputs make another run.
+        completed is returned as it is. Other inputs make another run, and so does another graph of
+        this name, as of a program that was changed; what its actions do is no part of a graph.
 
         The task holds its worker meanwhile. Cancelling the task cancels the run; a run that pauses
         blocks the task, which goes on with it once somebody has set it to ``ready`` again.

@@ -523,12 +523,14 @@ class Crew:
         if not calls:
             return
         lost = len(calls & self._calls) - self._claims.beat(self.name, self._worker.lease)
-        if lost > max(0, self._lost):
+        # Cancelled ones are lost, too, and may have been given to others since.
+        taken = lost > max(0, self._lost) and sum(map(self._claims.was_taken, calls & self._calls))
+        if taken:
             logger.warning(
                 "tasks that run here were given to other workers, as this process gave no sign of "
                 "life for %g s; what comes of %d calls is refused",
                 self._worker.lease,
-                lost,
+                taken,
             )
         self._lost = lost
 

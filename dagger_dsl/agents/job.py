@@ -64,7 +64,7 @@ class JobHandle:
 
     @property
     def success(self) -> bool:
-        """Whether it has ended, and no task of it has failed."""
+        """Whether it has ended, no task of it has failed, and it was not cancelled."""
         return self.status is JobStatus.COMPLETED
 
     @property
@@ -182,15 +182,20 @@ class JobHandle:
     def __await__(self) -> Any:
         return self.wait().__await__()
 
-    def watch(self, every: float = 0.2) -> Iterator[JobStatus]:
+    def watch(self, every: float | dt.timedelta = 0.2) -> Iterator[JobStatus]:
         """Yield its status now, whenever something of it has changed, and at its end.
 
         Args:
-            every: Seconds between two looks; its end is seen at once where it happens here.
+            every: Seconds (or a timedelta) between two looks; its end is seen at once where it
+                happens here.
 
         Raises:
-            ConfigurationError: Nobody can ever run its tasks.
+            ConfigurationError: *every* is no number of seconds above 0, or nobody can ever run its
+                tasks.
         """
+        return self._watched(seconds(every, "every", zero=False))
+
+    def _watched(self, every: float) -> Iterator[JobStatus]:
         seen: Any = None
         told = threading.Event()
         with self._manager._listening(told.set):

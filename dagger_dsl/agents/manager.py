@@ -251,6 +251,9 @@ class TaskManager(Adding, Reading, Steering):
     ) -> JobHandle:
         """Let a job's tasks run, and return its handle; nobody waits for it.
 
+        A job that was cancelled, or whose time was over, stays so, and a warning is logged; `retry`
+        of a task of it lets that, and the job, go on.
+
         Args:
             job_id: Which; tasks may have been added to it before. One that has none yet waits for
                 those that are added later, and a warning is logged.
@@ -296,6 +299,8 @@ class TaskManager(Adding, Reading, Steering):
 
     def resume_job(self, job_id: str) -> JobHandle:
         """Go on with a job that another process began, and return its handle.
+
+        One that was cancelled stays so; see `start_job`.
 
         Raises:
             JobNotFound: There is none.

@@ -72,7 +72,9 @@ class TaskRun:
                 "block or FSM() has made is one"
             )
         if key is not None and (not isinstance(key, str) or not key or "\0" in key):
-            raise ConfigurationError(f"key is a text that is not empty, not {shown(key)}")
+            raise ConfigurationError(
+                f"key is a text that is not empty and has no NUL, not {shown(key)}"
+            )
         for name in _SETTLED:
             if name in options:
                 raise ConfigurationError(
@@ -119,7 +121,7 @@ class TaskRun:
         raise AssertionError("there is always another name")
 
     def _names(self) -> Iterator[str]:
-        """Yield ids for the run: another one for other inputs."""
+        """Yield ids for the run: another one for other inputs, or another graph of the name."""
         yield self._base
         for number in itertools.count(2):
             yield f"{self._base}~{number}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.agents.checks import as_status
 from dagger_dsl.agents.current import current_call
-from dagger_dsl.errors import InvalidState
+from dagger_dsl.errors import InvalidState, shown
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.store.arguments import check_text
 
@@ -164,9 +164,14 @@ class Steering:
 
         Raises:
             TaskNotFound: There is none.
-            InvalidState: A task may not go this way.
+            InvalidState: A task may not go this way; none becomes running but by a worker.
         """
         new = as_status(status)
+        if new is TaskStatus.RUNNING:  # nobody would ever call it, and nobody take it over
+            raise InvalidState(
+                f"task {shown(task_id)} cannot become running by hand, only by a worker that "
+                "claims it; retry() lets one that has ended, or waits for a person, be claimed"
+            )
         ctx = current_call()
         if ctx is not None and ctx.task_id == task_id and new is TaskStatus.BLOCKED:
             ctx._parks = True

@@ -316,7 +316,9 @@ class NodeCtx:
         needs do not count; where several are left it is a mapping of their outputs by task id, in
         the order in which they were added.
 
-        A job that fails, or is cancelled, fails the node. Another attempt of the node, by its retry
+        A job that fails, or is cancelled, fails the node, and so does one that completes although
+        all the tasks were cancelled whose outputs would be its result; of several outputs those of
+        cancelled tasks are left out. Another attempt of the node, by its retry
         policy or by a resume of the run, goes on with the same job: tasks that failed or were
         cancelled are tried again, what completed stays. A node that is cancelled cancels the job
         that it has started; an interrupt (Ctrl-C) does not.

@@ -125,7 +125,9 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 def _name(what: str, value: Any) -> None:
     if not isinstance(value, str) or not value or "\0" in value:
-        raise ConfigurationError(f"{what} is a text that is not empty, not {shown(value)}")
+        raise ConfigurationError(
+            f"{what} is a text that is not empty and has no NUL, not {shown(value)}"
+        )
     _whole(what, value)
 
 
@@ -227,7 +229,9 @@ class NewTaskSpec:
         if summary is not None:
             _text("summary", summary)
         if type(priority) is not int or abs(priority) > 2**31:
-            raise ConfigurationError(f"priority is a whole number, not {shown(priority)}")
+            raise ConfigurationError(
+                f"priority is a whole number between -2**31 and 2**31, not {shown(priority)}"
+            )
         limit = None if timeout is None else seconds(timeout, "timeout")
         if limit is not None and not 0 < limit < math.inf:
             raise ConfigurationError(

@@ -371,6 +371,16 @@ class TaskClaims(TaskTable):
         run_transaction(self._database, raise_)
         return count
 
+    def was_taken(self, claim: Claim) -> bool:
+        """Return whether others took a claimed task over, as its worker seemed to be gone."""
+        statement = sql.TAKEN_SINCE
+        named = {"the_task": claim.number, "the_attempt": claim.attempt}
+        found = [
+            read(self._database, statement, statement.in_order({**named, "the_cause": cause}))
+            for cause in _DEATHS
+        ]
+        return any(found)
+
     def owners(self) -> dict[str, tuple[int, ...]]:
         """Return the workers that have tasks, each with numbers that change while it lives.
 

@@ -41,6 +41,15 @@ _TYPES: Final = {str(each): each for each in TaskType}
 _EFFECTS: Final = {str(each): each for each in Effects}
 
 
+#: What `EncodingError` advises for nodes, and what there is for tasks.
+_WAYS_OUT: Final = {
+    ", or mark the action @action(store=False)": "",
+    "keep it out of results, and give it again when the run is resumed: resume(inputs=...)": (
+        "let the agent that uses it read it where it is kept"
+    ),
+}
+
+
 @attrs.frozen(eq=False)
 class StoredJob:
     """A job as it stood when it was read.
@@ -102,7 +111,9 @@ class TaskTable:
         try:
             text, artifact_id, size = self._payloads.encode(value, what)
         except EncodingError as error:  # whose way out is one of nodes
-            plain = str(error).replace(", or mark the action @action(store=False)", "")
+            plain = str(error)
+            for of_nodes, of_tasks in _WAYS_OUT.items():
+                plain = plain.replace(of_nodes, of_tasks)
             raise EncodingError(plain) from None
         return (None if text is None else text.encode()), artifact_id, size
 

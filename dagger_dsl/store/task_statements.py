@@ -167,6 +167,21 @@ COUNT_ADDED: Final = Statement(
 JOB_COUNTS: Final = Statement(
     sa.select(jobs.c.status, jobs.c.unfinished, jobs.c.failed).where(jobs.c.job_id == _job)
 )
+_other = tasks.alias("other")
+#: The first task of a job, and why, where all of them were cancelled.
+GIVEN_UP: Final = Statement(
+    sa.select(tasks.c.public_id, tasks.c.error)
+    .where(
+        tasks.c.job_id == _job,
+        tasks.c.status == sa.literal_column("'cancelled'"),
+        ~sa.exists().where(
+            _other.c.job_id == _job, _other.c.status != sa.literal_column("'cancelled'")
+        ),
+    )
+    .order_by(tasks.c.task_id)
+    .limit(_bind("the_limit", sa.Integer()))
+    .offset(_bind("the_first", sa.Integer()))
+)
 SETTLE_JOB: Final = Statement(
     sa.update(jobs)
     .where(jobs.c.job_id == _job)
@@ -533,6 +548,22 @@ OWNERS: Final = Statement(
 DEATHS: Final = Statement(
     sa.select(sa.func.count()).where(
         task_events.c.task_id == _number, task_events.c.cause == _bind("the_cause", sa.Text())
+    )
+)
+_call = task_events.alias("the_call")
+#: Takings of a task, with a reason that begins like this, after a call of it began.
+TAKEN_SINCE: Final = Statement(
+    sa.select(task_events.c.event_id).where(
+        task_events.c.task_id == _number,
+        task_events.c.cause.startswith(_bind("the_cause", sa.Text())),
+        task_events.c.event_id
+        > sa.select(sa.func.max(_call.c.event_id))
+        .where(
+            _call.c.task_id == _number,
+            _call.c.status == sa.literal_column("'running'"),
+            _call.c.attempt == _bind("the_attempt", sa.Integer()),
+        )
+        .scalar_subquery(),
     )
 )
 AGENTS_OF_JOB: Final = Statement(

@@ -5,6 +5,7 @@ Every change is one transaction, in which what follows from it is done, too; see
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container, Iterable, Mapping, Sequence
 from graphlib import CycleError as FoundCycle
 from graphlib import TopologicalSorter
@@ -28,6 +29,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.ids import new_ids
 from dagger_dsl.model.job_settings import NO_SETTINGS, JobSettings
+from dagger_dsl.model.jobs import job_config
 from dagger_dsl.model.tasks import (
     UNFINISHED,
     JobStatus,
@@ -64,6 +66,8 @@ if TYPE_CHECKING:
     from dagger_dsl.store.task_claims import Claim
 
 __all__ = ["TaskRows"]
+
+logger = logging.getLogger("dagger_dsl.store")
 
 
 @attrs.frozen
@@ -145,7 +149,8 @@ class TaskRows(TaskTable):
         """Let the tasks of a job be claimed from now on, and return the ids of those it was given.
 
         Args:
-            job_id: Which; one that has ended goes on with what is left of it.
+            job_id: Which; one that has ended goes on with what is left of it, but for one that
+                was cancelled: that stays as it is, and a warning is logged.
             specs: Tasks that are added to it before, as `add` does.
             create: Whether it is made where there is none.
             timeout: Seconds until it is cancelled; None leaves one that runs its limit.
@@ -164,14 +169,18 @@ class TaskRows(TaskTable):
         made = _job_row(job_id, now, settings=settings) if create else None
         allowed, kept = _names_text(allowed_agents), _config_text(config)
         new = self._prepared(specs)
+        stays = False
 
         def start(tx: Transaction) -> None:
+            nonlocal stays
             if made is not None:
                 _create(tx, made)
+            stays = job_status(tx, job_id) == JobStatus.CANCELLED and not new.ids
+            if stays:  # whoever cancelled it had a reason, and a person lets its tasks go on
+                return
             change_settings(tx, job_id, changes)
             if new.ids:
                 self._add(tx, job_id, new, now)
-            job_status(tx, job_id)
             if kept is not None:
                 tx.execute(sql.SET_CONFIG, (kept, job_id))
             if allowed_agents is not None:
@@ -181,6 +190,12 @@ class TaskRows(TaskTable):
             _start(tx, job_id, timeout, now)
 
         run_transaction(self._database, start, pages=8 + new.pages)
+        if stays:
+            logger.warning(
+                "job %r was cancelled and stays so; retry() of a task of it lets that, and the "
+                "job, go on",
+                job_id,
+            )
         return new.ids
 
     def cancel_job(self, job_id: str, reason: str = "") -> list[str]:
@@ -529,15 +544,7 @@ def _spec_text(spec: NewTaskSpec) -> str | None:
 
 
 def _config_text(config: Any) -> str | None:
-    if config is None:
-        return None
-    fault = "" if isinstance(config, Mapping) else f", not {shown(config)}"
-    if not fault:
-        try:
-            return json_text(dict(config))
-        except (TypeError, ValueError) as error:  # what orjson raises
-            fault = f": {error}"
-    raise ConfigurationError(f"a job's config is a mapping of names to values of JSON{fault}")
+    return None if config is None else json_text(job_config(config))
 
 
 def _names_text(names: Any) -> str | None:
@@ -624,6 +631,6 @@ def _added_before(tx: Transaction, claim: Claim, new: _NewTasks) -> set[str]:
 def _check_agent(job_id: str, agent: str, allowed: Sequence[str]) -> None:
     if agent not in allowed:
         raise AgentNotAllowed(
-            f"job {job_id!r} has no task for agent {agent!r}: it allows {', '.join(allowed)}; "
-            "name it in allowed_agents"
+            f"job {job_id!r} has no task for agent {agent!r}: it allows "
+            f"{', '.join(allowed) or 'none'}; name it in allowed_agents"
         )

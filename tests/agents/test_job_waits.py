@@ -341,6 +341,47 @@ def test_a_cancelled_job_fails_the_node(manager: TaskManager, url: str, agents: 
         handle.result(timeout=LONG).raise_for_failure()
 
 
+def test_a_cancelled_task_fails_the_node_that_waits_for_its_output(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    dag = waiting(spec(1, "held", task_id="asks"))
+    handle = dag.start(database_url=url, run_id="r")
+    until(lambda: agents.calls)
+    manager.cancel_task("r/ask/default/asks", reason="nobody knows")
+    agents.gate.set()
+    with pytest.raises(NodeExecutionError, match=r"asks' was cancelled: nobody knows"):
+        handle.result(timeout=LONG).raise_for_failure()
+    assert jobs(url) == [{"job_id": "r/ask/default", "status": "cancelled"}]
+    assert go_on(dag, url) == {"got": [1]}, "a resume tries it again"
+
+
+def test_a_cancelled_last_task_fails_the_node_although_others_completed(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    dag = waiting(spec(1, task_id="one"), spec(2, "held", task_id="two", dependencies=["one"]))
+    handle = dag.start(database_url=url, run_id="r")
+    until(lambda: 2 in agents.calls)
+    manager.cancel_task("r/ask/default/two", reason="nobody knows")
+    agents.gate.set()
+    text = r"gives no result: task '.*two' of agent 'held' was cancelled \(nobody knows\)"
+    with pytest.raises(NodeExecutionError, match=text):
+        handle.result(timeout=LONG).raise_for_failure()
+    assert jobs(url) == [{"job_id": "r/ask/default", "status": "completed"}]
+    assert go_on(dag, url) == {"got": [2]}, "a resume tries it again"
+    assert agents.calls.count(1) == 1
+
+
+def test_of_several_results_a_cancelled_one_is_left_out(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    dag = waiting(spec(1, task_id="one"), spec(2, "held", task_id="two"))
+    handle = dag.start(database_url=url, run_id="r")
+    until(lambda: 2 in agents.calls)
+    manager.cancel_task("r/ask/default/two")
+    agents.gate.set()
+    assert handle.result(timeout=LONG).outputs == {"after": {"got": {"one": [1]}}}
+
+
 def test_another_attempt_goes_on_with_the_same_job(
     manager: TaskManager, url: str, agents: Agents
 ) -> None:
@@ -412,7 +453,7 @@ def test_a_job_that_is_not_there_fails_the_node(url: str) -> None:
         ((NewTaskSpec("a"),), {"timeout": "soon"}, "timeout"),
         ((NewTaskSpec("a"),), {"allowed_agents": "a"}, "list of names"),
         ((NewTaskSpec("a"),), {"allowed_agents": ["b"]}, "not in allowed_agents: b"),
-        ((NewTaskSpec("a"),), {"config": {"x": object()}}, "JSON types only"),
+        ((NewTaskSpec("a"),), {"config": {"x": object()}}, "values of JSON"),
         ((NewTaskSpec("a"),), {"config": 3}, "is a mapping"),
         (([NewTaskSpec("a", task_id="x"), NewTaskSpec("a", task_id="x")],), {}, "two tasks"),
         (([NewTaskSpec("a", task_id="one"), NewTaskSpec("a", dependencies=["oen"])],), {}, "'one'"),

@@ -23,6 +23,7 @@ from dagger_dsl.errors import ConfigurationError, InputValidationError, InvalidS
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskStatus
 from dagger_dsl.store.storage import Store
+from dagger_dsl.store.task_steps import SILENT
 from tests.scale import count
 
 #: Seconds that nothing here takes, however busy the machine is.
@@ -336,6 +337,105 @@ def test_other_inputs_and_other_keys_make_other_runs(url: str) -> None:
     assert calls == [1, 2, 1]
     names = ["job:t:adds", "job:t:adds~2", "job:t:adds:again"]
     assert [each["run_id"] for each in runs(url)] == names
+
+
+def one_node(body: Callable[..., Any], name: str = "step") -> DAG:
+    dag = DAG(name, registry=Registry())
+    dag.node(body)
+    return dag
+
+
+def test_another_graph_of_the_same_name_makes_another_run(url: str) -> None:
+    def pay(n: int) -> str:
+        return f"paid {n}"
+
+    def refund(n: int) -> str:
+        return f"refunded {n}"
+
+    registry = Registry()
+
+    @task_agent(registry=registry)
+    def both_ways(ctx: TaskContext) -> Any:
+        return [ctx.run_dag(one_node(each), {"n": 5}) for each in (pay, refund, pay)]
+
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        manager.start_job("job", [NewTaskSpec("both_ways", task_id="t")]).result(LONG)
+        assert found(manager).output == ["paid 5", "refunded 5", "paid 5"]
+    assert [each["run_id"] for each in runs(url)] == ["job:t:step", "job:t:step~2"]
+
+
+@pytest.mark.parametrize("is_mended", [False, True], ids=["the body", "the graph"])
+def test_a_mended_program_is_what_runs_when_the_task_is_tried_again(
+    is_mended: bool, url: str
+) -> None:
+    called: list[str] = []
+
+    def program(is_new: bool) -> Registry:
+        registry, dag = Registry(), DAG("flow", registry=Registry())
+
+        def first() -> int:
+            called.append("first")
+            return 1
+
+        def second(first: int) -> int:
+            called.append("second")
+            if not is_new:
+                raise ValueError("not today")
+            return first + 1
+
+        def other(first: int) -> int:
+            called.append("other")
+            return first + 10
+
+        dag.node(first)
+        last = other if is_new and is_mended else second
+        dag.node(last)
+        dag.connect("first", last.__name__)
+        task_agent(name="flow", registry=registry)(lambda ctx: ctx.run_dag(dag))
+        return registry
+
+    with TaskManager(registry=program(False), database_url=url, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        assert job.result(LONG) is JobStatus.FAILED
+    with TaskManager(registry=program(True), database_url=url, concurrency=1) as manager:
+        manager.retry("t")
+        assert manager.resume_job("job").result(LONG) is JobStatus.COMPLETED
+        assert found(manager).output == (11 if is_mended else 2)
+    again = ["first", "other"] if is_mended else ["second"]
+    assert called == ["first", "second", *again], "what actions do is no part of a graph"
+
+
+def test_a_task_that_is_cancelled_and_tried_again_at_once_was_not_silent(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = Flow(False, gated=True)
+    with managed(flow, url) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", {"n": 1}, task_id="t")])
+        until(lambda: "second" in flow.calls)
+        crew = manager._crew
+        assert crew is not None
+        manager._rows.set_status("t", TaskStatus.CANCELLED)  # its call has not heard of it yet
+        manager._rows.retry("t", "again")
+        crew._beat()
+        assert "no sign of life" not in caplog.text
+        flow.gate.set()
+        assert job.result(LONG) is JobStatus.COMPLETED
+
+
+def test_who_was_silent_for_too_long_is_told_what_others_took(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = Flow(False, gated=True)
+    with managed(flow, url) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", {"n": 1}, task_id="t")])
+        until(lambda: "second" in flow.calls)
+        crew = manager._crew
+        assert crew is not None
+        assert manager._claims.rescue(crew.name, cause=SILENT) == ["t"]
+        crew._beat()
+        assert "no sign of life for 60 s; what comes of 1 calls is refused" in caplog.text
+        flow.gate.set()
+        assert job.result(LONG) is JobStatus.COMPLETED
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,9 @@ class Tasks(RuleBasedStateMachine):
         if job.unfinished and tasks:
             assert job.status is JobStatus.RUNNING
         elif tasks:
-            assert job.status is (JobStatus.FAILED if job.failed else JobStatus.COMPLETED)
+            given_up = all(each.status is TaskStatus.CANCELLED for each in tasks.values())
+            good = JobStatus.CANCELLED if given_up else JobStatus.COMPLETED
+            assert job.status is (JobStatus.FAILED if job.failed else good)
         keys = [each.key for each in tasks.values() if each.key and each.worker]
         assert len(keys) == len({*keys}), "two tasks of one key run"
         for task in tasks.values():
