@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from dagger_dsl.errors import ConfigurationError, InvalidState, shown
 from dagger_dsl.store.arguments import check_new_name, check_number
 from dagger_dsl.store.batches import INSERT_ARTIFACT, Upsert, file_row
+from dagger_dsl.store.codec import advice_outside_runs
 from dagger_dsl.store.schema import shared_values as table
 from dagger_dsl.store.task_reads import TaskTable
 from dagger_dsl.store.task_steps import utc
@@ -239,7 +240,8 @@ class SharedValues(TaskTable):
         return version
 
     def _encoded(self, scope: str, key: str, value: Any) -> _Encoded:
-        return self._payloads.encode(value, f"the value of {key!r} of scope {scope!r}")
+        with advice_outside_runs():
+            return self._payloads.encode(value, f"the value of {key!r} of scope {scope!r}")
 
     def _end(self, ttl: float | None) -> float | None:
         return None if ttl is None else self.now() + ttl
