@@ -12,6 +12,7 @@ from dagger_dsl.agents.parameters import body_of, check_class, method_of, read_p
 from dagger_dsl.errors import InputValidationError, OutputError, did_you_mean, shown
 from dagger_dsl.model.schema import compile_schema, faults_of
 from dagger_dsl.model.types import misfit
+from dagger_dsl.registry import is_async
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.context import TaskContext
@@ -40,7 +41,8 @@ class Caller:
 
     Attributes:
         agent: The same.
-        is_async: Whether its answers are awaited.
+        is_async: Whether it is called on the event loop. What another one returns may have to be
+            awaited, too, as the answer of a wrapper around an async function.
 
     Raises:
         RegistryError: Its parameters cannot be filled.
@@ -55,7 +57,7 @@ class Caller:
         if self._body is None:
             check_class(target, agent.name)
         self._making = threading.Lock()
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.is_async = is_async(function)
         found = read_parameters(function, agent.name, skip=skip)
         self._given = {name: _GIVEN[what] for name, what in found.given.items()}
         self._taken, self._whole, self._open = found.taken, found.whole, found.open
@@ -136,7 +138,7 @@ class Caller:
         return self._body
 
     def __call__(self, value: Any, ctx: TaskContext) -> Any:
-        """Call it; its answer has to be awaited where `is_async`."""
+        """Call it; its answer may have to be awaited, and has to be where `is_async`."""
         given = {name: make(ctx) for name, make in self._given.items()}
         taken = self._fields(value) if self._whole is None else {self._whole: value}
         return self.body(**taken, **given)

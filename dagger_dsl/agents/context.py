@@ -13,7 +13,7 @@ from dagger_dsl.errors import ConfigurationError, InvalidState, LimitExceeded, s
 from dagger_dsl.model.messages import LONGEST, Message, check_channel, derived_id, is_short_text
 from dagger_dsl.model.schema import compile_schema, schema_fault
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus, TaskType
-from dagger_dsl.store.arguments import check_text, storable
+from dagger_dsl.store.arguments import check_reason, check_text, storable
 from dagger_dsl.store.task_questions import Question
 
 if TYPE_CHECKING:
@@ -297,8 +297,9 @@ class TaskContext:
             reason: Why, for people.
 
         Raises:
-            ConfigurationError: *on* holds no ids.
+            ConfigurationError: *on* holds no ids, or *reason* is no text.
         """
+        check_reason("a reason", reason)
         ids = (on,) if isinstance(on, str) else on
         if not isinstance(ids, Collection) or not all(isinstance(each, str) for each in ids):
             raise ConfigurationError(f"block(on=...) takes ids of tasks, not {shown(on)}")

@@ -504,6 +504,7 @@ class Crew:
         while not self._stop.wait(min(_TIDY, lease / 6)):
             try:
                 self._tidy()
+                self._calling.look()
                 now = time.monotonic()
                 if now - looked < min(_PATROL, lease / 6):
                     continue

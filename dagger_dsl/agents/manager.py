@@ -153,6 +153,7 @@ class TaskManager(Adding, Reading, Steering):
         self._lock = threading.Lock()
         self._listeners: set[Callable[[], object]] = set()
         self._closed = False
+        self._process = os.getpid()
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -176,9 +177,15 @@ class TaskManager(Adding, Reading, Steering):
         What is given back is run by whoever opens the database next. What was in this process's
         memory only is lost; a warning is logged where that are tasks which have not ended.
 
+        In a forked child it closes what the child has opened, and leaves the parent's tasks alone.
+
         Returns:
             How many calls were left behind, in threads that cannot be stopped.
         """
+        if os.getpid() != self._process:  # threads, locks and claims are the parent's
+            self._closed = True
+            self._store.close()
+            return 0
         left = 0
         with self._lock:
             was_closed, self._closed = self._closed, True

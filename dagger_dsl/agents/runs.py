@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.agents.signals import Blocked
@@ -20,6 +20,7 @@ from dagger_dsl.errors import (
     InvalidState,
     RunOwned,
     RunPaused,
+    StoreError,
     shown,
 )
 from dagger_dsl.store.task_questions import Question
@@ -128,8 +129,29 @@ class TaskRun:
 
     # --- waiting ----------------------------------------------------------------------------------
 
+    @contextmanager
+    def _own(self) -> Iterator[None]:
+        """Let what keeps the run from being recorded say that it is of the task's database.
+
+        What bodies of the run raise comes as that of their nodes, whatever it is.
+        """
+        try:
+            yield
+        except StoreError as error:
+            error.where = error.where or self._ctx.manager._store.database.where
+            raise
+
     def wait(self) -> Any:
         """Run it, and return what it gives, in the thread of a sync agent."""
+        with self._own():
+            return self._wait()
+
+    async def wait_async(self) -> Any:
+        """Run it, and return what it gives, on the loop of an async agent."""
+        with self._own():
+            return await self._wait_async()
+
+    def _wait(self) -> Any:
         handle = self.begin()
         pause = _SOON
         crew = self._ctx.manager._crew
@@ -149,8 +171,7 @@ class TaskRun:
                 raise
         return self._taken(handle.result())
 
-    async def wait_async(self) -> Any:
-        """Run it, and return what it gives, on the loop of an async agent."""
+    async def _wait_async(self) -> Any:
         handle = await self._begun()
         ended, pause = asyncio.ensure_future(handle), _SOON
         try:

@@ -29,7 +29,7 @@ from dagger_dsl.model.messages import DeadLetter, Message, error_text
 from dagger_dsl.store import message_statements as sql
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
-from dagger_dsl.store.codec import encode
+from dagger_dsl.store.codec import advice_outside_runs, encode
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.message_values import (
     DEAD,
@@ -95,7 +95,8 @@ class MessageRows:
             MessageTooLarge: It takes too many bytes.
         """
         what = f"the payload of a message on channel {message.channel!r}"
-        data = encode(message.payload, what)
+        with advice_outside_runs():
+            data = encode(message.payload, what)
         if len(data) > self._max_bytes:
             raise MessageTooLarge(
                 f"{what} takes {len(data):,} bytes, and {self._max_bytes:,} are allowed; store it "

@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 import orjson
 
-from dagger_dsl.errors import EncodingError, TaskNotFound, shown
+from dagger_dsl.errors import TaskNotFound, shown
 from dagger_dsl.model.job_settings import NO_SETTINGS, JobSettings
 from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.stored_values import StoredValue
@@ -26,6 +26,7 @@ from dagger_dsl.model.tasks import (
 )
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_text
+from dagger_dsl.store.codec import advice_outside_runs
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.task_questions import ANSWERS, Answered, Question, open_question
@@ -39,15 +40,6 @@ __all__ = ["StoredJob", "TaskReads", "TaskTable", "stored_job"]
 _STATUSES: Final = {str(each): each for each in TaskStatus}
 _TYPES: Final = {str(each): each for each in TaskType}
 _EFFECTS: Final = {str(each): each for each in Effects}
-
-
-#: What `EncodingError` advises for nodes, and what there is for tasks.
-_WAYS_OUT: Final = {
-    ", or mark the action @action(store=False)": "",
-    "keep it out of results, and give it again when the run is resumed: resume(inputs=...)": (
-        "let the agent that uses it read it where it is kept"
-    ),
-}
 
 
 @attrs.frozen(eq=False)
@@ -97,6 +89,13 @@ class TaskTable:
         self._payloads = payloads
         self._clock = clock
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What a `StoreError` of this database says for its place, or of its artifact folder."""
+        files = self._payloads.files
+        where = self._database.where
+        return (where,) if files is None else (where, str(files.root))
+
     def now(self) -> float:
         """Return the time, in seconds since 1970, by the clock that decides when tasks are due."""
         return self._clock()
@@ -108,13 +107,8 @@ class TaskTable:
 
     def encoded(self, value: Any, what: str) -> tuple[bytes | None, str | None, int]:
         """Return where an encoded value goes: inline, or the id and size of an artifact."""
-        try:
+        with advice_outside_runs():
             text, artifact_id, size = self._payloads.encode(value, what)
-        except EncodingError as error:  # whose way out is one of nodes
-            plain = str(error)
-            for of_nodes, of_tasks in _WAYS_OUT.items():
-                plain = plain.replace(of_nodes, of_tasks)
-            raise EncodingError(plain) from None
         return (None if text is None else text.encode()), artifact_id, size
 
 

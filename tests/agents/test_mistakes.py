@@ -264,7 +264,7 @@ def test_what_is_wrong_with_tasks_is_said_in_words_of_tasks() -> None:
         with pytest.raises(EncodingError, match="the value of 'k'") as refused:
             manager.state("j").set("k", object())
         assert "@action" not in str(refused.value)
-        with pytest.raises(EncodingError, match="let the agent that uses it read it") as refused:
+        with pytest.raises(EncodingError, match="give where it is kept instead") as refused:
             manager.add_task("j", "", "a", input={"v": Secret("s")})
         assert "resume" not in str(refused.value)
 
@@ -319,3 +319,51 @@ def test_a_job_that_allows_no_agents_says_so() -> None:
     manager = TaskManager(registry=agents(), concurrency=1)
     with manager, pytest.raises(AgentNotAllowed, match="it allows none; name it in allowed_agents"):
         _ = manager.start_job("j", [NewTaskSpec("a")], allowed_agents=[])
+
+
+# --- inside of agents
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_task_that_waits_for_what_cannot_end_before_it_is_refused(
+    own: bool, is_async: bool
+) -> None:
+    def waits(ctx: TaskContext) -> None:
+        job = ctx.job if own else ctx.manager.start_job("sub", [NewTaskSpec("other")])
+        job.result(LONG)
+
+    async def waits_async(ctx: TaskContext) -> None:
+        await (ctx.job if own else ctx.manager.start_job("sub", [NewTaskSpec("other")]))
+
+    registry = registry_of(waits=waits_async if is_async else waits, other=lambda: 1)
+    with TaskManager(registry=registry, concurrency=1) as manager:
+        task_id = manager.add_task("j", "", "waits")
+        assert manager.start_job("j").result(LONG) is JobStatus.FAILED
+        task = manager.get_task(task_id)
+        assert task is not None
+        assert "InvalidState: " in task.error
+        assert ("waits for its own job 'j'" if own else "concurrency of at least 2") in task.error
+
+
+def test_a_task_may_wait_for_another_job_while_there_are_workers() -> None:
+    def waits(ctx: TaskContext) -> str:
+        return str(ctx.manager.start_job("sub", [NewTaskSpec("other")]).result(LONG))
+
+    registry = registry_of(waits=waits, other=lambda: 1)
+    with TaskManager(registry=registry, concurrency=2) as manager:
+        manager.add_task("j", "", "waits")
+        assert manager.start_job("j").result(LONG) is JobStatus.COMPLETED
+
+
+def test_a_reason_to_block_is_a_text() -> None:
+    def pays(ctx: TaskContext) -> None:
+        reason: Any = {"pay": 250}
+        ctx.block(reason=reason)
+
+    with TaskManager(registry=registry_of(pays=pays), concurrency=1) as manager:
+        task_id = manager.add_task("j", "", "pays")
+        assert manager.start_job("j").result(LONG) is JobStatus.FAILED
+        task = manager.get_task(task_id)
+        assert task is not None
+        assert task.error.endswith("ConfigurationError: a reason is a text, not {'pay': 250}")
