@@ -91,7 +91,29 @@ def totals(folder: str) -> str:
     return f"{passed} passed, {failed} failed, {counts['skipped']} skipped"
 
 
-COMMANDS = {"readme": readme, "tour": tour, "notebook": notebook, "totals": totals}
+def failures(folder: str) -> str:
+    """Return each failed test of all JUnit reports in a folder, with the end of what it said.
+
+    The last lines of a long log may be all that somebody gets to see.
+    """
+    found = []
+    for report in sorted(Path(folder).glob("*.xml")):
+        for case in ElementTree.parse(report).getroot().iter("testcase"):
+            for fault in (*case.findall("failure"), *case.findall("error")):
+                where = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
+                lines = (fault.text or fault.get("message") or "").splitlines()
+                told = [line[:200] for line in lines if line.startswith(("E ", ">"))][-12:]
+                found.append("\n".join([f"FAILED in {report.stem}: {where}", *told]))
+    return "\n\n".join(found)
+
+
+COMMANDS = {
+    "readme": readme,
+    "tour": tour,
+    "notebook": notebook,
+    "totals": totals,
+    "failures": failures,
+}
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.benchmarks.measure import within
+
 FRONT = "from dagger_dsl import DAG, action"
 
 HEAVY = (
@@ -98,5 +100,5 @@ def test_the_front_door_costs_at_most_50_ms() -> None:
 
     # Processor time, and the least of many rounds: other programs can only add to it.
     bare = min(seconds("pass") for _ in range(15))
-    front = min(seconds(FRONT) for _ in range(15))
-    assert front - bare <= 0.050
+    taken, allowed = within(lambda: seconds(FRONT) - bare, 0.050, turns=15)
+    assert taken <= allowed

@@ -141,8 +141,8 @@ class Database:
         """Make the database usable: create what is missing, refuse what is not ours.
 
         Args:
-            reading: The caller only looks: a file that is there and empty is refused then, as
-                nobody finds anything in it; who writes makes a database of it.
+            reading: The caller only looks: an empty file that nobody began to make a database of
+                is refused then, as nothing is found in it; who writes makes one of it.
 
         Raises:
             StoreVersionError: The file belongs to another program, or a newer version wrote it.
@@ -196,7 +196,8 @@ class Database:
                 journal = probe.execute("PRAGMA journal_mode").fetchone()[0]
         if state == "current" and (journal == "wal" or self.read_only):
             return
-        # Who makes a database makes the lock file first; without one nobody is just doing that.
+        # Who makes a database makes the lock file first: without one nobody is just doing that,
+        # and nobody died while he did.
         alone = self.read_only or not os.path.exists(f"{path}-lock")
         if state == "new" and there and alone and (reading or self.read_only):
             raise _empty(path)
@@ -204,23 +205,16 @@ class Database:
             raise StoreVersionError(
                 f"{path} has to be migrated first; open it once without mode=ro"
             )
-        self._prepare_file(path, fill=not (there and reading))
+        self._prepare_file(path)
 
-    def _prepare_file(self, path: str, fill: bool) -> None:
-        """Create what is missing, migrate what is old, and turn the WAL on in a copied file.
-
-        Args:
-            path: The file.
-            fill: Whether an empty file becomes a database.
-        """
+    def _prepare_file(self, path: str) -> None:
+        """Create what is missing, migrate what is old, and turn the WAL on in a copied file."""
         locks = self._locking(path)
         with locks.mutex:
             try:
                 locks.enter_writing(self.busy_timeout)
                 with contextlib.closing(self._connect()) as connection:
                     state = identify(connection, path)
-                    if state == "new" and not fill:
-                        raise _empty(path)
                     if state == "new":
                         connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
                     self._set(connection, writer=True)

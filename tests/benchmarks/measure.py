@@ -1,4 +1,9 @@
-"""Timing: interleaved trials, a collected heap before each, medians."""
+"""Timing: interleaved trials, a collected heap before each, medians; bounds that go with machines.
+
+A test of a time asks for a *ratio*: to something written by hand (:func:`least`), or to the work
+that a bound was set beside (:func:`within`). What disturbs a machine only adds time, so the least
+of several turns is what counts, and turns end as soon as the bound holds.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from contextlib import AbstractContextManager
 from statistics import median
 from typing import TypeVar
 
-__all__ = ["Trial", "interleaved", "timed", "timed_inside"]
+__all__ = ["Trial", "interleaved", "least", "timed", "timed_inside", "within"]
 
 T = TypeVar("T")
 
@@ -73,3 +78,52 @@ def interleaved(
             seconds[name].append(trial())
         rounds += 1
     return {name: pick(taken) for name, taken in seconds.items()}
+
+
+def least(
+    trials: Mapping[str, Trial], enough: Callable[[Mapping[str, float]], bool], turns: int = 10
+) -> dict[str, float]:
+    """Return the least seconds of each trial; turns end as soon as it is enough."""
+    taken = {name: trial() for name, trial in trials.items()}
+    while turns > 1 and not enough(taken):
+        taken = {name: min(taken[name], trial()) for name, trial in trials.items()}
+        turns -= 1
+    return taken
+
+
+#: Seconds of :func:`yardstick` on the machine that bounds were set on, with some to spare.
+YARDSTICK = 0.004
+
+
+def yardstick() -> float:
+    """Return the seconds of some work in plain Python: objects, a table, arithmetic."""
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        table: dict[str, int] = {}
+        total = 0
+        for number in range(20_000):
+            table[str(number)] = total
+            total += number % 7
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def within(trial: Trial, seconds: float, turns: int = 10) -> tuple[float, float]:
+    """Return the least seconds of a trial, and how many it may take on this machine.
+
+    Args:
+        trial: What is measured.
+        seconds: The bound, on the machine it was set on; a slower one has more, in proportion.
+        turns: Turns at most, of the trial and the yardstick.
+    """
+
+    def allowed(taken: Mapping[str, float]) -> float:
+        return seconds * max(1.0, taken["yardstick"] / YARDSTICK)
+
+    taken = least(
+        {"yardstick": yardstick, "trial": trial},
+        lambda taken: taken["trial"] <= allowed(taken),
+        turns,
+    )
+    return taken["trial"], allowed(taken)

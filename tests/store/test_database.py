@@ -411,6 +411,15 @@ def test_who_writes_makes_a_database_of_an_empty_file(path: Path, first: str) ->
     store.close()
 
 
+def test_who_reads_completes_what_somebody_died_making(path: Path) -> None:
+    path.touch()
+    path.with_name("state.db-lock").touch()
+    with Store(path) as store:
+        assert store.list_runs() == []
+        start(store).finish("completed")
+        assert len(store.list_runs()) == 1
+
+
 def test_a_reader_waits_for_who_is_just_making_the_database(path: Path) -> None:
     made = path.with_name("made.db")
     with Store(made) as store:

@@ -114,7 +114,7 @@ def test_runs_of_dead_processes_are_orphans_at_once(path: Path) -> None:
 
 
 def test_owners_on_other_hosts_are_watched_together_for_one_lease(path: Path) -> None:
-    with Store(path, lease=1) as store:
+    with Store(path, lease=2) as store:
         runs = [f"r{n}" for n in range(5)]
         for run_id in runs:
             start(store, run_id).close()
@@ -122,11 +122,11 @@ def test_owners_on_other_hosts_are_watched_together_for_one_lease(path: Path) ->
         with beating(store, "r3"):
             began = time.monotonic()
             assert found(store) == {"r0", "r1", "r2", "r4"}
-            assert 1 <= time.monotonic() - began < 4
+            assert 2 <= time.monotonic() - began < 8
         with beating(store, "r0"):
             began = time.monotonic()
             assert found(store, "nope") == set()
-            assert time.monotonic() - began < 0.9  # a lease is a second
+            assert time.monotonic() - began < 1.9, "less than a lease"
 
 
 def test_watching_ends_with_the_last_sign_of_life(path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from dagger_dsl import DAG, DagConfig, Registry, action
 from dagger_dsl.errors import DaggerError
+from tests.benchmarks.measure import within
 from tests.views.reports import hostile
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -135,11 +136,16 @@ def test_a_thousand_nodes_open_within_two_seconds(tmp_path: Path) -> None:
     Opened(blank)  # the first start makes the profile
     # A picture is taken, so that all of it is laid out; the browser's own start is no part of it.
     shots = [f"--screenshot={tmp_path / 'shot.png'}", "--window-size=1200,2000"]
-    own = min(Opened(blank, *shots).seconds for _ in range(2))
-    whole = [Opened(page, *shots) for _ in range(2)]
-    assert all(each.console == [] for each in whole)
-    assert min(each.seconds for each in whole) - own < 2
-    assert "step_999" in whole[0].dom
+    own = min(Opened(blank, *shots).seconds for _ in range(3))
+
+    def trial() -> float:
+        opened = Opened(page, *shots)
+        assert opened.console == []
+        assert "step_999" in opened.dom
+        return opened.seconds - own
+
+    taken, allowed = within(trial, 2)
+    assert taken < allowed
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
