@@ -41,6 +41,7 @@ _OPTIONS: Final = (
 #: What an `EncodingError` advises that there is for nodes alone, and what it says instead.
 _ADVICE: Final = {
     ", or mark the action @action(store=False)": "",
+    ", or mark an action that returns it @action(store=False)": "",
     "keep it out of results, and give it again when the run is resumed: resume(inputs=...)": (
         "give where it is kept instead, such as the name of an environment variable, and look it "
         "up when it is needed"

@@ -472,6 +472,10 @@ class MessageRows:
             found.append(DeadLetter(message, str(row[0]), str(row[1] or ""), row[2], row[3]))
         return found
 
+    def given_up(self, agent: str | None = None) -> set[str]:
+        """Return the ids of the messages that subscriptions have given up."""
+        return {stored(row[4:]).head.id for row in self._dead(agent)}
+
     def _dead(self, agent: str | None) -> list[Sequence[Any]]:
         values = {"any_name": int(agent is None), "the_name": agent or ""}
         return read(self._database, sql.DEAD, sql.DEAD.in_order(values))

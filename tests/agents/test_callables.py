@@ -13,7 +13,8 @@ import pytest
 from dagger_dsl import Registry, action, task_agent
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.definition import AgentDef
-from dagger_dsl.agents.manager import TaskAgentRegistry, TaskManager
+from dagger_dsl.agents.manager import TaskManager
+from dagger_dsl.agents.roster import TaskAgentRegistry
 from dagger_dsl.errors import ConfigurationError, EncodingError, RegistryError
 from dagger_dsl.model.tasks import JobStatus, TaskStatus
 from dagger_dsl.model.values import Secret
