@@ -854,7 +854,14 @@ class DecodingError(CodecError):
 
 
 class StoreError(DaggerError):
-    """Storage trouble. It is never a node's result; the run stays resumable."""
+    """Storage trouble. It is never a node's result; the run stays resumable.
+
+    Attributes:
+        where: The database, or the artifact folder, that has the trouble; empty where the error is
+            an answer of a store that works, such as that there is no such run.
+    """
+
+    where: str = ""
 
 
 class StoreFull(StoreError):

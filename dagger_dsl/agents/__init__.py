@@ -35,8 +35,9 @@ __all__ = [
 if TYPE_CHECKING:
     from dagger_dsl.agents.context import TaskContext
     from dagger_dsl.agents.job import JobHandle
-    from dagger_dsl.agents.manager import TaskAgentRegistry, TaskManager
+    from dagger_dsl.agents.manager import TaskManager
     from dagger_dsl.agents.plugins import load_agents
+    from dagger_dsl.agents.roster import TaskAgentRegistry
     from dagger_dsl.agents.signals import Blocked, NeedsMoreInfo
     from dagger_dsl.agents.state import SharedState
     from dagger_dsl.agents.storage import TaskStorage
@@ -54,8 +55,9 @@ else:
     _ROOMS = {
         "agents.context": "TaskContext",
         "agents.job": "JobHandle",
-        "agents.manager": "TaskAgentRegistry TaskManager",
+        "agents.manager": "TaskManager",
         "agents.plugins": "load_agents",
+        "agents.roster": "TaskAgentRegistry",
         "agents.signals": "Blocked NeedsMoreInfo",
         "agents.state": "SharedState",
         "agents.storage": "TaskStorage",

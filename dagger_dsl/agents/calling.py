@@ -9,14 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import logging
+import math
+import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import attrs
 
 from dagger_dsl.agents.context import TaskContext
+from dagger_dsl.agents.current import inside
 from dagger_dsl.agents.endings import Endings
 from dagger_dsl.errors import NodeTimeout
 from dagger_dsl.runners.timed import call_within
@@ -31,8 +38,29 @@ __all__ = ["Calling"]
 
 logger = logging.getLogger("dagger_dsl.agents")
 
-#: Seconds that who stops waits for async agents that were cancelled.
+#: Seconds that async agents have to end once they were cancelled.
 _LEAVE: Final = 1.0
+
+#: Seconds for which an agent may hold the event loop of all async agents without a word.
+_BLOCKED: Final = 1.0
+
+
+@attrs.frozen(eq=False)
+class _Awaited:
+    """A call that goes on on the event loop.
+
+    Attributes:
+        ctx: The call.
+        task: What the loop runs for it.
+        began, end: When it began, and when its time is over.
+        limit: Seconds that its time limit names.
+    """
+
+    ctx: TaskContext
+    task: asyncio.Task[None]
+    began: float
+    end: float
+    limit: float
 
 
 class Calling:
@@ -65,6 +93,9 @@ class Calling:
         self._thread: threading.Thread | None = None
         self._beginning = threading.Lock()
         self._running: dict[object, tuple[Claim, Callable[[], object]]] = {}  # interruptible calls
+        self._awaited: dict[Claim, _Awaited] = {}  # who takes one out says what came of it
+        self._asked: float | None = None  # since when the event loop has not answered
+        self._held_up: set[str] = set()  # agents that have held it for a while
 
     # --- calling ----------------------------------------------------------------------------------
 
@@ -74,7 +105,7 @@ class Calling:
         begun = time.monotonic()
         called = False
         try:
-            caller = self._manager._caller(claim.agent)
+            caller = self._manager._roster.caller(claim.agent)
             limit = claim.spec.get("timeout", caller.agent.timeout)
             value = self._claims.value(*claim.payload)
             caller.check_input(value)
@@ -82,9 +113,14 @@ class Calling:
                 self.limits.check(claim.agent)
             called = True
             if caller.is_async:
-                self._send(caller, value, ctx, limit)
+                self._send(caller, partial(caller, value, ctx), ctx, limit)
                 return None
-            return self._endings.of_answer(caller, ctx, self._call(caller, value, ctx, limit))
+            answer = self._call(caller, value, ctx, limit)
+            if inspect.isawaitable(answer):  # of a wrapper, which does not look like an async one
+                left = None if limit is None else limit - (time.monotonic() - begun)
+                self._send(caller, lambda: answer, ctx, left, limit)
+                return None
+            return self._endings.of_answer(caller, ctx, answer)
         except BaseException as error:  # SystemExit, too: it would end this thread, not the task
             return self._endings.of_error(ctx, error, time.monotonic() - begun, called=called)
 
@@ -92,14 +128,14 @@ class Calling:
     def _inside(self, ctx: TaskContext) -> Iterator[None]:
         limits = self.limits
         room = contextlib.nullcontext() if limits is None else limits.inside(ctx._claim)
-        with self._manager._inside(ctx), room:
+        with inside(ctx), room:
             yield
 
     def _call(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> Any:
         with self._inside(ctx):
             if limit is None:
-                return caller(value, ctx)
-            return self._within(lambda: caller(value, ctx), ctx, limit)
+                return _called(caller, value, ctx)
+            return self._within(lambda: _called(caller, value, ctx), ctx, limit)
 
     def _within(self, call: Callable[[], Any], ctx: TaskContext, limit: float) -> Any:
         """Make a call in a thread of its own, which is left behind when its time is over."""
@@ -133,38 +169,135 @@ class Calling:
             ready.set()
             loop.run_forever()
 
-    def _send(self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None) -> None:
-        """Let the event loop call an async agent."""
+    def _send(
+        self,
+        caller: Caller,
+        call: Callable[[], Awaitable[Any]],
+        ctx: TaskContext,
+        limit: float | None,
+        told: float | None = None,
+    ) -> None:
+        """Let the event loop await what a call gives.
+
+        Args:
+            caller, ctx: Whose call.
+            call: Made there.
+            limit: Seconds that it may take.
+            told: Seconds that its time limit names, where a part of them is over; all by default.
+        """
         loop = self._event_loop()
         self._sent()
-        awaited = self._await(caller, value, ctx, limit)
+        awaited = self._await(caller, call, ctx, limit, limit if told is None else told)
         context = contextvars.copy_context()
         loop.call_soon_threadsafe(partial(loop.create_task, awaited, context=context))
 
     async def _await(
-        self, caller: Caller, value: Any, ctx: TaskContext, limit: float | None
+        self,
+        caller: Caller,
+        call: Callable[[], Awaitable[Any]],
+        ctx: TaskContext,
+        limit: float | None,
+        told: float | None,
     ) -> None:
-        task, claim = asyncio.current_task(), ctx._claim
+        task, claim, process = asyncio.current_task(), ctx._claim, os.getpid()
         assert task is not None
-        loop, begun = task.get_loop(), time.monotonic()
-        self._running[claim] = claim, partial(loop.call_soon_threadsafe, task.cancel)
-        ending: Ending | None = None
+        began = time.monotonic()
+        end = math.inf if limit is None else began + limit
+        self._running[claim] = claim, partial(task.get_loop().call_soon_threadsafe, task.cancel)
+        self._awaited[claim] = _Awaited(ctx, task, began, end, told or 0.0)
+        answer, failure, time_limit = None, None, asyncio.timeout(limit)
         try:
             with self._inside(ctx):
-                async with asyncio.timeout(limit) as time_limit:
-                    answer = await caller(value, ctx)
-            ending = self._endings.of_answer(caller, ctx, answer)
-        except asyncio.CancelledError as error:
-            if claim in self._running and not self._over:  # by the agent itself
-                failure = RuntimeError(f"the agent was cancelled from inside: {error!r}")
-                ending = self._endings.of_error(ctx, failure, time.monotonic() - begun)
+                async with time_limit:
+                    answer = await call()
         except BaseException as error:  # SystemExit, too: it would end the loop of all
-            late = isinstance(error, TimeoutError) and time_limit.expired()
-            known = NodeTimeout(claim.id, limit or 0.0, "task") if late else error
-            ending = self._endings.of_error(ctx, known, time.monotonic() - begun)
+            failure = error
+        if os.getpid() != process:
+            _end_child(ctx, failure)
+        awaited = self._awaited.pop(claim, None)
+        if awaited is None:  # it was left behind
+            return
+        ending: Ending | None = None
+        try:
+            if time_limit.expired() or time.monotonic() >= end:
+                ending = self._late(awaited, failure)
+            else:
+                ending = self._in_time(caller, awaited, answer, failure)
         finally:
             self._running.pop(claim, None)
             self._ended(claim, ending)
+
+    def _in_time(
+        self, caller: Caller, awaited: _Awaited, answer: Any, failure: BaseException | None
+    ) -> Ending | None:
+        """Return the ending of a call on the event loop; None where it was interrupted."""
+        ctx = awaited.ctx
+        if isinstance(failure, asyncio.CancelledError):
+            if ctx._claim not in self._running or self._over:
+                return None
+            failure = RuntimeError(f"the agent was cancelled from inside: {failure!r}")
+        if failure is None:
+            try:
+                return self._endings.of_answer(caller, ctx, answer)
+            except BaseException as error:
+                failure = error
+        return self._endings.of_error(ctx, failure, time.monotonic() - awaited.began)
+
+    def _late(self, awaited: _Awaited, failure: BaseException | None = None) -> Ending | None:
+        """Return the ending of a call on the event loop that took too long, whatever it gave."""
+        if awaited.ctx._claim not in self._running:  # interrupted
+            return None
+        late = NodeTimeout(awaited.ctx.task_id, awaited.limit, "task")
+        late.__cause__ = failure
+        return self._endings.of_error(awaited.ctx, late, time.monotonic() - awaited.began)
+
+    def look(self) -> None:
+        """Leave behind what goes on on the event loop after its time; say what holds that up.
+
+        In a thread beside the loop: what never gives way, or takes no cancelling, ends nothing.
+        """
+        if not self._awaited:
+            self._asked = None
+            return
+        now = time.monotonic()
+        self._ask(now)
+        for claim, awaited in list(self._awaited.items()):
+            if now < awaited.end + _LEAVE or self._awaited.pop(claim, None) is None:
+                continue
+            logger.warning(
+                "task %r goes on after its time limit, as it takes no cancelling or never gives "
+                "way; it is left behind, and what it gives is ignored",
+                claim.id,
+            )
+            ending = self._late(awaited)
+            self._running.pop(claim, None)
+            self._ended(claim, ending)
+
+    def _ask(self, now: float) -> None:
+        """Ask whether the event loop goes on; tell of an agent that has held it for a while."""
+        loop, asked = self._loop, self._asked
+        assert loop is not None
+        if asked is None:
+            self._asked = now
+            loop.call_soon_threadsafe(self._goes_on)
+            return
+        if now - asked < _BLOCKED:
+            return
+        holds = asyncio.current_task(loop)
+        for claim, awaited in list(self._awaited.items()):
+            if awaited.task is holds and claim.agent not in self._held_up:
+                self._held_up.add(claim.agent)
+                logger.warning(
+                    "agent %r holds the event loop of all async agents since %.1f s, in task %r; "
+                    "let it give way: await asyncio.to_thread(...) for what takes long, or write "
+                    "it as a plain function, which gets a thread",
+                    claim.agent,
+                    now - asked,
+                    claim.id,
+                )
+
+    def _goes_on(self) -> None:
+        self._asked = None
 
     # --- interrupting -----------------------------------------------------------------------------
 
@@ -199,3 +332,29 @@ class Calling:
         if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_LEAVE)
+
+
+def _called(caller: Caller, value: Any, ctx: TaskContext) -> Any:
+    """Call an agent in this thread; a child that it forks does not come back from that."""
+    process = os.getpid()
+    try:
+        return caller(value, ctx)
+    finally:
+        if os.getpid() != process:
+            _end_child(ctx, sys.exception())
+
+
+def _end_child(ctx: TaskContext, error: BaseException | None) -> NoReturn:
+    """End a forked child that comes back from the call of an agent: the task is its parent's.
+
+    Nothing else of the worker lives in the child, which could only record the task a second time,
+    or wait for threads that are not there.
+    """
+    logger.warning(
+        "a child that task %r has forked came back from its agent, and ends here: the task is its "
+        "parent's; end such a child by os._exit(), or use subprocess or multiprocessing",
+        ctx.task_id,
+        exc_info=None if isinstance(error, SystemExit) else error,
+    )
+    code = error.code if isinstance(error, SystemExit) else error is not None
+    os._exit(code if isinstance(code, int) else code is not None)

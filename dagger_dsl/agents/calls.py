@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.agents.definition import AgentDef
-from dagger_dsl.agents.parameters import body_of, method_of, read_parameters
+from dagger_dsl.agents.parameters import body_of, check_class, method_of, read_parameters
 from dagger_dsl.errors import InputValidationError, OutputError, did_you_mean, shown
 from dagger_dsl.model.schema import compile_schema, faults_of
 from dagger_dsl.model.types import misfit
+from dagger_dsl.registry import is_async
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.context import TaskContext
@@ -40,7 +41,8 @@ class Caller:
 
     Attributes:
         agent: The same.
-        is_async: Whether its answers are awaited.
+        is_async: Whether it is called on the event loop. What another one returns may have to be
+            awaited, too, as the answer of a wrapper around an async function.
 
     Raises:
         RegistryError: Its parameters cannot be filled.
@@ -52,8 +54,10 @@ class Caller:
         target: Any = agent.target
         function, skip = method_of(target)
         self._body: Callable[..., Any] | None = None if inspect.isclass(target) else function
+        if self._body is None:
+            check_class(target, agent.name)
         self._making = threading.Lock()
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.is_async = is_async(function)
         found = read_parameters(function, agent.name, skip=skip)
         self._given = {name: _GIVEN[what] for name, what in found.given.items()}
         self._taken, self._whole, self._open = found.taken, found.whole, found.open
@@ -63,7 +67,11 @@ class Caller:
         checked = not found.open and not told and _OPEN.isdisjoint(schema)
         #: The keys that an input may have; None where any may be there.
         self._keys = {*found.taken, *schema.get("properties", ())} if checked else None
-        name = f"agent {agent.name!r}"
+        self._name = name = f"agent {agent.name!r}"
+        #: Whether there may be no input at all.
+        self._needs_none = self._whole is None and all(
+            each.default is not each.empty for each in self._taken.values()
+        )
         self._input = _validator(agent.given_input, f"the input_schema of {name}")
         self._output = _validator(agent.given_output, f"the output_schema of {name}")
 
@@ -73,21 +81,22 @@ class Caller:
         Raises:
             InputValidationError: It does not fit; the message names each field.
         """
-        name = f"agent {self.agent.name!r}"
         if self._input is not None:
             faults = faults_of(self._input, value, "input")
             if faults:
-                raise InputValidationError(f"{name}: {faults}")
+                raise InputValidationError(f"{self._name}: {faults}")
         if self._whole is not None:
             fault = misfit(value, self._hints.get(self._whole, Any), "input")
             if fault is not None:
-                raise InputValidationError(f"{name}: {fault}")
+                raise InputValidationError(f"{self._name}: {fault}")
             return
         self._fields(value)
 
     def _fields(self, value: Any) -> dict[str, Any]:
         """Return the input's parts by the names of the parameters that take them."""
-        name = f"agent {self.agent.name!r}"
+        if value is None and self._needs_none:
+            return {}
+        name = self._name
         fields = {} if value is None else value
         if not isinstance(fields, Mapping):
             wanted = ", ".join(map(repr, self._taken)) or "nothing"
@@ -120,7 +129,7 @@ class Caller:
         """What is called.
 
         Raises:
-            RegistryError: Its class cannot be made an instance.
+            RegistryError: Making an instance of its class failed; the next call tries it again.
         """
         if self._body is None:
             with self._making:
@@ -129,7 +138,7 @@ class Caller:
         return self._body
 
     def __call__(self, value: Any, ctx: TaskContext) -> Any:
-        """Call it; its answer has to be awaited where `is_async`."""
+        """Call it; its answer may have to be awaited, and has to be where `is_async`."""
         given = {name: make(ctx) for name, make in self._given.items()}
         taken = self._fields(value) if self._whole is None else {self._whole: value}
         return self.body(**taken, **given)
@@ -143,7 +152,7 @@ class Caller:
         if self._output is not None:
             faults = faults_of(self._output, value, "result")
             if faults:
-                raise OutputError(f"agent {self.agent.name!r}: {faults}")
+                raise OutputError(f"{self._name}: {faults}")
 
 
 def _validator(schema: Mapping[str, Any] | None, what: str) -> Any:

@@ -11,9 +11,9 @@ import attrs
 from dagger_dsl.agents.signals import Blocked
 from dagger_dsl.errors import ConfigurationError, InvalidState, LimitExceeded, shown, storable
 from dagger_dsl.model.messages import LONGEST, Message, check_channel, derived_id, is_short_text
-from dagger_dsl.model.schema import compile_schema
+from dagger_dsl.model.schema import compile_schema, schema_fault
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus, TaskType
-from dagger_dsl.store.arguments import check_text
+from dagger_dsl.store.arguments import check_reason, check_text
 from dagger_dsl.store.task_questions import Question
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ class TaskContext:
         Args:
             question: For the person; its text tells it from the task's other questions.
             schema: JSON Schema of the answer, which is checked when it is given; None for anything.
+                What was answered before and does not fit it is no answer: it is asked (again).
 
         Raises:
             ConfigurationError: *question* is no text, or *schema* no JSON Schema.
@@ -144,11 +145,13 @@ class TaskContext:
         check_text("a question", question)
         if not question:
             raise ConfigurationError("ask() takes a question that is not empty")
-        for each in reversed(self.answers):
-            if each.question == storable(question):
-                return each.value
         if schema is not None:
             compile_schema(schema, "the schema of a question")
+        for each in reversed(self.answers):
+            if each.question == storable(question) and (
+                schema is None or schema_fault(schema, each.value, "answer") is None
+            ):
+                return each.value
         raise Blocked((), question, Question(storable(question), schema))
 
     def heartbeat(self) -> bool:
@@ -196,6 +199,10 @@ class TaskContext:
     ) -> str:
         """Add a task to the job as a part of this one, and return its id.
 
+        An agent that is called again, because it asked, blocked or failed, runs from its beginning,
+        and what it adds without a ``task_id`` is added once more. With one, the same task added
+        again by the same parent is the one that is there, whatever has become of it since.
+
         Args:
             agent, input, description, task_type: As in `NewTaskSpec`.
             **more: Its other options; ``parent`` is this task by default.
@@ -203,6 +210,8 @@ class TaskContext:
         Raises:
             InvalidState: The job has ended.
             AgentNotAllowed: The job does not let the agent have tasks.
+            AgentNotFound: Nobody could run it: see `TaskManager.add_tasks`.
+            TaskExists: There is another task of its ``task_id``.
         """
         given = {"parent": self.task_id, **more}
         spec = NewTaskSpec(agent, input, description=description, task_type=task_type, **given)
@@ -288,8 +297,9 @@ class TaskContext:
             reason: Why, for people.
 
         Raises:
-            ConfigurationError: *on* holds no ids.
+            ConfigurationError: *on* holds no ids, or *reason* is no text.
         """
+        check_reason("a reason", reason)
         ids = (on,) if isinstance(on, str) else on
         if not isinstance(ids, Collection) or not all(isinstance(each, str) for each in ids):
             raise ConfigurationError(f"block(on=...) takes ids of tasks, not {shown(on)}")
@@ -308,7 +318,8 @@ class TaskContext:
         The run is recorded where the task is, as ``<job>:<task>:<name of the DAG>``. When the task
         is called again, after a crash, a retry or because it was blocked, the run goes on where it
         stood: what completed is not called again, what failed is tried again, and a run that is
-        completed is returned as it is. Other inputs make another run.
+        completed is returned as it is. Other inputs make another run, and so does another graph of
+        this name, as of a program that was changed; what its actions do is no part of a graph.
 
         The task holds its worker meanwhile. Cancelling the task cancels the run; a run that pauses
         blocks the task, which goes on with it once somebody has set it to ``ready`` again.

@@ -48,6 +48,9 @@ _LATEST: Final = 5.0
 #: Seconds between two looks for workers of this host that have died, at most.
 _PATROL: Final = 0.5
 
+#: Seconds that who stops waits for calls without a word.
+_SILENT: Final = 0.25
+
 #: Seconds that who stops waits for a commit that goes on.
 _LEAVE: Final = 5.0
 
@@ -61,6 +64,9 @@ _TOGETHER: Final = 0.005
 
 #: Seconds after which others are given what waits for a call of this crew.
 _TIDY: Final = 0.1
+
+#: Tasks that are named to who waits for them.
+_NAMED: Final = 3
 
 #: Tasks that a crew holds beside those that it runs, at most.
 _AHEAD: Final = 64
@@ -166,10 +172,32 @@ class Crew:
             self._give_back()
             self._desk.notify_all()
         self._stop.set()
+        try:
+            self._wait_for_calls(grace)
+        finally:  # an interrupt leaves at once, in order
+            self._leave()
+        return len(self._calls)
+
+    def _wait_for_calls(self, grace: float) -> None:
+        """Wait until the threads have ended; say so where that takes a while."""
         deadline = time.monotonic() + grace
+        if grace > _SILENT and not self._join(time.monotonic() + _SILENT):
+            with self._desk:
+                calls = sorted(self._calls, key=lambda each: each.number)
+            logger.warning("%s", _waits_for(calls, grace))
+        self._join(deadline)
+
+    def _join(self, deadline: float) -> bool:
+        """Wait for the threads until a time; return whether all have ended."""
         for each in self._threads:
             if each is not threading.current_thread():
                 each.join(max(0.0, deadline - time.monotonic()))
+                if each.is_alive():
+                    return False
+        return True
+
+    def _leave(self) -> None:
+        """Record what has ended, give back what has not, and go."""
         with self._desk:
             self._over = True  # what ends from now on belongs to others
             self._desk.notify_all()
@@ -186,7 +214,6 @@ class Crew:
             self._limits.close()
         self._calling.close()
         self._worker.leave()
-        return len(self._calls)
 
     def cancel(self, task_id: str) -> None:
         """Interrupt the call of a task, where it can be: an async one, or one not begun.
@@ -386,7 +413,7 @@ class Crew:
 
     def _agents(self) -> list[str]:
         """Return the agents that this crew has by now, whose limits it knows."""
-        known = self._manager._agents_here()
+        known = self._manager._roster.here()
         if known != self._known:
             self._known = known
             if self._limits is None:
@@ -405,7 +432,7 @@ class Crew:
         }
 
     def _is_async(self, name: str) -> bool:
-        caller = self._manager._known_caller(name)
+        caller = self._manager._roster.known_caller(name)
         return caller is not None and caller.is_async
 
     def _look_at_times(self) -> None:
@@ -477,6 +504,7 @@ class Crew:
         while not self._stop.wait(min(_TIDY, lease / 6)):
             try:
                 self._tidy()
+                self._calling.look()
                 now = time.monotonic()
                 if now - looked < min(_PATROL, lease / 6):
                     continue
@@ -496,12 +524,14 @@ class Crew:
         if not calls:
             return
         lost = len(calls & self._calls) - self._claims.beat(self.name, self._worker.lease)
-        if lost > max(0, self._lost):
+        # Cancelled ones are lost, too, and may have been given to others since.
+        taken = lost > max(0, self._lost) and sum(map(self._claims.was_taken, calls & self._calls))
+        if taken:
             logger.warning(
                 "tasks that run here were given to other workers, as this process gave no sign of "
                 "life for %g s; what comes of %d calls is refused",
                 self._worker.lease,
-                lost,
+                taken,
             )
         self._lost = lost
 
@@ -511,3 +541,15 @@ class Crew:
             again = self._claims.rescue(owner, cause=cause)
             logger.warning("worker %s: %s; %d of its tasks run again", owner, cause, len(again))
             self.wake()
+
+
+def _waits_for(calls: Sequence[Claim], grace: float) -> str:
+    """Return in words what who stops waits for."""
+    if not calls:
+        return f"stopping waits up to {grace:g} s until what has ended is recorded"
+    named = ", ".join(f"task {each.id!r} of agent {each.agent!r}" for each in calls[:_NAMED])
+    more = f" and {len(calls) - _NAMED:,} more" if len(calls) > _NAMED else ""
+    return (
+        f"stopping waits up to {grace:g} s for {named}{more} to end, and gives back then what has "
+        "not; Ctrl-C (again) leaves at once"
+    )

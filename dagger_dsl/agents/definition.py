@@ -12,6 +12,7 @@ from dagger_dsl.agents.parameters import described
 from dagger_dsl.errors import RegistryError, shown
 from dagger_dsl.model.policies import RetryPolicy, whole_number
 from dagger_dsl.model.rates import Rate, as_rate
+from dagger_dsl.model.schema import compile_schema
 from dagger_dsl.registry import as_registry, convert_options
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class AgentDef:
         memory: Bytes that one call takes, for a `ResourceTracker`; 0 where it declares none.
         rate: How often its tasks begin, over all workers of a database; None for no limit.
         max_running: How many of its tasks run at the same time, likewise.
+
+    Raises:
+        RegistryError: Its function yields.
+        ConfigurationError: A schema of it is none.
     """
 
     name: str
@@ -61,6 +66,21 @@ class AgentDef:
     memory: int = 0
     rate: Rate | None = None
     max_running: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse here what would only fail a call, or hold up the tasks of other agents."""
+        body = (
+            getattr(self.target, "execute", None) if inspect.isclass(self.target) else self.target
+        )
+        for each in (body, inspect.getattr_static(type(body), "__call__", None)):
+            if inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each):
+                raise RegistryError(
+                    f"agent {self.name!r} yields, and an agent returns one result; return a list, "
+                    "or add a task for each item by ctx.add_task()"
+                )
+        for schema, what in ((self.given_input, "input"), (self.given_output, "output")):
+            if schema is not None:
+                compile_schema(schema, f"the {what}_schema of agent {self.name!r}")
 
     @property
     def input_schema(self) -> Mapping[str, Any] | None:
@@ -130,7 +150,7 @@ def task_agent(fn: Any = None, /, **options: Any) -> Any:
     Raises:
         ConfigurationError: An option is unknown or has an impossible value.
         RegistryError: The name is taken by an agent that was written elsewhere, or *fn* cannot be
-            an agent.
+            an agent, as one that yields.
     """
     fields = convert_options(options, "@task_agent", (*_OPTIONS, *_OWN), _OWN)
 

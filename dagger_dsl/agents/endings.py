@@ -83,7 +83,7 @@ class Endings:
                     asks=error.question is not None or (not error.on and not ctx._adds),
                     question=error.question,
                 )
-            if isinstance(error, StoreError) and (called or not isinstance(error, StoreDamaged)):
+            if self._is_own(error) and (called or not isinstance(error, StoreDamaged)):
                 return self._put_off(claim, error, called=called)
             return self._failed(claim, ctx, error, took)
         except Exception as fault:  # of a condition for retries, perhaps; its task fails, no thread
@@ -91,12 +91,16 @@ class Endings:
             text = f"{_text_of(error)} (and then: {_text_of(fault)})"
             return Ending(claim, TaskStatus.FAILED, error=text)
 
-    def _put_off(self, claim: Claim, error: StoreError, *, called: bool) -> Ending:
+    def _is_own(self, error: BaseException) -> bool:
+        """Whether it is trouble of the database of the tasks, not of one that the agent opened."""
+        return isinstance(error, StoreError) and error.where in self._claims.places
+
+    def _put_off(self, claim: Claim, error: BaseException, *, called: bool) -> Ending:
         """Return the ending of a task that met trouble with storage, which is no result."""
         text = _text_of(error)
         if called and claim.effects == Effects.AT_MOST_ONCE:
             why = f"{text}; it may be called at most once: decide by hand"
-            return Ending(claim, TaskStatus.BLOCKED, error=why, asks=True)
+            return Ending(claim, TaskStatus.BLOCKED, error=why, asks=True, unsure=True)
         pause = min(_PUT_OFF_AT_MOST, _PUT_OFF * 2 ** min(claim.attempt, 10))
         logger.warning("task %r met %s; it is tried again in %g s", claim.id, text, pause)
         due_at = self._claims.now() + pause

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl._doors import through
-from dagger_dsl.errors import JobNotFound
+from dagger_dsl.errors import InvalidState, JobNotFound
 from dagger_dsl.model.policies import seconds
 from dagger_dsl.model.tasks import JobStatus, Task, TaskStatus
 
@@ -64,7 +64,7 @@ class JobHandle:
 
     @property
     def success(self) -> bool:
-        """Whether it has ended, and no task of it has failed."""
+        """Whether it has ended, no task of it has failed, and it was not cancelled."""
         return self.status is JobStatus.COMPLETED
 
     @property
@@ -134,11 +134,15 @@ class JobHandle:
     def result(self, timeout: float | dt.timedelta | None = None) -> JobStatus:
         """Wait for its end, and return how it ended.
 
+        An agent that waits for another job holds its worker meanwhile: where all workers do so,
+        none is left for what they wait for. `TaskContext.block` waits without one.
+
         Args:
             timeout: Seconds (or a timedelta); None for as long as it takes.
 
         Raises:
             TimeoutError: It has not ended by then.
+            InvalidState: A task waits for its own job, or holds the only worker that could run it.
             ConfigurationError: *timeout* is no such number, or nobody can ever run its tasks.
         """
         looks = self._looks(None if timeout is None else seconds(timeout, "timeout"))
@@ -150,13 +154,14 @@ class JobHandle:
         return self.status
 
     async def wait(self, timeout: float | dt.timedelta | None = None) -> JobStatus:
-        """Wait for its end on an event loop, and return how it ended.
+        """Wait for its end on an event loop, and return how it ended; see `result`.
 
         Args:
             timeout: Seconds (or a timedelta); None for as long as it takes.
 
         Raises:
             TimeoutError: It has not ended by then.
+            InvalidState: A task waits for its own job, or holds the only worker that could run it.
             ConfigurationError: *timeout* is no such number, or nobody can ever run its tasks.
         """
         looks = self._looks(None if timeout is None else seconds(timeout, "timeout"))
@@ -173,24 +178,46 @@ class JobHandle:
         """Look at it until it has ended; yield how long to wait for news before each next look."""
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while not self.is_finished:
+            self._check_waits()
             self._manager._check_runs()
             left = min(_LOOK, deadline - time.monotonic())
             if left <= 0:
                 raise TimeoutError(f"job {self.job_id!r} has not ended within {timeout:g} s")
             yield left
 
+    def _check_waits(self) -> None:
+        """Refuse to wait for what cannot end before the task that waits for it."""
+        ctx = self._manager._call()
+        if ctx is None:
+            return
+        if ctx.job_id == self.job_id:
+            raise InvalidState(
+                f"task {ctx.task_id!r} waits for its own job {self.job_id!r}, which cannot end "
+                "before the task; wait for other tasks of the job by ctx.block(on=[...])"
+            )
+        if self._manager._size == 1 and self._manager._store.database.is_memory:
+            raise InvalidState(
+                f"task {ctx.task_id!r} waits for job {self.job_id!r} and holds the only worker "
+                "there is; give the task manager a concurrency of at least 2"
+            )
+
     def __await__(self) -> Any:
         return self.wait().__await__()
 
-    def watch(self, every: float = 0.2) -> Iterator[JobStatus]:
+    def watch(self, every: float | dt.timedelta = 0.2) -> Iterator[JobStatus]:
         """Yield its status now, whenever something of it has changed, and at its end.
 
         Args:
-            every: Seconds between two looks; its end is seen at once where it happens here.
+            every: Seconds (or a timedelta) between two looks; its end is seen at once where it
+                happens here.
 
         Raises:
-            ConfigurationError: Nobody can ever run its tasks.
+            ConfigurationError: *every* is no number of seconds above 0, or nobody can ever run its
+                tasks.
         """
+        return self._watched(seconds(every, "every", zero=False))
+
+    def _watched(self, every: float) -> Iterator[JobStatus]:
         seen: Any = None
         told = threading.Event()
         with self._manager._listening(told.set):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import datetime as dt
 import logging
 import math
@@ -13,33 +12,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl._doors import through
-from dagger_dsl.agents.admission import check_memory
-from dagger_dsl.agents.calls import Caller
-from dagger_dsl.agents.checks import agent_missing, as_names, as_specs, as_status
-from dagger_dsl.agents.context import TaskContext
+from dagger_dsl.agents.adding import Adding
+from dagger_dsl.agents.checks import as_names, as_specs
 from dagger_dsl.agents.crew import Crew
-from dagger_dsl.agents.definition import AgentDef
 from dagger_dsl.agents.job import JobHandle
 from dagger_dsl.agents.plugins import load_agents
 from dagger_dsl.agents.reading import Reading
+from dagger_dsl.agents.roster import Roster
 from dagger_dsl.agents.state import SharedState
 from dagger_dsl.agents.steering import Steering
 from dagger_dsl.errors import (
-    AgentAlreadyRegistered,
     ConfigurationError,
     InvalidState,
     JobNotFound,
     did_you_mean,
     shown,
 )
+from dagger_dsl.model.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.model.policies import seconds, whole_number
 from dagger_dsl.model.resources import ResourceTracker, as_tracker
 from dagger_dsl.model.stalls import StallAction
-from dagger_dsl.model.tasks import NewTaskSpec, TaskStatus, TaskType
-from dagger_dsl.registry import Registry, as_registry
+from dagger_dsl.model.tasks import JobStatus, NewTaskSpec
+from dagger_dsl.registry import as_registry
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.cache import Cache
-from dagger_dsl.store.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.store.job_upkeep import check_keeping
 from dagger_dsl.store.job_watch import JobWatch
 from dagger_dsl.store.notices import of_tasks, tell
@@ -52,39 +48,15 @@ from dagger_dsl.store.task_reads import TaskReads
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["TaskAgentRegistry", "TaskManager"]
+__all__ = ["TaskManager"]
 
 logger = logging.getLogger("dagger_dsl.agents")
 
 #: Ids of jobs that a misspelt one is compared with, at most.
 _COMPARED: Final = 1_000
 
-#: The call of an agent that is going on in this thread.
-_current: Final[contextvars.ContextVar[TaskContext | None]] = contextvars.ContextVar(
-    "dagger_dsl_task", default=None
-)
 
-
-class TaskAgentRegistry(Registry):
-    """A registry of its own for the agents of a manager; see `Registry`."""
-
-    def register(self, name: str, agent: Any) -> None:  # type: ignore[override]  # the documents' form
-        """Register an agent: a function, a class or an object with ``execute``.
-
-        Raises:
-            AgentAlreadyRegistered: The name is taken.
-        """
-        if name in self.task_agents:
-            raise AgentAlreadyRegistered(
-                f"there is an agent {shown(name)} already; give another name"
-            )
-        if not isinstance(agent, AgentDef):
-            body = getattr(agent, "execute", agent) if not isinstance(agent, type) else agent
-            agent = AgentDef(name=name, target=body)
-        self.register_task_agent(name, agent)
-
-
-class TaskManager(Reading, Steering):
+class TaskManager(Adding, Reading, Steering):
     """Jobs of tasks in one database, and the workers of this process that run them.
 
     Args:
@@ -174,13 +146,14 @@ class TaskManager(Reading, Steering):
         self._opened = False
         self._size = max(4, os.cpu_count() or 1) if concurrency is None else concurrency
         self._is_idle = concurrency == 0 and self._store.database.is_memory
-        self._chosen = None if agents is None else as_names(agents)
+        chosen = None if agents is None else as_names(agents)
+        self._roster = Roster(self.registry, chosen, self.resources)
         self._lease = seconds(lease, "lease", zero=False)
-        self._callers: dict[str, Caller] = {}
         self._crew: Crew | None = None
         self._lock = threading.Lock()
         self._listeners: set[Callable[[], object]] = set()
         self._closed = False
+        self._process = os.getpid()
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -198,22 +171,33 @@ class TaskManager(Reading, Steering):
     def close(self, grace: float = 10.0) -> int:
         """Begin nothing more, and give back what has not ended after *grace* seconds.
 
+        Where calls take a while to end, a warning says which ones; an interrupt (Ctrl-C) ends the
+        waiting.
+
         What is given back is run by whoever opens the database next. What was in this process's
         memory only is lost; a warning is logged where that are tasks which have not ended.
+
+        In a forked child it closes what the child has opened, and leaves the parent's tasks alone.
 
         Returns:
             How many calls were left behind, in threads that cannot be stopped.
         """
+        if os.getpid() != self._process:  # threads, locks and claims are the parent's
+            self._closed = True
+            self._store.close()
+            return 0
         left = 0
         with self._lock:
             was_closed, self._closed = self._closed, True
             crew, self._crew = self._crew, None
-        if crew is not None:
-            left = crew.stop(grace)
-        if not was_closed and self._store.database.is_memory and self._size:
-            self._tell_lost()
-        self._held.close()
-        self._store.close()
+        try:
+            if crew is not None:
+                left = crew.stop(grace)
+            if not was_closed and self._store.database.is_memory and self._size:
+                self._tell_lost()
+        finally:
+            self._held.close()
+            self._store.close()
         return left
 
     def _tell_lost(self) -> None:
@@ -254,12 +238,7 @@ class TaskManager(Reading, Steering):
                 )
             if self._crew is not None or self._size == 0:
                 return
-            known = self.registry.task_agents
-            for name in self._chosen or ():
-                if name not in known:
-                    raise agent_missing(name, list(known))
-            for name in self._agents_here():
-                self._caller(name).body  # noqa: B018  # what cannot be made says so here
+            self._roster.check()
             self._crew = Crew(self, self._size, self._lease, told)
             self._crew.start()
 
@@ -279,6 +258,9 @@ class TaskManager(Reading, Steering):
     ) -> JobHandle:
         """Let a job's tasks run, and return its handle; nobody waits for it.
 
+        A job that was cancelled, or whose time was over, stays so, and a warning is logged; `retry`
+        of a task of it lets that, and the job, go on.
+
         Args:
             job_id: Which; tasks may have been added to it before. One that has none yet waits for
                 those that are added later, and a warning is logged.
@@ -293,7 +275,7 @@ class TaskManager(Reading, Steering):
         Raises:
             AgentNotAllowed: It has a task for another agent.
             AgentNotFound: A task is for an agent that is not registered here, in a process that
-                runs tasks of all agents.
+                runs tasks of all agents, or with tasks in memory, which nobody else can run.
             LimitExceeded: It would have more tasks than it may.
             ConfigurationError: An argument cannot be.
         """
@@ -303,8 +285,9 @@ class TaskManager(Reading, Steering):
         if isinstance(stall_action, StallAction):
             self._stall_actions[stall_action.name] = stall_action
         self._open()  # before anything is read: who died while making a file leaves an empty one
-        self._check_specs(tasks)
-        self._check_agents(job_id, (spec.agent for spec in tasks))
+        self._roster.check_specs(tasks)
+        names = [*self._reads.agents_of(job_id), *(spec.agent for spec in tasks)]
+        self._check_agents(job_id, names, starts=True)
         self._rows.start_job(
             job_id,
             tasks,
@@ -324,13 +307,15 @@ class TaskManager(Reading, Steering):
     def resume_job(self, job_id: str) -> JobHandle:
         """Go on with a job that another process began, and return its handle.
 
+        One that was cancelled stays so; see `start_job`.
+
         Raises:
             JobNotFound: There is none.
             AgentNotFound: As `start_job`.
         """
         if self._reads.job(job_id) is None:
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
-        self._check_agents(job_id)
+        self._check_agents(job_id, self._reads.agents_of(job_id), starts=True)
         self._rows.start_job(job_id)
         self.work()
         self._wake()
@@ -353,14 +338,26 @@ class TaskManager(Reading, Steering):
         """
         self._interrupt(self._rows.cancel_job(job_id, reason))
 
-    def _check_agents(self, job_id: str, more: Iterable[str] = ()) -> None:
-        """Refuse a job whose tasks nobody would ever run, where that is known."""
-        if self._size == 0 or self._chosen is not None:
-            return  # other processes have other agents
-        known = self.registry.task_agents
-        for name in dict.fromkeys([*self._reads.agents_of(job_id), *more]):
-            if name not in known:
-                raise agent_missing(name, list(known))
+    def _check_agents(self, job_id: str, names: Iterable[str], *, starts: bool) -> None:
+        """Refuse tasks that nobody would ever run, where that is known; else warn, once a name.
+
+        Args:
+            job_id: Their job.
+            names: The agents that they are for.
+            starts: Whether the job starts with them, so that it would hang.
+        """
+        unknown = self._roster.unknown(names)
+        if not unknown:
+            return
+        if self._size and self._store.database.is_memory:
+            job = None if starts else self._reads.job(job_id)
+            if starts or (job is not None and job.status is JobStatus.RUNNING):
+                self._roster.check_names(unknown)
+            return  # start_job looks, and until then the agent may be registered
+        if self._size and starts and self._roster.has_all:
+            self._roster.check_names(unknown)
+        # Who runs nothing need not know the agents of others; a name like a known one is told.
+        self._roster.tell_unknown(unknown, close_only=not self._size)
 
     def _check_runs(self) -> None:
         """Refuse to wait for what can never run: nobody else sees the memory of this process."""
@@ -383,186 +380,11 @@ class TaskManager(Reading, Steering):
             hint if "did you mean" in hint else "",
         )
 
-    # --- tasks ------------------------------------------------------------------------------------
-
-    def add_objective(self, job_id: str, description: str, agent: str, input: Any = None) -> str:
-        """Add the task that says what a job is for, and return its id."""
-        return self.add_task(job_id, description, agent, input=input, task_type=TaskType.OBJECTIVE)
-
-    def add_task(
-        self,
-        job_id: str,
-        description: str,
-        agent: str,
-        *,
-        dependencies: Sequence[str] = (),
-        input: Any = None,
-        parent: str | None = None,
-        acceptance_criteria: str | None = None,
-        task_type: TaskType | str = TaskType.TASK,
-        timeout: float | dt.timedelta | None = None,
-        max_retries: int | None = None,
-        summary: str | None = None,
-        **more: Any,
-    ) -> str:
-        """Add a task to a job, which is made where there is none, and return the task's id.
-
-        Args:
-            job_id: Which job.
-            description, agent, dependencies, input, parent, acceptance_criteria, task_type,
-                timeout, max_retries, summary: As in `NewTaskSpec`.
-            **more: Its other options: priority, effects, on_dependency_failure, key, task_id,
-                retry_count.
-        """
-        spec = NewTaskSpec(
-            agent,
-            input,
-            description=description,
-            dependencies=dependencies,
-            parent=parent,
-            acceptance_criteria=acceptance_criteria,
-            task_type=task_type,
-            timeout=timeout,
-            max_retries=max_retries,
-            summary=summary,
-            **more,
-        )
-        (task_id,) = self.add_tasks([spec], job_id)
-        return task_id
-
-    def add_task_with_type(
-        self,
-        job_id: str,
-        description: str,
-        agent: str,
-        dependencies: Sequence[str] = (),
-        input: Any = None,
-        parent: str | None = None,
-        acceptance_criteria: str | None = None,
-        task_type: TaskType | str = TaskType.TASK,
-        timeout: float | dt.timedelta | None = None,
-        max_retries: int = 0,
-        summary: str | None = None,
-        retry_count: int = 0,
-    ) -> str:
-        """Add a task as document 003 does, by twelve arguments in its order; see `add_task`."""
-        return self.add_task(
-            job_id,
-            description,
-            agent,
-            dependencies=dependencies,
-            input=input,
-            parent=parent,
-            acceptance_criteria=acceptance_criteria,
-            task_type=task_type,
-            timeout=timeout,
-            max_retries=max_retries,
-            summary=summary,
-            retry_count=retry_count,
-        )
-
-    def create_task(self, spec: NewTaskSpec, job_id: str | None = None) -> str:
-        """Add a task, and return its id.
-
-        Args:
-            spec: What to add.
-            job_id: Its job; inside of an agent, by default, the one of its task.
-        """
-        ctx = _current.get()
-        if job_id is None and ctx is not None:
-            job_id = ctx.job_id
-        if job_id is None:
-            raise ConfigurationError("outside of an agent, create_task needs the job_id, too")
-        (task_id,) = self.add_tasks([spec], job_id)
-        return task_id
-
-    def add_tasks(self, specs: Sequence[NewTaskSpec], job_id: str) -> list[str]:
-        """Add tasks to a job, all of them or none, in one commit; return their ids.
-
-        Raises:
-            InputValidationError: An input does not fit its agent, where that is known here.
-            ResourceExhausted: A call of the agent declares more memory than there can ever be room
-                for, likewise.
-            InvalidState: The job has ended.
-            LimitExceeded: The job would have more tasks than it may; see `start_job`.
-            TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
-            ConfigurationError: *specs* are no list of `NewTaskSpec`.
-        """
-        specs = as_specs(specs)
-        self._check_specs(specs)
-        self._open()
-        ctx = self._call()
-        claim = ctx._claim if ctx is not None and ctx.job_id == job_id else None
-        added = self._rows.add(job_id, specs, create=True, claim=claim, settings=self._settings)
-        self._wake()
-        return added
-
-    def _check_specs(self, specs: Iterable[NewTaskSpec]) -> None:
-        for spec in specs:
-            self._check_input(spec)
-
-    def _check_input(self, spec: NewTaskSpec) -> None:
-        if spec.agent in self.registry.task_agents:
-            self._caller(spec.agent).check_input(spec.input)
-            check_memory(self.resources, self.registry.task_agents[spec.agent])
-
-    def _caller(self, name: str) -> Caller:
-        """Return what calls an agent; another one when the agent was registered again."""
-        agent = self.registry.task_agents[name]
-        caller = self._callers.get(name)
-        if caller is None or caller.agent is not agent:
-            caller = self._callers[name] = Caller(agent)
-        return caller
-
-    def _known_caller(self, name: str) -> Caller | None:
-        """Return what calls an agent, if it was called before."""
-        return self._callers.get(name)
+    # --- more -------------------------------------------------------------------------------------
 
     def _stall_action(self, name: str | None) -> StallAction | None:
         """Return what a job does that has stalled, by the name that it keeps; None if unknown."""
         return self.stall_action if name is None else self._stall_actions.get(name)
-
-    def _agents_here(self) -> dict[str, AgentDef]:
-        """Return the agents that this process runs tasks of, those registered just now as well."""
-        known = self.registry.task_agents
-        chosen = known if self._chosen is None else self._chosen
-        return {name: known[name] for name in chosen if name in known}
-
-    def add_dependency(self, task_id: str, needs: str) -> None:
-        """Let a task need another one of its job, too; see `TaskRows.add_dependency`."""
-        ctx = self._call()
-        own = ctx if ctx is not None and ctx.task_id == task_id else None
-        self._rows.add_dependency(task_id, needs, claim=None if own is None else own._claim)
-        if own is not None:
-            own._adds = True
-
-    def update_task_status(
-        self,
-        task_id: str,
-        status: TaskStatus | str,
-        *,
-        old: TaskStatus | str | None = None,
-        cause: str = "",
-    ) -> bool:
-        """Change a task's status by hand; return False where it is not *old* any more.
-
-        An agent that blocks its own task says so by this, too: the task is parked once it returns.
-
-        Raises:
-            TaskNotFound: There is none.
-            InvalidState: A task may not go this way.
-        """
-        new = as_status(status)
-        ctx = _current.get()
-        if ctx is not None and ctx.task_id == task_id and new is TaskStatus.BLOCKED:
-            ctx._parks = True
-            return True
-        changed = self._rows.set_status(
-            task_id, new, old=None if old is None else as_status(old), cause=cause
-        )
-        stopped = changed and new is TaskStatus.CANCELLED
-        self._interrupt([task_id] if stopped else [])
-        return changed
 
     def state(self, scope: str) -> SharedState:
         """Return what agents share under a name, of a job under its id; see `SharedState`."""
@@ -612,20 +434,6 @@ class TaskManager(Reading, Steering):
             yield
         finally:
             self._listeners.remove(tell)
-
-    def _call(self) -> TaskContext | None:
-        """Return the call of a task of this manager that goes on in this thread."""
-        ctx = _current.get()
-        return ctx if ctx is not None and ctx.manager is self else None
-
-    @contextlib.contextmanager
-    def _inside(self, ctx: TaskContext) -> Iterator[None]:
-        """Let this thread be in the call of a task."""
-        token = _current.set(ctx)
-        try:
-            yield
-        finally:
-            _current.reset(token)
 
 
 def _count(number: int, what: str) -> str:

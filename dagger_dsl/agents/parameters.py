@@ -10,6 +10,7 @@ but is given its context may read the input there, whatever it is.
 from __future__ import annotations
 
 import inspect
+import traceback
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -19,7 +20,15 @@ import attrs
 from dagger_dsl.errors import RegistryError
 from dagger_dsl.model.types import schema_of
 
-__all__ = ["GIVEN", "Parameters", "body_of", "described", "method_of", "read_parameters"]
+__all__ = [
+    "GIVEN",
+    "Parameters",
+    "body_of",
+    "check_class",
+    "described",
+    "method_of",
+    "read_parameters",
+]
 
 _WHOLE: Final = ("input", "inputs", "_input")
 
@@ -122,20 +131,34 @@ def body_of(target: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Return what is called of an agent: a function, or the method of an instance made now.
 
     Raises:
-        RegistryError: Its class cannot be made an instance.
+        RegistryError: Making an instance of its class failed.
     """
-    made: Any = target
     if not inspect.isclass(target):
         return target
     try:
-        made = target()
+        made: Any = target()
         body: Callable[..., Any] = made.execute
+    except (Exception, SystemExit) as error:  # which would leave the worker, not the task
+        what = "".join(traceback.format_exception_only(error)).strip()
+        raise RegistryError(f"agent {name!r}: {target.__name__}() failed: {what}") from error
+    return body
+
+
+def check_class(target: Callable[..., Any], name: str) -> None:
+    """Refuse a class of which no instance can be made, as it wants arguments.
+
+    Raises:
+        RegistryError: It does.
+    """
+    try:
+        inspect.signature(target).bind()
+    except ValueError:  # one written in C says nothing of its arguments
+        return
     except TypeError as error:
         raise RegistryError(
             f"agent {name!r}: {target.__name__}() cannot be made without arguments: {error}; "
             "register an instance's method, or give the parameters defaults"
         ) from error
-    return body
 
 
 def _hints(body: Callable[..., Any]) -> dict[str, Any]:

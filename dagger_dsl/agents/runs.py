@@ -10,27 +10,34 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.agents.signals import Blocked
 from dagger_dsl.engine.workflow import Workflow
 from dagger_dsl.errors import (
     ConfigurationError,
+    InvalidState,
     RunOwned,
     RunPaused,
+    StoreError,
     shown,
 )
+from dagger_dsl.store.task_questions import Question
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.context import TaskContext
     from dagger_dsl.engine.control import RunHandle
     from dagger_dsl.engine.report import RunReport
+    from dagger_dsl.store.storage import Store
 
-__all__ = ["TaskRun"]
+__all__ = ["TaskRun", "answer_run"]
 
 #: Options that the task settles: where the run is recorded, and what it is called.
 _SETTLED: Final = ("database_url", "run_id", "idempotency_key")
+
+#: Questions of a run that are named.
+_NAMED: Final = 3
 
 #: Seconds between two looks at whether the task still is this worker's: at first, and at most.
 _SOON: Final = 0.05
@@ -66,7 +73,9 @@ class TaskRun:
                 "block or FSM() has made is one"
             )
         if key is not None and (not isinstance(key, str) or not key or "\0" in key):
-            raise ConfigurationError(f"key is a text that is not empty, not {shown(key)}")
+            raise ConfigurationError(
+                f"key is a text that is not empty and has no NUL, not {shown(key)}"
+            )
         for name in _SETTLED:
             if name in options:
                 raise ConfigurationError(
@@ -113,15 +122,36 @@ class TaskRun:
         raise AssertionError("there is always another name")
 
     def _names(self) -> Iterator[str]:
-        """Yield ids for the run: another one for other inputs."""
+        """Yield ids for the run: another one for other inputs, or another graph of the name."""
         yield self._base
         for number in itertools.count(2):
             yield f"{self._base}~{number}"
 
     # --- waiting ----------------------------------------------------------------------------------
 
+    @contextmanager
+    def _own(self) -> Iterator[None]:
+        """Let what keeps the run from being recorded say that it is of the task's database.
+
+        What bodies of the run raise comes as that of their nodes, whatever it is.
+        """
+        try:
+            yield
+        except StoreError as error:
+            error.where = error.where or self._ctx.manager._store.database.where
+            raise
+
     def wait(self) -> Any:
         """Run it, and return what it gives, in the thread of a sync agent."""
+        with self._own():
+            return self._wait()
+
+    async def wait_async(self) -> Any:
+        """Run it, and return what it gives, on the loop of an async agent."""
+        with self._own():
+            return await self._wait_async()
+
+    def _wait(self) -> Any:
         handle = self.begin()
         pause = _SOON
         crew = self._ctx.manager._crew
@@ -141,8 +171,7 @@ class TaskRun:
                 raise
         return self._taken(handle.result())
 
-    async def wait_async(self) -> Any:
-        """Run it, and return what it gives, on the loop of an async agent."""
+    async def _wait_async(self) -> Any:
         handle = await self._begun()
         ended, pause = asyncio.ensure_future(handle), _SOON
         try:
@@ -188,4 +217,43 @@ class TaskRun:
         except RunPaused as paused:
             # Whoever decides there lets the task go on, too; until then it holds no worker.
             why = f"run {paused.run_id} waits: {paused.reason}"
-            raise Blocked((), why) from None
+            raise Blocked((), why, Question(why, run_id=paused.run_id)) from None
+
+
+def answer_run(
+    store: Store, task_id: str, asked: Question, meant: str | int | None, value: Any, by: str
+) -> None:
+    """Answer the node of a task's run that waits for a person.
+
+    Args:
+        store: Where both are recorded.
+        task_id: The task.
+        asked: What it waits for: a run.
+        meant: What the node asks; None where only one does.
+        value: The answer.
+        by: Who gives it; empty where that is not known.
+
+    Raises:
+        InvalidState: No node asks that, or several may be meant; or the node has its answer.
+        InputValidationError: The answer does not fit what was asked.
+    """
+    from dagger_dsl.engine.remote import RunControl
+
+    run = RunControl(store, str(asked.run_id))
+    open_ = run.questions()
+    found = [each for each in open_ if meant is None or each.prompt == meant]
+    if len(found) == 1:
+        run.answer(found[0].node_id, value, found[0].key, by or None)
+        return
+    if not open_:
+        raise InvalidState(
+            f"task {task_id!r} asks nothing (any more), it waits for its run {run.run_id}: "
+            f"{asked.text}; retry() lets it go on with that, cancel_task() ends it"
+        )
+    asks = ", ".join(f"node {each.node_id!r} asks {each.prompt!r}" for each in open_[:_NAMED])
+    more = f" and {len(open_) - _NAMED:,} more" if len(open_) > _NAMED else ""
+    what = f"does not ask {shown(meant)} now" if not found else "asks more than one thing"
+    raise InvalidState(
+        f"the run {run.run_id} of task {task_id!r} {what}: {asks}{more}; name one by the text "
+        "that it asks, or answer the node of the run"
+    )

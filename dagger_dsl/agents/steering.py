@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.errors import InvalidState
+from dagger_dsl.agents.checks import as_status
+from dagger_dsl.agents.current import current_call
+from dagger_dsl.errors import InvalidState, shown
 from dagger_dsl.model.tasks import TaskStatus
+from dagger_dsl.store.arguments import check_text
 
 if TYPE_CHECKING:
+    from dagger_dsl.store.storage import Store
     from dagger_dsl.store.task_people import TaskPeople
+    from dagger_dsl.store.task_reads import TaskReads
 
 __all__ = ["Steering"]
 
@@ -18,6 +23,8 @@ class Steering:
     """What people do with tasks; the manager adds where these are."""
 
     _rows: TaskPeople
+    _reads: TaskReads
+    _store: Store
 
     def accept(self, task_id: str, note: str = "accepted") -> None:
         """Say that a completed task's result is good; nothing of it can be changed any more.
@@ -59,26 +66,46 @@ class Steering:
         self._rows.retry(task_id, cause)
         self._interrupt(())
 
-    def answer(self, task_id: str, value: Any, by: str = "") -> None:
+    def answer(
+        self, task_id: str, value: Any, *, by: str = "", question: str | int | None = None
+    ) -> None:
         """Answer a task that waits for a person, and let it be called again.
 
         Its agent finds the answer by `TaskContext.ask`, or as `TaskContext.answer`, in this and in
         all later calls; the task's history says who gave it. `JobHandle.questions` has the tasks
-        that wait for one.
+        that wait for one. Where a run that the task began asks, by a node of it, the node gets the
+        answer, and the task goes on with the run.
 
         Args:
             task_id: Which.
             value: Any value of the codec.
             by: Who answers, for people.
+            question: Which question this answers, so that it does not become the answer to another
+                one when somebody else was quicker: its text (the task's ``error``, or what the
+                node of its run asks), or which one of the task's it is, counted from 1. None for
+                whichever is asked now.
 
         Raises:
             TaskNotFound: There is none.
-            InvalidState: It waits for no person, or what it needs has failed.
+            InvalidState: It waits for no person, or for one to say whether it may be called again,
+                as its worker died and it may be called at most once: `retry` and `cancel_task` say
+                that; it asks another *question*; its run asks several, and *question* names none
+                of them; or what it needs has failed.
             InputValidationError: The answer does not fit what was asked.
             EncodingError: It has no stored form.
-            ConfigurationError: *by* is no text.
+            ConfigurationError: *by* is no text, or *question* no text and no number.
         """
-        self._rows.answer(task_id, value, by)
+        asked = self._reads.question(task_id)
+        if asked is None or asked.run_id is None:
+            self._rows.answer(task_id, value, by, question)
+        else:
+            from dagger_dsl.agents.runs import answer_run
+
+            check_text("by", by)
+            answer_run(self._store, task_id, asked, question, value, by)
+            cause = f"answered by {by}" if by else "answered"
+            # Whoever was quicker with another answer, or a retry, lets it go on as well.
+            self._rows.set_status(task_id, TaskStatus.READY, old=TaskStatus.BLOCKED, cause=cause)
         self._interrupt(())
 
     def cancel_task(
@@ -122,6 +149,39 @@ class Steering:
         if not self._rows.set_status(task_id, TaskStatus.READY, old=TaskStatus.PAUSED, cause=cause):
             raise InvalidState(f"task {task_id!r} is not paused; retry() is for those that ended")
         self._interrupt(())
+
+    def update_task_status(
+        self,
+        task_id: str,
+        status: TaskStatus | str,
+        *,
+        old: TaskStatus | str | None = None,
+        cause: str = "",
+    ) -> bool:
+        """Change a task's status by hand; return False where it is not *old* any more.
+
+        An agent that blocks its own task says so by this, too: the task is parked once it returns.
+
+        Raises:
+            TaskNotFound: There is none.
+            InvalidState: A task may not go this way; none becomes running but by a worker.
+        """
+        new = as_status(status)
+        if new is TaskStatus.RUNNING:  # nobody would ever call it, and nobody take it over
+            raise InvalidState(
+                f"task {shown(task_id)} cannot become running by hand, only by a worker that "
+                "claims it; retry() lets one that has ended, or waits for a person, be claimed"
+            )
+        ctx = current_call()
+        if ctx is not None and ctx.task_id == task_id and new is TaskStatus.BLOCKED:
+            ctx._parks = True
+            return True
+        changed = self._rows.set_status(
+            task_id, new, old=None if old is None else as_status(old), cause=cause
+        )
+        stopped = changed and new is TaskStatus.CANCELLED
+        self._interrupt([task_id] if stopped else [])
+        return changed
 
     def _interrupt(self, task_ids: Iterable[str]) -> None:
         """Stop the calls of tasks, where they can be, and have everybody look again."""

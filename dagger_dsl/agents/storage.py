@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dagger_dsl.agents.checks import as_status
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.tasks import NewTaskSpec, Task, TaskStatus
 
@@ -73,4 +74,6 @@ class TaskStorage:
             TaskNotFound: There is none.
             InvalidState: A task may not go this way.
         """
+        if as_status(new) is TaskStatus.RUNNING:  # so the documents' own workers claim a task
+            return self._manager._rows.set_status(task_id, TaskStatus.RUNNING, old=as_status(old))
         return self._manager.update_task_status(task_id, new, old=old)

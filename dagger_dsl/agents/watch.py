@@ -146,7 +146,7 @@ class Watch:
         if planner is not None and not refusal:
             spec = self._notice(stall, planner, stuck, interval)
             try:
-                self._manager._check_input(spec)
+                self._manager._roster.check_specs([spec])
                 if self._jobs.notify(stall, spec):
                     logger.warning("job %r has stalled; agent %r is told", stall.job_id, spec.agent)
                     self._manager._wake()

@@ -102,7 +102,10 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("dagger-dsl task retry read-1", "and what failed for it"),
     ),
     "task show": (("dagger-dsl task show read-1 --json", "for programs"),),
-    "task answer": (("dagger-dsl task answer read-1 1984 --by ann", "what it is called with"),),
+    "task answer": (
+        ("dagger-dsl task answer read-1 1984 --by ann", "what it is called with"),
+        ("dagger-dsl task answer read-1 1984 --question 2", "if that is what it asks still"),
+    ),
     "task retry": (('dagger-dsl task retry read-1 --reason "it was called"', "and why"),),
     "task cancel": (('dagger-dsl task cancel read-1 --reason "too slow"', "and why"),),
     "task pause": (("dagger-dsl task pause read-1", "it does not begin now"),),

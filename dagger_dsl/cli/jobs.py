@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from dagger_dsl.cli.common import OK, command_line, existing_store
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import read_value, text_hint
 from dagger_dsl.engine.words import count
-from dagger_dsl.errors import JobNotFound, TaskNotFound, shown
+from dagger_dsl.errors import JobNotFound, RunNotFound, TaskNotFound, did_you_mean, shown
 from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.stored_values import for_people
 from dagger_dsl.model.tasks import TaskStatus
@@ -20,6 +21,7 @@ from dagger_dsl.model.text import first_line, printable
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.manager import TaskManager
+    from dagger_dsl.engine.control import OpenQuestion
     from dagger_dsl.model.tasks import Task
     from dagger_dsl.store.task_reads import StoredJob
 
@@ -92,6 +94,9 @@ def job(arguments: argparse.Namespace, screen: Screen) -> int:
                 screen.result(f"written: {arguments.html}")
             return OK
         tasks, questions = handle.tasks, handle.questions()
+        told = [] if screen.as_json else list(_unknown_agents(manager, tasks, arguments.db))
+        for each in [] if screen.as_json else questions[:_NAMED]:
+            told += _ways_on(manager, each, arguments.db)
     if screen.as_json:
         screen.json({**_job_plain(row), "tasks": [_task_plain(each) for each in tasks]})
         return OK
@@ -106,14 +111,63 @@ def job(arguments: argparse.Namespace, screen: Screen) -> int:
     if limit is not None and len(tasks) > limit:
         screen.say("this shows all of them:")
         screen.say(f"  {command_line(arguments.db, 'job', 'show', job_id, '--all')}")
-    for each in questions[:_NAMED]:
-        screen.say(f"task {printable(each.id)} waits for a person; let it go on, or not, by:")
-        for words in (("answer", each.id, "VALUE"), ("retry", each.id), ("cancel", each.id)):
-            screen.say(f"  {command_line(arguments.db, 'task', *words)}")
+    for line in told:
+        screen.say(line)
     if len(questions) > _NAMED:
         more = count(len(questions) - _NAMED, "more task waits", "more tasks wait")
         screen.say(f"{more} for a person, too")
     return OK
+
+
+def _ways_on(manager: TaskManager, task: Task, database: str) -> Iterator[str]:
+    """Yield what lets a task go on that waits for a person, or ends it, as lines."""
+    from dagger_dsl.cli.steering import question_lines
+    from dagger_dsl.engine.remote import RunControl
+
+    ways: list[tuple[str, ...]] = [("retry", task.id), ("cancel", task.id)]
+    head, lines = f"task {printable(task.id)} waits for a person", list[str]()
+    asked = manager._reads.question(task.id)
+    if asked is not None and asked.run_id is None:
+        head = f"{head} (question {asked.number})"
+        ways.insert(0, ("answer", task.id, "VALUE", "--question", str(asked.number)))
+    elif asked is not None:
+        run = RunControl(manager._store, str(asked.run_id))
+        asks: Sequence[OpenQuestion] = ()
+        with suppress(RunNotFound):  # it was removed: the task begins another one
+            asks = run.questions()
+        if len(asks) == 1:
+            head = f"{head}: {first_line(asks[0].prompt)}"
+            ways.insert(0, ("answer", task.id, "VALUE"))
+        else:  # the answers wait in the run then, and the last one is followed by a retry
+            for each in asks:
+                lines += question_lines(run, each, database)
+    yield from lines
+    yield f"{head}; let it go on, or not, by:"
+    for words in ways:
+        yield f"  {command_line(database, 'task', *words)}"
+
+
+def _unknown_agents(manager: TaskManager, tasks: Sequence[Task], database: str) -> Iterator[str]:
+    """Yield for which agents tasks are ready that nobody has ever run, as lines."""
+    ready = Counter(each.agent for each in tasks if each.status is TaskStatus.READY)
+    called = {each.agent for each in tasks if each.attempts}
+    new = [each for each in ready if each not in called and not manager._reads.was_called(each)]
+    for name in new[:_NAMED]:
+        hint = did_you_mean(name, called)
+        yield (
+            f"no worker here knows agent {shown(name)} so far, and {count(ready[name], 'task')} "
+            f"of it {'is' if ready[name] == 1 else 'are'} ready"
+            + (hint if "did you mean" in hint else "")
+        )
+    if new:
+        yield "this runs them, where FILE defines it:"
+        yield f"  {command_line(database, 'worker', '--actions', 'FILE')}"
+
+
+def _meant(question: str | None) -> str | int | None:
+    """Return which question an answer is for: by its number, or by its text."""
+    is_number = question is not None and question.isascii() and question.isdigit()
+    return int(question) if question is not None and is_number else question
 
 
 def _cancel_job(manager: TaskManager, arguments: argparse.Namespace, screen: Screen) -> int:
@@ -160,7 +214,9 @@ def _steer(manager: TaskManager, arguments: argparse.Namespace) -> list[str]:
     if action == "answer":
         value = read_value(arguments.value)
         with text_hint(value, arguments.value):
-            manager.answer(task_id, value, arguments.by or "")
+            manager.answer(
+                task_id, value, by=arguments.by or "", question=_meant(arguments.question)
+            )
         return []
     cause = arguments.reason or f"{action} by hand"
     if action == "cancel":

@@ -460,6 +460,21 @@ def _worker(parser: argparse.ArgumentParser) -> None:
         help="time without a sign of life after which others take the tasks over (60)",
     )
     parser.add_argument(
+        "--heartbeat-interval",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="time without a sign of life after which a job has stalled, of jobs that keep no such "
+        "time themselves (30)",
+    )
+    parser.add_argument(
+        "--stall-action",
+        choices=("notify_planning_agent", "terminate_job"),
+        default="notify_planning_agent",
+        help="what is done then, of jobs that keep no such action themselves (default: "
+        "notify_planning_agent)",
+    )
+    parser.add_argument(
         "--drain",
         action="store_true",
         help="leave as soon as no task of these agents is ready, runs, or waits for its next try",
@@ -507,6 +522,12 @@ def _task(parser: argparse.ArgumentParser) -> None:
             each.add_argument("--alone", action="store_true", help="not its parts, too")
         if name == "answer":
             each.add_argument("value", metavar="VALUE", help="JSON; what is none is a text")
+            each.add_argument(
+                "--question",
+                metavar="N_OR_TEXT",
+                help="which question this answers: its number in `job show`, or its text; refused "
+                "where the task asks another one by now (default: what it asks)",
+            )
             _by(each)
         _end_of_steering(each, reason=name not in ("show", "answer"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import inspect
+import math
 import sys
 import threading
 import time
@@ -18,7 +19,14 @@ from dagger_dsl.cli.screen import LogLines, Screen
 from dagger_dsl.cli.signals import Signals
 from dagger_dsl.cli.sources import load_actions, load_module
 from dagger_dsl.engine.words import count
-from dagger_dsl.errors import AgentNotFound, ConfigurationError, StoreDamaged, did_you_mean
+from dagger_dsl.errors import (
+    AgentNotFound,
+    ConfigurationError,
+    StoreDamaged,
+    StoreError,
+    did_you_mean,
+    shown,
+)
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.manager import TaskManager
@@ -29,6 +37,9 @@ __all__ = ["worker"]
 
 #: Seconds between two looks at signals and, where it is to leave then, at what is left.
 _LOOK: Final = 0.2
+
+#: Seconds between two looks for tasks of agents that are unknown here.
+_LOOK_FOR_OTHERS: Final = 30.0
 
 #: What the endings of calls are called here.
 _WORDS: Final = {
@@ -59,6 +70,8 @@ def worker(arguments: argparse.Namespace, screen: Screen) -> int:
         concurrency=arguments.concurrency,
         agents=agents,
         lease=arguments.lease,
+        heartbeat_interval=arguments.heartbeat_interval,
+        stall_action=arguments.stall_action,
     )
     tally = _Tally(screen, loud=arguments.verbose)
     with Signals(screen) as signals, LogLines(screen):
@@ -71,7 +84,7 @@ def worker(arguments: argparse.Namespace, screen: Screen) -> int:
             with suppress(BrokenPipeError):  # it works on, whoever has gone
                 screen.say(f"worker {name}, {manager._size} at a time, on {where}")
                 screen.say(f"agents: {', '.join(agents)}")
-            _wait(manager, agents, signals, drain=arguments.drain)
+            _wait(manager, agents, signals, screen, drain=arguments.drain)
             signals.tell()
         finally:
             left = manager.close(arguments.grace)
@@ -82,15 +95,43 @@ def worker(arguments: argparse.Namespace, screen: Screen) -> int:
         return signals.code or OK
 
 
-def _wait(manager: TaskManager, agents: Sequence[str], signals: Signals, *, drain: bool) -> None:
+def _wait(
+    manager: TaskManager, agents: Sequence[str], signals: Signals, screen: Screen, *, drain: bool
+) -> None:
     """Wait for a signal or, if that is wanted, until no task is left that could be called."""
+    told, looked = set[str](), -math.inf
     while not signals.code:
+        now = time.monotonic()
+        if now - looked >= _LOOK_FOR_OTHERS:
+            looked = now
+            _tell_unknown(manager, told, screen)
         crew = manager._crew
         if crew is not None and isinstance(crew.trouble, StoreDamaged):
             raise crew.trouble  # no patience mends it
         if drain and not manager._claims.has_left(agents):
+            _tell_unknown(manager, told, screen)
             return
         time.sleep(_LOOK)
+
+
+def _tell_unknown(manager: TaskManager, told: set[str], screen: Screen) -> None:
+    """Say, once a name, for which agents tasks are ready that no module here defines."""
+    known = manager.registry.task_agents
+    try:
+        ready = manager._reads.ready_agents()
+    except StoreError:
+        return  # whoever takes tasks meets it as well, and says so
+    for name, many in ready.items():
+        if name in known or name in told:
+            continue
+        told.add(name)
+        hint = did_you_mean(name, known)
+        with suppress(BrokenPipeError):
+            screen.say(
+                f"no worker here knows agent {shown(name)}, and {count(many, 'task')} of it "
+                f"{'is' if many == 1 else 'are'} ready{hint if 'did you mean' in hint else ''}; "
+                "name what defines it by --actions"
+            )
 
 
 # --- agents ---------------------------------------------------------------------------------------
@@ -137,10 +178,10 @@ def _agents(given: Sequence[str], registry: Registry) -> list[str]:
         raise ConfigurationError("--agents names no agent; leave it out for all there are")
     for name in wanted:
         if name not in known:
-            raise AgentNotFound(
-                f"no agent {name!r} is registered{did_you_mean(name, known)}; name the module or "
-                "the .py file that defines it by --actions"
-            )
+            hint = did_you_mean(name, known)
+            way = "name the module or the .py file that defines it by --actions"
+            more = "" if hint.endswith("?") else f"; {way}"
+            raise AgentNotFound(f"no agent {name!r} is registered{hint}{more}")
     if not known:
         raise AgentNotFound(
             "no agent is registered; name the module or the .py file that defines some with "
@@ -189,8 +230,8 @@ def _tell(
     with suppress(BrokenPipeError):
         if left:
             screen.error(
-                f"{count(left, 'call')} did not end within the grace time; leaving them behind, "
-                "and others may take their tasks"
+                f"{count(left, 'call')} did not end within the grace time; others may take what "
+                "is left behind"
             )
         screen.say(f"worker stopped: {tally.told()}")
         if screen.as_json:

@@ -10,6 +10,7 @@ import attrs
 from dagger_dsl.engine.launch import start, start_resume
 from dagger_dsl.engine.nested import same_inputs
 from dagger_dsl.errors import RunExists
+from dagger_dsl.model.document import graph_to_plain
 
 if TYPE_CHECKING:
     from dagger_dsl.engine.control import RunHandle
@@ -28,6 +29,8 @@ def start_once(
     inputs: Mapping[str, Any],
     options: RunOptions,
     store: Store | None,
+    *,
+    any_graph: bool = False,
 ) -> RunHandle | None:
     """Start a run, or go on with the one that is recorded under its id.
 
@@ -37,6 +40,8 @@ def start_once(
     Args:
         run_id: What the run is called.
         graph, registry, inputs, options, store: As `start` takes them.
+        any_graph: Whether a run of the graph of this name goes on as it was recorded, where the
+            program has another one by now. What actions do is no part of a graph.
 
     Returns:
         None where the id belongs to a run of another graph, or with other inputs.
@@ -52,7 +57,13 @@ def start_once(
         if store is None:
             raise
     stored = store.load_run(run_id)
-    if stored.graph.name != graph.name or not same_inputs(stored.inputs, inputs):
+    same = stored.graph.name == graph.name and (any_graph or _same(stored.graph, graph))
+    if not same or not same_inputs(stored.inputs, inputs):
         return None
     secrets = {key: value for key, value in inputs.items() if key not in stored.inputs}
     return start_resume(run_id, registry, options, secrets, store)
+
+
+def _same(stored: Graph, given: Graph) -> bool:
+    """Return whether a graph is the one that is recorded, told as idempotency keys tell it."""
+    return graph_to_plain(stored) == graph_to_plain(given)

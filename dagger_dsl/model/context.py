@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from dagger_dsl.model.graph import Graph
+    from dagger_dsl.model.stalls import StallAction
     from dagger_dsl.model.tasks import NewTaskSpec
 
 __all__ = [
@@ -297,6 +298,9 @@ class NodeCtx:
         allowed_agents: Sequence[str] | None = None,
         config: Mapping[str, Any] | None = None,
         timeout: float | timedelta | None = None,
+        heartbeat_interval: float | timedelta | None = None,
+        stall_action: StallAction | str | None = None,
+        max_tasks: int | None = None,
     ) -> JobRequest:
         """Return what lets the node wait for a job of tasks: ``return ctx.wait_for_job(...)``.
 
@@ -312,7 +316,9 @@ class NodeCtx:
         needs do not count; where several are left it is a mapping of their outputs by task id, in
         the order in which they were added.
 
-        A job that fails, or is cancelled, fails the node. Another attempt of the node, by its retry
+        A job that fails, or is cancelled, fails the node, and so does one that completes although
+        all the tasks were cancelled whose outputs would be its result; of several outputs those of
+        cancelled tasks are left out. Another attempt of the node, by its retry
         policy or by a resume of the run, goes on with the same job: tasks that failed or were
         cancelled are tried again, what completed stays. A node that is cancelled cancels the job
         that it has started; an interrupt (Ctrl-C) does not.
@@ -326,13 +332,23 @@ class NodeCtx:
             allowed_agents: The agents that the job may give tasks to; None for all.
             config: What to keep with the job, of JSON types.
             timeout: Seconds (or timedelta) until the job is cancelled.
+            heartbeat_interval, stall_action, max_tasks: What the job keeps, as
+                `TaskManager.start_job` takes them; by default its stalls are for whoever runs its
+                tasks to decide on, and it may have 100,000 tasks.
 
         Raises:
             ConfigurationError: One of these cannot be one.
             CycleError: The tasks wait for each other.
         """
         return JobRequest(
-            tasks, job_id, allowed_agents=allowed_agents, config=config, timeout=timeout
+            tasks,
+            job_id,
+            allowed_agents=allowed_agents,
+            config=config,
+            timeout=timeout,
+            heartbeat_interval=heartbeat_interval,
+            stall_action=stall_action,
+            max_tasks=max_tasks,
         )
 
     def add_tokens(self, number: int) -> int:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, final
 
 import attrs
 
 from dagger_dsl.errors import ConfigurationError, shown
+from dagger_dsl.model.job_settings import NO_SETTINGS, JobSettings
 from dagger_dsl.model.people import HumanRequest
 from dagger_dsl.model.policies import seconds
 
 if TYPE_CHECKING:
+    from dagger_dsl.model.stalls import StallAction
     from dagger_dsl.model.tasks import NewTaskSpec
 
-__all__ = ["WAITS", "JobRequest"]
+__all__ = ["WAITS", "JobRequest", "job_config"]
 
 
 def _specs(given: Any) -> tuple[NewTaskSpec, ...]:
@@ -77,6 +79,8 @@ class JobRequest:
         allowed_agents: The agents that the job may give tasks to; None for all.
         config: What is kept with the job, of JSON types.
         timeout: Seconds (or timedelta) until the job is cancelled; None for no limit.
+        settings: What else is kept with the job: ``heartbeat_interval``, ``stall_action`` and
+            ``max_tasks``, as `TaskManager.start_job` takes them.
 
     Raises:
         ConfigurationError: One of these cannot be one.
@@ -88,6 +92,7 @@ class JobRequest:
     allowed_agents: tuple[str, ...] | None
     config: Mapping[str, Any]
     timeout: float | None
+    settings: JobSettings
 
     def __init__(
         self,
@@ -97,6 +102,9 @@ class JobRequest:
         allowed_agents: Sequence[str] | None = None,
         config: Mapping[str, Any] | None = None,
         timeout: float | timedelta | None = None,
+        heartbeat_interval: float | timedelta | None = None,
+        stall_action: StallAction | str | None = None,
+        max_tasks: int | None = None,
     ) -> None:
         if (tasks is None) == (job_id is None):
             raise ConfigurationError(
@@ -104,12 +112,15 @@ class JobRequest:
                 "there, wait_for_job(job_id=...): give one of the two"
             )
         if job_id is not None and (not isinstance(job_id, str) or not job_id or "\0" in job_id):
-            raise ConfigurationError(f"job_id is a text that is not empty, not {shown(job_id)}")
-        given = (allowed_agents, config, timeout)
-        if job_id is not None and any(each is not None for each in given):
             raise ConfigurationError(
-                "allowed_agents, config and timeout are for a job that the node starts; one that "
-                "is there has its own"
+                f"job_id is a text that is not empty and has no NUL, not {shown(job_id)}"
+            )
+        settings = JobSettings.of(max_tasks, heartbeat_interval, stall_action)
+        given = any(each is not None for each in (allowed_agents, config, timeout))
+        if job_id is not None and (given or settings != NO_SETTINGS):
+            raise ConfigurationError(
+                "allowed_agents, config, timeout, heartbeat_interval, stall_action and max_tasks "
+                "are for a job that the node starts; one that is there has its own"
             )
         specs = () if tasks is None else _specs(tasks)
         allowed = None if allowed_agents is None else _agents(allowed_agents)
@@ -123,7 +134,9 @@ class JobRequest:
         limit = None if timeout is None else seconds(timeout, "timeout", zero=False)
         if limit is not None and not limit < math.inf:
             raise ConfigurationError(f"timeout is a number of seconds, not {shown(timeout)}")
-        self.__attrs_init__(specs, job_id, allowed, _config(config), limit)
+        self.__attrs_init__(
+            specs, job_id, allowed, {} if config is None else job_config(config), limit, settings
+        )
 
 
 def _agents(given: Any) -> tuple[str, ...]:
@@ -135,18 +148,47 @@ def _agents(given: Any) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _config(given: Any) -> Mapping[str, Any]:
-    if given is None:
-        return {}
+def job_config(given: Any) -> dict[str, Any]:
+    """Return what is kept with a job, which comes back as it was given.
+
+    Raises:
+        ConfigurationError: It is no mapping, or has something in it that JSON cannot hold, or would
+            change: a tuple, an infinite number, a date.
+    """
     if not isinstance(given, Mapping):
-        raise ConfigurationError(f"the config of a job is a mapping, not {shown(given)}")
+        raise ConfigurationError(
+            f"a job's config is a mapping of names to values of JSON, not {shown(given)}"
+        )
     import orjson
 
+    found = dict(given)
     try:
-        orjson.dumps(dict(given))
-    except TypeError as error:
-        raise ConfigurationError(f"the config of a job has JSON types only: {error}") from None
-    return dict(given)
+        kept = orjson.loads(orjson.dumps(found))
+    except (TypeError, ValueError) as error:  # what orjson raises
+        raise ConfigurationError(
+            f"a job's config is a mapping of names to values of JSON: {error}"
+        ) from None
+    if kept != found:
+        path, value, instead = _changed(found, kept)
+        raise ConfigurationError(
+            f"a job's config has values of JSON alone: config{path} is {shown(value)}, which would "
+            f"come back as {shown(instead)}; write it as a text, a number, a list or a mapping"
+        )
+    return found
+
+
+def _changed(given: Any, kept: Any) -> tuple[str, Any, Any]:
+    """Return the first part of a value that is kept as another one: its path, it, and that."""
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(given, dict) and isinstance(kept, dict):
+        parts = given.items()
+    elif isinstance(given, list) and isinstance(kept, list):
+        parts = enumerate(given)
+    for name, part in parts:
+        if part != kept[name]:
+            path, value, instead = _changed(part, kept[name])
+            return f"[{name!r}]{path}", value, instead
+    return "", given, kept
 
 
 #: What a body answers to let its node wait for somebody else's word.

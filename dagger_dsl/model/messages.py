@@ -188,6 +188,8 @@ def matches(pattern: str, channel: str) -> bool:
     """Whether a channel is one of those that a pattern stands for."""
     if "*" not in pattern:
         return pattern == channel
+    if not channel.startswith(pattern[: pattern.index("*")]):  # most are none, and soon seen
+        return False
     return _fits(pattern.split("."), channel.split("."))
 
 

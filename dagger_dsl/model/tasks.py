@@ -125,7 +125,9 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 def _name(what: str, value: Any) -> None:
     if not isinstance(value, str) or not value or "\0" in value:
-        raise ConfigurationError(f"{what} is a text that is not empty, not {shown(value)}")
+        raise ConfigurationError(
+            f"{what} is a text that is not empty and has no NUL, not {shown(value)}"
+        )
     _whole(what, value)
 
 
@@ -136,6 +138,8 @@ def _text(what: str, value: Any, *, empty: bool = True) -> None:
 
 
 def _whole(what: str, text: str) -> None:
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -214,14 +218,20 @@ class NewTaskSpec:
     ) -> None:
         _name("agent", agent)
         _text("description", description)
-        for what, name in (("parent", parent), ("task_id", task_id), ("key", key)):
-            if name is not None:
-                _name(what, name)
-        for what, text in (("acceptance_criteria", acceptance_criteria), ("summary", summary)):
-            if text is not None:
-                _text(what, text)
+        if parent is not None:
+            _name("parent", parent)
+        if task_id is not None:
+            _name("task_id", task_id)
+        if key is not None:
+            _name("key", key)
+        if acceptance_criteria is not None:
+            _text("acceptance_criteria", acceptance_criteria)
+        if summary is not None:
+            _text("summary", summary)
         if type(priority) is not int or abs(priority) > 2**31:
-            raise ConfigurationError(f"priority is a whole number, not {shown(priority)}")
+            raise ConfigurationError(
+                f"priority is a whole number between -2**31 and 2**31, not {shown(priority)}"
+            )
         limit = None if timeout is None else seconds(timeout, "timeout")
         if limit is not None and not 0 < limit < math.inf:
             raise ConfigurationError(
@@ -234,7 +244,7 @@ class NewTaskSpec:
             agent,
             input,
             description,
-            _texts(dependencies),
+            _texts(dependencies) if dependencies != () else (),
             parent,
             as_enum(TaskType, task_type, "task_type"),
             priority,

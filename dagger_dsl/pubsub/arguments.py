@@ -7,7 +7,7 @@ from typing import Any
 
 from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.messages import LONGEST, is_short_text
-from dagger_dsl.pubsub.config import Reactive, WorkflowSpec
+from dagger_dsl.pubsub.config import Reactive, StartWith, WorkflowSpec
 
 __all__ = ["as_ids", "as_spec", "check_texts"]
 
@@ -20,7 +20,7 @@ def as_spec(spec: Any) -> WorkflowSpec:
     """
     if spec is None:
         return Reactive()
-    if not isinstance(spec, WorkflowSpec):
+    if not isinstance(spec, (StartWith, Reactive)):
         raise ConfigurationError(f"a bus runs a StartWith or a Reactive, not {shown(spec)}")
     return spec
 

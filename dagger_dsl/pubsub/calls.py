@@ -2,20 +2,31 @@
 
 A parameter named ``message``, or annotated `Message`, gets the message; ``bus`` or ``ctx``, or one
 annotated `MessageContext`, gets the context. One other parameter may be there: it gets the payload,
-and its annotation says what the payload has to be.
+and its annotation says what the payload has to be. Methods are called as the protocol `PubSubAgent`
+says: their first parameter gets the message and their second one the context, whatever their names.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
+import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from dagger_dsl.errors import ConfigurationError, NodeTimeout, OutputError, RegistryError, shown
-from dagger_dsl.model.messages import Message, check_patterns, is_pattern, matches
+from dagger_dsl.model.messages import (
+    Message,
+    check_patterns,
+    error_text,
+    is_pattern,
+    matches,
+)
+from dagger_dsl.model.types import show_type
+from dagger_dsl.pubsub.context import MessageContext
 from dagger_dsl.pubsub.definition import HANDLERS, PubSubAgentDef
 from dagger_dsl.pubsub.schemas import Shape
 
@@ -51,9 +62,11 @@ class Caller:
         is_async: Whether its answers are awaited.
         wants_context: Whether the context is asked for.
         shapes: What payloads have to be that it is given, each with what to call that in errors.
+        hints: The types that it names, by what for: those of its annotations and its schemas.
 
     Raises:
-        RegistryError: Its class cannot be made an instance, or its parameters cannot be filled.
+        RegistryError: Its class cannot be made an instance or fails to say its channels, or its
+            parameters cannot be filled.
         ConfigurationError: A schema of it is none, or what its class subscribes to.
     """
 
@@ -61,7 +74,7 @@ class Caller:
         self.agent = agent
         self.name = agent.name
         what = f"agent {agent.name!r}"
-        made, body = _body(agent)
+        made, body, is_method = _body(agent)
         self.is_async = inspect.iscoroutinefunction(body)
         if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
             raise RegistryError(
@@ -84,7 +97,10 @@ class Caller:
             if agent.output_schema is None
             else Shape(agent.output_schema, f"{what}: output_schema")
         )
-        kinds = self._read_parameters(body, what)
+        hints = _hints(body)
+        schemas = {"input_schema": agent.input_schema, "output_schema": agent.output_schema}
+        self.hints: Mapping[str, Any] = {**hints, **schemas}
+        kinds = self._read_parameters(body, what, hints, is_method=is_method)
         self.wants_context = "bus" in kinds
         self.call = _CALLS[kinds](body)
         if agent.timeout is not None:
@@ -94,9 +110,12 @@ class Caller:
         if self.publish is not None and len(self.publish) == 1 and not is_pattern(self.publish[0]):
             self._answers = self.publish[0]
 
-    def _read_parameters(self, body: Callable[..., Any], what: str) -> tuple[str, ...]:
-        hints = _hints(body)
+    def _read_parameters(
+        self, body: Callable[..., Any], what: str, hints: Mapping[str, Any], *, is_method: bool
+    ) -> tuple[str, ...]:
         kinds: list[str] = []
+        names: list[str] = []
+        collects = ""
         try:
             parameters = inspect.signature(body).parameters.values()
         except (TypeError, ValueError) as error:
@@ -104,11 +123,15 @@ class Caller:
         for parameter in parameters:
             name, annotation = parameter.name, hints.get(parameter.name, Any)
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                collects = collects or str(parameter.replace(annotation=parameter.empty))
                 continue
             if name == "message" or annotation is Message:
                 kind = "message"
-            elif name in _BUS or _is_context(annotation):
+            elif name in _BUS or annotation is MessageContext:
                 kind = "bus"
+            elif is_method and parameter.kind is not parameter.KEYWORD_ONLY:
+                kind = "bus" if "message" in kinds else "message"
+                _check_method(what, name, annotation, kind)
             else:
                 kind = "payload"
             if kind in kinds or parameter.kind is parameter.KEYWORD_ONLY:
@@ -121,10 +144,17 @@ class Caller:
             if kind == "payload" and annotation is not Any:
                 self.shapes.append((f"parameter {name!r} of {what}", Shape(annotation, name)))
             kinds.append(kind)
+            names.append(name)
+        if collects and not kinds:
+            raise RegistryError(
+                f"{what} takes {collects}, which does not say what it is given; name its "
+                "parameters, or put @functools.wraps(function) on the wrapper of a function"
+            )
         if tuple(kinds) not in _CALLS:
             raise RegistryError(
-                f"{what} takes {', '.join(kinds)}; an agent is given 'message' or its payload, and "
-                "'bus' after that where it asks for it"
+                f"{what} takes ({', '.join(names)}); a function is given 'message' or, by another "
+                "name, the payload, and 'bus' after that where it asks for it, not both of these "
+                "or 'bus' alone"
             )
         return tuple(kinds)
 
@@ -179,8 +209,8 @@ class Caller:
         return self._answers
 
 
-def _body(agent: PubSubAgentDef) -> tuple[Any, Callable[..., Any]]:
-    """Return what handles messages, and the function that does."""
+def _body(agent: PubSubAgentDef) -> tuple[Any, Callable[..., Any], bool]:
+    """Return what handles messages, the function that does, and whether it is one of `HANDLERS`."""
     made = agent.target
     if inspect.isclass(made):
         try:
@@ -190,12 +220,32 @@ def _body(agent: PubSubAgentDef) -> tuple[Any, Callable[..., Any]]:
                 f"agent {agent.name!r}: {agent.target.__name__}() cannot be made without "
                 f"arguments: {error}; register an instance, or give the parameters defaults"
             ) from error
+        except Exception as error:
+            raise RegistryError(
+                f"agent {agent.name!r}: {agent.target.__name__}() failed: {error_text(error)}"
+            ) from error
     for name in HANDLERS:
         body = getattr(made, name, None)
         if callable(body):
-            return made, body
+            return made, body, True
+    if inspect.isroutine(made) or isinstance(made, functools.partial):
+        return made, made, False
     # Of an object that can be called, its method says what it takes, and whether it is async.
-    return made, made if inspect.isroutine(made) else made.__call__
+    return made, made.__call__, False
+
+
+def _check_method(what: str, name: str, annotation: Any, kind: str) -> None:
+    """Refuse a parameter of a method that says it is something else than what it is given."""
+    given = Message if kind == "message" else MessageContext
+    named = typing.get_origin(annotation) or annotation
+    if named in (Any, typing.Union, types.UnionType) or not inspect.isclass(named):
+        return
+    if named not in given.__mro__ and not getattr(named, "_is_protocol", False):
+        raise RegistryError(
+            f"{what}: parameter {name!r} of its method is annotated {show_type(annotation)}, and "
+            f"is given the {given.__name__}; a method takes (self, message, bus), and "
+            "message.payload is what was published"
+        )
 
 
 def _said(made: Any, method: str, what: str) -> tuple[str, ...] | None:
@@ -203,23 +253,22 @@ def _said(made: Any, method: str, what: str) -> tuple[str, ...] | None:
     tell = getattr(made, method, None)
     if not callable(tell):
         return None
-    said = tell()
+    try:
+        said = tell()
+    except Exception as error:
+        raise RegistryError(f"{what}: {method}() failed: {error_text(error)}") from error
     if inspect.isawaitable(said) or not isinstance(said, Iterable):
         raise ConfigurationError(f"{what}: {method}() returns a list of channels")
     return check_patterns(said, f"{what}: {method}()")
 
 
 def _hints(body: Callable[..., Any]) -> dict[str, Any]:
+    while isinstance(body, functools.partial):
+        body = body.func
     try:
         return typing.get_type_hints(getattr(body, "__func__", body))
     except Exception:  # an annotation that only a type checker can read
         return {}
-
-
-def _is_context(annotation: Any) -> bool:
-    return getattr(annotation, "__name__", "") == "MessageContext" and str(
-        getattr(annotation, "__module__", "")
-    ).startswith("dagger_dsl.")
 
 
 def _awaited_within(call: Callable[..., Any], name: str, limit: float) -> Callable[..., Any]:

@@ -47,9 +47,17 @@ class Channel:
         names = tuple(each.name for each in self.targets)
         return ChannelStats(self.published, names, len(self.waiting))
 
-    def aim(self, subscriptions: tuple[Subscription, ...]) -> None:
-        """Find out who is given its messages."""
-        self.targets = tuple(each for each in subscriptions if each.caller.gets(self.name))
+    def join(self, *subscriptions: Subscription) -> None:
+        """Give its messages to those of these who want them, too."""
+        wanted = [each for each in subscriptions if each.caller.gets(self.name)]
+        self._aim((*self.targets, *(each for each in wanted if each not in self.targets)))
+
+    def leave(self, subscription: Subscription) -> None:
+        """Give it no messages any more."""
+        self._aim(tuple(each for each in self.targets if each is not subscription))
+
+    def _aim(self, targets: tuple[Subscription, ...]) -> None:
+        self.targets = targets
         self._checks = tuple(each for each in self.targets if each.caller.shapes)
 
     def check(self, payload: Any, source: str) -> None:

@@ -40,7 +40,9 @@ class PubSubConfig:
         dead_letters: How many given-up messages are kept in memory, the newest ones.
         dead_letter_channel: Where it is published that an agent gives a message up, as a mapping
             with ``agent``, ``error``, ``attempts``, ``message_id``, ``channel``, ``key`` and
-            ``payload``; None for nowhere. What fails there is not published again.
+            ``payload``; None for nowhere. What fails there is not published again. In memory the
+            agent waits for room there, as all who publish; where there is none in time, that is
+            logged, and only `PubSubExecutor.dead_letters` tells of the message.
         max_deaths: How many processes may die while they handle a message, before it is given up.
         keep: Seconds that a database keeps messages which all are done with; None for ever.
         grace: Seconds that a bus waits, when it is closed, for what is left to do.
@@ -137,7 +139,8 @@ class WorkflowSpec:
     """What a bus is asked to do, and when it has done it.
 
     Attributes:
-        idle: It ends when nothing has been left to do for so many seconds; None: not for that.
+        idle: It ends when nothing has been left to do for so many seconds; None: not for that. What
+            waits in a database for agents of other processes is not for this one to do.
         count: It ends when agents have handled so many messages; None: not for that.
         timeout: It ends after so many seconds; None: not for that.
     """
@@ -149,7 +152,7 @@ class WorkflowSpec:
 
 @attrs.frozen(init=False)
 class StartWith(WorkflowSpec):
-    """Publish one message, and go on until nothing is left to do.
+    """Publish one message, and go on until nothing is left to do for the agents of this process.
 
     Args:
         channel: Where.

@@ -185,7 +185,8 @@ def define_agent(target: Any, fields: Mapping[str, Any]) -> PubSubAgentDef:
     if fields.get("subscribe") is None and not callable(getattr(target, "subscriptions", None)):
         raise RegistryError(
             f"nothing says which messages pub/sub agent {name!r} is given; name its channels in "
-            "subscribe=, or give its class a method subscriptions()"
+            "subscribe=, or give its class a method subscriptions(); where another registry has "
+            "it, give that one to the bus: PubSubExecutor(registry=...)"
         )
     return PubSubAgentDef(
         name=name,

@@ -27,6 +27,7 @@ from dagger_dsl.errors import (
     StoreError,
 )
 from dagger_dsl.model.messages import DeadLetter, Message
+from dagger_dsl.model.values import allow_hints
 from dagger_dsl.pubsub.feeds import Feed, Settled
 from dagger_dsl.pubsub.letters import told_of
 from dagger_dsl.pubsub.progress import Step
@@ -143,6 +144,7 @@ class DurablePlace:
 
     def join(self, subscription: Subscription) -> None:
         """See `Place.join`; where another process has the subscription, this one stands by."""
+        allow_hints(subscription.caller.hints)
         feed = Feed(subscription, self.rows, self._worker)
         with self._lock:
             self._feeds[subscription] = feed
@@ -210,7 +212,8 @@ class DurablePlace:
             ctx._held.append(publication)
             publication.succeed(publication.message)
             return
-        publication._timeout = None  # a commit ends, or fails; there is always room
+        if publication._timeout == 0:  # there is always room, and a commit takes its time
+            publication._timeout = None
         with self._lock:
             if self._closing:
                 raise InvalidState("the bus is closed; open a new one to publish")
@@ -224,13 +227,16 @@ class DurablePlace:
         if self._bell.armed:
             self._bell.ring()
 
-    def withdraw(self, publication: Publication) -> BaseException | None:
+    def withdraw(self, publication: Publication, waited: float) -> BaseException | None:
         """See `Place.withdraw`: what the desk has taken is published."""
         with self._lock:
             for each in self._pending:
                 if each[0] is publication:
                     self._pending.remove(each)
-                    error = InvalidState("it was taken back before it was recorded")
+                    error = InvalidState(
+                        f"message {publication.message.id!r} was taken back after {waited:g} s, "
+                        "before it was recorded; publish it again, with a longer timeout"
+                    )
                     publication.fail(error)
                     return error
         return None
@@ -254,13 +260,13 @@ class DurablePlace:
         delivered = Delivered(message.number, RETRY, attempts, due, error, self.now())
         self._settled(subscription, Settled(delivered))
 
-    def bury(self, subscription: Subscription, letter: DeadLetter) -> None:
-        """See `Place.bury`."""
+    def bury(self, subscription: Subscription, letter: DeadLetter) -> Publication | None:
+        """See `Place.bury`: one transaction records both."""
         number = letter.message.number
         delivered = Delivered(number, DEAD, letter.attempts, None, letter.error, letter.at)
         published: tuple[Publication, ...] = ()
         try:
-            told = told_of(self._bus, letter)
+            told = told_of(self._bus, letter, self)
             if told is not None:
                 told.data = self.rows.encoded(told.message)
                 published = (told,)
@@ -269,6 +275,7 @@ class DurablePlace:
                 "it is not published that agent %r gives a message up: %s", letter.agent, error
             )
         self._settled(subscription, Settled(delivered, published))
+        return None
 
     def _settled(self, subscription: Subscription, settled: Settled) -> None:
         feed = self._feeds.get(subscription)
@@ -296,6 +303,13 @@ class DurablePlace:
     def dead_letters(self, agent: str | None) -> list[DeadLetter]:
         """See `Place.dead_letters`: those of all processes."""
         return self.rows.dead_letters(agent)
+
+    def given_up(self, agent: str | None) -> set[str] | None:
+        """See `Place.given_up`: of any process."""
+        found = self.rows.given_up(agent)
+        if found or agent is None or agent in self._bus._callers:
+            return found
+        return found if any(each.name == agent for each in self.rows.subscriptions()) else None
 
     def replay(self, agent: str | None, ids: set[str] | None) -> int:
         """See `Place.replay`: by whichever process has the agent."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -30,6 +31,7 @@ from dagger_dsl.model.messages import (
     is_pattern,
 )
 from dagger_dsl.model.policies import seconds, whole_number
+from dagger_dsl.model.values import allow_hints
 from dagger_dsl.pubsub.arguments import as_ids, check_texts
 from dagger_dsl.pubsub.calls import Caller
 from dagger_dsl.pubsub.channels import Channel
@@ -38,6 +40,7 @@ from dagger_dsl.pubsub.config import (
     StartWith,
 )
 from dagger_dsl.pubsub.definition import PubSubAgentDef, define_agent
+from dagger_dsl.pubsub.letters import check_given_up
 from dagger_dsl.pubsub.life import BusLife
 from dagger_dsl.pubsub.memory import MemoryPlace
 from dagger_dsl.pubsub.report import AgentStats, ChannelStats, PubSubExecutionReport
@@ -46,6 +49,7 @@ from dagger_dsl.pubsub.seen import (
     ChannelMap,
     MessageTree,
     channel_map,
+    dead_letters,
     message_tree,
     report_views,
     watch_flow,
@@ -96,7 +100,8 @@ class PubSubExecutor(BusLife):
     ) -> None:
         if config is not None and not isinstance(config, PubSubConfig):
             raise ConfigurationError(f"config is a PubSubConfig, not {shown(config)}")
-        if isinstance(agents, (str, Mapping)):
+        listed = agents is None or isinstance(agents, Iterable)
+        if not listed or isinstance(agents, (str, Mapping)):
             raise ConfigurationError(f"agents is a list of agents, not {shown(agents)}")
         self.registry = as_registry(registry)
         self.database_url = database_url
@@ -104,6 +109,8 @@ class PubSubExecutor(BusLife):
         self._declared: dict[str, tuple[Any, int | None]] = {}
         self._triggers: list[Trigger] = []
         super().__init__(config or PubSubConfig())
+        #: What was given up in memory; it outlives the place, so that it can be read and replayed.
+        self._given_up: deque[DeadLetter] = deque(maxlen=self.config.dead_letters)
         for each in self.registry.pubsub_agents.values() if agents is None else agents:
             self._admit(Caller(self._definition(each, None)), replace=False)
 
@@ -289,13 +296,12 @@ class PubSubExecutor(BusLife):
         place, home = self._place, self._home
         assert place is not None
         assert home is not None
+        self._open_channels(caller)
         subscription = Subscription(self, caller, place, home)
         place.join(subscription)
         self._subscriptions[caller.name] = subscription
-        for name in (*caller.subscribe, *(caller.publish or ())):
-            if not is_pattern(name):
-                self._channel(name)
-        self._aim()
+        for channel in self._channels_for(caller):
+            channel.join(subscription)
         home.begin(subscription.start)
 
     def _take_out(self, subscription: Subscription, *, forget: bool) -> None:
@@ -306,7 +312,8 @@ class PubSubExecutor(BusLife):
         del self._subscriptions[subscription.name]
         before = self._gone.get(subscription.name, AgentStats())
         self._gone[subscription.name] = before.plus(subscription.stats)
-        self._aim()
+        for channel in self._channels_for(subscription.caller):
+            channel.leave(subscription)
         place.leave(subscription, forget=forget)
         self._lose(subscription, subscription.core.waiting, 0)
         self._news()
@@ -328,10 +335,17 @@ class PubSubExecutor(BusLife):
                 subscription.name,
             )
 
-    def _aim(self) -> None:
-        subscriptions = tuple(self._subscriptions.values())
-        for channel in self._channels.values():
-            channel.aim(subscriptions)
+    def _open_channels(self, caller: Caller) -> None:
+        """Let the channels be there that an agent names."""
+        for name in (*caller.subscribe, *(caller.publish or ())):
+            if not is_pattern(name):
+                self._channel(name)
+
+    def _channels_for(self, caller: Caller) -> Sequence[Channel]:
+        """Return all channels of which an agent may be given messages."""
+        if any(map(is_pattern, caller.subscribe)):
+            return list(self._channels.values())
+        return [self._channels[name] for name in caller.subscribe]
 
     # --- channels ---------------------------------------------------------------------------------
 
@@ -377,13 +391,15 @@ class PubSubExecutor(BusLife):
                 )
             made = Channel(name, self.config.capacity)
             self._apply(made)
-            made.aim(tuple(self._subscriptions.values()))
+            made.join(*self._subscriptions.values())
             self._channels[name] = made
             return made
 
     def _apply(self, channel: Channel) -> None:
         schema, capacity = self._declared.get(channel.name, (None, None))
         if schema is not None:
+            if self.database_url is not None:  # a type that it names can be stored
+                allow_hints({"schema": schema})
             channel.shape = Shape(schema, f"the schema of channel {channel.name!r}")
         channel.capacity = self.config.capacity if capacity is None else capacity
 
@@ -410,10 +426,12 @@ class PubSubExecutor(BusLife):
             channel: Where; it is there from now on.
             payload: What. A `Message` stands for its payload, key and task.
             key: Messages of one channel and key reach each agent in order.
-            id: What no other message has; a message whose id was published before is not published
-                again. One is made by default.
+            id: What no other message has; a message whose id was published before, with the same
+                content, is not published again, as long as the database has that message, or memory
+                remembers its id (`PubSubConfig.max_ids`). One is made by default.
             task_id: The task that it is about.
-            timeout: Seconds to wait, `PubSubConfig.publish_timeout` by default; 0 does not wait.
+            timeout: Seconds to wait, `PubSubConfig.publish_timeout` by default; 0 does not wait for
+                room in memory, and without an end for the commit of a database.
             wait: False does not block a thread either: `Publication.result` does, later.
 
         Returns:
@@ -422,9 +440,13 @@ class PubSubExecutor(BusLife):
         Raises:
             MessageValidationError: It does not fit the channel, or who is to get it.
             ChannelFull: There was no room in time.
-            IdempotencyConflict: Its id was published with something else.
+            IdempotencyConflict: Its id was published with something else: to the codec, so that 1
+                is neither 1.0 nor True, and the order of a mapping counts.
             EncodingError: A database has no form for the payload.
-            InvalidState: The bus does not run.
+            InvalidState: The bus does not run; or the message was taken back, as its commit had not
+                begun in time.
+            TimeoutError: Its commit did not end in time, and may yet; with the same *id* it can be
+                published again safely.
         """
         message = payload if type(payload) is Message else None
         if message is not None:
@@ -486,15 +508,19 @@ class PubSubExecutor(BusLife):
     def dead_letters(self, agent: str | None = None) -> list[DeadLetter]:
         """Return the messages that agents were given as often as their policy allows, in order.
 
+        A database tells of those of all processes, memory of those of this bus, the newest ones,
+        whether it runs or not.
+
         Args:
             agent: Of this agent only.
         """
-        return self._open_place().dead_letters(agent)
+        return dead_letters(self, agent)
 
     def replay(self, agent: str | None = None, ids: Iterable[str] | None = None) -> int:
         """Give messages again that were given up, as if for the first time.
 
-        They come after what was handled meanwhile, so not in the order of their key.
+        They come after what was handled meanwhile, so not in the order of their key. Memory gives
+        those that were given up while the bus ran before, too, to agents that are there.
 
         Args:
             agent: Of this agent only.
@@ -502,15 +528,25 @@ class PubSubExecutor(BusLife):
 
         Returns:
             How many.
+
+        Raises:
+            InvalidState: The bus does not run.
+            AgentNotFound: There is no such agent.
+            MessageNotFound: One of *ids* is no message that was given up; nothing is changed.
         """
-        return self._open_place().replay(agent, as_ids(ids))
+        place, wanted = self._open_place(), as_ids(ids)
+        check_given_up(place, agent, wanted)
+        return place.replay(agent, wanted)
 
     def discard(self, agent: str | None = None, ids: Iterable[str] | None = None) -> int:
-        """Forget messages that were given up; return how many. The arguments are those of `replay`.
+        """Forget messages that were given up; return how many.
 
-        They were delivered as often as they could be; nothing waits for them.
+        They were delivered as often as they could be; nothing waits for them. The arguments and the
+        errors are those of `replay`.
         """
-        return self._open_place().discard(agent, as_ids(ids))
+        place, wanted = self._open_place(), as_ids(ids)
+        check_given_up(place, agent, wanted)
+        return place.discard(agent, wanted)
 
     # --- what people see of it --------------------------------------------------------------------
 
@@ -565,6 +601,9 @@ class PubSubExecutor(BusLife):
     def _fill(self) -> None:
         for name in self._declared:
             self._channel(name)
+        # Before there are agents: else each new channel would ask each of them.
+        for caller in self._callers.values():
+            self._open_channels(caller)
         for caller in self._callers.values():
             self._put_in(caller)
 

@@ -59,6 +59,8 @@ class BusLife(abc.ABC):
         self._home: Home | None = None
         self._place: Place | None = None
         self._display: Any = None
+        # Not anew with each opening: what was given up before may be given again.
+        self._numbers = itertools.count(1)
         _alive.add(self)
         self._reset()
 
@@ -68,7 +70,6 @@ class BusLife(abc.ABC):
         # Those that were taken out, while calls of them go on.
         self._parting: list[Subscription] = []
         self._prefix = os.urandom(6).hex()
-        self._numbers = itertools.count(1)
         self._reason: str | None = None
         # How many messages may be handed out before `count` would be exceeded; None: any number.
         self._turns: int | None = None
@@ -293,7 +294,10 @@ class BusLife(abc.ABC):
             home.news()
 
     def wait_idle(self, timeout: float | None = None) -> Pending[bool]:
-        """Wait until all that was published is handled.
+        """Wait until all that was published is handled by the agents of this process.
+
+        What waits in a database for agents that are not here, or run in another process, does not
+        count: `PubSubExecutor.channel_map` tells of it.
 
         In a thread without a running event loop this call blocks for that; in one with a running
         loop ``await`` waits.

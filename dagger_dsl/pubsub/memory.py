@@ -10,12 +10,19 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dagger_dsl.errors import ChannelFull, DaggerError, IdempotencyConflict, InvalidState
+from dagger_dsl.errors import (
+    ChannelFull,
+    DaggerError,
+    EncodingError,
+    IdempotencyConflict,
+    InvalidState,
+)
 from dagger_dsl.model.messages import DeadLetter, Message
+from dagger_dsl.model.values import to_plain
 from dagger_dsl.pubsub.letters import told_of
 
 if TYPE_CHECKING:
@@ -47,7 +54,6 @@ class MemoryPlace:
         self._bus = bus
         self._lock = threading.Lock()
         self._choked: dict[str, Channel] = {}
-        self._letters: deque[DeadLetter] = deque(maxlen=bus.config.dead_letters)
         self._ids: OrderedDict[str, Message] = OrderedDict()
         self._closed = self._stopped = False
 
@@ -134,14 +140,14 @@ class MemoryPlace:
             self.choked = True
             self._let_in()  # who made room just before did not see that somebody waits for it
 
-    def withdraw(self, publication: Publication) -> BaseException | None:
+    def withdraw(self, publication: Publication, waited: float) -> BaseException | None:
         """See `Place.withdraw`."""
         channel = self._bus._channels[publication.message.channel]
         with self._lock:
             if publication.is_done:
                 return None
             channel.waiting.remove(publication)
-            error = self._full(channel, publication._timeout or 0.0)
+            error = self._full(channel, waited)
             publication.fail(error)
             self._let_in()
         return error
@@ -222,18 +228,22 @@ class MemoryPlace:
     ) -> None:
         """See `Place.postpone`: the agent's own timers know it."""
 
-    def bury(self, subscription: Subscription, letter: DeadLetter) -> None:
+    def bury(self, subscription: Subscription, letter: DeadLetter) -> Publication | None:
         """See `Place.bury`."""
-        with self._lock:
-            self._letters.append(letter)
+        bus = self._bus
+        with bus._lock:
+            bus._given_up.append(letter)
         try:
-            told = told_of(self._bus, letter)
+            told = told_of(bus, letter, self)
             if told is not None:
-                self.submit(self._bus._channel(told.message.channel), told, None, wait=False)
+                waits = bus.config.publish_timeout != 0
+                self.submit(bus._channel(told.message.channel), told, None, wait=waits)
         except DaggerError as error:
             logger.warning(
                 "it is not published that agent %r gives a message up: %s", letter.agent, error
             )
+            return None
+        return told
 
     # --- rest -------------------------------------------------------------------------------------
 
@@ -252,8 +262,13 @@ class MemoryPlace:
 
     def dead_letters(self, agent: str | None) -> list[DeadLetter]:
         """See `Place.dead_letters`."""
-        with self._lock:
-            return [each for each in self._letters if agent is None or each.agent == agent]
+        with self._bus._lock:
+            return [each for each in self._bus._given_up if agent is None or each.agent == agent]
+
+    def given_up(self, agent: str | None) -> set[str] | None:
+        """See `Place.given_up`."""
+        found = {each.message.id for each in self.dead_letters(agent)}
+        return found if found or agent is None or agent in self._bus._callers else None
 
     def replay(self, agent: str | None, ids: set[str] | None) -> int:
         """See `Place.replay`: of agents that are there."""
@@ -272,20 +287,27 @@ class MemoryPlace:
     def _take(
         self, agent: str | None, ids: set[str] | None, known: set[str] | None
     ) -> list[DeadLetter]:
-        with self._lock:
+        letters = self._bus._given_up
+        with self._bus._lock:
             taken = [
                 each
-                for each in self._letters
+                for each in letters
                 if (agent is None or each.agent == agent)
                 and (ids is None or each.message.id in ids)
                 and (known is None or each.agent in known)
             ]
             for each in taken:
-                self._letters.remove(each)
+                letters.remove(each)
             return taken
 
 
 def _equal(one: Any, other: Any) -> bool:
+    """Whether two payloads are the same content, as a database compares them."""
+    try:
+        # By what they are written as, in which 1 is neither 1.0 nor True, and NaN is NaN.
+        return repr(to_plain(one)) == repr(to_plain(other))
+    except EncodingError:  # what only memory takes
+        pass
     try:
         return one is other or bool(one == other)
     except Exception:  # such as arrays, which compare item by item

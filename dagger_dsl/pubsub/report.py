@@ -113,7 +113,10 @@ class PubSubExecutionReport:
 
     @property
     def success(self) -> bool:
-        """Whether no message was given up, and none is undelivered."""
+        """Whether no message was given up, and none is undelivered, by the agents of this process.
+
+        What waits in a database for agents that were not here does not count.
+        """
         return self.dead == 0 and self.undelivered == 0
 
     def raise_for_failure(self) -> None:

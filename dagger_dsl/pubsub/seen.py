@@ -13,7 +13,7 @@ import attrs
 from dagger_dsl._doors import through
 from dagger_dsl.errors import MessageNotFound, shown
 from dagger_dsl.model.message_flow import AgentFlow, BusFlow, ChannelFlow, MessageCourse
-from dagger_dsl.model.messages import is_pattern
+from dagger_dsl.model.messages import DeadLetter, is_pattern
 from dagger_dsl.pubsub.report import AgentStats
 
 if TYPE_CHECKING:
@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from dagger_dsl.pubsub.trace import Trace
     from dagger_dsl.store.message_reads import MessageReads
 
-__all__ = ["ChannelMap", "MessageTree", "channel_map", "message_tree", "report_views", "watch_flow"]
+__all__ = [
+    "ChannelMap",
+    "MessageTree",
+    "channel_map",
+    "dead_letters",
+    "message_tree",
+    "report_views",
+    "watch_flow",
+]
 
 #: Messages in the tree of a report.
 _MOST: Final = 1_000
@@ -116,6 +124,18 @@ def message_tree(bus: PubSubExecutor, message_id: str | None, limit: int) -> Mes
                 raise MessageNotFound(f"{reads.where} has no message {shown(message_id)}")
             return MessageTree(tuple(found), title)
     return _traced(bus._trace, message_id, limit)
+
+
+def dead_letters(bus: PubSubExecutor, agent: str | None) -> list[DeadLetter]:
+    """Return what agents have given up; see `PubSubExecutor.dead_letters`."""
+    if bus.database_url is None:
+        with bus._lock:
+            return [each for each in bus._given_up if agent is None or each.agent == agent]
+    place = bus._place
+    if place is not None:
+        return place.dead_letters(agent)
+    with _reads(bus) as reads:
+        return [] if reads is None else reads.dead_letters(agent)
 
 
 def report_views(bus: PubSubExecutor) -> dict[str, Any]:

@@ -15,7 +15,13 @@ from collections import deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from dagger_dsl.errors import ExecutionError, InputValidationError, RunCancelled, visible
+from dagger_dsl.errors import (
+    DaggerError,
+    ExecutionError,
+    InputValidationError,
+    RunCancelled,
+    visible,
+)
 from dagger_dsl.model.messages import DeadLetter, Message, error_text
 from dagger_dsl.pubsub.context import MessageContext
 from dagger_dsl.pubsub.delivery import Delivery, SharedDelivery
@@ -108,8 +114,13 @@ class Place(Protocol):
         """
         ...
 
-    def withdraw(self, publication: Publication) -> BaseException | None:
-        """Take a publication back that waits; return None where it was published after all."""
+    def withdraw(self, publication: Publication, waited: float) -> BaseException | None:
+        """Take a publication back that waits; return None where it was published after all.
+
+        Args:
+            publication: Which.
+            waited: For how many seconds somebody has waited for it, for the error.
+        """
         ...
 
     def made_room(self) -> None:
@@ -126,8 +137,12 @@ class Place(Protocol):
         """Record that a message is given again at a later time."""
         ...
 
-    def bury(self, subscription: Subscription, letter: DeadLetter) -> None:
-        """Record that a message is given up."""
+    def bury(self, subscription: Subscription, letter: DeadLetter) -> Publication | None:
+        """Record that a message is given up.
+
+        Returns:
+            What is published of that, for which the agent has to wait; None for nothing.
+        """
         ...
 
     def rested(self) -> None:
@@ -145,6 +160,10 @@ class Place(Protocol):
 
     def dead_letters(self, agent: str | None) -> list[DeadLetter]:
         """Return the messages that were given up, the oldest first."""
+        ...
+
+    def given_up(self, agent: str | None) -> set[str] | None:
+        """Return the ids of the messages that were given up; None where there is no such agent."""
         ...
 
     def replay(self, agent: str | None, ids: set[str] | None) -> int:
@@ -399,9 +418,11 @@ class Subscription:
                     raise  # of the loop; in a thread nobody but the agent itself raises one
                 if ctx is not None:
                     ctx._over = True
-                self._failed(message, error)
+                told = self._failed(message, error)
                 if bus._turns is not None:
                     bus._give_turn_back()
+                if told is not None:
+                    yield from self._wait_for(told)
                 continue
             core.ended(message)
             if self._failing:
@@ -431,7 +452,20 @@ class Subscription:
         if fault:
             raise InputValidationError(fault)
 
-    def _failed(self, message: Message, error: BaseException) -> None:
+    def _wait_for(self, told: Publication) -> Generator[Any, Any, None]:
+        """Wait until it is published that a message is given up."""
+        try:
+            if self.caller.is_async:
+                yield told
+            else:
+                told.result()
+        except DaggerError as error:
+            logger.warning(
+                "it is not published that agent %r gives a message up: %s", self.name, error
+            )
+
+    def _failed(self, message: Message, error: BaseException) -> Publication | None:
+        """See to a message whose call has failed; return what is published of that."""
         core, place = self.core, self.place
         attempts = core.attempts(message) + 1
         if not isinstance(error, Exception):  # an agent that leaves has failed like any other
@@ -461,7 +495,7 @@ class Subscription:
             due = now + delay
             place.postpone(self, message, due, attempts, text)
             core.failed(message, due, attempts)
-            return
+            return None
         del self._failing[message.number]
         logger.error(
             "agent %r failed on message %r of channel %r, and gives it up: %s",
@@ -473,8 +507,9 @@ class Subscription:
         )
         letter = DeadLetter(message, self.name, text, attempts, self.bus._clock())
         self.lose(letter)
-        place.bury(self, letter)
+        told = place.bury(self, letter)
         core.ended(message)
+        return told
 
     def take_back(self) -> None:
         """Count a message as failed that was counted as handled; from the thread of its place."""

@@ -109,11 +109,11 @@ class TracedPlace(MemoryPlace):
         name = subscription.name
         self._trace.note(message.number, Handling(name, RETRYING, attempts, error))
 
-    def bury(self, subscription: Subscription, letter: DeadLetter) -> None:
+    def bury(self, subscription: Subscription, letter: DeadLetter) -> Publication | None:
         """See `Place.bury`."""
         given_up = Handling(letter.agent, DEAD, letter.attempts, letter.error)
         self._trace.note(letter.message.number, given_up)
-        super().bury(subscription, letter)
+        return super().bury(subscription, letter)
 
     def _take(
         self, agent: str | None, ids: set[str] | None, known: set[str] | None

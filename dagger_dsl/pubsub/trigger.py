@@ -223,12 +223,14 @@ class Trigger:
         given = self.inputs_of(message.payload)
         run_id = f"{self.name}:{message.id}"
         store = self._store()
+        # A message that is given again after the program was changed is no other message: its run
+        # goes on as it began.
         arguments = (run_id, self._graph, self._registry, given, self._options, store)
         if self._workflow is None:
-            handle = start_once(*arguments)
+            handle = start_once(*arguments, any_graph=True)
         else:
             with self._workflow._outside():
-                handle = start_once(*arguments)
+                handle = start_once(*arguments, any_graph=True)
         if handle is None:
             raise IdempotencyConflict(
                 f"run {run_id!r} is there, of another workflow or with other inputs than those of "

@@ -34,8 +34,8 @@ class Pending(Generic[T]):
 
     Args:
         timeout: Seconds to wait for it; None for ever.
-        give_up: Asked when that is over: returns the error to raise, or None where the result has
-            come meanwhile after all.
+        give_up: Asked when that is over, with itself and the seconds that were waited: returns the
+            error to raise, or None where the result has come meanwhile after all.
         loop: The event loop that brings it, which must not be blocked.
     """
 
@@ -44,7 +44,7 @@ class Pending(Generic[T]):
     def __init__(
         self,
         timeout: float | None = None,
-        give_up: Callable[[Any], BaseException | None] | None = None,
+        give_up: Callable[[Any, float], BaseException | None] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._loop = loop
@@ -97,7 +97,7 @@ class Pending(Generic[T]):
             self._call(event.set)
             limit = self._timeout if timeout is None else timeout
             if self._state == _WAITING and not event.wait(limit):
-                self._too_late()
+                self._too_late(limit or 0.0)
         return self._get()
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -126,10 +126,10 @@ class Pending(Generic[T]):
             async with asyncio.timeout(self._timeout):
                 await future
         except TimeoutError:
-            self._too_late()
+            self._too_late(self._timeout or 0.0)
         except BaseException:  # who is cancelled takes back what it waits for
             if self._state == _WAITING and self._give_up is not None:
-                self._give_up(self)
+                self._give_up(self, 0.0)
             raise
 
     def _call(self, wake: Callable[[], object]) -> None:
@@ -138,8 +138,8 @@ class Pending(Generic[T]):
             before = self._wake
             self._wake = wake if before is None else lambda: (before(), wake())
 
-    def _too_late(self) -> None:
-        error = None if self._give_up is None else self._give_up(self)
+    def _too_late(self, waited: float) -> None:
+        error = None if self._give_up is None else self._give_up(self, waited)
         if error is not None:
             raise error
         if self._state == _WAITING:  # it can be taken back no more, as while it is committed
@@ -168,7 +168,7 @@ class Publication(Pending["Message"]):
         message: Message,
         named: bool = False,
         timeout: float | None = None,
-        give_up: Callable[[Any], BaseException | None] | None = None,
+        give_up: Callable[[Any, float], BaseException | None] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(timeout, give_up, loop)

@@ -26,6 +26,7 @@ from dagger_dsl.registry._define import (
     convert_options,
     define,
     definition_of,
+    is_async,
     is_method,
     redefine,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "current_registry",
     "define",
     "definition_of",
+    "is_async",
     "is_method",
     "redefine",
     "registry",

@@ -208,7 +208,7 @@ def _define_context(obj: Any, name: str | None, options: Mapping[str, Any]) -> A
         name=_name(given),
         fn=obj.execute,
         original=obj,
-        is_async=_is_async(obj.execute),
+        is_async=is_async(obj.execute),
         style="context",
         params=tuple(Param(each) for each in docs),
         takes_any_input=True,
@@ -236,7 +236,7 @@ def _define_function(obj: Any, name: str | None, options: Mapping[str, Any]) -> 
         name=given,
         fn=found.fn,
         original=obj,
-        is_async=_is_async(found.fn),
+        is_async=is_async(found.fn),
         params=found.params,
         ctx_param=found.ctx_param,
         context_param=found.context_param,
@@ -304,7 +304,8 @@ def _first_line(target: Any) -> str:
     return text.strip().partition("\n")[0].strip() if isinstance(text, str) else ""
 
 
-def _is_async(fn: Any) -> bool:
+def is_async(fn: Any) -> bool:
+    """Return whether a callable is seen to be async: a function, or an object that is called."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
@@ -369,7 +370,7 @@ def _lending(
 
     names = [each.name for each in found.params]
     pools = uses_of(uses, names, name)
-    fn = leasing(found.fn, pools, names, _is_async(found.fn))
+    fn = leasing(found.fn, pools, names, is_async(found.fn))
     params = tuple(each for each in found.params if each.name not in pools)
     return attrs.evolve(found, fn=fn, params=params), pools
 
@@ -437,7 +438,7 @@ def _ordinary(
 def _by_name(fn: Callable[..., Any], positional: tuple[str, ...]) -> Callable[..., Any]:
     """Wrap a function with positional-only parameters so that it can be called by name."""
 
-    if _is_async(fn):
+    if is_async(fn):
 
         async def call_async(*args: Any, **named: Any) -> Any:
             return await _call_split(fn, positional, *args, **named)
@@ -456,7 +457,7 @@ def _call_split(
 def _awaiting(fn: Any) -> Callable[..., Any]:
     """Make a plain wrapper around an async function awaitable without asking the engine to look."""
     inner = _target(seen_through(fn))
-    if inner is fn or _is_async(fn) or not inspect.iscoroutinefunction(inner):
+    if inner is fn or is_async(fn) or not inspect.iscoroutinefunction(inner):
         return typing.cast(Callable[..., Any], fn)
 
     async def call(*args: Any, **named: Any) -> Any:

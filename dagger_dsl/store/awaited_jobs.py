@@ -14,11 +14,12 @@ import attrs
 import sqlalchemy as sa
 
 from dagger_dsl.errors import JobFailed, JobNotFound, shown
+from dagger_dsl.model.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.model.jobs import JobRequest
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.job_ends import ENDED, post
-from dagger_dsl.store.job_settings import MAX_TASKS, JobSettings
+from dagger_dsl.store.job_settings import change_settings
 from dagger_dsl.store.notices import of_tasks, tell
 from dagger_dsl.store.schema import job_waits, task_links, tasks
 from dagger_dsl.store.task_reads import stored_job
@@ -60,7 +61,14 @@ _WAITS: Final = Statement(
     )
 )
 _RESULTS: Final = Statement(
-    sa.select(tasks.c.public_id, tasks.c.result, tasks.c.result_artifact_id)
+    sa.select(
+        tasks.c.public_id,
+        tasks.c.result,
+        tasks.c.result_artifact_id,
+        tasks.c.status,
+        tasks.c.agent_type,
+        tasks.c.error,
+    )
     .where(
         tasks.c.job_id == _job,
         tasks.c.parent_id.is_(None),
@@ -101,7 +109,9 @@ class AwaitedJobs(TaskRows):
             if not read(self._database, sql.JOB, (request.job_id,)):
                 raise JobNotFound(
                     f"node {node_id!r} waits for job {shown(request.job_id)}, which is not in "
-                    f"{self._database.where}; give wait_for_job() the tasks of one to start"
+                    f"{self._database.where}: a node waits for jobs of the database that its run "
+                    "is recorded in. Run it with the database_url= that the job has, or give "
+                    "wait_for_job() the tasks of a job to start"
                 )
             return self.waiting(request.job_id, (run_id, node_id, key))
         specs = [_inside(own_id, k, spec) for k, spec in enumerate(request.tasks)]
@@ -119,12 +129,14 @@ class AwaitedJobs(TaskRows):
                 allowed = request.allowed_agents
                 text = None if allowed is None else json_text(list(allowed))
                 config = json_text(dict(request.config))
-                kept = attrs.astuple(JobSettings(MAX_TASKS))  # its stalls are for who looks
+                kept = attrs.astuple(JobSettings(MAX_TASKS))
                 row = (own_id, "running", text, config, deadline, now, at, at, *kept)
                 tx.execute(sql.INSERT_JOB, row)
+                change_settings(tx, own_id, request.settings)
                 job = stored_job(tx.rows(sql.JOB, (own_id,))[0])
                 self._insert(tx, job, [str(spec.task_id) for spec in specs], specs, encoded, now)
-            elif stored_job(rows[0]).status in (JobStatus.FAILED, JobStatus.CANCELLED):
+            elif self._is_lost(tx, own_id, stored_job(rows[0]).status):
+                change_settings(tx, own_id, request.settings)
                 self._try_again(tx, own_id, deadline, now)
             self._wait(own_id, (run_id, node_id, key), tx)
             tx.after = (*tx.after, partial(tell, of_tasks(self._database)))
@@ -147,6 +159,13 @@ class AwaitedJobs(TaskRows):
             post(tx, job_id, *node)
         elif not tx.rows(_WAITS, (job_id, *node)):
             tx.execute(_WAIT, (job_id, *node))
+
+    @staticmethod
+    def _is_lost(tx: Transaction, job_id: str, status: JobStatus) -> bool:
+        """Return whether a job has ended without a result."""
+        if status is JobStatus.COMPLETED:
+            return _gives_nothing(tx.rows(_RESULTS, (job_id,)))
+        return status in (JobStatus.FAILED, JobStatus.CANCELLED)
 
     @staticmethod
     def _try_again(tx: Transaction, job_id: str, deadline: float | None, now: float) -> None:
@@ -188,11 +207,15 @@ class AwaitedJobs(TaskRows):
             raise JobFailed(
                 _why(job_id, job.status, job.error, read(self._database, _LOST, (job_id,)))
             )
+        rows = read(self._database, _RESULTS, (job_id,))
+        if _gives_nothing(rows):
+            raise JobFailed(f"job {job_id!r} gives no result: {_given_up(rows)}")
         found = [
             (str(name).removeprefix(f"{job_id}/"), self.value(result, artifact_id))
-            for name, result, artifact_id in read(self._database, _RESULTS, (job_id,))
+            for name, result, artifact_id, status, *_ in rows
+            if status != TaskStatus.CANCELLED  # as a run gives nothing for what was skipped
         ]
-        return found[0][1] if len(found) == 1 else dict(found)
+        return found[0][1] if len(rows) == 1 else dict(found)
 
     def has_ended(self, job_id: str) -> bool:
         """Return whether a job has ended, or is gone."""
@@ -209,6 +232,19 @@ def _inside(job_id: str, place: int, spec: NewTaskSpec) -> NewTaskSpec:
         parent=None if spec.parent is None else f"{job_id}/{spec.parent}",
         dependencies=[f"{job_id}/{each}" for each in spec.dependencies],
     )
+
+
+def _gives_nothing(rows: Sequence[Sequence[Any]]) -> bool:
+    """Return whether all tasks were cancelled that a job would give the outputs of."""
+    return bool(rows) and all(row[3] == TaskStatus.CANCELLED for row in rows)
+
+
+def _given_up(rows: Sequence[Sequence[Any]]) -> str:
+    told = "; ".join(
+        f"task {str(name)!r} of agent {str(agent)!r} was cancelled" + (f" ({text})" if text else "")
+        for name, _, _, _, agent, text in rows[:_NAMED]
+    )
+    return f"{told}; and {len(rows) - _NAMED:,} more" if len(rows) > _NAMED else told
 
 
 def _why(job_id: str, status: JobStatus, error: str, lost: Sequence[Sequence[Any]]) -> str:

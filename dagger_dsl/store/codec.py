@@ -8,9 +8,11 @@ travel as Arrow, so writing or reading one imports pyarrow.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any, Final
 
 import orjson
@@ -23,7 +25,7 @@ from dagger_dsl.model.values import (
     when_imported,
 )
 
-__all__ = ["MAX_BYTES", "Codec", "decode", "encode", "register_type"]
+__all__ = ["MAX_BYTES", "Codec", "advice_outside_runs", "decode", "encode", "register_type"]
 
 #: Longest encoding of one value.
 MAX_BYTES: Final = 256 * 1024 * 1024
@@ -34,6 +36,29 @@ _OPTIONS: Final = (
     | orjson.OPT_PASSTHROUGH_DATETIME
     | orjson.OPT_PASSTHROUGH_DATACLASS
 )
+
+
+#: What an `EncodingError` advises that there is for nodes alone, and what it says instead.
+_ADVICE: Final = {
+    ", or mark the action @action(store=False)": "",
+    ", or mark an action that returns it @action(store=False)": "",
+    "keep it out of results, and give it again when the run is resumed: resume(inputs=...)": (
+        "give where it is kept instead, such as the name of an environment variable, and look it "
+        "up when it is needed"
+    ),
+}
+
+
+@contextlib.contextmanager
+def advice_outside_runs() -> Iterator[None]:
+    """Let what an `EncodingError` advises be a way out that there is outside of runs."""
+    try:
+        yield
+    except EncodingError as error:
+        text = str(error)
+        for advice, instead in _ADVICE.items():
+            text = text.replace(advice, instead)
+        raise EncodingError(text) from None
 
 
 class Codec:

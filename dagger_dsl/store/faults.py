@@ -11,7 +11,10 @@ import sqlalchemy as sa
 
 from dagger_dsl.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreReadOnly
 
-__all__ = ["store_error", "translated"]
+__all__ = ["placed", "store_error", "translated"]
+
+#: What says that a store does not work now; the other kinds are answers of one that does.
+_TROUBLE: Final = (StoreError, StoreBusy, StoreDamaged, StoreFull, StoreReadOnly)
 
 
 def store_error(error: BaseException, where: str) -> StoreError | None:
@@ -75,11 +78,24 @@ def _by_sqlstate(error: BaseException, where: str) -> StoreError | None:
 
 @contextlib.contextmanager
 def translated(where: str) -> Iterator[None]:
-    """Let the driver's errors inside the block leave as `StoreError`s."""
+    """Let the driver's errors inside the block leave as `StoreError`s, which say where."""
     try:
-        yield
+        with placed(where):
+            yield
     except (sqlite3.Error, sa.exc.SQLAlchemyError) as error:
         known = store_error(error, where)
         if known is None:
             raise
+        known.where = where
         raise known from error
+
+
+@contextlib.contextmanager
+def placed(where: str) -> Iterator[None]:
+    """Let trouble inside the block say which database, or artifact folder, has it."""
+    try:
+        yield
+    except StoreError as error:
+        if type(error) in _TROUBLE and not error.where:
+            error.where = where
+        raise

@@ -28,7 +28,7 @@ from dagger_dsl.model.message_flow import (
     Handling,
     MessageCourse,
 )
-from dagger_dsl.model.messages import Message, error_text
+from dagger_dsl.model.messages import DeadLetter, Message, error_text
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.message_statements import MESSAGE_ROW, ONE
 from dagger_dsl.store.message_values import Stored, stored
@@ -143,6 +143,10 @@ class MessageReads:
         self._latest: dict[str, float] = {}
         self._counted = 0
         self._first = 0
+
+    def dead_letters(self, agent: str | None) -> list[DeadLetter]:
+        """Return what agents, or one of them, have given up, the oldest first."""
+        return self._rows.dead_letters(agent)
 
     @property
     def where(self) -> str:

@@ -67,9 +67,21 @@ AFTER: Final = Statement(
     .offset(_bind("the_first", sa.Integer()))
 )
 # By the index of channels, in which the messages of one are in order.
-AFTER_ON: Final = Statement(
+_between = (
+    messages.c.channel == _bind("the_channel", sa.Text()),
+    messages.c.message_id > _number,
+    messages.c.message_id <= _bind("the_last", sa.Integer()),
+)
+NUMBERS_ON: Final = Statement(
+    sa.select(messages.c.message_id)
+    .where(*_between)
+    .order_by(messages.c.message_id)
+    .limit(_limit)
+    .offset(_bind("the_first", sa.Integer()))
+)
+ON: Final = Statement(
     sa.select(*MESSAGE_ROW)
-    .where(messages.c.channel == _bind("the_channel", sa.Text()), messages.c.message_id > _number)
+    .where(*_between)
     .order_by(messages.c.message_id)
     .limit(_limit)
     .offset(_bind("the_first", sa.Integer()))

@@ -29,7 +29,7 @@ from dagger_dsl.model.messages import DeadLetter, Message, error_text
 from dagger_dsl.store import message_statements as sql
 from dagger_dsl.store.artifact_rows import files_kept
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
-from dagger_dsl.store.codec import encode
+from dagger_dsl.store.codec import advice_outside_runs, encode
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.message_values import (
     DEAD,
@@ -95,7 +95,8 @@ class MessageRows:
             MessageTooLarge: It takes too many bytes.
         """
         what = f"the payload of a message on channel {message.channel!r}"
-        data = encode(message.payload, what)
+        with advice_outside_runs():
+            data = encode(message.payload, what)
         if len(data) > self._max_bytes:
             raise MessageTooLarge(
                 f"{what} takes {len(data):,} bytes, and {self._max_bytes:,} are allowed; store it "
@@ -395,16 +396,29 @@ class MessageRows:
         last = int(read(self._database, sql.LAST, ())[0][0] or 0)
         if last <= number:
             return [], number
+        if len(channels) > 1:
+            last = self._reach(number, last, limit, channels)
         rows = [
             row
             for each in channels
-            for row in read(self._database, sql.AFTER_ON, (each, number, limit, 0))
+            for row in read(self._database, sql.ON, (each, number, last, limit, 0))
         ]
         found = sorted(map(stored, rows), key=lambda each: each.head.number)
-        if len(found) >= limit:  # one of the channels may have more
-            del found[limit:]
-            return found, found[-1].head.number
-        return found, max(last, found[-1].head.number) if found else last
+        return found, found[-1].head.number if len(found) == limit else last
+
+    def _reach(self, number: int, last: int, limit: int, channels: Sequence[str]) -> int:
+        """Return up to where there are so many messages on some channels, at most *last*.
+
+        The index alone tells it; read at once, each channel would have as many payloads read as all
+        of them together may have.
+        """
+        numbers: list[int] = []
+        for each in channels:
+            rows = read(self._database, sql.NUMBERS_ON, (each, number, last, limit, 0))
+            numbers = sorted([*numbers, *(row[0] for row in rows)])[:limit]
+            if len(numbers) == limit:
+                last = numbers[-1]
+        return last
 
     def one(self, number: int) -> Stored | None:
         """Return a message; None where it was removed."""
@@ -457,6 +471,10 @@ class MessageRows:
                 message = each.head
             found.append(DeadLetter(message, str(row[0]), str(row[1] or ""), row[2], row[3]))
         return found
+
+    def given_up(self, agent: str | None = None) -> set[str]:
+        """Return the ids of the messages that subscriptions have given up."""
+        return {stored(row[4:]).head.id for row in self._dead(agent)}
 
     def _dead(self, agent: str | None) -> list[Sequence[Any]]:
         values = {"any_name": int(agent is None), "the_name": agent or ""}

@@ -8,6 +8,7 @@ from typing import Any
 from dagger_dsl.errors import ArtifactNotFound, StoreDamaged, StoreError
 from dagger_dsl.store.artifacts import HOW_TO_MEND, ArtifactFiles
 from dagger_dsl.store.codec import decode, encode
+from dagger_dsl.store.faults import placed
 
 __all__ = ["Payloads"]
 
@@ -43,7 +44,8 @@ class Payloads:
         size = len(data)
         if self.files is None or size < self._threshold:
             return data.decode(), None, size
-        return None, self.files.write(data), size
+        with placed(str(self.files.root)):
+            return None, self.files.write(data), size
 
     def decode(self, inline: str | None, artifact_id: str | None, path: str = "value") -> Any:
         """Return the value of an inline text or of an artifact, verified by its hash.
@@ -63,10 +65,11 @@ class Payloads:
                 f"artifact {artifact_id} is in a file, and this store has no artifact folder; "
                 "open it with artifact_dir="
             )
-        try:
-            return self.files.read(artifact_id)
-        except ArtifactNotFound as error:
-            raise StoreDamaged(
-                f"the artifact file {self.files.path(artifact_id)} is missing; copy the artifact "
-                f"folder along with the database, or {HOW_TO_MEND}"
-            ) from error
+        with placed(str(self.files.root)):
+            try:
+                return self.files.read(artifact_id)
+            except ArtifactNotFound as error:
+                raise StoreDamaged(
+                    f"the artifact file {self.files.path(artifact_id)} is missing; copy the "
+                    f"artifact folder along with the database, or {HOW_TO_MEND}"
+                ) from error

@@ -239,7 +239,9 @@ class SharedValues(TaskTable):
         return version
 
     def _encoded(self, scope: str, key: str, value: Any) -> _Encoded:
-        return self._payloads.encode(value, f"the value of {key!r} of scope {scope!r}")
+        what = f"the value of {key!r} of scope {scope!r}"
+        inline, artifact_id, size = self.encoded(value, what)
+        return None if inline is None else inline.decode(), artifact_id, size
 
     def _end(self, ttl: float | None) -> float | None:
         return None if ttl is None else self.now() + ttl

@@ -8,7 +8,7 @@ the task was given to another worker, changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +28,7 @@ from dagger_dsl.store.task_steps import (
     LOST,
     NEVER,
     SILENT,
+    UNSURE,
     add_link,
     count_job,
     follow,
@@ -41,13 +42,21 @@ from dagger_dsl.store.transactions import Statement, Transaction, read, run_tran
 if TYPE_CHECKING:
     from dagger_dsl.store.messages import MessageRows, Outgoing
 
-__all__ = ["Claim", "Ending", "TaskClaims"]
+__all__ = ["AHEAD", "Claim", "Ending", "TaskClaims"]
 
 logger = logging.getLogger("dagger_dsl.store")
 
-#: How many tasks with a lane a claim looks at beyond those that it wants, before it goes from lane
-#: to lane: these may be a thousand, of which the first ones are free as a rule.
-_FURTHER: Final = (4, 124)
+#: How many tasks with a lane a claim reads beyond those that it wants; of how many it looks at the
+#: lanes where these are not free; then it goes from lane to lane, of which there may be thousands.
+_FURTHER: Final = 4
+_LOOK: Final = 128
+#: So many of each lane that it wants, and of so many that are held: tasks are often added lane by
+#: lane, and a look from lane to lane takes 3 us for each.
+_EACH: Final = 64
+_HELD: Final = 8
+
+#: Why a task runs that begins after others which its worker was given with it.
+AHEAD: Final = "claimed ahead"
 
 #: Causes that a task itself may have brought about.
 _DEATHS: Final = (DIED, SILENT)
@@ -96,6 +105,7 @@ class Ending:
         needs: Ids of tasks that it waits for, too.
         retried: Whether another call counts as a retry.
         asks: Whether a blocked one waits for a person, whatever it needs.
+        unsure: Whether that is as nobody knows what its call has done; no answer lets it go on.
         question: What it asks then; None where *error* says that.
         begun: Whether its agent was called; one that was not is ``ready``.
         published: Messages that are stored with a completion, placed; with no other ending.
@@ -109,6 +119,7 @@ class Ending:
     needs: tuple[str, ...] = ()
     retried: bool = False
     asks: bool = False
+    unsure: bool = False
     begun: bool = True
     published: Sequence[Outgoing] = ()
     question: Question | None = None
@@ -149,8 +160,8 @@ class TaskClaims(TaskTable):
                 were added first.
             ahead: So many more, which begin after these: as far as they are for *quick* agents,
                 were never called before and may be called more than once, so that the death of a
-                worker that has not begun them yet loses nothing; it counts as a call of them, and
-                as a death, all the same.
+                worker that has not begun them yet loses nothing. It counts as a call of them, as
+                they may have begun, but not as a death; and they are not claimed ahead again.
             quick: Agents.
             limits: What may not begin now is passed over; None where nothing limits its agents.
 
@@ -180,7 +191,7 @@ class TaskClaims(TaskTable):
         """Return whether a task of one of these agents may begin; nothing is locked for it."""
         look = partial(read, self._database)
         return any(
-            look(sql.ANY_READY, (each, 1, 0)) or _first_ready(look, each, 1) for each in agents
+            look(sql.ANY_READY, (each, 1, 0)) or _first_ready(look, each, 1, 1) for each in agents
         )
 
     def has_left(self, agents: Sequence[str]) -> bool:
@@ -281,7 +292,7 @@ class TaskClaims(TaskTable):
     ) -> list[Claim]:
         wanted, ahead, quick = reach
         most = wanted + ahead
-        rows = [row for agent in agents for row in _first_ready(tx.rows, agent, most)]
+        rows = [row for agent in agents for row in _first_ready(tx.rows, agent, wanted, most)]
         if len(agents) > 1:
             rows.sort(key=_order)
         claims: list[Claim] = []
@@ -305,7 +316,17 @@ class TaskClaims(TaskTable):
             if tx.execute(sql.TAKE, sql.TAKE.in_order(values)):
                 claims.append(_claim_of(row))
         if claims:
-            events = [(each.number, "running", now, "", worker, each.attempt) for each in claims]
+            events = [
+                (
+                    each.number,
+                    "running",
+                    now,
+                    AHEAD if place >= wanted else "",
+                    worker,
+                    each.attempt,
+                )
+                for place, each in enumerate(claims)
+            ]
             tx.execute_many(sql.INSERT_EVENT, events)
         return claims
 
@@ -349,6 +370,16 @@ class TaskClaims(TaskTable):
         run_transaction(self._database, raise_)
         return count
 
+    def was_taken(self, claim: Claim) -> bool:
+        """Return whether others took a claimed task over, as its worker seemed to be gone."""
+        statement = sql.TAKEN_SINCE
+        named = {"the_task": claim.number, "the_attempt": claim.attempt}
+        found = [
+            read(self._database, statement, statement.in_order({**named, "the_cause": cause}))
+            for cause in _DEATHS
+        ]
+        return any(found)
+
     def owners(self) -> dict[str, tuple[int, ...]]:
         """Return the workers that have tasks, each with numbers that change while it lives.
 
@@ -363,7 +394,8 @@ class TaskClaims(TaskTable):
         """Take the tasks of a worker that is gone; return the ids of those that run again.
 
         One that may be called at most once waits for a person; one during which so many workers
-        died has failed.
+        died has failed. Of one that was claimed ahead nobody knows whether it had begun: that is
+        no death of it.
 
         Args:
             worker: Whose.
@@ -385,12 +417,14 @@ class TaskClaims(TaskTable):
                     asks = f"{cause}, and it may be called at most once: decide by hand"
                     blocked = TaskStatus.BLOCKED
                     set_status(
-                        tx, number, blocked, now, error=asks, waits=waits, due=NEVER, cause=cause
+                        tx, number, blocked, now, error=asks, waits=waits, due=UNSURE, cause=cause
                     )
                     continue
-                elif cause not in _DEATHS or _deaths(tx, number) + 1 < max_deaths:
+                elif (known := _charged(tx, number, cause)) not in _DEATHS or (
+                    _deaths(tx, number) + 1 < max_deaths
+                ):
                     status = TaskStatus.PENDING if waits else TaskStatus.READY
-                    set_status(tx, number, status, now, waits=waits, cause=cause)
+                    set_status(tx, number, status, now, waits=waits, cause=known)
                     again.append(str(public_id))
                     continue
                 else:
@@ -409,30 +443,55 @@ class TaskClaims(TaskTable):
 
 
 def _first_ready(
-    look: Callable[[Statement, Sequence[Any]], Sequence[Sequence[Any]]], agent: str, most: int
+    look: Callable[[Statement, Sequence[Any]], Sequence[Sequence[Any]]],
+    agent: str,
+    wanted: int,
+    most: int,
 ) -> list[Sequence[Any]]:
-    """Return the ready tasks of an agent that come first, one at most of each lane that is free."""
+    """Return the ready tasks of an agent that come first, one at most of each lane that is free.
+
+    Args:
+        look: Reads.
+        agent: Which.
+        wanted, most: How many, where there are so many; and how many at most.
+    """
     named = {"the_agent": agent, "the_limit": most, "the_first": 0, "the_one": 1}
-    held: list[str] | None = None
-    for more in _FURTHER:
-        named["the_window"] = most + more
-        found = look(sql.FIRST_READY, sql.FIRST_READY.in_order(named))
-        plain = [row for row in found if row[13] is None]
-        if len(plain) == len(found):
-            return plain
-        if held is None:
-            held = [lane for (lane,) in look(sql.HELD_LANES, ())]
-        taken = {*held}
-        laned = []
-        for row in found:
-            if row[13] is not None and row[13] not in taken:
-                taken.add(row[13])
-                laned.append(row)
-        if len(laned) >= most or len(found) - len(plain) < most + more:
-            break
-    else:
-        laned = [*look(sql.FIRST_OF_LANES, sql.FIRST_OF_LANES.in_order(named))]
+    named["the_window"] = most + _FURTHER
+    found = look(sql.FIRST_READY, sql.FIRST_READY.in_order(named))
+    plain = [row for row in found if row[13] is None]
+    if len(plain) == len(found):
+        return plain
+    held = {lane for (lane,) in look(sql.HELD_LANES, ())}
+    laned = _first_of_each(((row, row[13]) for row in found if row[13] is not None), held)
+    if len(laned) < wanted and len(found) - len(plain) == named["the_window"]:
+        numbers = _further(look, named, wanted, held)
+        laned = [row for each in numbers for row in look(sql.READY_ROW, (each,))]
     return sorted(plain + laned, key=_order)[:most]
+
+
+def _further(
+    look: Callable[[Statement, Sequence[Any]], Sequence[Sequence[Any]]],
+    named: dict[str, Any],
+    wanted: int,
+    held: set[str],
+) -> list[int]:
+    """Return the numbers of the first tasks of free lanes, where many of held ones are before."""
+    for window in (_LOOK, _EACH * (_HELD + wanted)):
+        named["the_window"] = window
+        found = look(sql.LANED, sql.LANED.in_order(named))
+        first = _first_of_each(found, held)
+        if len(first) >= wanted or len(found) < window:
+            return first[: named["the_limit"]]
+    return [row[0] for row in look(sql.FIRST_OF_LANES, sql.FIRST_OF_LANES.in_order(named))]
+
+
+def _first_of_each(found: Iterable[Sequence[Any]], held: Container[str]) -> list[Any]:
+    """Return the first thing of each lane that is free, of pairs of a thing and its lane."""
+    first: dict[str, Any] = {}
+    for thing, lane in found:
+        if lane not in held and lane not in first:
+            first[lane] = thing
+    return list(first.values())
 
 
 def _order(row: Sequence[Any]) -> tuple[int, int]:
@@ -442,7 +501,16 @@ def _order(row: Sequence[Any]) -> tuple[int, int]:
 def _due(ending: Ending, status: TaskStatus) -> float | None:
     if status is TaskStatus.PENDING:
         return ending.due_at
-    return NEVER if status is TaskStatus.BLOCKED and ending.asks else None
+    if status is TaskStatus.BLOCKED and ending.asks:
+        return UNSURE if ending.unsure else NEVER
+    return None
+
+
+def _charged(tx: Transaction, number: int, cause: str) -> str:
+    """Return why a task is rescued: a death is one of it only where it had begun for sure."""
+    if cause not in _DEATHS or tx.scalar(sql.LAST_CAUSE, (number, 1, 0)) != AHEAD:
+        return cause
+    return f"{cause}, perhaps before it began"
 
 
 def _deaths(tx: Transaction, number: int) -> int:

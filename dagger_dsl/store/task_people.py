@@ -15,9 +15,10 @@ from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_reason, check_text
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.schema import tasks
-from dagger_dsl.store.task_questions import open_question, record_answer
+from dagger_dsl.store.task_questions import check_question, open_question, record_answer
 from dagger_dsl.store.task_steps import (
     NEVER,
+    UNSURE,
     count_job,
     follow,
     json_text,
@@ -79,17 +80,19 @@ class TaskPeople(TaskRows):
 
         run_transaction(self._database, again)
 
-    def answer(self, task_id: str, value: Any, by: str) -> None:
+    def answer(self, task_id: str, value: Any, by: str, meant: str | int | None = None) -> None:
         """Answer a task that waits for a person, and let it go on.
 
         Args:
             task_id: Which.
             value: The answer.
             by: Who gives it; empty where that is not known.
+            meant: The text or the number of the question that it answers; None for whichever it is.
 
         Raises:
             TaskNotFound: There is none.
-            InvalidState: It waits for no person, or what it needs has failed.
+            InvalidState: It waits for no person, or for one to say whether it may be called again;
+                it asks another question, or a run of it does; or what it needs has failed.
             InputValidationError: The answer does not fit what was asked.
             EncodingError: It has no stored form.
             ConfigurationError: *by* is no text.
@@ -101,13 +104,24 @@ class TaskPeople(TaskRows):
         def take(tx: Transaction) -> None:
             row = task_row(tx, task_id)
             number, job_id = int(row[0]), str(row[4])
+            error: Any = tx.scalar(sql.ERROR, (number,))
+            if row[1] == TaskStatus.BLOCKED and row[6] == UNSURE:
+                raise InvalidState(
+                    f"task {task_id!r} asks nothing, and an answer would call it again ({error}): "
+                    "retry() calls it once more, cancel_task() ends it"
+                )
             if row[1] != TaskStatus.BLOCKED or (row[2] and row[6] != NEVER):
                 raise InvalidState(
                     f"task {task_id!r} is {row[1]} and waits for no person"
                     + ("; it waits for other tasks" if row[1] == TaskStatus.BLOCKED else "")
                 )
-            error: Any = tx.scalar(sql.ERROR, (number,))
-            question = open_question(tx, number, error or "")
+            question = open_question(tx.rows, number, error or "")
+            if question.run_id is not None and row[6] == NEVER:
+                raise InvalidState(
+                    f"task {task_id!r} asks nothing itself, its run {question.run_id} does; answer "
+                    "that"
+                )
+            check_question(task_id, question, meant)
             if question.schema is not None:
                 fault = schema_fault(question.schema, value, "answer")
                 if fault is not None:

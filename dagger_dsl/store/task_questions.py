@@ -7,14 +7,16 @@ the task go on. Answers stay: a task that is called again finds all of them.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 import orjson
 import sqlalchemy as sa
 
+from dagger_dsl.errors import ConfigurationError, InvalidState, shown, storable
 from dagger_dsl.store.schema import task_questions as table
+from dagger_dsl.store.schema import tasks
 from dagger_dsl.store.transactions import Statement, Transaction
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Answered",
     "Question",
     "ask",
+    "check_question",
     "open_question",
     "record_answer",
 ]
@@ -38,6 +41,12 @@ _OPEN: Final = Statement(
     sa.select(table.c.position, table.c.question, table.c.answer_schema).where(
         table.c.task_id == _number, table.c.answered_at.is_(None)
     )
+)
+_RUN: Final = Statement(sa.select(tasks.c.run_id).where(tasks.c.task_id == _number))
+_SET_RUN: Final = Statement(
+    sa.update(tasks)
+    .where(tasks.c.task_id == _number)
+    .values(run_id=sa.bindparam("new_run", type_=sa.Text()))
 )
 _FORGET: Final = Statement(
     sa.delete(table).where(table.c.task_id == _number, table.c.answered_at.is_(None))
@@ -67,10 +76,14 @@ class Question:
     Attributes:
         text: For the person.
         schema: JSON Schema of the answer; None for any value.
+        number: Which one of the task's it is, counted from 1; 0 before that is known.
+        run_id: The run of the task that asks in its place; None where the task itself does.
     """
 
     text: str
     schema: Mapping[str, Any] | None = None
+    number: int = 0
+    run_id: str | None = None
 
 
 @attrs.frozen
@@ -93,23 +106,57 @@ class Answered:
 def ask(tx: Transaction, number: int, job_id: str, question: Question | None) -> None:
     """Record what a task asks that is parked; what it asked before and heard nothing of is gone."""
     tx.execute(_FORGET, (number,))
-    if question is not None:
+    run_id = None if question is None else question.run_id
+    values = {"the_task": number, "new_run": run_id}
+    tx.execute(_SET_RUN, _SET_RUN.in_order(values))
+    if question is not None and run_id is None:  # what a run asks is recorded there
         schema = None if question.schema is None else orjson.dumps(dict(question.schema)).decode()
         _insert(tx, number, job_id, question=question.text, answer_schema=schema)
 
 
-def open_question(tx: Transaction, number: int, error: str) -> Question:
+def open_question(
+    look: Callable[[Statement, Sequence[Any]], Sequence[Sequence[Any]]], number: int, error: str
+) -> Question:
     """Return what a parked task waits to hear.
 
     Args:
-        tx: The transaction.
+        look: Reads.
         number: The task.
         error: Why it is parked, which is what it asks where it did not use `TaskContext.ask`.
     """
-    rows = tx.rows(_OPEN, (number,))
-    if not rows:
-        return Question(error)
-    return Question(rows[0][1], None if rows[0][2] is None else orjson.loads(rows[0][2]))
+    rows = look(_OPEN, (number,))
+    if rows:
+        position, text, schema = rows[0]
+        return Question(text, None if schema is None else orjson.loads(schema), position + 1)
+    ((last,),), ((run_id,),) = look(_LAST, (number,)), look(_RUN, (number,))
+    return Question(error, None, 1 if last is None else last + 2, run_id)
+
+
+def check_question(task_id: str, asked: Question, meant: str | int | None) -> None:
+    """Refuse an answer that is for another question than the one that is asked now.
+
+    Args:
+        task_id: Of the task that asks.
+        asked: What it asks.
+        meant: The text or the number of the question that is answered; None for whichever it is.
+
+    Raises:
+        InvalidState: It is another one.
+        ConfigurationError: *meant* is no text and no number.
+    """
+    if meant is None:
+        return
+    if isinstance(meant, bool) or not isinstance(meant, str | int):
+        raise ConfigurationError(
+            f"question is the text of a question or its number, not {shown(meant)}"
+        )
+    if (storable(meant) == asked.text) if isinstance(meant, str) else (meant == asked.number):
+        return
+    given = shown(meant) if isinstance(meant, str) else f"question {meant}"
+    raise InvalidState(
+        f"task {task_id!r} does not ask {given} now, but {asked.text!r} (question {asked.number}): "
+        "somebody has answered meanwhile, perhaps; answer what it asks now"
+    )
 
 
 def record_answer(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
 import orjson
 
-from dagger_dsl.errors import EncodingError, TaskNotFound, shown
+from dagger_dsl.errors import TaskNotFound, shown
+from dagger_dsl.model.job_settings import NO_SETTINGS, JobSettings
 from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.stored_values import StoredValue
 from dagger_dsl.model.tasks import (
@@ -24,11 +26,11 @@ from dagger_dsl.model.tasks import (
 )
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_text
+from dagger_dsl.store.codec import advice_outside_runs
 from dagger_dsl.store.database import Database
-from dagger_dsl.store.job_settings import NO_SETTINGS, JobSettings
 from dagger_dsl.store.payloads import Payloads
-from dagger_dsl.store.task_questions import ANSWERS, Answered
-from dagger_dsl.store.task_steps import utc
+from dagger_dsl.store.task_questions import ANSWERS, Answered, Question, open_question
+from dagger_dsl.store.task_steps import NEVER, UNSURE, utc
 from dagger_dsl.store.transactions import column_moment, fetch, read
 
 __all__ = ["StoredJob", "TaskReads", "TaskTable", "stored_job"]
@@ -87,6 +89,13 @@ class TaskTable:
         self._payloads = payloads
         self._clock = clock
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What a `StoreError` of this database says for its place, or of its artifact folder."""
+        files = self._payloads.files
+        where = self._database.where
+        return (where,) if files is None else (where, str(files.root))
+
     def now(self) -> float:
         """Return the time, in seconds since 1970, by the clock that decides when tasks are due."""
         return self._clock()
@@ -98,11 +107,8 @@ class TaskTable:
 
     def encoded(self, value: Any, what: str) -> tuple[bytes | None, str | None, int]:
         """Return where an encoded value goes: inline, or the id and size of an artifact."""
-        try:
+        with advice_outside_runs():
             text, artifact_id, size = self._payloads.encode(value, what)
-        except EncodingError as error:  # whose way out is one of nodes
-            plain = str(error).replace(", or mark the action @action(store=False)", "")
-            raise EncodingError(plain) from None
         return (None if text is None else text.encode()), artifact_id, size
 
 
@@ -182,6 +188,18 @@ class TaskReads(TaskTable):
         check_text("a job's id", job_id)
         return [str(name) for (name,) in read(self._database, sql.AGENTS_OF_JOB, (job_id,))]
 
+    def was_called(self, agent: str) -> bool:
+        """Return whether a task of an agent was ever called."""
+        ((was_called,),) = read(self._database, sql.WAS_CALLED, (agent,))
+        return bool(was_called)
+
+    def ready_agents(self) -> Counter[str]:
+        """Return for which agents tasks are ready, and how many."""
+        found = Counter[str]()
+        for each in sql.READY_AGENTS:
+            found.update({str(name): many for name, many in read(self._database, each, ())})
+        return found
+
     def mark(self, job_id: str) -> tuple[int, int]:
         """Return two numbers that are others after any change of a job's tasks."""
         ((many, versions),) = read(self._database, sql.MARK, (job_id,))
@@ -216,6 +234,24 @@ class TaskReads(TaskTable):
             TaskNotFound: There is none.
         """
         return self.answers(self._row_of(task_id)[0])
+
+    def question(self, task_id: str) -> Question | None:
+        """Return what a task asks a person now; None where no answer lets it go on.
+
+        Raises:
+            TaskNotFound: There is none.
+        """
+        check_text("a task's id", task_id)
+        with self._database.reading() as connection:  # of one moment
+            rows = fetch(connection, sql.BY_ID, (task_id,))
+            if not rows:
+                raise TaskNotFound(f"there is no task {shown(task_id)}")
+            number, status, waits, due = (rows[0][each] for each in (0, 1, 2, 6))
+            if status != TaskStatus.BLOCKED or due == UNSURE or (waits and due != NEVER):
+                return None
+            ((error,),) = fetch(connection, sql.ERROR, (number,))
+            found = open_question(partial(fetch, connection), number, error or "")
+        return found if due == NEVER else attrs.evolve(found, run_id=None)
 
     def ids(self) -> list[str]:
         """Return the ids of all tasks of all jobs, in the order in which they were added."""

@@ -167,6 +167,21 @@ COUNT_ADDED: Final = Statement(
 JOB_COUNTS: Final = Statement(
     sa.select(jobs.c.status, jobs.c.unfinished, jobs.c.failed).where(jobs.c.job_id == _job)
 )
+_other = tasks.alias("other")
+#: The first task of a job, and why, where all of them were cancelled.
+GIVEN_UP: Final = Statement(
+    sa.select(tasks.c.public_id, tasks.c.error)
+    .where(
+        tasks.c.job_id == _job,
+        tasks.c.status == sa.literal_column("'cancelled'"),
+        ~sa.exists().where(
+            _other.c.job_id == _job, _other.c.status != sa.literal_column("'cancelled'")
+        ),
+    )
+    .order_by(tasks.c.task_id)
+    .limit(_bind("the_limit", sa.Integer()))
+    .offset(_bind("the_first", sa.Integer()))
+)
 SETTLE_JOB: Final = Statement(
     sa.update(jobs)
     .where(jobs.c.job_id == _job)
@@ -235,8 +250,19 @@ HELD_LANES: Final = Statement(
 )
 
 
+#: The first tasks with a lane, whether that is free or not; all of it is in the index.
+LANED: Final = Statement(
+    sa.select(tasks.c.task_id, tasks.c.lane)
+    .where(_is_ready, tasks.c.agent_type == _agent, tasks.c.lane.is_not(None))
+    .order_by(*_IN_ORDER)
+    .limit(_bind("the_window", sa.Integer()))
+    .offset(_start)
+)
+READY_ROW: Final = Statement(sa.select(*READY_COLUMNS).where(tasks.c.task_id == _number))
+
+
 def _first_of_lanes() -> sa.Select[Any]:
-    """Return the first ready task of each free lane of an agent.
+    """Return the numbers of the first ready tasks of an agent, of each free lane one.
 
     From one lane to the next by one step in an index each: however many tasks a lane has, only
     its first one is looked at.
@@ -264,7 +290,7 @@ def _first_of_lanes() -> sa.Select[Any]:
         .scalar_subquery()
     )
     heads = sa.select(head).where(lane.is_not(None), lane.not_in(HELD_LANES.core))
-    return sa.select(*READY_COLUMNS).where(tasks.c.task_id.in_(heads))
+    return sa.select(tasks.c.task_id).where(tasks.c.task_id.in_(heads))
 
 
 FIRST_OF_LANES: Final = Statement(
@@ -497,6 +523,13 @@ EVENTS: Final = Statement(
     .where(task_events.c.task_id == _number)
     .order_by(task_events.c.event_id)
 )
+LAST_CAUSE: Final = Statement(
+    sa.select(task_events.c.cause)
+    .where(task_events.c.task_id == _number)
+    .order_by(task_events.c.event_id.desc())
+    .limit(_bind("the_limit", sa.Integer()))
+    .offset(_start)
+)
 OF_OWNER: Final = Statement(
     sa.select(tasks.c.task_id, tasks.c.public_id, tasks.c.effects, tasks.c.job_id)
     .where(tasks.c.owner == _bind("the_worker", sa.Text()))
@@ -517,11 +550,42 @@ DEATHS: Final = Statement(
         task_events.c.task_id == _number, task_events.c.cause == _bind("the_cause", sa.Text())
     )
 )
+_call = task_events.alias("the_call")
+#: Takings of a task, with a reason that begins like this, after a call of it began.
+TAKEN_SINCE: Final = Statement(
+    sa.select(task_events.c.event_id).where(
+        task_events.c.task_id == _number,
+        task_events.c.cause.startswith(_bind("the_cause", sa.Text())),
+        task_events.c.event_id
+        > sa.select(sa.func.max(_call.c.event_id))
+        .where(
+            _call.c.task_id == _number,
+            _call.c.status == sa.literal_column("'running'"),
+            _call.c.attempt == _bind("the_attempt", sa.Integer()),
+        )
+        .scalar_subquery(),
+    )
+)
 AGENTS_OF_JOB: Final = Statement(
     sa.select(tasks.c.agent_type).where(tasks.c.job_id == _job).distinct()
 )
 MARK: Final = Statement(
     sa.select(sa.func.count(), sa.func.sum(tasks.c.version)).where(tasks.c.job_id == _job)
+)
+#: Whether a task of an agent was ever called.
+WAS_CALLED: Final = Statement(
+    sa.select(
+        sa.exists().where(tasks.c.agent_type == _agent, tasks.c.attempt > sa.literal_column("0"))
+    )
+)
+#: For which agents tasks are ready, and how many; by the two indexes of ready tasks.
+READY_AGENTS: Final = tuple(
+    Statement(
+        sa.select(tasks.c.agent_type, sa.func.count())
+        .where(_is_ready, has_lane)
+        .group_by(tasks.c.agent_type)
+    )
+    for has_lane in (tasks.c.lane.is_(None), tasks.c.lane.is_not(None))
 )
 SET_ALLOWED: Final = Statement(
     sa.update(jobs)

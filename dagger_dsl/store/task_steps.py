@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ __all__ = [
     "LOST",
     "NEVER",
     "SILENT",
+    "UNSURE",
     "add_link",
     "cancel_tasks",
     "count_job",
@@ -53,6 +55,9 @@ _WAITING: Final = ("pending", "blocked", "paused")
 
 #: When a task is due that a person has to decide on, whatever becomes of what it needs.
 NEVER: Final = math.inf
+#: The same where nobody knows what its last call has done, and it may be called at most once: no
+#: answer lets it go on.
+UNSURE: Final = sys.float_info.max
 
 #: Causes of changes: when a worker died, when it gave no sign of life for its lease, and when what
 #: a task needs cannot come any more.
@@ -104,7 +109,11 @@ def count_job(tx: Transaction, job_id: str, unfinished: int, failed: int, now: f
 
 
 def settle_jobs(tx: Transaction, job_ids: Iterable[str], now: float) -> list[str]:
-    """Bring jobs in line with the counts of their tasks; return the ids of those that ended."""
+    """Bring jobs in line with the counts of their tasks; return the ids of those that ended.
+
+    Of a job that goes on without tasks that were cancelled these are its skipped branches; one of
+    which nothing else is left is cancelled itself.
+    """
     over = []
     for job_id in job_ids:
         rows = tx.rows(sql.JOB_COUNTS, (job_id,))
@@ -114,6 +123,13 @@ def settle_jobs(tx: Transaction, job_ids: Iterable[str], now: float) -> list[str
         if status in ("created", "cancelled"):
             continue
         new = "running" if unfinished else "failed" if failed else "completed"
+        if new == "completed":
+            named = {"the_job": job_id, "the_limit": 1, "the_first": 0}
+            given_up = tx.rows(sql.GIVEN_UP, sql.GIVEN_UP.in_order(named))
+            if given_up:
+                set_job(tx, job_id, "cancelled", _given_up(*given_up[0]), None, now)
+                over.append(job_id)
+                continue
         if new == status:
             continue
         values = {"the_job": job_id, "new_status": new, "the_time": utc(now)}
@@ -122,6 +138,11 @@ def settle_jobs(tx: Transaction, job_ids: Iterable[str], now: float) -> list[str
             over.append(job_id)
             deliver(tx, job_id)  # who waits for it is told; all others pay nothing
     return over
+
+
+def _given_up(task_id: str, reason: str | None) -> str:
+    text = f"task {task_id!r} was cancelled"
+    return f"{text}: {reason}" if reason and reason != "cancelled" else text
 
 
 def cancel_tasks(tx: Transaction, job_id: str, reason: str, now: float) -> list[str]:

@@ -5,12 +5,15 @@ Every change is one transaction, in which what follows from it is done, too; see
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Container, Iterable, Mapping, Sequence
 from graphlib import CycleError as FoundCycle
 from graphlib import TopologicalSorter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
+import orjson
 
 from dagger_dsl.errors import (
     AgentNotAllowed,
@@ -24,24 +27,20 @@ from dagger_dsl.errors import (
     shown,
     task_cycle,
 )
-from dagger_dsl.model.ids import new_id
+from dagger_dsl.model.ids import new_ids
+from dagger_dsl.model.job_settings import NO_SETTINGS, JobSettings
+from dagger_dsl.model.jobs import job_config
 from dagger_dsl.model.tasks import (
     UNFINISHED,
     JobStatus,
     NewTaskSpec,
     OnDependencyFailure,
     TaskStatus,
-    TaskType,
 )
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_new_name, check_text
 from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
-from dagger_dsl.store.job_settings import (
-    NO_SETTINGS,
-    JobSettings,
-    change_settings,
-    check_growth,
-)
+from dagger_dsl.store.job_settings import change_settings, check_growth
 from dagger_dsl.store.task_reads import StoredJob, TaskTable, stored_job
 from dagger_dsl.store.task_steps import (
     DEAD,
@@ -68,6 +67,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TaskRows"]
 
+logger = logging.getLogger("dagger_dsl.store")
+
 
 @attrs.frozen
 class _NewTasks:
@@ -81,6 +82,15 @@ class _NewTasks:
     def pages(self) -> int:
         """About how many pages of the database they take."""
         return 2 + len(self.ids) // 4
+
+    def without(self, ids: Container[str]) -> _NewTasks:
+        """Return those that are left without some."""
+        kept = [place for place, each in enumerate(self.ids) if each not in ids]
+        return _NewTasks(
+            [self.ids[each] for each in kept],
+            [self.specs[each] for each in kept],
+            [self.encoded[each] for each in kept],
+        )
 
 
 @attrs.frozen
@@ -139,7 +149,8 @@ class TaskRows(TaskTable):
         """Let the tasks of a job be claimed from now on, and return the ids of those it was given.
 
         Args:
-            job_id: Which; one that has ended goes on with what is left of it.
+            job_id: Which; one that has ended goes on with what is left of it, but for one that
+                was cancelled: that stays as it is, and a warning is logged.
             specs: Tasks that are added to it before, as `add` does.
             create: Whether it is made where there is none.
             timeout: Seconds until it is cancelled; None leaves one that runs its limit.
@@ -158,14 +169,18 @@ class TaskRows(TaskTable):
         made = _job_row(job_id, now, settings=settings) if create else None
         allowed, kept = _names_text(allowed_agents), _config_text(config)
         new = self._prepared(specs)
+        stays = False
 
         def start(tx: Transaction) -> None:
+            nonlocal stays
             if made is not None:
                 _create(tx, made)
+            stays = job_status(tx, job_id) == JobStatus.CANCELLED and not new.ids
+            if stays:  # whoever cancelled it had a reason, and a person lets its tasks go on
+                return
             change_settings(tx, job_id, changes)
             if new.ids:
                 self._add(tx, job_id, new, now)
-            job_status(tx, job_id)
             if kept is not None:
                 tx.execute(sql.SET_CONFIG, (kept, job_id))
             if allowed_agents is not None:
@@ -175,6 +190,12 @@ class TaskRows(TaskTable):
             _start(tx, job_id, timeout, now)
 
         run_transaction(self._database, start, pages=8 + new.pages)
+        if stays:
+            logger.warning(
+                "job %r was cancelled and stays so; retry() of a task of it lets that, and the "
+                "job, go on",
+                job_id,
+            )
         return new.ids
 
     def cancel_job(self, job_id: str, reason: str = "") -> list[str]:
@@ -207,6 +228,8 @@ class TaskRows(TaskTable):
         """Add tasks, all of them or none, and return their ids.
 
         What they need, and what they are parts of, are tasks of the same job, new ones among them.
+        One that *claim* has added before as a part of itself, by the same id and with the same
+        spec, is there and stays as it is: an agent that is called again adds it again.
 
         Args:
             job_id: Their job.
@@ -218,7 +241,7 @@ class TaskRows(TaskTable):
         Raises:
             JobNotFound: There is no such job.
             InvalidState: The job has ended.
-            TaskExists: An id is taken.
+            TaskExists: An id is taken by another task.
             TaskNotFound: A dependency, or a parent, is no task of the job.
             CycleError: They would wait for each other, or be parts of each other.
             AgentNotAllowed: The job does not let the agent have tasks.
@@ -238,7 +261,7 @@ class TaskRows(TaskTable):
             if made is not None:
                 _create(tx, made)
             if new.ids:
-                self._add(tx, job_id, new, now)
+                self._add(tx, job_id, new, now, claim)
 
         run_transaction(self._database, insert, pages=new.pages)
         return new.ids
@@ -246,14 +269,17 @@ class TaskRows(TaskTable):
     def _prepared(self, specs: Sequence[NewTaskSpec]) -> _NewTasks:
         """Return all that can be done about new tasks before their transaction."""
         _check_cycles(specs)
-        ids = [spec.task_id or new_id() for spec in specs]
+        made = new_ids(len(specs))
+        ids = [spec.task_id or id_ for id_, spec in zip(made, specs, strict=True)]
         encoded = [
             self.encoded(spec.input, f"the input of task {id_!r}")
             for id_, spec in zip(ids, specs, strict=True)
         ]
         return _NewTasks(ids, specs, encoded)
 
-    def _add(self, tx: Transaction, job_id: str, new: _NewTasks, now: float) -> None:
+    def _add(
+        self, tx: Transaction, job_id: str, new: _NewTasks, now: float, claim: Claim | None = None
+    ) -> None:
         """Add tasks to a job that takes some."""
         rows = tx.rows(sql.JOB, (job_id,))
         if not rows:
@@ -263,6 +289,10 @@ class TaskRows(TaskTable):
             raise InvalidState(
                 f"job {job_id!r} is {job.status} and takes no more tasks; start a new job"
             )
+        if claim is not None:
+            new = new.without(_added_before(tx, claim, new))
+            if not new.ids:
+                return
         check_growth(job_id, job.task_count, len(new.ids), job.settings.max_tasks)
         if job.allowed_agents is not None:
             for spec in new.specs:
@@ -500,25 +530,21 @@ _SPEC_FIELDS: Final = (
 )
 
 
+_spec_values: Final = attrgetter(*_SPEC_FIELDS)
+_PLAIN: Final = _spec_values(NewTaskSpec("any"))
+
+
 def _spec_text(spec: NewTaskSpec) -> str | None:
     """Return what nothing is looked up by; most tasks have little of it."""
-    given = {name: getattr(spec, name) for name in _SPEC_FIELDS}
-    given["task_type"] = str(spec.task_type) if spec.task_type is not TaskType.TASK else None
-    given["description"] = spec.description or None
-    kept = {name: value for name, value in given.items() if value is not None}
-    return json_text(kept) if kept else None
+    values = _spec_values(spec)
+    if values == _PLAIN:
+        return None
+    given = zip(_SPEC_FIELDS, values, _PLAIN, strict=True)
+    return json_text({name: value for name, value, plain in given if value != plain})
 
 
 def _config_text(config: Any) -> str | None:
-    if config is None:
-        return None
-    fault = "" if isinstance(config, Mapping) else f", not {shown(config)}"
-    if not fault:
-        try:
-            return json_text(dict(config))
-        except (TypeError, ValueError) as error:  # what orjson raises
-            fault = f": {error}"
-    raise ConfigurationError(f"a job's config is a mapping of names to values of JSON{fault}")
+    return None if config is None else json_text(job_config(config))
 
 
 def _names_text(names: Any) -> str | None:
@@ -559,9 +585,52 @@ def _check_claim(tx: Transaction, claim: Claim | None) -> None:
         )
 
 
+def _added_before(tx: Transaction, claim: Claim, new: _NewTasks) -> set[str]:
+    """Return the ids of the tasks that the agent of a task has added as parts of it before.
+
+    Raises:
+        TaskExists: One of them has another spec now.
+    """
+    found = set()
+    for id_, spec, (inline, artifact_id, _) in zip(new.ids, new.specs, new.encoded, strict=True):
+        if spec.task_id is None or spec.parent != claim.id:
+            continue
+        rows = tx.rows(sql.ONE_TASK, (id_,))
+        if not rows or (rows[0][2], rows[0][5]) != (claim.job_id, claim.id):
+            continue  # it is new, or somebody else's
+        row = rows[0]
+        needs = [str(name) for (name,) in tx.rows(sql.NEEDED_IDS, (row[0],))]
+        kept = orjson.loads(row[23]) if row[23] else {}
+        given = orjson.loads(_spec_text(spec) or "{}")
+        # Its summary, its retries and what it needs beside may have become others on its way.
+        differs = {
+            "agent": row[3] != spec.agent,
+            "input": (None if row[6] is None else bytes(row[6]), row[7]) != (inline, artifact_id),
+            "priority": row[11] != spec.priority,
+            "effects": row[12] != str(spec.effects),
+            "on_dependency_failure": bool(row[13])
+            is not (spec.on_dependency_failure is OnDependencyFailure.RUN),
+            "key": row[14] != spec.key,
+            "dependencies": needs[: len(spec.dependencies)] != [*spec.dependencies],
+            **{
+                name: kept.get(name) != given.get(name)
+                for name in _SPEC_FIELDS
+                if name != "summary"
+            },
+        }
+        if any(differs.values()):
+            others = ", ".join(name for name, other in differs.items() if other)
+            raise TaskExists(
+                f"task {claim.id!r} has added task {shown(id_)} before with another {others}; give "
+                "another id to what is another task"
+            )
+        found.add(id_)
+    return found
+
+
 def _check_agent(job_id: str, agent: str, allowed: Sequence[str]) -> None:
     if agent not in allowed:
         raise AgentNotAllowed(
-            f"job {job_id!r} has no task for agent {agent!r}: it allows {', '.join(allowed)}; "
-            "name it in allowed_agents"
+            f"job {job_id!r} has no task for agent {agent!r}: it allows "
+            f"{', '.join(allowed) or 'none'}; name it in allowed_agents"
         )

@@ -128,7 +128,7 @@ class _BusPage(Sheet):
 
     def _table(self, rows: Iterable[tuple[object, ...]], caption: str) -> str:
         first, *rest = rows
-        heads = [str(each) if each in _TEXTS else f">{each}" for each in first]
+        heads = [("" if each in _TEXTS else ">") + str(each).capitalize() for each in first]
         most = self.room.rows
         cells = [
             [

@@ -16,6 +16,7 @@ from dagger_dsl.errors import (
     ConfigurationError,
     InputValidationError,
     InvalidState,
+    TaskExists,
     TaskNotFound,
 )
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
@@ -162,3 +163,94 @@ def test_what_cannot_be_asked_fails_the_task(
     assert job.result(LONG) is JobStatus.FAILED
     assert "question" in job.tasks[0].error
     assert job.tasks[0].status is TaskStatus.FAILED
+
+
+def test_an_answer_names_the_question_that_it_is_for(
+    manager: TaskManager, registry: Registry
+) -> None:
+    @task_agent(registry=registry)
+    def plan(ctx: TaskContext) -> list[Any]:
+        return [ctx.ask("which year?"), ctx.ask("why?")]
+
+    job = manager.start_job("j", [NewTaskSpec("plan")])
+    task_id = asked(job, "which year?")
+    manager.answer(task_id, 1984, by="ann", question="which year?")
+    asked(job, "why?")
+    for meant in ("which year?", 1):
+        with pytest.raises(InvalidState, match=r"but 'why\?' \(question 2\)"):
+            manager.answer(task_id, 1985, by="bob", question=meant)
+    for wrong in (True, 2.0, ["why?"]):
+        with pytest.raises(ConfigurationError, match="text of a question or its number"):
+            manager.answer(task_id, 1985, question=wrong)  # type: ignore[arg-type]  # on purpose
+    manager.answer(task_id, "so", question=2)
+    assert job.result(LONG) is JobStatus.COMPLETED
+    assert job.tasks[0].output == [1984, "so"]
+
+
+def test_who_blocks_asks_a_question_with_a_number_too(
+    manager: TaskManager, registry: Registry
+) -> None:
+    @task_agent(registry=registry)
+    def work(ctx: TaskContext) -> list[Any]:
+        if len(ctx.answers) < 2:
+            ctx.block(reason="and now?")
+        return [each.value for each in ctx.answers]
+
+    job = manager.start_job("j", [NewTaskSpec("work")])
+    task_id = asked(job, "and now?")
+    manager.answer(task_id, "a", question=1)
+    asked(job, "and now?")
+    with pytest.raises(InvalidState, match="question 2"):
+        manager.answer(task_id, "a", question=1)
+    manager.answer(task_id, "b", question=2)
+    assert job.result(LONG) is JobStatus.COMPLETED
+    assert job.tasks[0].output == ["a", "b"]
+
+
+def test_an_answer_that_does_not_fit_another_schema_is_not_taken(
+    manager: TaskManager, registry: Registry
+) -> None:
+    @task_agent(registry=registry)
+    def work(ctx: TaskContext) -> list[Any]:
+        number = ctx.ask("how many?", {"type": "integer"})
+        return [number, ctx.ask("how many?", {"type": "string"})]
+
+    job = manager.start_job("j", [NewTaskSpec("work")])
+    task_id = asked(job, "how many?")
+    manager.answer(task_id, 3)
+    asked(job, "how many?")
+    with pytest.raises(InputValidationError):
+        manager.answer(task_id, 3)
+    manager.answer(task_id, "three", question=2)
+    assert job.result(LONG) is JobStatus.COMPLETED
+    assert job.tasks[0].output == [3, "three"]
+
+
+def test_what_an_agent_adds_again_under_its_id_is_there_already(
+    manager: TaskManager, registry: Registry
+) -> None:
+    @task_agent(registry=registry)
+    def leaf(n: int) -> int:
+        return n
+
+    @task_agent(registry=registry)
+    def work(ctx: TaskContext, retries: list[int]) -> Any:
+        first, later = f"{ctx.job_id}-first", f"{ctx.job_id}-later"
+        most = retries[ctx.attempt - 1]
+        added = ctx.add_task("leaf", {"n": 1}, task_id=first, priority=2, max_retries=most)
+        if not ctx.is_rerun:
+            ctx.ask("so?")
+        ctx.add_task("leaf", {"n": 2}, task_id=later, dependencies=[added])
+        return [added, ctx.answer]
+
+    job = manager.start_job("a", [NewTaskSpec("work", {"retries": [3, 3]})], max_tasks=3)
+    manager.answer(asked(job, "so?"), "yes")
+    assert job.result(LONG) is JobStatus.COMPLETED
+    assert job.tasks[0].output == ["a-first", "yes"]
+    assert [each.id for each in job.tasks[1:]] == ["a-first", "a-later"]
+    job = manager.start_job("b", [NewTaskSpec("work", {"retries": [3, 4]})])
+    manager.answer(asked(job, "so?"), "yes")
+    assert job.result(LONG) is JobStatus.FAILED
+    assert "added task 'b-first' before with another max_retries" in job.tasks[0].error
+    with pytest.raises(TaskExists):  # who is not the parent adds another task
+        manager.add_task("c", "", "leaf", input={"n": 1}, task_id="a-first")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import sys
 import threading
 import time
@@ -17,9 +18,10 @@ from dagger_dsl import Registry, task_agent
 from dagger_dsl.agents import crew as crew_module
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
-from dagger_dsl.errors import StoreFull
+from dagger_dsl.errors import InvalidState, StoreFull
 from dagger_dsl.model.policies import Effects, RetryPolicy
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskStatus
+from dagger_dsl.store.storage import Store
 
 #: Seconds that nothing here takes, however busy the machine is.
 LONG = 60.0
@@ -245,11 +247,18 @@ def test_trouble_with_storage_inside_of_an_agent_is_no_result(
     monkeypatch.setattr(crew_module, "_LATER", 0.01)
     calls = []
 
+    def full() -> Any:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
     @task_agent(registry=registry)
-    def writes() -> int:
+    def writes(ctx: TaskContext) -> int:
         calls.append(1)
         if len(calls) == 1:
-            raise StoreFull("the other database is full")
+            with monkeypatch.context() as patch:
+                patch.setattr(ctx.manager._store.database, "exclusive", full)
+                ctx.state.set("k", 1)
         return 1
 
     with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
@@ -263,7 +272,62 @@ def test_trouble_with_storage_inside_of_an_agent_is_no_result(
         until(lambda: task_of(manager, task_id).status is TaskStatus.BLOCKED)
         assert "StoreFull" in task_of(manager, task_id).error
         assert "at most once: decide by hand" in task_of(manager, task_id).error
+        with pytest.raises(InvalidState, match="asks nothing"):
+            manager.answer(task_id, "go on")
         assert len(calls) == 1
+        manager.retry(task_id)
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert len(calls) == 2
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        (lambda path: Store(f"sqlite:{path}").load_run("nope"), "RunNotFound"),
+        (lambda path: Store(f"sqlite:{path}?mode=ro").load_run("nope"), "ConfigurationError"),
+        (lambda path: _raise(StoreFull("the other database is full")), "StoreFull"),
+    ],
+)
+def test_trouble_with_another_store_is_a_result_like_any_other(
+    manager: TaskManager,
+    registry: Registry,
+    tmp_path: Path,
+    trouble: Callable[[Path], Any],
+    told: str,
+    is_async: bool,
+) -> None:
+    calls = []
+
+    def looks() -> Any:
+        calls.append(1)
+        return trouble(tmp_path / "other.db")
+
+    async def looks_async() -> Any:
+        return looks()
+
+    task_agent(name="looks", registry=registry)(looks_async if is_async else looks)
+    first = manager.add_task("j", "", "looks", max_retries=0)
+    assert manager.start_job("j").result(LONG) is JobStatus.FAILED
+    assert told in task_of(manager, first).error
+    assert len(calls) == 1
+
+
+def test_a_run_that_the_tasks_own_store_does_not_have_is_a_result(
+    manager: TaskManager, registry: Registry, url: str
+) -> None:
+    @task_agent(registry=registry)
+    def looks() -> None:
+        with Store(url) as store:
+            store.load_run("nope")
+
+    first = manager.add_task("j", "", "looks")
+    assert manager.start_job("j").result(LONG) is JobStatus.FAILED
+    assert "RunNotFound" in task_of(manager, first).error
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_a_damaged_input_fails_its_task(registry: Registry, tmp_path: Path, url: str) -> None:

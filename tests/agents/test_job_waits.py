@@ -32,8 +32,10 @@ from dagger_dsl.errors import (
 from dagger_dsl.fsm import FSM, FSMReturn
 from dagger_dsl.model.commands import CancelBranch
 from dagger_dsl.model.config import RunOptions
+from dagger_dsl.model.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.model.jobs import JobRequest
 from dagger_dsl.model.policies import RetryPolicy
+from dagger_dsl.model.stalls import StallAction
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.store.storage import Store
 from dagger_dsl.views.stored import stored_report
@@ -288,6 +290,30 @@ def test_a_database_of_another_kind_is_told_of_the_end_too(
     assert report.outputs["after"] == {"got": {"1": [1], "2": [2]}}
 
 
+def test_a_job_keeps_what_its_node_says_of_stalls_and_growth(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    given: dict[str, Any] = {
+        "heartbeat_interval": 7,
+        "stall_action": StallAction.TERMINATE_JOB,
+        "max_tasks": 3,
+    }
+    assert waiting(spec(1), **given).run(database_url=url) == {"got": [1]}
+    assert waiting(spec(1)).run(database_url=url) == {"got": [1]}
+    plain, told = (job.settings for job in manager.jobs())
+    assert told == JobSettings(3, 7.0, "terminate_job")
+    assert plain == JobSettings(MAX_TASKS), "who looks decides on its stalls"
+
+
+def test_a_job_that_a_node_has_started_is_ended_when_it_stalls(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    tasks = [spec(1, "nobody")]  # whom no worker has
+    dag = waiting(*tasks, heartbeat_interval=0.05, stall_action="terminate_job")
+    with pytest.raises(NodeExecutionError, match=r"stalled: nothing happened for 0\.05 s"):
+        dag.run(database_url=url)
+
+
 # --- failures -------------------------------------------------------------------------------------
 
 
@@ -313,6 +339,47 @@ def test_a_cancelled_job_fails_the_node(manager: TaskManager, url: str, agents: 
     manager.cancel_job(f"{handle.run_id}/ask/default", "enough of it")
     with pytest.raises(NodeExecutionError, match=r"was cancelled \(enough of it\)"):
         handle.result(timeout=LONG).raise_for_failure()
+
+
+def test_a_cancelled_task_fails_the_node_that_waits_for_its_output(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    dag = waiting(spec(1, "held", task_id="asks"))
+    handle = dag.start(database_url=url, run_id="r")
+    until(lambda: agents.calls)
+    manager.cancel_task("r/ask/default/asks", reason="nobody knows")
+    agents.gate.set()
+    with pytest.raises(NodeExecutionError, match=r"asks' was cancelled: nobody knows"):
+        handle.result(timeout=LONG).raise_for_failure()
+    assert jobs(url) == [{"job_id": "r/ask/default", "status": "cancelled"}]
+    assert go_on(dag, url) == {"got": [1]}, "a resume tries it again"
+
+
+def test_a_cancelled_last_task_fails_the_node_although_others_completed(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    dag = waiting(spec(1, task_id="one"), spec(2, "held", task_id="two", dependencies=["one"]))
+    handle = dag.start(database_url=url, run_id="r")
+    until(lambda: 2 in agents.calls)
+    manager.cancel_task("r/ask/default/two", reason="nobody knows")
+    agents.gate.set()
+    text = r"gives no result: task '.*two' of agent 'held' was cancelled \(nobody knows\)"
+    with pytest.raises(NodeExecutionError, match=text):
+        handle.result(timeout=LONG).raise_for_failure()
+    assert jobs(url) == [{"job_id": "r/ask/default", "status": "completed"}]
+    assert go_on(dag, url) == {"got": [2]}, "a resume tries it again"
+    assert agents.calls.count(1) == 1
+
+
+def test_of_several_results_a_cancelled_one_is_left_out(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    dag = waiting(spec(1, task_id="one"), spec(2, "held", task_id="two"))
+    handle = dag.start(database_url=url, run_id="r")
+    until(lambda: 2 in agents.calls)
+    manager.cancel_task("r/ask/default/two")
+    agents.gate.set()
+    assert handle.result(timeout=LONG).outputs == {"after": {"got": {"one": [1]}}}
 
 
 def test_another_attempt_goes_on_with_the_same_job(
@@ -364,7 +431,7 @@ def test_a_run_in_memory_cannot_wait_for_a_job(place: str | None) -> None:
 
 
 def test_a_job_that_is_not_there_fails_the_node(url: str) -> None:
-    with pytest.raises(NodeExecutionError, match="waits for job 'nightly', which is not in"):
+    with pytest.raises(NodeExecutionError, match=r"is not in .*Run it with the database_url= that"):
         waiting(job_id="nightly").run(database_url=url)
 
 
@@ -378,11 +445,15 @@ def test_a_job_that_is_not_there_fails_the_node(url: str) -> None:
         ((NewTaskSpec("a"), "j"), {}, "give one of the two"),
         ((None, 7), {}, "job_id is a text"),
         ((None, "j"), {"timeout": 3}, "for a job that the node starts"),
+        ((None, "j"), {"max_tasks": 3}, "for a job that the node starts"),
+        ((NewTaskSpec("a"),), {"max_tasks": 0}, "max_tasks"),
+        ((NewTaskSpec("a"),), {"heartbeat_interval": 0}, "heartbeat_interval"),
+        ((NewTaskSpec("a"),), {"stall_action": "terminate"}, "stall_action"),
         ((NewTaskSpec("a"),), {"timeout": 0}, "timeout"),
         ((NewTaskSpec("a"),), {"timeout": "soon"}, "timeout"),
         ((NewTaskSpec("a"),), {"allowed_agents": "a"}, "list of names"),
         ((NewTaskSpec("a"),), {"allowed_agents": ["b"]}, "not in allowed_agents: b"),
-        ((NewTaskSpec("a"),), {"config": {"x": object()}}, "JSON types only"),
+        ((NewTaskSpec("a"),), {"config": {"x": object()}}, "values of JSON"),
         ((NewTaskSpec("a"),), {"config": 3}, "is a mapping"),
         (([NewTaskSpec("a", task_id="x"), NewTaskSpec("a", task_id="x")],), {}, "two tasks"),
         (([NewTaskSpec("a", task_id="one"), NewTaskSpec("a", dependencies=["oen"])],), {}, "'one'"),

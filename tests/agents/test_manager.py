@@ -14,7 +14,8 @@ import pytest
 
 from dagger_dsl import Registry, task_agent
 from dagger_dsl.agents.context import TaskContext
-from dagger_dsl.agents.manager import TaskAgentRegistry, TaskManager
+from dagger_dsl.agents.manager import TaskManager
+from dagger_dsl.agents.roster import TaskAgentRegistry
 from dagger_dsl.agents.signals import NeedsMoreInfo
 from dagger_dsl.errors import (
     AgentAlreadyRegistered,

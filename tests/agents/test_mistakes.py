@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,16 +13,18 @@ from typing import Any
 
 import pytest
 
-from dagger_dsl import task_agent
+from dagger_dsl import Secret, task_agent
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
 from dagger_dsl.errors import (
+    AgentNotAllowed,
     ConfigurationError,
     CycleError,
     EncodingError,
     InputValidationError,
     InvalidState,
 )
+from dagger_dsl.model.jobs import JobRequest
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.registry import Registry
 from dagger_dsl.store.notices import listen, of_tasks
@@ -258,3 +261,109 @@ def test_what_is_wrong_with_tasks_is_said_in_words_of_tasks() -> None:
             with pytest.raises(EncodingError, match="the input of task") as refused:
                 manager.add_task("j", "", "a", input={"v": value})
             assert "@action" not in str(refused.value)
+        with pytest.raises(EncodingError, match="the value of 'k'") as refused:
+            manager.state("j").set("k", object())
+        assert "@action" not in str(refused.value)
+        with pytest.raises(EncodingError, match="give where it is kept instead") as refused:
+            manager.add_task("j", "", "a", input={"v": Secret("s")})
+        assert "resume" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"limit": math.inf}, r"config\['limit'\] is inf, which would come back as None"),
+        ({"a": [{"t": (1, 2)}]}, r"config\['a'\]\[0\]\['t'\] is \(1, 2\), which would come back"),
+        ({"at": dt.date(2024, 1, 2)}, r"config\['at'\] is .* come back as '2024-01-02'"),
+        ({"x": object()}, "a mapping of names to values of JSON: .*object"),
+        ({1: "x"}, "a mapping of names to values of JSON: "),
+        (["x"], r"a mapping of names to values of JSON, not \['x'\]"),
+    ],
+)
+def test_a_job_keeps_its_config_as_it_was_given_or_refuses_it(given: Any, message: str) -> None:
+    with TaskManager(registry=agents(), concurrency=1) as manager:
+        with pytest.raises(ConfigurationError, match=message):
+            _ = manager.start_job("j", config=given)
+        with pytest.raises(ConfigurationError, match=message):
+            JobRequest([NewTaskSpec("a")], config=given)
+        plain = {"n": 1, "x": 0.5, "s": "é", "none": None, "l": [{"b": True}], "m": {}}
+        assert manager.start_job("j", config=plain).config == plain
+
+
+@pytest.mark.parametrize("every", ["x", 0, -1, math.nan, math.inf, None])
+def test_a_job_is_watched_every_so_many_seconds(every: Any) -> None:
+    with TaskManager(registry=agents(), concurrency=1) as manager:
+        job = manager.start_job("j", [NewTaskSpec("a")])
+        with pytest.raises(ConfigurationError, match="every must be"):
+            job.watch(every)
+        assert [*job.watch(dt.timedelta(seconds=0.01))][-1] is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"task_id": "a\0b"}, "task_id is a text that is not empty and has no NUL"),
+        (
+            {"priority": 10**30},
+            r"priority is a whole number between -2\*\*31 and 2\*\*31, not 1000",
+        ),
+        ({"priority": 0.5}, r"priority is a whole number between .*, not 0\.5"),
+    ],
+)
+def test_what_is_said_of_a_task_that_cannot_be_is_true(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        NewTaskSpec("a", **given)
+
+
+def test_a_job_that_allows_no_agents_says_so() -> None:
+    manager = TaskManager(registry=agents(), concurrency=1)
+    with manager, pytest.raises(AgentNotAllowed, match="it allows none; name it in allowed_agents"):
+        _ = manager.start_job("j", [NewTaskSpec("a")], allowed_agents=[])
+
+
+# --- inside of agents
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_task_that_waits_for_what_cannot_end_before_it_is_refused(
+    own: bool, is_async: bool
+) -> None:
+    def waits(ctx: TaskContext) -> None:
+        job = ctx.job if own else ctx.manager.start_job("sub", [NewTaskSpec("other")])
+        job.result(LONG)
+
+    async def waits_async(ctx: TaskContext) -> None:
+        await (ctx.job if own else ctx.manager.start_job("sub", [NewTaskSpec("other")]))
+
+    registry = registry_of(waits=waits_async if is_async else waits, other=lambda: 1)
+    with TaskManager(registry=registry, concurrency=1) as manager:
+        task_id = manager.add_task("j", "", "waits")
+        assert manager.start_job("j").result(LONG) is JobStatus.FAILED
+        task = manager.get_task(task_id)
+        assert task is not None
+        assert "InvalidState: " in task.error
+        assert ("waits for its own job 'j'" if own else "concurrency of at least 2") in task.error
+
+
+def test_a_task_may_wait_for_another_job_while_there_are_workers() -> None:
+    def waits(ctx: TaskContext) -> str:
+        return str(ctx.manager.start_job("sub", [NewTaskSpec("other")]).result(LONG))
+
+    registry = registry_of(waits=waits, other=lambda: 1)
+    with TaskManager(registry=registry, concurrency=2) as manager:
+        manager.add_task("j", "", "waits")
+        assert manager.start_job("j").result(LONG) is JobStatus.COMPLETED
+
+
+def test_a_reason_to_block_is_a_text() -> None:
+    def pays(ctx: TaskContext) -> None:
+        reason: Any = {"pay": 250}
+        ctx.block(reason=reason)
+
+    with TaskManager(registry=registry_of(pays=pays), concurrency=1) as manager:
+        task_id = manager.add_task("j", "", "pays")
+        assert manager.start_job("j").result(LONG) is JobStatus.FAILED
+        task = manager.get_task(task_id)
+        assert task is not None
+        assert task.error.endswith("ConfigurationError: a reason is a text, not {'pay': 250}")

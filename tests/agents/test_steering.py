@@ -282,3 +282,40 @@ def test_a_call_that_goes_on_learns_of_its_end(is_async: bool) -> None:
         task = manager.get_task(task_id)
         assert task is not None
         assert task.status is TaskStatus.CANCELLED
+
+
+# --- jobs whose tasks are cancelled
+
+
+def test_a_job_of_which_all_tasks_are_cancelled_is_cancelled(hands: Hands) -> None:
+    manager = hands.manager
+    for each in ("one", "two"):
+        manager.add_task("j", "", "a", task_id=each)
+    job = manager.start_job("j")
+    manager.cancel_task("one", reason="nobody wants it")
+    assert str(job.status) == "running"
+    manager.cancel_task("two")
+    assert (job.status, job.success) == (JobStatus.CANCELLED, False)
+    assert job.error == "task 'one' was cancelled: nobody wants it"
+    manager.retry("two")
+    assert (job.status, job.error) == (JobStatus.RUNNING, "")
+    hands.end(hands.claim("a")[0])
+    assert job.status is JobStatus.COMPLETED, "what is cancelled of it is a skipped branch"
+
+
+def test_a_job_that_begins_with_cancelled_tasks_alone_is_cancelled(hands: Hands) -> None:
+    manager = hands.manager
+    manager.add_task("j", "", "a", task_id="one")
+    manager.cancel_task("one")
+    job = manager.start_job("j")
+    assert (job.status, job.error) == (JobStatus.CANCELLED, "task 'one' was cancelled")
+
+
+def test_nobody_makes_a_task_running_by_hand(hands: Hands) -> None:
+    manager = hands.manager
+    manager.add_task("j", "", "a", task_id="one")
+    _ = manager.start_job("j")
+    with pytest.raises(InvalidState, match="cannot become running by hand, only by a worker"):
+        manager.update_task_status("one", "running", cause="by hand")
+    assert hands.states() == {"one": "ready"}
+    assert hands.claim("a"), "a worker still takes it"

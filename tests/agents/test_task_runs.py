@@ -19,9 +19,11 @@ from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
 from dagger_dsl.agents.runs import TaskRun
 from dagger_dsl.engine.remote import RunControl
+from dagger_dsl.errors import ConfigurationError, InputValidationError, InvalidState
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskStatus
 from dagger_dsl.store.storage import Store
+from dagger_dsl.store.task_steps import SILENT
 from tests.scale import count
 
 #: Seconds that nothing here takes, however busy the machine is.
@@ -228,6 +230,65 @@ def test_a_run_that_waits_for_a_person_blocks_its_task(is_async: bool, url: str)
         assert found(manager).output is True
 
 
+def asking(*prompts: str) -> Registry:
+    """Return a registry with an agent that runs a DAG whose nodes ask."""
+    registry, dag = Registry(), DAG("asks", registry=Registry())
+    for number, prompt in enumerate(prompts):
+
+        def ask(ctx: NodeCtx, prompt: str = prompt) -> Any:
+            return ctx.wait_for_human(prompt, {"type": "integer"})
+
+        dag.node(name=f"n{number}")(ask)
+    task_agent(name="flow", registry=registry)(lambda ctx: ctx.run_dag(dag))
+    return registry
+
+
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_an_answer_to_a_task_whose_run_asks_goes_to_the_run(place: str, url: str) -> None:
+    at = None if place == "memory" else url
+    with TaskManager(registry=asking("How many?"), database_url=at, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        with pytest.raises(InputValidationError, match="asks 'How many\\?'"):
+            manager.answer("t", "many")
+        with pytest.raises(ConfigurationError, match="by is a text"):
+            manager.answer("t", 7, by=7)  # type: ignore[arg-type]  # on purpose
+        with pytest.raises(InvalidState, match="does not ask 'Why\\?' now: node 'n0' asks"):
+            manager.answer("t", 7, question="Why?")
+        manager.answer("t", 7, by="ann", question="How many?")
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert found(manager).output == 7
+        assert "answered by ann" in [each.cause for each in manager.history("t")]
+        assert manager.answers("t") == [], "the node was answered"
+
+
+def test_of_several_questions_of_a_run_the_answer_names_one(url: str) -> None:
+    registry = asking("How many?", "Which one?")
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        with pytest.raises(InvalidState, match="asks more than one thing: node 'n0' asks 'How"):
+            manager.answer("t", 7)
+        manager.answer("t", 8, question="Which one?")
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        manager.answer("t", 7)
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert found(manager).output == {"n0": 7, "n1": 8}
+
+
+def test_a_task_whose_run_was_answered_elsewhere_takes_no_answer(url: str) -> None:
+    with TaskManager(registry=asking("How many?"), database_url=url, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        with Store(url) as store:
+            RunControl(store, "job:t:asks").answer("n0", 7)
+        with pytest.raises(InvalidState, match=r"asks nothing .*job:t:asks.*retry"):
+            manager.answer("t", 8)
+        manager.retry("t")
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert found(manager).output == 7
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_a_run_that_begins_while_its_task_is_cancelled_is_cancelled(
     late: bool, url: str, monkeypatch: pytest.MonkeyPatch
@@ -276,6 +337,105 @@ def test_other_inputs_and_other_keys_make_other_runs(url: str) -> None:
     assert calls == [1, 2, 1]
     names = ["job:t:adds", "job:t:adds~2", "job:t:adds:again"]
     assert [each["run_id"] for each in runs(url)] == names
+
+
+def one_node(body: Callable[..., Any], name: str = "step") -> DAG:
+    dag = DAG(name, registry=Registry())
+    dag.node(body)
+    return dag
+
+
+def test_another_graph_of_the_same_name_makes_another_run(url: str) -> None:
+    def pay(n: int) -> str:
+        return f"paid {n}"
+
+    def refund(n: int) -> str:
+        return f"refunded {n}"
+
+    registry = Registry()
+
+    @task_agent(registry=registry)
+    def both_ways(ctx: TaskContext) -> Any:
+        return [ctx.run_dag(one_node(each), {"n": 5}) for each in (pay, refund, pay)]
+
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        manager.start_job("job", [NewTaskSpec("both_ways", task_id="t")]).result(LONG)
+        assert found(manager).output == ["paid 5", "refunded 5", "paid 5"]
+    assert [each["run_id"] for each in runs(url)] == ["job:t:step", "job:t:step~2"]
+
+
+@pytest.mark.parametrize("is_mended", [False, True], ids=["the body", "the graph"])
+def test_a_mended_program_is_what_runs_when_the_task_is_tried_again(
+    is_mended: bool, url: str
+) -> None:
+    called: list[str] = []
+
+    def program(is_new: bool) -> Registry:
+        registry, dag = Registry(), DAG("flow", registry=Registry())
+
+        def first() -> int:
+            called.append("first")
+            return 1
+
+        def second(first: int) -> int:
+            called.append("second")
+            if not is_new:
+                raise ValueError("not today")
+            return first + 1
+
+        def other(first: int) -> int:
+            called.append("other")
+            return first + 10
+
+        dag.node(first)
+        last = other if is_new and is_mended else second
+        dag.node(last)
+        dag.connect("first", last.__name__)
+        task_agent(name="flow", registry=registry)(lambda ctx: ctx.run_dag(dag))
+        return registry
+
+    with TaskManager(registry=program(False), database_url=url, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        assert job.result(LONG) is JobStatus.FAILED
+    with TaskManager(registry=program(True), database_url=url, concurrency=1) as manager:
+        manager.retry("t")
+        assert manager.resume_job("job").result(LONG) is JobStatus.COMPLETED
+        assert found(manager).output == (11 if is_mended else 2)
+    again = ["first", "other"] if is_mended else ["second"]
+    assert called == ["first", "second", *again], "what actions do is no part of a graph"
+
+
+def test_a_task_that_is_cancelled_and_tried_again_at_once_was_not_silent(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = Flow(False, gated=True)
+    with managed(flow, url) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", {"n": 1}, task_id="t")])
+        until(lambda: "second" in flow.calls)
+        crew = manager._crew
+        assert crew is not None
+        manager._rows.set_status("t", TaskStatus.CANCELLED)  # its call has not heard of it yet
+        manager._rows.retry("t", "again")
+        crew._beat()
+        assert "no sign of life" not in caplog.text
+        flow.gate.set()
+        assert job.result(LONG) is JobStatus.COMPLETED
+
+
+def test_who_was_silent_for_too_long_is_told_what_others_took(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = Flow(False, gated=True)
+    with managed(flow, url) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", {"n": 1}, task_id="t")])
+        until(lambda: "second" in flow.calls)
+        crew = manager._crew
+        assert crew is not None
+        assert manager._claims.rescue(crew.name, cause=SILENT) == ["t"]
+        crew._beat()
+        assert "no sign of life for 60 s; what comes of 1 calls is refused" in caplog.text
+        flow.gate.set()
+        assert job.result(LONG) is JobStatus.COMPLETED
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ import pytest
 from dagger_dsl import task_agent
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.job import JobHandle
-from dagger_dsl.agents.manager import TaskAgentRegistry, TaskManager
+from dagger_dsl.agents.manager import TaskManager
+from dagger_dsl.agents.roster import TaskAgentRegistry
 from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.stalls import StallAction
 from dagger_dsl.model.tasks import JobStatus, TaskStatus
@@ -476,3 +477,27 @@ def test_a_stall_action_says_what_it_is() -> None:
     assert StallAction.of("Terminate_Job") is StallAction.TERMINATE_JOB
     with pytest.raises(ConfigurationError, match="a function of one argument"):
         StallAction.custom("print")  # type: ignore[arg-type]  # on purpose
+
+
+@pytest.mark.parametrize("why", ["by hand", "its time"])
+@pytest.mark.parametrize("door", ["resume_job", "start_job"])
+def test_a_cancelled_job_is_brought_back_by_its_tasks_alone(
+    hands: Hands, why: str, door: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = hands.manager
+    manager.add_task("j", "", "worker", task_id="t")
+    job = manager.start_job("j", timeout=10)
+    if why == "by hand":
+        job.cancel("budget is spent")
+    else:
+        hands.look(10.0)
+    before = (job.status, job.error)
+    assert before[1] in ("budget is spent", "the job's time limit is over")
+    again = getattr(manager, door)("j")
+    assert (again.status, again.error) == before
+    assert again.status is JobStatus.CANCELLED
+    assert not again.success
+    assert "job 'j' was cancelled and stays so; retry() of a task" in caplog.text
+    manager.retry("t")
+    assert job.status is JobStatus.RUNNING
+    assert (getattr(manager, door)("j").status, job.error) == (JobStatus.RUNNING, "")

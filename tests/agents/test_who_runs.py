@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import types
 from pathlib import Path
 
@@ -31,6 +32,53 @@ def test_a_job_for_an_agent_that_nobody_here_has_is_not_started() -> None:
         with pytest.raises(AgentNotFound):
             _ = manager.resume_job("j")
         assert manager.job("j").status is JobStatus.CREATED
+
+
+def test_an_agent_that_nobody_here_has_fails_who_adds_a_task_for_it() -> None:
+    registry = Registry()
+
+    @task_agent(registry=registry, retry=0)
+    def writer(ctx: TaskContext) -> None:
+        ctx.add_task("writre")
+
+    with TaskManager(registry=registry) as manager:
+        job = manager.start_job("j", [NewTaskSpec("writer")])
+        assert job.result(LONG) is JobStatus.FAILED
+        (task,) = job.tasks
+        assert "no agent 'writre' is registered; did you mean 'writer'?" in task.error
+        empty = manager.start_job("k")
+        with pytest.raises(AgentNotFound):
+            manager.add_task("k", "", "writre")
+        assert empty.tasks == []
+
+
+def test_with_a_database_who_adds_a_task_for_an_unknown_agent_is_warned_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, registry = f"sqlite:{tmp_path / 'tasks.db'}", Registry()
+
+    @task_agent(registry=registry)
+    def writer(ctx: TaskContext) -> None:
+        ctx.add_task("writre")
+        ctx.add_task("writre")
+
+    # The agents that it runs are named, as ``dagger-dsl worker`` does it.
+    with TaskManager(registry=registry, database_url=url, agents=["writer"]) as manager:
+        job = manager.start_job("j", [NewTaskSpec("writer", task_id="t")])
+        while not job.tasks[0].is_finished:
+            time.sleep(0.005)
+        assert len(job.tasks) == 3
+    (said,) = [each.getMessage() for each in caplog.records if "writre" in each.getMessage()]
+    assert said == (
+        "no agent 'writre' is registered here; did you mean 'writer'?; its tasks wait for a worker "
+        "that knows it"
+    )
+    caplog.clear()
+    with TaskManager(registry=registry, database_url=url, concurrency=0) as manager:
+        manager.add_task("k", "", "elsewhere")
+        assert not caplog.records, "who runs nothing need not know the agents of others"
+        manager.add_task("k", "", "writerr")
+    assert "did you mean 'writer'?" in caplog.text
 
 
 def test_a_job_for_agents_of_other_processes_is_started(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dagger_dsl import Registry, task_agent
+from dagger_dsl import DAG, NodeCtx, Registry, task_agent
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
 from dagger_dsl.errors import DecodingError
@@ -92,6 +93,8 @@ def test_a_job_is_shown_as_a_tree_of_its_tasks(cli: Cli, job: TaskManager) -> No
     assert lines[7] == "  blocked ask (ask)"
     assert lines[8:10] == ["      which one?", "      waits for a person"]
     assert lines[10:12] == ["  pending later (work)", "      waits for ask"]
+    assert "task ask waits for a person (question 1); let it go on, or not, by:" in lines
+    assert "  dagger-dsl task answer ask VALUE --question 1" in lines
     assert "  dagger-dsl task retry ask" in lines
     assert "\x1b" not in done.out
 
@@ -260,7 +263,8 @@ def test_what_there_is_not_is_told(cli: Cli, job: TaskManager, given: list[str],
 
 
 def test_a_task_that_asks_is_answered(cli: Cli, job: TaskManager) -> None:
-    assert "  dagger-dsl task answer ask VALUE" in cli("job", "show", "j").out.splitlines()
+    line = "  dagger-dsl task answer ask VALUE --question 1"
+    assert line in cli("job", "show", "j").out.splitlines()
     done = cli("task", "answer", "ask", '{"which": [1, "b"]}', "--by", "ann")
     assert (done.code, done.out) == (0, "task ask has its answer\n")
     (answer,) = job.answers("ask")
@@ -270,3 +274,52 @@ def test_a_task_that_asks_is_answered(cli: Cli, job: TaskManager) -> None:
     again = cli("task", "answer", "ask", "no JSON")
     assert again.code != 0
     assert "task 'ask' is ready and waits for no person" in again.err
+
+
+def test_an_answer_on_the_command_line_names_its_question(cli: Cli, job: TaskManager) -> None:
+    for meant in ("2", "which two?"):
+        done = cli("task", "answer", "ask", "7", "--question", meant)
+        assert done.code != 0
+        assert "but 'which one?' (question 1)" in done.err
+    assert cli("task", "answer", "ask", "7", "--question", "1").code == 0
+    (answer,) = job.answers("ask")
+    assert answer.value == 7
+
+
+def test_a_question_of_a_run_is_answered_by_its_task(cli: Cli, folder: Path) -> None:
+    registry, dag = Registry(), DAG("asks", registry=Registry())
+
+    @dag.node
+    def one(ctx: NodeCtx) -> Any:
+        return ctx.wait_for_human("Ship it?", {"type": "integer"})
+
+    @task_agent(registry=registry)
+    def ships(ctx: TaskContext) -> Any:
+        return ctx.run_dag(dag)
+
+    url = "sqlite:dagger_dsl.db"
+    with TaskManager(registry=registry, database_url=url) as manager:
+        made = manager.start_job("j", [NewTaskSpec("ships", task_id="t")])
+        deadline = time.monotonic() + 60
+        while made.tasks[0].status is not TaskStatus.BLOCKED:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        lines = cli("job", "show", "j").out.splitlines()
+        head = "task t waits for a person: Ship it?; let it go on, or not, by:"
+        assert lines[lines.index(head) + 1] == "  dagger-dsl task answer t VALUE"
+        assert "'Ship it?'" in cli("task", "answer", "t", "soon").err
+        assert cli("task", "answer", "t", "7", "--question", "Ship it?").code == 0
+        assert str(made.result(60)) == "completed"
+        assert made.tasks[0].output == 7
+        shown = cli("job", "show", "j").out
+        assert "answer" not in shown
+
+
+def test_tasks_of_an_agent_that_no_worker_has_run_are_told(cli: Cli, job: TaskManager) -> None:
+    job.add_task("j", "", "wrok", task_id="typo")
+    job.add_task("j", "", "wrok", task_id="typo-2")
+    lines = cli("job", "show", "j").out.splitlines()
+    said = "no worker here knows agent 'wrok' so far, and 2 tasks of it are ready"
+    assert f"{said}; did you mean 'work'?" in lines
+    assert "  dagger-dsl worker --actions FILE" in lines
+    assert not [line for line in lines if "knows agent 'work'" in line]

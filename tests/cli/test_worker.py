@@ -49,6 +49,14 @@ def held() -> str:
     return "done"
 
 
+@task_agent
+class Needy:
+    def __init__(self) -> None:
+        raise OSError("no key")
+
+    def execute(self) -> None: ...
+
+
 @task_agent(registry=more)
 async def quick() -> str:
     return "quick"
@@ -96,9 +104,11 @@ def test_it_runs_what_there_is_and_leaves(cli: Cli, manager: TaskManager) -> Non
     first, agents, *lines = done.out.splitlines()
     assert first.startswith("worker ")
     assert "2 at a time, on " in first
-    assert agents == "agents: double, fail, held, quick"
+    assert agents == "agents: double, fail, held, Needy, quick"
     assert lines[-1] == "worker stopped: 2 completed, 1 failed, 1 to be tried again"
     assert "double a completed" in lines
+    unknown = "no worker here knows agent 'elsewhere', and 1 task of it is ready; name what defines"
+    assert len([line for line in lines if line.startswith(unknown)]) == 1
     assert "fail b failed, call 2: ValueError: not yet" in lines
     assert "\x1b" not in done.out
     assert [str(task_of(manager, each).status) for each in ids] == [
@@ -123,11 +133,15 @@ def test_it_runs_tasks_of_the_agents_that_it_is_given(cli: Cli, manager: TaskMan
 @pytest.mark.parametrize(
     ("given", "code", "said"),
     [
-        (["--agents", "dubble"], 2, "no agent 'dubble' is registered; did you mean 'double'?"),
+        (["--agents", "dubble"], 2, "no agent 'dubble' is registered; did you mean 'double'?\n"),
+        (["--agents", "nobody"], 2, "'quick'; name the module or the .py file that defines it"),
         (["--agents", ","], 2, "--agents names no agent"),
         (["--actions", "nothing.py"], 2, "there is no file nothing.py"),
         (["--concurrency", "0"], 2, "at least 1, not 0"),
         (["--lease", "0"], 2, "more than 0 seconds"),
+        (["--heartbeat-interval", "0"], 2, "more than 0 seconds"),
+        (["--stall-action", "stop"], 2, "notify_planning_agent"),
+        (["--actions", "no_such_module"], 2, "no_such_module"),
         (["--grace", "never"], 2, "a number of 0 or more, not 'never'"),
         (["--db", "sqlite:other.db"], 2, "there is no database at "),
         (["--db", "sqlite::memory:"], 2, "not one in memory"),
@@ -143,6 +157,45 @@ def test_what_cannot_work_is_told(
     assert (done.code, done.out) == (code, "")
     assert said in done.err
     assert "Traceback" not in done.err
+
+
+def test_code_that_cannot_be_imported_is_told_with_its_own_lines(
+    cli: Cli, manager: TaskManager, folder: Path
+) -> None:
+    (folder / "broken.py").write_text("import nothing_of_this_name\n")
+    done = cli("worker", "--actions", "agents.py", "--actions", "broken.py", "--drain")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1] == f"error: importing {folder / 'broken.py'} failed"
+    assert done.err.count("  File ") == 1, "of its lines alone"
+    assert "No module named 'nothing_of_this_name'" in done.err
+
+
+def test_an_agent_that_cannot_be_made_fails_its_tasks_and_no_worker(
+    cli: Cli, manager: TaskManager
+) -> None:
+    broken, fine = add(manager, NewTaskSpec("Needy"), NewTaskSpec("double", {"n": 4}))
+    done = cli("worker", "--actions", "agents.py", "--drain")
+    assert done.code == 0, done.err
+    assert done.out.endswith("worker stopped: 1 completed, 1 failed\n")
+    assert "agent 'Needy': Needy() failed: OSError: no key" in task_of(manager, broken).error
+    assert task_of(manager, fine).output == 8
+
+
+@pytest.mark.slow
+def test_a_worker_may_be_told_what_it_does_about_stalls(folder: Path, manager: TaskManager) -> None:
+    given = ["--heartbeat-interval", "0.05", "--stall-action", "terminate_job"]
+    told = manager.start_job("told", [NewTaskSpec("elsewhere")])
+    # As a node starts one that says nothing of stalls.
+    manager._rows.start_job("silent", [NewTaskSpec("elsewhere")], create=True)
+    process = spawn(folder, "worker", "--actions", "agents.py", *given)
+    deadline = time.monotonic() + 60
+    while not manager.job("silent").is_finished:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process).code == 143
+    assert "stalled: nothing happened for 0.05 s" in manager.job("silent").error
+    assert not told.is_finished, "it keeps what its manager has"
 
 
 def test_without_agents_there_is_nothing_to_run(cli: Cli, manager: TaskManager) -> None:

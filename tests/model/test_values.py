@@ -545,8 +545,9 @@ class TestKnownClasses:
             to_plain({"items": [1, Unknown(1)]})
         assert str(caught.value) == (
             f"value['items'][1] is of type {__name__}.{Unknown.__qualname__}, which is not known "
-            f"yet; register it with register_type({Unknown.__qualname__}) or name it in the "
-            "action's annotations, or mark the action @action(store=False)"
+            f"yet; register it with register_type({Unknown.__qualname__}), or name it in the "
+            "annotations of the action or the agent, or mark an action that returns it "
+            "@action(store=False)"
         )
         with pytest.raises(DecodingError, match="does not know the stored type 'nobody:Knows'"):
             from_plain([{"$type": "nobody:Knows", "$value": {}}])
@@ -774,7 +775,8 @@ def test_an_error_names_the_place_the_type_and_the_way_out(value: Any, path: str
         to_plain(value, "answer")
     assert str(caught.value) == (
         f"{path} is of type object, which has no stored form; return plain data, or use "
-        "register_type(object, encode=..., decode=...), or mark the action @action(store=False)"
+        "register_type(object, encode=..., decode=...), or mark an action that returns it "
+        "@action(store=False)"
     )
 
 

@@ -20,17 +20,20 @@ from dagger_dsl.errors import (
     ExecutionError,
     IdempotencyConflict,
     InvalidState,
+    MessageNotFound,
     MessageValidationError,
     OutputError,
 )
 from dagger_dsl.pubsub import (
     Message,
     MessageContext,
+    PubSubAgentDef,
     PubSubExecutor,
     Reactive,
     StartWith,
     pubsub_agent,
 )
+from dagger_dsl.pubsub.calls import Caller
 
 Make = Callable[..., PubSubExecutor]
 
@@ -682,7 +685,11 @@ def test_given_up_messages_are_looked_at_replayed_and_forgotten(
         assert bus.replay("agent", ids[1]) == 1
         idle(bus)
         assert seen == [1]
-        assert bus.replay("agent", ["m1", "no such id"]) == 0
+        for change in (bus.replay, bus.discard):
+            with pytest.raises(MessageNotFound, match="no dead letter 'm1' of agent 'agent'"):
+                change("agent", ["m0", "m1"])
+            with pytest.raises(AgentNotFound, match="no agent 'agnet'"):
+                change("agnet")
         assert bus.discard("agent", ["m0"]) == 1
         assert bus.replay("agent") == 3
         idle(bus)
@@ -690,6 +697,110 @@ def test_given_up_messages_are_looked_at_replayed_and_forgotten(
         assert bus.dead_letters("agent") == []
         assert bus.discard() == 5
         assert bus.dead_letters() == []
+
+
+def test_what_was_given_up_is_there_after_the_bus_has_ended(make: Make, registry: Registry) -> None:
+    broken = True
+    seen: list[int] = []
+
+    @pubsub_agent(subscribe="c", registry=registry)
+    def agent(number: int) -> None:
+        if broken:
+            raise ValueError
+        seen.append(number)
+
+    bus = make()
+    assert bus.dead_letters() == []
+    assert bus.run(StartWith("c", 1)).dead == bus.run(StartWith("c", 2)).dead == 1
+    assert [each.message.payload for each in bus.dead_letters("agent")] == [1, 2]
+    assert bus.dead_letters("other") == []
+    for change in (bus.replay, bus.discard):
+        with pytest.raises(InvalidState, match="does not run"):
+            change()
+    broken = False
+    with bus:
+        assert bus.replay() == 2
+        bus.publish("c", 3).result()
+        idle(bus)
+    assert sorted(seen) == [1, 2, 3]
+    assert bus.dead_letters() == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        (1, 1, True),
+        (1, True, False),
+        (1, 1.0, False),
+        ([True], [1], False),
+        (float("nan"), float("nan"), True),
+        ({"a": 1, "b": 2}, {"a": 1, "b": 2}, True),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, False),
+        ((1,), [1], False),
+    ],
+)
+def test_both_places_compare_the_content_of_an_id_alike(
+    make: Make, first: Any, second: Any, same: bool
+) -> None:
+    with make() as bus:
+        bus.publish("c", first, id="m").result()
+        if same:
+            bus.publish("c", second, id="m").result()
+        else:
+            with pytest.raises(IdempotencyConflict, match="another content"):
+                bus.publish("c", second, id="m").result()
+
+
+def test_no_agent_is_asked_again_for_each_one_that_comes(
+    make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To start many agents with channels of their own takes so many steps, and not their cube."""
+    most = 30
+    for number in range(most):
+
+        @pubsub_agent(subscribe=f"c.{number}", name=f"agent {number}", registry=registry)
+        async def agent(message: Message) -> None: ...
+
+    asked: list[str] = []
+    gets = Caller.gets
+
+    def counted(self: Caller, channel: str) -> bool:
+        if threading.current_thread().name == "dagger-pubsub-loop":
+            asked.append(channel)
+        return gets(self, channel)
+
+    monkeypatch.setattr(Caller, "gets", counted)
+    with make() as bus:
+        assert len(asked) <= most
+        del asked[:]
+        bus.register(agent, "late")
+        assert len(asked) <= 1
+        assert [bus.channels[f"c.{number}"].subscribers for number in (0, most - 1)] == [
+            ("agent 0",),
+            (f"agent {most - 1}", "late"),
+        ]
+        bus.unregister("late")
+        assert bus.channels[f"c.{most - 1}"].subscribers == (f"agent {most - 1}",)
+
+
+def test_a_pattern_is_given_the_channels_that_were_there_before_it(
+    make: Make, registry: Registry
+) -> None:
+    early = collector(registry, "c.early", name="early")
+    with make() as bus:
+        bus.publish("c.other").result()
+        idle(bus)
+        late: list[Message] = []
+
+        def agent(message: Message) -> None:
+            late.append(message)
+
+        bus.register(PubSubAgentDef("late", agent, ("c.*",)))
+        for name in ("c.early", "c.other", "c.new"):
+            bus.publish(name).result()
+        idle(bus)
+        assert [each.channel for each in late] == ["c.early", "c.other", "c.new"]
+        assert len(early) == 1
 
 
 def test_it_is_published_that_a_message_is_given_up(make: Make, registry: Registry) -> None:

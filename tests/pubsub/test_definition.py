@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from dagger_dsl.errors import (
     AgentNotFound,
     ConfigurationError,
     InvalidState,
+    MessageValidationError,
     RegistryError,
 )
 from dagger_dsl.pubsub import (
@@ -24,6 +26,7 @@ from dagger_dsl.pubsub import (
     PubSubExecutor,
     Reactive,
     StartWith,
+    WorkflowSpec,
     pubsub_agent,
 )
 from dagger_dsl.registry import registry as default
@@ -188,10 +191,10 @@ class SaysNoChannel(SaysNothing):
 @pytest.mark.parametrize(
     ("target", "error"),
     [
-        (three, "takes message, bus, payload"),
+        (three, r"takes \(message, bus, more\)"),
         (keyword, "nothing fills its parameter 'needed'"),
         (two, "nothing fills its parameter 'other'"),
-        (backwards, "takes bus, payload"),
+        (backwards, r"takes \(bus, payload\)"),
         (yields, "yields; an agent returns"),
         (yields_later, "yields; an agent returns"),
         (NeedsArguments, "cannot be made without arguments"),
@@ -213,6 +216,87 @@ def test_what_a_bus_cannot_call_is_refused(registry: Registry, target: Any, erro
 def test_optional_parameters_keep_their_defaults(registry: Registry) -> None:
     pubsub_agent(subscribe="a", registry=registry)(optional)
     assert PubSubExecutor(registry=registry).run(StartWith("a")).success
+
+
+class Named:
+    """An agent whose parameters have names of their own."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def subscriptions(self) -> list[str]:
+        return ["a"]
+
+    def handle_message(self, msg, context) -> None:  # type: ignore[no-untyped-def]
+        self.seen += [msg, context]
+
+
+def test_a_method_is_given_the_message_and_the_context_whatever_their_names(
+    registry: Registry,
+) -> None:
+    agent = Named()
+    assert PubSubExecutor([agent], registry=registry).run(StartWith("a", 5)).success
+    message, context = agent.seen
+    assert isinstance(message, Message)
+    assert isinstance(context, MessageContext)
+    assert message.payload == 5
+
+
+def test_a_method_that_wants_something_else_is_refused(registry: Registry) -> None:
+    class Wants(Named):
+        def handle_message(self, order: dict[str, int]) -> None: ...  # type: ignore[override]
+
+    with pytest.raises(RegistryError, match=r"'order' of its method .* is given the Message"):
+        PubSubExecutor([Wants()], registry=registry)
+
+
+def test_a_partial_is_called_with_what_it_leaves_open(registry: Registry) -> None:
+    seen: list[int] = []
+
+    def priced(payload: int, rate: int) -> None:
+        seen.append(payload * rate)
+
+    pubsub_agent(subscribe="a", name="g", registry=registry)(functools.partial(priced, rate=3))
+    bus = PubSubExecutor(registry=registry)
+    assert bus.run(StartWith("a", 5)).success
+    assert seen == [15]
+    with bus, pytest.raises(MessageValidationError, match="'payload' of agent 'g'"):
+        bus.publish("a", "no number").result()
+
+
+def test_a_wrapper_that_hides_its_parameters_is_refused(registry: Registry) -> None:
+    def inner(payload: int) -> None: ...
+
+    def bare(*args: Any, **kw: Any) -> None:
+        inner(*args, **kw)
+
+    with pytest.raises(RegistryError, match=r"takes \*args, .*functools.wraps"):
+        PubSubExecutor([PubSubAgentDef("bare", bare, ("a",))], registry=registry)
+    kept = functools.wraps(inner)(bare)
+    bus = PubSubExecutor([PubSubAgentDef("kept", kept, ("a",))], registry=registry)
+    assert bus.run(StartWith("a", 5)).success
+
+
+def test_the_code_of_a_class_that_fails_is_told_with_the_agents_name(registry: Registry) -> None:
+    class Fails(Named):
+        def subscriptions(self) -> list[str]:
+            raise OSError("no settings")
+
+    with pytest.raises(RegistryError, match=r"'Fails': subscriptions\(\) failed: .*no settings"):
+        PubSubExecutor([Fails()], registry=registry)
+
+
+def test_an_agent_of_another_registry_is_told_of_that(registry: Registry) -> None:
+    pubsub_agent(subscribe="a", registry=Registry())(nothing)
+    with pytest.raises(RegistryError, match=r"PubSubExecutor\(registry="):
+        PubSubExecutor([nothing], registry=registry)
+
+
+def test_what_is_no_list_of_agents_and_nothing_to_run_is_refused(registry: Registry) -> None:
+    with pytest.raises(ConfigurationError, match="agents is a list of agents, not 5"):
+        PubSubExecutor(5, registry=registry)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="runs a StartWith or a Reactive"):
+        PubSubExecutor([], registry=registry).run(WorkflowSpec())
 
 
 def test_an_object_that_can_be_called(registry: Registry) -> None:
@@ -392,7 +476,7 @@ def test_impossible_ids_are_refused(bus: PubSubExecutor, ids: Any) -> None:
 
 def test_a_bus_that_does_not_run_says_so(registry: Registry) -> None:
     bus = PubSubExecutor([], registry=registry)
-    for ask in (bus.dead_letters, bus.replay, bus.discard, bus.wait_idle):
+    for ask in (bus.replay, bus.discard, bus.wait_idle):
         with pytest.raises(InvalidState, match="does not run"):
             ask()
     bus.close()

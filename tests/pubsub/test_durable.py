@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from dagger_dsl import Registry, RetryPolicy
@@ -335,6 +336,55 @@ def test_what_cannot_be_stored_is_refused_at_once(path: Path, registry: Registry
             assert "s3cret" not in str(caught.value)
         idle(bus)
     assert seen == []
+
+
+@attrs.frozen
+class Order:
+    price: int
+
+
+@attrs.frozen
+class Bill:
+    total: int
+
+
+@attrs.frozen
+class Note:
+    text: str
+
+
+def test_the_types_that_agents_and_channels_name_can_be_stored(
+    path: Path, registry: Registry
+) -> None:
+    seen: list[Any] = []
+
+    @pubsub_agent(subscribe="orders", publish="bills", registry=registry)
+    def bill(order: Order) -> Bill:
+        return Bill(order.price * 2)
+
+    @pubsub_agent(subscribe="*", registry=registry)
+    def note(message: Message) -> None:
+        seen.append(message.payload)
+
+    bus = bus_of(registry, path)
+    bus.channel("notes", schema=Note)
+    with bus:
+        bus.publish("orders", Order(5)).result()
+        bus.publish("notes", Note("n")).result()
+        assert bus.wait_idle(LONG).result()
+    assert sorted(seen, key=repr) == [Bill(10), Note("n"), Order(5)]
+
+
+def test_the_refusal_of_a_type_tells_of_agents_too(path: Path, registry: Registry) -> None:
+    @attrs.frozen
+    class Unknown:
+        x: int
+
+    with (
+        bus_of(registry, path) as bus,
+        pytest.raises(EncodingError, match="annotations of the action or the agent"),
+    ):
+        bus.publish("c", Unknown(1)).result()
 
 
 def test_a_call_may_not_publish_without_end(path: Path, registry: Registry) -> None:

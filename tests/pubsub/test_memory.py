@@ -364,7 +364,7 @@ def test_where_there_is_no_room_for_a_letter_it_is_told(
     async def agent(message: Message) -> None:
         raise ValueError
 
-    with bus_of(registry, capacity=1, dead_letter_channel="c") as bus:
+    with bus_of(registry, capacity=1, dead_letter_channel="c", publish_timeout=0.02) as bus:
         for number in range(2):
             bus.publish("c", number).result()
             waits(bus, number)
@@ -375,6 +375,50 @@ def test_where_there_is_no_room_for_a_letter_it_is_told(
             assert time.monotonic() < deadline
             time.sleep(0.001)
         assert len(bus.dead_letters()) == 1
+        gate.open()
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_agent_that_gives_up_waits_for_room_to_tell_it(registry: Registry, kind: str) -> None:
+    gate = Gate(registry, kind)
+
+    async def later(number: int) -> None:
+        raise ValueError
+
+    def at_once(number: int) -> None:
+        raise ValueError
+
+    fails: Callable[[int], object] = later if kind == "async" else at_once
+    pubsub_agent(name="fails", subscribe="bad", registry=registry)(fails)
+    told: list[object] = []
+
+    @pubsub_agent(name="reader", subscribe="faults", registry=registry)
+    def reader(message: Message) -> None:
+        assert gate.more.acquire(timeout=LONG)
+        told.append(message.payload["payload"])
+
+    with bus_of(registry, capacity=2, dead_letter_channel="faults") as bus:
+        bus.channel("bad", capacity=10)
+        for number in range(10):
+            bus.publish("bad", number).result()
+        deadline = time.monotonic() + LONG
+        # One is read, two wait, and one waits for room.
+        while (bus.channels["faults"].waiting, bus.agents["fails"].dead) != (1, 4):
+            assert time.monotonic() < deadline, bus.agents
+            time.sleep(0.001)
+        gate.open()
+        assert bus.wait_idle(LONG).result()
+    assert told == list(range(10))
+
+
+def test_the_error_tells_how_long_somebody_waited(registry: Registry) -> None:
+    gate = Gate(registry)
+    with bus_of(registry, capacity=1, publish_timeout=LONG) as bus:
+        bus.publish("c", 0).result()
+        waits(bus, 0)
+        bus.publish("c", 1).result()
+        with pytest.raises(ChannelFull, match=r"had no room for 0\.05 s"):
+            bus.publish("c", 2, wait=False).result(0.05)
         gate.open()
 
 

@@ -141,7 +141,7 @@ def test_a_bus_whose_loop_was_closed_has_stopped_and_can_be_closed(
         lambda: bus.publish("c", 2),
         bus.wait_idle,
         bus.run,
-        bus.dead_letters,
+        bus.replay,
         bus.__enter__,
     ]
     for call in calls:

@@ -73,7 +73,9 @@ def test_a_publication_that_is_being_recorded_is_late_and_not_nothing(tmp_path: 
         with pytest.raises(TimeoutError, match="did not come in time"):
             publication.result(timeout=0.001)
         second = bus.publish("c", 2, wait=False)
-        with pytest.raises(InvalidState, match="taken back"):
+        with pytest.raises(InvalidState, match=r"'.*' was taken back after 0\.001 s"):
             second.result(timeout=0.001)
+        with pytest.raises(InvalidState, match=r"taken back after 0\.002 s"):
+            bus.publish("c", 3, timeout=0.002).result()
         more.set()
         assert publication.result().payload == 1

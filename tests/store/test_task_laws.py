@@ -20,8 +20,9 @@ from hypothesis.stateful import (
 from dagger_dsl.errors import CycleError, InvalidState
 from dagger_dsl.model.tasks import UNFINISHED, JobStatus, NewTaskSpec, Task, TaskStatus
 from dagger_dsl.store.storage import Store
-from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
+from dagger_dsl.store.task_claims import AHEAD, Claim, Ending, TaskClaims
 from dagger_dsl.store.task_reads import TaskReads
+from dagger_dsl.store.task_steps import LOST
 from dagger_dsl.store.tasks import TaskRows
 from tests.scale import count
 
@@ -61,6 +62,7 @@ class Tasks(RuleBasedStateMachine):
         self.ids: list[str] = []
         self.versions: dict[str, int] = {}
         self.valid: dict[str, Claim] = {}
+        self.deaths: dict[str, int] = {}
         self.asks: set[str] = set()  # tasks that a person has to decide on
 
     def teardown(self) -> None:
@@ -85,8 +87,16 @@ class Tasks(RuleBasedStateMachine):
         places = st.lists(st.integers(0, len(self.ids) - 1), unique=True, max_size=most)
         return [self.ids[each] for each in data.draw(places)]
 
-    @rule(data=st.data(), priority=st.integers(-1, 1), anyway=st.booleans(), once=st.booleans())
-    def add(self, data: st.DataObject, priority: int, anyway: bool, once: bool) -> None:
+    @rule(
+        data=st.data(),
+        priority=st.integers(-1, 1),
+        anyway=st.booleans(),
+        once=st.booleans(),
+        key=st.sampled_from([None, None, "k", "l"]),
+    )
+    def add(
+        self, data: st.DataObject, priority: int, anyway: bool, once: bool, key: str | None
+    ) -> None:
         if not self._is_open() or len(self.ids) > 12:
             return
         needs = (
@@ -105,18 +115,47 @@ class Tasks(RuleBasedStateMachine):
                     priority=priority,
                     on_dependency_failure="run" if anyway else "fail",
                     effects="at_most_once" if once else "at_least_once",
+                    key=None if key is None else f"{key}{self.job}",
                 )
             ],
         )
         self.ids.append(task_id)
 
-    @rule(target=claims, worker=st.sampled_from("xyz"), wanted=st.integers(1, 3))
-    def claim(self, worker: str, wanted: int) -> Any:
-        found, _, _ = self.work.exchange(self.workers[worker], agents=[self.job], wanted=wanted)
+    @rule(
+        target=claims,
+        worker=st.sampled_from("xyz"),
+        wanted=st.integers(1, 3),
+        ahead=st.integers(0, 2),
+    )
+    def claim(self, worker: str, wanted: int, ahead: int) -> Any:
+        expected = self._claimable()
+        assert self.work.has_ready([self.job]) == bool(expected)
+        found, _, _ = self.work.exchange(
+            self.workers[worker],
+            agents=[self.job],
+            wanted=wanted,
+            ahead=ahead,
+            quick=[self.job],
+        )
+        assert [each.id for each in found] == expected[: len(found)]
+        assert len(found) >= min(wanted, len(expected))
+        for each in found[wanted:]:
+            assert (each.attempt, each.effects) == (1, "at_least_once")
         for each in found:
             assert each.id not in self.valid, "it was claimed twice"
             self.valid[each.id] = each
         return multiple(*found)
+
+    def _claimable(self) -> list[str]:
+        """Return the tasks that may be claimed, in their order: one at most of each key."""
+        tasks = self._tasks()
+        taken = {each.key for each in tasks if each.status is TaskStatus.RUNNING} - {None}
+        ids = []
+        for each in sorted(tasks, key=lambda each: -each.priority):
+            if each.status is TaskStatus.READY and each.key not in taken:
+                ids.append(each.id)
+                taken |= {each.key} - {None}
+        return ids
 
     def _end(self, claim: Claim, status: TaskStatus, **more: Any) -> None:
         _, late, _ = self.work.exchange("any", [Ending(claim, status, **more)])
@@ -183,6 +222,13 @@ class Tasks(RuleBasedStateMachine):
         self.work.rescue(self.workers[worker])
         for task in running:
             del self.valid[task.id]
+            self.deaths.setdefault(task.id, 0)
+            history = self.reads.history(task.id)
+            self.deaths[task.id] += history[-2].cause != AHEAD
+            rescued = self.reads.task(task.id)
+            if rescued is not None and task.effects == "at_least_once":
+                lost = rescued.error == LOST
+                assert lost or (rescued.status is TaskStatus.FAILED) == (self.deaths[task.id] >= 3)
             if task.effects == "at_most_once":
                 self.asks.add(task.id)
 
@@ -205,7 +251,11 @@ class Tasks(RuleBasedStateMachine):
         if job.unfinished and tasks:
             assert job.status is JobStatus.RUNNING
         elif tasks:
-            assert job.status is (JobStatus.FAILED if job.failed else JobStatus.COMPLETED)
+            given_up = all(each.status is TaskStatus.CANCELLED for each in tasks.values())
+            good = JobStatus.CANCELLED if given_up else JobStatus.COMPLETED
+            assert job.status is (JobStatus.FAILED if job.failed else good)
+        keys = [each.key for each in tasks.values() if each.key and each.worker]
+        assert len(keys) == len({*keys}), "two tasks of one key run"
         for task in tasks.values():
             needs = [tasks[each].status for each in task.dependencies]
             anyway = task.on_dependency_failure == "run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sqlite3
 import subprocess
@@ -28,7 +29,7 @@ from dagger_dsl.errors import (
     TaskNotFound,
 )
 from dagger_dsl.model.tasks import TRANSITIONS, JobStatus, NewTaskSpec, TaskStatus
-from dagger_dsl.store import task_reads, task_steps
+from dagger_dsl.store import task_claims, task_reads, task_steps
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.job_watch import JobWatch
 from dagger_dsl.store.storage import Store
@@ -57,14 +58,13 @@ class Desk:
             TaskReads(*parts),
             TaskClaims(*parts),
         )
+        self.people = TaskPeople(*parts)
         self.rows.create_job("j")
         self.rows.start_job("j")
 
-    def add(self, *ids: str, **given: Any) -> None:
-        """Add tasks of agent ``a``."""
-        self.rows.add(
-            "j", [NewTaskSpec(given.pop("agent", "a"), task_id=id_, **given) for id_ in ids]
-        )
+    def add(self, *ids: str, agent: str = "a", **given: Any) -> None:
+        """Add tasks of one agent."""
+        self.rows.add("j", [NewTaskSpec(agent, task_id=id_, **given) for id_ in ids])
 
     def claim(
         self, wanted: int = 1, worker: str = "w", agents: tuple[str, ...] = ("a",)
@@ -361,6 +361,11 @@ def test_tasks_of_a_dead_worker_run_again_or_wait_for_a_person(desk: Desk) -> No
     task = desk.reads.task("once")
     assert task is not None
     assert "decide by hand" in task.error
+    with pytest.raises(InvalidState, match=r"asks nothing.*retry\(\).*cancel_task\(\)"):
+        desk.people.answer("once", "go on", "")
+    assert desk.states()["once"] == "blocked"
+    desk.people.retry("once", "it had not begun")
+    assert desk.states()["once"] == "ready"
 
 
 def test_a_task_that_kills_its_workers_fails(desk: Desk) -> None:
@@ -487,6 +492,54 @@ def test_tasks_whose_keys_are_taken_are_in_nobodys_way(desk: Desk) -> None:
     assert [each.id for each in desk.claim(9)] == ["b1"]
 
 
+@pytest.mark.parametrize("look", [1, 5, 128])
+def test_one_task_of_each_free_key_is_claimed_in_order_however_they_lie(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    monkeypatch.setattr(task_claims, "_LOOK", look)
+    monkeypatch.setattr(task_claims, "_EACH", look)
+    dice = random.Random(look)
+    for key in range(12):
+        for n in range(dice.randrange(1, 9)):
+            desk.add(f"k{key}.{n}", key=f"k{key}", priority=dice.choice([0, 0, 0, 1]))
+    left = desk.reads.tasks_of("j")
+    held: dict[Any, Claim] = {}
+    while left:
+        wanted = dice.randrange(1, 8)
+        first: dict[str | None, str] = {}
+        for each in sorted(left, key=lambda each: -each.priority):
+            if each.key not in held:
+                first.setdefault(each.key, each.id)
+        assert desk.claims.has_ready(["a"]) == bool(first)
+        claims = desk.claim(wanted)
+        assert [each.id for each in claims] == list(first.values())[:wanted]
+        keys = {each.id: each.key for each in left}
+        held.update({keys[each.id]: each for each in claims})
+        ids = {each.id for each in claims}
+        left = [each for each in left if each.id not in ids]
+        for key in dice.sample(sorted(held, key=str), min(len(held), dice.randrange(3))):
+            desk.end(held.pop(key))
+
+
+def test_a_claim_does_not_look_at_each_key_there_is(desk: Desk) -> None:
+    """Tasks are often added key by key: those of the first keys, which are held, come first."""
+    steps = {}
+    for many in (40, 800):
+        name = f"of{many}"
+        for key in range(many):
+            desk.add(*(f"{key}.{name}.{n}" for n in range(20)), agent=name, key=f"{name}.{key:04}")
+        assert len(desk.claim(8, agents=(name,))) == 8
+        beats: list[None] = []
+        with desk.store.database.engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection)
+            raw.set_progress_handler(partial(beats.append, None), 100)
+        assert desk.claims.has_ready([name])  # on the same connection, there is no other
+        raw.set_progress_handler(None, 0)
+        steps[many] = len(beats)
+    assert 0 < steps[800] < 2 * steps[40], steps
+
+
 def test_a_claim_does_not_look_at_each_task_of_a_key_that_is_taken(desk: Desk) -> None:
     steps = {}
     for many in (200, 4_000):
@@ -534,6 +587,27 @@ def test_a_chain_takes_another_link_without_a_look_at_all_of_it(
     assert len(seen) <= 3 * len(ids)
     with pytest.raises(CycleError, match=r"t0 -> t59 -> t58 -> .* -> t1 -> t0"):
         desk.rows.add_dependency("t0", "t59")
+
+
+def test_a_death_is_none_of_a_task_that_had_perhaps_not_begun(desk: Desk) -> None:
+    desk.add("first", "second", "third")
+    desk.add("once", effects="at_most_once")
+
+    def die() -> list[str]:
+        claims, _, _ = desk.claims.exchange("w", agents=["a"], wanted=1, ahead=9, quick=["a"])
+        desk.claims.rescue("w", max_deaths=2)
+        return [each.id for each in claims]
+
+    assert die() == ["first", "second", "third"]
+    task = desk.reads.task("second")
+    assert task is not None
+    assert (task.status, task.attempts) == (READY, 1), "it may have begun"
+    assert "perhaps before it began" in desk.reads.history("second")[-1].cause
+    assert desk.reads.history("second")[-2].cause == "claimed ahead"
+    # What kills its workers is found all the same: none is claimed ahead twice.
+    assert [die() for _ in range(6)] == [["first"], *[["second"]] * 2, *[["third"]] * 2, ["once"]]
+    assert {desk.states()[each] for each in ("first", "second", "third")} == {"failed"}
+    assert desk.states()["once"] == "blocked"
 
 
 def test_tasks_are_added_all_or_none(desk: Desk) -> None:
@@ -633,7 +707,7 @@ RACER = """
 import sys
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.store import task_statements as sql
-from dagger_dsl.store import task_reads, task_steps
+from dagger_dsl.store import task_claims, task_reads, task_steps
 from dagger_dsl.store.storage import Store
 from dagger_dsl.store.task_claims import Ending, TaskClaims
 

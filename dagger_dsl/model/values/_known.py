@@ -259,8 +259,8 @@ def _no_stored_form(kind: type) -> str:
     base = next((base for base in bases if base in SCALARS or base in ENCODERS), None)
     if class_hooks(kind, "") is not None:
         text += (
-            f"is not known yet; register it with register_type({name}) or name it in the action's "
-            "annotations"
+            f"is not known yet; register it with register_type({name}), or name it in the "
+            "annotations of the action or the agent"
         )
     elif base is not None:
         text += (
@@ -272,7 +272,7 @@ def _no_stored_form(kind: type) -> str:
             "has no stored form; return plain data, or use "
             f"register_type({name}, encode=..., decode=...)"
         )
-    return text + ", or mark the action @action(store=False)"
+    return text + ", or mark an action that returns it @action(store=False)"
 
 
 FINDERS.encoder = _learn
