@@ -25,7 +25,7 @@ import attrs
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.current import inside
 from dagger_dsl.agents.endings import Endings
-from dagger_dsl.errors import NodeTimeout
+from dagger_dsl.errors import NodeTimeout, StoreError
 from dagger_dsl.runners.timed import call_within
 from dagger_dsl.store.task_claims import Claim, Ending, TaskClaims
 
@@ -40,6 +40,9 @@ logger = logging.getLogger("dagger_dsl.agents")
 
 #: Seconds that async agents have to end once they were cancelled.
 _LEAVE: Final = 1.0
+
+#: Tasks whose cancelling is remembered for calls that are about to begin, at most.
+_CANCELLED: Final = 1000
 
 #: Seconds for which an agent may hold the event loop of all async agents without a word.
 _BLOCKED: Final = 1.0
@@ -93,6 +96,7 @@ class Calling:
         self._thread: threading.Thread | None = None
         self._beginning = threading.Lock()
         self._running: dict[object, tuple[Claim, Callable[[], object]]] = {}  # interruptible calls
+        self._cancelled: dict[str, None] = {}  # ids of the tasks that were cancelled last
         self._awaited: dict[Claim, _Awaited] = {}  # who takes one out says what came of it
         self._asked: float | None = None  # since when the event loop has not answered
         self._held_up: set[str] = set()  # agents that have held it for a while
@@ -123,6 +127,23 @@ class Calling:
             return self._endings.of_answer(caller, ctx, answer)
         except BaseException as error:  # SystemExit, too: it would end this thread, not the task
             return self._endings.of_error(ctx, error, time.monotonic() - begun, called=called)
+
+    def note_cancel(self, task_id: str) -> None:
+        """Have a call of a cancelled task that begins only now be interrupted at once."""
+        self._cancelled[task_id] = None
+        while len(self._cancelled) > _CANCELLED:
+            self._cancelled.pop(next(iter(self._cancelled)), None)
+
+    def is_over(self, claim: Claim) -> bool:
+        """Whether a task was cancelled, or given to somebody else, as far as that can be read."""
+        with contextlib.suppress(StoreError):
+            return not self._manager._jobs.is_current(claim.number, claim.version, claim.id)
+        return False  # what comes of its call is refused all the same
+
+    def _hear(self, claim: Claim) -> None:
+        """Interrupt a call, which can be interrupted from now on, if its task is cancelled."""
+        if claim.id in self._cancelled and self.is_over(claim):
+            self.interrupt(claim)
 
     @contextlib.contextmanager
     def _inside(self, ctx: TaskContext) -> Iterator[None]:
@@ -205,6 +226,7 @@ class Calling:
         end = math.inf if limit is None else began + limit
         self._running[claim] = claim, partial(task.get_loop().call_soon_threadsafe, task.cancel)
         self._awaited[claim] = _Awaited(ctx, task, began, end, told or 0.0)
+        self._hear(claim)
         answer, failure, time_limit = None, None, asyncio.timeout(limit)
         try:
             with self._inside(ctx):
@@ -316,6 +338,7 @@ class Calling:
         """Let `cancel` interrupt what the call of a task is waiting for."""
         key = object()
         self._running[key] = claim, cancel
+        self._hear(claim)
         try:
             yield
         finally:

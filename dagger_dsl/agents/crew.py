@@ -221,22 +221,17 @@ class Crew:
         Only one whose claim is over: who cancels tells of it afterwards, and the task may have been
         tried again meanwhile, and be called here anew.
         """
+        self._calling.note_cancel(task_id)  # first: its call may be about to begin
         with self._desk:
             waiting = [each for each in self._claimed if each.id == task_id]
-        stale = {each for each in waiting if self._is_over(each)}
+        stale = {each for each in waiting if self._calling.is_over(each)}
         with self._desk:
             for each in [each for each in self._claimed if each in stale]:
                 self._claimed.remove(each)
                 self._ended.append(Ending(each, TaskStatus.READY, begun=False))
         for claim in self._calling.interruptible_calls(task_id):
-            if self._is_over(claim):
+            if self._calling.is_over(claim):
                 self._calling.interrupt(claim)
-
-    def _is_over(self, claim: Claim) -> bool:
-        """Whether a task was cancelled, or given to somebody else, as far as that can be read."""
-        with contextlib.suppress(StoreError):
-            return not self._manager._jobs.is_current(claim.number, claim.version, claim.id)
-        return False  # what comes of its call is refused all the same
 
     def interruptible(
         self, claim: Claim, cancel: Callable[[], object]

@@ -280,12 +280,17 @@ def test_trouble_with_storage_inside_of_an_agent_is_no_result(
         assert len(calls) == 2
 
 
+def _looks(url: str) -> None:
+    with Store(url) as store:
+        store.load_run("nope")
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize(
     ("trouble", "told"),
     [
-        (lambda path: Store(f"sqlite:{path}").load_run("nope"), "RunNotFound"),
-        (lambda path: Store(f"sqlite:{path}?mode=ro").load_run("nope"), "ConfigurationError"),
+        (lambda path: _looks(f"sqlite:{path}"), "RunNotFound"),
+        (lambda path: _looks(f"sqlite:{path}?mode=ro"), "ConfigurationError"),
         (lambda path: _raise(StoreFull("the other database is full")), "StoreFull"),
     ],
 )

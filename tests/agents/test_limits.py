@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from dagger_dsl import DAG, Registry, action, task_agent
+from dagger_dsl.agents.calling import Calling
 from dagger_dsl.agents.manager import TaskManager
 from dagger_dsl.errors import ConfigurationError, ResourceExhausted
 from dagger_dsl.model.rates import Rate
@@ -275,6 +276,33 @@ def test_failures_timeouts_waits_and_cancels_give_back_what_they_took(url: str |
             time.sleep(0.001)
         job.cancel()
         until = time.monotonic() + LONG
+        while not empty(tracker) and time.monotonic() < until:
+            time.sleep(0.001)
+        assert empty(tracker)
+
+
+def test_a_cancel_just_before_its_call_begins_is_heard(
+    url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call is on its way to the event loop then, and nothing is there to be interrupted."""
+    tracker, sent = ResourceTracker(memory_limit=10), []
+
+    @task_agent(memory=6)
+    async def stuck(input: int) -> None:
+        sent.append(input)
+        await asyncio.sleep(LONG)
+
+    with TaskManager(database_url=url, concurrency=1, resources=tracker) as manager:
+        original = Calling._await
+
+        def cancelled_first(self: Calling, caller: Any, call: Any, ctx: Any, *more: Any) -> Any:
+            manager.cancel_job("k")
+            return original(self, caller, call, ctx, *more)
+
+        monkeypatch.setattr(Calling, "_await", cancelled_first)
+        job = manager.start_job("k", tasks("stuck", 1))
+        assert job.result(LONG) is JobStatus.CANCELLED
+        until = time.monotonic() + LONG / 2
         while not empty(tracker) and time.monotonic() < until:
             time.sleep(0.001)
         assert empty(tracker)

@@ -11,7 +11,7 @@ from dagger_dsl.model.ids import new_id, new_ids
 
 
 def test_ids_sort_by_the_time_they_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    moments = iter([1.0, 1.001, 1_700_000_000.0, 2**44 / 1000.0])
+    moments = iter([1.0, 1.5, 1_700_000_000.0, 2**44 / 1000.0])
     monkeypatch.setattr(ids_module, "time", SimpleNamespace(time=lambda: next(moments)))
     ids = [new_id() for _ in range(4)]
     assert ids == sorted(ids)
