@@ -842,7 +842,16 @@ class CodecError(DaggerError, ValueError):
 
 
 class EncodingError(CodecError, TypeError):
-    """A value has no stored form; the message names its place, its type and the way out."""
+    """A value has no stored form; the message names its place, its type and the way out.
+
+    Attributes:
+        outside_runs: The same where the value is no result of a node, and the way out another one;
+            empty where it is the same.
+    """
+
+    def __init__(self, message: str, outside_runs: str = "") -> None:
+        super().__init__(message)
+        self.outside_runs = outside_runs
 
 
 class TransferError(CodecError, TypeError):

@@ -38,27 +38,15 @@ _OPTIONS: Final = (
 )
 
 
-#: What an `EncodingError` advises that there is for nodes alone, and what it says instead.
-_ADVICE: Final = {
-    ", or mark the action @action(store=False)": "",
-    ", or mark an action that returns it @action(store=False)": "",
-    "keep it out of results, and give it again when the run is resumed: resume(inputs=...)": (
-        "give where it is kept instead, such as the name of an environment variable, and look it "
-        "up when it is needed"
-    ),
-}
-
-
 @contextlib.contextmanager
 def advice_outside_runs() -> Iterator[None]:
     """Let what an `EncodingError` advises be a way out that there is outside of runs."""
     try:
         yield
     except EncodingError as error:
-        text = str(error)
-        for advice, instead in _ADVICE.items():
-            text = text.replace(advice, instead)
-        raise EncodingError(text) from None
+        if not error.outside_runs:
+            raise
+        raise EncodingError(error.outside_runs) from error.__cause__
 
 
 class Codec:

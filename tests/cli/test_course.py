@@ -14,6 +14,7 @@ from dagger_dsl.model.graph import Edge, Graph, Node
 from dagger_dsl.model.machine import Machine
 from dagger_dsl.store.news import Ended, News
 from dagger_dsl.store.records import StoredCommand
+from tests.benchmarks.measure import within
 
 OPENS = StoredCommand(2, None, '{"open":"work","at":"","from":0,"to":4}')
 
@@ -51,6 +52,10 @@ def news(*attempts: Ended, **more: Any) -> News:
 
 @pytest.fixture
 def course() -> Course:
+    return made()
+
+
+def made() -> Course:
     nodes = [Node("load", "x"), Node("work", "x"), Node("shaky", "x")]
     graph = Graph("flow", nodes, [Edge("load", "work"), Edge("load", "shaky")])
     return Course("r", graph, news())
@@ -117,21 +122,27 @@ def test_what_asks_a_person_is_not_running(course: Course) -> None:
     assert course.take().asking == ()
 
 
-def test_of_very_many_failures_only_so_many_are_listed(course: Course) -> None:
+def test_of_very_many_failures_only_so_many_are_listed() -> None:
     meta = Another(60.0, None).to_plain()
-    course.take_in(
-        news(
-            *(ended(each, "work", "failed", str(each)) for each in range(10, 100_010)),
-            *(ended(each, "work", "failed", f"w{each}", meta=meta) for each in range(5_000)),
-            commands=(OPENS,),
-        )
+    found = news(
+        *(ended(each, "work", "failed", str(each)) for each in range(10, 100_010)),
+        *(ended(each, "work", "failed", f"w{each}", meta=meta) for each in range(5_000)),
+        commands=(OPENS,),
     )
-    begun = time.perf_counter()
-    pulse = course.take(50)
-    assert time.perf_counter() - begun < 1  # 0.05 s, on a machine with nothing else to do
-    assert pulse.failed == 100_000
-    assert len(pulse.failures) <= 1000
-    assert len(pulse.waiting) == 1000
+
+    def trial() -> float:
+        course = made()
+        course.take_in(found)
+        begun = time.perf_counter()
+        pulse = course.take(50)
+        seconds = time.perf_counter() - begun
+        assert pulse.failed == 100_000
+        assert len(pulse.failures) <= 1000
+        assert len(pulse.waiting) == 1000
+        return seconds
+
+    taken, allowed = within(trial, 0.2, turns=5)
+    assert taken < allowed
 
 
 def test_of_a_machine_the_state_that_it_is_in_is_running() -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -52,6 +53,7 @@ from dagger_dsl.model.values import MISSING
 from dagger_dsl.registry import Registry
 from dagger_dsl.store.storage import Store
 from dagger_dsl.views.stored import stored_report
+from tests.benchmarks.measure import within
 from tests.engine.helpers import Answers, Workflow, states, url_of
 from tests.runners.helpers import eventually
 from tests.scale import count
@@ -162,16 +164,22 @@ def test_every_verb_is_applied_within_a_second(store: Store, tmp_path: Path) -> 
 
 
 @pytest.mark.row("E6")
-def test_a_cancel_is_seen_within_a_second(store: Store, tmp_path: Path) -> None:
-    gate = Gate()
-    handle = started(gated(gate), gate, tmp_path)
-    began = time.monotonic()
-    assert RunControl(store, "r").cancel("enough")
-    assert time.monotonic() - began < 5, "half a second, on a machine with nothing else to do"
-    gate.let.set()
-    report = handle.result(20)
-    assert (report.status, report.reason) == ("cancelled", "enough")
-    assert RunControl(store, "r").cancel("again"), "it is cancelled already"
+def test_a_cancel_is_seen_within_a_second(tmp_path: Path) -> None:
+    def trial() -> float:
+        folder, gate = Path(mkdtemp(dir=tmp_path)), Gate()
+        handle = started(gated(gate), gate, folder)
+        with Store(url_of(folder)) as store:
+            began = time.monotonic()
+            assert RunControl(store, "r").cancel("enough")
+            seconds = time.monotonic() - began
+            gate.let.set()
+            report = handle.result(20)
+            assert (report.status, report.reason) == ("cancelled", "enough")
+            assert RunControl(store, "r").cancel("again"), "it is cancelled already"
+        return seconds
+
+    taken, allowed = within(trial, 1, turns=5)
+    assert taken < allowed
 
 
 REFUSED: list[tuple[type[Exception], Command]] = [
@@ -394,6 +402,23 @@ def test_an_answer_to_a_node_that_does_not_wait_is_refused_at_once(
     assert store.requests("r") == []
 
 
+@pytest.mark.row("E14")
+def test_for_a_run_that_stands_still_nobody_is_waited_for(tmp_path: Path) -> None:
+    def trial() -> float:
+        folder = Path(mkdtemp(dir=tmp_path))
+        asking(folder)
+        with Store(url_of(folder)) as store:
+            run = RunControl(store, "r")
+            began = time.monotonic()
+            assert not run.disable_nodes(["after"])
+            assert not run.add_node(NodeSpec("extra", id="new", deps=["before"]))
+            assert not run.pause_branch("new", "look first")
+            return time.monotonic() - began
+
+    taken, allowed = within(trial, 1, turns=5)
+    assert taken < allowed
+
+
 @pytest.mark.row("E14", "B27", "B28")
 def test_commands_of_a_run_that_stands_still_come_before_anything_else(
     store: Store, tmp_path: Path
@@ -403,11 +428,9 @@ def test_commands_of_a_run_that_stands_still_come_before_anything_else(
     flow.registry.register(lambda: flow.calls.append("extra"), "extra")
     assert flow.run(database_url=url_of(tmp_path), run_id="r").status == "paused"
     run = RunControl(store, "r")
-    began = time.monotonic()
     assert not run.disable_nodes(["b"])
     assert not run.add_node(NodeSpec("extra", id="new", deps=["a"]))
     assert not run.pause_branch("new", "look first")
-    assert time.monotonic() - began < 8, "nobody is waited for, which would take 10 s each"
     for name in ("nobody", "en"):
         with pytest.raises(NodeNotFound):
             run.resume_branch(name)
@@ -773,6 +796,7 @@ from dagger_dsl import engine
 from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.graph import Graph, Node
 from dagger_dsl.registry import Registry
+from tests.benchmarks.measure import within
 registry = Registry()
 registry.register(lambda: 1, "one")
 registry.register(lambda: os._exit(9), "die")

@@ -43,11 +43,18 @@ MAX_VALUES: Final = 30_000_000
 
 
 class Refused(Exception):
-    """A fault on its way up; each container that it passes adds its part of the path."""
+    """A fault on its way up; each container that it passes adds its part of the path.
 
-    def __init__(self, message: str) -> None:
+    Args:
+        message: What it is, to follow the value's path.
+        in_runs: The way out that there is for results of nodes, to follow that.
+        elsewhere: The one for other values.
+    """
+
+    def __init__(self, message: str, in_runs: str = "", elsewhere: str = "") -> None:
         super().__init__(message)
         self.message = message
+        self.in_runs, self.elsewhere = in_runs, elsewhere
         self.parts: list[str] = []
 
     def text(self, path: str) -> str:
@@ -99,7 +106,7 @@ class Finders:
     #: Returns the decoder of a tag, None when it is unknown.
     decoder: Callable[[str], Decoder | None]
     #: Returns why values of a type are refused and what to do, to follow the value's path.
-    refusal: Callable[[type], str]
+    refusal: Callable[[type], Refused]
 
 
 FINDERS: Final = Finders()

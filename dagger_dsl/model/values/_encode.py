@@ -64,7 +64,9 @@ def to_plain(value: Any, path: str = "value") -> Any:
     try:
         return encode(value, 0, Pass())
     except Refused as refused:
-        raise EncodingError(refused.text(path)) from refused.__cause__
+        text = refused.text(path)
+        elsewhere = text + refused.elsewhere if refused.in_runs else ""
+        raise EncodingError(text + refused.in_runs, elsewhere) from refused.__cause__
     except RecursionError:
         raise EncodingError(path + DEEP) from None
     except RuntimeError as error:
@@ -102,7 +104,7 @@ def plain_of(value: Any, depth: int, run: Pass) -> Any:
     if run.shown:
         return _plain_or_picture(encode, value, depth, run)
     if encode is None:
-        raise Refused(FINDERS.refusal(kind))
+        raise FINDERS.refusal(kind)
     if depth > MAX_DEPTH:  # a scalar may stand at the last level; containers look for themselves
         raise Refused(DEEP)
     return encode(value, depth, run)
@@ -208,7 +210,9 @@ def dict_to_plain(value: Any, depth: int, run: Pass) -> dict[str, Any]:
     try:
         for key, each in value.items():
             if type(key) is not str:
-                raise Refused(f" has a key that{FINDERS.refusal(type(key))}")
+                refused = FINDERS.refusal(type(key))
+                refused.message = f" has a key that{refused.message}"
+                raise refused
             kind = type(each)
             if (
                 (kind is str and each.isascii())

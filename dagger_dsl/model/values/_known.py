@@ -237,24 +237,27 @@ def _classes_in(hint: Any) -> Iterator[type]:
             waiting.append(getattr(each, "__supertype__", None) or getattr(each, "__value__", None))
 
 
-def _no_stored_form(kind: type) -> str:
+def _no_stored_form(kind: type) -> Refused:
     """Return why values of *kind* are refused and what to do, to follow the value's path."""
     if kind is Secret:
-        return (
-            " is a Secret, which is never stored; keep it out of results, and give it again when "
-            "the run is resumed: resume(inputs=...)"
+        return Refused(
+            " is a Secret, which is never stored; ",
+            "keep it out of results, and give it again when the run is resumed: resume(inputs=...)",
+            "give where it is kept instead, such as the name of an environment variable, and look "
+            "it up when it is needed",
         )
     instead = vars(kind).get("__stored_instead__")
     if instead is not None:  # of a class of ours that belongs to its run
-        return (
+        return Refused(
             f" is of type {type_name(kind)}, which belongs to its run and has no stored form; "
-            f"return {instead}, or mark the action @action(store=False)"
+            f"return {instead}",
+            ", or mark the action @action(store=False)",
         )
     name = kind.__qualname__
     text = f" is of type {type_name(kind)}, which "
     current = _NAMES.get(default_name(kind))
     if current is not None and current is not kind:
-        return text + "was defined again since; make the value anew, from the newer class"
+        return Refused(text + "was defined again since; make the value anew, from the newer class")
     bases = kind.__mro__[1:-1]
     base = next((base for base in bases if base in SCALARS or base in ENCODERS), None)
     if class_hooks(kind, "") is not None:
@@ -272,7 +275,7 @@ def _no_stored_form(kind: type) -> str:
             "has no stored form; return plain data, or use "
             f"register_type({name}, encode=..., decode=...)"
         )
-    return text + ", or mark an action that returns it @action(store=False)"
+    return Refused(text, ", or mark an action that returns it @action(store=False)")
 
 
 FINDERS.encoder = _learn
