@@ -9,7 +9,7 @@ from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.messages import LONGEST, is_short_text
 from dagger_dsl.pubsub.config import Reactive, StartWith, WorkflowSpec
 
-__all__ = ["as_ids", "as_spec", "check_texts"]
+__all__ = ["as_ids", "as_spec", "check_agent", "check_texts"]
 
 
 def as_spec(spec: Any) -> WorkflowSpec:
@@ -41,6 +41,16 @@ def as_ids(ids: Any) -> set[str] | None:
         if not isinstance(each, str):
             raise ConfigurationError(f"the id of a message is a text, not {shown(each)}")
     return set(listed)
+
+
+def check_agent(name: Any) -> None:
+    """Refuse what cannot be the name of an agent.
+
+    Raises:
+        ConfigurationError: It is no text.
+    """
+    if not isinstance(name, str):
+        raise ConfigurationError(f"an agent is named by a text, not {shown(name)}")
 
 
 def check_texts(**texts: Any) -> None:

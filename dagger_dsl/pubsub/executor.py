@@ -32,7 +32,7 @@ from dagger_dsl.model.messages import (
 )
 from dagger_dsl.model.policies import seconds, whole_number
 from dagger_dsl.model.values import allow_hints
-from dagger_dsl.pubsub.arguments import as_ids, check_texts
+from dagger_dsl.pubsub.arguments import as_ids, check_agent, check_texts
 from dagger_dsl.pubsub.calls import Caller
 from dagger_dsl.pubsub.channels import Channel
 from dagger_dsl.pubsub.config import (
@@ -260,7 +260,9 @@ class PubSubExecutor(BusLife):
             AgentNotFound: There is none.
             InvalidState: It is to be forgotten, and another process has it; or the bus does not
                 run, and so has not opened the database.
+            ConfigurationError: *name* is no text.
         """
+        check_agent(name)
         with self._lock:
             place = self._place
             if forget and self.database_url is not None and place is None:
@@ -513,7 +515,12 @@ class PubSubExecutor(BusLife):
 
         Args:
             agent: Of this agent only.
+
+        Raises:
+            ConfigurationError: *agent* is no text.
         """
+        if agent is not None:
+            check_agent(agent)
         return dead_letters(self, agent)
 
     def replay(self, agent: str | None = None, ids: Iterable[str] | None = None) -> int:
@@ -533,7 +540,10 @@ class PubSubExecutor(BusLife):
             InvalidState: The bus does not run.
             AgentNotFound: There is no such agent.
             MessageNotFound: One of *ids* is no message that was given up; nothing is changed.
+            ConfigurationError: *agent* is no text, or *ids* are none.
         """
+        if agent is not None:
+            check_agent(agent)
         place, wanted = self._open_place(), as_ids(ids)
         check_given_up(place, agent, wanted)
         return place.replay(agent, wanted)
@@ -544,6 +554,8 @@ class PubSubExecutor(BusLife):
         They were delivered as often as they could be; nothing waits for them. The arguments and the
         errors are those of `replay`.
         """
+        if agent is not None:
+            check_agent(agent)
         place, wanted = self._open_place(), as_ids(ids)
         check_given_up(place, agent, wanted)
         return place.discard(agent, wanted)

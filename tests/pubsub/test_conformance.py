@@ -17,6 +17,7 @@ from dagger_dsl import Registry, RetryPolicy
 from dagger_dsl.errors import (
     AgentAlreadyRegistered,
     AgentNotFound,
+    ConfigurationError,
     ExecutionError,
     IdempotencyConflict,
     InvalidState,
@@ -749,6 +750,21 @@ def test_both_places_compare_the_content_of_an_id_alike(
         else:
             with pytest.raises(IdempotencyConflict, match="another content"):
                 bus.publish("c", second, id="m").result()
+
+
+@pytest.mark.parametrize("name", [5, b"agent", [], {}, object()])
+def test_an_agent_is_named_by_a_text(make: Make, name: Any) -> None:
+    with make() as bus:
+        asks: list[Callable[[], object]] = [
+            lambda: bus.unregister(name),
+            lambda: bus.unregister(name, forget=True),
+            lambda: bus.dead_letters(name),
+            lambda: bus.replay(name),
+            lambda: bus.discard(name),
+        ]
+        for ask in asks:
+            with pytest.raises(ConfigurationError, match="an agent is named by a text, not"):
+                ask()
 
 
 def test_no_agent_is_asked_again_for_each_one_that_comes(
