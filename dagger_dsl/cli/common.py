@@ -72,8 +72,7 @@ def existing_store(url: str, *, read_only: bool = False) -> Iterator[Store]:
 
     Args:
         url: Where it is.
-        read_only: The command only looks. A file of an older version is opened as ever then, too:
-            it has to be migrated before anybody can read it.
+        read_only: The command only looks, as `looking` does.
 
     Raises:
         ConfigurationError: There is no such file.
@@ -89,21 +88,32 @@ def existing_store(url: str, *, read_only: bool = False) -> Iterator[Store]:
         )
     refuse_empty(path)
     if read_only and path is not None:
-        store = _looking(store)
+        store = looking(store)
     with store:
         yield store
 
 
-def _looking(store: Store) -> Store:
+def looking(store: Store) -> Store:
+    """Return a store of the same file that only reads it, and may do no more.
+
+    It is the same store where the file is of an older version: it has to be migrated before
+    anybody can read it.
+    """
     from dagger_dsl.store.storage import Store
 
-    looking = Store(store.url.update_query_dict({"mode": "ro"}))
+    reader = Store(store.url.update_query_dict({"mode": "ro"}))
     try:
-        looking.init_database()
+        reader.init_database()
     except StoreVersionError:
-        looking.close()
+        reader.close()
         return store
-    return looking
+    return reader
+
+
+def existing_url(url: str, *, read_only: bool = False) -> str:
+    """Return the URL by which the store of `existing_store` can be opened again."""
+    with existing_store(url, read_only=read_only) as store:
+        return store.url.render_as_string(hide_password=False)
 
 
 def refuse_empty(path: str | None) -> None:

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import dagger_dsl
-from dagger_dsl.cli.common import command_line, refuse_empty
+from dagger_dsl.cli.common import command_line, looking, refuse_empty
 from dagger_dsl.engine.words import count
 from dagger_dsl.errors import DaggerError, StoreReadOnly
 
@@ -118,7 +118,7 @@ def _database(url: str, troubles: list[str], artifacts: bool) -> dict[str, Any]:
                 troubles.append(f"{folder} cannot be written; name another place")
             return facts
         refuse_empty(path)
-        with store:
+        with _opened(store, troubles) as store:
             stats = store.stats()
             damage = damage_in(store.database) if path is not None else None
             read = f", {_read_artifacts(store, troubles)} artifacts read" if artifacts else ""
@@ -137,6 +137,17 @@ def _database(url: str, troubles: list[str], artifacts: bool) -> dict[str, Any]:
     except DaggerError as error:
         troubles.append(str(error))
     return facts
+
+
+def _opened(store: Store, troubles: list[str]) -> Store:
+    """Return a store that can be looked into, where it may not be written, too."""
+    try:
+        store.init_database()
+    except StoreReadOnly as error:
+        troubles.append(str(error))
+        store.close()
+        return looking(store)
+    return store
 
 
 def _writable(store: Store, troubles: list[str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from dagger_dsl.cli.common import OK, command_line, existing_store
+from dagger_dsl.cli.common import OK, command_line, existing_url
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import read_value, text_hint
 from dagger_dsl.engine.words import count
@@ -46,19 +46,18 @@ _VALUE: Final = 2_000
 
 
 @contextmanager
-def _manager(database: str) -> Iterator[TaskManager]:
+def _manager(database: str, *, read_only: bool = False) -> Iterator[TaskManager]:
     """Open a database that is there; no task is run here."""
-    with existing_store(database):
-        pass
+    url = existing_url(database, read_only=read_only)
     from dagger_dsl.agents.manager import TaskManager
 
-    with TaskManager(database_url=database, concurrency=0) as manager:
+    with TaskManager(database_url=url, concurrency=0) as manager:
         yield manager
 
 
 def jobs(arguments: argparse.Namespace, screen: Screen) -> int:
     """List jobs, the newest first."""
-    with _manager(arguments.db) as manager:
+    with _manager(arguments.db, read_only=True) as manager:
         found = manager.jobs(arguments.status)[: arguments.limit]
     if screen.as_json:
         screen.json([_job_plain(each) for each in found])
@@ -78,7 +77,7 @@ def jobs(arguments: argparse.Namespace, screen: Screen) -> int:
 def job(arguments: argparse.Namespace, screen: Screen) -> int:
     """Show or cancel a job."""
     job_id = arguments.job_id
-    with _manager(arguments.db) as manager:
+    with _manager(arguments.db, read_only=arguments.action == "show") as manager:
         row = manager._reads.job(job_id)
         if row is None:
             known = (each.id for each in manager.jobs())
@@ -187,7 +186,7 @@ def _cancel_job(manager: TaskManager, arguments: argparse.Namespace, screen: Scr
 def task(arguments: argparse.Namespace, screen: Screen) -> int:
     """Show a task, or decide about it."""
     task_id = arguments.task_id
-    with _manager(arguments.db) as manager:
+    with _manager(arguments.db, read_only=arguments.action == "show") as manager:
         # By ids: who decides about a task need not know the types of its values.
         known = manager._reads.ids()
         if task_id not in known:

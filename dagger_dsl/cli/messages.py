@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from dagger_dsl.cli.common import OK, command_line, existing_store
+from dagger_dsl.cli.common import OK, command_line, existing_url
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import read_value, text_hint
 from dagger_dsl.engine.words import count
@@ -35,14 +35,13 @@ _PAYLOAD: Final = 200
 
 
 @contextmanager
-def _bus(database: str) -> Iterator[PubSubExecutor]:
+def _bus(database: str, *, read_only: bool = False) -> Iterator[PubSubExecutor]:
     """Open a bus without agents on a database that is there."""
-    with existing_store(database):
-        pass
+    url = existing_url(database, read_only=read_only)
     from dagger_dsl.pubsub import PubSubExecutor
     from dagger_dsl.registry import Registry
 
-    with PubSubExecutor([], registry=Registry(), database_url=database) as bus:
+    with PubSubExecutor([], registry=Registry(), database_url=url) as bus:
         yield bus
 
 
@@ -52,7 +51,7 @@ def channels(arguments: argparse.Namespace, screen: Screen) -> int:
         raise ConfigurationError("--watch is for people; programs call channels --json instead")
     if arguments.watch and arguments.forget is not None:
         raise ConfigurationError("--forget changes something, and --watch shows it; give one")
-    with _bus(arguments.db) as bus:
+    with _bus(arguments.db, read_only=arguments.forget is None) as bus:
         if arguments.forget is not None:
             return _forget(bus, arguments.forget, screen)
         if arguments.watch:
@@ -116,7 +115,7 @@ def publish(arguments: argparse.Namespace, screen: Screen) -> int:
 
 def deadletters(arguments: argparse.Namespace, screen: Screen) -> int:
     """List messages that were given up, or give them again, or forget them."""
-    with _bus(arguments.db) as bus:
+    with _bus(arguments.db, read_only=arguments.action == "list") as bus:
         agent, ids = arguments.agent, arguments.ids or None
         found = bus.dead_letters(agent)
         if ids is not None:

@@ -19,7 +19,7 @@ __all__ = ["completion", "db", "doctor", "version"]
 
 def db(arguments: argparse.Namespace, screen: Screen) -> int:
     """Do one piece of upkeep on a database."""
-    with existing_store(arguments.db) as store:
+    with existing_store(arguments.db, read_only=arguments.action in _LOOKING) as store:
         content, text = _UPKEEP[arguments.action](store, arguments)
     if screen.as_json:
         screen.json(content)
@@ -77,6 +77,9 @@ _UPKEEP: Final[Mapping[str, Callable[[Any, argparse.Namespace], tuple[dict[str, 
     "backup": _backup,
     "vacuum": _vacuum,
 }
+
+#: Those that change nothing.
+_LOOKING: Final = ("stats", "backup")
 
 
 def doctor(arguments: argparse.Namespace, screen: Screen) -> int:

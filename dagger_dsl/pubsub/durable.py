@@ -112,10 +112,15 @@ class DurablePlace:
     def open(self) -> None:
         """Open the database, and begin to look at it.
 
+        One that is only read has nothing to record, and no agents.
+
         Raises:
             StoreError: It cannot be opened.
         """
         self.store.init_database()
+        if self.store.database.read_only:
+            self._calm = math.inf
+            return
         self._worker.arrive()
         self._thread = threading.Thread(target=self._work, name="dagger-pubsub-desk", daemon=True)
         self._thread.start()
@@ -212,6 +217,7 @@ class DurablePlace:
             ctx._held.append(publication)
             publication.succeed(publication.message)
             return
+        self.store.database.check_writable()
         if publication._timeout == 0:  # there is always room, and a commit takes its time
             publication._timeout = None
         with self._lock:

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.pool import QueuePool, StaticPool
+from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from dagger_dsl.errors import (
     ConfigurationError,
@@ -63,6 +63,9 @@ COMMIT_PAGES = 3
 #: After 16 commits the WAL is worth growing to this size at once.
 GROW_AFTER = 16 * COMMIT_PAGES
 GROWN_WAL = 4 * 1024 * 1024
+
+#: Whether the system says what a process may do by the rights that it acts with.
+_EFFECTIVE: Final = os.access in os.supports_effective_ids
 
 _LEVELS: Final = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
 
@@ -113,6 +116,12 @@ class Database:
             self.path = os.path.realpath(url.database or "")
         self.where = self.path or (
             f"sqlite:{MEMORY}" if self.is_memory else url.render_as_string(hide_password=True)
+        )
+        #: Only read, in a folder that this process may not write in.
+        self.is_still = (
+            self.read_only
+            and self.path is not None
+            and not os.access(os.path.dirname(self.path), os.W_OK, effective_ids=_EFFECTIVE)
         )
         self.through_core = False  # tests make SQLite take the way of every other database
         self._ready = False
@@ -264,7 +273,7 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         target = MEMORY if self.path is None else self.path
         if self.read_only:
-            target = f"{Path(target).as_uri()}?mode=ro"
+            target = f"{Path(target).as_uri()}?mode=ro{self._unchanging()}"
         return sqlite3.connect(
             target,
             timeout=self.busy_timeout,
@@ -273,6 +282,16 @@ class Database:
             uri=self.read_only,
             cached_statements=256,
         )
+
+    def _unchanging(self) -> str:
+        """Return the option for a file at which SQLite cannot look in its usual way.
+
+        It makes a WAL and its index for readers, too. Where it may not, and nobody else has made
+        them, nobody writes: the file alone is all there is.
+        """
+        path = str(self.path)
+        is_alone = self.is_still and not os.path.exists(f"{path}-wal")
+        return "&immutable=1" if is_alone else ""
 
     def _set(self, connection: sqlite3.Connection, *, writer: bool) -> None:
         """Apply our settings and read them back."""
@@ -304,14 +323,17 @@ class Database:
             except ModuleNotFoundError as error:
                 raise missing_driver(self.url) from error
         one = self.path is None
-        engine = sa.create_engine(
-            "sqlite+pysqlite://",
-            creator=self._writer_connection if one else self._reader_connection,
-            poolclass=QueuePool,
-            pool_size=1 if one else self.pool_size,
-            max_overflow=0 if one else self.pool_size,
-            pool_timeout=max(self.busy_timeout, 0.001),
-        )
+        if self.is_still:  # each connection sees the file as it is now, and nothing later
+            pool: dict[str, Any] = {"poolclass": NullPool}
+        else:
+            pool = {
+                "poolclass": QueuePool,
+                "pool_size": 1 if one else self.pool_size,
+                "max_overflow": 0 if one else self.pool_size,
+                "pool_timeout": max(self.busy_timeout, 0.001),
+            }
+        creator = self._writer_connection if one else self._reader_connection
+        engine = sa.create_engine("sqlite+pysqlite://", creator=creator, **pool)
         event.listen(engine, "checkout", self._take_memory if one else self._take_reader)
         event.listen(engine, "checkin", self._give_memory if one else self._give_reader)
         event.listen(engine, "close", self._closed_reader)
@@ -361,12 +383,13 @@ class Database:
         with self._opening:
             self.check_usable()
             if self._writer is None:
-                self._check_writable()
+                self.check_writable()
                 with translated(self.where):
                     self._writer = self._open_writer()
             return self._writer
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
+        """Raise StoreReadOnly where the URL says that the database is only read."""
         if self.read_only:
             raise StoreReadOnly(f"{self.where} was opened with mode=ro; open it without to write")
 
@@ -392,7 +415,7 @@ class Database:
     def locking(self) -> Locks:
         """Return the locks that decide who owns a run: the lock file's where there is a file."""
         self.open()  # nothing is put beside a file that is not ours
-        self._check_writable()
+        self.check_writable()
         return self._memory_locks if self.path is None else self._locking(self.path)
 
     def is_locked(self, offset: int) -> bool:

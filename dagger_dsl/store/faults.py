@@ -48,7 +48,10 @@ _BY_CODE: Final[dict[int, tuple[type[StoreError], str]]] = {
     sqlite3.SQLITE_FULL: (StoreFull, "free some space, then resume the run"),
     sqlite3.SQLITE_BUSY: (StoreBusy, "another program kept the database locked; try again"),
     sqlite3.SQLITE_LOCKED: (StoreBusy, "another statement keeps a table locked; try again"),
-    sqlite3.SQLITE_READONLY: (StoreReadOnly, "make the file and its folder writable"),
+    sqlite3.SQLITE_READONLY: (
+        StoreReadOnly,
+        "make the file and its folder writable, or only look at it, with ?mode=ro in its URL",
+    ),
     sqlite3.SQLITE_PERM: (StoreReadOnly, "make the file and its folder accessible"),
     sqlite3.SQLITE_CANTOPEN: (StoreError, "check that the folder exists and may be written"),
     sqlite3.SQLITE_IOERR: (
