@@ -24,6 +24,7 @@ from dagger_dsl.errors import (
     shown,
 )
 from dagger_dsl.store.task_questions import Question
+from dagger_dsl.store.task_runs import newest_request
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.context import TaskContext
@@ -85,6 +86,7 @@ class TaskRun:
         self._ctx = ctx
         self._workflow = workflow
         self._left = False  # by who waited for its beginning
+        self._seen = 0
         self._inputs = dict(inputs or {})
         self._settings = workflow._options_within(options, runner)
         name = f"{ctx.idempotency_key}:{workflow.compile().name}"
@@ -100,6 +102,7 @@ class TaskRun:
             StoreError: It cannot be recorded.
         """
         pause = _SOON
+        self._seen = newest_request(self._ctx.manager._store.database)
         while True:
             try:
                 return self._begin()
@@ -217,13 +220,16 @@ class TaskRun:
         except RunPaused as paused:
             # Whoever decides there lets the task go on, too; until then it holds no worker.
             why = f"run {paused.run_id} waits: {paused.reason}"
-            raise Blocked((), why, Question(why, run_id=paused.run_id)) from None
+            asked = Question(why, run_id=paused.run_id, seen=self._seen)
+            raise Blocked((), why, asked) from None
 
 
 def answer_run(
     store: Store, task_id: str, asked: Question, meant: str | int | None, value: Any, by: str
 ) -> None:
-    """Answer the node of a task's run that waits for a person.
+    """Answer the node of a task's run, or of a run in that, which waits for a person.
+
+    The task goes on with that.
 
     Args:
         store: Where both are recorded.
@@ -240,17 +246,18 @@ def answer_run(
     from dagger_dsl.engine.remote import RunControl
 
     run = RunControl(store, str(asked.run_id))
-    open_ = run.questions()
-    found = [each for each in open_ if meant is None or each.prompt == meant]
+    open_ = [(inner, each) for inner in run.paused() for each in inner.questions()]
+    found = [(inner, each) for inner, each in open_ if meant is None or each.prompt == meant]
     if len(found) == 1:
-        run.answer(found[0].node_id, value, found[0].key, by or None)
+        inner, question = found[0]
+        inner.answer(question.node_id, value, question.key, by or None)
         return
     if not open_:
         raise InvalidState(
             f"task {task_id!r} asks nothing (any more), it waits for its run {run.run_id}: "
             f"{asked.text}; retry() lets it go on with that, cancel_task() ends it"
         )
-    asks = ", ".join(f"node {each.node_id!r} asks {each.prompt!r}" for each in open_[:_NAMED])
+    asks = ", ".join(f"node {each.node_id!r} asks {each.prompt!r}" for _, each in open_[:_NAMED])
     more = f" and {len(open_) - _NAMED:,} more" if len(open_) > _NAMED else ""
     what = f"does not ask {shown(meant)} now" if not found else "asks more than one thing"
     raise InvalidState(

@@ -103,9 +103,6 @@ class Steering:
 
             check_text("by", by)
             answer_run(self._store, task_id, asked, question, value, by)
-            cause = f"answered by {by}" if by else "answered"
-            # Whoever was quicker with another answer, or a retry, lets it go on as well.
-            self._rows.set_status(task_id, TaskStatus.READY, old=TaskStatus.BLOCKED, cause=cause)
         self._interrupt(())
 
     def cancel_task(

@@ -130,15 +130,15 @@ def _ways_on(manager: TaskManager, task: Task, database: str) -> Iterator[str]:
         head = f"{head} (question {asked.number})"
         ways.insert(0, ("answer", task.id, "VALUE", "--question", str(asked.number)))
     elif asked is not None:
-        run = RunControl(manager._store, str(asked.run_id))
-        asks: Sequence[OpenQuestion] = ()
+        asks: list[tuple[RunControl, OpenQuestion]] = []
         with suppress(RunNotFound):  # it was removed: the task begins another one
-            asks = run.questions()
+            for run in RunControl(manager._store, str(asked.run_id)).paused():
+                asks += [(run, each) for each in run.questions()]
         if len(asks) == 1:
-            head = f"{head}: {first_line(asks[0].prompt)}"
+            head = f"{head}: {first_line(asks[0][1].prompt)}"
             ways.insert(0, ("answer", task.id, "VALUE"))
-        else:  # the answers wait in the run then, and the last one is followed by a retry
-            for each in asks:
+        else:
+            for run, each in asks:
                 lines += question_lines(run, each, database)
     yield from lines
     yield f"{head}; let it go on, or not, by:"

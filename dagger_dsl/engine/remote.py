@@ -167,6 +167,15 @@ class RunControl(Steered):
             if standing.awaits(ref.node_id, ref.invocation_key)
         ]
 
+    def paused(self) -> Iterator[RunControl]:
+        """Yield this, and the runs nested in it that are paused, the outer ones first."""
+        todo = [self]
+        while todo:
+            run = todo.pop()
+            yield run
+            inside = self._store.list_runs(status=RunStatus.PAUSED, limit=None, parent=run.run_id)
+            todo += [RunControl(self._store, each.run_id, self._registry) for each in inside]
+
     def jobs_awaited(self) -> dict[tuple[str, str], str]:
         """Return the jobs that nodes wait for, by node and key of its invocation."""
         return {

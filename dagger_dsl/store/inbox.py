@@ -1,7 +1,8 @@
 """The inbox of a run: what other processes ask of it, in order, and what became of that.
 
 Anybody may append; only the run's owner answers, by a command of its journal under the request's
-key. So an answer is committed with what it changed, once.
+key. So an answer is committed with what it changed, once. A task that waits for the run goes on
+with it then.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dagger_dsl.errors import InvalidState
 from dagger_dsl.store.arguments import check_number, check_text, no_such_run
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.schema import flow_runs, inbox, run_log
+from dagger_dsl.store.task_runs import release
 from dagger_dsl.store.transactions import Statement, Transaction, read, run_transaction
 
 __all__ = ["outcome", "requests", "send"]
@@ -76,6 +78,7 @@ def send(
             return
         tx.execute(_APPEND, (run_id, body, sender, dt.datetime.now(dt.UTC)))
         number = tx.scalar(_NEWEST, (run_id,))
+        release(tx, database, run_id, body, sender)
 
     run_transaction(database, append)
     return number

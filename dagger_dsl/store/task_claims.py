@@ -23,6 +23,7 @@ from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.task_limits import TaskLimits
 from dagger_dsl.store.task_questions import Question, ask
 from dagger_dsl.store.task_reads import TaskTable
+from dagger_dsl.store.task_runs import is_asked
 from dagger_dsl.store.task_steps import (
     DIED,
     LOST,
@@ -274,6 +275,9 @@ class TaskClaims(TaskTable):
         if dead:
             return TaskStatus.FAILED, LOST
         if status is TaskStatus.BLOCKED:
+            asked = ending.question
+            if asked is not None and asked.run_id and is_asked(tx, asked.run_id, asked.seen):
+                return TaskStatus.READY, ""  # somebody has said meanwhile what the run waits for
             if ending.asks:
                 ask(tx, claim.number, claim.job_id, ending.question)
             if waits or ending.asks:

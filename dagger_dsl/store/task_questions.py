@@ -78,12 +78,14 @@ class Question:
         schema: JSON Schema of the answer; None for any value.
         number: Which one of the task's it is, counted from 1; 0 before that is known.
         run_id: The run of the task that asks in its place; None where the task itself does.
+        seen: The newest request to any run when the task went on with that one.
     """
 
     text: str
     schema: Mapping[str, Any] | None = None
     number: int = 0
     run_id: str | None = None
+    seen: int = 0
 
 
 @attrs.frozen

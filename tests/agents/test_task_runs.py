@@ -225,7 +225,6 @@ def test_a_run_that_waits_for_a_person_blocks_its_task(is_async: bool, url: str)
         )
         with Store(url) as store:
             RunControl(store, "job:t:asks").answer("ask", True)
-        manager.update_task_status("t", TaskStatus.READY)
         assert job.result(LONG) is JobStatus.COMPLETED
         assert found(manager).output is True
 
@@ -276,17 +275,91 @@ def test_of_several_questions_of_a_run_the_answer_names_one(url: str) -> None:
         assert found(manager).output == {"n0": 7, "n1": 8}
 
 
-def test_a_task_whose_run_was_answered_elsewhere_takes_no_answer(url: str) -> None:
+def test_a_task_goes_on_when_its_run_is_answered_elsewhere(url: str) -> None:
     with TaskManager(registry=asking("How many?"), database_url=url, concurrency=1) as manager:
         job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
         until(lambda: found(manager).status is TaskStatus.BLOCKED)
         with Store(url) as store:
-            RunControl(store, "job:t:asks").answer("n0", 7)
-        with pytest.raises(InvalidState, match=r"asks nothing .*job:t:asks.*retry"):
+            RunControl(store, "job:t:asks").answer("n0", 7, by="ann")
+        with pytest.raises(InvalidState):  # it does not wait any more
             manager.answer("t", 8)
-        manager.retry("t")
         assert job.result(LONG) is JobStatus.COMPLETED
         assert found(manager).output == 7
+        assert "answered by ann" in [each.cause for each in manager.history("t")]
+
+
+def test_a_task_goes_on_when_somebody_is_quicker_than_its_parking(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run waits already, and is answered before the task is recorded as waiting for that."""
+    taken, calls = TaskRun._taken, list[int]()
+
+    def answered_first(run: TaskRun, report: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            with Store(url) as store:
+                RunControl(store, "job:t:asks").answer("n0", 7)
+        return taken(run, report)
+
+    monkeypatch.setattr(TaskRun, "_taken", answered_first)
+    with TaskManager(registry=asking("How many?"), database_url=url, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert found(manager).output == 7
+        assert TaskStatus.BLOCKED not in [each.status for each in manager.history("t")]
+
+
+def nested() -> Registry:
+    """Return a registry with an agent that runs a DAG in a DAG, whose nodes ask."""
+    registry = Registry()
+    inner, outer = DAG("inner", registry=Registry()), DAG("outer", registry=Registry())
+
+    @inner.node
+    def deep(ctx: NodeCtx) -> Any:
+        return ctx.wait_for_human("How deep?", {"type": "integer"})
+
+    @outer.node
+    def wide(ctx: NodeCtx) -> Any:
+        return ctx.wait_for_human("How wide?", {"type": "integer"})
+
+    outer.add(inner, id="inside")
+    task_agent(name="flow", registry=registry)(lambda ctx: ctx.run_dag(outer))
+    return registry
+
+
+@pytest.mark.parametrize("by_task", [False, True])
+def test_what_a_run_inside_of_a_tasks_run_asks_is_answered(by_task: bool, url: str) -> None:
+    with TaskManager(registry=nested(), database_url=url, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        with pytest.raises(InvalidState, match=r"more than one thing: .*wide.*deep"):
+            manager.answer("t", 7)
+        with Store(url) as store:
+            _, control = RunControl(store, "job:t:outer").paused()
+            (question,) = control.questions()
+            if by_task:
+                manager.answer("t", 3, question="How deep?")
+            else:
+                control.answer(question.node_id, 3)
+            assert control.questions() == []
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        manager.answer("t", 4)
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert found(manager).output == {"wide": 4, "inside": 3}
+
+
+def test_what_is_asked_of_other_runs_leaves_a_task_waiting(url: str) -> None:
+    with TaskManager(registry=asking("How many?"), database_url=url, concurrency=2) as manager:
+        specs = [NewTaskSpec("flow", task_id=each) for each in "tu"]
+        job = manager.start_job("job", specs)
+        until(lambda: all(each.status is TaskStatus.BLOCKED for each in job.tasks))
+        with Store(url) as store:
+            RunControl(store, "job:u:asks").answer("n0", 7)
+        until(lambda: any(each.status is TaskStatus.COMPLETED for each in job.tasks))
+        assert found(manager).status is TaskStatus.BLOCKED
+        assert found(manager).attempts == 1
+        manager.answer("t", 8)
+        assert job.result(LONG) is JobStatus.COMPLETED
 
 
 @pytest.mark.parametrize("late", [False, True])

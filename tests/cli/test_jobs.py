@@ -286,7 +286,10 @@ def test_an_answer_on_the_command_line_names_its_question(cli: Cli, job: TaskMan
     assert answer.value == 7
 
 
-def test_a_question_of_a_run_is_answered_by_its_task(cli: Cli, folder: Path) -> None:
+@pytest.mark.parametrize("way", ["task", "run"])
+def test_a_question_of_a_run_is_answered_by_its_task_or_itself(
+    cli: Cli, folder: Path, way: str
+) -> None:
     registry, dag = Registry(), DAG("asks", registry=Registry())
 
     @dag.node
@@ -308,7 +311,10 @@ def test_a_question_of_a_run_is_answered_by_its_task(cli: Cli, folder: Path) -> 
         head = "task t waits for a person: Ship it?; let it go on, or not, by:"
         assert lines[lines.index(head) + 1] == "  dagger-dsl task answer t VALUE"
         assert "'Ship it?'" in cli("task", "answer", "t", "soon").err
-        assert cli("task", "answer", "t", "7", "--question", "Ship it?").code == 0
+        if way == "task":
+            assert cli("task", "answer", "t", "7", "--question", "Ship it?").code == 0
+        else:
+            assert cli("answer", "j:t:asks", "one", "7").code == 0
         assert str(made.result(60)) == "completed"
         assert made.tasks[0].output == 7
         shown = cli("job", "show", "j").out
