@@ -108,13 +108,18 @@ class Adding:
 
         Args:
             spec: What to add.
-            job_id: Its job; inside of an agent, by default, the one of its task.
+            job_id: Its job; inside of an agent of this manager, by default, the one of its task.
+
+        Raises:
+            ConfigurationError: There is no job to add it to.
         """
-        ctx = current_call()
+        ctx = self._call()
         if job_id is None and ctx is not None:
             job_id = ctx.job_id
         if job_id is None:
-            raise ConfigurationError("outside of an agent, create_task needs the job_id, too")
+            raise ConfigurationError(
+                "outside of an agent of this manager, create_task needs the job_id, too"
+            )
         (task_id,) = self.add_tasks([spec], job_id)
         return task_id
 
@@ -133,11 +138,15 @@ class Adding:
             TaskExists, TaskNotFound, CycleError, AgentNotAllowed: As `TaskRows.add`.
             ConfigurationError: *specs* are no list of `NewTaskSpec`.
         """
-        specs = as_specs(specs)
+        return self._add_tasks(as_specs(specs), job_id, self._call())
+
+    def _add_tasks(
+        self, specs: Sequence[NewTaskSpec], job_id: str, ctx: TaskContext | None
+    ) -> list[str]:
+        """Add tasks, of the call of a task where one adds them; from whichever thread of it."""
         self._roster.check_specs(specs)
         self._open()
         self._check_agents(job_id, (spec.agent for spec in specs), starts=False)
-        ctx = self._call()
         claim = ctx._claim if ctx is not None and ctx.job_id == job_id else None
         added = self._rows.add(job_id, specs, create=True, claim=claim, settings=self._settings)
         self._wake()
@@ -145,7 +154,10 @@ class Adding:
 
     def add_dependency(self, task_id: str, needs: str) -> None:
         """Let a task need another one of its job, too; see `TaskRows.add_dependency`."""
-        ctx = self._call()
+        self._add_dependency(task_id, needs, self._call())
+
+    def _add_dependency(self, task_id: str, needs: str, ctx: TaskContext | None) -> None:
+        """Add a need, of the call of a task where one does that; from whichever thread of it."""
         own = ctx if ctx is not None and ctx.task_id == task_id else None
         self._rows.add_dependency(task_id, needs, claim=None if own is None else own._claim)
         if own is not None:

@@ -40,8 +40,9 @@ class CrewLimits(TaskLimits):
         self.learn(agents)
         self._tracker = tracker
         self._wake = wake
-        self._held: dict[int, Ticket] = {}  # by the number of a claimed task
-        self._taken: dict[int, Ticket] = {}  # of this exchange
+        # By claim, not by task: one that is tried again may be called while its last call goes on.
+        self._held: dict[Claim, Ticket] = {}
+        self._taken: dict[int, Ticket] = {}  # of this exchange, by the number of the task
         self._in_line: dict[str, Ticket] = {}  # by agent
         self._missed: set[str] = set()  # agents that this exchange has no room for
         self._closed = False
@@ -84,7 +85,7 @@ class CrewLimits(TaskLimits):
         for claim in claims:
             ticket = self._taken.pop(claim.number, None)
             if ticket is not None:
-                self._held[claim.number] = ticket
+                self._held[claim] = ticket
         while self._taken:
             self._taken.popitem()[1].release()
         for agent in list(self._in_line):
@@ -105,11 +106,11 @@ class CrewLimits(TaskLimits):
 
     def inside(self, claim: Claim) -> AbstractContextManager[None]:
         """Let a ``with`` block be inside of the call of a task."""
-        return holding(self._held.get(claim.number))
+        return holding(self._held.get(claim))
 
     def ended(self, claim: Claim) -> None:
         """Give back what the call of a task has taken."""
-        ticket = self._held.pop(claim.number, None)
+        ticket = self._held.pop(claim, None)
         if ticket is not None:
             ticket.release()
 

@@ -323,9 +323,9 @@ class Calling:
 
     # --- interrupting -----------------------------------------------------------------------------
 
-    def interruptible_calls(self, task_id: str) -> list[Claim]:
-        """Return the claims of a task whose calls can be interrupted."""
-        return [claim for claim, _ in list(self._running.values()) if claim.id == task_id]
+    def interruptible_calls(self) -> list[Claim]:
+        """Return the claims whose calls can be interrupted."""
+        return [claim for claim, _ in list(self._running.values())]
 
     def interrupt(self, claim: Claim) -> None:
         """Interrupt the calls of a claim that can be."""

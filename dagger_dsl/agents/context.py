@@ -215,7 +215,7 @@ class TaskContext:
         """
         given = {"parent": self.task_id, **more}
         spec = NewTaskSpec(agent, input, description=description, task_type=task_type, **given)
-        (task_id,) = self.manager.add_tasks([spec], self.job_id)
+        (task_id,) = self.manager._add_tasks([spec], self.job_id, self)
         return task_id
 
     def publish(self, channel: str, payload: Any = None, *, key: str = "") -> str:
@@ -262,7 +262,8 @@ class TaskContext:
                     "publish in several tasks"
                 )
             if self._held is not None:
-                own_id = derived_id("task", self.task_id, self.attempt, number)
+                # By its number, which is never given again; the id is once its job is removed.
+                own_id = derived_id("task", self.task_id, claim.number, self.attempt, number)
                 outgoing.message = attrs.evolve(message, id=own_id)
                 self._held.append(outgoing)
                 return own_id
@@ -283,7 +284,7 @@ class TaskContext:
         Raises:
             CycleError: The other one waits for this one.
         """
-        self.manager.add_dependency(self.task_id, task_id)
+        self.manager._add_dependency(self.task_id, task_id, self)
 
     def block(self, on: Sequence[str] = (), reason: str = "") -> NoReturn:
         """Park the task until what it needs is done; it holds no worker, and is called again.

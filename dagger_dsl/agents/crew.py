@@ -229,8 +229,8 @@ class Crew:
             for each in [each for each in self._claimed if each in stale]:
                 self._claimed.remove(each)
                 self._ended.append(Ending(each, TaskStatus.READY, begun=False))
-        for claim in self._calling.interruptible_calls(task_id):
-            if self._calling.is_over(claim):
+        for claim in self._calling.interruptible_calls():
+            if claim.id == task_id and self._calling.is_over(claim):
                 self._calling.interrupt(claim)
 
     def interruptible(
@@ -382,7 +382,8 @@ class Crew:
                 _, late, over = self._claims.exchange(self.name, [each])
                 self._tell([each], late, over)
             except StoreError as error:
-                logger.warning("what task %r gave was not recorded: %s", each.claim.id, error)
+                logger.warning("what task %r gave is not recorded yet: %s", each.claim.id, error)
+                self._ended.append(each)  # who comes to the desk next hands it in
             except Exception as error:
                 logger.exception("what task %r gave cannot be recorded", each.claim.id)
                 text = f"what it gave cannot be recorded: {type(error).__name__}"
@@ -507,6 +508,7 @@ class Crew:
                 if now - beaten >= min(_BEAT, lease / 3):
                     beaten = now
                     self._beat()
+                self._interrupt_lost()
                 self._rescue()
                 self._watch.look()
             except Exception as error:  # whatever it is, this thread has to live
@@ -529,6 +531,14 @@ class Crew:
                 taken,
             )
         self._lost = lost
+
+    def _interrupt_lost(self) -> None:
+        """Interrupt what can be of tasks that others have cancelled, or given to somebody else."""
+        calls = self._calling.interruptible_calls()
+        held = self._claims.held_by(self.name) if calls else set()
+        for claim in calls:
+            if (claim.number, claim.version) not in held:
+                self._calling.interrupt(claim)
 
     def _rescue(self) -> None:
         for owner in self._worker.gone(self._claims.owners()):

@@ -52,7 +52,7 @@ class AgentDef:
         max_running: How many of its tasks run at the same time, likewise.
 
     Raises:
-        RegistryError: Its function yields.
+        RegistryError: It cannot be called, or it yields.
         ConfigurationError: A schema of it is none.
     """
 
@@ -72,6 +72,11 @@ class AgentDef:
         body = (
             getattr(self.target, "execute", None) if inspect.isclass(self.target) else self.target
         )
+        if not callable(body):
+            raise RegistryError(
+                "a task agent is a function or a class with a method 'execute', not "
+                f"{shown(self.target)}"
+            )
         for each in (body, inspect.getattr_static(type(body), "__call__", None)):
             if inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each):
                 raise RegistryError(
@@ -163,11 +168,6 @@ def task_agent(fn: Any = None, /, **options: Any) -> Any:
 
 
 def _agent(target: Any, fields: Mapping[str, Any]) -> AgentDef:
-    body = getattr(target, "execute", None) if inspect.isclass(target) else target
-    if not callable(body):
-        raise RegistryError(
-            f"a task agent is a function or a class with a method 'execute', not {shown(target)}"
-        )
     retry, calls = fields.get("retry"), fields.get("try_count")  # a number is a number of calls
     if retry is None and calls is not None:
         retry = RetryPolicy(max_attempts=calls)

@@ -83,7 +83,7 @@ class Endings:
                     asks=error.question is not None or (not error.on and not ctx._adds),
                     question=error.question,
                 )
-            if self._is_own(error) and (called or not isinstance(error, StoreDamaged)):
+            if self._is_own(error) and not isinstance(error, StoreDamaged):  # no patience mends it
                 return self._put_off(claim, error, called=called)
             return self._failed(claim, ctx, error, took)
         except Exception as fault:  # of a condition for retries, perhaps; its task fails, no thread

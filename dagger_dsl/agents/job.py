@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dagger_dsl._doors import through
 from dagger_dsl.errors import InvalidState, JobNotFound
 from dagger_dsl.model.policies import seconds
-from dagger_dsl.model.tasks import JobStatus, Task, TaskStatus
+from dagger_dsl.model.tasks import JobStatus, Task
 
 if TYPE_CHECKING:
     from dagger_dsl.agents.manager import TaskManager
@@ -85,16 +85,9 @@ class JobHandle:
     def questions(self) -> list[Task]:
         """Return the tasks that wait for a person; what they ask is their ``error``.
 
-        These are the blocked ones to which nothing that they need can come any more. An answer is
-        given by `TaskManager.answer`.
+        An answer is given by `TaskManager.answer`, where the task asks something.
         """
-        tasks = self.tasks
-        coming = {task.id for task in tasks if not task.is_finished}
-        return [
-            task
-            for task in tasks
-            if task.status is TaskStatus.BLOCKED and coming.isdisjoint(task.dependencies)
-        ]
+        return [task for task in self.tasks if task.asks_person]
 
     def to_dot(self) -> str:
         """Return it as DOT: parts, needs, and where each task stands."""

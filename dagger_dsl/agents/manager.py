@@ -21,6 +21,7 @@ from dagger_dsl.agents.reading import Reading
 from dagger_dsl.agents.roster import Roster
 from dagger_dsl.agents.state import SharedState
 from dagger_dsl.agents.steering import Steering
+from dagger_dsl.engine.words import count
 from dagger_dsl.errors import (
     ConfigurationError,
     InvalidState,
@@ -207,8 +208,8 @@ class TaskManager(Adding, Reading, Steering):
             logger.warning(
                 "%s of %s that have not ended are lost with the memory of this task manager; wait "
                 "for them (result() of the job), or give it a database_url",
-                _count(sum(lost), "task"),
-                _count(len(lost), "job"),
+                count(sum(lost), "task"),
+                count(len(lost), "job"),
             )
 
     def _open(self) -> None:
@@ -230,17 +231,31 @@ class TaskManager(Adding, Reading, Steering):
         """
         self._open()
         with self._lock:
-            if self._closed:
-                raise InvalidState("the task manager is closed; make a new one")
+            self._check_open()
             if self._crew is not None and told is not None:
                 raise InvalidState(
                     "the task manager works already, as start_job lets it: call work(told) before"
                 )
             if self._crew is not None or self._size == 0:
                 return
-            self._roster.check()
             self._crew = Crew(self, self._size, self._lease, told)
-            self._crew.start()
+            try:
+                self._crew.start()
+            except BaseException:
+                self._crew = None
+                raise
+
+    def _check_open(self) -> None:
+        """Refuse to begin work that this manager could not do.
+
+        Raises:
+            InvalidState: It was closed.
+            AgentNotFound: An agent that it was told to run is not registered.
+        """
+        if self._closed:
+            raise InvalidState("the task manager is closed; make a new one")
+        if self._crew is None and self._size:
+            self._roster.check()
 
     # --- jobs -------------------------------------------------------------------------------------
 
@@ -277,13 +292,16 @@ class TaskManager(Adding, Reading, Steering):
             AgentNotFound: A task is for an agent that is not registered here, in a process that
                 runs tasks of all agents, or with tasks in memory, which nobody else can run.
             LimitExceeded: It would have more tasks than it may.
-            ConfigurationError: An argument cannot be.
+            InvalidState: The manager was closed.
+            ConfigurationError: An argument cannot be; or a task in memory is for an agent whose
+                tasks this manager does not run.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
         tasks = as_specs(tasks)
         changes = JobSettings.of(max_tasks, heartbeat_interval, stall_action)
         if isinstance(stall_action, StallAction):
             self._stall_actions[stall_action.name] = stall_action
+        self._check_open()
         self._open()  # before anything is read: who died while making a file leaves an empty one
         self._roster.check_specs(tasks)
         names = [*self._reads.agents_of(job_id), *(spec.agent for spec in tasks)]
@@ -315,6 +333,7 @@ class TaskManager(Adding, Reading, Steering):
         """
         if self._reads.job(job_id) is None:
             raise JobNotFound(f"there is no job {shown(job_id)} in {self._store.database.where}")
+        self._check_open()
         self._check_agents(job_id, self._reads.agents_of(job_id), starts=True)
         self._rows.start_job(job_id)
         self.work()
@@ -346,14 +365,14 @@ class TaskManager(Adding, Reading, Steering):
             names: The agents that they are for.
             starts: Whether the job starts with them, so that it would hang.
         """
-        unknown = self._roster.unknown(names)
-        if not unknown:
-            return
         if self._size and self._store.database.is_memory:
             job = None if starts else self._reads.job(job_id)
             if starts or (job is not None and job.status is JobStatus.RUNNING):
-                self._roster.check_names(unknown)
+                self._roster.check_chosen(names)
             return  # start_job looks, and until then the agent may be registered
+        unknown = self._roster.unknown(names)
+        if not unknown:
+            return
         if self._size and starts and self._roster.has_all:
             self._roster.check_names(unknown)
         # Who runs nothing need not know the agents of others; a name like a known one is told.
@@ -406,19 +425,20 @@ class TaskManager(Adding, Reading, Steering):
 
     def _interrupt(self, task_ids: Iterable[str]) -> None:
         """Stop the calls of tasks, where they can be, and have everybody look again."""
-        for each in task_ids:
-            if self._crew is not None:
-                self._crew.cancel(each)
+        crew = self._crew
+        if crew is not None:
+            for each in task_ids:
+                crew.cancel(each)
         self._wake()
         self._changed()
 
     def _wake(self) -> None:
         """Have the crews look that work on this database in this process."""
-        database = self._store.database
+        database, crew = self._store.database, self._crew
         if not database.is_memory:
             tell(of_tasks(database))
-        elif self._crew is not None:
-            self._crew.wake()
+        elif crew is not None:
+            crew.wake()
 
     def _changed(self) -> None:
         """Tell those who wait that a job has ended, or somebody has changed something by hand."""
@@ -434,7 +454,3 @@ class TaskManager(Adding, Reading, Steering):
             yield
         finally:
             self._listeners.remove(tell)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -10,7 +10,7 @@ from dagger_dsl.agents.admission import check_memory
 from dagger_dsl.agents.calls import Caller
 from dagger_dsl.agents.checks import agent_missing
 from dagger_dsl.agents.definition import AgentDef
-from dagger_dsl.errors import AgentAlreadyRegistered, did_you_mean, shown
+from dagger_dsl.errors import AgentAlreadyRegistered, ConfigurationError, did_you_mean, shown
 from dagger_dsl.model.resources import ResourceTracker
 from dagger_dsl.model.tasks import NewTaskSpec
 from dagger_dsl.registry import Registry
@@ -28,6 +28,7 @@ class TaskAgentRegistry(Registry):
 
         Raises:
             AgentAlreadyRegistered: The name is taken.
+            RegistryError: It cannot be one.
         """
         if name in self.task_agents:
             raise AgentAlreadyRegistered(
@@ -109,6 +110,23 @@ class Roster:
         """Return those of some agents that are not registered, each once."""
         known = self._registry.task_agents
         return [each for each in dict.fromkeys(names) if each not in known]
+
+    def check_chosen(self, names: Iterable[str]) -> None:
+        """Refuse agents whose tasks are not run here, where nobody else can run them.
+
+        Raises:
+            AgentNotFound: One of them is not registered.
+            ConfigurationError: One is, and is not among those that were chosen.
+        """
+        names = list(names)
+        self.check_names(names)
+        for name in names:
+            if self._chosen is not None and name not in self._chosen:
+                raise ConfigurationError(
+                    f"this task manager runs no tasks of agent {shown(name)}, and nobody else sees "
+                    f"those in its memory; add it to agents={list(self._chosen)!r}, or give a "
+                    "database_url that other workers use, too"
+                )
 
     def tell_unknown(self, names: Iterable[str], *, close_only: bool) -> None:
         """Warn of agents that are not registered, once each.

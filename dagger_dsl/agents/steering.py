@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.agents.checks import as_status
-from dagger_dsl.agents.current import current_call
 from dagger_dsl.errors import InvalidState, shown
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.store.arguments import check_text
 
 if TYPE_CHECKING:
+    from dagger_dsl.agents.context import TaskContext
     from dagger_dsl.store.storage import Store
     from dagger_dsl.store.task_people import TaskPeople
     from dagger_dsl.store.task_reads import TaskReads
@@ -153,13 +153,22 @@ class Steering:
         status: TaskStatus | str,
         *,
         old: TaskStatus | str | None = None,
+        version: int | None = None,
         cause: str = "",
     ) -> bool:
         """Change a task's status by hand; return False where it is not *old* any more.
 
         An agent that blocks its own task says so by this, too: the task is parked once it returns.
 
+        Args:
+            task_id: Which.
+            status: What it becomes.
+            old: What it has to be; None for whatever it is.
+            version: The `Task.version` that it has to have; None for whichever.
+            cause: Why, for its history.
+
         Raises:
+            ConcurrentUpdateError: It has another *version*: somebody has changed it meanwhile.
             TaskNotFound: There is none.
             InvalidState: A task may not go this way; none becomes running but by a worker.
         """
@@ -169,16 +178,18 @@ class Steering:
                 f"task {shown(task_id)} cannot become running by hand, only by a worker that "
                 "claims it; retry() lets one that has ended, or waits for a person, be claimed"
             )
-        ctx = current_call()
+        before = None if old is None else as_status(old)
+        ctx = self._call()
         if ctx is not None and ctx.task_id == task_id and new is TaskStatus.BLOCKED:
-            ctx._parks = True
-            return True
-        changed = self._rows.set_status(
-            task_id, new, old=None if old is None else as_status(old), cause=cause
-        )
-        stopped = changed and new is TaskStatus.CANCELLED
-        self._interrupt([task_id] if stopped else [])
+            ctx._parks = before in (None, TaskStatus.RUNNING)
+            return ctx._parks
+        changed = self._rows.set_status(task_id, new, old=before, version=version, cause=cause)
+        self._interrupt([task_id] if changed else [])
         return changed
+
+    def _call(self) -> TaskContext | None:
+        """Return the call of a task of this manager that goes on in this thread."""
+        raise NotImplementedError
 
     def _interrupt(self, task_ids: Iterable[str]) -> None:
         """Stop the calls of tasks, where they can be, and have everybody look again."""

@@ -23,6 +23,7 @@ import inspect
 import logging
 import math
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,6 +45,13 @@ _FIRST: Final = 1_000
 
 #: Seconds between two looks for jobs that are too old to be kept.
 _KEEPING: Final = 60.0
+
+#: Jobs that are removed at a time: who does that gives signs of life, too.
+_AT_ONCE: Final = 20
+
+#: A look for stalls that takes longer than this, in seconds, may take so much of the time.
+_LONG: Final = 0.02
+_SHARE: Final = 0.02
 
 #: Seconds between two looks for stalls that are over, where the manager has no interval.
 _CLEARING: Final = 30.0
@@ -68,6 +76,7 @@ class Watch:
         self._every = every
         self._beaten = self._cleared = jobs.now()
         self._kept = -_KEEPING
+        self._looked = self._pause = 0.0  # when it looked for stalls, and for how long not again
         self._strange: set[tuple[str, float]] = set()  # stalls that are left to others
 
     def look(self) -> None:
@@ -83,13 +92,14 @@ class Watch:
         for job_id in self._jobs.overdue():
             self._cancelled(job_id, self._jobs.expire(job_id), "its time limit is over")
         if self._manager._keep != (None, None) and not 0 <= now - self._kept < _KEEPING:
-            self._kept = now
-            self._manager._store.retain_jobs(*self._manager._keep)
+            removed = self._manager._store.retain_jobs(*self._manager._keep, limit=_AT_ONCE)
+            if len(removed) < _AT_ONCE:
+                self._kept = now
         interval = self._manager.heartbeat_interval
         if not 0 <= now - self._cleared < (interval or _CLEARING):
             self._jobs.go_on()
             self._cleared = now
-        for stall in self._jobs.stalled(math.inf if interval is None else interval):
+        for stall in self._stalled(math.inf if interval is None else interval):
             try:
                 self._act(stall)
             except StoreError:
@@ -97,6 +107,16 @@ class Watch:
             except Exception:  # one job must not keep the others from being looked after
                 logger.exception("nothing can be done about job %r, which stalled", stall.job_id)
                 self._jobs.mark(stall)
+
+    def _stalled(self, interval: float) -> list[Stall]:
+        """Return the jobs that have stalled; seldom, where it takes long to find none."""
+        now, began = self._jobs.now(), time.monotonic()
+        if 0 <= now - self._looked < self._pause:
+            return []
+        found = self._jobs.stalled(interval)
+        took = time.monotonic() - began
+        self._looked, self._pause = now, took / _SHARE if took > _LONG else 0.0
+        return found
 
     def _cancelled(self, job_id: str, ran: Sequence[str] | None, why: str) -> None:
         if ran is not None:

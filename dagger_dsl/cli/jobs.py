@@ -187,10 +187,11 @@ def task(arguments: argparse.Namespace, screen: Screen) -> int:
     """Show a task, or decide about it."""
     task_id = arguments.task_id
     with _manager(arguments.db, read_only=arguments.action == "show") as manager:
-        # By ids: who decides about a task need not know the types of its values.
-        known = manager._reads.ids()
-        if task_id not in known:
-            raise TaskNotFound(_missing("task", task_id, known, arguments.db, manager))
+        try:  # by its history: who decides about a task need not know the types of its values
+            manager.history(task_id)
+        except TaskNotFound:
+            known = manager._reads.ids()
+            raise TaskNotFound(_missing("task", task_id, known, arguments.db, manager)) from None
         if arguments.action == "show":
             found = manager.get_task(task_id)
             if found is not None:  # nobody has removed it just now

@@ -108,10 +108,20 @@ def _wait(
         crew = manager._crew
         if crew is not None and isinstance(crew.trouble, StoreDamaged):
             raise crew.trouble  # no patience mends it
-        if drain and not manager._claims.has_left(agents):
+        if drain and not _has_left(manager, agents):
             _tell_unknown(manager, told, screen)
             return
         time.sleep(_LOOK)
+
+
+def _has_left(manager: TaskManager, agents: Sequence[str]) -> bool:
+    """Whether there may be a task that could be called."""
+    try:
+        return manager._claims.has_left(agents)
+    except StoreDamaged:
+        raise
+    except StoreError:  # whoever takes tasks meets it as well, and waits
+        return True
 
 
 def _tell_unknown(manager: TaskManager, told: set[str], screen: Screen) -> None:

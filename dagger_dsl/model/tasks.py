@@ -162,10 +162,10 @@ class NewTaskSpec:
         parent: The id of the task that it is a part of.
         task_type: A `TaskType` or its name.
         priority: Higher ones are claimed first; those of one priority in the order in which they
-            became ready.
+            were added.
         acceptance_criteria: When its result is good enough.
         summary: A short text that agents may keep with it.
-        timeout: Seconds (or a timedelta) that one call may take; None for no limit.
+        timeout: Seconds (or a timedelta) that one call may take; None for the agent's limit.
         max_retries: Calls after the first one that fails; None leaves that to the agent's policy.
         effects: ``at_least_once`` (a task whose worker died is given to another one) or
             ``at_most_once`` (it waits for a person to decide).
@@ -283,10 +283,12 @@ class Task(WithStoredValues):
         priority, timeout, max_retries, effects, on_dependency_failure, key: As given.
         attempts: How often its agent was called.
         retry_count: How many of these calls were made again after a failure.
+        asks_person: Whether it is blocked until a person says something; what is its ``error``.
         worker: Who runs it, for people; empty where nobody does.
-        version: Rises with every change.
+        version: Rises with every change of its status.
         created_at, updated_at: When it was made, and changed last, UTC.
-        started_at, finished_at: When its last call began and ended, UTC; None before.
+        started_at, finished_at: When its last call began, and when that ended, or it was ended by
+            hand, UTC; None before.
     """
 
     _may_be_stored: ClassVar = ("input", "output")
@@ -318,6 +320,7 @@ class Task(WithStoredValues):
     updated_at: dt.datetime
     started_at: dt.datetime | None
     finished_at: dt.datetime | None
+    asks_person: bool = False
 
     def __repr__(self) -> str:
         """Show all of it, whatever its values are."""

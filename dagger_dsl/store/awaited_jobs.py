@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from dagger_dsl.errors import JobFailed, JobNotFound, shown
 from dagger_dsl.model.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.model.jobs import JobRequest
+from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.job_ends import ENDED, post
@@ -25,6 +26,7 @@ from dagger_dsl.store.schema import job_waits, task_links, tasks
 from dagger_dsl.store.task_reads import stored_job
 from dagger_dsl.store.task_steps import (
     LOST,
+    UNSURE,
     cancel_tasks,
     count_job,
     json_text,
@@ -77,13 +79,26 @@ _RESULTS: Final = Statement(
     .order_by(tasks.c.task_id)
 )
 _LOST: Final = Statement(
-    sa.select(tasks.c.task_id, tasks.c.status, tasks.c.public_id, tasks.c.agent_type, tasks.c.error)
+    sa.select(
+        tasks.c.task_id,
+        tasks.c.status,
+        tasks.c.public_id,
+        tasks.c.agent_type,
+        tasks.c.error,
+        tasks.c.effects,
+    )
     .where(
         tasks.c.job_id == _job,
         tasks.c.status.in_([sa.literal_column("'failed'"), sa.literal_column("'cancelled'")]),
     )
     .order_by(tasks.c.task_id)
 )
+
+
+def _was_cut(tx: Transaction, number: int) -> bool:
+    """Whether a task that was cancelled, and is tried again, ran when that was done."""
+    before = [row[1] for row in tx.rows(sql.EVENTS, (number,))]
+    return before[-3:-2] == ["running"]  # then it was cancelled, and then pending
 
 
 class AwaitedJobs(TaskRows):
@@ -172,10 +187,14 @@ class AwaitedJobs(TaskRows):
         """Let the tasks of a job that failed or were cancelled be run again."""
         lost = tx.rows(_LOST, (job_id,))
         for number, *_ in lost:
+            tx.execute(sql.FRESH, (number,))
             set_status(tx, number, TaskStatus.PENDING, now, cause="its job is tried again")
-        for number, *_ in lost:
+        for number, status, *_, effects in lost:
             waits, _ = open_needs(tx, number)
-            if waits:
+            if effects == Effects.AT_MOST_ONCE and status == "cancelled" and _was_cut(tx, number):
+                why = "its call was cancelled, and it may be called at most once: decide by hand"
+                set_status(tx, number, TaskStatus.BLOCKED, now, error=why, waits=waits, due=UNSURE)
+            elif waits:
                 tx.execute(sql.SET_WAITS, (waits, number))
             else:
                 set_status(tx, number, TaskStatus.READY, now, waits=0)
@@ -250,7 +269,7 @@ def _given_up(rows: Sequence[Sequence[Any]]) -> str:
 def _why(job_id: str, status: JobStatus, error: str, lost: Sequence[Sequence[Any]]) -> str:
     failed: list[Mapping[str, str]] = [
         {"id": str(public_id), "agent": str(agent), "error": str(text or "")}
-        for _, state, public_id, agent, text in lost
+        for _, state, public_id, agent, text, _ in lost
         if state == "failed"
     ]
     failed.sort(key=lambda each: each["error"] == LOST)  # what failed by itself comes first

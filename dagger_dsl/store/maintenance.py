@@ -183,13 +183,15 @@ class Maintenance:
         _, left = self._remove_all(list(dict.fromkeys(runs)))
         self._free(left)
 
-    def retain_jobs(self, keep_jobs: int | None, keep_days: float | None) -> list[str]:
+    def retain_jobs(
+        self, keep_jobs: int | None, keep_days: float | None, limit: int | None
+    ) -> list[str]:
         """See `Store.retain_jobs`."""
         job_upkeep.check_keeping(keep_jobs, keep_days)
         days = None if keep_days is None else _days_ago(keep_days)
         old = [] if keep_jobs is None else job_upkeep.old_jobs(self._database, None, keep_jobs)
         old += [] if days is None else job_upkeep.old_jobs(self._database, days, None)
-        removed, left = self._remove_jobs(list(dict.fromkeys(old)))
+        removed, left = self._remove_jobs(list(dict.fromkeys(old))[:limit])
         self._free(left)
         return removed
 

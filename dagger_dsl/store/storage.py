@@ -509,14 +509,21 @@ class Store:
         self._maintenance().retain(flow_name, keep_runs, keep_days)
 
     def retain_jobs(
-        self, keep_jobs: int | None = None, keep_days: float | None = None
+        self,
+        keep_jobs: int | None = None,
+        keep_days: float | None = None,
+        limit: int | None = None,
     ) -> list[str]:
         """Remove jobs that have ended: all but *keep_jobs*, and those older than *keep_days*.
+
+        Args:
+            keep_jobs, keep_days: What is kept; None for all.
+            limit: So many of them at most; None for no limit.
 
         Returns:
             Their ids.
         """
-        return self._maintenance().retain_jobs(keep_jobs, keep_days)
+        return self._maintenance().retain_jobs(keep_jobs, keep_days, limit)
 
     def stats(self) -> DatabaseStats:
         """Return sizes in bytes and numbers of rows."""

@@ -277,7 +277,8 @@ class TaskClaims(TaskTable):
         if status is TaskStatus.BLOCKED:
             asked = ending.question
             if asked is not None and asked.run_id and is_asked(tx, asked.run_id, asked.seen):
-                return TaskStatus.READY, ""  # somebody has said meanwhile what the run waits for
+                # Somebody has said meanwhile what the run waits for.
+                return (TaskStatus.PENDING if waits else TaskStatus.READY), ""
             if ending.asks:
                 ask(tx, claim.number, claim.job_id, ending.question)
             if waits or ending.asks:
@@ -300,15 +301,15 @@ class TaskClaims(TaskTable):
         if len(agents) > 1:
             rows.sort(key=_order)
         claims: list[Claim] = []
-        lanes: set[str] = set()
+        lanes: set[tuple[str, str]] = set()
         for row in rows:
             if len(claims) >= wanted and (len(claims) >= most or not _may_wait(row, quick)):
                 break
             lane = row[13]
             if lane is not None:
-                if lane in lanes:
+                if (row[3], lane) in lanes:
                     continue
-                lanes.add(lane)
+                lanes.add((row[3], lane))
             if limits is not None and not limits.admits(tx, row[0], row[3], self._clock()):
                 continue
             values = {
@@ -373,6 +374,10 @@ class TaskClaims(TaskTable):
 
         run_transaction(self._database, raise_)
         return count
+
+    def held_by(self, worker: str) -> set[tuple[int, int]]:
+        """Return number and version of the tasks that a worker has."""
+        return {(number, version) for number, version in read(self._database, sql.HELD, (worker,))}
 
     def was_taken(self, claim: Claim) -> bool:
         """Return whether others took a claimed task over, as its worker seemed to be gone."""
@@ -465,7 +470,7 @@ def _first_ready(
     plain = [row for row in found if row[13] is None]
     if len(plain) == len(found):
         return plain
-    held = {lane for (lane,) in look(sql.HELD_LANES, ())}
+    held = {lane for (lane,) in look(sql.HELD_LANES, (agent,))}
     laned = _first_of_each(((row, row[13]) for row in found if row[13] is not None), held)
     if len(laned) < wanted and len(found) - len(plain) == named["the_window"]:
         numbers = _further(look, named, wanted, held)

@@ -19,6 +19,7 @@ from dagger_dsl.store.task_questions import check_question, open_question, recor
 from dagger_dsl.store.task_steps import (
     NEVER,
     UNSURE,
+    asks_person,
     count_job,
     follow,
     json_text,
@@ -33,9 +34,6 @@ from dagger_dsl.store.transactions import Statement, Transaction, run_transactio
 __all__ = ["TaskPeople"]
 
 _number = sa.bindparam("the_task", type_=sa.Integer())
-_FRESH: Final = Statement(
-    sa.update(tasks).where(tasks.c.task_id == _number).values(retries=sa.literal_column("0"))
-)
 _PARTS: Final = Statement(
     sa.select(tasks.c.task_id, tasks.c.public_id, tasks.c.parent_id, tasks.c.status)
     .where(tasks.c.job_id == sa.bindparam("the_job", type_=sa.Text()))
@@ -74,8 +72,8 @@ class TaskPeople(TaskRows):
                 steer(tx, task_id, row, TaskStatus.REJECTED, now, cause=cause)
                 row = task_row(tx, task_id)
             if row[1] in (TaskStatus.PENDING, TaskStatus.READY, TaskStatus.RUNNING):
-                check_transition(task_id, TaskStatus(row[1]), TaskStatus(row[1]))
-            tx.execute(_FRESH, (row[0],))
+                raise InvalidState(f"task {task_id!r} is {row[1]}: it goes on already")
+            tx.execute(sql.FRESH, (row[0],))
             steer(tx, task_id, row, TaskStatus.READY, now, cause=cause)
 
         run_transaction(self._database, again)
@@ -110,7 +108,7 @@ class TaskPeople(TaskRows):
                     f"task {task_id!r} asks nothing, and an answer would call it again ({error}): "
                     "retry() calls it once more, cancel_task() ends it"
                 )
-            if row[1] != TaskStatus.BLOCKED or (row[2] and row[6] != NEVER):
+            if not asks_person(row[1], row[2], row[6]):
                 raise InvalidState(
                     f"task {task_id!r} is {row[1]} and waits for no person"
                     + ("; it waits for other tasks" if row[1] == TaskStatus.BLOCKED else "")

@@ -30,7 +30,7 @@ from dagger_dsl.store.codec import advice_outside_runs
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.task_questions import ANSWERS, Answered, Question, open_question
-from dagger_dsl.store.task_steps import NEVER, UNSURE, utc
+from dagger_dsl.store.task_steps import NEVER, UNSURE, asks_person, utc
 from dagger_dsl.store.transactions import column_moment, fetch, read
 
 __all__ = ["StoredJob", "TaskReads", "TaskTable", "stored_job"]
@@ -247,7 +247,7 @@ class TaskReads(TaskTable):
             if not rows:
                 raise TaskNotFound(f"there is no task {shown(task_id)}")
             number, status, waits, due = (rows[0][each] for each in (0, 1, 2, 6))
-            if status != TaskStatus.BLOCKED or due == UNSURE or (waits and due != NEVER):
+            if due == UNSURE or not asks_person(status, waits, due):
                 return None
             ((error,),) = fetch(connection, sql.ERROR, (number,))
             found = open_question(partial(fetch, connection), number, error or "")
@@ -323,6 +323,7 @@ class TaskReads(TaskTable):
             updated_at=max(changed, began or changed, ended or changed),
             started_at=began,
             finished_at=ended,
+            asks_person=asks_person(row[4], row[24], row[25]),
         )
 
 

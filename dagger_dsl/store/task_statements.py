@@ -242,10 +242,12 @@ ANY_READY: Final = Statement(
     .limit(_bind("the_limit", sa.Integer()))
     .offset(_start)
 )
-#: The lanes of all tasks that run.
+#: The lanes of an agent's tasks that run.
 HELD_LANES: Final = Statement(
     sa.select(tasks.c.lane).where(
-        tasks.c.status == sa.literal_column("'running'"), tasks.c.lane.is_not(None)
+        tasks.c.status == sa.literal_column("'running'"),
+        tasks.c.lane.is_not(None),
+        tasks.c.agent_type == _agent,
     )
 )
 
@@ -376,6 +378,8 @@ SATISFY: Final = Statement(
     )
 )
 NEEDING: Final = Statement(sa.select(task_links.c.task_id).where(task_links.c.needs_id == _number))
+#: Statuses with which a task ends; a person's judgement comes after its end.
+_ENDED: Final = ("completed", "failed", "cancelled")
 CHANGE: Final = Statement(
     sa.update(tasks)
     .where(tasks.c.task_id == _number)
@@ -384,11 +388,27 @@ CHANGE: Final = Statement(
         error=_bind("new_error", sa.Text()),
         waits=sa.func.coalesce(_bind("new_waits", sa.Integer()), tasks.c.waits),
         due_at=_bind("new_due", sa.Double()),
+        finished_at=sa.case(
+            (
+                sa.or_(
+                    tasks.c.status == sa.literal_column("'running'"),
+                    _bind("new_status", sa.Text()).in_(
+                        [sa.literal_column(f"'{each}'") for each in _ENDED]
+                    ),
+                ),
+                _bind("the_moment", sa.Double()),
+            ),
+            else_=tasks.c.finished_at,
+        ),
         owner=sa.null(),
         lease_expires_at=sa.null(),
         version=_next_version,
         updated_at=_now,
     )
+)
+#: It has all its retries before it.
+FRESH: Final = Statement(
+    sa.update(tasks).where(tasks.c.task_id == _number).values(retries=sa.literal_column("0"))
 )
 DUE: Final = Statement(
     sa.select(tasks.c.task_id, tasks.c.waits, tasks.c.due_at)
@@ -485,6 +505,8 @@ TASK_ROW: Final = (
     tasks.c.started_at,
     tasks.c.finished_at,
     tasks.c.spec,
+    tasks.c.waits,
+    tasks.c.due_at,
 )
 ONE_TASK: Final = Statement(
     sa.select(*TASK_ROW).where(tasks.c.public_id == _bind("the_id", sa.Text()))
@@ -534,6 +556,11 @@ OF_OWNER: Final = Statement(
     sa.select(tasks.c.task_id, tasks.c.public_id, tasks.c.effects, tasks.c.job_id)
     .where(tasks.c.owner == _bind("the_worker", sa.Text()))
     .order_by(tasks.c.task_id)
+)
+HELD: Final = Statement(
+    sa.select(tasks.c.task_id, tasks.c.version).where(
+        tasks.c.owner == _bind("the_worker", sa.Text())
+    )
 )
 OWNERS: Final = Statement(
     sa.select(

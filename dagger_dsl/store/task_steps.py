@@ -30,6 +30,7 @@ __all__ = [
     "SILENT",
     "UNSURE",
     "add_link",
+    "asks_person",
     "cancel_tasks",
     "count_job",
     "follow",
@@ -64,6 +65,11 @@ UNSURE: Final = sys.float_info.max
 DIED: Final = "its worker died"
 SILENT: Final = "its worker gave no sign of life"
 LOST: Final = "a task that it needs was not completed"
+
+
+def asks_person(status: str, waits: int, due: float | None) -> bool:
+    """Whether a task waits for a person, with what its row says."""
+    return status == TaskStatus.BLOCKED and (not waits or due in (NEVER, UNSURE))
 
 
 # --- jobs
@@ -189,6 +195,7 @@ def set_status(
         "new_error": storable(error) or None,
         "new_waits": waits,
         "new_due": due,
+        "the_moment": now,
         "the_time": utc(now),
     }
     tx.execute(sql.CHANGE, sql.CHANGE.in_order(values))
@@ -271,6 +278,11 @@ def steer(
     check_reason("an error", error)
     number, status, waits, job_id = row[0], TaskStatus(row[1]), row[2], str(row[4])
     check_transition(task_id, status, new)
+    if status is TaskStatus.BLOCKED and new is TaskStatus.PAUSED and row[6] == UNSURE:
+        raise InvalidState(
+            f"task {task_id!r} waits for somebody to say whether it may be called again, as nobody "
+            "knows what its last call has done: retry() calls it once more, cancel_task() ends it"
+        )
     after = new
     if new in (TaskStatus.READY, TaskStatus.PENDING):
         waits, lost = open_needs(tx, number)
@@ -422,5 +434,8 @@ def json_text(value: Any) -> str:
 
 
 def utc(moment: float) -> dt.datetime:
-    """Return a time of seconds since 1970."""
-    return dt.datetime.fromtimestamp(moment, dt.UTC)
+    """Return a time of seconds since 1970; what comes after all times is the last one."""
+    try:
+        return dt.datetime.fromtimestamp(moment, dt.UTC)
+    except (ValueError, OverflowError):
+        return dt.datetime.max.replace(tzinfo=dt.UTC)

@@ -380,6 +380,8 @@ class TaskRows(TaskTable):
                 *spec.dependencies
             }:
                 number = numbers[id_]
+                if task_row(tx, id_)[1] == TaskStatus.FAILED:
+                    continue  # it needs another one of these, too, and has failed with that
                 set_status(tx, number, TaskStatus.FAILED, now, error=LOST, cause=LOST)
                 count_job(tx, job.id, -1, 1, now)
                 follow(tx, job.id, number, "failed", now)

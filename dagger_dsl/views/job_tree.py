@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from dagger_dsl.engine.words import count, duration
-from dagger_dsl.model.tasks import UNFINISHED, OnDependencyFailure, Task, TaskStatus
+from dagger_dsl.model.tasks import OnDependencyFailure, Task, TaskStatus
 from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.views.colours import ON_PAGES
 from dagger_dsl.views.jobs import look_of, lost_with, standing, status_of, took
@@ -127,7 +127,7 @@ def notes_of(task: Task, known: Mapping[str, Task]) -> Iterator[str]:
     waits = _waits(task, known)
     if waits:
         yield f"waits for {waits}"
-    elif task.status is TaskStatus.BLOCKED:
+    elif task.asks_person:
         yield "waits for a person"
 
 
@@ -180,11 +180,9 @@ def _needs(task: Task, known: Mapping[str, Task]) -> list[Task]:
 
 def _waits(task: Task, known: Mapping[str, Task]) -> str:
     """Return in words what else has to end before a task can be called."""
-    if task.status not in UNFINISHED or task.status is TaskStatus.RUNNING:
+    if task.asks_person or task.is_finished or task.status is TaskStatus.RUNNING:
         return ""
     needs = _needs(task, known)
-    if task.status is TaskStatus.BLOCKED:  # what cannot come any more is for a person
-        return _names([each for each in needs if not each.is_finished])
     anyway = task.on_dependency_failure is OnDependencyFailure.RUN
     enough = (*_DONE, TaskStatus.FAILED, TaskStatus.CANCELLED) if anyway else _DONE
     return _names([each for each in needs if each.status not in enough])

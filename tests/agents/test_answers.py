@@ -254,3 +254,48 @@ def test_what_an_agent_adds_again_under_its_id_is_there_already(
     assert "added task 'b-first' before with another max_retries" in job.tasks[0].error
     with pytest.raises(TaskExists):  # who is not the parent adds another task
         manager.add_task("c", "", "leaf", input={"n": 1}, task_id="a-first")
+
+
+def test_who_asks_while_it_needs_something_is_listed_with_what_it_asks(
+    manager: TaskManager, registry: Registry
+) -> None:
+    @task_agent(registry=registry)
+    def asks(ctx: TaskContext) -> Any:
+        ctx.add_dependency("later")
+        return ctx.ask("pay?")
+
+    @task_agent(registry=registry)
+    def later() -> None: ...
+
+    manager.add_tasks([NewTaskSpec("later", task_id="later")], "j")
+    manager.pause("later")
+    manager.add_tasks([NewTaskSpec("asks", task_id="asks")], "j")
+    job = manager.start_job("j")
+    assert asked(job, "pay?") == "asks"
+    assert [each.asks_person for each in job.tasks] == [False, True]
+    manager.answer("asks", 5)
+    manager.resume("later")
+    assert job.result(LONG) is JobStatus.COMPLETED
+
+
+def test_who_waits_for_what_was_rejected_asks_nobody(
+    manager: TaskManager, registry: Registry
+) -> None:
+    @task_agent(registry=registry)
+    def waits(ctx: TaskContext) -> Any:
+        if not ctx.is_rerun:
+            ctx.block(on=["needed"])
+        return ctx.dependency_outputs()
+
+    @task_agent(registry=registry)
+    def needed() -> int:
+        return 1
+
+    manager.add_tasks([NewTaskSpec("needed", task_id="needed")], "j")
+    manager.pause("needed")
+    manager.add_tasks([NewTaskSpec("waits", task_id="waits")], "j")
+    job = manager.start_job("j")
+    until(lambda: job.tasks[1].status is TaskStatus.BLOCKED)
+    manager.update_task_status("needed", TaskStatus.CANCELLED)
+    until(lambda: job.is_finished)
+    assert job.questions() == []

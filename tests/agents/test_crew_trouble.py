@@ -411,3 +411,72 @@ def until(what: Callable[[], object]) -> None:
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_who_could_not_begin_to_work_begins_the_next_time(
+    registry: Registry, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @task_agent(registry=registry)
+    def work() -> int:
+        return 1
+
+    def refuse(_: object) -> None:
+        raise StoreFull("no room for a lock")
+
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        with monkeypatch.context() as patch:
+            patch.setattr("dagger_dsl.store.workers.Worker.arrive", refuse)
+            with pytest.raises(StoreFull):
+                _ = manager.start_job("j", [NewTaskSpec("work")])
+        assert manager.start_job("j").result(LONG) is JobStatus.COMPLETED
+
+
+def test_a_damaged_value_met_by_an_agent_fails_its_task(
+    manager: TaskManager, registry: Registry, tmp_path: Path
+) -> None:
+    @task_agent(registry=registry)
+    def large() -> str:
+        for file in tmp_path.rglob("*"):
+            assert len(file.name) != 64
+        return "x" * 50_000
+
+    @task_agent(registry=registry)
+    def lose() -> None:
+        (file,) = (each for each in tmp_path.rglob("*") if len(each.name) == 64)
+        file.unlink()
+
+    @task_agent(registry=registry)
+    def reads(ctx: TaskContext) -> int:
+        return len(ctx.dependency_outputs()[0])
+
+    specs = [
+        NewTaskSpec("large", task_id="large"),
+        NewTaskSpec("lose", task_id="lost", dependencies=["large"]),
+        NewTaskSpec("reads", task_id="reads", dependencies=["large", "lost"]),
+    ]
+    assert manager.start_job("j", specs).result(LONG) is JobStatus.FAILED
+    assert task_of(manager, "reads").error.startswith(
+        "dagger_dsl.errors.StoreDamaged: the artifact"
+    )
+    assert task_of(manager, "reads").attempts == 1
+
+
+def test_what_meets_trouble_as_it_is_handed_in_alone_is_handed_in_again(
+    manager: TaskManager, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[Exception] = [StoreFull("no room now"), ValueError("a fault of ours")]
+    exchange = manager._claims.exchange
+
+    def failing(worker: str, endings: Any = (), **more: Any) -> Any:
+        if endings and left:
+            raise left.pop()
+        return exchange(worker, endings, **more)
+
+    @task_agent(registry=registry)
+    def work() -> int:
+        return 1
+
+    monkeypatch.setattr(manager._claims, "exchange", failing)
+    monkeypatch.setattr(crew_module, "_LATER", 0.01)
+    assert manager.start_job("j", [NewTaskSpec("work")]).result(LONG) is JobStatus.COMPLETED
+    assert left == []

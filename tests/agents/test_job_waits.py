@@ -413,6 +413,51 @@ def test_a_resume_tries_what_failed_of_the_job_again(
     assert jobs(url) == [{"job_id": "r/ask/default", "status": "completed"}]
 
 
+def test_a_resume_gives_what_failed_all_its_retries_again(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    @task_agent(registry=agents.registry, retry=AGAIN)
+    def fickle(n: int) -> list[int]:
+        agents.calls.append(n)
+        if agents.broken:
+            raise ValueError("not yet")
+        return [n]
+
+    agents.broken.add(1)
+    dag = waiting(spec(1, "fickle"))
+    with pytest.raises(NodeExecutionError):
+        dag.run(database_url=url, run_id="r")
+    assert agents.calls == [1, 1]
+
+    def mend() -> None:
+        until(lambda: len(agents.calls) == 3)
+        agents.broken.clear()
+
+    thread = threading.Thread(target=mend)
+    thread.start()
+    assert go_on(dag, url) == {"got": [1]}
+    thread.join()
+    assert agents.calls == [1, 1, 1, 1]
+
+
+def test_a_resume_leaves_to_a_person_what_may_be_called_once_and_was_cut_off(
+    manager: TaskManager, url: str, agents: Agents
+) -> None:
+    dag = waiting(spec(1, "held", effects="at_most_once", task_id="held"))
+    handle = dag.start(database_url=url, run_id="r")
+    until(lambda: agents.calls)
+    handle.cancel("enough")
+    handle.result(timeout=LONG)
+    agents.gate.set()
+    again = engine.start_resume("r", dag.registry, RunOptions(database_url=url))
+    until(lambda: manager.job("r/ask/default").questions())
+    (task,) = manager.job("r/ask/default").questions()
+    assert "at most once: decide by hand" in task.error
+    manager.retry(task.id)
+    assert again.result(timeout=LONG).outputs == {"after": {"got": [1]}}
+    assert agents.calls == [1, 1]
+
+
 def test_a_result_that_does_not_fit_fails_the_node(manager: TaskManager, url: str) -> None:
     dag = DAG("fits")
 

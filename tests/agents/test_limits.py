@@ -21,6 +21,7 @@ from dagger_dsl.errors import ConfigurationError, ResourceExhausted
 from dagger_dsl.model.rates import Rate
 from dagger_dsl.model.resources import ResourceTracker
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec
+from tests.agents.helpers import until
 from tests.engine.test_resources import LONG, Meter, completed, empty
 
 
@@ -406,3 +407,25 @@ def test_impossible_limits_are_refused(option: str, value: Any, text: str) -> No
 def test_what_is_no_tracker_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="resources is a ResourceTracker"):
         TaskManager(resources=100)  # type: ignore[arg-type]
+
+
+def test_a_task_that_is_tried_again_while_its_last_call_goes_on_leaves_no_room_taken() -> None:
+    go, calls = threading.Event(), list[int]()
+
+    @task_agent(memory=10)
+    def holds() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            assert go.wait(LONG)
+        return 1
+
+    tracker = ResourceTracker(memory_limit=20)
+    with TaskManager(resources=tracker, concurrency=3) as manager:
+        job = manager.start_job("j", [NewTaskSpec("holds", task_id="t")])
+        while not calls:
+            time.sleep(0.001)
+        manager.cancel_task("t")
+        manager.retry("t")
+        assert job.result(LONG) is JobStatus.COMPLETED
+        go.set()
+        until(lambda: empty(tracker))

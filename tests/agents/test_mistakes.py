@@ -8,21 +8,25 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dagger_dsl import Secret, task_agent
+from dagger_dsl.agents import NeedsMoreInfo, TaskAgentRegistry
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
 from dagger_dsl.errors import (
     AgentNotAllowed,
+    AgentNotFound,
     ConfigurationError,
     CycleError,
     EncodingError,
     InputValidationError,
     InvalidState,
+    RegistryError,
 )
 from dagger_dsl.model.jobs import JobRequest
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
@@ -367,3 +371,92 @@ def test_a_reason_to_block_is_a_text() -> None:
         task = manager.get_task(task_id)
         assert task is not None
         assert task.error.endswith("ConfigurationError: a reason is a text, not {'pay': 250}")
+
+
+# --- threads of agents, and other managers
+
+
+def test_what_an_agent_adds_from_a_thread_of_its_own_is_of_its_call() -> None:
+    def part() -> int:
+        return 7
+
+    def whole(ctx: TaskContext) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            task_id = pool.submit(ctx.add_task, "part", task_id="part").result()
+            pool.submit(ctx.add_dependency, task_id).result()
+        if not ctx.is_rerun:
+            raise NeedsMoreInfo("the part")
+        return ctx.dependency_outputs()
+
+    with TaskManager(registry=registry_of(part=part, whole=whole), concurrency=2) as manager:
+        job = manager.start_job("j", [NewTaskSpec("whole", task_id="whole")])
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert job.tasks[0].output == [7]
+
+
+def test_a_task_of_another_manager_needs_its_job(tmp_path: Path) -> None:
+    other = TaskManager(registry=agents(), concurrency=0)
+
+    def adds() -> str:
+        return other.create_task(NewTaskSpec("a"))
+
+    def parks(ctx: TaskContext) -> None:
+        other.update_task_status(ctx.task_id, TaskStatus.BLOCKED)
+
+    with other, TaskManager(registry=registry_of(adds=adds, parks=parks)) as manager:
+        other.add_task("j", "", "a", task_id="parks")
+        specs = [NewTaskSpec("adds", task_id="adds"), NewTaskSpec("parks", task_id="parks")]
+        job = manager.start_job("j", specs)
+        assert job.result(LONG) is JobStatus.FAILED
+        assert [each.status for each in job.tasks] == ["failed", "completed"]
+        assert "of this manager, create_task needs the job_id" in job.tasks[0].error
+        assert [each.id for each in other.jobs()] == ["j"]
+        parked = other.get_task("parks")
+        assert parked is not None
+        assert parked.status is TaskStatus.BLOCKED, "not the task that did it"
+
+
+def test_a_task_in_memory_for_an_agent_that_nobody_runs_is_refused() -> None:
+    registry = registry_of(a=lambda: 1, b=lambda: 2)
+    with TaskManager(registry=registry, agents=["a"]) as manager:
+        with pytest.raises(ConfigurationError, match=r"runs no tasks of agent 'b'.*agents="):
+            _ = manager.start_job("j", [NewTaskSpec("b")])
+        job = manager.start_job("j", [NewTaskSpec("a")])
+        assert job.result(LONG) is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("why", ["closed", "typo"])
+def test_who_cannot_run_a_job_starts_none(url: str, why: str) -> None:
+    manager = TaskManager(
+        registry=agents(), database_url=url, agents=["x" if why == "typo" else "a"]
+    )
+    manager.add_task("j", "", "a", input=1)
+    if why == "closed":
+        manager.close()
+    with pytest.raises((AgentNotFound, InvalidState)):
+        _ = manager.start_job("j")
+    manager.close()
+    with TaskManager(registry=agents(), database_url=url, concurrency=0) as looks:
+        assert looks.job("j").status is JobStatus.CREATED
+
+
+@pytest.mark.parametrize("agent", [5, dict, object()])
+def test_what_can_be_called_by_nobody_is_no_agent(agent: Any) -> None:
+    registry = TaskAgentRegistry()
+    with pytest.raises(RegistryError, match="a function or a class with a method 'execute'"):
+        registry.register("x", agent)
+    assert registry.task_agents == {}
+
+
+def test_times_beyond_all_calendars_are_the_last_ones(url: str) -> None:
+    with TaskManager(registry=agents(), database_url=url, concurrency=1, lease=1e12) as manager:
+        job = manager.start_job("j", [NewTaskSpec("a", 1)], timeout=1e12)
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert "<html" in job.to_html()
+
+
+def test_what_goes_on_already_is_not_tried_again() -> None:
+    with TaskManager(registry=agents(), concurrency=0) as manager:
+        manager.add_task("j", "", "a", task_id="t", input=1)
+        with pytest.raises(InvalidState, match="'t' is pending: it goes on already"):
+            manager.retry("t")

@@ -11,10 +11,10 @@ from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
 from dagger_dsl.errors import InvalidState
 from dagger_dsl.model.messages import Message
-from dagger_dsl.model.tasks import NewTaskSpec
+from dagger_dsl.model.tasks import JobStatus, NewTaskSpec
 from dagger_dsl.store.messages import MessageRows
 from dagger_dsl.store.storage import Store
-from tests.agents.helpers import registry_of, until
+from tests.agents.helpers import LONG, registry_of, until
 
 pytestmark = pytest.mark.row("J12")
 
@@ -57,9 +57,9 @@ def test_only_the_call_that_completes_publishes(tmp_path: Path, is_async: bool) 
         with pytest.raises(InvalidState, match="is over"):
             kept[-1].publish("told", 1)
     first, second = published(url)
-    assert (first.payload, first.key, first.id) == ({"n": 1, "attempt": 2}, "k", "task:t:2:1")
+    assert (first.payload, first.key, first.id) == ({"n": 1, "attempt": 2}, "k", "task:t:1:2:1")
     assert (first.source, first.task_id) == ("task:tell", "t")
-    assert (len(second.payload), second.id) == (100_000, "task:t:2:2")
+    assert (len(second.payload), second.id) == (100_000, "task:t:1:2:2")
 
 
 def test_a_task_in_memory_cannot_publish() -> None:
@@ -72,3 +72,17 @@ def test_a_task_in_memory_cannot_publish() -> None:
         found = manager.get_task("t")
         assert found is not None
         assert "not in memory" in str(found.error)
+
+
+def test_a_task_that_has_the_id_of_one_that_was_removed_publishes_its_own(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path / 'tasks.db'}"
+
+    def tell(ctx: TaskContext, day: str) -> None:
+        ctx.publish("told", day)
+
+    with TaskManager(registry=registry_of(tell=tell), database_url=url, concurrency=1) as manager:
+        for day in ("monday", "tuesday", "tuesday"):
+            spec = NewTaskSpec("tell", {"day": day}, task_id="report")
+            assert manager.start_job("daily", [spec]).result(LONG) is JobStatus.COMPLETED
+            manager._store.retain_jobs(0)
+    assert [each.payload for each in published(url)] == ["monday", "tuesday", "tuesday"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from dagger_dsl.errors import (
     InvalidState,
     TaskNotFound,
 )
-from dagger_dsl.model.tasks import JobStatus, TaskStatus
+from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.registry import Registry
 from dagger_dsl.testing import FakeClock
 from tests.agents.helpers import LONG, Hands, registry_of, until
@@ -319,3 +320,44 @@ def test_nobody_makes_a_task_running_by_hand(hands: Hands) -> None:
         manager.update_task_status("one", "running", cause="by hand")
     assert hands.states() == {"one": "ready"}
     assert hands.claim("a"), "a worker still takes it"
+
+
+@pytest.mark.parametrize("how", ["cancelled", "ready"])
+def test_an_async_call_is_interrupted_whoever_takes_its_task_away(tmp_path: Path, how: str) -> None:
+    url, calls, ended = f"sqlite:{tmp_path / 'tasks.db'}", list[int](), list[str]()
+
+    async def waits() -> int:
+        calls.append(1)
+        if len(calls) > 1:
+            return 1
+        try:
+            await asyncio.sleep(LONG)
+        except asyncio.CancelledError:
+            ended.append("interrupted")
+            raise
+        return 0
+
+    registry = registry_of(waits=waits)
+    with (
+        TaskManager(registry=registry, database_url=url, concurrency=2) as manager,
+        TaskManager(registry=registry, database_url=url, concurrency=0) as other,
+    ):
+        job = manager.start_job("j", [NewTaskSpec("waits", task_id="t")])
+        until(lambda: calls)
+        other.update_task_status("t", how)
+        until(lambda: ended)
+        wanted = JobStatus.CANCELLED if how == "cancelled" else JobStatus.COMPLETED
+        assert job.result(LONG) is wanted
+
+
+def test_a_status_is_changed_by_hand_only_where_it_is_what_was_read(tmp_path: Path) -> None:
+    with TaskManager(registry=registry_of(a=lambda: 1), concurrency=0) as manager:
+        manager.add_task("j", "", "a", task_id="t")
+        read = manager.get_task("t")
+        assert read is not None
+        manager.pause("t")
+        with pytest.raises(ConcurrentUpdateError, match="somebody has changed it"):
+            manager.update_task_status("t", "cancelled", version=read.version)
+        now = manager.get_task("t")
+        assert now is not None
+        assert manager.update_task_status("t", "cancelled", version=now.version)

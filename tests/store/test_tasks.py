@@ -958,3 +958,52 @@ def test_an_agent_whose_task_is_not_its_own_any_more_adds_nothing(desk: Desk) ->
     task = desk.reads.task("t")
     assert task is not None
     assert task.dependencies == ("part",)
+
+
+def test_what_fails_with_two_things_that_it_needs_is_counted_once(desk: Desk) -> None:
+    desk.add("dead", "other")
+    desk.end(desk.claim()[0], FAILED)
+    new = [
+        NewTaskSpec("a", task_id="x", dependencies=["dead"]),
+        NewTaskSpec("a", task_id="y", dependencies=["x", "dead"]),
+    ]
+    desk.rows.add("j", new)
+    assert desk.states() == {"dead": "failed", "other": "ready", "x": "failed", "y": "failed"}
+    assert desk.job == "running"
+    assert desk.run() == ["other"]
+    assert desk.job == "failed"
+
+
+def test_pausing_lets_nobody_call_again_what_may_be_called_once(desk: Desk) -> None:
+    desk.add("t", effects="at_most_once")
+    desk.claim()
+    desk.claims.rescue("w")
+    with pytest.raises(InvalidState, match=r"retry\(\) calls it once more"):
+        desk.rows.set_status("t", PAUSED)
+    assert desk.states() == {"t": "blocked"}
+    desk.people.retry("t", "I have looked")
+    assert desk.states() == {"t": "ready"}
+
+
+def test_a_key_is_held_among_the_tasks_of_one_agent(desk: Desk) -> None:
+    desk.add("a1", "a2", key="ada")
+    desk.add("b1", "b2", agent="b", key="ada")
+    agents = ("a", "b")
+    assert [each.id for each in desk.claim(4, agents=agents)] == ["a1", "b1"]
+    assert desk.claim(4, agents=agents) == []
+
+
+@pytest.mark.parametrize("status", [CANCELLED, FAILED, READY])
+def test_a_call_that_is_ended_by_hand_has_an_end(desk: Desk, status: TaskStatus) -> None:
+    desk.add("t")
+    desk.end(desk.claim()[0], PENDING, due_at=desk.now, retried=True)
+    desk.now += 100
+    desk.claims.wake()
+    desk.claim()
+    desk.now += 5
+    desk.rows.set_status("t", status)
+    found = desk.reads.task("t")
+    assert found is not None
+    assert found.started_at is not None
+    assert found.finished_at is not None
+    assert (found.finished_at - found.started_at).total_seconds() == 5
