@@ -58,10 +58,13 @@ class Gate:
 
 
 def quick(manager: TaskManager) -> None:
-    """Let a crew find out that its agent is quick."""
-    job = manager.start_job("quick", [NewTaskSpec("a", {"number": -1}) for _ in range(30)])
-    job.result(LONG)
-    until(lambda: manager._crew is not None and manager._crew._paces.get("a", 1) < crew._QUICK)
+    """Let a crew find out that its agent is quick; a call that was interrupted seemed not to be."""
+    for turn in range(100):
+        tasks = [NewTaskSpec("a", {"number": -1}) for _ in range(30)]
+        manager.start_job(f"quick {turn}", tasks).result(LONG)
+        if manager._crew is not None and manager._crew._paces["a"] < crew._QUICK:
+            return
+    raise AssertionError("no call was quick")
 
 
 def test_what_waits_behind_a_slow_call_is_given_to_others(registry: Registry, url: str) -> None:
@@ -76,7 +79,8 @@ def test_what_waits_behind_a_slow_call_is_given_to_others(registry: Registry, ur
             until(lambda: sum(task.is_finished for task in job.tasks) == 19)
         gate.opens.set()
         assert job.result(LONG) == "completed"
-        assert sorted(gate.called)[30:] == list(range(20)), "nothing is called twice"
+        told = sorted(each for each in gate.called if each >= 0)
+        assert told == list(range(20)), "nothing is called twice"
         assert [task.attempts for task in job.tasks] == [1] * 20
 
 
