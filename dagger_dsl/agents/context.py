@@ -323,7 +323,8 @@ class TaskContext:
         this name, as of a program that was changed; what its actions do is no part of a graph.
 
         The task holds its worker meanwhile. Cancelling the task cancels the run; a run that pauses
-        blocks the task, which goes on with it once somebody has set it to ``ready`` again.
+        blocks the task, which goes on with it once somebody has answered what it waits for, at the
+        task or at the run, or has approved its branch, or retries the task.
 
         Args:
             dag: What to run.
