@@ -19,7 +19,7 @@ A function becomes an agent, an agent names the channels whose messages it is gi
 from dagger_dsl.model.messages import DeadLetter, Message
 from dagger_dsl.pubsub.config import PubSubConfig, Reactive, StartWith, WorkflowSpec
 from dagger_dsl.pubsub.context import MessageContext
-from dagger_dsl.pubsub.definition import PubSubAgent, PubSubAgentDef, pubsub_agent
+from dagger_dsl.pubsub.definition import PubSubAgent, PubSubAgentDef, pubsub_agent, subscriber
 from dagger_dsl.pubsub.executor import PubSubExecutor
 from dagger_dsl.pubsub.report import AgentStats, ChannelStats, PubSubExecutionReport
 from dagger_dsl.pubsub.waiting import Publication
@@ -40,4 +40,5 @@ __all__ = [
     "StartWith",
     "WorkflowSpec",
     "pubsub_agent",
+    "subscriber",
 ]

@@ -17,7 +17,14 @@ from dagger_dsl.registry import as_registry, convert_options
 if TYPE_CHECKING:
     from dagger_dsl.registry import Registry
 
-__all__ = ["HANDLERS", "PubSubAgent", "PubSubAgentDef", "define_agent", "pubsub_agent"]
+__all__ = [
+    "HANDLERS",
+    "PubSubAgent",
+    "PubSubAgentDef",
+    "define_agent",
+    "pubsub_agent",
+    "subscriber",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -147,6 +154,24 @@ def pubsub_agent(fn: Any = None, /, **options: Any) -> Any:
         return target
 
     return register if fn is None else register(fn)
+
+
+def subscriber(*channels: str, **options: Any) -> Callable[[F], F]:
+    """Register an agent by the channels that it is given: ``@subscriber("orders", "bills.*")``.
+
+    Args:
+        *channels: Channels and patterns whose messages it is given.
+        **options: Those of `pubsub_agent` but ``subscribe``.
+
+    Raises:
+        ConfigurationError, RegistryError: As `pubsub_agent`.
+    """
+    if not channels or not {"subscribe", "subscribes"}.isdisjoint(options):
+        raise ConfigurationError(
+            'a subscriber names its channels first, and without subscribe=: @subscriber("orders")'
+        )
+    register: Callable[[F], F] = pubsub_agent(subscribe=channels, **options)
+    return register
 
 
 def _read(options: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from dagger_dsl.pubsub import (
     StartWith,
     WorkflowSpec,
     pubsub_agent,
+    subscriber,
 )
 from dagger_dsl.registry import registry as default
 
@@ -62,6 +63,26 @@ def test_the_decorator_registers_and_changes_nothing(registry: Registry) -> None
     assert (agent.description, agent.concurrency) == ("Say something.", 3)
     assert agent.retry == RetryPolicy(max_attempts=3)
     assert "agent" not in default.pubsub_agents
+
+
+@pytest.mark.row("J2")
+def test_a_subscriber_is_an_agent_of_the_channels_that_it_names(registry: Registry) -> None:
+    @subscriber("orders", "bills.*", retry=1, registry=registry)
+    def count(payload: int) -> int:
+        return payload
+
+    agent = registry.pubsub_agents["count"]
+    assert (agent.target, agent.subscribe) == (count, ("orders", "bills.*"))
+    assert agent.retry == RetryPolicy(max_attempts=2)
+
+
+def test_a_subscriber_names_its_channels_once(registry: Registry) -> None:
+    for wrong in ((), (7,), (print,), ("",)):
+        with pytest.raises(ConfigurationError, match="channel"):
+            subscriber(*wrong, registry=registry)(print)
+    with pytest.raises(ConfigurationError, match="without subscribe="):
+        subscriber("a", subscribe="b", registry=registry)
+    assert registry.pubsub_agents == {}
 
 
 def test_it_works_without_parentheses_and_in_the_registry_in_force() -> None:
