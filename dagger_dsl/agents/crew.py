@@ -382,7 +382,7 @@ class Crew:
                 _, late, over = self._claims.exchange(self.name, [each])
                 self._tell([each], late, over)
             except StoreError as error:
-                logger.warning("what task %r gave is not recorded yet: %s", each.claim.id, error)
+                logger.warning("what task %r gave was not recorded: %s", each.claim.id, error)
                 self._ended.append(each)  # who comes to the desk next hands it in
             except Exception as error:
                 logger.exception("what task %r gave cannot be recorded", each.claim.id)

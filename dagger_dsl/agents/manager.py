@@ -242,7 +242,9 @@ class TaskManager(Adding, Reading, Steering):
             try:
                 self._crew.start()
             except BaseException:
-                self._crew = None
+                crew, self._crew = self._crew, None
+                with contextlib.suppress(Exception):
+                    crew.stop(0.0)
                 raise
 
     def _check_open(self) -> None:

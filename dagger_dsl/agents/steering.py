@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.agents.checks import as_status
-from dagger_dsl.errors import InvalidState, shown
+from dagger_dsl.errors import ConcurrentUpdateError, InvalidState, shown
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.store.arguments import check_text
 
@@ -181,8 +181,14 @@ class Steering:
         before = None if old is None else as_status(old)
         ctx = self._call()
         if ctx is not None and ctx.task_id == task_id and new is TaskStatus.BLOCKED:
-            ctx._parks = before in (None, TaskStatus.RUNNING)
-            return ctx._parks
+            if before not in (None, TaskStatus.RUNNING):
+                return False
+            if version is not None and version != ctx._claim.version:
+                raise ConcurrentUpdateError(
+                    f"task {task_id!r} has version {ctx._claim.version}, not {version}"
+                )
+            ctx._parks = True
+            return True
         changed = self._rows.set_status(task_id, new, old=before, version=version, cause=cause)
         self._interrupt([task_id] if changed else [])
         return changed

@@ -46,12 +46,15 @@ _FIRST: Final = 1_000
 #: Seconds between two looks for jobs that are too old to be kept.
 _KEEPING: Final = 60.0
 
-#: Jobs that are removed at a time: who does that gives signs of life, too.
-_AT_ONCE: Final = 20
+#: Seconds that removing them takes at a time: who does that gives signs of life, too.
+_A_TURN: Final = 0.2
 
-#: A look for stalls that takes longer than this, in seconds, may take so much of the time.
+#: A look for stalls that takes longer than this, in seconds, may take so much of the time; but it
+#: is looked so often in an interval, and after so many seconds at the latest.
 _LONG: Final = 0.02
 _SHARE: Final = 0.02
+_OFTEN: Final = 10
+_REST: Final = 5.0
 
 #: Seconds between two looks for stalls that are over, where the manager has no interval.
 _CLEARING: Final = 30.0
@@ -65,6 +68,9 @@ class Watch:
         jobs: The jobs; its clock tells the time.
         worker: What the crew is called whose tasks are alive; None for no crew.
         every: Seconds between two signs of life of the crew.
+
+    Attributes:
+        long: Looks for stalls that take more seconds are made less often.
     """
 
     def __init__(
@@ -74,9 +80,10 @@ class Watch:
         self._jobs = jobs
         self._worker = worker
         self._every = every
+        self.long = _LONG
         self._beaten = self._cleared = jobs.now()
         self._kept = -_KEEPING
-        self._looked = self._pause = 0.0  # when it looked for stalls, and for how long not again
+        self._resting = -math.inf  # until when it does not look for stalls
         self._strange: set[tuple[str, float]] = set()  # stalls that are left to others
 
     def look(self) -> None:
@@ -92,8 +99,9 @@ class Watch:
         for job_id in self._jobs.overdue():
             self._cancelled(job_id, self._jobs.expire(job_id), "its time limit is over")
         if self._manager._keep != (None, None) and not 0 <= now - self._kept < _KEEPING:
-            removed = self._manager._store.retain_jobs(*self._manager._keep, limit=_AT_ONCE)
-            if len(removed) < _AT_ONCE:
+            began = time.monotonic()
+            self._manager._store.retain_jobs(*self._manager._keep, seconds=_A_TURN)
+            if time.monotonic() - began < _A_TURN:  # all of them are gone
                 self._kept = now
         interval = self._manager.heartbeat_interval
         if not 0 <= now - self._cleared < (interval or _CLEARING):
@@ -110,12 +118,13 @@ class Watch:
 
     def _stalled(self, interval: float) -> list[Stall]:
         """Return the jobs that have stalled; seldom, where it takes long to find none."""
-        now, began = self._jobs.now(), time.monotonic()
-        if 0 <= now - self._looked < self._pause:
+        began = time.monotonic()
+        if began < self._resting:
             return []
         found = self._jobs.stalled(interval)
         took = time.monotonic() - began
-        self._looked, self._pause = now, took / _SHARE if took > _LONG else 0.0
+        if took > self.long:
+            self._resting = began + min(took / _SHARE, interval / _OFTEN, _REST)
         return found
 
     def _cancelled(self, job_id: str, ran: Sequence[str] | None, why: str) -> None:

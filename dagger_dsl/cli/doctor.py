@@ -129,7 +129,8 @@ def _database(url: str, troubles: list[str], artifacts: bool) -> dict[str, Any]:
                 troubles.append(str(damage))
                 return facts
             if path is not None:
-                facts["journal"] = journal_of(store.database)
+                still = store.database.is_still  # SQLite was told that there is no journal
+                facts["journal"] = "not known" if still else journal_of(store.database)
                 facts["last use"] = last_use_of(store.database)
             facts["writable"] = _writable(store, troubles)
             facts["owners"] = _owners(store, url, troubles)
@@ -144,9 +145,12 @@ def _opened(store: Store, troubles: list[str]) -> Store:
     try:
         store.init_database()
     except StoreReadOnly as error:
+        reader = looking(store)
+        if reader is store:  # it has to be migrated before anybody can read it
+            raise
         troubles.append(str(error))
         store.close()
-        return looking(store)
+        return reader
     return store
 
 

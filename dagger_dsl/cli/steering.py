@@ -97,10 +97,12 @@ def _steer(
     """
     from dagger_dsl.engine.remote import RunControl
     from dagger_dsl.store.news import read_graph
+    from dagger_dsl.store.task_runs import waiting_task
 
     run_id = arguments.run_id
     with existing_store(arguments.db) as store:
         run = RunControl(store, run_id)
+        task_id = waiting_task(store.database, run_id)
         try:
             applied = act(run)
         except RunNotFound:
@@ -118,6 +120,8 @@ def _steer(
         )
     elif applied:
         screen.result(f"run {run_id}: {what}")
+    elif task_id is not None:
+        screen.result(f"run {run_id}: {what}; task {task_id}, which waits for it, goes on with it")
     else:
         screen.result(
             f"run {run_id} is {status} and nobody executes it: {what} as soon as it is resumed, "

@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from dagger_dsl.errors import JobFailed, JobNotFound, shown
 from dagger_dsl.model.job_settings import MAX_TASKS, JobSettings
 from dagger_dsl.model.jobs import JobRequest
-from dagger_dsl.model.policies import Effects
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, TaskStatus
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.job_ends import ENDED, post
@@ -29,6 +28,7 @@ from dagger_dsl.store.task_steps import (
     UNSURE,
     cancel_tasks,
     count_job,
+    hold,
     json_text,
     open_needs,
     set_job,
@@ -85,7 +85,7 @@ _LOST: Final = Statement(
         tasks.c.public_id,
         tasks.c.agent_type,
         tasks.c.error,
-        tasks.c.effects,
+        tasks.c.due_at,
     )
     .where(
         tasks.c.job_id == _job,
@@ -93,12 +93,6 @@ _LOST: Final = Statement(
     )
     .order_by(tasks.c.task_id)
 )
-
-
-def _was_cut(tx: Transaction, number: int) -> bool:
-    """Whether a task that was cancelled, and is tried again, ran when that was done."""
-    before = [row[1] for row in tx.rows(sql.EVENTS, (number,))]
-    return before[-3:-2] == ["running"]  # then it was cancelled, and then pending
 
 
 class AwaitedJobs(TaskRows):
@@ -189,11 +183,10 @@ class AwaitedJobs(TaskRows):
         for number, *_ in lost:
             tx.execute(sql.FRESH, (number,))
             set_status(tx, number, TaskStatus.PENDING, now, cause="its job is tried again")
-        for number, status, *_, effects in lost:
+        for number, *_, due in lost:
             waits, _ = open_needs(tx, number)
-            if effects == Effects.AT_MOST_ONCE and status == "cancelled" and _was_cut(tx, number):
-                why = "its call was cancelled, and it may be called at most once: decide by hand"
-                set_status(tx, number, TaskStatus.BLOCKED, now, error=why, waits=waits, due=UNSURE)
+            if due == UNSURE:
+                hold(tx, number, now, waits)
             elif waits:
                 tx.execute(sql.SET_WAITS, (waits, number))
             else:

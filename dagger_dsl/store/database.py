@@ -290,8 +290,16 @@ class Database:
         them, nobody writes: the file alone is all there is.
         """
         path = str(self.path)
-        is_alone = self.is_still and not os.path.exists(f"{path}-wal")
-        return "&immutable=1" if is_alone else ""
+        if not self.is_still:
+            return ""
+        if not _size(f"{path}-wal"):
+            return "&immutable=1"
+        if not os.path.exists(f"{path}-shm"):
+            raise StoreReadOnly(
+                f"{path}-wal has what was written last, and can only be read in a folder that may "
+                "be written: copy both files to one, or make this one writable"
+            )
+        return ""
 
     def _set(self, connection: sqlite3.Connection, *, writer: bool) -> None:
         """Apply our settings and read them back."""

@@ -16,7 +16,7 @@ from dagger_dsl.errors import InvalidState
 from dagger_dsl.store.arguments import check_number, check_text, no_such_run
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.schema import flow_runs, inbox, run_log
-from dagger_dsl.store.task_runs import release
+from dagger_dsl.store.task_runs import answered
 from dagger_dsl.store.transactions import Statement, Transaction, read, run_transaction
 
 __all__ = ["outcome", "requests", "send"]
@@ -78,7 +78,7 @@ def send(
             return
         tx.execute(_APPEND, (run_id, body, sender, dt.datetime.now(dt.UTC)))
         number = tx.scalar(_NEWEST, (run_id,))
-        release(tx, database, run_id, body, sender)
+        answered(tx, database, run_id, body, sender)
 
     run_transaction(database, append)
     return number

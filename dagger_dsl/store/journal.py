@@ -15,6 +15,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -22,6 +23,7 @@ import sqlalchemy as sa
 
 from dagger_dsl.errors import InvalidState, RunFenced, RunOwned, StoreBusy, StoreError
 from dagger_dsl.model.protocols import Command, Row
+from dagger_dsl.store import task_runs
 from dagger_dsl.store.arguments import check_moment, check_new_name
 from dagger_dsl.store.batches import (
     EPOCH,
@@ -41,6 +43,7 @@ from dagger_dsl.store.inbox import requests
 from dagger_dsl.store.memos import Memo, find, recall
 from dagger_dsl.store.ownership import Heart
 from dagger_dsl.store.payloads import Payloads
+from dagger_dsl.store.schema import FINISHED
 from dagger_dsl.store.transactions import Transaction, run_transaction
 
 __all__ = ["RunJournal"]
@@ -345,7 +348,12 @@ class RunJournal:
         }
         if ended is not None:
             values["now"] = ended
+        if status in FINISHED:
+            self.accompany(partial(self._tell_tasks, status))
         self._end(Batch(ending=FINISH, ending_values=values))
+
+    def _tell_tasks(self, status: str, tx: Transaction) -> None:
+        task_runs.ended(tx, self._database, self.run_id, status)
 
     def close(self) -> None:
         """Write what is left and give the run free as it stands, to be resumed. Idempotent.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import math
 import os
 import secrets
 import sqlite3
@@ -184,14 +185,14 @@ class Maintenance:
         self._free(left)
 
     def retain_jobs(
-        self, keep_jobs: int | None, keep_days: float | None, limit: int | None
+        self, keep_jobs: int | None, keep_days: float | None, seconds: float | None
     ) -> list[str]:
         """See `Store.retain_jobs`."""
         job_upkeep.check_keeping(keep_jobs, keep_days)
         days = None if keep_days is None else _days_ago(keep_days)
         old = [] if keep_jobs is None else job_upkeep.old_jobs(self._database, None, keep_jobs)
         old += [] if days is None else job_upkeep.old_jobs(self._database, days, None)
-        removed, left = self._remove_jobs(list(dict.fromkeys(old))[:limit])
+        removed, left = self._remove_jobs(list(dict.fromkeys(old)), seconds)
         self._free(left)
         return removed
 
@@ -200,11 +201,16 @@ class Maintenance:
         for chunk in _chunks(left):
             self._remove_unnamed(self._remove_artifacts(chunk))
 
-    def _remove_jobs(self, jobs: Sequence[str]) -> tuple[list[str], list[str]]:
+    def _remove_jobs(
+        self, jobs: Sequence[str], seconds: float | None = None
+    ) -> tuple[list[str], list[str]]:
         """Remove jobs; return those that went, and the artifacts that they referred to."""
         removed: list[str] = []
         left: dict[str, None] = {}
+        until = math.inf if seconds is None else time.monotonic() + seconds
         for each in jobs:
+            if time.monotonic() >= until:
+                break
             artifact_ids = job_upkeep.remove_job(self._database, each)
             if artifact_ids is not None:
                 removed.append(each)

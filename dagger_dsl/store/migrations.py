@@ -351,6 +351,13 @@ def _to_6(connection: sa.Connection) -> None:
     )
 
 
+def _to_7(connection: sa.Connection) -> None:
+    """The task that waits for a run is found by that."""
+    connection.exec_driver_sql(
+        "CREATE INDEX ix_tasks_run_id ON tasks (run_id) WHERE status = 'blocked'"
+    )
+
+
 #: `{version: step}`: what brings a schema to *version* from the one before it.
 MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {
     2: _to_2,
@@ -358,6 +365,7 @@ MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {
     4: _to_4,
     5: _to_5,
     6: _to_6,
+    7: _to_7,
 }
 
 

@@ -112,10 +112,10 @@ __all__ = [
 APPLICATION_ID: Final = 0x64676473
 
 #: The schema that this code reads and writes.
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 
 #: The oldest release that reads each schema version; a newer file names its own in `meta`.
-READS: Final = {1: "0.1.0", 2: "0.1.0", 3: "0.1.0", 4: "0.1.0", 5: "0.1.0", 6: "0.1.0"}
+READS: Final = {1: "0.1.0", 2: "0.1.0", 3: "0.1.0", 4: "0.1.0", 5: "0.1.0", 6: "0.1.0", 7: "0.1.0"}
 
 RUN_STATES: Final = ("running", "paused", "completed", "failed", "cancelled", "timed_out")
 FINISHED: Final = ("completed", "failed", "cancelled", "timed_out")
@@ -438,6 +438,7 @@ tasks = sa.Table(
     ),
     sa.Index("ix_tasks_due_at", "due_at", sqlite_where=sa.text("due_at IS NOT NULL")),
     sa.Index("ix_tasks_owner", "owner", sqlite_where=sa.text("owner IS NOT NULL")),
+    sa.Index("ix_tasks_run_id", "run_id", sqlite_where=sa.text("status = 'blocked'")),
 )
 
 

@@ -512,18 +512,18 @@ class Store:
         self,
         keep_jobs: int | None = None,
         keep_days: float | None = None,
-        limit: int | None = None,
+        seconds: float | None = None,
     ) -> list[str]:
         """Remove jobs that have ended: all but *keep_jobs*, and those older than *keep_days*.
 
         Args:
             keep_jobs, keep_days: What is kept; None for all.
-            limit: So many of them at most; None for no limit.
+            seconds: When to stop before the next one, and leave the others; None for never.
 
         Returns:
             Their ids.
         """
-        return self._maintenance().retain_jobs(keep_jobs, keep_days, limit)
+        return self._maintenance().retain_jobs(keep_jobs, keep_days, seconds)
 
     def stats(self) -> DatabaseStats:
         """Return sizes in bytes and numbers of rows."""

@@ -23,7 +23,7 @@ from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.task_limits import TaskLimits
 from dagger_dsl.store.task_questions import Question, ask
 from dagger_dsl.store.task_reads import TaskTable
-from dagger_dsl.store.task_runs import is_asked
+from dagger_dsl.store.task_runs import is_answered
 from dagger_dsl.store.task_steps import (
     DIED,
     LOST,
@@ -276,7 +276,7 @@ class TaskClaims(TaskTable):
             return TaskStatus.FAILED, LOST
         if status is TaskStatus.BLOCKED:
             asked = ending.question
-            if asked is not None and asked.run_id and is_asked(tx, asked.run_id, asked.seen):
+            if asked is not None and asked.run_id and is_answered(tx, asked.run_id, asked.seen):
                 # Somebody has said meanwhile what the run waits for.
                 return (TaskStatus.PENDING if waits else TaskStatus.READY), ""
             if ending.asks:

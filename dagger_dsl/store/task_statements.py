@@ -378,8 +378,27 @@ SATISFY: Final = Statement(
     )
 )
 NEEDING: Final = Statement(sa.select(task_links.c.task_id).where(task_links.c.needs_id == _number))
-#: Statuses with which a task ends; a person's judgement comes after its end.
-_ENDED: Final = ("completed", "failed", "cancelled")
+_new_due = _bind("new_due", sa.Double())
+
+
+def _becomes(*statuses: str) -> sa.ColumnElement[bool]:
+    known: list[sa.ColumnClause[Any]] = [sa.literal_column(f"'{each}'") for each in statuses]
+    return _bind("new_status", sa.Text()).in_(known)
+
+
+_runs = tasks.c.status == sa.literal_column("'running'")
+#: What may be called at most once, and was cut off, or was in doubt before: that stays known.
+_is_doubtful = sa.and_(
+    tasks.c.effects == sa.literal_column("'at_most_once'"),
+    _becomes("cancelled", "failed"),
+    sa.or_(_runs, tasks.c.due_at == _bind("the_doubt", sa.Double())),
+)
+#: A call of it ends by that; or it ends without one.
+_ends_it = sa.or_(
+    _runs,
+    _becomes("completed"),
+    sa.and_(_becomes("failed", "cancelled"), tasks.c.started_at.is_(None)),
+)
 CHANGE: Final = Statement(
     sa.update(tasks)
     .where(tasks.c.task_id == _number)
@@ -387,18 +406,9 @@ CHANGE: Final = Statement(
         status=_bind("new_status", sa.Text()),
         error=_bind("new_error", sa.Text()),
         waits=sa.func.coalesce(_bind("new_waits", sa.Integer()), tasks.c.waits),
-        due_at=_bind("new_due", sa.Double()),
+        due_at=sa.case((_is_doubtful, _bind("the_doubt", sa.Double())), else_=_new_due),
         finished_at=sa.case(
-            (
-                sa.or_(
-                    tasks.c.status == sa.literal_column("'running'"),
-                    _bind("new_status", sa.Text()).in_(
-                        [sa.literal_column(f"'{each}'") for each in _ENDED]
-                    ),
-                ),
-                _bind("the_moment", sa.Double()),
-            ),
-            else_=tasks.c.finished_at,
+            (_ends_it, _bind("the_moment", sa.Double())), else_=tasks.c.finished_at
         ),
         owner=sa.null(),
         lease_expires_at=sa.null(),

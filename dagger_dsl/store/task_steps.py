@@ -34,6 +34,7 @@ __all__ = [
     "cancel_tasks",
     "count_job",
     "follow",
+    "hold",
     "job_status",
     "json_text",
     "open_needs",
@@ -195,11 +196,18 @@ def set_status(
         "new_error": storable(error) or None,
         "new_waits": waits,
         "new_due": due,
+        "the_doubt": UNSURE,
         "the_moment": now,
         "the_time": utc(now),
     }
     tx.execute(sql.CHANGE, sql.CHANGE.in_order(values))
     tx.execute(sql.INSERT_EVENT, (number, str(status), now, storable(cause), "", 0))
+
+
+def hold(tx: Transaction, number: int, now: float, waits: int) -> None:
+    """Let a person decide on a task that is tried again with others, and may be called once."""
+    why = "its last call was cut off, and it may be called at most once: decide by hand"
+    set_status(tx, number, TaskStatus.BLOCKED, now, error=why, waits=waits, due=UNSURE, cause=why)
 
 
 def follow(
@@ -333,12 +341,15 @@ def start_over(tx: Transaction, number: int, now: float, count: list[int]) -> No
     """Let those wait again that failed with, or wait for, a task that is tried again."""
     again = [number]
     while again:
-        for each, state, _, _, _ in tx.rows(sql.DEPENDENTS, (again.pop(),)):
+        for each, state, _, due, _ in tx.rows(sql.DEPENDENTS, (again.pop(),)):
             waits, lost = open_needs(tx, each)
             if state == "failed" and not lost and tx.scalar(sql.ERROR, (each,)) == LOST:
                 count[0] += 1
                 count[1] -= 1
                 again.append(each)
+                if due == UNSURE:
+                    hold(tx, each, now, waits)
+                    continue
             elif state not in ("pending", "ready"):
                 if state in ("blocked", "paused"):
                     tx.execute(sql.SET_WAITS, (waits, each))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,6 +48,7 @@ class Hands:
         for each in (made._rows, made._reads, made._claims, made._jobs, made._values):
             each._clock = clock
         self.watch = Watch(made, made._jobs)
+        self.watch.long = math.inf  # the clock that it looks at then goes on
 
     def __enter__(self) -> Hands:
         return self

@@ -422,8 +422,7 @@ def test_a_task_that_is_tried_again_while_its_last_call_goes_on_leaves_no_room_t
     tracker = ResourceTracker(memory_limit=20)
     with TaskManager(resources=tracker, concurrency=3) as manager:
         job = manager.start_job("j", [NewTaskSpec("holds", task_id="t")])
-        while not calls:
-            time.sleep(0.001)
+        until(lambda: calls)
         manager.cancel_task("t")
         manager.retry("t")
         assert job.result(LONG) is JobStatus.COMPLETED

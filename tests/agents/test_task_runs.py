@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from dagger_dsl import DAG, NodeCtx, Registry, task_agent
+from dagger_dsl import DAG, NodeCtx, NodeSpec, Registry, action, engine, task_agent
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.manager import TaskManager
 from dagger_dsl.agents.runs import TaskRun
 from dagger_dsl.engine.remote import RunControl
 from dagger_dsl.errors import ConfigurationError, InputValidationError, InvalidState
+from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskStatus
 from dagger_dsl.store.storage import Store
@@ -232,6 +233,11 @@ def test_a_run_that_waits_for_a_person_blocks_its_task(is_async: bool, url: str)
 def asking(*prompts: str) -> Registry:
     """Return a registry with an agent that runs a DAG whose nodes ask."""
     registry, dag = Registry(), DAG("asks", registry=Registry())
+
+    @action(registry=dag.registry)
+    def more() -> str:
+        return "more"
+
     for number, prompt in enumerate(prompts):
 
         def ask(ctx: NodeCtx, prompt: str = prompt) -> Any:
@@ -346,6 +352,52 @@ def test_what_a_run_inside_of_a_tasks_run_asks_is_answered(by_task: bool, url: s
         manager.answer("t", 4)
         assert job.result(LONG) is JobStatus.COMPLETED
         assert found(manager).output == {"wide": 4, "inside": 3}
+
+
+def test_a_waiting_run_can_be_changed_before_it_goes_on(url: str) -> None:
+    with TaskManager(registry=asking("How many?"), database_url=url, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        with Store(url) as store:
+            control = RunControl(store, "job:t:asks")
+            control.add_node(NodeSpec("more", id="more"))
+            assert found(manager).status is TaskStatus.BLOCKED
+            control.answer("n0", 7)
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert found(manager).attempts == 2
+        assert found(manager).output == {"n0": 7, "more": "more"}
+
+
+def test_a_task_whose_run_is_cancelled_by_hand_fails(url: str) -> None:
+    with TaskManager(registry=asking("How many?"), database_url=url, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        with Store(url) as store:
+            RunControl(store, "job:t:asks").cancel("not any more")
+        assert job.result(LONG) is JobStatus.FAILED
+        assert found(manager).error == "its run job:t:asks is cancelled"
+        assert found(manager).attempts == 1
+
+
+def test_a_task_goes_on_when_somebody_else_has_ended_its_run(url: str) -> None:
+    registry, dag = Registry(), DAG("waits", registry=Registry())
+    ready: list[int] = []
+
+    @dag.node(on_failure="pause")
+    def step() -> int:
+        if not ready:
+            raise ValueError("not yet")
+        return 7
+
+    task_agent(name="flow", registry=registry)(lambda ctx: ctx.run_dag(dag))
+    with TaskManager(registry=registry, database_url=url, concurrency=1) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t")])
+        until(lambda: found(manager).status is TaskStatus.BLOCKED)
+        ready.append(1)
+        report = engine.resume("job:t:waits", dag.registry, RunOptions(database_url=url))
+        assert report.status == "completed"
+        assert job.result(LONG) is JobStatus.COMPLETED
+        assert found(manager).output == 7
 
 
 def test_what_is_asked_of_other_runs_leaves_a_task_waiting(url: str) -> None:

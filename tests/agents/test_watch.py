@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from dagger_dsl import task_agent
-from dagger_dsl.agents import watch
 from dagger_dsl.agents.context import TaskContext
 from dagger_dsl.agents.job import JobHandle
 from dagger_dsl.agents.manager import TaskManager
@@ -418,21 +417,16 @@ def test_jobs_that_have_ended_are_kept_as_the_manager_is_told(url: str | None) -
         assert len(left) == 2
 
 
-def test_old_jobs_are_removed_a_few_at_a_time(
-    url: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watch, "_AT_ONCE", 2)
-    with Hands(FakeClock(1e6), registry=agents(), database_url=url, keep_jobs=0) as hands:
+def test_old_jobs_are_removed_as_far_as_there_is_time(url: str) -> None:
+    with Hands(FakeClock(1e6), registry=agents(), database_url=url) as hands:
         for job_id in "abcde":
             hands.manager.add_task(job_id, "", "worker")
             _ = hands.manager.start_job(job_id)
         for claim in hands.claim("worker", wanted=5):
             hands.end(claim)
-        left = []
-        for seconds in (60.0, 0.0, 0.0):
-            hands.look(seconds)
-            left.append(len(hands.manager._reads.jobs()))
-        assert left == [3, 1, 0]
+        store = hands.manager._store
+        assert store.retain_jobs(0, seconds=0) == []
+        assert sorted(store.retain_jobs(0, seconds=LONG)) == list("abcde")
 
 
 # --- the manager's own arguments

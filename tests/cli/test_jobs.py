@@ -314,7 +314,11 @@ def test_a_question_of_a_run_is_answered_by_its_task_or_itself(
         if way == "task":
             assert cli("task", "answer", "t", "7", "--question", "Ship it?").code == 0
         else:
-            assert cli("answer", "j:t:asks", "one", "7").code == 0
+            done = cli("answer", "j:t:asks", "one", "7")
+            assert done.out == (
+                "run j:t:asks: node 'one' has its answer; task t, which waits for it, goes on with "
+                "it\n"
+            )
         assert str(made.result(60)) == "completed"
         assert made.tasks[0].output == 7
         shown = cli("job", "show", "j").out

@@ -996,9 +996,6 @@ def test_a_key_is_held_among_the_tasks_of_one_agent(desk: Desk) -> None:
 @pytest.mark.parametrize("status", [CANCELLED, FAILED, READY])
 def test_a_call_that_is_ended_by_hand_has_an_end(desk: Desk, status: TaskStatus) -> None:
     desk.add("t")
-    desk.end(desk.claim()[0], PENDING, due_at=desk.now, retried=True)
-    desk.now += 100
-    desk.claims.wake()
     desk.claim()
     desk.now += 5
     desk.rows.set_status("t", status)
@@ -1007,3 +1004,34 @@ def test_a_call_that_is_ended_by_hand_has_an_end(desk: Desk, status: TaskStatus)
     assert found.started_at is not None
     assert found.finished_at is not None
     assert (found.finished_at - found.started_at).total_seconds() == 5
+
+
+def test_what_is_cancelled_while_it_waits_took_as_long_as_its_last_call(desk: Desk) -> None:
+    desk.add("t")
+    (claim,) = desk.claim()
+    desk.now += 5
+    desk.end(claim, BLOCKED, asks=True)
+    desk.now += 1000
+    desk.rows.set_status("t", CANCELLED)
+    found = desk.reads.task("t")
+    assert found is not None
+    assert found.started_at is not None
+    assert found.finished_at is not None
+    assert (found.finished_at - found.started_at).total_seconds() == 5
+
+
+def test_what_may_be_called_once_and_was_cut_off_starts_over_by_hand_only(desk: Desk) -> None:
+    desk.add("needed")
+    desk.add("t", effects="at_most_once")
+    desk.rows.add_dependency("t", "needed")
+    desk.end(desk.claim()[0])
+    (claim,) = desk.claim()
+    assert claim.id == "t"
+    desk.rows.set_status("needed", TaskStatus.REJECTED)
+    desk.rows.set_status("needed", READY)
+    desk.rows.set_status("needed", CANCELLED)
+    desk.claims.rescue("w")
+    assert desk.states() == {"needed": "cancelled", "t": "failed"}
+    desk.people.retry("needed", "again")
+    assert desk.states() == {"needed": "ready", "t": "blocked"}
+    assert desk.job == "running"
