@@ -105,15 +105,16 @@ class MessageRows:
         return Outgoing(message, data, named)
 
     def place(self, outgoing: Iterable[Outgoing]) -> None:
-        """Write the files of large payloads; before the transaction that names them.
+        """Write the files of large payloads; before each try of the transaction that names them.
+
+        Anew each time: a file that no row names may be removed once `files_kept` ends.
 
         Raises:
             StoreError: One cannot be written.
         """
         for each in outgoing:
-            if each.inline is None and each.artifact_id is None:
-                text, each.artifact_id, each.size = self._payloads.place(each.data)
-                each.inline = b"" if text is None else each.data
+            text, each.artifact_id, each.size = self._payloads.place(each.data)
+            each.inline = b"" if text is None else each.data
 
     def append(self, tx: Transaction, outgoing: Sequence[Outgoing]) -> list[DaggerError | None]:
         """Store messages inside of a transaction, with whatever else it does.

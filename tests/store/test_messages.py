@@ -18,6 +18,7 @@ from dagger_dsl.errors import (
     IdempotencyConflict,
     MessageTooLarge,
     StoreDamaged,
+    StoreFull,
 )
 from dagger_dsl.model.messages import Message
 from dagger_dsl.model.values import Secret
@@ -197,6 +198,24 @@ def test_a_large_payload_goes_to_a_file_which_no_upkeep_removes(
     os.remove(store.files.path(stored.artifact_id))
     with pytest.raises(StoreDamaged):
         rows.message(stored)
+
+
+def test_a_large_payload_has_its_file_though_an_earlier_commit_failed(
+    store: Store, rows: MessageRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, small = Message("c", "x" * 50_000, id="m1"), message(2)
+    outgoing = [rows.encoded(large), rows.encoded(small)]
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise StoreFull("the disk is full")
+
+        patch.setattr(MessageRows, "append", full)
+        with pytest.raises(StoreFull):
+            rows.commit("", outgoing)
+    assert store.prune().files == 1, "no row names it, and nobody keeps it"
+    rows.commit("", outgoing)
+    assert payloads(rows) == [large.payload, 2]
 
 
 def test_what_cannot_be_stored_is_refused(rows: MessageRows) -> None:
