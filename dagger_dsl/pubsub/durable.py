@@ -126,7 +126,11 @@ class DurablePlace:
         self._thread.start()
 
     def close(self) -> None:
-        """Record what was settled, let others have the subscriptions, and close the database."""
+        """Record what was settled, let others have the subscriptions, and close the database.
+
+        Raises:
+            StoreError: What was settled last could not be recorded, and is given again.
+        """
         with self._lock:
             self._closing = True
         self._bell.ring()
@@ -342,10 +346,12 @@ class DurablePlace:
                     self._give_back()
                     return
             except StoreError as error:
-                logger.warning("messages cannot be recorded now, and are tried again: %s", error)
-                tries += 1
-                if closing and tries >= _LAST_TRIES:
+                tries += closing
+                if tries == _LAST_TRIES:
+                    logger.error("messages could not be recorded, and are given again: %s", error)
+                    self._fault = error
                     return
+                logger.warning("messages cannot be recorded now, and are tried again: %s", error)
                 time.sleep(_LATER)
                 continue
             except BaseException as error:  # a fault of ours: `close` raises it

@@ -620,9 +620,11 @@ class PubSubExecutor(BusLife):
             self._put_in(caller)
 
     def _release(self, place: Place) -> None:
-        place.close()
-        for made in self._triggers:
-            made.close()
+        try:
+            place.close()
+        finally:
+            for made in self._triggers:
+                made.close()
 
     def _start_with(self, spec: StartWith) -> Publication:
         return self.publish(spec.channel, spec.payload, key=spec.key, id=spec.id)
