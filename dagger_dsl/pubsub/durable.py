@@ -157,8 +157,9 @@ class DurablePlace:
         feed = Feed(subscription, self.rows, self._worker)
         with self._lock:
             self._feeds[subscription] = feed
+            # It follows the one that it replaces, once that has come to its end.
             taken = any(
-                each.leaving and each.subscription.name == subscription.name
+                each is not feed and each.subscription.name == subscription.name
                 for each in self._feeds.values()
             )
         try:
@@ -189,7 +190,14 @@ class DurablePlace:
             )
 
     def forget(self, name: str) -> bool | None:
-        """See `Place.forget`."""
+        """See `Place.forget`; one whose last call goes on is forgotten after that."""
+        with self._lock:
+            going = [each for each in self._feeds.values() if each.subscription.name == name]
+            for feed in going:
+                feed.leaving = "forget"
+        if any(each.progress is not None for each in going):
+            self._look()
+            return True
         return self.rows.forget(name, self._worker.is_dead)
 
     def _look(self) -> None:
@@ -491,16 +499,15 @@ class DurablePlace:
         for feed in feeds:
             if not feed.leaving or feed.subscription.drivers or not feed.is_empty:
                 continue
+            name, forget = feed.subscription.name, feed.leaving == "forget"
             if feed.progress is not None:
-                name, forget = feed.subscription.name, feed.leaving == "forget"
                 self.rows.release([name], self._worker.name, forget=forget)
             with self._lock:
                 del self._feeds[feed.subscription]
-                heirs = [
-                    each
-                    for each in self._feeds.values()
-                    if each.subscription.name == feed.subscription.name
-                ]
+                late = feed.leaving == "forget" and not forget
+                heirs = [each for each in self._feeds.values() if each.subscription.name == name]
+            if late:  # somebody has said so just now
+                self.rows.forget(name, self._worker.is_dead)
             for each in heirs:
                 each.claim()
 
