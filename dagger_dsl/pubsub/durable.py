@@ -151,27 +151,32 @@ class DurablePlace:
         for publication, _ in pending:
             publication.fail(InvalidState("the bus was closed before the message was recorded"))
 
-    def join(self, subscription: Subscription) -> None:
-        """See `Place.join`; where another process has the subscription, this one stands by."""
-        allow_hints(subscription.caller.hints)
-        feed = Feed(subscription, self.rows, self._worker)
+    def join(self, *subscriptions: Subscription) -> None:
+        """See `Place.join`; what another process has, this one stands by for."""
+        feeds = {}
+        for each in subscriptions:
+            allow_hints(each.caller.hints)
+            feeds[each] = Feed(each, self.rows, self._worker)
         with self._lock:
-            self._feeds[subscription] = feed
-            # It follows the one that it replaces, once that has come to its end.
-            taken = any(
-                each is not feed and each.subscription.name == subscription.name
-                for each in self._feeds.values()
-            )
+            # Who replaces another one follows once that has come to its end.
+            here = {each.name for each in self._feeds}
+            self._feeds.update(feeds)
+        free = {each.name: each.caller.subscribe for each in subscriptions if each.name not in here}
         try:
-            if not taken and not feed.claim():
-                logger.info(
-                    "agent %r runs in another process; this one takes over when that ends",
-                    subscription.name,
-                )
+            claimed = self.rows.claim_all(free, self._worker.name, self._worker.is_dead)
         except BaseException:
             with self._lock:
-                del self._feeds[subscription]
+                for each in subscriptions:
+                    del self._feeds[each]
             raise
+        for each, feed in feeds.items():
+            if each.name in claimed:
+                feed.begin(claimed[each.name])
+            elif each.name in free:
+                logger.info(
+                    "agent %r runs in another process; this one takes over when that ends",
+                    each.name,
+                )
         self._look()
 
     def leave(self, subscription: Subscription, *, forget: bool) -> None:

@@ -302,20 +302,22 @@ class PubSubExecutor(BusLife):
             running = {name: each.stats for name, each in self._subscriptions.items()}
             return {name: running.get(name, AgentStats()) for name in self._callers}
 
-    def _put_in(self, caller: Caller) -> None:
+    def _put_in(self, *callers: Caller) -> None:
         place, home = self._place, self._home
         assert place is not None
         assert home is not None
-        self._open_channels(caller)
-        subscription = Subscription(self, caller, place, home)
-        place.join(subscription)
-        known = self._subscriptions.get(caller.name)
-        if known is not None:  # it goes on until nothing can fail any more
-            self._take_out(known, forget=False)
-        self._subscriptions[caller.name] = subscription
-        for channel in self._channels_for(caller):
-            channel.join(subscription)
-        home.begin(subscription.start)
+        for caller in callers:  # all first: else each new channel would ask the agents before it
+            self._open_channels(caller)
+        subscriptions = [Subscription(self, each, place, home) for each in callers]
+        place.join(*subscriptions)
+        for each in subscriptions:
+            known = self._subscriptions.get(each.name)
+            if known is not None:  # it goes on until nothing can fail any more
+                self._take_out(known, forget=False)
+            self._subscriptions[each.name] = each
+            for channel in self._channels_for(each.caller):
+                channel.join(each)
+            home.begin(each.start)
 
     def _retire(self, name: str) -> None:
         """Let go of the trigger that an agent was which is taken out."""
@@ -648,11 +650,8 @@ class PubSubExecutor(BusLife):
     def _fill(self) -> None:
         for name in self._declared:
             self._channel(name)
-        # Before there are agents: else each new channel would ask each of them.
-        for caller in self._callers.values():
-            self._open_channels(caller)
-        for caller in self._callers.values():
-            self._put_in(caller)
+        if self._callers:  # one that only looks has none
+            self._put_in(*self._callers.values())
 
     def _release(self, place: Place) -> None:
         try:

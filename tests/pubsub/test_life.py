@@ -268,19 +268,23 @@ def test_a_bus_that_cannot_be_opened_waits_for_nobody(
     @pubsub_agent(subscribe="b", registry=registry)
     def two(payload: Any) -> None: ...
 
-    claim, give_up, giving_up = Feed.claim, Feed._give_up, threading.Event()
+    channels_for, give_up, giving_up = (
+        PubSubExecutor._channels_for,
+        Feed._give_up,
+        threading.Event(),
+    )
 
-    def busy(feed: Feed) -> bool:
-        if feed.subscription.name == "two":
+    def busy(bus: PubSubExecutor, caller: Any) -> Any:
+        if caller.name == "two":
             assert giving_up.wait(LONG)
             raise StoreBusy("somebody writes")
-        return claim(feed)
+        return channels_for(bus, caller)
 
     def gives_up(feed: Feed, *arguments: Any) -> None:
         giving_up.set()
         give_up(feed, *arguments)
 
-    monkeypatch.setattr(Feed, "claim", busy)
+    monkeypatch.setattr(PubSubExecutor, "_channels_for", busy)
     monkeypatch.setattr(Feed, "_give_up", gives_up)
     bus = PubSubExecutor(
         config=PubSubConfig(dead_letter_channel="dead"),

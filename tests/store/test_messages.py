@@ -22,6 +22,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.messages import Message
 from dagger_dsl.model.values import Secret
+from dagger_dsl.store import messages
 from dagger_dsl.store.message_reads import MessageReads
 from dagger_dsl.store.message_upkeep import (
     removable_messages,
@@ -252,6 +253,32 @@ def test_one_worker_has_a_subscription_until_it_gives_it_back_or_dies(rows: Mess
     rows.release(["agent"], "v")
     third = claim(rows)
     assert (third.epoch, third.died) == (4, False)
+
+
+def test_subscriptions_are_claimed_together_in_one_transaction(
+    rows: MessageRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows.claim("taken", ["c"], "v")
+    rows.claim("left", ["c"], "v")
+    rows.release(["left"], "v")
+    publish(rows, message(1))
+    transactions: list[object] = []
+
+    def counted(*arguments: Any, **options: Any) -> None:
+        transactions.append(arguments)
+        run_transaction(*arguments, **options)
+
+    monkeypatch.setattr(messages, "run_transaction", counted)
+    claimed = rows.claim_all({name: ["c"] for name in ("taken", "left", "new", "newer")}, "w")
+    assert {name: (each.epoch, each.position) for name, each in claimed.items()} == {
+        "left": (3, 0),
+        "new": (1, 1),
+        "newer": (1, 1),
+    }
+    assert len(transactions) == 1
+    assert rows.claim_all({"taken": ["c"]}, "w") == {}
+    assert rows.claim_all({}, "w") == {}
+    assert len(transactions) == 1
 
 
 def test_two_that_claim_at_once_do_not_both_get_it(rows: MessageRows) -> None:
