@@ -126,7 +126,11 @@ class DurablePlace:
         self._thread.start()
 
     def close(self) -> None:
-        """Record what was settled, let others have the subscriptions, and close the database."""
+        """Record what was settled, let others have the subscriptions, and close the database.
+
+        Raises:
+            StoreError: What was settled last could not be recorded, and is given again.
+        """
         with self._lock:
             self._closing = True
         self._bell.ring()
@@ -147,26 +151,32 @@ class DurablePlace:
         for publication, _ in pending:
             publication.fail(InvalidState("the bus was closed before the message was recorded"))
 
-    def join(self, subscription: Subscription) -> None:
-        """See `Place.join`; where another process has the subscription, this one stands by."""
-        allow_hints(subscription.caller.hints)
-        feed = Feed(subscription, self.rows, self._worker)
+    def join(self, *subscriptions: Subscription) -> None:
+        """See `Place.join`; what another process has, this one stands by for."""
+        feeds = {}
+        for each in subscriptions:
+            allow_hints(each.caller.hints)
+            feeds[each] = Feed(each, self.rows, self._worker)
         with self._lock:
-            self._feeds[subscription] = feed
-            taken = any(
-                each.leaving and each.subscription.name == subscription.name
-                for each in self._feeds.values()
-            )
+            # Who replaces another one follows once that has come to its end.
+            here = {each.name for each in self._feeds}
+            self._feeds.update(feeds)
+        free = {each.name: each.caller.subscribe for each in subscriptions if each.name not in here}
         try:
-            if not taken and not feed.claim():
-                logger.info(
-                    "agent %r runs in another process; this one takes over when that ends",
-                    subscription.name,
-                )
+            claimed = self.rows.claim_all(free, self._worker.name, self._worker.is_dead)
         except BaseException:
             with self._lock:
-                del self._feeds[subscription]
+                for each in subscriptions:
+                    del self._feeds[each]
             raise
+        for each, feed in feeds.items():
+            if each.name in claimed:
+                feed.begin(claimed[each.name])
+            elif each.name in free:
+                logger.info(
+                    "agent %r runs in another process; this one takes over when that ends",
+                    each.name,
+                )
         self._look()
 
     def leave(self, subscription: Subscription, *, forget: bool) -> None:
@@ -185,7 +195,14 @@ class DurablePlace:
             )
 
     def forget(self, name: str) -> bool | None:
-        """See `Place.forget`."""
+        """See `Place.forget`; one whose last call goes on is forgotten after that."""
+        with self._lock:
+            going = [each for each in self._feeds.values() if each.subscription.name == name]
+            for feed in going:
+                feed.leaving = "forget"
+        if any(each.progress is not None for each in going):
+            self._look()
+            return True
         return self.rows.forget(name, self._worker.is_dead)
 
     def _look(self) -> None:
@@ -342,10 +359,12 @@ class DurablePlace:
                     self._give_back()
                     return
             except StoreError as error:
-                logger.warning("messages cannot be recorded now, and are tried again: %s", error)
-                tries += 1
-                if closing and tries >= _LAST_TRIES:
+                tries += closing
+                if tries == _LAST_TRIES:
+                    logger.error("messages could not be recorded, and are given again: %s", error)
+                    self._fault = error
                     return
+                logger.warning("messages cannot be recorded now, and are tried again: %s", error)
                 time.sleep(_LATER)
                 continue
             except BaseException as error:  # a fault of ours: `close` raises it
@@ -485,16 +504,15 @@ class DurablePlace:
         for feed in feeds:
             if not feed.leaving or feed.subscription.drivers or not feed.is_empty:
                 continue
+            name, forget = feed.subscription.name, feed.leaving == "forget"
             if feed.progress is not None:
-                name, forget = feed.subscription.name, feed.leaving == "forget"
                 self.rows.release([name], self._worker.name, forget=forget)
             with self._lock:
                 del self._feeds[feed.subscription]
-                heirs = [
-                    each
-                    for each in self._feeds.values()
-                    if each.subscription.name == feed.subscription.name
-                ]
+                late = feed.leaving == "forget" and not forget
+                heirs = [each for each in self._feeds.values() if each.subscription.name == name]
+            if late:  # somebody has said so just now
+                self.rows.forget(name, self._worker.is_dead)
             for each in heirs:
                 each.claim()
 

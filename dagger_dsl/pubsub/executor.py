@@ -107,7 +107,7 @@ class PubSubExecutor(BusLife):
         self.database_url = database_url
         self._callers: dict[str, Caller] = {}
         self._declared: dict[str, tuple[Any, int | None]] = {}
-        self._triggers: list[Trigger] = []
+        self._triggers: dict[str, Trigger] = {}
         super().__init__(config or PubSubConfig())
         #: What was given up in memory; it outlives the place, so that it can be read and replayed.
         self._given_up: deque[DeadLetter] = deque(maxlen=self.config.dead_letters)
@@ -117,7 +117,9 @@ class PubSubExecutor(BusLife):
     def _reset(self) -> None:
         super()._reset()
         self._channels: dict[str, Channel] = {}
-        self._gone: dict[str, AgentStats] = {}
+        # Of agents that were taken out and have come to their end.
+        self._done: dict[str, AgentStats] = {}
+        self._done_letters: deque[DeadLetter] = deque(maxlen=self.config.dead_letters)
         self._undelivered = 0
         traced = self.database_url is None and self.config.trace
         self._trace = Trace(self.config.trace) if traced else None
@@ -165,19 +167,23 @@ class PubSubExecutor(BusLife):
         Raises:
             AgentAlreadyRegistered: The name is taken.
             AgentNotFound, RegistryError, ConfigurationError: As the constructor.
+            LimitExceeded: It names more channels than there may be.
+            StoreError: The database cannot say whether another process has it.
         """
         caller = Caller(self._definition(agent, name))
         with self._lock:
-            known = self._subscriptions.get(caller.name)
+            before = self._callers.get(caller.name)
             self._admit(caller, replace=replace)
             if self._place is not None and self._reason is None:
-                if known is not None:
-                    self._take_out(known, forget=False)
                 try:
                     self._put_in(caller)
                 except BaseException:
-                    del self._callers[caller.name]
+                    if before is None:
+                        del self._callers[caller.name]
+                    else:
+                        self._callers[caller.name] = before
                     raise
+            self._retire(caller.name)
         return caller.name
 
     def trigger(
@@ -242,8 +248,9 @@ class PubSubExecutor(BusLife):
             concurrency=concurrency,
             options=options,
         )
-        self.register(made.agent)
-        self._triggers.append(made)
+        with self._lock:
+            self.register(made.agent)
+            self._triggers[made.name] = made
         return made.name
 
     def unregister(self, name: str, *, forget: bool = False) -> None:
@@ -286,6 +293,7 @@ class PubSubExecutor(BusLife):
             del self._callers[name]
             if known is not None:
                 self._take_out(known, forget=forget)
+            self._retire(name)
 
     @property
     def agents(self) -> Mapping[str, AgentStats]:
@@ -294,26 +302,39 @@ class PubSubExecutor(BusLife):
             running = {name: each.stats for name, each in self._subscriptions.items()}
             return {name: running.get(name, AgentStats()) for name in self._callers}
 
-    def _put_in(self, caller: Caller) -> None:
+    def _put_in(self, *callers: Caller) -> None:
         place, home = self._place, self._home
         assert place is not None
         assert home is not None
-        self._open_channels(caller)
-        subscription = Subscription(self, caller, place, home)
-        place.join(subscription)
-        self._subscriptions[caller.name] = subscription
-        for channel in self._channels_for(caller):
-            channel.join(subscription)
-        home.begin(subscription.start)
+        for caller in callers:  # all first: else each new channel would ask the agents before it
+            self._open_channels(caller)
+        subscriptions = [Subscription(self, each, place, home) for each in callers]
+        place.join(*subscriptions)
+        for each in subscriptions:
+            known = self._subscriptions.get(each.name)
+            if known is not None:  # it goes on until nothing can fail any more
+                self._take_out(known, forget=False)
+            self._subscriptions[each.name] = each
+            for channel in self._channels_for(each.caller):
+                channel.join(each)
+            home.begin(each.start)
+
+    def _retire(self, name: str) -> None:
+        """Let go of the trigger that an agent was which is taken out."""
+        made = self._triggers.pop(name, None)
+        if made is not None:
+            made.retire()
 
     def _take_out(self, subscription: Subscription, *, forget: bool) -> None:
         place = self._place
         assert place is not None
         subscription.stop()
+        for each in self._parting:
+            if not each.drivers:
+                self._done[each.name] = self._done.get(each.name, AgentStats()).plus(each.stats)
+                self._done_letters.extend(each.letters)
         self._parting = [each for each in self._parting if each.drivers] + [subscription]
         del self._subscriptions[subscription.name]
-        before = self._gone.get(subscription.name, AgentStats())
-        self._gone[subscription.name] = before.plus(subscription.stats)
         for channel in self._channels_for(subscription.caller):
             channel.leave(subscription)
         place.leave(subscription, forget=forget)
@@ -338,10 +359,12 @@ class PubSubExecutor(BusLife):
             )
 
     def _open_channels(self, caller: Caller) -> None:
-        """Let the channels be there that an agent names."""
-        for name in (*caller.subscribe, *(caller.publish or ())):
-            if not is_pattern(name):
-                self._channel(name)
+        """Let the channels be there that an agent names; all of them, or none."""
+        named = (*caller.subscribe, *(caller.publish or ()))
+        names = [each for each in dict.fromkeys(named) if not is_pattern(each)]
+        self._check_room(names)
+        for name in names:
+            self._channel(name)
 
     def _channels_for(self, caller: Caller) -> Sequence[Channel]:
         """Return all channels of which an agent may be given messages."""
@@ -354,11 +377,15 @@ class PubSubExecutor(BusLife):
     def channel(self, name: str, schema: Any = None, capacity: int | None = None) -> None:
         """Say what a channel takes; one that nobody says anything of is there once it is used.
 
+        What was said of it before holds, also when the bus is opened again, until something else is
+        said.
+
         Args:
             name: Which.
-            schema: What its payloads have to be: a JSON Schema or a type; None for anything.
-            capacity: How many messages may wait for a subscriber when one is published here, as
-                `PubSubConfig.capacity` by default.
+            schema: What its payloads have to be: a JSON Schema or a type, ``{}`` for anything; None
+                leaves what was said, at first nothing.
+            capacity: How many messages may wait for a subscriber when one is published here; None
+                leaves what was said, at first `PubSubConfig.capacity`.
 
         Raises:
             ConfigurationError: A value cannot be.
@@ -370,7 +397,11 @@ class PubSubExecutor(BusLife):
         if capacity is not None:
             whole_number(capacity, "capacity")
         with self._lock:
-            self._declared[name] = (schema, capacity)
+            said = self._declared.get(name, (None, None))
+            self._declared[name] = (
+                said[0] if schema is None else schema,
+                said[1] if capacity is None else capacity,
+            )
             if self._place is not None:
                 self._apply(self._channel(name))
                 self._place.made_room()
@@ -386,16 +417,22 @@ class PubSubExecutor(BusLife):
         with self._lock:
             if name in self._channels:
                 return self._channels[name]
-            if len(self._channels) >= self.config.max_channels:
-                raise LimitExceeded(
-                    f"channel {name!r} would be one more than max_channels="
-                    f"{self.config.max_channels}; use keys instead, or allow more in PubSubConfig"
-                )
+            self._check_room((name,))
             made = Channel(name, self.config.capacity)
             self._apply(made)
             made.join(*self._subscriptions.values())
             self._channels[name] = made
             return made
+
+    def _check_room(self, names: Iterable[str]) -> None:
+        """Refuse channels beyond the limit."""
+        most = self.config.max_channels
+        new = [each for each in names if each not in self._channels]
+        if len(self._channels) + len(new) > most:
+            raise LimitExceeded(
+                f"channel {new[most - len(self._channels)]!r} would be one more than max_channels="
+                f"{most}; use keys instead, or allow more in PubSubConfig"
+            )
 
     def _apply(self, channel: Channel) -> None:
         schema, capacity = self._declared.get(channel.name, (None, None))
@@ -613,16 +650,15 @@ class PubSubExecutor(BusLife):
     def _fill(self) -> None:
         for name in self._declared:
             self._channel(name)
-        # Before there are agents: else each new channel would ask each of them.
-        for caller in self._callers.values():
-            self._open_channels(caller)
-        for caller in self._callers.values():
-            self._put_in(caller)
+        if self._callers:  # one that only looks has none
+            self._put_in(*self._callers.values())
 
     def _release(self, place: Place) -> None:
-        place.close()
-        for made in self._triggers:
-            made.close()
+        try:
+            place.close()
+        finally:
+            for made in list(self._triggers.values()):
+                made.close()
 
     def _start_with(self, spec: StartWith) -> Publication:
         return self.publish(spec.channel, spec.payload, key=spec.key, id=spec.id)
@@ -630,15 +666,23 @@ class PubSubExecutor(BusLife):
     def _published(self) -> int:
         return sum(each.published for each in list(self._channels.values()))
 
+    @property
+    def _gone(self) -> Mapping[str, AgentStats]:
+        """What those have done that were taken out."""
+        found = dict(self._done)
+        for each in self._parting:
+            found[each.name] = found.get(each.name, AgentStats()).plus(each.stats)
+        return found
+
     def _report(self) -> PubSubExecutionReport:
-        channels, running = self.channels, self.agents
+        channels, running, gone = self.channels, self.agents, self._gone
         return PubSubExecutionReport(
             reason=self._reason or "stopped",
             duration=self._monotonic() - self._began,
             published=self._published(),
             agents={
-                name: self._gone.get(name, AgentStats()).plus(running.get(name, AgentStats()))
-                for name in {**self._gone, **running}
+                name: gone.get(name, AgentStats()).plus(running.get(name, AgentStats()))
+                for name in {**gone, **running}
             },
             channels=channels,
             dead_letters=tuple(self._letters()),
@@ -647,7 +691,8 @@ class PubSubExecutor(BusLife):
         )
 
     def _letters(self) -> list[DeadLetter]:
-        return [letter for each in self._all() for letter in list(each.letters)]
+        left = [letter for each in (*self._parting, *self._all()) for letter in list(each.letters)]
+        return [*self._done_letters, *left]
 
 
 def _elsewhere(name: str) -> InvalidState:

@@ -16,7 +16,7 @@ import attrs
 from dagger_dsl.errors import DaggerError, DecodingError, StoreDamaged, visible
 from dagger_dsl.model.messages import DeadLetter, Message, error_text, is_pattern
 from dagger_dsl.pubsub.progress import Progress, Step
-from dagger_dsl.store.message_values import RETRY, Delivered, Outgoing, Settlement, Stored
+from dagger_dsl.store.message_values import RETRY, Claimed, Delivered, Outgoing, Settlement, Stored
 
 if TYPE_CHECKING:
     from dagger_dsl.pubsub.subscription import Subscription
@@ -112,8 +112,13 @@ class Feed:
             self._worker.name,
             self._worker.is_dead,
         )
-        if claimed is None:
-            return False
+        if claimed is not None:
+            self.begin(claimed)
+        return claimed is not None
+
+    def begin(self, claimed: Claimed) -> None:
+        """Go on where a claim says that others have come to."""
+        subscription = self.subscription
         self.epoch = claimed.epoch
         self.looks_back = True
         self.suspects.clear()
@@ -122,7 +127,6 @@ class Feed:
         if claimed.died:
             self.careful = self._config.capacity + subscription.caller.agent.concurrency
         self.progress = Progress(claimed.position, claimed.rows)
-        return True
 
     def lost(self) -> None:
         """Hear that another process has taken it over."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from dagger_dsl.errors import InvalidState
 from dagger_dsl.pubsub.waiting import Pending, running_loop
 
-__all__ = ["Home"]
+__all__ = ["Home", "finished"]
 
 logger = logging.getLogger("dagger_dsl.pubsub")
 
@@ -167,3 +167,21 @@ class Home:
             return True
         finally:
             self.watchers -= 1
+
+
+async def finished(future: asyncio.Future[T]) -> T:
+    """Wait for something that has to come to its end, and return what came of it.
+
+    Raises:
+        CancelledError: This was cancelled meanwhile, however often; raised when it has ended.
+        Whatever it raises.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait({future})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled from future.exception()
+    return future.result()

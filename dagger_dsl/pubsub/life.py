@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import contextvars
 import itertools
 import logging
@@ -25,7 +26,7 @@ from dagger_dsl.model.policies import seconds
 from dagger_dsl.pubsub.arguments import as_spec
 from dagger_dsl.pubsub.config import PubSubConfig, StartWith, WorkflowSpec
 from dagger_dsl.pubsub.ending import wait_for_end
-from dagger_dsl.pubsub.home import Home
+from dagger_dsl.pubsub.home import Home, finished
 from dagger_dsl.pubsub.report import PubSubExecutionReport
 from dagger_dsl.pubsub.waiting import Pending, Publication, running_loop
 
@@ -115,7 +116,11 @@ class BusLife(abc.ABC):
     def __enter__(self) -> Self:
         self._refuse_twice()
         Home.in_thread(self._open)
-        self._show()
+        try:
+            self._show()
+        except BaseException:
+            self.close(drain=False)
+            raise
         return self
 
     def __exit__(
@@ -129,7 +134,11 @@ class BusLife(abc.ABC):
     async def __aenter__(self) -> Self:
         self._refuse_twice()
         self._open(Home(asyncio.get_running_loop()))
-        self._show()
+        try:
+            self._show()
+        except BaseException:
+            await self._shut(self.config.grace, drain=False)
+            raise
         return self
 
     async def __aexit__(
@@ -147,12 +156,21 @@ class BusLife(abc.ABC):
             grace: Seconds that it may take, `PubSubConfig.grace` by default.
             drain: Whether what waits is handled first. What is left in memory is gone, and counted
                 as undelivered; a database keeps it.
+
+        Raises:
+            InvalidState: This is called in the event loop of the bus, as by an async agent.
+            StoreError: A database could not record all that was handled; that is handled again.
         """
         limit = self.config.grace if grace is None else seconds(grace, "grace")
         home = self._home
         if home is not None and home.is_closed:
             self._abandon(home, limit)
         elif home is not None and home.is_own:
+            if running_loop() is home.loop:
+                raise InvalidState(
+                    "close() would wait for ever in the event loop of the bus, for the call that "
+                    "calls it; an agent calls stop()"
+                )
             try:
                 home.call(self._shut(limit, drain=drain))
             except InvalidState:
@@ -184,24 +202,27 @@ class BusLife(abc.ABC):
                 )
 
     def _open(self, home: Home, count: int | None = None) -> None:
-        with self._lock:
-            self._refuse_twice()
-            self._reset()
-            self._home = home
-            self._turns = self._uncounted = count
-            place: Place | None = None
-            try:
-                place = self._make_place()
-                place.open()
-                self._place = place
-                self._fill()
-            except BaseException:
-                for each in self._all():
-                    each.stop()
-                self._home = self._place = None
-                if place is not None:
-                    place.close()
-                raise
+        place: Place | None = None
+        try:
+            with self._lock:
+                self._refuse_twice()
+                self._reset()
+                self._home = home
+                self._turns = self._uncounted = count
+                try:
+                    place = self._make_place()
+                    place.open()
+                    self._place = place
+                    self._fill()
+                except BaseException:
+                    for each in self._all():
+                        each.stop()
+                    self._home = self._place = None
+                    raise
+        except BaseException:
+            if place is not None:
+                place.close()  # not under the lock, for which its own thread may wait
+            raise
 
     def _show(self) -> None:
         """Begin to show how it goes, where that is asked for; it must run already."""
@@ -234,19 +255,28 @@ class BusLife(abc.ABC):
                 logger.warning("the bus was closed with messages that are not handled yet")
         finally:
             self.stop("closed")
-            if not await home.until(self._has_ended, deadline):
+            try:
+                await self._end_calls(home, deadline)
+            finally:
+                try:
+                    await finished(home.loop.run_in_executor(None, self._release, place))
+                finally:
+                    self._lose_all()
+                    self._place = self._home = None
+                    home.news()
+                    if self._display is not None:
+                        display, self._display = self._display, None
+                        await finished(home.loop.run_in_executor(None, display.close))
+
+    async def _end_calls(self, home: Home, deadline: float) -> None:
+        """Wait for the calls that go on, and interrupt them at the end; cancelled, at once."""
+        try:
+            await home.until(self._has_ended, deadline)
+        finally:
+            if not self._has_ended():
                 for each in (*self._all(), *self._parting):
                     each.cancel()
                 await home.until(self._has_ended, home.loop.time() + 1.0)
-            try:
-                await home.loop.run_in_executor(None, self._release, place)
-            finally:
-                self._lose_all()
-                self._place = self._home = None
-                home.news()
-                if self._display is not None:
-                    display, self._display = self._display, None
-                    await home.loop.run_in_executor(None, display.close)
 
     def _abandon(self, home: Home, grace: float) -> None:
         """End a bus whose event loop somebody has closed, from any thread."""
@@ -354,18 +384,35 @@ class BusLife(abc.ABC):
 
         if running_loop() is None:
             return run_in_loop(self.run_async(spec))
-        done = Pending[PubSubExecutionReport]()
+        begun, done = Pending[asyncio.Task[Any]](), Pending[PubSubExecutionReport]()
+
+        async def steered() -> PubSubExecutionReport:
+            task = asyncio.current_task()
+            assert task is not None
+            begun.succeed(task)
+            return await self.run_async(spec)
 
         def work() -> None:
             try:
-                done.succeed(run_in_loop(self.run_async(spec)))
+                done.succeed(run_in_loop(steered()))
             except BaseException as error:
                 done.fail(error)
+                begun.fail(error)
 
         # A notebook knows by its context which cell shows what the display draws.
         begin = partial(contextvars.copy_context().run, work)
         threading.Thread(target=begin, name="dagger-pubsub-run", daemon=True).start()
-        return done.result()
+        try:
+            return done.result()
+        except KeyboardInterrupt:
+            # Ctrl-C reaches this thread alone; once more, it leaves the run behind.
+            if not done.is_done:
+                task = begun.result()
+                with contextlib.suppress(RuntimeError):  # it has ended just now
+                    task.get_loop().call_soon_threadsafe(task.cancel)
+                with contextlib.suppress(asyncio.CancelledError):
+                    done.result()
+            raise
 
     async def run_async(self, spec: WorkflowSpec | None = None) -> PubSubExecutionReport:
         """Run until something ends it, with async agents in the loop of the caller; see `run`."""

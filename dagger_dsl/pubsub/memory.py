@@ -84,7 +84,7 @@ class MemoryPlace:
             f"{message.channel!r}"
         )
 
-    def join(self, subscription: Subscription) -> None:
+    def join(self, *subscriptions: Subscription) -> None:
         """See `Place.join`: what was published before is gone."""
 
     def leave(self, subscription: Subscription, *, forget: bool) -> None:

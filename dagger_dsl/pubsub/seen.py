@@ -242,10 +242,10 @@ def _reads(bus: PubSubExecutor) -> Iterator[MessageReads | None]:
 def _in_memory(bus: PubSubExecutor) -> BusFlow:
     waiting: dict[str, int] = {}
     dead: dict[str, int] = {}
-    agents = {}
+    agents, gone = {}, bus._gone
     for name, caller in list(bus._callers.items()):
         subscription = bus._subscriptions.get(name)
-        stats = bus._gone.get(name, AgentStats())
+        stats = gone.get(name, AgentStats())
         if subscription is not None:
             stats = stats.plus(subscription.stats)
             for message in subscription.core.left() if stats.waiting else ():

@@ -76,8 +76,8 @@ class Place(Protocol):
         """Keep no more; what was settled is recorded first."""
         ...
 
-    def join(self, subscription: Subscription) -> None:
-        """Give a subscription what is published from now on, and what waits for it already."""
+    def join(self, *subscriptions: Subscription) -> None:
+        """Give all of them what is published from now on, and what waits for them; or none."""
         ...
 
     def leave(self, subscription: Subscription, *, forget: bool) -> None:

@@ -59,8 +59,7 @@ class Trigger:
     Args:
         workflow: A `DAG`, a state machine or a `Graph`.
         registry: Where the actions of a `Graph` are looked up.
-        bus_url: The bus's database, None in memory.
-        bus_store: Returns what the bus has opened of that.
+        bus_store: Returns the database that the bus has opened, None in memory.
 
     Attributes:
         agent: The agent that it is on the bus.
@@ -106,6 +105,8 @@ class Trigger:
         self._bus_store = bus_store
         self._own_store: Store | None = None
         self._opening = threading.Lock()
+        self._calls = 0
+        self._retired = False
         self._answers = None if publish is None else check_channel(publish)
         plan_for(self._graph, self._registry)
         self.name = _name(self._graph.name if name is None else name)
@@ -193,6 +194,16 @@ class Trigger:
             InputError: It does not take the payload.
             IdempotencyConflict: The run of that id is of something else.
         """
+        with self._opening:
+            self._calls += 1
+        try:
+            await self._handle(message, bus)
+        finally:
+            with self._opening:
+                self._calls -= 1
+            self._close_unused()
+
+    async def _handle(self, message: Message, bus: MessageContext) -> None:
         handle = await self._begun(message)
         ended = asyncio.ensure_future(handle)
         try:
@@ -258,6 +269,15 @@ class Trigger:
 
                 self._own_store = Store(url)
             return self._own_store
+
+    def retire(self) -> None:
+        """Close the database of the runs once no call goes on, as no other one follows."""
+        self._retired = True
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._retired and not self._calls:
+            self.close()
 
     def close(self) -> None:
         """Close the database of the runs where it is not that of the bus."""

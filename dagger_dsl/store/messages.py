@@ -11,7 +11,7 @@ claim, so that one which comes too late, after another worker took over, changes
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -105,15 +105,16 @@ class MessageRows:
         return Outgoing(message, data, named)
 
     def place(self, outgoing: Iterable[Outgoing]) -> None:
-        """Write the files of large payloads; before the transaction that names them.
+        """Write the files of large payloads; before each try of the transaction that names them.
+
+        Anew each time: a file that no row names may be removed once `files_kept` ends.
 
         Raises:
             StoreError: One cannot be written.
         """
         for each in outgoing:
-            if each.inline is None and each.artifact_id is None:
-                text, each.artifact_id, each.size = self._payloads.place(each.data)
-                each.inline = b"" if text is None else each.data
+            text, each.artifact_id, each.size = self._payloads.place(each.data)
+            each.inline = b"" if text is None else each.data
 
     def append(self, tx: Transaction, outgoing: Sequence[Outgoing]) -> list[DaggerError | None]:
         """Store messages inside of a transaction, with whatever else it does.
@@ -278,39 +279,70 @@ class MessageRows:
         Returns:
             None where another worker has it that is not dead.
         """
-        rows = read(self._database, sql.SUBSCRIPTION, (name,))
-        epoch, owner = 0, None
-        if rows:
-            _, owner, epoch, beats = rows[0]
-            if owner is not None and not is_dead(str(owner), int(beats)):
-                return None
-        claimed: Claimed | None = None
-        text = orjson.dumps(list(patterns)).decode()
+        return self.claim_all({name: patterns}, worker, is_dead).get(name)
+
+    def claim_all(
+        self,
+        wanted: Mapping[str, Sequence[str]],
+        worker: str,
+        is_dead: Callable[[str, int], bool] = lambda owner, beats: False,
+    ) -> dict[str, Claimed]:
+        """Give subscriptions to a worker in one transaction, each as `claim` does.
+
+        Args:
+            wanted: Their names, each with its patterns.
+            worker, is_dead: As there.
+
+        Returns:
+            Those that it has now, by name.
+        """
+        free: dict[str, tuple[str | None, int | None]] = {}
+        for name in wanted:
+            rows = read(self._database, sql.SUBSCRIPTION, (name,))
+            _, owner, epoch, beats = rows[0] if rows else (0, None, None, 0)
+            if owner is None or is_dead(str(owner), int(beats)):
+                free[name] = owner, epoch
+        claimed: dict[str, Claimed] = {}
 
         def take(tx: Transaction) -> None:
-            nonlocal claimed
-            claimed = None
-            if not rows:
-                last = tx.scalar(sql.LAST, ()) or 0
-                insert = sql.INSERT_SUBSCRIPTION(self._database.dialect)
-                if tx.execute(insert, (name, text, last, worker, 1)):
-                    claimed = Claimed(1, last, {})
-                return
-            values = {
-                "the_name": name,
-                "the_epoch": epoch,
-                "the_worker": worker,
-                "new_patterns": text,
-            }
-            if not tx.execute(sql.CLAIM, sql.CLAIM.in_order(values)):
-                return
-            position = int(tx.rows(sql.SUBSCRIPTION, (name,))[0][0])
-            found = tx.rows(sql.DELIVERIES, (name, position))
-            kept = {int(row[0]): (str(row[1]), int(row[2]), row[3]) for row in found}
-            claimed = Claimed(epoch + 1, position, kept, owner is not None)
+            claimed.clear()
+            for name, (owner, epoch) in free.items():
+                text = orjson.dumps(list(wanted[name])).decode()
+                taken = self._take(tx, name, text, worker, owner, epoch)
+                if taken is not None:
+                    claimed[name] = taken
 
-        run_transaction(self._database, take)
+        if free:
+            run_transaction(self._database, take, pages=8 + len(free))
         return claimed
+
+    def _take(
+        self,
+        tx: Transaction,
+        name: str,
+        patterns: str,
+        worker: str,
+        owner: str | None,
+        epoch: int | None,
+    ) -> Claimed | None:
+        """Claim a subscription unless somebody else was quicker; one without an epoch is made."""
+        if epoch is None:
+            last = tx.scalar(sql.LAST, ()) or 0
+            insert = sql.INSERT_SUBSCRIPTION(self._database.dialect)
+            made = tx.execute(insert, (name, patterns, last, worker, 1))
+            return Claimed(1, last, {}) if made else None
+        values = {
+            "the_name": name,
+            "the_epoch": epoch,
+            "the_worker": worker,
+            "new_patterns": patterns,
+        }
+        if not tx.execute(sql.CLAIM, sql.CLAIM.in_order(values)):
+            return None
+        position = int(tx.rows(sql.SUBSCRIPTION, (name,))[0][0])
+        found = tx.rows(sql.DELIVERIES, (name, position))
+        kept = {int(row[0]): (str(row[1]), int(row[2]), row[3]) for row in found}
+        return Claimed(epoch + 1, position, kept, owner is not None)
 
     def release(self, names: Sequence[str], worker: str, *, forget: bool = False) -> None:
         """Let others claim subscriptions of a worker, or remove them altogether."""

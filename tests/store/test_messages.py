@@ -18,9 +18,11 @@ from dagger_dsl.errors import (
     IdempotencyConflict,
     MessageTooLarge,
     StoreDamaged,
+    StoreFull,
 )
 from dagger_dsl.model.messages import Message
 from dagger_dsl.model.values import Secret
+from dagger_dsl.store import messages
 from dagger_dsl.store.message_reads import MessageReads
 from dagger_dsl.store.message_upkeep import (
     removable_messages,
@@ -199,6 +201,24 @@ def test_a_large_payload_goes_to_a_file_which_no_upkeep_removes(
         rows.message(stored)
 
 
+def test_a_large_payload_has_its_file_though_an_earlier_commit_failed(
+    store: Store, rows: MessageRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, small = Message("c", "x" * 50_000, id="m1"), message(2)
+    outgoing = [rows.encoded(large), rows.encoded(small)]
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise StoreFull("the disk is full")
+
+        patch.setattr(MessageRows, "append", full)
+        with pytest.raises(StoreFull):
+            rows.commit("", outgoing)
+    assert store.prune().files == 1, "no row names it, and nobody keeps it"
+    rows.commit("", outgoing)
+    assert payloads(rows) == [large.payload, 2]
+
+
 def test_what_cannot_be_stored_is_refused(rows: MessageRows) -> None:
     with pytest.raises(MessageTooLarge, match="100,000 are allowed"):
         rows.encoded(Message("c", "x" * 100_000))
@@ -233,6 +253,32 @@ def test_one_worker_has_a_subscription_until_it_gives_it_back_or_dies(rows: Mess
     rows.release(["agent"], "v")
     third = claim(rows)
     assert (third.epoch, third.died) == (4, False)
+
+
+def test_subscriptions_are_claimed_together_in_one_transaction(
+    rows: MessageRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows.claim("taken", ["c"], "v")
+    rows.claim("left", ["c"], "v")
+    rows.release(["left"], "v")
+    publish(rows, message(1))
+    transactions: list[object] = []
+
+    def counted(*arguments: Any, **options: Any) -> None:
+        transactions.append(arguments)
+        run_transaction(*arguments, **options)
+
+    monkeypatch.setattr(messages, "run_transaction", counted)
+    claimed = rows.claim_all({name: ["c"] for name in ("taken", "left", "new", "newer")}, "w")
+    assert {name: (each.epoch, each.position) for name, each in claimed.items()} == {
+        "left": (3, 0),
+        "new": (1, 1),
+        "newer": (1, 1),
+    }
+    assert len(transactions) == 1
+    assert rows.claim_all({"taken": ["c"]}, "w") == {}
+    assert rows.claim_all({}, "w") == {}
+    assert len(transactions) == 1
 
 
 def test_two_that_claim_at_once_do_not_both_get_it(rows: MessageRows) -> None:
