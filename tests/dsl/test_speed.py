@@ -69,7 +69,7 @@ def layers(n: int) -> DAG:
     return dag
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 @pytest.mark.parametrize("shape", [chain, fan, layers])
 def test_large_graphs_are_built_compiled_and_validated_in_time(
     shape: Callable[[int], DAG],
