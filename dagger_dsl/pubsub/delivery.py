@@ -61,6 +61,11 @@ class Delivery:
         """How many messages wait, for whatever reason."""
         return len(self.arrived) + self.held + len(self.returned)
 
+    @property
+    def ready(self) -> int:
+        """How many wait for nothing but a call, as far as anybody has looked."""
+        return len(self.arrived) + len(self._ready) + len(self.returned)
+
     def next(self, now: float) -> Message | None:
         """Return the message to give next; None where none may be given now.
 

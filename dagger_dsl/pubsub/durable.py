@@ -402,7 +402,7 @@ class DurablePlace:
         with self._lock:
             if self._pending or not all(each.is_empty for each in self._feeds.values()):
                 return
-            if any(each.looks_back or each.suspects for each in mine):
+            if any(each.has_more for each in mine):
                 return
             self._calm = calm
         self._bus._news()

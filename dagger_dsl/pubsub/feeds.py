@@ -31,6 +31,10 @@ logger = logging.getLogger("dagger_dsl.pubsub")
 #: Messages that are fetched at a time, at most.
 PORTION: Final = 500
 
+#: So many times `PubSubConfig.capacity` are held here for an agent, at most, of messages that wait
+#: behind others of their key. Those of other keys come from behind them.
+_HELD: Final = 10
+
 #: Channels that are asked for by name, at most.
 _NAMES: Final = 20
 
@@ -81,6 +85,7 @@ class Feed:
         self.looks_back = True
         self.careful = 0
         self.suspects: deque[tuple[Stored, Delivered]] = deque()
+        self._is_full = False
         self._rows = rows
         self._worker = worker
         names = subscription.caller.subscribe
@@ -96,6 +101,11 @@ class Feed:
     def is_empty(self) -> bool:
         """Whether everything was recorded that became of its messages."""
         return not self.settled and not self.taken
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there may be messages to give that it has not looked at yet."""
+        return self._is_full or self.looks_back or bool(self.suspects)
 
     # --- who has it -------------------------------------------------------------------------------
 
@@ -201,11 +211,13 @@ class Feed:
                 raise
         if self.careful or self.suspects:
             return self._give_one(progress)
-        most = self._config.capacity
-        waiting = subscription.core.waiting
-        if waiting > most // 2:
+        core, most = subscription.core, self._config.capacity
+        ready = core.ready
+        # What waits behind a key that is held up, or for its time, keeps no other key from coming.
+        self._is_full = ready > most // 2
+        if self._is_full or core.waiting > (_HELD - 1) * most:
             return False
-        room = min(PORTION, most - waiting)
+        room = min(PORTION, most - ready)
         found, scanned = self._rows.scan(progress.scanned, room, self._channels)
         if scanned == progress.scanned:
             return False
