@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -34,6 +35,12 @@ PORTION: Final = 500
 #: So many times `PubSubConfig.capacity` are held here for an agent, at most, of messages that wait
 #: behind others of their key. Those of other keys come from behind them.
 _HELD: Final = 10
+
+#: So many messages are handled before one in front of them, at most: each has a row until that is.
+_AHEAD: Final = 100_000
+
+#: Seconds after which it is written that messages for others were passed, where nothing else is.
+_QUIET: Final = 5.0
 
 #: Channels that are asked for by name, at most.
 _NAMES: Final = 20
@@ -86,6 +93,7 @@ class Feed:
         self.careful = 0
         self.suspects: deque[tuple[Stored, Delivered]] = deque()
         self._is_full = False
+        self._written = time.monotonic()
         self._rows = rows
         self._worker = worker
         names = subscription.caller.subscribe
@@ -173,8 +181,14 @@ class Feed:
         if progress is None:
             self.taken.clear()
             return None
-        if not self.taken and progress.lag < PORTION:
-            return None
+        now = time.monotonic()
+        if not self.taken:
+            lag = progress.lag
+            # At the end, too: what others are given would be kept as long as this position says.
+            is_late = self.subscription.stopped or now >= self._written + _QUIET
+            if not lag or (lag < PORTION and not is_late):
+                return None
+        self._written = now
         step = progress.plan([each.delivered for each in self.taken])
         published: dict[int, Sequence[Outgoing]] = {
             each.delivered.number: [publication.data for publication in each.published]
@@ -215,7 +229,7 @@ class Feed:
         ready = core.ready
         # What waits behind a key that is held up, or for its time, keeps no other key from coming.
         self._is_full = ready > most // 2
-        if self._is_full or core.waiting > (_HELD - 1) * most:
+        if self._is_full or core.waiting > (_HELD - 1) * most or progress.ahead >= _AHEAD:
             return False
         room = min(PORTION, most - ready)
         found, scanned = self._rows.scan(progress.scanned, room, self._channels)

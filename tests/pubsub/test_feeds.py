@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 import pytest
 
 from dagger_dsl import Registry, RetryPolicy
-from dagger_dsl.pubsub import Message, PubSubConfig, PubSubExecutor, pubsub_agent
+from dagger_dsl.pubsub import Message, PubSubConfig, PubSubExecutor, feeds, pubsub_agent
+from dagger_dsl.pubsub.progress import Progress
+from dagger_dsl.store.message_values import Delivered
+from dagger_dsl.store.messages import MessageRows
+from dagger_dsl.store.storage import Store
 
 #: Seconds that nothing here takes, however busy the machine is.
 LONG = 60.0
@@ -75,3 +80,84 @@ def test_so_many_messages_are_held_behind_a_key_as_may_be(path: Path, registry: 
             bus.publish("other", number).result()
             most = max(most, bus.agents["agent"].waiting)
     assert 90 < most <= 100
+
+
+def test_so_many_messages_are_handled_before_one_that_takes_long(
+    path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "_AHEAD", 30)
+    go_on, seen = threading.Event(), list[int]()
+
+    @pubsub_agent(subscribe="c", concurrency=2, registry=registry)
+    def agent(message: Message) -> None:
+        if message.key == "long":
+            assert go_on.wait(LONG)
+        else:
+            seen.append(message.payload)
+
+    with bus_of(registry, path, capacity=10) as bus, Store(path) as store:
+        bus.publish("c", -1, key="long").result()
+        for number in range(200):
+            last = bus.publish("c", number, wait=False)
+        last.result()
+        until(lambda: len(seen) >= 30)
+        for number in range(20):  # the desk looks again with each of them
+            bus.publish("other", number).result()
+            assert len(seen) <= 40
+        go_on.set()
+        assert bus.wait_idle(LONG).result()
+        assert store.query("SELECT * FROM deliveries") == []
+    assert seen == list(range(200))
+
+
+def test_a_commit_does_not_look_at_all_that_was_handled_before_one_in_front() -> None:
+    def seconds(ahead: int) -> float:
+        """Take so many messages, all but the first one handled; return what one more costs."""
+        progress = Progress(0)
+        progress.take(range(1, ahead + 1), ahead)
+        progress.wrote(progress.plan([Delivered(n, "done") for n in range(2, ahead + 1)]))
+        took = []
+        for number in range(ahead + 1, ahead + 50):
+            progress.take([number], number)
+            begin = time.perf_counter()
+            progress.wrote(progress.plan([Delivered(number, "done")]))
+            took.append(time.perf_counter() - begin)
+        assert progress.ahead == ahead + 48
+        return min(took)
+
+    assert seconds(100_000) < 20 * seconds(100)
+
+
+def positions(path: Path) -> dict[str, int]:
+    with Store(path) as store:
+        rows = MessageRows(store.database, store._payloads)
+        return {each.name: each.position for each in rows.subscriptions()}
+
+
+def test_messages_of_others_are_passed_when_a_bus_closes(path: Path, registry: Registry) -> None:
+    @pubsub_agent(name="quiet", subscribe="d", registry=registry)
+    @pubsub_agent(name="busy", subscribe="c", registry=registry)
+    async def agent(payload: int) -> None:
+        pass
+
+    with bus_of(registry, path) as bus:
+        for number in range(50):
+            _ = bus.publish("c", number, wait=False)
+        assert bus.wait_idle(LONG).result()
+    assert positions(path) == {"quiet": 50, "busy": 50}
+
+
+def test_messages_of_others_are_passed_while_nothing_comes(
+    path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @pubsub_agent(name="quiet", subscribe="d", registry=registry)
+    async def agent(payload: int) -> None:
+        pass
+
+    monkeypatch.setattr(feeds, "_QUIET", 1e9)
+    with bus_of(registry, path) as bus:
+        bus.publish("c", 1).result()
+        until(lambda: bus._calm_until() > 0)
+        assert positions(path) == {"quiet": 0}
+        monkeypatch.setattr(feeds, "_QUIET", 0.0)
+        until(lambda: positions(path) == {"quiet": 1})
