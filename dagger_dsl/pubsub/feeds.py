@@ -190,8 +190,8 @@ class Feed:
                 return None
         self._written = now
         step = progress.plan([each.delivered for each in self.taken])
-        published: dict[int, Sequence[Outgoing]] = {
-            each.delivered.number: [publication.data for publication in each.published]
+        published: dict[Delivered, Sequence[Outgoing]] = {
+            each.delivered: [publication.data for publication in each.published]
             for each in self.taken
             if each.published
         }
@@ -199,15 +199,12 @@ class Feed:
         return step, Settlement(name, self.epoch, step.position, step.put, step.drop, published)
 
     def refused(self, settled: Settled, fault: DaggerError) -> None:
-        """Take back that a message was handled: what was published meanwhile is refused."""
+        """Give a message up that was handled: what was published meanwhile is refused."""
         assert self.progress is not None
-        number, subscription = settled.delivered.number, self.subscription
-        self.progress.buried(number)
-        logger.error("agent %r gives message %d up: %s", subscription.name, number, fault)
-        message = settled.message or Message("")
-        subscription.take_back()
-        letter = DeadLetter(message, subscription.name, error_text(fault), 1, self._rows.now())
-        subscription.lose(letter)
+        assert settled.message is not None
+        self.progress.refused(settled.delivered.number)
+        self.subscription.take_back()
+        self._give_up(settled.message, settled.delivered.attempt, error_text(fault))
 
     # --- what it is given -------------------------------------------------------------------------
 
@@ -244,7 +241,7 @@ class Feed:
             if isinstance(message, Message):
                 subscription.core.arrived.append(message)
             else:
-                self._give_up(each, 0, message)
+                self._give_up(each.head, 0, message)
         if subscription.bell.armed:
             subscription.bell.ring()
         return True
@@ -266,13 +263,13 @@ class Feed:
         except (DecodingError, StoreDamaged) as error:
             return error_text(error)
 
-    def _give_up(self, row: Stored, attempts: int, error: str) -> None:
-        """Give a message up that nobody is given."""
+    def _give_up(self, message: Message, attempts: int, error: str) -> None:
+        """Give a message up for what its agent does not see."""
         subscription = self.subscription
         logger.error(
-            "agent %r is not given message %r: %s", subscription.name, row.head.id, visible(error)
+            "agent %r gives message %r up: %s", subscription.name, message.id, visible(error)
         )
-        letter = DeadLetter(row.head, subscription.name, error, attempts, self._rows.now())
+        letter = DeadLetter(message, subscription.name, error, attempts, self._rows.now())
         subscription.lose(letter)
         subscription.place.bury(subscription, letter)
 
@@ -292,7 +289,7 @@ class Feed:
             elif isinstance(message, Message):
                 self.subscription.core.restore(message, due, so_far.attempt)
             else:
-                self._give_up(row, so_far.attempt, message)
+                self._give_up(row.head, so_far.attempt, message)
         self.subscription.bell.ring()
 
     # --- after a death ----------------------------------------------------------------------------
@@ -323,7 +320,7 @@ class Feed:
         message = self._read(row)
         if so_far.deaths >= self._config.max_deaths:
             died = f"{so_far.deaths} processes died while they handled it"
-            self._give_up(row, so_far.attempt + so_far.deaths, died)
+            self._give_up(row.head, so_far.attempt + so_far.deaths, died)
         elif isinstance(message, Message):
             given = attrs.evolve(
                 so_far, due_at=0.0, error=_DIED, at=self._rows.now(), deaths=so_far.deaths + 1
@@ -333,7 +330,7 @@ class Feed:
             subscription.core.restore(message, 0.0, so_far.attempt)
             subscription.bell.ring()
         else:
-            self._give_up(row, so_far.attempt, message)
+            self._give_up(row.head, so_far.attempt, message)
         self.suspects.popleft()
         self.careful = max(0, self.careful - 1)
         subscription.watched = bool(self.careful or self.suspects)

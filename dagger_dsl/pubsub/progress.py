@@ -124,10 +124,10 @@ class Progress:
         passed = self._up_to(step.position)
         self._beyond[: len(passed)] = sorted(set(passed).difference(step.drop))
 
-    def buried(self, number: int) -> None:
-        """Hear that a message that was planned as done is given up after all."""
-        self._again.discard(number)
+    def refused(self, number: int) -> None:
+        """Hear that a message that was planned as done is not, and has a row until it is."""
         self._not_done(number)
+        self._again.add(number)
 
     def _up_to(self, position: int) -> list[int]:
         """Return the messages up to a position that were done before one in front of them."""

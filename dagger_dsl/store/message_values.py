@@ -84,8 +84,8 @@ class Settlement:
         position: Up to where everything is settled, or has a row.
         put: Rows to write.
         drop: Numbers of messages whose rows are needed no more.
-        published: What was published while messages were handled that are done now, by the numbers
-            of these.
+        published: What was published while messages were handled, by what became of these. Where
+            a call's cannot be stored its message is given again, until it is settled otherwise.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Settlement:
     position: int
     put: Sequence[Delivered] = ()
     drop: Sequence[int] = ()
-    published: Mapping[int, Sequence[Outgoing]] = MappingProxyType({})
+    published: Mapping[Delivered, Sequence[Outgoing]] = MappingProxyType({})
 
 
 @attrs.frozen(eq=False)
@@ -103,13 +103,13 @@ class Committed:
     Attributes:
         faults: For each message from outside None, or why it is not stored.
         lost: The subscriptions that belong to other workers by now; nothing of them is recorded.
-        refused: Messages that are given up, by subscription and number, with why: what was
-            published while they were handled cannot be.
+        refused: What holds of no message after all, with why: what was published meanwhile cannot
+            be.
     """
 
     faults: list[DaggerError | None] = attrs.field(factory=list)
     lost: list[str] = attrs.field(factory=list)
-    refused: dict[tuple[str, int], DaggerError] = attrs.field(factory=dict)
+    refused: dict[Delivered, DaggerError] = attrs.field(factory=dict)
 
 
 @attrs.frozen(eq=False)

@@ -32,7 +32,6 @@ from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.codec import advice_outside_runs, encode
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.message_values import (
-    DEAD,
     RETRY,
     Claimed,
     Committed,
@@ -126,8 +125,8 @@ class MessageRows:
             For each, None where it is stored, or was stored before, as `Outgoing.known` says; else
             the error: its id belongs to another message.
         """
-        if outgoing and self._database.dialect == "postgresql":
-            tx.rows(sql.LOCK, ())
+        if outgoing:
+            self._lock(tx)
         found: list[DaggerError | None] = []
         rows: list[Sequence[Any]] = []
         files: list[Sequence[Any]] = []
@@ -150,6 +149,11 @@ class MessageRows:
         if rows:
             self._insert(tx, rows)
         return found
+
+    def _lock(self, tx: Transaction) -> None:
+        """Let nobody else publish until this transaction ends, as on SQLite nobody does."""
+        if self._database.dialect == "postgresql":
+            tx.rows(sql.LOCK, ())
 
     def _insert(self, tx: Transaction, rows: Sequence[Sequence[Any]]) -> None:
         tx.execute_many(sql.INSERT_MESSAGE, rows)
@@ -212,18 +216,22 @@ class MessageRows:
             return
         put = list(settlement.put)
         ready: list[Outgoing] = []
-        for number, call in settlement.published.items():
+        if settlement.published:
+            self._lock(tx)  # nobody has an id that was free when it was looked for
+        for delivered, call in settlement.published.items():
             named = [each for each in call if each.named]
             if named:
-                self.append(tx, ready)
+                self._store(tx, ready)
                 ready = []
                 fault = self._fault(tx, named)
                 if fault is not None:  # all that a call publishes, or nothing
-                    done.refused[name, number] = fault
-                    put.append(Delivered(number, DEAD, 1, None, error_text(fault), self.now()))
+                    done.refused[delivered] = fault
+                    # Given again, should nobody come to record that it is given up.
+                    text, now = error_text(fault), self.now()
+                    put.append(attrs.evolve(delivered, state=RETRY, due_at=now, error=text, at=now))
                     continue
             ready.extend(call)
-        self.append(tx, ready)
+        self._store(tx, ready)
         for number in settlement.drop:
             tx.execute(sql.DROP_DELIVERY, (name, number))
         if put:
@@ -243,6 +251,16 @@ class MessageRows:
                     for each in put
                 ],
             )
+
+    def _store(self, tx: Transaction, outgoing: Sequence[Outgoing]) -> None:
+        """Store what nothing speaks against.
+
+        Raises:
+            IdempotencyConflict: Something does after all; so nothing of the transaction holds.
+        """
+        for fault in self.append(tx, outgoing):
+            if fault is not None:
+                raise fault
 
     @staticmethod
     def _fault(tx: Transaction, named: Sequence[Outgoing]) -> DaggerError | None:

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from dagger_dsl import Registry, RetryPolicy
-from dagger_dsl.pubsub import Message, PubSubConfig, PubSubExecutor, feeds, pubsub_agent
+from dagger_dsl.errors import StoreError
+from dagger_dsl.pubsub import (
+    Message,
+    MessageContext,
+    PubSubConfig,
+    PubSubExecutor,
+    feeds,
+    pubsub_agent,
+)
 from dagger_dsl.pubsub.progress import Progress
 from dagger_dsl.store.message_values import Delivered
 from dagger_dsl.store.messages import MessageRows
@@ -161,3 +169,81 @@ def test_messages_of_others_are_passed_while_nothing_comes(
         assert positions(path) == {"quiet": 0}
         monkeypatch.setattr(feeds, "_QUIET", 0.0)
         until(lambda: positions(path) == {"quiet": 1})
+
+
+def agent_that_is_refused(registry: Registry) -> list[Any]:
+    """Register one whose second call publishes under an id that is taken, and what hears of it."""
+    told: list[Any] = []
+
+    @pubsub_agent(name="agent", subscribe="c", retry=AT_ONCE, registry=registry)
+    async def agent(number: int, bus: MessageContext) -> None:
+        if bus.attempt == 1:
+            raise ValueError
+        await bus.publish("d", number, id="taken")
+
+    @pubsub_agent(name="hears", subscribe="faults", registry=registry)
+    async def hears(payload: Any) -> None:
+        told.append(payload)
+
+    return told
+
+
+AT_ONCE = RetryPolicy(max_attempts=2, backoff="fixed", base_delay=0.0)
+
+
+def test_what_is_given_up_for_a_refused_publication_is_told(path: Path, registry: Registry) -> None:
+    told = agent_that_is_refused(registry)
+    with bus_of(registry, path, dead_letter_channel="faults") as bus:
+        bus.publish("d", 0, id="taken").result()
+        bus.publish("c", 1).result()
+        assert bus.wait_idle(LONG).result()
+        (letter,) = bus.dead_letters("agent")
+        assert (letter.message.payload, letter.attempts) == (1, 2)
+        assert letter.error.startswith("IdempotencyConflict: ")
+    assert [(each["payload"], each["attempts"]) for each in told] == [(1, 2)]
+    assert told[0]["error"] == letter.error
+
+
+def test_a_refused_publication_is_recorded_before_a_bus_is_closed(
+    path: Path, registry: Registry
+) -> None:
+    told = agent_that_is_refused(registry)
+    with bus_of(registry, path, dead_letter_channel="faults") as bus:
+        bus.publish("d", 0, id="taken").result()
+        bus.publish("c", 1).result()
+        until(lambda: bus.agents["agent"].handled or bus.agents["agent"].dead)
+        bus.close(drain=False)
+    with Store(path) as store:
+        assert store.query("SELECT state FROM deliveries WHERE subscription = 'agent'") == [
+            {"state": "dead"}
+        ]
+        assert len(store.query("SELECT 1 FROM messages WHERE channel = 'faults'")) == 1
+    with bus_of(registry, path) as bus:
+        assert bus.wait_idle(LONG).result()
+    assert len(told) == 1
+
+
+def test_what_a_refused_call_was_given_comes_again_where_nobody_recorded_that(
+    path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent_that_is_refused(registry)
+    commit, trouble = MessageRows.commit, threading.Event()
+
+    def fail_after_refusal(self: MessageRows, *arguments: Any) -> Any:
+        if trouble.is_set():
+            raise StoreError("the disk is gone")
+        done = commit(self, *arguments)
+        if done.refused:
+            trouble.set()
+        return done
+
+    monkeypatch.setattr(MessageRows, "commit", fail_after_refusal)
+    with bus_of(registry, path) as bus:
+        bus.publish("d", 0, id="taken").result()
+        bus.publish("c", 1).result()
+        assert trouble.wait(LONG)
+        bus.close(drain=False)
+    monkeypatch.undo()
+    with bus_of(registry, path) as bus:
+        assert bus.wait_idle(LONG).result()
+        assert [each.message.payload for each in bus.dead_letters("agent")] == [1]

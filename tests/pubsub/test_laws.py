@@ -200,12 +200,15 @@ class Positions(RuleBasedStateMachine):
         self.progress.wrote(step)
         for number, each in self.settled.items():
             if each.state == "done" and refuse:
-                self.rows[number] = ("dead", 1, None)
-                self.progress.buried(number)
+                self.rows[number] = ("retry", 1, 0.0)
+                self.progress.refused(number)
+                continue
             if each.state != "retry":
                 self.over[number] = each.state
                 del self.hand[number]
         self.settled = {}
+        if refuse:
+            assert set(self.hand) >= set(self.progress.retries)
 
     @precondition(lambda self: any(row[0] == "dead" for row in self.rows.values()))
     @rule(data=st.data())

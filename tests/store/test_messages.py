@@ -67,6 +67,10 @@ def claim(rows: MessageRows, name: str = "agent", worker: str = "w") -> Claimed:
     return claimed
 
 
+def done(number: int, attempt: int = 0) -> Delivered:
+    return Delivered(number, "done", attempt)
+
+
 def settle(
     rows: MessageRows,
     claimed: Claimed,
@@ -76,7 +80,8 @@ def settle(
     published: tuple[Outgoing, ...] = (),
     worker: str = "w",
 ) -> list[str]:
-    settlement = Settlement("agent", claimed.epoch, position, put, drop, {position: published})
+    calls = {done(position): published}
+    settlement = Settlement("agent", claimed.epoch, position, put, drop, calls)
     return rows.commit(worker, [], [settlement]).lost
 
 
@@ -164,23 +169,23 @@ def test_what_a_call_publishes_is_stored_whole_or_not_at_all(rows: MessageRows) 
     claimed = claim(rows)
     publish(rows, message(1), message(2), message(3))
     outgoing = {
-        1: [rows.encoded(message(10)), rows.encoded(message(11), named=True)],
-        2: [
+        done(1): [rows.encoded(message(10)), rows.encoded(message(11), named=True)],
+        done(2, 4): [
             rows.encoded(message(20)),
             rows.encoded(attrs.evolve(message(11), payload="other"), named=True),
         ],
-        3: [
+        done(3): [
             rows.encoded(message(30), named=True),
             rows.encoded(attrs.evolve(message(30), payload="other"), named=True),
         ],
     }
     settlement = Settlement("agent", claimed.epoch, 3, published=outgoing)
-    done = rows.commit("w", [rows.encoded(message(4))], [settlement])
-    assert (done.faults, done.lost) == ([None], [])
-    assert [*done.refused] == [("agent", 2), ("agent", 3)]
+    written = rows.commit("w", [rows.encoded(message(4))], [settlement])
+    assert (written.faults, written.lost) == ([None], [])
+    assert [each.number for each in written.refused] == [2, 3]
     assert payloads(rows, 3) == [4, 10, 11]
-    assert [each.message.id for each in rows.dead_letters("agent")] == ["m2", "m3"]
-    assert "IdempotencyConflict" in rows.dead_letters("agent")[0].error
+    found = [(each.number, each.attempt) for each in rows.retries("agent")]
+    assert found == [(2, 4), (3, 0)], "until it is settled otherwise"
 
 
 def test_a_large_payload_goes_to_a_file_which_no_upkeep_removes(
@@ -534,7 +539,7 @@ def test_a_beat_is_seen(rows: MessageRows) -> None:
 def test_a_process_that_dies_in_a_commit_leaves_nothing_of_it(tmp_path: Path) -> None:
     code = """
         from dagger_dsl.model.messages import Message
-        from dagger_dsl.store.messages import MessageRows, Settlement
+        from dagger_dsl.store.messages import Delivered, MessageRows, Settlement
         store = Store(sys.argv[1])
         store.init_database()
         rows = MessageRows(store.database, store._payloads)
@@ -549,8 +554,8 @@ def test_a_process_that_dies_in_a_commit_leaves_nothing_of_it(tmp_path: Path) ->
             return found
 
         rows.append = die
-        more = [rows.encoded(Message("c", 2, id="m2"))]
-        rows.commit("w", [], [Settlement("agent", claimed.epoch, 1, published={1: more})])
+        more = {Delivered(1, "done"): [rows.encoded(Message("c", 2, id="m2"))]}
+        rows.commit("w", [], [Settlement("agent", claimed.epoch, 1, published=more)])
     """
     process = child(code, tmp_path / "m.db")
     process.communicate()
