@@ -378,7 +378,7 @@ class Subscription:
     def _steps(self) -> Generator[Any, Any, None]:
         core, place, caller, bus = self.core, self.place, self.caller, self.bus
         call, is_async, wants = caller.call, caller.is_async, caller.wants_context
-        checks = place.rechecks and bool(caller.shapes)
+        checks = place.rechecks
         while not self.stopped:
             if bus._turns is None:
                 message = core.next(place.now() if core.timers else 0.0)
@@ -448,7 +448,10 @@ class Subscription:
         return message
 
     def _check(self, message: Message) -> None:
-        fault = self.caller.input_fault(message.payload)
+        """Refuse what its channel does not take, or this agent; others publish it unchecked."""
+        channel = self.bus._channels.get(message.channel)
+        fault = "" if channel is None else channel.fault(message.payload)
+        fault = fault or self.caller.input_fault(message.payload)
         if fault:
             raise InputValidationError(fault)
 
