@@ -185,10 +185,11 @@ class Delivery:
         self.held += 1
 
     def left(self) -> list[Message]:
-        """Return all that wait, in the order in which they were published."""
-        behind = [each for lane in self._lanes.values() for each in lane]
-        timed = [message for _, _, message in self.timers]
-        back = [each[0] for each in self.returned if each is not None]
+        """Return all that wait, in the order in which they were published; from any thread."""
+        # Copies, each made at once: others go on with all of these meanwhile.
+        behind = [each for lane in list(self._lanes.values()) for each in list(lane)]
+        timed = [message for _, _, message in list(self.timers)]
+        back = [each[0] for each in list(self.returned) if each is not None]
         found = [*timed, *self._ready, *behind, *back, *self.arrived]
         return sorted(found, key=lambda each: each.number)
 
@@ -221,3 +222,8 @@ class SharedDelivery(Delivery):
         """See `Delivery.failed`."""
         with self._lock:
             super().failed(message, due, attempts)
+
+    def left(self) -> list[Message]:
+        """See `Delivery.left`."""
+        with self._lock:
+            return super().left()
