@@ -70,6 +70,7 @@ _CAUSED: Final = Statement(
     .limit(_limit)
     .offset(_offset)
 )
+# By publisher first: by channel, SQLite would go over the whole index of channels at each look.
 _COUNTS: Final = Statement(
     sa.select(
         messages.c.channel,
@@ -79,9 +80,9 @@ _COUNTS: Final = Statement(
         sa.func.max(_id),
     )
     .where(_id > _number)
-    .group_by(messages.c.channel, messages.c.publisher)
+    .group_by(messages.c.publisher, messages.c.channel)
 )
-_FIRST: Final = Statement(sa.select(sa.func.min(_id)))
+_ALL: Final = Statement(sa.select(sa.func.count()).select_from(messages))
 _SUBSCRIPTIONS: Final = Statement(
     sa.select(
         subscriptions.c.name,
@@ -91,9 +92,16 @@ _SUBSCRIPTIONS: Final = Statement(
         subscriptions.c.created_at,
     ).order_by(subscriptions.c.name)
 )
+_after = (_id > _number, sa.or_(messages.c.publisher.is_(None), messages.c.publisher != _name))
 _AHEAD: Final = Statement(
     sa.select(messages.c.channel, sa.func.count())
-    .where(_id > _number, sa.or_(messages.c.publisher.is_(None), messages.c.publisher != _name))
+    .where(*_after)
+    .group_by(messages.c.publisher, messages.c.channel)
+)
+# By the index of channels, so that what comes on others is not read.
+_AHEAD_ON: Final = Statement(
+    sa.select(messages.c.channel, sa.func.count())
+    .where(messages.c.channel == _bind("the_channel", sa.Text()), *_after)
     .group_by(messages.c.channel)
 )
 _beyond = sa.case(
@@ -114,6 +122,9 @@ _BETWEEN: Final = Statement(
         deliveries.c.message_id <= _last,
     )
 )
+
+#: Channels of an agent that are asked for by name, at most; of more, all messages are read.
+_NAMES: Final = 20
 
 _STATES: Final = {"done": HANDLED, "retry": RETRYING, "dead": DEAD}
 
@@ -142,7 +153,6 @@ class MessageReads:
         self._sent: Counter[tuple[str, str]] = Counter()
         self._latest: dict[str, float] = {}
         self._counted = 0
-        self._first = 0
 
     def dead_letters(self, agent: str | None) -> list[DeadLetter]:
         """Return what agents, or one of them, have given up, the oldest first."""
@@ -170,7 +180,7 @@ class MessageReads:
             where[source].append(channel)
         agents = {}
         for reader in self._readers():
-            each = self._standing(reader, waiting, dead)
+            each = self._standing(reader, published, waiting, dead)
             agents[each.name] = attrs.evolve(each, publish=tuple(sorted(where[each.name])))
         names = {*published, *waiting, *dead}
         channels = {
@@ -182,24 +192,45 @@ class MessageReads:
         return BusFlow(channels, agents, dict(self._sent), durable=True)
 
     def _count(self) -> None:
-        first = read(self._database, _FIRST, ())[0][0] or 0
-        if first != self._first:  # some were removed, or the first one came
-            self._first, self._counted = first, 0
+        self._count_more()
+        if read(self._database, _ALL, ())[0][0] < self._sent.total():  # some were removed
             self._sent.clear()
+            self._latest.clear()
+            self._counted = 0
+            self._count_more()
+
+    def _count_more(self) -> None:
+        """Count what came since the last time."""
         end = self._counted
         for channel, source, number, at, last in read(self._database, _COUNTS, (end,)):
             self._sent[source or "", channel] += number
             self._latest[channel] = max(self._latest.get(channel, 0.0), at or 0.0)
             self._counted = max(self._counted, last)
 
-    def _standing(self, reader: _Reader, waiting: Counter[str], dead: Counter[str]) -> AgentFlow:
+    def _ahead(self, reader: _Reader, channels: Iterable[str]) -> list[Sequence[Any]]:
+        """Return how many messages there are on each channel of an agent after its position."""
+        flow = reader.flow
+        values = {"the_number": reader.position, "the_name": flow.name}
+        names = [each for each in channels if flow.gets(each)]
+        if len(names) > _NAMES:
+            rows = read(self._database, _AHEAD, _AHEAD.in_order(values))
+            return [row for row in rows if flow.gets(row[0])]
+        named = [_AHEAD_ON.in_order({**values, "the_channel": each}) for each in names]
+        return [row for each in named for row in read(self._database, _AHEAD_ON, each)]
+
+    def _standing(
+        self,
+        reader: _Reader,
+        channels: Iterable[str],
+        waiting: Counter[str],
+        dead: Counter[str],
+    ) -> AgentFlow:
         """Return how one agent stands, and add to the counts of channels."""
         flow, mine, again, lost = reader.flow, 0, 0, 0
         values = {"the_number": reader.position, "the_name": flow.name}
-        for channel, number in read(self._database, _AHEAD, _AHEAD.in_order(values)):
-            if flow.gets(channel):
-                waiting[channel] += number
-                mine += number
+        for channel, number in self._ahead(reader, channels):
+            waiting[channel] += number
+            mine += number
         rows = read(self._database, _EXCEPTIONS, _EXCEPTIONS.in_order(values))
         for channel, state, beyond, number in rows:
             if state == "dead":
