@@ -160,30 +160,33 @@ def _traced(trace: Trace | None, message_id: str | None, limit: int) -> MessageT
         return MessageTree((), title, note)
     courses = trace.courses()
     if message_id is not None:
-        courses = _branch(courses, message_id)
+        courses = _branch(courses, message_id, limit)
         if not courses:
             raise MessageNotFound(
                 f"the trace has no message {shown(message_id)}; it keeps the newest {trace.most:,}"
             )
-        return MessageTree(tuple(courses[:limit]), title)
+        return MessageTree(tuple(courses), title)
     return MessageTree(tuple(courses[max(0, len(courses) - limit) :]), title)
 
 
-def _branch(courses: Sequence[MessageCourse], message_id: str) -> list[MessageCourse]:
-    """Return what a message comes from, and all that came of that."""
+def _branch(courses: Sequence[MessageCourse], message_id: str, limit: int) -> list[MessageCourse]:
+    """Return what a message comes from, and what came of that, so many at most.
+
+    The way to the message comes first, as in a database.
+    """
     known = {each.message.id: each for each in courses}
-    root, seen = message_id, set[str]()
-    while root in known and root not in seen:
-        seen.add(root)
-        cause = known[root].message.cause
-        if cause not in known:
-            break
-        root = cause
-    found, names = [], {root}
+    way, name = set[str](), message_id
+    while name in known and name not in way and len(way) < limit:
+        way.add(name)
+        name = known[name].message.cause
+    found, names, room = [], set(way), limit - len(way)
     for each in courses:
-        if each.message.id == root or each.message.cause in names:
-            names.add(each.message.id)
-            found.append(each)
+        if each.message.id not in way:
+            if not room or each.message.cause not in names:
+                continue
+            room -= 1
+        names.add(each.message.id)
+        found.append(each)
     return found
 
 

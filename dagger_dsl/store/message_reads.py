@@ -63,6 +63,26 @@ _LINK: Final = Statement(
 _LINK_OF_NUMBER: Final = Statement(
     sa.select(_id, messages.c.public_id, messages.c.cause_id).where(_id == _number)
 )
+# From a message to what it comes from, so many steps at most: ids given by hand may go round.
+_way = (
+    sa.select(_id, messages.c.public_id, messages.c.cause_id, sa.literal_column("1").label("step"))
+    .where(_id == _number)
+    .cte("way", recursive=True)
+)
+_above = messages.alias("above")
+_way = _way.union_all(
+    sa.select(
+        _above.c.message_id,
+        _above.c.public_id,
+        _above.c.cause_id,
+        _way.c.step + sa.literal_column("1"),
+    )
+    .join(_way, _above.c.public_id == _way.c.cause_id)
+    .where(_way.c.step < _bind("the_steps", sa.Integer()))
+)
+_WAY: Final = Statement(
+    sa.select(_way.c.message_id, _way.c.public_id, _way.c.cause_id).order_by(_way.c.step)
+)
 _CAUSED: Final = Statement(
     sa.select(_id, messages.c.public_id, messages.c.cause_id)
     .where(messages.c.cause_id == _bind("the_cause", sa.Text()))
@@ -265,25 +285,25 @@ class MessageReads:
 
         Args:
             message_id: Any message of the tree.
-            limit: Messages at most.
+            limit: Messages at most; the way to the one that is asked for comes first.
 
         Returns:
             None where there is no such message.
         """
-        root = self._link(message_id)
-        if root is None:
+        way = self._way(message_id, limit)
+        if not way:
             return None
-        seen = {root[0]}
-        while root[2]:
-            above = self._link(root[2])
-            if above is None or above[0] in seen:  # it was removed; ids given by hand may be odd
-                break
-            seen.add(above[0])
-            root = above
         numbers: list[int] = []
-        reached, waiting = {root[0]}, [root[:2]]
-        while waiting and len(numbers) < limit:  # a message comes after the one that it came of
+        waiting = list(way.items())
+        heapq.heapify(waiting)
+        reached, ahead = set(way), len(way)
+        # A message comes after the one that it came of.
+        while waiting and (ahead or len(numbers) < limit):
             number, name = heapq.heappop(waiting)
+            if number in way:
+                ahead -= 1
+            elif len(numbers) + ahead >= limit:
+                continue
             numbers.append(number)
             for each, public_id, _ in read(self._database, _CAUSED, (name, limit, 0)):
                 if each not in reached:
@@ -291,6 +311,21 @@ class MessageReads:
                     heapq.heappush(waiting, (each, str(each) if public_id is None else public_id))
         rows = [row for each in numbers for row in read(self._database, ONE, (each,))]
         return self._courses([stored(each) for each in rows])
+
+    def _way(self, message_id: str, limit: int) -> dict[int, str]:
+        """Return a message and what it comes from, at most so many, with their ids by number."""
+        found: dict[int, str] = {}
+        link = self._link(message_id)
+        while link is not None and link[0] not in found and len(found) < limit:
+            cause = ""
+            for row in read(self._database, _WAY, (link[0], limit - len(found))):
+                number, public_id, cause = row
+                if number in found:
+                    return found
+                found[number] = str(number) if public_id is None else public_id
+            # Further on there is nothing, but a message of an earlier version, which has no id.
+            link = self._link(cause) if cause else None
+        return found
 
     def _link(self, message_id: str) -> tuple[int, str, str] | None:
         rows = read(self._database, _LINK, (message_id,))

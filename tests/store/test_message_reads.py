@@ -88,3 +88,41 @@ def test_an_agent_of_many_channels_is_told_as_one_of_few(
     flow = reads.flow()
     assert flow.agents["agent"].waiting == 60
     assert {each.waiting for each in flow.channels.values()} == {2}
+
+
+def test_a_message_that_is_asked_for_is_in_its_tree_however_small_that_is(
+    rows: MessageRows, reads: MessageReads
+) -> None:
+    publish(rows, range(1, 2))
+    for number in range(2, 60):
+        publish(rows, range(number, number + 1), cause=f"m{number - 1}")
+    for number in range(60, 100):
+        publish(rows, range(number, number + 1), cause="m1")
+
+    def tree(name: str, limit: int) -> list[int]:
+        found = reads.tree_of(name, limit)
+        assert found is not None
+        return [each.message.number for each in found]
+
+    assert tree("m50", 20) == list(range(31, 51)), "its next causes, where not all have room"
+    assert tree("m4", 6) == [1, 2, 3, 4, 5, 6]
+    assert tree("m99", 4) == [1, 2, 3, 99]
+    assert tree("m99", 1) == [99]
+    assert tree("m30", 200) == list(range(1, 100))
+
+
+def test_where_a_message_comes_from_is_read_at_once(
+    rows: MessageRows, reads: MessageReads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(rows, range(1, 2))
+    for number in range(2, 200):
+        publish(rows, range(number, number + 1), cause=f"m{number - 1}")
+    asked: list[Statement] = []
+
+    def spy(database: Any, statement: Statement, values: Any) -> Any:
+        asked.append(statement)
+        return read(database, statement, values)
+
+    monkeypatch.setattr("dagger_dsl.store.message_reads.read", spy)
+    assert list(reads._way("m199", 1_000)) == list(range(199, 0, -1))
+    assert len(asked) <= 3
