@@ -29,7 +29,8 @@ def check_given_up(place: Place, agent: str | None, ids: set[str] | None) -> Non
     if missing:
         whose = "" if agent is None else f" of agent {shown(agent)}"
         raise MessageNotFound(
-            f"there is no dead letter {shown(missing[0])}{whose}; dead_letters() lists them"
+            f"there is no dead letter {shown(missing[0])}{whose}; bus.dead_letters(), or "
+            "dagger-dsl deadletters list, has all there are"
         )
 
 

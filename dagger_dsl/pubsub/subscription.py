@@ -473,12 +473,13 @@ class Subscription:
         attempts = core.attempts(message) + 1
         if not isinstance(error, Exception):  # an agent that leaves has failed like any other
             error = ExecutionError(f"it raised {error!r}")
-        now = place.now()
-        since = self._failing.setdefault(message.number, now)
+        # Not by the clock that says when a message is due, which somebody may set meanwhile.
+        now, began = place.now(), self.bus._monotonic()
+        since = self._failing.setdefault(message.number, began)
         try:
             delay = None
             if not isinstance(error, RunCancelled):  # somebody does not want that run
-                delay = decide(self.policy, attempts, error, now - since)
+                delay = decide(self.policy, attempts, error, began - since)
         except Exception:  # a predicate of the policy, which is somebody's code
             logger.exception("the retry policy of agent %r failed itself", self.name)
             delay = None
