@@ -39,7 +39,7 @@ class Progress:
 
     Args:
         position: Up to where everything is settled, or has a row.
-        rows: What is said of other messages: ``{number: (state, attempt, due_at)}``.
+        rows: What is said of other messages: ``{number: state}``.
 
     Attributes:
         position: The position, as it was written last.
@@ -47,9 +47,7 @@ class Progress:
         skip: Messages after that which are settled already.
     """
 
-    def __init__(
-        self, position: int, rows: Mapping[int, tuple[str, int, float | None]] | None = None
-    ) -> None:
+    def __init__(self, position: int, rows: Mapping[int, str] | None = None) -> None:
         self.position = position
         self.scanned = position
         rows = rows or {}
@@ -60,7 +58,7 @@ class Progress:
         # were done before one in front of them.
         self._again: set[int] = set()
         # The latter in order, so that each commit looks only at those which its position passes.
-        self._beyond = sorted(number for number, row in rows.items() if row[0] == DONE)
+        self._beyond = sorted(number for number, state in rows.items() if state == DONE)
 
     @property
     def retries(self) -> frozenset[int]:

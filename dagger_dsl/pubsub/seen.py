@@ -14,6 +14,7 @@ from dagger_dsl._doors import through
 from dagger_dsl.errors import MessageNotFound, shown
 from dagger_dsl.model.message_flow import AgentFlow, BusFlow, ChannelFlow, MessageCourse
 from dagger_dsl.model.messages import DeadLetter, is_pattern
+from dagger_dsl.pubsub.letters import kept
 from dagger_dsl.pubsub.report import AgentStats
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ def message_tree(bus: PubSubExecutor, message_id: str | None, limit: int) -> Mes
 def dead_letters(bus: PubSubExecutor, agent: str | None) -> list[DeadLetter]:
     """Return what agents have given up; see `PubSubExecutor.dead_letters`."""
     if bus.database_url is None:
-        with bus._lock:
-            return [each for each in bus._given_up if agent is None or each.agent == agent]
+        return kept(bus, agent)
     place = bus._place
     if place is not None:
         return place.dead_letters(agent)

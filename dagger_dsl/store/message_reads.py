@@ -31,7 +31,7 @@ from dagger_dsl.model.message_flow import (
 from dagger_dsl.model.messages import DeadLetter, Message, error_text
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.message_statements import MESSAGE_ROW, ONE
-from dagger_dsl.store.message_values import Stored, stored
+from dagger_dsl.store.message_values import Stored, id_of, stored
 from dagger_dsl.store.messages import MessageRows
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.schema import deliveries, messages, subscriptions
@@ -308,7 +308,7 @@ class MessageReads:
             for each, public_id, _ in read(self._database, _CAUSED, (name, limit, 0)):
                 if each not in reached:
                     reached.add(each)
-                    heapq.heappush(waiting, (each, str(each) if public_id is None else public_id))
+                    heapq.heappush(waiting, (each, id_of(each, public_id)))
         rows = [row for each in numbers for row in read(self._database, ONE, (each,))]
         return self._courses([stored(each) for each in rows])
 
@@ -322,7 +322,7 @@ class MessageReads:
                 number, public_id, cause = row
                 if number in found:
                     return found
-                found[number] = str(number) if public_id is None else public_id
+                found[number] = id_of(number, public_id)
             # Further on there is nothing, but a message of an earlier version, which has no id.
             link = self._link(cause) if cause else None
         return found
@@ -338,7 +338,7 @@ class MessageReads:
         if not rows:
             return None
         number, public_id, cause = rows[0]
-        return number, str(number) if public_id is None else public_id, cause or ""
+        return number, id_of(number, public_id), cause or ""
 
     def _courses(self, found: Sequence[Stored]) -> list[MessageCourse]:
         if not found:

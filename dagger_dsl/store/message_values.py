@@ -22,6 +22,7 @@ __all__ = [
     "Settlement",
     "Stored",
     "StoredPlace",
+    "id_of",
     "row_of",
     "stored",
 ]
@@ -119,13 +120,13 @@ class Claimed:
     Attributes:
         epoch: What each of its writes names.
         position: Up to where everything is settled, or has a row.
-        rows: What is said of other messages: ``{number: (state, attempt, due_at)}``.
+        rows: What is said of other messages: ``{number: state}``.
         died: Whether the worker that had it before has died.
     """
 
     epoch: int
     position: int
-    rows: dict[int, tuple[str, int, float | None]]
+    rows: dict[int, str]
     died: bool = False
 
 
@@ -164,6 +165,11 @@ class Stored:
     artifact_id: str | None
 
 
+def id_of(number: int, public_id: str | None) -> str:
+    """Return the id of a message; one of an earlier version has none but its number."""
+    return str(number) if public_id is None else public_id
+
+
 def row_of(outgoing: Outgoing) -> Sequence[Any]:
     """Return a message as the row that is inserted, placed."""
     message = outgoing.message
@@ -187,7 +193,7 @@ def stored(row: Sequence[Any]) -> Stored:
         channel,
         None,
         key,
-        str(number) if public_id is None else public_id,
+        id_of(number, public_id),
         at or 0.0,
         publisher or "",
         task_id or "",

@@ -40,11 +40,12 @@ from dagger_dsl.store.message_values import (
     Settlement,
     Stored,
     StoredPlace,
+    id_of,
     row_of,
     stored,
 )
 from dagger_dsl.store.payloads import Payloads
-from dagger_dsl.store.transactions import Transaction, read, run_transaction
+from dagger_dsl.store.transactions import Statement, Transaction, read, run_transaction
 
 __all__ = [
     "Claimed",
@@ -324,7 +325,7 @@ class MessageRows:
                 return
             position = int(tx.rows(sql.SUBSCRIPTION, (name,))[0][0])
             found = tx.rows(sql.DELIVERIES, (name, position))
-            kept = {int(row[0]): (str(row[1]), int(row[2]), row[3]) for row in found}
+            kept = {int(number): str(state) for number, state in found}
             claimed = Claimed(epoch + 1, position, kept, owner is not None)
 
         run_transaction(self._database, take)
@@ -481,7 +482,7 @@ class MessageRows:
     def dead_letters(self, agent: str | None = None) -> list[DeadLetter]:
         """Return the messages that subscriptions have given up, the oldest first."""
         found = []
-        for row in self._dead(agent):
+        for row in self._dead(sql.DEAD, agent):
             each = stored(row[4:])
             try:
                 message = self.message(each)
@@ -492,11 +493,11 @@ class MessageRows:
 
     def given_up(self, agent: str | None = None) -> set[str]:
         """Return the ids of the messages that subscriptions have given up."""
-        return {stored(row[4:]).head.id for row in self._dead(agent)}
+        return {id_of(*row[1:]) for row in self._dead(sql.DEAD_IDS, agent)}
 
-    def _dead(self, agent: str | None) -> list[Sequence[Any]]:
+    def _dead(self, statement: Statement, agent: str | None) -> list[Sequence[Any]]:
         values = {"any_name": int(agent is None), "the_name": agent or ""}
-        return read(self._database, sql.DEAD, sql.DEAD.in_order(values))
+        return list(read(self._database, statement, statement.in_order(values)))
 
     def replay(self, agent: str | None = None, ids: set[str] | None = None) -> int:
         """Let messages be given again that were given up; return how many.
@@ -511,11 +512,11 @@ class MessageRows:
         """Forget that messages were given up; return how many."""
         return self._change(sql.DISCARD, agent, ids)
 
-    def _change(self, statement: Any, agent: str | None, ids: set[str] | None) -> int:
+    def _change(self, statement: Statement, agent: str | None, ids: set[str] | None) -> int:
         wanted = [
-            (row[0], row[4])
-            for row in self._dead(agent)
-            if ids is None or stored(row[4:]).head.id in ids
+            row[:2]
+            for row in self._dead(sql.DEAD_IDS, agent)
+            if ids is None or id_of(*row[1:]) in ids
         ]
         count = 0
 

@@ -149,7 +149,8 @@ class Positions(RuleBasedStateMachine):
     @rule()
     def begin(self) -> None:
         """Die, and begin again with what was written."""
-        self.progress = Progress(self.position, self.rows)
+        states = {number: row[0] for number, row in self.rows.items()}
+        self.progress = Progress(self.position, states)
         # Of messages in hand: how many calls have failed.
         self.hand = {n: row[1] for n, row in self.rows.items() if row[0] == "retry"}
         self.settled: dict[int, Delivered] = {}

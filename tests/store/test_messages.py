@@ -28,7 +28,7 @@ from dagger_dsl.store.message_upkeep import (
     remove_some_messages,
 )
 from dagger_dsl.store.messages import Claimed, Delivered, MessageRows, Outgoing, Settlement
-from dagger_dsl.store.transactions import Transaction, run_transaction
+from dagger_dsl.store.transactions import Statement, Transaction, read, run_transaction
 from dagger_dsl.store.workers import Worker
 from dagger_dsl.testing import FakeClock
 from tests.store.helpers import Store, child, kill, line
@@ -286,7 +286,7 @@ def test_what_a_position_does_not_say_comes_back_with_a_claim(rows: MessageRows)
     rows.release(["agent"], "w")
     again = claim(rows)
     assert again.position == 1
-    assert again.rows == {1: ("retry", 2, 99.5), 3: ("done", 0, None), 4: ("dead", 3, None)}
+    assert again.rows == {1: "retry", 3: "done", 4: "dead"}
     (so_far,) = rows.retries("agent")
     assert (so_far.number, so_far.attempt, so_far.due_at, so_far.deaths) == (1, 2, 99.5, 0)
     settle(rows, again, 4, drop=(1, 3))
@@ -306,11 +306,31 @@ def test_given_up_messages_can_be_replayed_and_forgotten(rows: MessageRows) -> N
         (1, "error 1", 2, 9.0),
     ]
     assert rows.dead_letters("other") == []
+    assert rows.given_up() == rows.given_up("agent") == {"m1", "m2", "m3"}
     assert rows.replay("other") == rows.discard("agent", {"m4"}) == 0
     assert rows.replay("agent", {"m1", "m4"}) == 1
     assert [each.number for each in rows.retries("agent")] == [1]
     assert rows.discard(ids={"m2"}) == 1
     assert [each.message.id for each in rows.dead_letters()] == ["m3"]
+
+
+def test_who_gives_messages_again_or_forgets_them_reads_no_payload(
+    rows: MessageRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = claim(rows)
+    publish(rows, *map(message, range(1, 5)))
+    settle(rows, claimed, 4, *(Delivered(n, "dead", 1, None, "", 1.0) for n in range(1, 5)))
+    asked: list[str] = []
+
+    def spy(database: Any, statement: Statement, values: Any) -> Any:
+        asked.append(statement.sql)
+        return read(database, statement, values)
+
+    monkeypatch.setattr("dagger_dsl.store.messages.read", spy)
+    assert rows.given_up() == {"m1", "m2", "m3", "m4"}
+    assert (rows.replay("agent", {"m2"}), rows.discard()) == (1, 3)
+    assert asked
+    assert not any("payload" in each for each in asked)
 
 
 def test_what_came_of_a_message_is_found_in_order_and_by_index(
