@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -242,7 +243,8 @@ def test_what_a_refused_call_was_given_comes_again_where_nobody_recorded_that(
         bus.publish("d", 0, id="taken").result()
         bus.publish("c", 1).result()
         assert trouble.wait(LONG)
-        bus.close(drain=False)
+        with contextlib.suppress(StoreError):  # it may say that it could not record that
+            bus.close(drain=False)
     monkeypatch.undo()
     with bus_of(registry, path) as bus:
         assert bus.wait_idle(LONG).result()
