@@ -115,6 +115,10 @@ class Delivery:
             return -math.inf
         return self.timers[0][0] if self.timers else math.inf
 
+    def holds(self, message: Message) -> bool:
+        """Whether a message would wait behind others of its lane; from any thread."""
+        return (message.channel, message.key) in self._lanes
+
     def attempts(self, message: Message) -> int:
         """Return how many calls have failed for a message."""
         return self._attempts.get(message.number, 0) if self._attempts else 0

@@ -226,7 +226,7 @@ class Feed:
         ready = core.ready
         # What waits behind a key that is held up, or for its time, keeps no other key from coming.
         self._is_full = ready > most // 2
-        if self._is_full or core.waiting > (_HELD - 1) * most or progress.ahead >= _AHEAD:
+        if self._is_full or not self._has_room(progress):
             return False
         room = min(PORTION, most - ready)
         found, scanned = self._rows.scan(progress.scanned, room, self._channels)
@@ -245,6 +245,11 @@ class Feed:
         if subscription.bell.armed:
             subscription.bell.ring()
         return True
+
+    def _has_room(self, progress: Progress) -> bool:
+        """Whether more may be held, and handled before what is held."""
+        held = self.subscription.core.waiting
+        return held <= (_HELD - 1) * self._config.capacity and progress.ahead < _AHEAD
 
     def _wanted(self, progress: Progress, found: Sequence[Stored]) -> list[Stored]:
         name, gets = self.subscription.name, self.subscription.caller.gets
@@ -303,6 +308,8 @@ class Feed:
         if subscription.calm_until <= self._rows.now() or not self.is_empty:
             return False
         if not self.suspects:
+            if not self._has_room(progress):
+                return False
             found, scanned = self._rows.scan(progress.scanned, _GLANCE, self._channels)
             wanted = self._wanted(progress, found)
             if not wanted:
@@ -318,9 +325,14 @@ class Feed:
             self.suspects.append((wanted[0], Delivered(number, RETRY)))
         row, so_far = self.suspects[0]
         message = self._read(row)
+        # Nobody has died of what was behind another message, as it is now.
+        is_held = subscription.core.holds(row.head)
         if so_far.deaths >= self._config.max_deaths:
             died = f"{so_far.deaths} processes died while they handled it"
             self._give_up(row.head, so_far.attempt + so_far.deaths, died)
+        elif isinstance(message, Message) and is_held:
+            subscription.core.restore(message, 0.0, so_far.attempt)
+            subscription.bell.ring()
         elif isinstance(message, Message):
             given = attrs.evolve(
                 so_far, due_at=0.0, error=_DIED, at=self._rows.now(), deaths=so_far.deaths + 1
@@ -332,7 +344,7 @@ class Feed:
         else:
             self._give_up(row.head, so_far.attempt, message)
         self.suspects.popleft()
-        self.careful = max(0, self.careful - 1)
+        self.careful = max(0, self.careful - (not is_held))
         subscription.watched = bool(self.careful or self.suspects)
         return True
 

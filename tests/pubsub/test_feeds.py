@@ -23,8 +23,9 @@ from dagger_dsl.pubsub import (
 )
 from dagger_dsl.pubsub.progress import Progress
 from dagger_dsl.store.message_values import Delivered
-from dagger_dsl.store.messages import MessageRows
+from dagger_dsl.store.messages import MessageRows, Settlement
 from dagger_dsl.store.storage import Store
+from dagger_dsl.store.workers import worker_name
 
 #: Seconds that nothing here takes, however busy the machine is.
 LONG = 60.0
@@ -89,6 +90,34 @@ def test_so_many_messages_are_held_behind_a_key_as_may_be(path: Path, registry: 
             bus.publish("other", number).result()
             most = max(most, bus.agents["agent"].waiting)
     assert 90 < most <= 100
+
+
+def test_after_a_death_what_is_held_behind_a_key_is_no_suspect(
+    path: Path, registry: Registry
+) -> None:
+    seen: list[str] = []
+
+    @pubsub_agent(name="agent", subscribe="c", retry=LATER, registry=registry)
+    async def agent(message: Message) -> None:
+        seen.append(message.key)
+
+    with Store(path) as store:
+        store.init_database()
+        rows = MessageRows(store.database, store._payloads)
+        claimed = rows.claim("agent", ["c"], worker_name())  # it dies without a word
+        assert claimed is not None
+        keys = ["x"] * 40 + ["y", "z"]
+        rows.commit("", [rows.encoded(Message("c", key=k, id=f"{n}")) for n, k in enumerate(keys)])
+        failed = Delivered(1, "retry", 1, time.time() + 1_000.0, "no", 1.0)
+        settlement = Settlement("agent", claimed.epoch, 1, [failed])
+        (row,) = store.query("SELECT owner FROM subscriptions")
+        assert rows.commit(str(row["owner"]), [], [settlement]).lost == []
+        with bus_of(registry, path, capacity=10) as bus:
+            until(lambda: len(seen) == 2)
+            assert bus.agents["agent"].waiting == 40
+        found = store.query("SELECT message_id, deaths FROM deliveries WHERE state = 'retry'")
+    assert seen == ["y", "z"]
+    assert found == [{"message_id": 1, "deaths": 0}]
 
 
 def test_so_many_messages_are_handled_before_one_that_takes_long(
