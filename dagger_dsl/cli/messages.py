@@ -15,7 +15,7 @@ from dagger_dsl.cli.common import OK, command_line, existing_url
 from dagger_dsl.cli.screen import Screen
 from dagger_dsl.cli.sources import read_value, text_hint
 from dagger_dsl.engine.words import count
-from dagger_dsl.errors import ConfigurationError, MessageNotFound, shown
+from dagger_dsl.errors import ConfigurationError
 from dagger_dsl.model.excerpt import excerpt
 from dagger_dsl.model.text import first_line, printable
 from dagger_dsl.model.values import to_shown
@@ -62,12 +62,12 @@ def channels(arguments: argparse.Namespace, screen: Screen) -> int:
     elif not flow.channels and not flow.agents:
         screen.result("no channels")
     else:
-        from dagger_dsl.views.channel_tables import channels_table
+        from dagger_dsl.views.channel_tables import agent_rows, channel_rows, channels_table
 
-        screen.table(_rows(flow), channels_table(flow, limit=None))
+        screen.table(list(channel_rows(flow)), channels_table(flow, limit=None))
         if not screen.is_rich and flow.agents:
             screen.result("")
-            screen.table(_agent_rows(flow))
+            screen.table(list(agent_rows(flow)))
     return OK
 
 
@@ -115,14 +115,15 @@ def publish(arguments: argparse.Namespace, screen: Screen) -> int:
 
 def deadletters(arguments: argparse.Namespace, screen: Screen) -> int:
     """List messages that were given up, or give them again, or forget them."""
+    from dagger_dsl.pubsub.letters import check_given_up
+
     with _bus(arguments.db, read_only=arguments.action == "list") as bus:
-        agent, ids = arguments.agent, arguments.ids or None
-        found = bus.dead_letters(agent)
-        if ids is not None:
-            _refuse_unknown(found, ids, arguments.db)
-            found = [each for each in found if each.message.id in ids]
+        agent, ids = arguments.agent, set(arguments.ids) or None
         if arguments.action == "list":
-            return _list(found, arguments, screen)
+            check_given_up(bus._open_place(), agent, ids)
+            found = bus.dead_letters(agent)
+            chosen = [each for each in found if ids is None or each.message.id in ids]
+            return _list(chosen, arguments, screen)
         if arguments.action == "replay":
             number, told = bus.replay(agent, ids), "given again"
         else:
@@ -134,19 +135,9 @@ def deadletters(arguments: argparse.Namespace, screen: Screen) -> int:
     return OK
 
 
-def _refuse_unknown(found: Sequence[DeadLetter], ids: Sequence[str], database: str) -> None:
-    known = {each.message.id for each in found}
-    missing = [each for each in ids if each not in known]
-    if missing:
-        line = command_line(database, "deadletters", "list")
-        raise MessageNotFound(
-            f"{database} has no dead letter {shown(missing[0])}; this lists them:\n  {line}"
-        )
-
-
 def _list(found: Sequence[DeadLetter], arguments: argparse.Namespace, screen: Screen) -> int:
     if screen.as_json:
-        screen.json([_letter_plain(each) for each in found])
+        screen.json([_letter_plain(each) for each in found[: arguments.limit]])
         return OK
     if not found:
         screen.result("no dead letters")
@@ -164,21 +155,6 @@ def _list(found: Sequence[DeadLetter], arguments: argparse.Namespace, screen: Sc
     for action in ("replay", "discard"):
         screen.say(f"  {command_line(arguments.db, 'deadletters', action)}")
     return OK
-
-
-def _rows(flow: BusFlow) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = [("channel", "published", "waiting", "dead")]
-    for each in flow.channels.values():
-        rows.append((printable(each.name), each.published, each.waiting, each.dead))
-    return rows
-
-
-def _agent_rows(flow: BusFlow) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = [("agent", "subscribes", "waiting", "retrying", "dead")]
-    for each in flow.agents.values():
-        given = printable(", ".join(each.subscribe))
-        rows.append((printable(each.name), given, each.waiting, each.retrying, each.dead))
-    return rows
 
 
 def _flow_plain(flow: BusFlow) -> dict[str, Any]:

@@ -110,6 +110,10 @@ class AgentFlow:
         """Whether it is given the messages of a channel."""
         return any(matches(each, channel) for each in self.subscribe)
 
+    def declares(self, channel: str) -> bool:
+        """Whether it says that it publishes on a channel."""
+        return any(matches(each, channel) for each in self.publish)
+
 
 @attrs.frozen
 class BusFlow:

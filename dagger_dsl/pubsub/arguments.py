@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from dagger_dsl.errors import ConfigurationError, shown
-from dagger_dsl.model.messages import LONGEST, is_short_text
+from dagger_dsl.model.messages import LONGEST, Message, is_short_text
 from dagger_dsl.pubsub.config import Reactive, StartWith, WorkflowSpec
 
-__all__ = ["as_ids", "as_spec", "check_agent", "check_texts"]
+__all__ = ["as_ids", "as_spec", "check_agent", "check_texts", "contents"]
 
 
 def as_spec(spec: Any) -> WorkflowSpec:
@@ -69,3 +69,13 @@ def check_texts(**texts: Any) -> None:
             )
         if name == "id" and not value:
             raise ConfigurationError("id is a text that is not empty; leave it out to get one")
+
+
+def contents(message: Message, key: str, task_id: str) -> tuple[Any, str, str]:
+    """Return what a message stands for that is published again: its payload, key and task.
+
+    Args:
+        message: Which.
+        key, task_id: Those that are said beside it, which count; empty where none are.
+    """
+    return message.payload, key or message.key, task_id or message.task_id

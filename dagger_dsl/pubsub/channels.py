@@ -60,16 +60,20 @@ class Channel:
         self.targets = targets
         self._checks = tuple(each for each in self.targets if each.caller.shapes)
 
+    def fault(self, payload: Any) -> str:
+        """Return what keeps a payload from being a message here; empty where nothing does."""
+        fault = "" if self.shape is None else self.shape.fault(payload)
+        return f"the schema of channel {self.name!r}: {fault}" if fault else ""
+
     def check(self, payload: Any, source: str) -> None:
         """Refuse a payload that the channel, or somebody who is given it, does not take.
 
         Raises:
             MessageValidationError: The message has the path of each fault.
         """
-        if self.shape is not None:
-            fault = self.shape.fault(payload)
-            if fault:
-                raise MessageValidationError(f"the schema of channel {self.name!r}: {fault}")
+        fault = self.fault(payload)
+        if fault:
+            raise MessageValidationError(fault)
         for each in self._checks:
             if each.name != source:
                 fault = each.caller.input_fault(payload)

@@ -24,7 +24,8 @@ class PubSubConfig:
 
     Args:
         capacity: How many messages wait for one agent, at most, in memory; who publishes more has
-            to wait.
+            to wait. Of a database so many are read ahead, and up to ten times as many where the
+            others wait behind those of their key.
         publish_timeout: Seconds that a publication may wait for room; None for ever.
         max_waiting: How many publications may wait for room at a time.
         max_channels: How many channels a bus may have.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.errors import InvalidState, UndeclaredPublication, shown
+from dagger_dsl.model.messages import Message
+from dagger_dsl.pubsub.arguments import contents
 
 if TYPE_CHECKING:
-    from dagger_dsl.model.messages import Message
     from dagger_dsl.pubsub.subscription import Subscription
     from dagger_dsl.pubsub.waiting import Publication
 
@@ -59,8 +60,8 @@ class MessageContext:
         that this message was handled, and not at all when the call fails.
 
         Args:
-            channel, payload, key, id, timeout: As there.
-            task_id: That of the message by default.
+            channel, payload, key, id, timeout: As there; a returned `Message` stands for the same.
+            task_id: That of the message that the agent was given by default.
 
         Raises:
             UndeclaredPublication: The bus is strict, and the agent does not name the channel.
@@ -80,6 +81,9 @@ class MessageContext:
                 f"agent {self.agent!r} publishes on channel {shown(channel)}, and names {said}; "
                 "add it to publish="
             )
+        if type(payload) is Message:
+            payload, key, said = contents(payload, key, task_id or "")
+            task_id = said or task_id
         caller.check_output(payload)
         cause = self.message
         about = cause.task_id if task_id is None else task_id

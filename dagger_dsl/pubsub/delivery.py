@@ -61,6 +61,11 @@ class Delivery:
         """How many messages wait, for whatever reason."""
         return len(self.arrived) + self.held + len(self.returned)
 
+    @property
+    def ready(self) -> int:
+        """How many wait for nothing but a call, as far as anybody has looked."""
+        return len(self.arrived) + len(self._ready) + len(self.returned)
+
     def next(self, now: float) -> Message | None:
         """Return the message to give next; None where none may be given now.
 
@@ -109,6 +114,10 @@ class Delivery:
         if self.arrived or self.returned or self._ready:
             return -math.inf
         return self.timers[0][0] if self.timers else math.inf
+
+    def holds(self, message: Message) -> bool:
+        """Whether a message would wait behind others of its lane; from any thread."""
+        return (message.channel, message.key) in self._lanes
 
     def attempts(self, message: Message) -> int:
         """Return how many calls have failed for a message."""
@@ -180,10 +189,11 @@ class Delivery:
         self.held += 1
 
     def left(self) -> list[Message]:
-        """Return all that wait, in the order in which they were published."""
-        behind = [each for lane in self._lanes.values() for each in lane]
-        timed = [message for _, _, message in self.timers]
-        back = [each[0] for each in self.returned if each is not None]
+        """Return all that wait, in the order in which they were published; from any thread."""
+        # Copies, each made at once: others go on with all of these meanwhile.
+        behind = [each for lane in list(self._lanes.values()) for each in list(lane)]
+        timed = [message for _, _, message in list(self.timers)]
+        back = [each[0] for each in list(self.returned) if each is not None]
         found = [*timed, *self._ready, *behind, *back, *self.arrived]
         return sorted(found, key=lambda each: each.number)
 
@@ -216,3 +226,8 @@ class SharedDelivery(Delivery):
         """See `Delivery.failed`."""
         with self._lock:
             super().failed(message, due, attempts)
+
+    def left(self) -> list[Message]:
+        """See `Delivery.left`."""
+        with self._lock:
+            return super().left()

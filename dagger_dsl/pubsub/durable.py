@@ -274,7 +274,10 @@ class DurablePlace:
 
     def settle(self, subscription: Subscription, message: Message, held: list[Publication]) -> None:
         """See `Place.settle`."""
-        self._settled(subscription, Settled(Delivered(message.number, DONE), tuple(held), message))
+        # What it publishes may be refused yet, and then this was one more call that has failed.
+        attempts = subscription.core.attempts(message) + 1 if held else 0
+        done = Delivered(message.number, DONE, attempts)
+        self._settled(subscription, Settled(done, tuple(held), message))
 
     def postpone(
         self, subscription: Subscription, message: Message, due: float, attempts: int, error: str
@@ -355,7 +358,7 @@ class DurablePlace:
             closing = self._closing
             try:
                 busy = self._cycle()
-                if closing:
+                if closing and not busy:  # what is recorded may have more to record
                     self._give_back()
                     return
             except StoreError as error:
@@ -421,7 +424,7 @@ class DurablePlace:
         with self._lock:
             if self._pending or not all(each.is_empty for each in self._feeds.values()):
                 return
-            if any(each.looks_back or each.suspects for each in mine):
+            if any(each.has_more for each in mine):
                 return
             self._calm = calm
         self._bus._news()
@@ -446,7 +449,7 @@ class DurablePlace:
             assert feed.progress is not None
             feed.progress.wrote(step)
             for each in feed.taken:
-                fault = done.refused.get((feed.subscription.name, each.delivered.number))
+                fault = done.refused.get(each.delivered)
                 if fault is not None:
                     feed.refused(each, fault)
                     continue

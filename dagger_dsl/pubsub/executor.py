@@ -32,7 +32,7 @@ from dagger_dsl.model.messages import (
 )
 from dagger_dsl.model.policies import seconds, whole_number
 from dagger_dsl.model.values import allow_hints
-from dagger_dsl.pubsub.arguments import as_ids, check_agent, check_texts
+from dagger_dsl.pubsub.arguments import as_ids, check_agent, check_texts, contents
 from dagger_dsl.pubsub.calls import Caller
 from dagger_dsl.pubsub.channels import Channel
 from dagger_dsl.pubsub.config import (
@@ -487,10 +487,8 @@ class PubSubExecutor(BusLife):
             TimeoutError: Its commit did not end in time, and may yet; with the same *id* it can be
                 published again safely.
         """
-        message = payload if type(payload) is Message else None
-        if message is not None:
-            payload, key = message.payload, key or message.key
-            task_id = task_id or message.task_id
+        if type(payload) is Message:
+            payload, key, task_id = contents(payload, key, task_id)
         return self._submit(channel, payload, key, id, "", task_id, "", timeout, None, wait)
 
     def _submit(

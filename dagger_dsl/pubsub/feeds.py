@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -30,6 +31,16 @@ logger = logging.getLogger("dagger_dsl.pubsub")
 
 #: Messages that are fetched at a time, at most.
 PORTION: Final = 500
+
+#: So many times `PubSubConfig.capacity` are held here for an agent, at most, of messages that wait
+#: behind others of their key. Those of other keys come from behind them.
+_HELD: Final = 10
+
+#: So many messages are handled before one in front of them, at most: each has a row until that is.
+_AHEAD: Final = 100_000
+
+#: Seconds after which it is written that messages for others were passed, where nothing else is.
+_QUIET: Final = 5.0
 
 #: Channels that are asked for by name, at most.
 _NAMES: Final = 20
@@ -81,6 +92,8 @@ class Feed:
         self.looks_back = True
         self.careful = 0
         self.suspects: deque[tuple[Stored, Delivered]] = deque()
+        self._is_full = False
+        self._written = time.monotonic()
         self._rows = rows
         self._worker = worker
         names = subscription.caller.subscribe
@@ -96,6 +109,11 @@ class Feed:
     def is_empty(self) -> bool:
         """Whether everything was recorded that became of its messages."""
         return not self.settled and not self.taken
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there may be messages to give that it has not looked at yet."""
+        return self._is_full or self.looks_back or bool(self.suspects)
 
     # --- who has it -------------------------------------------------------------------------------
 
@@ -167,11 +185,17 @@ class Feed:
         if progress is None:
             self.taken.clear()
             return None
-        if not self.taken and progress.lag < PORTION:
-            return None
+        now = time.monotonic()
+        if not self.taken:
+            lag = progress.lag
+            # At the end, too: what others are given would be kept as long as this position says.
+            is_late = self.subscription.stopped or now >= self._written + _QUIET
+            if not lag or (lag < PORTION and not is_late):
+                return None
+        self._written = now
         step = progress.plan([each.delivered for each in self.taken])
-        published: dict[int, Sequence[Outgoing]] = {
-            each.delivered.number: [publication.data for publication in each.published]
+        published: dict[Delivered, Sequence[Outgoing]] = {
+            each.delivered: [publication.data for publication in each.published]
             for each in self.taken
             if each.published
         }
@@ -179,15 +203,12 @@ class Feed:
         return step, Settlement(name, self.epoch, step.position, step.put, step.drop, published)
 
     def refused(self, settled: Settled, fault: DaggerError) -> None:
-        """Take back that a message was handled: what was published meanwhile is refused."""
+        """Give a message up that was handled: what was published meanwhile is refused."""
         assert self.progress is not None
-        number, subscription = settled.delivered.number, self.subscription
-        self.progress.buried(number)
-        logger.error("agent %r gives message %d up: %s", subscription.name, number, fault)
-        message = settled.message or Message("")
-        subscription.take_back()
-        letter = DeadLetter(message, subscription.name, error_text(fault), 1, self._rows.now())
-        subscription.lose(letter)
+        assert settled.message is not None
+        self.progress.refused(settled.delivered.number)
+        self.subscription.take_back()
+        self._give_up(settled.message, settled.delivered.attempt, error_text(fault))
 
     # --- what it is given -------------------------------------------------------------------------
 
@@ -205,11 +226,13 @@ class Feed:
                 raise
         if self.careful or self.suspects:
             return self._give_one(progress)
-        most = self._config.capacity
-        waiting = subscription.core.waiting
-        if waiting > most // 2:
+        core, most = subscription.core, self._config.capacity
+        ready = core.ready
+        # What waits behind a key that is held up, or for its time, keeps no other key from coming.
+        self._is_full = ready > most // 2
+        if self._is_full or not self._has_room(progress):
             return False
-        room = min(PORTION, most - waiting)
+        room = min(PORTION, most - ready)
         found, scanned = self._rows.scan(progress.scanned, room, self._channels)
         if scanned == progress.scanned:
             return False
@@ -222,10 +245,15 @@ class Feed:
             if isinstance(message, Message):
                 subscription.core.arrived.append(message)
             else:
-                self._give_up(each, 0, message)
+                self._give_up(each.head, 0, message)
         if subscription.bell.armed:
             subscription.bell.ring()
         return True
+
+    def _has_room(self, progress: Progress) -> bool:
+        """Whether more may be held, and handled before what is held."""
+        held = self.subscription.core.waiting
+        return held <= (_HELD - 1) * self._config.capacity and progress.ahead < _AHEAD
 
     def _wanted(self, progress: Progress, found: Sequence[Stored]) -> list[Stored]:
         name, gets = self.subscription.name, self.subscription.caller.gets
@@ -244,13 +272,13 @@ class Feed:
         except (DecodingError, StoreDamaged) as error:
             return error_text(error)
 
-    def _give_up(self, row: Stored, attempts: int, error: str) -> None:
-        """Give a message up that nobody is given."""
+    def _give_up(self, message: Message, attempts: int, error: str) -> None:
+        """Give a message up for what its agent does not see."""
         subscription = self.subscription
         logger.error(
-            "agent %r is not given message %r: %s", subscription.name, row.head.id, visible(error)
+            "agent %r gives message %r up: %s", subscription.name, message.id, visible(error)
         )
-        letter = DeadLetter(row.head, subscription.name, error, attempts, self._rows.now())
+        letter = DeadLetter(message, subscription.name, error, attempts, self._rows.now())
         subscription.lose(letter)
         subscription.place.bury(subscription, letter)
 
@@ -270,7 +298,7 @@ class Feed:
             elif isinstance(message, Message):
                 self.subscription.core.restore(message, due, so_far.attempt)
             else:
-                self._give_up(row, so_far.attempt, message)
+                self._give_up(row.head, so_far.attempt, message)
         self.subscription.bell.ring()
 
     # --- after a death ----------------------------------------------------------------------------
@@ -284,6 +312,8 @@ class Feed:
         if subscription.calm_until <= self._rows.now() or not self.is_empty:
             return False
         if not self.suspects:
+            if not self._has_room(progress):
+                return False
             found, scanned = self._rows.scan(progress.scanned, _GLANCE, self._channels)
             wanted = self._wanted(progress, found)
             if not wanted:
@@ -299,9 +329,14 @@ class Feed:
             self.suspects.append((wanted[0], Delivered(number, RETRY)))
         row, so_far = self.suspects[0]
         message = self._read(row)
+        # Nobody has died of what was behind another message, as it is now.
+        is_held = subscription.core.holds(row.head)
         if so_far.deaths >= self._config.max_deaths:
             died = f"{so_far.deaths} processes died while they handled it"
-            self._give_up(row, so_far.attempt + so_far.deaths, died)
+            self._give_up(row.head, so_far.attempt + so_far.deaths, died)
+        elif isinstance(message, Message) and is_held:
+            subscription.core.restore(message, 0.0, so_far.attempt)
+            subscription.bell.ring()
         elif isinstance(message, Message):
             given = attrs.evolve(
                 so_far, due_at=0.0, error=_DIED, at=self._rows.now(), deaths=so_far.deaths + 1
@@ -311,9 +346,9 @@ class Feed:
             subscription.core.restore(message, 0.0, so_far.attempt)
             subscription.bell.ring()
         else:
-            self._give_up(row, so_far.attempt, message)
+            self._give_up(row.head, so_far.attempt, message)
         self.suspects.popleft()
-        self.careful = max(0, self.careful - 1)
+        self.careful = max(0, self.careful - (not is_held))
         subscription.watched = bool(self.careful or self.suspects)
         return True
 

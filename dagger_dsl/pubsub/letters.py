@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dagger_dsl.pubsub.executor import PubSubExecutor
     from dagger_dsl.pubsub.subscription import Place
 
-__all__ = ["check_given_up", "told_of"]
+__all__ = ["check_given_up", "kept", "told_of"]
 
 
 def check_given_up(place: Place, agent: str | None, ids: set[str] | None) -> None:
@@ -29,8 +29,15 @@ def check_given_up(place: Place, agent: str | None, ids: set[str] | None) -> Non
     if missing:
         whose = "" if agent is None else f" of agent {shown(agent)}"
         raise MessageNotFound(
-            f"there is no dead letter {shown(missing[0])}{whose}; dead_letters() lists them"
+            f"there is no dead letter {shown(missing[0])}{whose}; bus.dead_letters(), or "
+            "dagger-dsl deadletters list, has all there are"
         )
+
+
+def kept(bus: PubSubExecutor, agent: str | None) -> list[DeadLetter]:
+    """Return what agents of a bus in memory, or one of them, have given up, the oldest first."""
+    with bus._lock:
+        return [each for each in bus._given_up if agent is None or each.agent == agent]
 
 
 def told_of(bus: PubSubExecutor, letter: DeadLetter, place: Place) -> Publication | None:

@@ -23,7 +23,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.messages import DeadLetter, Message
 from dagger_dsl.model.values import to_plain
-from dagger_dsl.pubsub.letters import told_of
+from dagger_dsl.pubsub.letters import kept, told_of
 
 if TYPE_CHECKING:
     from dagger_dsl.pubsub.channels import Channel
@@ -262,8 +262,7 @@ class MemoryPlace:
 
     def dead_letters(self, agent: str | None) -> list[DeadLetter]:
         """See `Place.dead_letters`."""
-        with self._bus._lock:
-            return [each for each in self._bus._given_up if agent is None or each.agent == agent]
+        return kept(self._bus, agent)
 
     def given_up(self, agent: str | None) -> set[str] | None:
         """See `Place.given_up`."""

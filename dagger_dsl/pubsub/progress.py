@@ -7,6 +7,7 @@ so that the position goes on. What is to be written is planned first, and holds 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -38,7 +39,7 @@ class Progress:
 
     Args:
         position: Up to where everything is settled, or has a row.
-        rows: What is said of other messages: ``{number: (state, attempt, due_at)}``.
+        rows: What is said of other messages: ``{number: state}``.
 
     Attributes:
         position: The position, as it was written last.
@@ -46,9 +47,7 @@ class Progress:
         skip: Messages after that which are settled already.
     """
 
-    def __init__(
-        self, position: int, rows: Mapping[int, tuple[str, int, float | None]] | None = None
-    ) -> None:
+    def __init__(self, position: int, rows: Mapping[int, str] | None = None) -> None:
         self.position = position
         self.scanned = position
         rows = rows or {}
@@ -58,12 +57,18 @@ class Progress:
         # Rows that go with their message: of those that are given again here, and of those that
         # were done before one in front of them.
         self._again: set[int] = set()
-        self._beyond = {number for number, row in rows.items() if row[0] == DONE}
+        # The latter in order, so that each commit looks only at those which its position passes.
+        self._beyond = sorted(number for number, state in rows.items() if state == DONE)
 
     @property
     def retries(self) -> frozenset[int]:
         """Messages that are given again here."""
         return frozenset(self._again)
+
+    @property
+    def ahead(self) -> int:
+        """How many messages were done before one in front of them, each with a row of its own."""
+        return len(self._beyond)
 
     @property
     def lag(self) -> int:
@@ -95,7 +100,7 @@ class Progress:
                     drop.append(number)
             elif number > position:
                 put.append(each)
-        drop += [number for number in self._beyond if number <= position and number not in last]
+        drop += [number for number in self._up_to(position) if number not in last]
         return Step(position, tuple(put), tuple(drop), passed)
 
     def wrote(self, step: Step) -> None:
@@ -106,20 +111,30 @@ class Progress:
         self.position = step.position
         for each in step.put:
             self._again.discard(each.number)
-            self._beyond.discard(each.number)
+            self._not_done(each.number)
             if each.state == RETRY:
                 self._again.add(each.number)
             elif each.state == DONE:
-                self._beyond.add(each.number)
+                self._beyond.insert(bisect_left(self._beyond, each.number), each.number)
             else:
                 assert each.state == DEAD
         self._again.difference_update(step.drop)
-        self._beyond.difference_update(step.drop)
+        passed = self._up_to(step.position)
+        self._beyond[: len(passed)] = sorted(set(passed).difference(step.drop))
 
-    def buried(self, number: int) -> None:
-        """Hear that a message that was planned as done is given up after all."""
-        self._again.discard(number)
-        self._beyond.discard(number)
+    def refused(self, number: int) -> None:
+        """Hear that a message that was planned as done is not, and has a row until it is."""
+        self._not_done(number)
+        self._again.add(number)
+
+    def _up_to(self, position: int) -> list[int]:
+        """Return the messages up to a position that were done before one in front of them."""
+        return self._beyond[: bisect_right(self._beyond, position)]
+
+    def _not_done(self, number: int) -> None:
+        place = bisect_left(self._beyond, number)
+        if self._beyond[place : place + 1] == [number]:
+            del self._beyond[place]
 
     def _reach(self, passed: frozenset[int]) -> int:
         """Return the position with these messages settled, too."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dagger_dsl.errors import ConfigurationError
+from dagger_dsl.errors import ConfigurationError, shown
 from dagger_dsl.model.schema import compile_schema, faults_of, plain_schema
 from dagger_dsl.model.types import misfit, show_type
 
@@ -33,7 +33,9 @@ class Shape:
             except (ValueError, RecursionError) as error:
                 raise ConfigurationError(f"{what} is not JSON: {error}") from error
             if not isinstance(schema, Mapping):
-                raise ConfigurationError(f"{what} is a JSON Schema, an object, and not a list")
+                raise ConfigurationError(
+                    f"{what} is a JSON Schema, an object, and not {shown(schema, 60)}"
+                )
         if isinstance(schema, Mapping):
             self._validator = compile_schema(plain_schema(schema, what), what)
         elif schema is None or isinstance(schema, (bool, int, float, bytes, list, tuple, set)):

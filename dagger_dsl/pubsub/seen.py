@@ -14,6 +14,7 @@ from dagger_dsl._doors import through
 from dagger_dsl.errors import MessageNotFound, shown
 from dagger_dsl.model.message_flow import AgentFlow, BusFlow, ChannelFlow, MessageCourse
 from dagger_dsl.model.messages import DeadLetter, is_pattern
+from dagger_dsl.pubsub.letters import kept
 from dagger_dsl.pubsub.report import AgentStats
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ def message_tree(bus: PubSubExecutor, message_id: str | None, limit: int) -> Mes
 def dead_letters(bus: PubSubExecutor, agent: str | None) -> list[DeadLetter]:
     """Return what agents have given up; see `PubSubExecutor.dead_letters`."""
     if bus.database_url is None:
-        with bus._lock:
-            return [each for each in bus._given_up if agent is None or each.agent == agent]
+        return kept(bus, agent)
     place = bus._place
     if place is not None:
         return place.dead_letters(agent)
@@ -160,30 +160,33 @@ def _traced(trace: Trace | None, message_id: str | None, limit: int) -> MessageT
         return MessageTree((), title, note)
     courses = trace.courses()
     if message_id is not None:
-        courses = _branch(courses, message_id)
+        courses = _branch(courses, message_id, limit)
         if not courses:
             raise MessageNotFound(
                 f"the trace has no message {shown(message_id)}; it keeps the newest {trace.most:,}"
             )
-        return MessageTree(tuple(courses[:limit]), title)
+        return MessageTree(tuple(courses), title)
     return MessageTree(tuple(courses[max(0, len(courses) - limit) :]), title)
 
 
-def _branch(courses: Sequence[MessageCourse], message_id: str) -> list[MessageCourse]:
-    """Return what a message comes from, and all that came of that."""
+def _branch(courses: Sequence[MessageCourse], message_id: str, limit: int) -> list[MessageCourse]:
+    """Return what a message comes from, and what came of that, so many at most.
+
+    The way to the message comes first, as in a database.
+    """
     known = {each.message.id: each for each in courses}
-    root, seen = message_id, set[str]()
-    while root in known and root not in seen:
-        seen.add(root)
-        cause = known[root].message.cause
-        if cause not in known:
-            break
-        root = cause
-    found, names = [], {root}
+    way, name = set[str](), message_id
+    while name in known and name not in way and len(way) < limit:
+        way.add(name)
+        name = known[name].message.cause
+    found, names, room = [], set(way), limit - len(way)
     for each in courses:
-        if each.message.id == root or each.message.cause in names:
-            names.add(each.message.id)
-            found.append(each)
+        if each.message.id not in way:
+            if not room or each.message.cause not in names:
+                continue
+            room -= 1
+        names.add(each.message.id)
+        found.append(each)
     return found
 
 

@@ -378,7 +378,7 @@ class Subscription:
     def _steps(self) -> Generator[Any, Any, None]:
         core, place, caller, bus = self.core, self.place, self.caller, self.bus
         call, is_async, wants = caller.call, caller.is_async, caller.wants_context
-        checks = place.rechecks and bool(caller.shapes)
+        checks = place.rechecks
         while not self.stopped:
             if bus._turns is None:
                 message = core.next(place.now() if core.timers else 0.0)
@@ -448,7 +448,10 @@ class Subscription:
         return message
 
     def _check(self, message: Message) -> None:
-        fault = self.caller.input_fault(message.payload)
+        """Refuse what its channel does not take, or this agent; others publish it unchecked."""
+        channel = self.bus._channels.get(message.channel)
+        fault = "" if channel is None else channel.fault(message.payload)
+        fault = fault or self.caller.input_fault(message.payload)
         if fault:
             raise InputValidationError(fault)
 
@@ -470,12 +473,13 @@ class Subscription:
         attempts = core.attempts(message) + 1
         if not isinstance(error, Exception):  # an agent that leaves has failed like any other
             error = ExecutionError(f"it raised {error!r}")
-        now = place.now()
-        since = self._failing.setdefault(message.number, now)
+        # Not by the clock that says when a message is due, which somebody may set meanwhile.
+        now, began = place.now(), self.bus._monotonic()
+        since = self._failing.setdefault(message.number, began)
         try:
             delay = None
             if not isinstance(error, RunCancelled):  # somebody does not want that run
-                delay = decide(self.policy, attempts, error, now - since)
+                delay = decide(self.policy, attempts, error, began - since)
         except Exception:  # a predicate of the policy, which is somebody's code
             logger.exception("the retry policy of agent %r failed itself", self.name)
             delay = None

@@ -10,14 +10,14 @@ import asyncio
 import threading
 from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from dagger_dsl.errors import InvalidState
 
 if TYPE_CHECKING:
     from dagger_dsl.model.messages import Message
 
-__all__ = ["Bell", "LoopBell", "Pending", "Publication", "ThreadBell", "running_loop"]
+__all__ = ["LoopBell", "Pending", "Publication", "ThreadBell", "running_loop"]
 
 T = TypeVar("T")
 
@@ -179,16 +179,6 @@ class Publication(Pending["Message"]):
     def __repr__(self) -> str:
         state = ("waits", "published", "failed")[self._state]
         return f"<Publication of {self.message.id!r} on {self.message.channel!r}: {state}>"
-
-
-class Bell(Protocol):
-    """Wakes the calls of one agent."""
-
-    armed: bool
-
-    def ring(self) -> None:
-        """Wake all that sleep; from any thread."""
-        ...
 
 
 class LoopBell:

@@ -461,6 +461,7 @@ class Maintenance:
             # Nobody runs anything in the copy; and a single file is easier to carry.
             copy.execute("PRAGMA journal_mode=DELETE")
             copy.execute("UPDATE flow_runs SET owner = NULL, lease_expires_at = NULL")
+            copy.execute("UPDATE subscriptions SET owner = NULL, epoch = epoch + 1")
             rows = copy.execute(
                 "SELECT artifact_id FROM artifacts WHERE storage_location = 'file'"
             ).fetchall()

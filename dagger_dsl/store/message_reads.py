@@ -31,7 +31,7 @@ from dagger_dsl.model.message_flow import (
 from dagger_dsl.model.messages import DeadLetter, Message, error_text
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.message_statements import MESSAGE_ROW, ONE
-from dagger_dsl.store.message_values import Stored, stored
+from dagger_dsl.store.message_values import Stored, id_of, stored
 from dagger_dsl.store.messages import MessageRows
 from dagger_dsl.store.payloads import Payloads
 from dagger_dsl.store.schema import deliveries, messages, subscriptions
@@ -63,6 +63,26 @@ _LINK: Final = Statement(
 _LINK_OF_NUMBER: Final = Statement(
     sa.select(_id, messages.c.public_id, messages.c.cause_id).where(_id == _number)
 )
+# From a message to what it comes from, so many steps at most: ids given by hand may go round.
+_way = (
+    sa.select(_id, messages.c.public_id, messages.c.cause_id, sa.literal_column("1").label("step"))
+    .where(_id == _number)
+    .cte("way", recursive=True)
+)
+_above = messages.alias("above")
+_way = _way.union_all(
+    sa.select(
+        _above.c.message_id,
+        _above.c.public_id,
+        _above.c.cause_id,
+        _way.c.step + sa.literal_column("1"),
+    )
+    .join(_way, _above.c.public_id == _way.c.cause_id)
+    .where(_way.c.step < _bind("the_steps", sa.Integer()))
+)
+_WAY: Final = Statement(
+    sa.select(_way.c.message_id, _way.c.public_id, _way.c.cause_id).order_by(_way.c.step)
+)
 _CAUSED: Final = Statement(
     sa.select(_id, messages.c.public_id, messages.c.cause_id)
     .where(messages.c.cause_id == _bind("the_cause", sa.Text()))
@@ -70,6 +90,7 @@ _CAUSED: Final = Statement(
     .limit(_limit)
     .offset(_offset)
 )
+# By publisher first: by channel, SQLite would go over the whole index of channels at each look.
 _COUNTS: Final = Statement(
     sa.select(
         messages.c.channel,
@@ -79,9 +100,9 @@ _COUNTS: Final = Statement(
         sa.func.max(_id),
     )
     .where(_id > _number)
-    .group_by(messages.c.channel, messages.c.publisher)
+    .group_by(messages.c.publisher, messages.c.channel)
 )
-_FIRST: Final = Statement(sa.select(sa.func.min(_id)))
+_ALL: Final = Statement(sa.select(sa.func.count()).select_from(messages))
 _SUBSCRIPTIONS: Final = Statement(
     sa.select(
         subscriptions.c.name,
@@ -91,9 +112,16 @@ _SUBSCRIPTIONS: Final = Statement(
         subscriptions.c.created_at,
     ).order_by(subscriptions.c.name)
 )
+_after = (_id > _number, sa.or_(messages.c.publisher.is_(None), messages.c.publisher != _name))
 _AHEAD: Final = Statement(
     sa.select(messages.c.channel, sa.func.count())
-    .where(_id > _number, sa.or_(messages.c.publisher.is_(None), messages.c.publisher != _name))
+    .where(*_after)
+    .group_by(messages.c.publisher, messages.c.channel)
+)
+# By the index of channels, so that what comes on others is not read.
+_AHEAD_ON: Final = Statement(
+    sa.select(messages.c.channel, sa.func.count())
+    .where(messages.c.channel == _bind("the_channel", sa.Text()), *_after)
     .group_by(messages.c.channel)
 )
 _beyond = sa.case(
@@ -114,6 +142,9 @@ _BETWEEN: Final = Statement(
         deliveries.c.message_id <= _last,
     )
 )
+
+#: Channels of an agent that are asked for by name, at most; of more, all messages are read.
+_NAMES: Final = 20
 
 _STATES: Final = {"done": HANDLED, "retry": RETRYING, "dead": DEAD}
 
@@ -142,7 +173,6 @@ class MessageReads:
         self._sent: Counter[tuple[str, str]] = Counter()
         self._latest: dict[str, float] = {}
         self._counted = 0
-        self._first = 0
 
     def dead_letters(self, agent: str | None) -> list[DeadLetter]:
         """Return what agents, or one of them, have given up, the oldest first."""
@@ -170,7 +200,7 @@ class MessageReads:
             where[source].append(channel)
         agents = {}
         for reader in self._readers():
-            each = self._standing(reader, waiting, dead)
+            each = self._standing(reader, published, waiting, dead)
             agents[each.name] = attrs.evolve(each, publish=tuple(sorted(where[each.name])))
         names = {*published, *waiting, *dead}
         channels = {
@@ -182,24 +212,45 @@ class MessageReads:
         return BusFlow(channels, agents, dict(self._sent), durable=True)
 
     def _count(self) -> None:
-        first = read(self._database, _FIRST, ())[0][0] or 0
-        if first != self._first:  # some were removed, or the first one came
-            self._first, self._counted = first, 0
+        self._count_more()
+        if read(self._database, _ALL, ())[0][0] < self._sent.total():  # some were removed
             self._sent.clear()
+            self._latest.clear()
+            self._counted = 0
+            self._count_more()
+
+    def _count_more(self) -> None:
+        """Count what came since the last time."""
         end = self._counted
         for channel, source, number, at, last in read(self._database, _COUNTS, (end,)):
             self._sent[source or "", channel] += number
             self._latest[channel] = max(self._latest.get(channel, 0.0), at or 0.0)
             self._counted = max(self._counted, last)
 
-    def _standing(self, reader: _Reader, waiting: Counter[str], dead: Counter[str]) -> AgentFlow:
+    def _ahead(self, reader: _Reader, channels: Iterable[str]) -> list[Sequence[Any]]:
+        """Return how many messages there are on each channel of an agent after its position."""
+        flow = reader.flow
+        values = {"the_number": reader.position, "the_name": flow.name}
+        names = [each for each in channels if flow.gets(each)]
+        if len(names) > _NAMES:
+            rows = read(self._database, _AHEAD, _AHEAD.in_order(values))
+            return [row for row in rows if flow.gets(row[0])]
+        named = [_AHEAD_ON.in_order({**values, "the_channel": each}) for each in names]
+        return [row for each in named for row in read(self._database, _AHEAD_ON, each)]
+
+    def _standing(
+        self,
+        reader: _Reader,
+        channels: Iterable[str],
+        waiting: Counter[str],
+        dead: Counter[str],
+    ) -> AgentFlow:
         """Return how one agent stands, and add to the counts of channels."""
         flow, mine, again, lost = reader.flow, 0, 0, 0
         values = {"the_number": reader.position, "the_name": flow.name}
-        for channel, number in read(self._database, _AHEAD, _AHEAD.in_order(values)):
-            if flow.gets(channel):
-                waiting[channel] += number
-                mine += number
+        for channel, number in self._ahead(reader, channels):
+            waiting[channel] += number
+            mine += number
         rows = read(self._database, _EXCEPTIONS, _EXCEPTIONS.in_order(values))
         for channel, state, beyond, number in rows:
             if state == "dead":
@@ -234,32 +285,47 @@ class MessageReads:
 
         Args:
             message_id: Any message of the tree.
-            limit: Messages at most.
+            limit: Messages at most; the way to the one that is asked for comes first.
 
         Returns:
             None where there is no such message.
         """
-        root = self._link(message_id)
-        if root is None:
+        way = self._way(message_id, limit)
+        if not way:
             return None
-        seen = {root[0]}
-        while root[2]:
-            above = self._link(root[2])
-            if above is None or above[0] in seen:  # it was removed; ids given by hand may be odd
-                break
-            seen.add(above[0])
-            root = above
         numbers: list[int] = []
-        reached, waiting = {root[0]}, [root[:2]]
-        while waiting and len(numbers) < limit:  # a message comes after the one that it came of
+        waiting = list(way.items())
+        heapq.heapify(waiting)
+        reached, ahead = set(way), len(way)
+        # A message comes after the one that it came of.
+        while waiting and (ahead or len(numbers) < limit):
             number, name = heapq.heappop(waiting)
+            if number in way:
+                ahead -= 1
+            elif len(numbers) + ahead >= limit:
+                continue
             numbers.append(number)
             for each, public_id, _ in read(self._database, _CAUSED, (name, limit, 0)):
                 if each not in reached:
                     reached.add(each)
-                    heapq.heappush(waiting, (each, str(each) if public_id is None else public_id))
+                    heapq.heappush(waiting, (each, id_of(each, public_id)))
         rows = [row for each in numbers for row in read(self._database, ONE, (each,))]
         return self._courses([stored(each) for each in rows])
+
+    def _way(self, message_id: str, limit: int) -> dict[int, str]:
+        """Return a message and what it comes from, at most so many, with their ids by number."""
+        found: dict[int, str] = {}
+        link = self._link(message_id)
+        while link is not None and link[0] not in found and len(found) < limit:
+            cause = ""
+            for row in read(self._database, _WAY, (link[0], limit - len(found))):
+                number, public_id, cause = row
+                if number in found:
+                    return found
+                found[number] = id_of(number, public_id)
+            # Further on there is nothing, but a message of an earlier version, which has no id.
+            link = self._link(cause) if cause else None
+        return found
 
     def _link(self, message_id: str) -> tuple[int, str, str] | None:
         rows = read(self._database, _LINK, (message_id,))
@@ -272,7 +338,7 @@ class MessageReads:
         if not rows:
             return None
         number, public_id, cause = rows[0]
-        return number, str(number) if public_id is None else public_id, cause or ""
+        return number, id_of(number, public_id), cause or ""
 
     def _courses(self, found: Sequence[Stored]) -> list[MessageCourse]:
         if not found:

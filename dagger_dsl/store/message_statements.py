@@ -161,9 +161,7 @@ DROP_DELIVERY: Final = Statement(
     )
 )
 DELIVERIES: Final = Statement(
-    sa.select(
-        deliveries.c.message_id, deliveries.c.state, deliveries.c.attempt, deliveries.c.due_at
-    )
+    sa.select(deliveries.c.message_id, deliveries.c.state)
     .where(
         deliveries.c.subscription == _name,
         sa.or_(
@@ -192,6 +190,11 @@ DEAD: Final = Statement(
     .join(messages, messages.c.message_id == deliveries.c.message_id)
     .where(_dead, _of_agent)
     .order_by(deliveries.c.at, messages.c.message_id)
+)
+DEAD_IDS: Final = Statement(
+    sa.select(deliveries.c.subscription, messages.c.message_id, messages.c.public_id)
+    .join(messages, messages.c.message_id == deliveries.c.message_id)
+    .where(_dead, _of_agent)
 )
 REPLAY: Final = Statement(
     sa.update(deliveries)

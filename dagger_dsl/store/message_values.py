@@ -22,6 +22,7 @@ __all__ = [
     "Settlement",
     "Stored",
     "StoredPlace",
+    "id_of",
     "row_of",
     "stored",
 ]
@@ -84,8 +85,8 @@ class Settlement:
         position: Up to where everything is settled, or has a row.
         put: Rows to write.
         drop: Numbers of messages whose rows are needed no more.
-        published: What was published while messages were handled that are done now, by the numbers
-            of these.
+        published: What was published while messages were handled, by what became of these. Where
+            a call's cannot be stored its message is given again, until it is settled otherwise.
     """
 
     name: str
@@ -93,7 +94,7 @@ class Settlement:
     position: int
     put: Sequence[Delivered] = ()
     drop: Sequence[int] = ()
-    published: Mapping[int, Sequence[Outgoing]] = MappingProxyType({})
+    published: Mapping[Delivered, Sequence[Outgoing]] = MappingProxyType({})
 
 
 @attrs.frozen(eq=False)
@@ -103,13 +104,13 @@ class Committed:
     Attributes:
         faults: For each message from outside None, or why it is not stored.
         lost: The subscriptions that belong to other workers by now; nothing of them is recorded.
-        refused: Messages that are given up, by subscription and number, with why: what was
-            published while they were handled cannot be.
+        refused: What holds of no message after all, with why: what was published meanwhile cannot
+            be.
     """
 
     faults: list[DaggerError | None] = attrs.field(factory=list)
     lost: list[str] = attrs.field(factory=list)
-    refused: dict[tuple[str, int], DaggerError] = attrs.field(factory=dict)
+    refused: dict[Delivered, DaggerError] = attrs.field(factory=dict)
 
 
 @attrs.frozen(eq=False)
@@ -119,13 +120,13 @@ class Claimed:
     Attributes:
         epoch: What each of its writes names.
         position: Up to where everything is settled, or has a row.
-        rows: What is said of other messages: ``{number: (state, attempt, due_at)}``.
+        rows: What is said of other messages: ``{number: state}``.
         died: Whether the worker that had it before has died.
     """
 
     epoch: int
     position: int
-    rows: dict[int, tuple[str, int, float | None]]
+    rows: dict[int, str]
     died: bool = False
 
 
@@ -164,6 +165,11 @@ class Stored:
     artifact_id: str | None
 
 
+def id_of(number: int, public_id: str | None) -> str:
+    """Return the id of a message; one of an earlier version has none but its number."""
+    return str(number) if public_id is None else public_id
+
+
 def row_of(outgoing: Outgoing) -> Sequence[Any]:
     """Return a message as the row that is inserted, placed."""
     message = outgoing.message
@@ -187,7 +193,7 @@ def stored(row: Sequence[Any]) -> Stored:
         channel,
         None,
         key,
-        str(number) if public_id is None else public_id,
+        id_of(number, public_id),
         at or 0.0,
         publisher or "",
         task_id or "",

@@ -32,7 +32,6 @@ from dagger_dsl.store.batches import INSERT_ARTIFACT, file_row
 from dagger_dsl.store.codec import advice_outside_runs, encode
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.message_values import (
-    DEAD,
     RETRY,
     Claimed,
     Committed,
@@ -41,11 +40,12 @@ from dagger_dsl.store.message_values import (
     Settlement,
     Stored,
     StoredPlace,
+    id_of,
     row_of,
     stored,
 )
 from dagger_dsl.store.payloads import Payloads
-from dagger_dsl.store.transactions import Transaction, read, run_transaction
+from dagger_dsl.store.transactions import Statement, Transaction, read, run_transaction
 
 __all__ = [
     "Claimed",
@@ -127,8 +127,8 @@ class MessageRows:
             For each, None where it is stored, or was stored before, as `Outgoing.known` says; else
             the error: its id belongs to another message.
         """
-        if outgoing and self._database.dialect == "postgresql":
-            tx.rows(sql.LOCK, ())
+        if outgoing:
+            self._lock(tx)
         found: list[DaggerError | None] = []
         rows: list[Sequence[Any]] = []
         files: list[Sequence[Any]] = []
@@ -151,6 +151,11 @@ class MessageRows:
         if rows:
             self._insert(tx, rows)
         return found
+
+    def _lock(self, tx: Transaction) -> None:
+        """Let nobody else publish until this transaction ends, as on SQLite nobody does."""
+        if self._database.dialect == "postgresql":
+            tx.rows(sql.LOCK, ())
 
     def _insert(self, tx: Transaction, rows: Sequence[Sequence[Any]]) -> None:
         tx.execute_many(sql.INSERT_MESSAGE, rows)
@@ -213,18 +218,22 @@ class MessageRows:
             return
         put = list(settlement.put)
         ready: list[Outgoing] = []
-        for number, call in settlement.published.items():
+        if settlement.published:
+            self._lock(tx)  # nobody has an id that was free when it was looked for
+        for delivered, call in settlement.published.items():
             named = [each for each in call if each.named]
             if named:
-                self.append(tx, ready)
+                self._store(tx, ready)
                 ready = []
                 fault = self._fault(tx, named)
                 if fault is not None:  # all that a call publishes, or nothing
-                    done.refused[name, number] = fault
-                    put.append(Delivered(number, DEAD, 1, None, error_text(fault), self.now()))
+                    done.refused[delivered] = fault
+                    # Given again, should nobody come to record that it is given up.
+                    text, now = error_text(fault), self.now()
+                    put.append(attrs.evolve(delivered, state=RETRY, due_at=now, error=text, at=now))
                     continue
             ready.extend(call)
-        self.append(tx, ready)
+        self._store(tx, ready)
         for number in settlement.drop:
             tx.execute(sql.DROP_DELIVERY, (name, number))
         if put:
@@ -244,6 +253,16 @@ class MessageRows:
                     for each in put
                 ],
             )
+
+    def _store(self, tx: Transaction, outgoing: Sequence[Outgoing]) -> None:
+        """Store what nothing speaks against.
+
+        Raises:
+            IdempotencyConflict: Something does after all; so nothing of the transaction holds.
+        """
+        for fault in self.append(tx, outgoing):
+            if fault is not None:
+                raise fault
 
     @staticmethod
     def _fault(tx: Transaction, named: Sequence[Outgoing]) -> DaggerError | None:
@@ -341,7 +360,7 @@ class MessageRows:
             return None
         position = int(tx.rows(sql.SUBSCRIPTION, (name,))[0][0])
         found = tx.rows(sql.DELIVERIES, (name, position))
-        kept = {int(row[0]): (str(row[1]), int(row[2]), row[3]) for row in found}
+        kept = {int(number): str(state) for number, state in found}
         return Claimed(epoch + 1, position, kept, owner is not None)
 
     def release(self, names: Sequence[str], worker: str, *, forget: bool = False) -> None:
@@ -495,7 +514,7 @@ class MessageRows:
     def dead_letters(self, agent: str | None = None) -> list[DeadLetter]:
         """Return the messages that subscriptions have given up, the oldest first."""
         found = []
-        for row in self._dead(agent):
+        for row in self._dead(sql.DEAD, agent):
             each = stored(row[4:])
             try:
                 message = self.message(each)
@@ -506,11 +525,11 @@ class MessageRows:
 
     def given_up(self, agent: str | None = None) -> set[str]:
         """Return the ids of the messages that subscriptions have given up."""
-        return {stored(row[4:]).head.id for row in self._dead(agent)}
+        return {id_of(*row[1:]) for row in self._dead(sql.DEAD_IDS, agent)}
 
-    def _dead(self, agent: str | None) -> list[Sequence[Any]]:
+    def _dead(self, statement: Statement, agent: str | None) -> list[Sequence[Any]]:
         values = {"any_name": int(agent is None), "the_name": agent or ""}
-        return read(self._database, sql.DEAD, sql.DEAD.in_order(values))
+        return list(read(self._database, statement, statement.in_order(values)))
 
     def replay(self, agent: str | None = None, ids: set[str] | None = None) -> int:
         """Let messages be given again that were given up; return how many.
@@ -525,11 +544,11 @@ class MessageRows:
         """Forget that messages were given up; return how many."""
         return self._change(sql.DISCARD, agent, ids)
 
-    def _change(self, statement: Any, agent: str | None, ids: set[str] | None) -> int:
+    def _change(self, statement: Statement, agent: str | None, ids: set[str] | None) -> int:
         wanted = [
-            (row[0], row[4])
-            for row in self._dead(agent)
-            if ids is None or stored(row[4:]).head.id in ids
+            row[:2]
+            for row in self._dead(sql.DEAD_IDS, agent)
+            if ids is None or id_of(*row[1:]) in ids
         ]
         count = 0
 

@@ -115,7 +115,7 @@ def _arrows(flow: BusFlow) -> Iterator[Arrow]:
             yield Arrow(f"agent {source}", f"channel {channel}", f"{number:,}")
     for agent in flow.agents.values():
         for name in flow.channels:
-            if name in agent.publish and (agent.name, name) not in sent:
+            if agent.declares(name) and (agent.name, name) not in sent:
                 knows = bool(flow.sent) or flow.durable
                 yield Arrow(f"agent {agent.name}", f"channel {name}", idle=knows)
             if agent.gets(name):

@@ -57,8 +57,10 @@ def test_channels_and_agents_are_listed(cli: Cli, served: list[object]) -> None:
     found = cli("channels")
     assert found.code == 0, found.err
     lines = [line.split() for line in found.out.splitlines() if line]
-    assert ["orders.new", "2", "0", "1"] in lines
-    assert ["mailer", "orders.*", "0", "0", "2"] in lines
+    assert lines[0] == ["channel", "published", "waiting", "dead", "last", "subscribers"]
+    channel = next(each for each in lines if each[0] == "orders.new")
+    assert (channel[:4], channel[-1]) == (["orders.new", "2", "0", "1"], "mailer")
+    assert ["mailer", "orders.*", "0", "0", "2", "none"] in lines
     plain = json.loads(cli("channels", "--json").out)
     assert {each["channel"]: each["published"] for each in plain["channels"]} == {
         "orders.new": 2,
@@ -102,7 +104,17 @@ def test_dead_letters_are_listed_and_command_no_terminal(cli: Cli, served: list[
     assert "and 1 more; --limit N shows them" in cut
     plain = json.loads(cli("deadletters", "list", "two", "--json").out)
     assert [(each["message_id"], each["payload"]) for each in plain] == [("two", "bad")]
-    assert json.loads(cli("deadletters", "list", "--agent", "nobody", "--json").out) == []
+    (first,) = json.loads(cli("deadletters", "list", "--limit", "1", "--json").out)
+    assert first["message_id"] == "two"
+
+
+@pytest.mark.parametrize("action", ["list", "replay", "discard"])
+def test_the_dead_letters_of_an_agent_that_is_none_are_refused(
+    cli: Cli, served: list[object], action: str
+) -> None:
+    found = cli("deadletters", action, "--agent", "nobody")
+    assert found.code == 2
+    assert "there is no agent 'nobody'" in found.err
 
 
 def test_dead_letters_are_given_again_or_forgotten(cli: Cli, served: list[object]) -> None:

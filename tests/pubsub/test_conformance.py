@@ -606,6 +606,25 @@ def test_a_policy_may_give_up_after_a_time(make: Make, registry: Registry) -> No
     assert report.retried >= 1
 
 
+def test_who_sets_the_time_of_day_ends_no_policy(make: Make, registry: Registry) -> None:
+    policy = RetryPolicy(
+        stop=tenacity.stop_after_delay(600), wait=tenacity.wait_fixed(0), retry_on=("network",)
+    )
+    now, calls = [1e9], list[int]()
+
+    @pubsub_agent(subscribe="c", retry=policy, registry=registry)
+    async def agent(bus: MessageContext, message: Message) -> None:
+        calls.append(bus.attempt)
+        now[0] += 3_600
+        if bus.attempt < 3:
+            raise ConnectionError
+
+    bus = make()
+    bus._clock = lambda: now[0]
+    report = bus.run(StartWith("c"))
+    assert (calls, report.dead) == ([1, 2, 3], 0)
+
+
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_policy_that_fails_itself_gives_up(make: Make, registry: Registry, kind: str) -> None:
     def broken(error: BaseException) -> bool:

@@ -448,6 +448,22 @@ def test_what_others_published_is_checked_when_it_comes(path: Path, registry: Re
     assert seen == [7]
 
 
+def test_what_others_published_has_to_fit_its_channel(path: Path, registry: Registry) -> None:
+    seen = collector(registry, "*", retry=5)
+    with bus_of(registry, path) as bus, bus_of(Registry(), path) as other:
+        bus.channel("c", schema=int)
+        other.publish("c", "text").result()
+        other.publish("d", "text").result()
+        other.publish("c", 7).result()
+        until(lambda: len(seen) == 2)
+        idle(bus)
+        (letter,) = bus.dead_letters()
+        assert letter.message.payload == "text"
+        assert "the schema of channel 'c': " in letter.error
+        assert letter.attempts == 1
+    assert seen == ["text", 7]
+
+
 def test_a_message_that_cannot_be_read_is_given_up_and_holds_nothing_up(
     path: Path, registry: Registry
 ) -> None:

@@ -149,7 +149,8 @@ class Positions(RuleBasedStateMachine):
     @rule()
     def begin(self) -> None:
         """Die, and begin again with what was written."""
-        self.progress = Progress(self.position, self.rows)
+        states = {number: row[0] for number, row in self.rows.items()}
+        self.progress = Progress(self.position, states)
         # Of messages in hand: how many calls have failed.
         self.hand = {n: row[1] for n, row in self.rows.items() if row[0] == "retry"}
         self.settled: dict[int, Delivered] = {}
@@ -200,12 +201,15 @@ class Positions(RuleBasedStateMachine):
         self.progress.wrote(step)
         for number, each in self.settled.items():
             if each.state == "done" and refuse:
-                self.rows[number] = ("dead", 1, None)
-                self.progress.buried(number)
+                self.rows[number] = ("retry", 1, 0.0)
+                self.progress.refused(number)
+                continue
             if each.state != "retry":
                 self.over[number] = each.state
                 del self.hand[number]
         self.settled = {}
+        if refuse:
+            assert set(self.hand) >= set(self.progress.retries)
 
     @precondition(lambda self: any(row[0] == "dead" for row in self.rows.values()))
     @rule(data=st.data())

@@ -26,6 +26,7 @@ from dagger_dsl.errors import (
 )
 from dagger_dsl.model.graph import Graph, Node
 from dagger_dsl.store import maintenance
+from dagger_dsl.store.messages import MessageRows
 from dagger_dsl.store.schema import artifacts, flow_runs
 from tests.store.helpers import GRAPH, Store, child, row, start
 
@@ -553,6 +554,16 @@ def test_a_backup_is_an_ordinary_sqlite_file(store: Store, tmp_path: Path) -> No
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert connection.execute("SELECT owner FROM flow_runs").fetchall() == [(None,)]
     connection.close()
+
+
+def test_a_backup_has_no_process_that_gives_messages(store: Store, tmp_path: Path) -> None:
+    rows = MessageRows(store.database, store._payloads)
+    assert rows.claim("agent", ["c"], "worker@elsewhere") is not None
+    with Store(store.backup(tmp_path / "copy.db")) as copy:
+        again = MessageRows(copy.database, copy._payloads).claim("agent", ["c"], "other")
+    assert again is not None, "nobody is waited for"
+    assert not again.died
+    assert rows.claim("agent", ["c"], "other") is None, "here it goes on"
 
 
 @pytest.mark.parametrize("number", [-1, 1.5, True, "3"])

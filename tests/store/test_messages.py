@@ -30,7 +30,7 @@ from dagger_dsl.store.message_upkeep import (
     remove_some_messages,
 )
 from dagger_dsl.store.messages import Claimed, Delivered, MessageRows, Outgoing, Settlement
-from dagger_dsl.store.transactions import Transaction, run_transaction
+from dagger_dsl.store.transactions import Statement, Transaction, read, run_transaction
 from dagger_dsl.store.workers import Worker
 from dagger_dsl.testing import FakeClock
 from tests.store.helpers import Store, child, kill, line
@@ -69,6 +69,10 @@ def claim(rows: MessageRows, name: str = "agent", worker: str = "w") -> Claimed:
     return claimed
 
 
+def done(number: int, attempt: int = 0) -> Delivered:
+    return Delivered(number, "done", attempt)
+
+
 def settle(
     rows: MessageRows,
     claimed: Claimed,
@@ -78,7 +82,8 @@ def settle(
     published: tuple[Outgoing, ...] = (),
     worker: str = "w",
 ) -> list[str]:
-    settlement = Settlement("agent", claimed.epoch, position, put, drop, {position: published})
+    calls = {done(position): published}
+    settlement = Settlement("agent", claimed.epoch, position, put, drop, calls)
     return rows.commit(worker, [], [settlement]).lost
 
 
@@ -166,23 +171,23 @@ def test_what_a_call_publishes_is_stored_whole_or_not_at_all(rows: MessageRows) 
     claimed = claim(rows)
     publish(rows, message(1), message(2), message(3))
     outgoing = {
-        1: [rows.encoded(message(10)), rows.encoded(message(11), named=True)],
-        2: [
+        done(1): [rows.encoded(message(10)), rows.encoded(message(11), named=True)],
+        done(2, 4): [
             rows.encoded(message(20)),
             rows.encoded(attrs.evolve(message(11), payload="other"), named=True),
         ],
-        3: [
+        done(3): [
             rows.encoded(message(30), named=True),
             rows.encoded(attrs.evolve(message(30), payload="other"), named=True),
         ],
     }
     settlement = Settlement("agent", claimed.epoch, 3, published=outgoing)
-    done = rows.commit("w", [rows.encoded(message(4))], [settlement])
-    assert (done.faults, done.lost) == ([None], [])
-    assert [*done.refused] == [("agent", 2), ("agent", 3)]
+    written = rows.commit("w", [rows.encoded(message(4))], [settlement])
+    assert (written.faults, written.lost) == ([None], [])
+    assert [each.number for each in written.refused] == [2, 3]
     assert payloads(rows, 3) == [4, 10, 11]
-    assert [each.message.id for each in rows.dead_letters("agent")] == ["m2", "m3"]
-    assert "IdempotencyConflict" in rows.dead_letters("agent")[0].error
+    found = [(each.number, each.attempt) for each in rows.retries("agent")]
+    assert found == [(2, 4), (3, 0)], "until it is settled otherwise"
 
 
 def test_a_large_payload_goes_to_a_file_which_no_upkeep_removes(
@@ -327,7 +332,7 @@ def test_what_a_position_does_not_say_comes_back_with_a_claim(rows: MessageRows)
     rows.release(["agent"], "w")
     again = claim(rows)
     assert again.position == 1
-    assert again.rows == {1: ("retry", 2, 99.5), 3: ("done", 0, None), 4: ("dead", 3, None)}
+    assert again.rows == {1: "retry", 3: "done", 4: "dead"}
     (so_far,) = rows.retries("agent")
     assert (so_far.number, so_far.attempt, so_far.due_at, so_far.deaths) == (1, 2, 99.5, 0)
     settle(rows, again, 4, drop=(1, 3))
@@ -347,11 +352,31 @@ def test_given_up_messages_can_be_replayed_and_forgotten(rows: MessageRows) -> N
         (1, "error 1", 2, 9.0),
     ]
     assert rows.dead_letters("other") == []
+    assert rows.given_up() == rows.given_up("agent") == {"m1", "m2", "m3"}
     assert rows.replay("other") == rows.discard("agent", {"m4"}) == 0
     assert rows.replay("agent", {"m1", "m4"}) == 1
     assert [each.number for each in rows.retries("agent")] == [1]
     assert rows.discard(ids={"m2"}) == 1
     assert [each.message.id for each in rows.dead_letters()] == ["m3"]
+
+
+def test_who_gives_messages_again_or_forgets_them_reads_no_payload(
+    rows: MessageRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = claim(rows)
+    publish(rows, *map(message, range(1, 5)))
+    settle(rows, claimed, 4, *(Delivered(n, "dead", 1, None, "", 1.0) for n in range(1, 5)))
+    asked: list[str] = []
+
+    def spy(database: Any, statement: Statement, values: Any) -> Any:
+        asked.append(statement.sql)
+        return read(database, statement, values)
+
+    monkeypatch.setattr("dagger_dsl.store.messages.read", spy)
+    assert rows.given_up() == {"m1", "m2", "m3", "m4"}
+    assert (rows.replay("agent", {"m2"}), rows.discard()) == (1, 3)
+    assert asked
+    assert not any("payload" in each for each in asked)
 
 
 def test_what_came_of_a_message_is_found_in_order_and_by_index(
@@ -580,7 +605,7 @@ def test_a_beat_is_seen(rows: MessageRows) -> None:
 def test_a_process_that_dies_in_a_commit_leaves_nothing_of_it(tmp_path: Path) -> None:
     code = """
         from dagger_dsl.model.messages import Message
-        from dagger_dsl.store.messages import MessageRows, Settlement
+        from dagger_dsl.store.messages import Delivered, MessageRows, Settlement
         store = Store(sys.argv[1])
         store.init_database()
         rows = MessageRows(store.database, store._payloads)
@@ -595,8 +620,8 @@ def test_a_process_that_dies_in_a_commit_leaves_nothing_of_it(tmp_path: Path) ->
             return found
 
         rows.append = die
-        more = [rows.encoded(Message("c", 2, id="m2"))]
-        rows.commit("w", [], [Settlement("agent", claimed.epoch, 1, published={1: more})])
+        more = {Delivered(1, "done"): [rows.encoded(Message("c", 2, id="m2"))]}
+        rows.commit("w", [], [Settlement("agent", claimed.epoch, 1, published=more)])
     """
     process = child(code, tmp_path / "m.db")
     process.communicate()

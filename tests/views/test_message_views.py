@@ -111,3 +111,44 @@ def test_a_large_bus_has_a_page_of_bounded_size() -> None:
     found = bus._report().to_html()
     check(found)
     assert len(found) < 4_000_000
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_message_is_in_its_own_tree(durable: bool, tmp_path: Path) -> None:
+    registry = Registry()
+
+    @pubsub_agent(subscribe="ping", publish="pong", registry=registry)
+    def ping(number: int) -> int | None:
+        return number + 1 if number < 20 else None
+
+    @pubsub_agent(subscribe="pong", publish="ping", registry=registry)
+    def pong(number: int) -> int:
+        return number + 1
+
+    bus = PubSubExecutor(
+        registry=registry,
+        config=PubSubConfig(trace=1_000),
+        database_url=f"sqlite:{tmp_path / 'bus.db'}" if durable else None,
+    )
+    bus.run(StartWith("ping", 0))
+    last = bus.message_tree().courses[-1].message
+    tree = bus.message_tree(last.id, limit=5)
+    assert [each.message.payload for each in tree.courses] == [16, 17, 18, 19, 20]
+    first = bus.message_tree(last.id).courses[0].message
+    tree = bus.message_tree(first.id, limit=5)
+    assert [each.message.payload for each in tree.courses] == [0, 1, 2, 3, 4]
+
+
+def test_a_map_has_an_arrow_to_each_channel_that_a_pattern_names() -> None:
+    registry = Registry()
+
+    @pubsub_agent(subscribe="in", publish="out.*", registry=registry)
+    def agent(payload: int) -> None: ...
+
+    with PubSubExecutor(registry=registry) as bus:
+        bus.publish("out.x", 1).result()
+        bus.publish("other", 1).result()
+        drawn = parse(bus.channel_map().to_dot())
+    arrows = {(source, target) for source, target, _ in drawn.edges}
+    assert ("agent agent", "channel out.x") in arrows
+    assert ("agent agent", "channel other") not in arrows
