@@ -101,6 +101,7 @@ class DurablePlace:
         self._patrolled = self._beaten = time.monotonic()
         self._pruned: float | None = None
         self._pruning = 0
+        self._looks = 0
         self._calm = -math.inf
         self._rested = False
         self._closing = False
@@ -206,7 +207,10 @@ class DurablePlace:
         return self.rows.forget(name, self._worker.is_dead)
 
     def _look(self) -> None:
-        self._calm = -math.inf
+        """Have the desk look at what it did not know at the beginning of its cycle."""
+        with self._lock:
+            self._looks += 1
+            self._calm = -math.inf
         self._pause = _SOON
         self._bell.ring()
 
@@ -391,7 +395,7 @@ class DurablePlace:
         """Record what there is, and fetch what there is to do; return whether there was any."""
         self._rested = False
         with self._lock:
-            feeds = list(self._feeds.values())
+            feeds, looks = list(self._feeds.values()), self._looks
             pending = list(self._pending)
             self._pending.clear()
         for feed in feeds:
@@ -412,10 +416,10 @@ class DurablePlace:
         if wrote or got:
             self._calm = -math.inf
             return True
-        self._look_for_calm(feeds)
+        self._look_for_calm(feeds, looks)
         return False
 
-    def _look_for_calm(self, feeds: Sequence[Feed]) -> None:
+    def _look_for_calm(self, feeds: Sequence[Feed], looks: int) -> None:
         mine = [each for each in feeds if each.progress is not None]
         # In this order: an agent appends to `settled` before it goes to sleep.
         calm = min((each.subscription.calm_until for each in mine), default=math.inf)
@@ -424,7 +428,7 @@ class DurablePlace:
         with self._lock:
             if self._pending or not all(each.is_empty for each in self._feeds.values()):
                 return
-            if any(each.has_more for each in mine):
+            if looks != self._looks or any(each.has_more for each in mine):
                 return
             self._calm = calm
         self._bus._news()

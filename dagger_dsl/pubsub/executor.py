@@ -360,8 +360,7 @@ class PubSubExecutor(BusLife):
 
     def _open_channels(self, caller: Caller) -> None:
         """Let the channels be there that an agent names; all of them, or none."""
-        named = (*caller.subscribe, *(caller.publish or ()))
-        names = [each for each in dict.fromkeys(named) if not is_pattern(each)]
+        names = _named_by(caller)
         self._check_room(names)
         for name in names:
             self._channel(name)
@@ -408,9 +407,21 @@ class PubSubExecutor(BusLife):
 
     @property
     def channels(self) -> Mapping[str, ChannelStats]:
-        """What has happened on each channel so far, by name."""
+        """What has happened on each channel so far, by name; those that agents name are there."""
         with self._lock:
-            return {name: each.stats for name, each in self._channels.items()}
+            if self._channels:
+                return {name: each.stats for name, each in self._channels.items()}
+            callers = self._callers.values()
+            named = {*self._declared, *(name for each in callers for name in _named_by(each))}
+            return {
+                name: ChannelStats(0, tuple(each.name for each in callers if each.gets(name)), 0)
+                for name in sorted(named)
+            }
+
+    @property
+    def report(self) -> PubSubExecutionReport:
+        """What was done since the bus was opened last, as `run` returns it."""
+        return self._report()
 
     def _channel(self, name: str) -> Channel:
         check_channel(name)
@@ -691,6 +702,12 @@ class PubSubExecutor(BusLife):
     def _letters(self) -> list[DeadLetter]:
         left = [letter for each in (*self._parting, *self._all()) for letter in list(each.letters)]
         return [*self._done_letters, *left]
+
+
+def _named_by(caller: Caller) -> list[str]:
+    """Return the channels that an agent names, but for patterns."""
+    named = (*caller.subscribe, *(caller.publish or ()))
+    return [each for each in dict.fromkeys(named) if not is_pattern(each)]
 
 
 def _elsewhere(name: str) -> InvalidState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -218,3 +219,49 @@ def test_a_report_has_the_letters_of_agents_that_were_taken_out(make: Make) -> N
     ]
     assert report.dead == 4
     assert report.agents["agent"].dead == 2
+
+
+@pytest.mark.row("J6")
+def test_channels_are_there_that_agents_name(make: Make, registry: Registry) -> None:
+    @pubsub_agent(subscribe=["orders", "bills.*"], publish="sums", registry=registry)
+    def add(payload: int) -> int:
+        return payload
+
+    bus = make()
+    bus.channel("bills.eu", schema=int)
+    assert {name: each.subscribers for name, each in bus.channels.items()} == {
+        "bills.eu": ("add",),
+        "orders": ("add",),
+        "sums": (),
+    }
+    with bus:
+        assert set(bus.channels) == {"bills.eu", "orders", "sums"}
+        bus.publish("orders", 1).result()
+        idle(bus)
+        assert bus.report.handled == 1
+    assert bus.channels["sums"].published == 1
+    assert bus.report.agents["add"].handled == 1
+
+
+def test_who_joins_while_the_desk_looks_is_waited_for(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @pubsub_agent(subscribe="orders", registry=registry)
+    def add(payload: int) -> None:
+        pass
+
+    calm: list[float] = []
+    look = DurablePlace._look_for_calm
+
+    def joined_first(place: DurablePlace, *arguments: Any) -> None:
+        if not calm:
+            bus.register("add")
+        look(place, *arguments)
+        calm.append(place.calm_until())
+
+    monkeypatch.setattr(DurablePlace, "_look_for_calm", joined_first)
+    bus = PubSubExecutor([], registry=registry, database_url=f"sqlite:{tmp_path / 'bus.db'}")
+    with bus:
+        until(lambda: calm)
+        assert calm[0] == -math.inf
+        idle(bus)
