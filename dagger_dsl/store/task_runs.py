@@ -9,7 +9,7 @@ came since it was called.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -82,13 +82,15 @@ def answered(
 
     One whose dependencies have failed meanwhile stays as it is.
     """
-    kind = _kind(body)
+    waiting = [
+        str(task_id) for each in _around(tx, run_id) for (task_id,) in tx.rows(_WAITING, (each,))
+    ]
+    kind = _kind(body) if waiting else ""
     if kind not in _ANSWERS:
         return
     done = "answered" if kind == "answer" else f"a branch of its run {run_id} was decided on"
     cause = f"{done} by {sender}" if sender else done
-    for each in _around(tx, run_id):
-        _go_on(tx, database, each, TaskStatus.READY, cause)
+    _go_on(tx, database, waiting, TaskStatus.READY, cause)
 
 
 def ended(tx: Transaction, database: Database, run_id: str, status: str) -> None:
@@ -98,13 +100,13 @@ def ended(tx: Transaction, database: Database, run_id: str, status: str) -> None
     """
     cancelled = status == "cancelled"
     new = TaskStatus.FAILED if cancelled else TaskStatus.READY
-    _go_on(tx, database, run_id, new, f"its run {run_id} is {status}")
+    waiting = [str(task_id) for (task_id,) in tx.rows(_WAITING, (run_id,))]
+    _go_on(tx, database, waiting, new, f"its run {run_id} is {status}")
 
 
 def _go_on(
-    tx: Transaction, database: Database, run_id: str, status: TaskStatus, cause: str
+    tx: Transaction, database: Database, waiting: Sequence[str], status: TaskStatus, cause: str
 ) -> None:
-    waiting = [str(task_id) for (task_id,) in tx.rows(_WAITING, (run_id,))]
     error = cause if status is TaskStatus.FAILED else ""
     for task_id in waiting:
         try:
@@ -117,7 +119,10 @@ def _go_on(
 
 
 def _kind(body: str) -> str:
-    command: Any = orjson.loads(body)
+    try:
+        command: Any = orjson.loads(body)
+    except ValueError:  # which the run refuses
+        return ""
     return str(command.get("do")) if isinstance(command, dict) else ""
 
 

@@ -272,7 +272,7 @@ def test_a_machine_shows_its_way(tmp_path: Path) -> None:
     assert order[:8] == ["off", "on", "off", "on", "off", "on", "off", "broken"]
     told = page_of(machine(None)).text
     assert "a database" not in told
-    assert re.search(r"off 100 % 4 ", told[told.index("Slowest nodes") :])
+    assert re.search(r"off \d+ % 4 ", told[told.index("Slowest nodes") :])
 
 
 def test_who_waits_for_a_person_says_for_what(tmp_path: Path) -> None:
