@@ -30,6 +30,9 @@ __all__ = ["channels", "deadletters", "publish"]
 #: Seconds between two looks whether anybody reads what `channels --watch` shows.
 _EVERY: Final = 0.5
 
+#: Dead letters that people are shown, where they do not say how many.
+_MOST: Final = 20
+
 #: Characters of a payload in a list.
 _PAYLOAD: Final = 200
 
@@ -143,14 +146,15 @@ def _list(found: Sequence[DeadLetter], arguments: argparse.Namespace, screen: Sc
         screen.result("no dead letters")
         return OK
     rows: list[tuple[object, ...]] = [("message", "channel", "agent", "calls", "error", "payload")]
-    for each in found[: arguments.limit]:
+    limit = _MOST if arguments.limit is None else arguments.limit
+    for each in found[:limit]:
         message = each.message
         payload = first_line(printable(excerpt(message.payload, _PAYLOAD)[0]), _PAYLOAD)
         names = (printable(message.id), printable(message.channel), printable(each.agent))
         rows.append((*names, each.attempts, first_line(each.error), payload))
     screen.table(rows)
-    if len(found) > arguments.limit:
-        screen.say(f"and {count(len(found) - arguments.limit, 'more')}; --limit N shows them")
+    if len(found) > limit:
+        screen.say(f"and {count(len(found) - limit, 'more')}; --limit N shows them")
     screen.say("give them again, or forget them, by:")
     for action in ("replay", "discard"):
         screen.say(f"  {command_line(arguments.db, 'deadletters', action)}")

@@ -577,7 +577,8 @@ def _deadletters(parser: argparse.ArgumentParser) -> None:
         each.add_argument("ids", nargs="*", metavar="MESSAGE", help="these only (default: all)")
         each.add_argument("--agent", metavar="AGENT", help="those of one agent")
         if name == "list":
-            each.add_argument("--limit", type=_count, default=20, metavar="N", help="at most (20)")
+            told = "at most (20; with --json all)"
+            each.add_argument("--limit", type=_count, metavar="N", help=told)
         _database(each)
         _json(each)
 

@@ -58,8 +58,9 @@ class Delivery:
 
     @property
     def waiting(self) -> int:
-        """How many messages wait, for whatever reason."""
-        return len(self.arrived) + self.held + len(self.returned)
+        """How many messages wait, for whatever reason; from any thread."""
+        held = self.held  # first: one that is being sorted in is not counted then, and never twice
+        return held + len(self.arrived) + len(self.returned)
 
     @property
     def ready(self) -> int:

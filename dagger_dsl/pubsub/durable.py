@@ -184,6 +184,8 @@ class DurablePlace:
         """See `Place.leave`."""
         with self._lock:
             self._feeds[subscription].leaving = "forget" if forget else "release"
+            if forget:  # by those, too, whose last calls go on
+                self._forget(subscription.name)
         self._look()
 
     def is_here(self, subscription: Subscription) -> bool:
@@ -198,13 +200,18 @@ class DurablePlace:
     def forget(self, name: str) -> bool | None:
         """See `Place.forget`; one whose last call goes on is forgotten after that."""
         with self._lock:
-            going = [each for each in self._feeds.values() if each.subscription.name == name]
-            for feed in going:
-                feed.leaving = "forget"
+            going = self._forget(name)
         if any(each.progress is not None for each in going):
             self._look()
             return True
         return self.rows.forget(name, self._worker.is_dead)
+
+    def _forget(self, name: str) -> list[Feed]:
+        """Have all feeds of an agent forget it at their end; called with the lock."""
+        going = [each for each in self._feeds.values() if each.subscription.name == name]
+        for feed in going:
+            feed.leaving = "forget"
+        return going
 
     def _look(self) -> None:
         """Have the desk look at what it did not know at the beginning of its cycle."""
@@ -278,8 +285,8 @@ class DurablePlace:
 
     def settle(self, subscription: Subscription, message: Message, held: list[Publication]) -> None:
         """See `Place.settle`."""
-        # What it publishes may be refused yet, and then this was one more call that has failed.
-        attempts = subscription.core.attempts(message) + 1 if held else 0
+        # What it publishes may be refused yet, and then it counts.
+        attempts = subscription.core.attempts(message) if held else 0
         done = Delivered(message.number, DONE, attempts)
         self._settled(subscription, Settled(done, tuple(held), message))
 

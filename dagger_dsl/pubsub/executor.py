@@ -329,11 +329,12 @@ class PubSubExecutor(BusLife):
         place = self._place
         assert place is not None
         subscription.stop()
-        for each in self._parting:
-            if not each.drivers:
-                self._done[each.name] = self._done.get(each.name, AgentStats()).plus(each.stats)
-                self._done_letters.extend(each.letters)
-        self._parting = [each for each in self._parting if each.drivers] + [subscription]
+        ended = [each for each in self._parting if not each.drivers]
+        for each in ended:
+            self._done[each.name] = self._done.get(each.name, AgentStats()).plus(each.stats)
+            self._done_letters.extend(each.letters)
+        left = [each for each in self._parting if each not in ended]
+        self._parting = [*left, subscription]
         del self._subscriptions[subscription.name]
         for channel in self._channels_for(subscription.caller):
             channel.leave(subscription)

@@ -9,7 +9,8 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -199,8 +200,20 @@ class Feed:
             for each in self.taken
             if each.published
         }
-        name = self.subscription.name
-        return step, Settlement(name, self.epoch, step.position, step.put, step.drop, published)
+        return step, self._settlement(step, published)
+
+    def _settlement(
+        self, step: Step, published: Mapping[Delivered, Sequence[Outgoing]] = MappingProxyType({})
+    ) -> Settlement:
+        return Settlement(
+            self.subscription.name,
+            self.epoch,
+            step.position,
+            step.put,
+            step.drop,
+            published,
+            step.drop_done,
+        )
 
     def refused(self, settled: Settled, fault: DaggerError) -> None:
         """Give a message up that was handled: what was published meanwhile is refused."""
@@ -208,7 +221,7 @@ class Feed:
         assert settled.message is not None
         self.progress.refused(settled.delivered.number)
         self.subscription.take_back()
-        self._give_up(settled.message, settled.delivered.attempt, error_text(fault))
+        self._give_up(settled.message, settled.delivered.attempt + 1, error_text(fault))
 
     # --- what it is given -------------------------------------------------------------------------
 
@@ -252,8 +265,10 @@ class Feed:
 
     def _has_room(self, progress: Progress) -> bool:
         """Whether more may be held, and handled before what is held."""
-        held = self.subscription.core.waiting
-        return held <= (_HELD - 1) * self._config.capacity and progress.ahead < _AHEAD
+        if self.subscription.core.waiting > (_HELD - 1) * self._config.capacity:
+            return False
+        # Who has just begun may find the one in front only further on.
+        return progress.ahead < _AHEAD or not progress.has_open
 
     def _wanted(self, progress: Progress, found: Sequence[Stored]) -> list[Stored]:
         name, gets = self.subscription.name, self.subscription.caller.gets
@@ -355,10 +370,7 @@ class Feed:
     def _record(self, progress: Progress, given: Delivered) -> bool:
         """Record that a message is given; return False where the subscription is lost."""
         step = progress.plan([given])
-        settlement = Settlement(
-            self.subscription.name, self.epoch, step.position, step.put, step.drop
-        )
-        if self._rows.commit(self._worker.name, [], [settlement]).lost:
+        if self._rows.commit(self._worker.name, [], [self._settlement(step)]).lost:
             self.lost()
             return False
         progress.wrote(step)

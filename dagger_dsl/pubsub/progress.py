@@ -26,11 +26,13 @@ class Step:
         position: The new position.
         put: Rows to write.
         drop: Numbers whose rows are needed no more.
+        drop_done: Whether there are rows of messages up to the position that are done.
     """
 
     position: int
     put: tuple[Delivered, ...]
     drop: tuple[int, ...]
+    drop_done: bool
     _passed: frozenset[int]
 
 
@@ -71,6 +73,11 @@ class Progress:
         return len(self._beyond)
 
     @property
+    def has_open(self) -> bool:
+        """Whether it has messages in hand that nobody has settled."""
+        return bool(self._open)
+
+    @property
     def lag(self) -> int:
         """By how much the position could go on without anything being settled."""
         return self._reach(frozenset()) - self.position
@@ -100,8 +107,7 @@ class Progress:
                     drop.append(number)
             elif number > position:
                 put.append(each)
-        drop += [number for number in self._up_to(position) if number not in last]
-        return Step(position, tuple(put), tuple(drop), passed)
+        return Step(position, tuple(put), tuple(drop), self._count_up_to(position) > 0, passed)
 
     def wrote(self, step: Step) -> None:
         """Hear that a plan was carried out."""
@@ -119,17 +125,16 @@ class Progress:
             else:
                 assert each.state == DEAD
         self._again.difference_update(step.drop)
-        passed = self._up_to(step.position)
-        self._beyond[: len(passed)] = sorted(set(passed).difference(step.drop))
+        del self._beyond[: self._count_up_to(step.position)]
 
     def refused(self, number: int) -> None:
         """Hear that a message that was planned as done is not, and has a row until it is."""
         self._not_done(number)
         self._again.add(number)
 
-    def _up_to(self, position: int) -> list[int]:
-        """Return the messages up to a position that were done before one in front of them."""
-        return self._beyond[: bisect_right(self._beyond, position)]
+    def _count_up_to(self, position: int) -> int:
+        """Return how many up to a position were done before one in front of them."""
+        return bisect_right(self._beyond, position)
 
     def _not_done(self, number: int) -> None:
         place = bisect_left(self._beyond, number)

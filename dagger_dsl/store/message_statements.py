@@ -160,6 +160,13 @@ DROP_DELIVERY: Final = Statement(
         deliveries.c.subscription == _name, deliveries.c.message_id == _number
     )
 )
+DROP_PASSED: Final = Statement(
+    sa.delete(deliveries).where(
+        deliveries.c.subscription == _name,
+        deliveries.c.message_id <= sa.bindparam("the_position", type_=sa.Integer()),
+        deliveries.c.state == sa.literal_column("'done'"),
+    )
+)
 DELIVERIES: Final = Statement(
     sa.select(deliveries.c.message_id, deliveries.c.state)
     .where(

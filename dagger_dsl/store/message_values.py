@@ -87,6 +87,7 @@ class Settlement:
         drop: Numbers of messages whose rows are needed no more.
         published: What was published while messages were handled, by what became of these. Where
             a call's cannot be stored its message is given again, until it is settled otherwise.
+        drop_done: Whether there are rows of messages up to the position that are done, which go.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Settlement:
     put: Sequence[Delivered] = ()
     drop: Sequence[int] = ()
     published: Mapping[Delivered, Sequence[Outgoing]] = MappingProxyType({})
+    drop_done: bool = False
 
 
 @attrs.frozen(eq=False)

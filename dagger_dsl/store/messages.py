@@ -229,13 +229,15 @@ class MessageRows:
                 if fault is not None:  # all that a call publishes, or nothing
                     done.refused[delivered] = fault
                     # Given again, should nobody come to record that it is given up.
-                    text, now = error_text(fault), self.now()
-                    put.append(attrs.evolve(delivered, state=RETRY, due_at=now, error=text, at=now))
+                    text, now, attempt = error_text(fault), self.now(), delivered.attempt + 1
+                    put.append(Delivered(delivered.number, RETRY, attempt, now, text, now))
                     continue
             ready.extend(call)
         self._store(tx, ready)
         for number in settlement.drop:
             tx.execute(sql.DROP_DELIVERY, (name, number))
+        if settlement.drop_done:
+            tx.execute(sql.DROP_PASSED, (name, settlement.position))
         if put:
             tx.execute_many(
                 sql.PUT_DELIVERY(self._database.dialect),

@@ -265,3 +265,27 @@ def test_who_joins_while_the_desk_looks_is_waited_for(
         until(lambda: calm)
         assert calm[0] == -math.inf
         idle(bus)
+
+
+def test_who_is_forgotten_after_being_replaced_is_forgotten_by_both(
+    tmp_path: Path, registry: Registry
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(payload: int) -> None:
+        begun.set()
+        assert go_on.wait(LONG)
+
+    def other(payload: int) -> None:
+        pass
+
+    path = tmp_path / "bus.db"
+    agents = [PubSubAgentDef("agent", each, ("c",)) for each in (slow, other)]
+    with PubSubExecutor([agents[0]], registry=registry, database_url=f"sqlite:{path}") as bus:
+        bus.publish("c", 1).result()
+        assert begun.wait(LONG)
+        bus.register(agents[1], replace=True)
+        bus.unregister("agent", forget=True)
+        go_on.set()
+        with Store(path) as store:
+            until(lambda: store.query("SELECT * FROM subscriptions") == [])

@@ -89,7 +89,7 @@ def test_so_many_messages_are_held_behind_a_key_as_may_be(path: Path, registry: 
         for number in range(20):  # the desk looks again with each of them
             bus.publish("other", number).result()
             most = max(most, bus.agents["agent"].waiting)
-    assert 90 < most <= 100
+    assert 90 < most <= 110
 
 
 def test_after_a_death_what_is_held_behind_a_key_is_no_suspect(
@@ -141,11 +141,36 @@ def test_so_many_messages_are_handled_before_one_that_takes_long(
         until(lambda: len(seen) >= 30)
         for number in range(20):  # the desk looks again with each of them
             bus.publish("other", number).result()
-            assert len(seen) <= 40
+            assert len(seen) <= 50, "so many, and what is on its way to be recorded or given"
         go_on.set()
         assert bus.wait_idle(LONG).result()
         assert store.query("SELECT * FROM deliveries") == []
     assert seen == list(range(200))
+
+
+def test_who_begins_with_as_many_messages_ahead_as_may_be_goes_on(
+    path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "_AHEAD", 30)
+    seen = list[int]()
+
+    @pubsub_agent(name="agent", subscribe="c", registry=registry)
+    async def agent(number: int) -> None:
+        seen.append(number)
+
+    with Store(path) as store:
+        store.init_database()
+        rows = MessageRows(store.database, store._payloads)
+        claimed = rows.claim("agent", ["c"], "w")
+        assert claimed is not None
+        rows.commit("", [rows.encoded(Message("c", n, id=f"{n}")) for n in range(1, 101)])
+        done = [Delivered(n, "done") for n in range(2, 42)]
+        assert rows.commit("w", [], [Settlement("agent", claimed.epoch, 0, done)]).lost == []
+        rows.release(["agent"], "w")
+        with bus_of(registry, path, capacity=10) as bus:
+            assert bus.wait_idle(LONG).result()
+            assert seen == [1, *range(42, 101)]
+            assert store.query("SELECT * FROM deliveries") == []
 
 
 def test_a_commit_does_not_look_at_all_that_was_handled_before_one_in_front() -> None:

@@ -196,6 +196,10 @@ class Positions(RuleBasedStateMachine):
         self.position = step.position
         for number in step.drop:
             del self.rows[number]
+        over = [n for n, row in self.rows.items() if row[0] == "done" and n <= step.position]
+        assert step.drop_done or not over, "no row of what is done stays behind the position"
+        for number in over:
+            del self.rows[number]
         for each in step.put:
             self.rows[each.number] = (each.state, each.attempt, each.due_at)
         self.progress.wrote(step)

@@ -187,7 +187,7 @@ def test_what_a_call_publishes_is_stored_whole_or_not_at_all(rows: MessageRows) 
     assert [each.number for each in written.refused] == [2, 3]
     assert payloads(rows, 3) == [4, 10, 11]
     found = [(each.number, each.attempt) for each in rows.retries("agent")]
-    assert found == [(2, 4), (3, 0)], "until it is settled otherwise"
+    assert found == [(2, 5), (3, 1)], "until it is settled otherwise"
 
 
 def test_a_large_payload_goes_to_a_file_which_no_upkeep_removes(
