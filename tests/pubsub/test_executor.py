@@ -286,6 +286,9 @@ def test_who_is_forgotten_after_being_replaced_is_forgotten_by_both(
         assert begun.wait(LONG)
         bus.register(agents[1], replace=True)
         bus.unregister("agent", forget=True)
+        place = bus._place
+        assert isinstance(place, DurablePlace)
+        until(lambda: len(place._feeds) == 1)  # the second one has left
         go_on.set()
         with Store(path) as store:
             until(lambda: store.query("SELECT * FROM subscriptions") == [])
