@@ -437,6 +437,10 @@ class DurablePlace:
                 return
             if looks != self._looks or any(each.has_more for each in mine):
                 return
+            if any(
+                each.leaving for each in self._feeds.values()
+            ):  # somebody may wait for its place
+                return
             self._calm = calm
         self._bus._news()
 

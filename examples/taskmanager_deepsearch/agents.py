@@ -101,9 +101,11 @@ class DataGatherer:
 
 
 def _names(tree: ast.Module, what: str) -> Iterator[str]:
-    kinds = {"classes": (ast.ClassDef,), "functions": (ast.FunctionDef, ast.AsyncFunctionDef)}
     for node in tree.body:
-        if isinstance(node, kinds[what]) and not node.name.startswith("_"):
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        kind = "classes" if isinstance(node, ast.ClassDef) else "functions"
+        if kind == what and not node.name.startswith("_"):
             yield node.name
 
 

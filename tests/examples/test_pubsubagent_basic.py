@@ -51,6 +51,7 @@ def test_it_runs_by_itself(tmp_path: Path) -> None:
 
 
 def test_the_example_is_typed_strictly() -> None:
+    pytest.importorskip("mypy", reason="is not among the lower bounds")
     assert (
         checked(EXAMPLES, *(f"pubsubagent_basic/{name}.py" for name in ("agents", "__main__")))
         == ""

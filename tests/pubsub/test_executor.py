@@ -292,3 +292,34 @@ def test_who_is_forgotten_after_being_replaced_is_forgotten_by_both(
         go_on.set()
         with Store(path) as store:
             until(lambda: store.query("SELECT * FROM subscriptions") == [])
+
+
+def test_who_waits_for_the_place_of_another_is_waited_for(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was taken out has not quite ended, although it has nothing to do."""
+    ends, seen, calm = threading.Event(), list[int](), list[float]()
+    look, see_off = DurablePlace._look_for_calm, DurablePlace._see_off
+
+    def noted(place: DurablePlace, *arguments: Any) -> None:
+        look(place, *arguments)
+        calm.append(place.calm_until())
+
+    def late(place: DurablePlace, *arguments: Any) -> None:
+        if ends.is_set():
+            see_off(place, *arguments)
+
+    monkeypatch.setattr(DurablePlace, "_look_for_calm", noted)
+    monkeypatch.setattr(DurablePlace, "_see_off", late)
+    agent = PubSubAgentDef("agent", seen.append, ("c",))
+    url = f"sqlite:{tmp_path / 'bus.db'}"
+    with PubSubExecutor([agent], registry=registry, database_url=url) as bus:
+        bus.unregister("agent")
+        bus.publish("c", 1).result()
+        bus.register(agent)
+        calm.clear()
+        until(lambda: len(calm) >= 3)
+        assert set(calm[1:]) == {-math.inf}
+        ends.set()
+        idle(bus)
+        assert seen == [1]
