@@ -49,6 +49,8 @@ from dagger_dsl.store.task_reads import TaskReads
 if TYPE_CHECKING:
     from types import TracebackType
 
+    import sqlalchemy as sa
+
 __all__ = ["TaskManager"]
 
 logger = logging.getLogger("dagger_dsl.agents")
@@ -97,7 +99,7 @@ class TaskManager(Adding, Reading, Steering):
         stall_action: StallAction | str = StallAction.NOTIFY_PLANNING_AGENT,
         cache: Cache | None = None,
         registry: Any = None,
-        database_url: str | os.PathLike[str] | None = None,
+        database_url: str | os.PathLike[str] | sa.URL | None = None,
         *,
         concurrency: int | None = None,
         agents: Sequence[str] | None = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagger_dsl.agents.checks import as_status
 from dagger_dsl.errors import ConcurrentUpdateError, InvalidState, shown
+from dagger_dsl.model.policies import whole_number
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.store.arguments import check_text
 
@@ -169,6 +170,7 @@ class Steering:
 
         Raises:
             ConcurrentUpdateError: It has another *version*: somebody has changed it meanwhile.
+            ConfigurationError: *status* or *old* is none, or *version* is no whole number.
             TaskNotFound: There is none.
             InvalidState: A task may not go this way; none becomes running but by a worker.
         """
@@ -178,6 +180,8 @@ class Steering:
                 f"task {shown(task_id)} cannot become running by hand, only by a worker that "
                 "claims it; retry() lets one that has ended, or waits for a person, be claimed"
             )
+        if version is not None:
+            whole_number(version, "version", least=0)
         before = None if old is None else as_status(old)
         ctx = self._call()
         if ctx is not None and ctx.task_id == task_id and new is TaskStatus.BLOCKED:

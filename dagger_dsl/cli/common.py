@@ -12,6 +12,8 @@ from dagger_dsl.cli.parser import DEFAULT_DB
 from dagger_dsl.errors import ConfigurationError, RunNotFound, StoreVersionError, shown
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from dagger_dsl.store.runs import StoredRun
     from dagger_dsl.store.storage import Store
 
@@ -110,10 +112,10 @@ def looking(store: Store) -> Store:
     return reader
 
 
-def existing_url(url: str, *, read_only: bool = False) -> str:
+def existing_url(url: str, *, read_only: bool = False) -> sa.URL:
     """Return the URL by which the store of `existing_store` can be opened again."""
     with existing_store(url, read_only=read_only) as store:
-        return store.url.render_as_string(hide_password=False)
+        return store.url  # as it is: as text its path would be read anew, and its signs with it
 
 
 def refuse_empty(path: str | None) -> None:

@@ -47,6 +47,8 @@ from dagger_dsl.store.workers import Worker
 if TYPE_CHECKING:
     import os
 
+    import sqlalchemy as sa
+
     from dagger_dsl.pubsub.channels import Channel
     from dagger_dsl.pubsub.context import MessageContext
     from dagger_dsl.pubsub.executor import PubSubExecutor
@@ -85,7 +87,7 @@ class DurablePlace:
     choked = False
     rechecks = True
 
-    def __init__(self, bus: PubSubExecutor, url: str | os.PathLike[str]) -> None:
+    def __init__(self, bus: PubSubExecutor, url: str | os.PathLike[str] | sa.URL) -> None:
         self._bus = bus
         self.store = Store(url)
         self.rows = MessageRows(

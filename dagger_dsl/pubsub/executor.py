@@ -60,6 +60,8 @@ from dagger_dsl.pubsub.waiting import Publication, running_loop
 from dagger_dsl.registry import Registry, as_registry
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from dagger_dsl.engine.workflow import Workflow
     from dagger_dsl.model.graph import Graph
     from dagger_dsl.model.message_flow import BusFlow
@@ -96,7 +98,7 @@ class PubSubExecutor(BusLife):
         config: PubSubConfig | None = None,
         *,
         registry: Registry | None = None,
-        database_url: str | os.PathLike[str] | None = None,
+        database_url: str | os.PathLike[str] | sa.URL | None = None,
     ) -> None:
         if config is not None and not isinstance(config, PubSubConfig):
             raise ConfigurationError(f"config is a PubSubConfig, not {shown(config)}")

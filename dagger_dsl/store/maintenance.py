@@ -18,6 +18,7 @@ import attrs
 import sqlalchemy as sa
 
 from dagger_dsl.errors import ConfigurationError, StoreDamaged, StoreError
+from dagger_dsl.model import policies
 from dagger_dsl.store import job_upkeep
 from dagger_dsl.store.arguments import check_count, check_text, moment_before
 from dagger_dsl.store.artifacts import ArtifactFiles
@@ -189,10 +190,11 @@ class Maintenance:
     ) -> list[str]:
         """See `Store.retain_jobs`."""
         job_upkeep.check_keeping(keep_jobs, keep_days)
+        limit = None if seconds is None else policies.seconds(seconds, "seconds")
         days = None if keep_days is None else _days_ago(keep_days)
         old = [] if keep_jobs is None else job_upkeep.old_jobs(self._database, None, keep_jobs)
         old += [] if days is None else job_upkeep.old_jobs(self._database, days, None)
-        removed, left = self._remove_jobs(list(dict.fromkeys(old)), seconds)
+        removed, left = self._remove_jobs(list(dict.fromkeys(old)), limit)
         self._free(left)
         return removed
 

@@ -21,7 +21,6 @@ from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.notices import of_tasks, tell
 from dagger_dsl.store.schema import flow_runs, inbox, run_log, tasks
-from dagger_dsl.store.task_steps import steer, task_row
 from dagger_dsl.store.transactions import Statement, Transaction, read
 
 __all__ = ["answered", "ended", "is_answered", "newest_request", "waiting_task"]
@@ -107,6 +106,10 @@ def ended(tx: Transaction, database: Database, run_id: str, status: str) -> None
 def _go_on(
     tx: Transaction, database: Database, waiting: Sequence[str], status: TaskStatus, cause: str
 ) -> None:
+    if not waiting:
+        return
+    from dagger_dsl.store.task_steps import steer, task_row  # most runs are no task's
+
     error = cause if status is TaskStatus.FAILED else ""
     for task_id in waiting:
         try:
@@ -114,8 +117,7 @@ def _go_on(
             steer(tx, task_id, row, status, time.time(), cause=cause, error=error)
         except InvalidState:
             continue
-    if waiting:
-        tx.after = (*tx.after, partial(tell, of_tasks(database)))
+    tx.after = (*tx.after, partial(tell, of_tasks(database)))
 
 
 def _kind(body: str) -> str:

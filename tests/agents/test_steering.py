@@ -358,6 +358,9 @@ def test_a_status_is_changed_by_hand_only_where_it_is_what_was_read(tmp_path: Pa
         manager.pause("t")
         with pytest.raises(ConcurrentUpdateError, match="somebody has changed it"):
             manager.update_task_status("t", "cancelled", version=read.version)
+        for wrong in ("1", 1.0, True, -1):
+            with pytest.raises(ConfigurationError, match="version"):
+                manager.update_task_status("t", "cancelled", version=wrong)  # type: ignore[arg-type]
         now = manager.get_task("t")
         assert now is not None
         assert manager.update_task_status("t", "cancelled", version=now.version)

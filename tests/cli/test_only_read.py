@@ -87,6 +87,27 @@ LOOKS = [
 ]
 
 
+@pytest.mark.parametrize("name", ["a b%41.db", "über-#.db"])
+def test_a_path_is_taken_as_it_is(folder: Path, cli: Cli, name: str) -> None:
+    with TaskManager(registry=Registry(), database_url=folder / name, concurrency=0) as manager:
+        manager.add_task("j", "", "work", task_id="t")
+    before = {each.name for each in folder.iterdir()}
+    for command in (["jobs"], ["task", "show", "t"], ["channels"], ["deadletters", "list"]):
+        done = cli(*command, "--db", f"sqlite:{name}")
+        assert done.code == 0, done
+    assert cli("publish", "c", "1", "--db", f"sqlite:{name}").code == 0
+    assert "c " in cli("channels", "--db", f"sqlite:{name}").out
+    beside = {f"{name}{each}" for each in ("-lock", "-wal", "-shm")}
+    assert {each.name for each in folder.iterdir()} - before <= beside
+
+
+def test_a_database_in_memory_leaves_nothing(folder: Path, cli: Cli) -> None:
+    before = sorted(folder.iterdir())
+    for command in (["jobs"], ["channels"], ["deadletters", "list"]):
+        assert cli(*command, "--db", "sqlite::memory:").code == 0
+    assert sorted(folder.iterdir()) == before
+
+
 def test_a_copy_can_be_made(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     close_off(kept)
     copy = tmp_path_factory.mktemp("elsewhere") / "copy.db"

@@ -164,6 +164,8 @@ def test_jobs_are_kept_as_a_manager_is_told(office: Office) -> None:
             office.store.retain_jobs(keep_days=wrong)  # type: ignore[arg-type]  # on purpose
         with pytest.raises(ConfigurationError, match="keep_"):
             office.store.retain_jobs(wrong)  # type: ignore[arg-type]  # on purpose
+        with pytest.raises(ConfigurationError):
+            office.store.retain_jobs(0, seconds=wrong)  # type: ignore[arg-type]  # on purpose
 
 
 def test_large_values_of_tasks_are_kept_as_long_as_their_job(tmp_path: Path) -> None:
