@@ -64,6 +64,8 @@ How messages are kept:
 from __future__ import annotations
 
 import datetime as dt
+import math
+import sys
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -75,12 +77,14 @@ __all__ = [
     "JOB_STATES",
     "LOCATIONS",
     "METADATA",
+    "NEVER",
     "NODE_STATES",
     "READS",
     "RUN_STATES",
     "SCHEMA_VERSION",
     "SNAPSHOT_KINDS",
     "STATISTICS",
+    "UNSURE",
     "VIEWS",
     "UtcDateTime",
     "artifact_links",
@@ -116,6 +120,12 @@ SCHEMA_VERSION: Final = 7
 
 #: The oldest release that reads each schema version; a newer file names its own in `meta`.
 READS: Final = {1: "0.1.0", 2: "0.1.0", 3: "0.1.0", 4: "0.1.0", 5: "0.1.0", 6: "0.1.0", 7: "0.1.0"}
+
+#: When a task is due that a person has to decide on, whatever becomes of what it needs.
+NEVER: Final = math.inf
+#: The same where nobody knows what its last call has done, and it may be called at most once: no
+#: answer lets it go on.
+UNSURE: Final = sys.float_info.max
 
 RUN_STATES: Final = ("running", "paused", "completed", "failed", "cancelled", "timed_out")
 FINISHED: Final = ("completed", "failed", "cancelled", "timed_out")

@@ -20,7 +20,7 @@ from dagger_dsl.errors import InvalidState
 from dagger_dsl.model.tasks import TaskStatus
 from dagger_dsl.store.database import Database
 from dagger_dsl.store.notices import of_tasks, tell
-from dagger_dsl.store.schema import flow_runs, inbox, run_log, tasks
+from dagger_dsl.store.schema import NEVER, flow_runs, inbox, run_log, tasks
 from dagger_dsl.store.transactions import Statement, Transaction, read
 
 __all__ = ["answered", "ended", "is_answered", "newest_request", "waiting_task"]
@@ -33,9 +33,13 @@ _run = sa.bindparam("the_run", type_=sa.Text())
 _PARENT: Final = Statement(
     sa.select(flow_runs.c.parent_run_id).where(flow_runs.c.run_id == _run).with_for_update()
 )
+# By when they are due, too: one may have a run, and wait for something else by now. Not by an index
+# of that: those of a run are few, and many may wait for people.
 _WAITING: Final = Statement(
     sa.select(tasks.c.public_id).where(
-        tasks.c.run_id == _run, tasks.c.status == sa.literal_column("'blocked'")
+        tasks.c.run_id == _run,
+        tasks.c.status == sa.literal_column("'blocked'"),
+        tasks.c.due_at + sa.literal_column("0") == sa.bindparam("the_due", type_=sa.Double()),
     )
 )
 _NEWEST: Final = Statement(sa.select(sa.func.max(inbox.c.command_id)))
@@ -67,7 +71,7 @@ def waiting_task(database: Database, run_id: str) -> str | None:
     """Return the id of the task that waits for a run, or for one around it; None for none."""
     here: str | None = run_id
     while here is not None:
-        for (task_id,) in read(database, _WAITING, (here,)):
+        for (task_id,) in read(database, _WAITING, (here, NEVER)):
             return str(task_id)
         found = read(database, _PARENT, (here,))
         here = found[0][0] if found else None
@@ -81,9 +85,7 @@ def answered(
 
     One whose dependencies have failed meanwhile stays as it is.
     """
-    waiting = [
-        str(task_id) for each in _around(tx, run_id) for (task_id,) in tx.rows(_WAITING, (each,))
-    ]
+    waiting = [each for run in _around(tx, run_id) for each in _waiting(tx, run)]
     kind = _kind(body) if waiting else ""
     if kind not in _ANSWERS:
         return
@@ -99,8 +101,12 @@ def ended(tx: Transaction, database: Database, run_id: str, status: str) -> None
     """
     cancelled = status == "cancelled"
     new = TaskStatus.FAILED if cancelled else TaskStatus.READY
-    waiting = [str(task_id) for (task_id,) in tx.rows(_WAITING, (run_id,))]
-    _go_on(tx, database, waiting, new, f"its run {run_id} is {status}")
+    _go_on(tx, database, _waiting(tx, run_id), new, f"its run {run_id} is {status}")
+
+
+def _waiting(tx: Transaction, run_id: str) -> list[str]:
+    """Return the ids of the tasks that wait for what a person says to a run."""
+    return [str(task_id) for (task_id,) in tx.rows(_WAITING, (run_id, NEVER))]
 
 
 def _go_on(

@@ -7,8 +7,6 @@ its job: no process has to be there for it, and a kill leaves nothing half done.
 from __future__ import annotations
 
 import datetime as dt
-import math
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -19,6 +17,7 @@ from dagger_dsl.model.tasks import UNFINISHED, TaskStatus, check_transition
 from dagger_dsl.store import task_statements as sql
 from dagger_dsl.store.arguments import check_reason, check_text
 from dagger_dsl.store.job_ends import ENDED, deliver
+from dagger_dsl.store.schema import NEVER, UNSURE
 from dagger_dsl.store.transactions import Transaction
 
 __all__ = [
@@ -54,12 +53,6 @@ DONE: Final = ("completed", "accepted")
 DEAD: Final = ("failed", "cancelled")
 #: Statuses in which a task waits for those that it needs.
 _WAITING: Final = ("pending", "blocked", "paused")
-
-#: When a task is due that a person has to decide on, whatever becomes of what it needs.
-NEVER: Final = math.inf
-#: The same where nobody knows what its last call has done, and it may be called at most once: no
-#: answer lets it go on.
-UNSURE: Final = sys.float_info.max
 
 #: Causes of changes: when a worker died, when it gave no sign of life for its lease, and when what
 #: a task needs cannot come any more.

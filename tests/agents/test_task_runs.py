@@ -24,6 +24,8 @@ from dagger_dsl.model.config import RunOptions
 from dagger_dsl.model.policies import RetryPolicy
 from dagger_dsl.model.tasks import JobStatus, NewTaskSpec, Task, TaskStatus
 from dagger_dsl.store.storage import Store
+from dagger_dsl.store.task_claims import Ending
+from dagger_dsl.store.task_questions import Question
 from dagger_dsl.store.task_steps import SILENT
 from tests.scale import count
 
@@ -398,6 +400,26 @@ def test_a_task_goes_on_when_somebody_else_has_ended_its_run(url: str) -> None:
         assert report.status == "completed"
         assert job.result(LONG) is JobStatus.COMPLETED
         assert found(manager).output == 7
+
+
+def test_what_may_be_called_once_waits_for_a_person_whoever_ends_its_run(url: str) -> None:
+    registry, dag = asking("How many?"), DAG("asks", registry=Registry())
+    with TaskManager(registry=registry, database_url=url, concurrency=0) as manager:
+        job = manager.start_job("job", [NewTaskSpec("flow", task_id="t", effects="at_most_once")])
+        store, claims = manager._store, manager._claims
+        store.create_run(run_id="r", graph=dag.compile(), inputs={}).finish("paused")
+        (claim,) = claims.exchange("w", agents=["flow"], wanted=1)[0]
+        asked = Question("run r waits", run_id="r")
+        parked = Ending(claim, TaskStatus.BLOCKED, error="run r waits", asks=True, question=asked)
+        assert claims.exchange("w", [parked])[1] == []
+        manager.retry("t")
+        claims.exchange("w", agents=["flow"], wanted=1)
+        claims.rescue("w")  # in the middle of what the run goes on with
+        assert job.tasks[0].status is TaskStatus.BLOCKED
+        _, journal = store.claim_run("r")
+        journal.finish("completed")
+        assert job.tasks[0].status is TaskStatus.BLOCKED
+        assert "at most once: decide by hand" in job.tasks[0].error
 
 
 def test_what_is_asked_of_other_runs_leaves_a_task_waiting(url: str) -> None:
